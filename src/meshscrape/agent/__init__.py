@@ -1,0 +1,1 @@
+"""The process beside each Envoy: certificate, bootstrap, supervision, health, merged metrics."""

@@ -1,0 +1,1 @@
+"""Whole Envoy configurations: sidecar, gateway, and the files they watch. Pure."""

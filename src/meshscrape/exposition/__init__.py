@@ -1,0 +1,1 @@
+"""Prometheus expositions: scan, merge, negotiate, convert. Sans-I/O: bytes in, bytes out."""

@@ -1,0 +1,1 @@
+"""Scrape targets with their expected identity, and the Prometheus configuration made of them. Pure."""

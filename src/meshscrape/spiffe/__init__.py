@@ -1,0 +1,1 @@
+"""SPIFFE IDs, X.509 certificates and requests, trust bundles, and when to renew. Pure: bytes and `now` come in."""

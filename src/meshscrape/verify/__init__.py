@@ -1,0 +1,1 @@
+"""Proof from outside: probes observe, checks judge (pure), reports tell."""
