@@ -1,0 +1,46 @@
+# make up and make test work alone on a fresh machine; everything they need goes into .venv and the user's cache.
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+MESH ?=
+ARGS ?=
+
+.PHONY: help setup up test unit lint check bench lock image clean
+
+help: ## show these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+.venv/.ready: requirements.txt pyproject.toml scripts/setup.sh
+	@sh scripts/setup.sh
+
+setup: .venv/.ready ## make .venv with everything in it
+
+up: setup ## start a mesh on this machine and show it until Ctrl-C
+	@$(BIN)/meshscrape up $(ARGS) $(MESH)
+
+test: setup ## run every test
+	@$(BIN)/pytest $(ARGS)
+
+unit: setup ## run the tests that start no process
+	@$(BIN)/pytest tests/unit $(ARGS)
+
+lint: setup ## types, style, import direction
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: setup ## start the mesh, prove it, stop it
+	@$(BIN)/meshscrape up --check $(ARGS) $(MESH)
+
+bench: setup ## measure; prints a table and writes build/bench.json
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: setup ## pin every dependency with hashes
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --all-extras --group dev pyproject.toml -o requirements.txt
+
+image: ## build the container image
+	docker build -t meshscrape .
+
+clean: ## remove what the other commands made here
+	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
