@@ -1,0 +1,50 @@
+"""Trust bundles: the root certificates of a trust domain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.certificates import certificates_to_pem, fingerprint, is_authority, load_certificates
+
+
+def load_bundle(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
+    """The root certificates in `pem`, each once, in their order.
+
+    InputError naming `where` when there is none, or one is not a self-signed CA certificate: a leaf or an
+    intermediate in a bundle would be trusted as if it were a root.
+    """
+    bundle: dict[str, x509.Certificate] = {}
+    for number, certificate in enumerate(load_certificates(pem, where), start=1):
+        if not is_authority(certificate):
+            raise InputError(f"certificate {number} of the bundle is not a CA certificate", where=where)
+        if not is_self_signed(certificate):
+            raise InputError(
+                f"certificate {number} of the bundle is not self-signed",
+                where=where,
+                remedy="list root certificates only",
+            )
+        bundle.setdefault(fingerprint(certificate), certificate)
+    return tuple(bundle.values())
+
+
+def bundle_to_pem(bundle: Sequence[x509.Certificate]) -> bytes:
+    """The bundle as one PEM text, in its order."""
+    return certificates_to_pem(bundle)
+
+
+def is_self_signed(certificate: x509.Certificate) -> bool:
+    """Whether the certificate's own key made its signature."""
+    return is_issued_by(certificate, certificate)
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether `issuer`'s name and key signed `certificate` (nothing about dates or constraints)."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True

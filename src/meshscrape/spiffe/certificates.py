@@ -1,0 +1,290 @@
+"""X.509: signing requests, issuing, and whose certificate it is (X509-SVID.md of SPIFFE, RFC 5280)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.ids import SpiffeId, check_trust_domain
+from meshscrape.spiffe.keys import PrivateKey, PublicKey, check_public_key
+
+# Clocks of a mesh differ; a certificate is valid this long before it was issued.
+BACKDATE = timedelta(minutes=2)
+
+_NOTHING = x509.Name([])
+_CERTIFICATE_USAGE = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A CA that can sign.
+
+    `intermediates` are sent after each leaf: empty when `certificate` is a root, else `certificate` itself
+    and what lies between it and the root, in order. `roots` is the whole trust bundle.
+    """
+
+    certificate: x509.Certificate
+    key: PrivateKey
+    intermediates: tuple[x509.Certificate, ...]
+    roots: tuple[x509.Certificate, ...]
+
+    @property
+    def not_after(self) -> datetime:
+        """When the first certificate of the signer's chain ends."""
+        return min(each.not_valid_after_utc for each in (self.certificate, *self.intermediates))
+
+
+def make_csr(key: PrivateKey, spiffe_id: SpiffeId) -> bytes:
+    """A PEM signing request for `spiffe_id`: empty subject, one URI SAN."""
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
+    builder = (
+        x509.CertificateSigningRequestBuilder().subject_name(_NOTHING).add_extension(names, critical=True)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
+    """The signing request in `pem`; InputError when it is none, its signature is wrong or its key is weak."""
+    try:
+        csr = x509.load_pem_x509_csr(pem)
+        key = csr.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("this is not a certificate signing request in PEM", where="CSR") from None
+    check_public_key(key, "CSR")
+    try:
+        proven = csr.is_signature_valid
+    except (ValueError, UnsupportedAlgorithm, InvalidSignature):
+        proven = False
+    if not proven:
+        raise InputError("the signature of the request does not match its key", where="CSR")
+    return csr
+
+
+def self_signed_root(
+    trust_domain: str, key: PrivateKey, now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    """A root of `trust_domain`, valid from two minutes before `now` until `now + lifetime`."""
+    name = _authority_name(trust_domain, "root")
+    builder = _authority(key.public_key(), name, name, trust_domain, path_length=None)
+    builder = builder.not_valid_before(now - BACKDATE).not_valid_after(now + lifetime)
+    return builder.sign(key, hashes.SHA256())
+
+
+def issue_intermediate(
+    signer: Signer, public_key: PublicKey, trust_domain: str, now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    """A CA certificate below `signer` that can issue leaves only."""
+    name = _authority_name(trust_domain, "intermediate")
+    builder = _authority(public_key, name, signer.certificate.subject, trust_domain, path_length=0)
+    builder = builder.add_extension(_signer_key_id(signer), critical=False)
+    return _sign(builder, signer, now, lifetime)
+
+
+def issue_leaf(
+    signer: Signer, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    """A workload's certificate: one critical URI SAN and nothing else about it.
+
+    Valid from two minutes before `now` until `now + lifetime`, never longer than the signer's chain;
+    InputError when that has ended.
+    """
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
+    builder = _leaf(signer, public_key, names, _CERTIFICATE_USAGE)
+    return _sign(builder, signer, now, lifetime)
+
+
+def issue_server(
+    signer: Signer, public_key: PublicKey, names: Sequence[str], now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    """A server's certificate for DNS names and IP addresses; it carries no SPIFFE ID and is no client's."""
+    if not names:
+        raise InputError("a server's certificate needs at least one name")
+    builder = _leaf(
+        signer, public_key, [_server_name(name) for name in names], (ExtendedKeyUsageOID.SERVER_AUTH,)
+    )
+    return _sign(builder, signer, now, lifetime)
+
+
+def load_certificates(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
+    """Every certificate in `pem`, in its order; InputError naming `where` when there is none."""
+    try:
+        return tuple(x509.load_pem_x509_certificates(pem))
+    except ValueError:
+        raise InputError("this is not a list of certificates in PEM", where=where) from None
+
+
+def certificates_to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    """The certificates as one PEM text, in their order."""
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
+
+
+def identity_of(certificate: x509.Certificate) -> SpiffeId:
+    """The SPIFFE ID of a workload's certificate.
+
+    InputError unless it has exactly one URI SAN, which is a SPIFFE ID with a path, and is no CA's
+    (X509-SVID.md, sections 2, 3.1 and 5.2). Says nothing about who signed it.
+    """
+    try:
+        extensions = certificate.extensions
+    except (ValueError, x509.DuplicateExtension):
+        raise InputError("the certificate's extensions are malformed") from None
+    try:
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        raise InputError("the certificate has no SPIFFE ID") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if len(uris) != 1:
+        raise InputError(f"the certificate has {len(uris)} URI names, not exactly one")
+    if _may_sign_certificates(extensions):
+        raise InputError("the certificate is a CA's, not a workload's")
+    spiffe_id = SpiffeId.parse(uris[0])
+    if not spiffe_id.path:
+        raise InputError("the certificate names a trust domain, not a workload")
+    return spiffe_id
+
+
+def key_matches(key: PrivateKey, certificate: x509.Certificate) -> bool:
+    """Whether `certificate` certifies the public half of `key`."""
+    return _public_bytes(key.public_key()) == _public_bytes(certificate.public_key())
+
+
+def fingerprint(certificate: x509.Certificate) -> str:
+    """SHA-256 over the DER, in hexadecimal."""
+    return certificate.fingerprint(hashes.SHA256()).hex()
+
+
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether `certificate` says that it is a CA's and may sign certificates."""
+    try:
+        extensions = certificate.extensions
+        if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            return False
+    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+        return False
+    try:
+        return extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _may_sign_certificates(extensions: x509.Extensions) -> bool:
+    for extension in extensions:
+        if isinstance(extension.value, x509.BasicConstraints) and extension.value.ca:
+            return True
+        if isinstance(extension.value, x509.KeyUsage) and (
+            extension.value.key_cert_sign or extension.value.crl_sign
+        ):
+            return True
+    return False
+
+
+def _authority_name(trust_domain: str, kind: str) -> x509.Name:
+    # RFC 5280 limits both attributes to 64 characters; a trust domain may have 255.
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, check_trust_domain(trust_domain)[:64]),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"meshscrape {kind}"),
+        ]
+    )
+
+
+def _authority(
+    public_key: PublicKey, subject: x509.Name, issuer: x509.Name, trust_domain: str, path_length: int | None
+) -> x509.CertificateBuilder:
+    own_id = x509.UniformResourceIdentifier(str(SpiffeId(trust_domain, "")))
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
+        .add_extension(x509.SubjectAlternativeName([own_id]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+    )
+
+
+def _leaf(
+    signer: Signer,
+    public_key: PublicKey,
+    names: Sequence[x509.GeneralName],
+    usage: Sequence[x509.ObjectIdentifier],
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(_NOTHING)
+        .issuer_name(signer.certificate.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_key_usage(digital_signature=True, key_encipherment=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
+        .add_extension(_signer_key_id(signer), critical=False)
+        .add_extension(x509.SubjectAlternativeName(names), critical=True)
+    )
+
+
+def _sign(
+    builder: x509.CertificateBuilder, signer: Signer, now: datetime, lifetime: timedelta
+) -> x509.Certificate:
+    if signer.not_after <= now:
+        raise InputError("the signing CA's certificate has expired", remedy="renew it")
+    not_after = min(now + lifetime, signer.not_after)
+    return (
+        builder.not_valid_before(now - BACKDATE).not_valid_after(not_after).sign(signer.key, hashes.SHA256())
+    )
+
+
+def _signer_key_id(signer: Signer) -> x509.AuthorityKeyIdentifier:
+    try:
+        own = signer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
+
+
+def _server_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(name)
+    except ValueError:
+        raise InputError(f"{name!a} is neither a DNS name nor an IP address") from None
+
+
+def _public_bytes(key: object) -> bytes:
+    return cast(PublicKey, key).public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+
+
+def _key_usage(
+    *,
+    digital_signature: bool = False,
+    key_encipherment: bool = False,
+    key_cert_sign: bool = False,
+    crl_sign: bool = False,
+) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_encipherment=key_encipherment,
+        key_cert_sign=key_cert_sign,
+        crl_sign=crl_sign,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,30 @@
+"""When to renew a certificate, and how long to wait after a failure. Chance is the caller's argument."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+
+def renew_at(
+    received_at: datetime, not_after: datetime, *, ratio: float = 0.5, jitter: float = 0.01, draw: float
+) -> datetime:
+    """The moment to renew a certificate that was received at `received_at` and ends at `not_after`.
+
+    `ratio` is the part of its life, counted from receipt, that is left when renewal starts (Istio's
+    SECRET_GRACE_PERIOD_RATIO); `jitter` moves it by at most that much either way, as `draw` in [0, 1) says.
+    Never before receipt, never after the end; at once for a certificate that has ended.
+    """
+    life = not_after - received_at
+    if life <= timedelta(0):
+        return received_at
+    left = min(1.0, max(0.0, ratio + jitter * (2 * draw - 1)))
+    return not_after - life * left
+
+
+def backoff(attempt: int, *, base: float = 0.5, cap: float = 30.0, draw: float) -> float:
+    """Seconds to wait after failure number `attempt` (from 0): doubling from `base`, at most `cap`.
+
+    `draw` in [0, 1) spreads callers that failed together over the upper half of that time.
+    """
+    longest = min(cap, base * 2.0 ** min(attempt, 60))
+    return longest * (0.5 + draw / 2)
