@@ -1,0 +1,172 @@
+"""Files that readers never see half-written, and directories that only their owner enters."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from meshscrape.errors import InputError, MeshscrapeError
+
+DATA_LINK = "..data"
+_GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
+
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace `path` by a file with `data`: a reader sees the old file or the new one, whole.
+
+    The mode is set before the first byte is written. Raises MeshscrapeError when the directory
+    cannot be written; nothing is left behind then.
+    """
+    name = ""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _fill(descriptor, data, mode)
+        os.rename(name, path)
+    except OSError as error:
+        if name:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+        raise _unwritable(path, error) from error
+
+
+def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> None:
+    """Publish `files` (name to content) in `directory`, all of them in one step.
+
+    As Kubernetes does for Secrets: each generation is a directory of its own, `..data` is a link to
+    the present one, switched by a single rename, and every name is a link through `..data`. Directories
+    get the execute bits that match the read bits of `mode`. The generation before the present one
+    stays until the next call, so that a reader caught between resolving the link and opening the
+    file still finds it. Raises MeshscrapeError when the directory cannot be written.
+    """
+    directory_mode = 0o700 | _searchable(mode)
+    private_dir(directory, directory_mode)
+    generation = Path()
+    try:
+        present = _present_generation(directory)
+        generation = Path(tempfile.mkdtemp(dir=directory, prefix="..gen-"))
+        os.chmod(generation, directory_mode)
+        for name, data in files.items():
+            descriptor = os.open(generation / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            _fill(descriptor, data, mode)
+        _link(directory / DATA_LINK, generation.name)
+        for name in files:
+            _link(directory / name, f"{DATA_LINK}/{name}")
+    except OSError as error:
+        if generation.name and _present_generation(directory) != generation.name:
+            shutil.rmtree(generation, ignore_errors=True)
+        raise _unwritable(directory, error) from error
+    _sweep(directory, keep={present, generation.name})
+
+
+def read_input(path: Path, what: str) -> bytes:
+    """The bytes of a file that the user named; InputError says `what` it is and why it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read {what}: {error.strerror}", where=str(path), remedy="check the path and its mode"
+        ) from error
+
+
+def private_dir(path: Path, mode: int = 0o700) -> None:
+    """Make sure that `path` is a directory of this user with exactly `mode`; parents are created 0700.
+
+    A directory of another user, or a link in its place, is refused: whoever owns it could swap the
+    keys in it. Raises MeshscrapeError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=mode)
+        seen = path.lstat()
+        if not stat.S_ISDIR(seen.st_mode):
+            raise InputError("is not a directory", where=str(path), remedy="remove it or name another")
+        if seen.st_uid != os.geteuid():
+            raise InputError(
+                f"belongs to user {seen.st_uid}, not to this one",
+                where=str(path),
+                remedy="name a directory of your own",
+            )
+        if stat.S_IMODE(seen.st_mode) != mode:
+            path.chmod(mode)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+class DirectoryLock:
+    """An exclusive hold on a directory, released by `release` and by the end of the process alike."""
+
+    def __init__(self, directory: Path, holder: str) -> None:
+        """Take the lock at once; InputError when another process has it (`holder` names such a process)."""
+        path = directory / "lock"
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
+            os.close(self._descriptor)
+            raise InputError(
+                f"{holder} already runs here{f' (pid {pid})' if pid.isdigit() else ''}",
+                where=str(directory),
+                remedy="stop it, or name another directory",
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the directory free; the file stays, because removing it would let two holders in."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _fill(descriptor: int, data: bytes, mode: int) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(file.fileno(), mode)
+        file.write(data)
+
+
+def _link(path: Path, target: str) -> None:
+    """Make `path` a link to `target` in one step, whatever was there; an equal link is left alone."""
+    if path.is_symlink() and os.readlink(path) == target:
+        return
+    staged = path.with_name(f"..tmp-{path.name}")
+    with contextlib.suppress(FileNotFoundError):
+        staged.unlink()
+    staged.symlink_to(target)
+    os.rename(staged, path)
+
+
+def _present_generation(directory: Path) -> str:
+    try:
+        return os.readlink(directory / DATA_LINK)
+    except OSError:
+        return ""
+
+
+def _sweep(directory: Path, keep: set[str]) -> None:
+    for entry in os.scandir(directory):
+        if _GENERATION.fullmatch(entry.name) and entry.name not in keep and not entry.is_symlink():
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _searchable(mode: int) -> int:
+    return (mode & 0o444) >> 2
+
+
+def _unwritable(path: Path, error: OSError) -> MeshscrapeError:
+    return MeshscrapeError(
+        f"cannot write: {error.strerror}",
+        where=str(path),
+        remedy="check the directory's owner and free space",
+    )
