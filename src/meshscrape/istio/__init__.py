@@ -1,1 +1,4 @@
-"""What Istio's users write: annotations, ProxyConfig, environment settings, manifests; the CA protocol's messages. Pure."""
+"""What Istio's users write: annotations, ProxyConfig, environment settings, manifests. Pure.
+
+The CA protocol's messages live here too.
+"""

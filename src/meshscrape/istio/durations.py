@@ -1,0 +1,75 @@
+"""Durations in Go's syntax (`24h0m0s`), which Istio uses in its settings."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from fractions import Fraction
+
+from meshscrape.errors import InputError
+from meshscrape.istio.ports import shorten
+
+_NANOSECONDS = {
+    "ns": 1,
+    "us": 1_000,
+    "\u00b5s": 1_000,  # micro sign
+    "\u03bcs": 1_000,  # Greek letter mu
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+}
+_PART = r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|\u00b5s|\u03bcs|ms|s|m|h)"
+_PARTS = re.compile(_PART)
+_DURATION = re.compile(rf"[-+]?(?:0|(?:{_PART})+)")
+_LONGEST = 2**63 - 1  # nanoseconds; Go's time.Duration is an int64
+
+
+def parse_duration(text: str, where: str = "") -> timedelta:
+    """The duration that `text` spells as Go's `time.ParseDuration` reads it, to the microsecond.
+
+    Negative durations are valid Go and are returned as such. Raises InputError at `where` for anything that
+    Go refuses: a missing unit, days, spaces, more than about 292 years.
+    """
+    # The limit also bounds the work on hostile input; no sensible duration is nearly as long.
+    if len(text) > 64 or _DURATION.fullmatch(text) is None:
+        raise InputError(
+            f"{shorten(text)} is not a duration", where=where, remedy="write it as 24h, 90m or 1h30m0s"
+        )
+    total = sum(Fraction(number) * _NANOSECONDS[unit] for number, unit in _numbers(text))
+    if total > _LONGEST:
+        raise InputError(
+            f"{shorten(text)} is too long a duration", where=where, remedy="write at most 2562047h"
+        )
+    sign = -1 if text.startswith("-") else 1
+    return timedelta(microseconds=sign * int(total / 1000))
+
+
+def _numbers(text: str) -> list[tuple[str, str]]:
+    return [(f"0{number.removesuffix('.')}", unit) for number, unit in _PARTS.findall(text)]
+
+
+def format_duration(duration: timedelta) -> str:
+    """`duration` as Go's `Duration.String` spells it: `24h0m0s`, `1.5s`, `20ms`, `0s`."""
+    microseconds = duration // timedelta(microseconds=1)
+    sign = "-" if microseconds < 0 else ""
+    left = abs(microseconds)
+    if left == 0:
+        return "0s"
+    if left < 1_000:
+        return f"{sign}{left}\u00b5s"
+    if left < 1_000_000:
+        return f"{sign}{_decimal(left, 1_000)}ms"
+    hours, left = divmod(left, 3_600_000_000)
+    minutes, left = divmod(left, 60_000_000)
+    seconds = f"{_decimal(left, 1_000_000)}s"
+    if hours:
+        return f"{sign}{hours}h{minutes}m{seconds}"
+    return f"{sign}{minutes}m{seconds}" if minutes else f"{sign}{seconds}"
+
+
+def _decimal(value: int, unit: int) -> str:
+    whole, rest = divmod(value, unit)
+    if not rest:
+        return str(whole)
+    return f"{whole}.{str(rest).zfill(len(str(unit)) - 1).rstrip('0')}"

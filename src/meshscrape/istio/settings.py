@@ -1,0 +1,348 @@
+"""The settings of an agent, from environment variables: Istio's where Istio has them, else MESHSCRAPE_*."""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+from meshscrape.errors import InputError
+from meshscrape.istio import ports, targets
+from meshscrape.istio.environment import Environment, check_namespace, parse_address, parse_host_port
+from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
+from meshscrape.istio.scrapers import Scraper, parse_scrapers
+from meshscrape.istio.targets import ScrapeSource, parse_prometheus_annotations_env
+from meshscrape.spiffe.ids import SpiffeId, check_trust_domain, workload_id
+
+Role = Literal["sidecar", "router"]
+KeyAlgorithm = Literal["ECDSA", "RSA"]
+InboundMode = Literal["STRICT", "PERMISSIVE", "DISABLE"]
+
+OWN_PREFIX = "MESHSCRAPE_"
+OWN_VARIABLES = frozenset(
+    {
+        "MESHSCRAPE_AGENT_DIR",
+        "MESHSCRAPE_ENVOY",
+        "MESHSCRAPE_INBOUND",
+        "MESHSCRAPE_INSIDE_ADDRESS",
+        "MESHSCRAPE_OPENMETRICS",
+        "MESHSCRAPE_OUTPUT_CERTS_MODE",
+        "MESHSCRAPE_ROUTES",
+        "MESHSCRAPE_SCRAPERS",
+        "MESHSCRAPE_SCRAPERS_CA",
+        "MESHSCRAPE_TOKEN_PATH",
+    }
+)
+
+_RSA_SIZES = ("2048", "3072", "4096")
+_INJECTED = "the injector sets it from the pod; set it for an agent that you start yourself"
+
+
+@dataclass(frozen=True, slots=True)
+class InboundPort:
+    """A port of the application (of a gateway: a port where it listens) and how connections must come in."""
+
+    port: int
+    mode: InboundMode
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentSettings:
+    """Everything that an agent is told. Ports that are 0 are off; directories are not checked to exist."""
+
+    role: Role
+    trust_domain: str
+    namespace: str
+    service_account: str
+    pod_name: str
+    workload_name: str
+    pod_addresses: tuple[str, ...]
+    inside_address: str
+    ca_address: str
+    ca_root: Path
+    token_path: Path
+    secret_ttl: timedelta
+    grace_ratio: float
+    grace_jitter: float
+    key_algorithm: KeyAlgorithm
+    rsa_bits: int
+    state_dir: Path
+    output_certs: Path | None
+    output_certs_mode: int
+    envoy: bool
+    envoy_binary: Path | None
+    stats_port: int
+    merged_port: int
+    health_port: int
+    secure_stats_port: int
+    secure_merged_port: int
+    localhost_only: bool
+    scrapers: tuple[Scraper, ...]
+    scrapers_ca: Path | None
+    sources: tuple[ScrapeSource, ...]
+    merge_envoy: bool
+    openmetrics: bool
+    inbound: tuple[InboundPort, ...]
+    routes_file: Path | None
+
+    @property
+    def spiffe_id(self) -> SpiffeId:
+        """The workload's identity."""
+        return workload_id(self.trust_domain, self.namespace, self.service_account)
+
+
+def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
+    """The settings that `env` spells for an agent started as `proxy sidecar` or `proxy router`.
+
+    Names, meanings and defaults are Istio's (pilot-agent) except for MESHSCRAPE_*, the two secure ports'
+    reservation, and renewal at half of the lifetime's jitter. Raises InputError naming the variable for every
+    value that cannot be used, for ports that collide, and for MESHSCRAPE_* variables that do not exist.
+    """
+    if role not in get_args(Role):
+        raise InputError(f"{shorten(role)} is not a role", where="proxy", remedy="write sidecar or router")
+    _refuse_unknown(env)
+    environment = Environment(env)
+    # Istio's way of saying that the sidecar is there for its certificate alone (Prometheus's pod).
+    envoy = not (role == "sidecar" and environment.raw("INBOUND_CAPTURE_PORTS") == "")
+    algorithm, rsa_bits = _key_parameters(environment)
+    ratio, jitter = _grace(environment)
+    pod_addresses, inside_address = _addresses(environment)
+    pod_name = environment.name("POD_NAME", _INJECTED)
+    settings = AgentSettings(
+        role=cast(Role, role),
+        trust_domain=_trust_domain(environment),
+        namespace=check_namespace(
+            environment.required("POD_NAMESPACE", _INJECTED), environment.place("POD_NAMESPACE")
+        ),
+        service_account=environment.name("SERVICE_ACCOUNT", _INJECTED),
+        pod_name=pod_name,
+        workload_name=environment.text("ISTIO_META_WORKLOAD_NAME", pod_name),
+        pod_addresses=pod_addresses,
+        inside_address=inside_address,
+        ca_address=parse_host_port(
+            environment.text("CA_ADDR", "istiod.istio-system.svc:15012"), environment.place("CA_ADDR")
+        ),
+        ca_root=environment.path("CA_ROOT_CA") or Path("/var/run/secrets/istio/root-cert.pem"),
+        token_path=environment.path("MESHSCRAPE_TOKEN_PATH") or Path("/var/run/secrets/tokens/istio-token"),
+        secret_ttl=environment.duration("SECRET_TTL", "24h"),
+        grace_ratio=ratio,
+        grace_jitter=jitter,
+        key_algorithm=algorithm,
+        rsa_bits=rsa_bits,
+        # In an injected pod this is a volume in memory: keys do not touch the node's disk.
+        state_dir=environment.path("MESHSCRAPE_AGENT_DIR") or Path("/etc/istio/proxy/meshscrape"),
+        output_certs=environment.path("OUTPUT_CERTS"),
+        output_certs_mode=_file_mode(environment, "MESHSCRAPE_OUTPUT_CERTS_MODE"),
+        envoy=envoy,
+        envoy_binary=environment.path("MESHSCRAPE_ENVOY"),
+        stats_port=environment.port("ENVOY_PROMETHEUS_PORT", ports.STATS),
+        merged_port=environment.port("STATUS_PORT", ports.MERGED),
+        health_port=environment.port("ENVOY_STATUS_PORT", ports.HEALTH),
+        secure_stats_port=environment.port("ENVOY_SECURE_METRICS_PORT", 0, allow_zero=True),
+        secure_merged_port=environment.port("ENVOY_SECURE_MERGED_METRICS_PORT", 0, allow_zero=True),
+        localhost_only=environment.flag("METRICS_LOCALHOST_ACCESS_ONLY", False),
+        scrapers=parse_scrapers(environment.text("MESHSCRAPE_SCRAPERS")),
+        scrapers_ca=environment.path("MESHSCRAPE_SCRAPERS_CA"),
+        sources=parse_prometheus_annotations_env(environment.text(targets.VARIABLE)),
+        merge_envoy=environment.flag("PILOT_AGENT_MERGE_ENVOY_STATS", True),
+        openmetrics=environment.flag("MESHSCRAPE_OPENMETRICS", False),
+        inbound=parse_inbound(environment.text("MESHSCRAPE_INBOUND")),
+        routes_file=environment.path("MESHSCRAPE_ROUTES"),
+    )
+    _check_ports(settings)
+    return settings
+
+
+def parse_inbound(
+    json_text: str, where: str = "environment variable MESHSCRAPE_INBOUND"
+) -> tuple[InboundPort, ...]:
+    """The ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
+
+    Empty text is no port. Raises InputError at `where`: unknown keys and modes, reserved and repeated ports.
+    """
+    if not json_text.strip():
+        return ()
+    remedy = 'write [{"port": 9080, "mode": "STRICT", "name": "http"}]'
+    try:
+        items = json.loads(json_text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON ({error})", where=where, remedy=remedy) from error
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise InputError("not a list of objects", where=where, remedy=remedy)
+    inbound = tuple(_inbound_port(item, f"{where}: [{index}]") for index, item in enumerate(items))
+    numbers = [item.port for item in inbound]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise InputError(f"port {number} is listed twice", where=where, remedy="list each port once")
+    return inbound
+
+
+def inbound_to_env(inbound: Iterable[InboundPort]) -> str:
+    """The value of MESHSCRAPE_INBOUND that declares `inbound`; empty for none."""
+    items = [{"port": item.port, "mode": item.mode, "name": item.name} for item in inbound]
+    return json.dumps(items) if items else ""
+
+
+def _inbound_port(item: Mapping[str, object], where: str) -> InboundPort:
+    for key in item:
+        if key not in ("port", "mode", "name"):
+            raise InputError(f"unknown key {shorten(key)}", where=where, remedy="known are port, mode, name")
+    number, mode, name = item.get("port"), item.get("mode"), item.get("name", "")
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InputError("port is not a number", where=where, remedy='write "port": 9080')
+    if mode not in get_args(InboundMode):
+        raise InputError(
+            f"{shorten(mode)} is not a mode", where=where, remedy="write STRICT, PERMISSIVE or DISABLE"
+        )
+    if not isinstance(name, str):
+        raise InputError("name is not a string", where=where, remedy='write "name": "http"')
+    parse_port(str(number), where)
+    refuse_reserved(number, where)
+    return InboundPort(number, cast(InboundMode, mode), name)
+
+
+def _refuse_unknown(env: Mapping[str, str]) -> None:
+    for name in sorted(env):
+        if name.startswith(OWN_PREFIX) and name not in OWN_VARIABLES:
+            near = difflib.get_close_matches(name, OWN_VARIABLES, n=1)
+            remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(OWN_VARIABLES))}"
+            raise InputError("unknown setting", where=Environment.place(name), remedy=remedy)
+
+
+def _trust_domain(environment: Environment) -> str:
+    text = environment.text("TRUST_DOMAIN", "cluster.local")
+    try:
+        return check_trust_domain(text)
+    except InputError as error:
+        raise InputError(error.what, where=environment.place("TRUST_DOMAIN"), remedy=error.remedy) from error
+
+
+def _addresses(environment: Environment) -> tuple[tuple[str, ...], str]:
+    name = "INSTANCE_IPS" if environment.text("INSTANCE_IPS") else "INSTANCE_IP"
+    place = environment.place(name)
+    text = environment.required(name, _INJECTED)
+    pod = tuple(parse_address(part.strip(), place) for part in text.split(","))
+    if len(set(pod)) != len(pod):
+        raise InputError("an address is listed twice", where=place, remedy="list each address once")
+    inside_place = environment.place("MESHSCRAPE_INSIDE_ADDRESS")
+    inside = parse_address(environment.text("MESHSCRAPE_INSIDE_ADDRESS", "127.0.0.1"), inside_place)
+    if not ipaddress.ip_address(inside).is_loopback:
+        raise InputError(
+            f"{inside} is not a loopback address",
+            where=inside_place,
+            remedy="write one from 127.0.0.0/8 or ::1: what listens there is not protected",
+        )
+    if inside in pod:
+        raise InputError(
+            f"{inside} is the pod's address too", where=inside_place, remedy="use two different addresses"
+        )
+    return pod, inside
+
+
+def _key_parameters(environment: Environment) -> tuple[KeyAlgorithm, int]:
+    algorithm = environment.text("ECC_SIGNATURE_ALGORITHM")
+    size = environment.text("WORKLOAD_RSA_KEY_SIZE")
+    if algorithm not in ("", "ECDSA"):
+        raise InputError(
+            f"{shorten(algorithm)} is not supported",
+            where=environment.place("ECC_SIGNATURE_ALGORITHM"),
+            remedy="write ECDSA, or set WORKLOAD_RSA_KEY_SIZE instead for an RSA key",
+        )
+    if environment.text("ECC_CURVE", "P256") != "P256":
+        raise InputError(
+            f"{shorten(environment.text('ECC_CURVE'))} is not supported",
+            where=environment.place("ECC_CURVE"),
+            remedy="write P256 or remove it",
+        )
+    if size and size not in _RSA_SIZES:
+        raise InputError(
+            f"{shorten(size)} is not a supported key size",
+            where=environment.place("WORKLOAD_RSA_KEY_SIZE"),
+            remedy=f"write one of {', '.join(_RSA_SIZES)}",
+        )
+    # As in Istio, a named elliptic curve algorithm wins over a size.
+    return ("RSA" if size and not algorithm else "ECDSA"), int(size or 2048)
+
+
+def _grace(environment: Environment) -> tuple[float, float]:
+    ratio = environment.fraction("SECRET_GRACE_PERIOD_RATIO", "0.5")
+    jitter = environment.fraction("SECRET_GRACE_PERIOD_RATIO_JITTER", "0.01")
+    if not 0 < ratio < 1:
+        raise InputError(
+            "certificates would be renewed either at once or only when they have expired",
+            where=environment.place("SECRET_GRACE_PERIOD_RATIO"),
+            remedy="write a number between 0 and 1, for example 0.5",
+        )
+    if jitter >= min(ratio, 1 - ratio):
+        raise InputError(
+            "the jitter could move renewal beyond the certificate's life",
+            where=environment.place("SECRET_GRACE_PERIOD_RATIO_JITTER"),
+            remedy=f"write a number below {min(ratio, 1 - ratio):g}",
+        )
+    return ratio, jitter
+
+
+def _file_mode(environment: Environment, name: str) -> int:
+    text = environment.text(name, "0600")
+    if re.fullmatch(r"0?[0-7]{3}", text, re.ASCII) is None:
+        raise InputError(
+            f"{shorten(text)} is not a file mode", where=environment.place(name), remedy="write 0600 or 0640"
+        )
+    mode = int(text, 8)
+    if mode & ~0o660 or not mode & 0o400:
+        raise InputError(
+            f"mode {text} does not suit private keys",
+            where=environment.place(name),
+            remedy="write 0600, or 0640 to let one group read: never execute, never others",
+        )
+    return mode
+
+
+def _check_ports(settings: AgentSettings) -> None:
+    """Every listener needs a port of its own, and the numbers reserved for one purpose serve no other."""
+    listeners = (
+        ("ENVOY_PROMETHEUS_PORT", settings.stats_port, ports.STATS),
+        ("STATUS_PORT", settings.merged_port, ports.MERGED),
+        ("ENVOY_STATUS_PORT", settings.health_port, ports.HEALTH),
+        ("ENVOY_SECURE_METRICS_PORT", settings.secure_stats_port, ports.SECURE_STATS),
+        ("ENVOY_SECURE_MERGED_METRICS_PORT", settings.secure_merged_port, ports.SECURE_MERGED),
+    )
+    taken: dict[int, str] = {}
+    for name, port, own in listeners:
+        if not port:
+            continue
+        place = Environment.place(name)
+        if port in taken:
+            raise InputError(
+                f"port {port} is already taken by {taken[port]}", where=place, remedy="use another port"
+            )
+        if port != own:
+            refuse_reserved(port, place)
+        taken[port] = name
+    secure = settings.secure_stats_port or settings.secure_merged_port
+    if secure and not settings.envoy:
+        raise InputError(
+            f"port {secure} needs Envoy, and an empty INBOUND_CAPTURE_PORTS turns Envoy off",
+            where=Environment.place(next(name for name, port, _ in listeners if port == secure)),
+            remedy="set it to 0, or remove INBOUND_CAPTURE_PORTS",
+        )
+    _check_application_ports(settings, taken)
+
+
+def _check_application_ports(settings: AgentSettings, taken: Mapping[int, str]) -> None:
+    declared = [("MESHSCRAPE_INBOUND", item.port) for item in settings.inbound]
+    declared += [(targets.VARIABLE, source.port) for source in settings.sources]
+    for name, port in declared:
+        if port in taken:
+            raise InputError(
+                f"port {port} is already taken by {taken[port]}",
+                where=Environment.place(name),
+                remedy="use another port for one of the two",
+            )

@@ -1,0 +1,186 @@
+"""The application's own metrics endpoints: where the agent reads them on the workload's inside.
+
+Two spellings exist. Pods carry annotations (`prometheus.istio.io/scrape-targets` since Istio 1.31, the older
+`prometheus.io/*` in annotations.py); the injector hands them to the agent as JSON in the environment variable
+ISTIO_PROMETHEUS_ANNOTATIONS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from meshscrape.errors import InputError
+from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
+
+VARIABLE = "ISTIO_PROMETHEUS_ANNOTATIONS"
+DEFAULT_PATH = "/metrics"
+# What pilot-agent takes when a pod asks to be scraped and names no port.
+DEFAULT_PORT = "80"
+MAX_SOURCES = 64
+
+_VARIABLE_PLACE = f"environment variable {VARIABLE}"
+_FIELDS = frozenset({"scrape", "path", "port", "scheme"})
+_SCHEMES = ("http", "https")
+# The characters of RFC 3986 path and query; no fragment, no space, no control character.
+_PATH = re.compile(r"/[A-Za-z0-9._~!$&'()*+,;=:@/?%\[\]-]*", re.ASCII)
+_BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_MAX_PATH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeSource:
+    """One metrics endpoint of the application, on the workload's inside address."""
+
+    port: int
+    path: str = DEFAULT_PATH
+    scheme: str = "http"
+
+
+def parse_prometheus_annotations_env(
+    json_text: str, where: str = _VARIABLE_PLACE
+) -> tuple[ScrapeSource, ...]:
+    """The endpoints that ISTIO_PROMETHEUS_ANNOTATIONS declares, in their order.
+
+    As pilot-agent reads it: an object of strings `scrape`, `path`, `port`, and a list `targets` of
+    `port`/`path` which wins over the single endpoint when present; `"scrape": "false"` means none, an empty
+    path is /metrics, an empty port 80. `scheme` (http or https) is meshscrape's. Empty text is no endpoint.
+    Raises InputError at `where` for anything else, reserved ports and repeated endpoints included.
+    """
+    if not json_text.strip():
+        return ()
+    declared = _object(_load_json(json_text, where), _FIELDS | {"targets"}, where)
+    if _text(declared, "scrape", where) == "false":
+        return ()
+    targets = declared.get("targets") or []
+    if not isinstance(targets, list):
+        raise InputError(
+            "targets is not a list", where=where, remedy='write [{"port": "9090", "path": "/m"}]'
+        )
+    if targets:
+        objects = [
+            _object(item, _FIELDS - {"scrape"}, f"{where}: targets[{i}]") for i, item in enumerate(targets)
+        ]
+        sources = [_source(item, f"{where}: targets[{i}]", None) for i, item in enumerate(objects)]
+    else:
+        sources = [_source(declared, where, DEFAULT_PORT)]
+    return _distinct(sources, where)
+
+
+def parse_scrape_targets(
+    text: str, where: str = "annotation prometheus.istio.io/scrape-targets"
+) -> tuple[ScrapeSource, ...]:
+    """The endpoints of a `port:path,port:path` list, in their order; a missing path is /metrics.
+
+    As Istio 1.31 reads it: spaces around entries and empty entries are ignored. Raises InputError at `where`
+    for malformed or reserved ports, malformed paths and repeated endpoints, and for a list of nothing.
+    """
+    sources = []
+    for entry in filter(None, (entry.strip() for entry in text.split(","))):
+        port, _, path = (part.strip() for part in entry.partition(":"))
+        sources.append(_source({"port": port, "path": path}, where, None))
+    if not sources:
+        raise InputError(
+            "no scrape target is listed", where=where, remedy="write port:path,port:path or remove it"
+        )
+    return _distinct(sources, where)
+
+
+def sources_to_env(sources: Iterable[ScrapeSource]) -> str:
+    """The value of ISTIO_PROMETHEUS_ANNOTATIONS that declares `sources`; empty for none.
+
+    One source is written as Istio before 1.31 understands it, several as `targets`; a scheme is written only
+    when it is not http, so that Istio's own agent meets nothing new.
+    """
+    fields = [_fields(source) for source in sources]
+    if not fields:
+        return ""
+    if len(fields) == 1:
+        return json.dumps({"scrape": "true", **fields[0]})
+    return json.dumps({"scrape": "true", "path": "", "port": "", "targets": fields})
+
+
+def make_source(port: str, path: str, scheme: str, where: str) -> ScrapeSource:
+    """A source from its texts; raises InputError at `where`. An empty path or scheme is the default."""
+    number = parse_port(port, where)
+    refuse_reserved(number, where)
+    if scheme not in ("", *_SCHEMES):
+        raise InputError(f"{shorten(scheme)} is not a scheme", where=where, remedy="write http or https")
+    return ScrapeSource(number, _checked_path(path or DEFAULT_PATH, where), scheme or "http")
+
+
+def _checked_path(path: str, where: str) -> str:
+    if len(path) > _MAX_PATH or _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path):
+        raise InputError(
+            f"{shorten(path)} is not a path of a URL",
+            where=where,
+            remedy="begin it with / and leave out spaces, control characters and fragments",
+        )
+    return path
+
+
+def _source(fields: Mapping[str, object], where: str, default_port: str | None) -> ScrapeSource:
+    port = _text(fields, "port", where) or default_port
+    if port is None:
+        raise InputError("a scrape target has no port", where=where, remedy="write port:path")
+    return make_source(port, _text(fields, "path", where), _text(fields, "scheme", where), where)
+
+
+def _fields(source: ScrapeSource) -> dict[str, str]:
+    fields = {"path": source.path, "port": str(source.port)}
+    return fields if source.scheme == "http" else {**fields, "scheme": source.scheme}
+
+
+def _distinct(sources: list[ScrapeSource], where: str) -> tuple[ScrapeSource, ...]:
+    seen: set[tuple[int, str]] = set()
+    for source in sources:
+        if (source.port, source.path) in seen:
+            raise InputError(
+                f"{source.port}:{source.path} is listed twice", where=where, remedy="list each endpoint once"
+            )
+        seen.add((source.port, source.path))
+    if len(sources) > MAX_SOURCES:
+        raise InputError(
+            f"{len(sources)} scrape targets are too many", where=where, remedy=f"list at most {MAX_SOURCES}"
+        )
+    return tuple(sources)
+
+
+def _load_json(text: str, where: str) -> object:
+    try:
+        return json.loads(text, object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"not JSON ({error})",
+            where=where,
+            remedy='write {"scrape": "true", "port": "9080", "path": "/metrics"}',
+        ) from error
+
+
+def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is repeated")
+    return result
+
+
+def _object(value: object, fields: frozenset[str], where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise InputError(
+            "not a JSON object", where=where, remedy='write {"port": "9080", "path": "/metrics"}'
+        )
+    for key in value:
+        if key not in fields:
+            raise InputError(
+                f"unknown key {shorten(key)}", where=where, remedy=f"known are {', '.join(sorted(fields))}"
+            )
+    return value
+
+
+def _text(fields: Mapping[str, object], name: str, where: str) -> str:
+    value = fields.get(name, "")
+    if not isinstance(value, str):
+        raise InputError(f"{name} is not a string", where=where, remedy=f'quote it: "{name}": "…"')
+    return value
