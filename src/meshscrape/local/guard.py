@@ -1,0 +1,115 @@
+"""Runs one application and lets nothing of it survive: `python -m meshscrape.local.guard COMMAND...`.
+
+A parent-death signal reaches only a direct child; an application server's own workers would live on, hold
+its port and answer the next mesh's scrapes. The guard leads a session of its own: it passes SIGTERM on, and
+when the application ends, or its own parent dies, it kills whatever is left of the session's group.
+Started with `python -S -E`: it imports no more than it needs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+GRACE_SECONDS = 3
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def main(argv: list[str]) -> int:
+    """Run `argv`; the exit code is the application's, 128+N when signal N ended it, 127 if not startable."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getppid()
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+    stop = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    watched = {*stop, signal.SIGCHLD, signal.SIGALRM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    # Asked for after the signals are blocked: a parent that dies from here on is noticed by sigwait.
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        return 1
+    child = os.fork()
+    if child == 0:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
+        try:
+            os.execvpe(argv[0], argv, os.environ)  # noqa: S606
+        except OSError as error:
+            os.write(2, f"cannot run {argv[0]}: {error.strerror}\n".encode())
+        os._exit(127)
+    code = _supervise(child, parent, watched)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _kill_group()
+    return code
+
+
+def _supervise(child: int, parent: int, watched: set[signal.Signals]) -> int:
+    while True:
+        received = signal.sigwait(watched)
+        if received == signal.SIGCHLD:
+            code = _reap(child)
+            if code is not None:
+                return code
+        elif received == signal.SIGALRM or os.getppid() != parent:
+            return 128 + signal.SIGKILL
+        else:
+            os.kill(child, received)
+            signal.alarm(GRACE_SECONDS)
+
+
+def _reap(child: int) -> int | None:
+    """The application's exit code once it has ended; adopted grandchildren are reaped on the way."""
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return 1
+        if pid == 0:
+            return None
+        if pid == child:
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+
+
+def _kill_group() -> None:
+    """Kill the rest of the process group, then every adopted descendant that moved to another one."""
+    for pid in _children():
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    while True:
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+        for pid in _children():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+def _children() -> list[int]:
+    """Direct children; as subreaper, orphans of the application become such."""
+    me = os.getpid()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as handle:
+                fields = handle.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == me:
+            found.append(int(name))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

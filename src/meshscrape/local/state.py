@@ -1,0 +1,136 @@
+"""The state directory of one mesh: private, locked by the running `up`, cleaned after one that was killed.
+
+    DIR/lock          held (flock) by the running `up`; contains its pid
+    DIR/ca/           the CA's keys and certificates; they outlive a run
+    DIR/run/          everything of one run: agents, tokens, credentials, Prometheus, logs
+    DIR/status.json   the status document of the running mesh
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
+
+API_VERSION = "meshscrape.io/v1"
+
+
+class NotRunningError(MeshscrapeError):
+    """No mesh runs in the state directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectory:
+    """Paths of one mesh's state."""
+
+    path: Path
+
+    @property
+    def ca(self) -> Path:
+        """The CA's own directory."""
+        return self.path / "ca"
+
+    @property
+    def run(self) -> Path:
+        """What lives only as long as the mesh runs."""
+        return self.path / "run"
+
+    @property
+    def status_file(self) -> Path:
+        """The published status document."""
+        return self.path / "status.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the running `up`."""
+        return self.path / "lock"
+
+    def publish(self, document: Mapping[str, Any]) -> None:
+        """Replace the status document by one rename."""
+        text = json.dumps(document, indent=2) + "\n"
+        write_atomic(self.status_file, text.encode(), mode=0o600)
+
+
+def default_state_path(env: Mapping[str, str]) -> Path:
+    """`$XDG_STATE_HOME/meshscrape`, by default `~/.local/state/meshscrape`."""
+    base = env.get("XDG_STATE_HOME")
+    home = env.get("HOME") or os.path.expanduser("~")
+    return (Path(base) if base else Path(home) / ".local/state") / "meshscrape"
+
+
+@contextmanager
+def hold_state(path: Path) -> Iterator[StateDirectory]:
+    """Create and lock the directory for one `up`; InputError when a mesh runs there or it is not usable.
+
+    What a killed predecessor left is removed first. Afterwards only the CA's directory stays.
+    """
+    state = StateDirectory(path.resolve())
+    private_dir(state.path)
+    lock = _take_lock(state.path)
+    try:
+        _clean(state)
+        private_dir(state.run)
+        try:
+            yield state
+        finally:
+            _clean(state)
+    finally:
+        lock.release()
+
+
+def _take_lock(directory: Path) -> DirectoryLock:
+    # A reader that asks whether a mesh runs shares the lock for an instant: that is no running mesh.
+    for _ in range(5):
+        try:
+            return DirectoryLock(directory, "a mesh")
+        except InputError:
+            time.sleep(0.02)
+    return DirectoryLock(directory, "a mesh")
+
+
+def _clean(state: StateDirectory) -> None:
+    state.status_file.unlink(missing_ok=True)
+    if state.run.exists():
+        shutil.rmtree(state.run)
+
+
+def is_running(state: StateDirectory) -> bool:
+    """Whether an `up` holds the directory now."""
+    try:
+        with state.lock_file.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def read_status(path: Path) -> dict[str, Any]:
+    """The status document of the mesh running in `path`.
+
+    NotRunningError when none runs; UnavailableError while it has not published anything yet.
+    """
+    state = StateDirectory(path.resolve())
+    if not is_running(state):
+        raise NotRunningError("no mesh is running", where=str(state.path),
+                              remedy="start one with `meshscrape up`, or name its directory with --state DIR")
+    try:
+        document: dict[str, Any] = json.loads(state.status_file.read_bytes())
+    except FileNotFoundError:
+        raise UnavailableError("the mesh has not published its status yet", where=str(state.path),
+                               remedy="try again in a moment") from None
+    except OSError as error:
+        raise InputError(f"the status cannot be read: {error.strerror}", where=str(state.status_file),
+                         remedy="run as the user who started the mesh") from error
+    return document
