@@ -1,0 +1,306 @@
+"""A small HTTP/1.1 server: one async handler behind TCP addresses and Unix sockets, streaming, with limits.
+
+h11 on asyncio's streams: 1 MB of memory where uvicorn takes 9, and every limit is in this file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h11
+
+from meshscrape.errors import InputError
+
+log = logging.getLogger(__name__)
+
+READ_SIZE = 1 << 16
+WRITE_BUFFER = 1 << 18
+BACKLOG = 128
+STOP_GRACE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """Connections and requests at a time; bytes of a request's header; seconds of patience with a client."""
+
+    connections: int = 128
+    requests: int = 32
+    header_bytes: int = 1 << 15
+    header_seconds: float = 10.0
+    keep_alive_seconds: float = 75.0
+    write_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request without its body: `path` as sent (not decoded), without the query; header names lower-case."""
+
+    method: str
+    path: str
+    query: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer; a body that is an async iterator is sent as it comes, and closed whatever happens."""
+
+    status: int
+    body: bytes | AsyncIterator[bytes] = b""
+    content_type: str = "text/plain; charset=utf-8"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def routes(table: Mapping[str, Handler]) -> Handler:
+    """A handler that answers exactly these paths, to GET and HEAD only; everything else is 404 or 405."""
+
+    async def route(request: Request) -> Response:
+        handler = table.get(request.path)
+        if handler is None:
+            return Response(404, b"not found\n")
+        if request.method not in ("GET", "HEAD"):
+            return Response(405, b"GET and HEAD only\n", headers={"Allow": "GET, HEAD"})
+        return await handler(request)
+
+    return route
+
+
+class HttpServer:
+    """Serves `handler` on addresses and Unix sockets between `start()` and `stop()`, or in `async with`."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        addresses: Sequence[tuple[str, int]] = (),
+        unix_sockets: Sequence[Path] = (),
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self.handler = handler
+        self.limits = limits or ServerLimits()
+        self.requests = asyncio.Semaphore(self.limits.requests)
+        self._addresses = tuple(addresses)
+        self._unix_sockets = tuple(unix_sockets)
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+
+    @property
+    def addresses(self) -> tuple[tuple[str, int], ...]:
+        """Where it listens over TCP, in the order asked for (port 0 has become a real port)."""
+        names = [s.getsockname() for s in self._sockets if s.family != socket.AF_UNIX]
+        return tuple((name[0], name[1]) for name in names)
+
+    async def start(self) -> None:
+        """Bind everything or nothing. Raises InputError for an address that is taken or not local."""
+        try:
+            for host, port in self._addresses:
+                self._sockets.append(_listen_tcp(host, port))
+            for path in self._unix_sockets:
+                self._sockets.append(_listen_unix(path))
+            for sock in self._sockets:
+                self._servers.append(
+                    await asyncio.start_server(self._accepted, sock=sock, limit=READ_SIZE, backlog=BACKLOG)
+                )
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop listening, end every connection, and return when nothing is left."""
+        for server in self._servers:
+            server.close()
+        for sock in self._sockets:
+            sock.close()
+        for path in self._unix_sockets if self._servers else ():
+            path.unlink(missing_ok=True)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=STOP_GRACE)
+        self._servers, self._sockets = [], []
+
+    async def __aenter__(self) -> HttpServer:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._tasks) >= self.limits.connections:
+            log.warning("connection refused: %d are open", len(self._tasks))
+            writer.transport.abort()
+            return
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        try:
+            await _Conversation(self, reader, writer).run()
+        except (OSError, TimeoutError, asyncio.CancelledError, h11.LocalProtocolError) as error:
+            log.debug("connection ended: %r", error)
+        except Exception:
+            log.exception("a request failed")
+        finally:
+            writer.transport.abort()
+
+
+class _Conversation:
+    """One client's connection: request after request until somebody has had enough."""
+
+    def __init__(
+        self, server: HttpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.server = server
+        self.limits = server.limits
+        self.reader = reader
+        self.writer = writer
+        self.protocol = h11.Connection(h11.SERVER, max_incomplete_event_size=self.limits.header_bytes)
+
+    async def run(self) -> None:
+        patience = self.limits.header_seconds
+        while (request := await self._request(patience)) is not None:
+            await self._answer(request)
+            if self.protocol.our_state is not h11.DONE or self.protocol.their_state is not h11.DONE:
+                break
+            self.protocol.start_next_cycle()
+            patience = self.limits.keep_alive_seconds
+        await self._finish()
+
+    async def _request(self, patience: float) -> h11.Request | None:
+        """The next request, read to the end of its body (which is discarded); None when there is none."""
+        request: h11.Request | None = None
+        try:
+            async with asyncio.timeout(patience):
+                while True:
+                    event = self.protocol.next_event()
+                    if event is h11.NEED_DATA:
+                        self.protocol.receive_data(await self.reader.read(READ_SIZE))
+                    elif isinstance(event, h11.Request):
+                        request = event
+                        if request.method not in (b"GET", b"HEAD"):
+                            return request  # its body is not wanted: answer, then close
+                    elif isinstance(event, h11.EndOfMessage):
+                        return request
+                    elif not isinstance(event, h11.Data):
+                        return None
+        except h11.RemoteProtocolError as error:
+            await self._send(Response(error.error_status_hint, b"bad request\n"), head=False)
+        except TimeoutError:
+            pass
+        return None
+
+    async def _answer(self, request: h11.Request) -> None:
+        path, _, query = request.target.decode("latin-1").partition("?")
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
+        asked = Request(request.method.decode("latin-1"), path, query, headers)
+        head = asked.method == "HEAD"
+        if self.server.requests.locked():
+            busy = Response(503, b"too many requests at a time\n", headers={"Retry-After": "1"})
+            await self._send(busy, head=head)
+            return
+        async with self.server.requests:
+            try:
+                response = await self.server.handler(asked)
+            except Exception:
+                log.exception("%s %s failed", asked.method, asked.path)
+                response = Response(500, b"internal error\n")
+            await self._send(response, head=head)
+
+    async def _send(self, response: Response, *, head: bool) -> None:
+        headers = [("Content-Type", response.content_type), *response.headers.items()]
+        if isinstance(response.body, bytes):
+            headers.append(("Content-Length", str(len(response.body))))
+        if self.protocol.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        self._write(self.protocol.send(h11.Response(status_code=response.status, headers=headers)))
+        if isinstance(response.body, bytes):
+            if not head:
+                self._write(self.protocol.send(h11.Data(data=response.body)))
+        else:
+            await self._stream(response.body, head=head)
+        self._write(self.protocol.send(h11.EndOfMessage()))
+        await self._drain()
+
+    async def _stream(self, body: AsyncIterator[bytes], *, head: bool) -> None:
+        close = getattr(body, "aclose", None)
+        try:
+            if head:
+                return
+            async for chunk in body:
+                for part in self.protocol.send_with_data_passthrough(h11.Data(data=chunk)) or ():
+                    self._write(part)
+                await self._drain()
+        finally:
+            if close is not None:
+                await close()
+
+    def _write(self, data: bytes | None) -> None:
+        if data:
+            self.writer.write(data)
+
+    async def _drain(self) -> None:
+        async with asyncio.timeout(self.limits.write_seconds):
+            await self.writer.drain()
+
+    async def _finish(self) -> None:
+        """Let what was written leave before the connection is closed."""
+        self.writer.close()
+        async with asyncio.timeout(self.limits.write_seconds):
+            await self.writer.wait_closed()
+
+
+def _listen_tcp(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # Not SO_REUSEPORT: with it two processes share a port silently, each answering some requests.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen(error, f"{f'[{host}]' if ':' in host else host}:{port}") from error
+    sock.setblocking(False)
+    return sock
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        before = os.umask(0o177)
+        try:
+            sock.bind(os.fspath(path))
+        finally:
+            os.umask(before)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise _cannot_listen(error, str(path)) from error
+    sock.setblocking(False)
+    return sock
+
+
+def _cannot_listen(error: OSError, where: str) -> InputError:
+    if error.errno == errno.EADDRINUSE:
+        return InputError(
+            "this address is taken", where=where, remedy="stop what listens there or choose another port"
+        )
+    return InputError(
+        f"cannot listen ({error.strerror or error})", where=where, remedy="choose another address"
+    )
