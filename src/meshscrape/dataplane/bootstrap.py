@@ -1,0 +1,111 @@
+"""The whole configuration of one Envoy: its bootstrap, the files that it watches, its command line."""
+
+from __future__ import annotations
+
+from meshscrape.dataplane import bounds, metrics, names, traffic
+from meshscrape.dataplane import options as contents
+from meshscrape.dataplane.options import ProxyOptions
+from meshscrape.envoy import authorization, listeners, secrets, server
+from meshscrape.envoy.values import Resource
+from meshscrape.errors import InputError
+from meshscrape.istio.scrapers import Scraper
+from meshscrape.istio.settings import InboundPort
+
+REVOCATION_BOUND = bounds.REVOCATION_BOUND
+WORKERS = 2
+
+
+def bootstrap(options: ProxyOptions) -> Resource:
+    """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret.
+
+    Raises InputError when no pod address is known.
+    """
+    if not options.pod_addresses:
+        raise InputError("the workload has no address", where="INSTANCE_IP", remedy="set it to the pod's IP")
+    limits = _connection_limits(options)
+    return {
+        "node": _node(options),
+        "admin": server.admin(options.admin_socket),
+        "static_resources": {"listeners": _listeners(options), "clusters": _clusters(options)},
+        "stats_config": server.listener_tags(list(limits)),
+        "overload_manager": server.overload_manager(sum(limits.values())),
+        "layered_runtime": server.static_runtime(
+            dict(listeners.connection_limit(name, limit) for name, limit in limits.items())
+        ),
+    }
+
+
+def dynamic_files(options: ProxyOptions, scrapers: tuple[Scraper, ...]) -> dict[str, Resource]:
+    """The files of `options.files_dir`, by name, to be there before Envoy starts.
+
+    To change who may scrape while Envoy runs, replace SCRAPERS_FILE by a rename. The other files stay;
+    Envoy follows the credentials directory by itself.
+    """
+    directory = options.secrets.credentials_dir
+    files = {
+        names.CERTIFICATE_FILE: secrets.certificate_secret(
+            names.CERTIFICATE, directory, contents.CERTIFICATE_CHAIN, contents.PRIVATE_KEY
+        ),
+        names.ROOTS_FILE: secrets.roots_secret(names.ROOTS, directory, contents.ROOTS),
+        names.SCRAPERS_FILE: authorization.scrapers_resource(names.SCRAPERS_FILTER, scrapers),
+    }
+    if options.secrets.scrapers_bundle is not None:
+        files[names.SCRAPER_ROOTS_FILE] = secrets.roots_secret(
+            names.SCRAPER_ROOTS, directory, options.secrets.scrapers_bundle
+        )
+    return files
+
+
+def envoy_arguments(bootstrap_path: str) -> list[str]:
+    """Envoy's command line, without the program; its working directory is where the admin socket belongs.
+
+    Hot restart is off, and with it shared memory and an abstract socket: any process of the pod could take
+    the listeners over that one, or stop Envoy. Files that Envoy does not fully understand are refused, so
+    that a misspelled rule is never half a rule.
+    """
+    return [
+        "--config-path", bootstrap_path,
+        "--disable-hot-restart",
+        "--reject-unknown-dynamic-fields",
+        "--concurrency", str(WORKERS),
+        "--log-level", "warning",
+        "--log-format-escaped",
+        "--drain-time-s", "5",
+    ]  # fmt: skip
+
+
+def _node(options: ProxyOptions) -> Resource:
+    metadata = {"TRUST_DOMAIN": options.trust_domain, "ROLE": options.role}
+    return {"id": options.node_id, "cluster": options.cluster, "metadata": metadata}
+
+
+def _listeners(options: ProxyOptions) -> list[Resource]:
+    found = [metrics.metrics_listener(options, port) for port in metrics.metrics_ports(options)]
+    found += [traffic.inbound_listener(options, inbound) for inbound in _inbound(options)]
+    if options.gateway_port is not None:
+        found.append(traffic.gateway_listener(options, options.gateway_port))
+    return found
+
+
+def _clusters(options: ProxyOptions) -> list[Resource]:
+    found = [metrics.metrics_cluster(port) for port in metrics.metrics_ports(options)]
+    found += [traffic.inbound_cluster(options, inbound) for inbound in _inbound(options)]
+    found += [traffic.upstream_cluster(options, each) for each in traffic.upstreams(options.routes)]
+    return found
+
+
+def _inbound(options: ProxyOptions) -> tuple[InboundPort, ...]:
+    """The application's ports; a gateway has none."""
+    return options.inbound if options.role == "sidecar" else ()
+
+
+def _connection_limits(options: ProxyOptions) -> dict[str, int]:
+    """The most connections of each listener, by its name. Their sum bounds the process: no port's clients
+    can use up what another port has been promised."""
+    limits = {
+        f"{port.name}_{port.port}": bounds.METRICS_CONNECTIONS for port in metrics.metrics_ports(options)
+    }
+    limits |= {f"inbound_{each.port}": bounds.TRAFFIC_CONNECTIONS for each in _inbound(options)}
+    if options.gateway_port is not None:
+        limits[traffic.gateway_name(options.gateway_port)] = bounds.TRAFFIC_CONNECTIONS
+    return limits

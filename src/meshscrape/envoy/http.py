@@ -1,0 +1,181 @@
+"""The HTTP connection manager and its filters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from meshscrape.envoy.values import Resource, seconds, typed
+
+_FILTERS = "envoy.extensions.filters.http"
+_COMPRESSION = "envoy.extensions.compression"
+# RFC 9110 names of what the metrics ports serve; parameters are ignored by the comparison.
+METRICS_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one client may take; times in seconds, None where the client may take as long as it likes."""
+
+    headers_kb: int
+    headers_count: int
+    streams: int
+    headers_timeout: float
+    request_timeout: float | None
+    stream_idle_timeout: float
+    idle_timeout: float
+    stream_duration: float | None
+    connection_duration: float | None
+    drain_timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """One HTTP connection manager: what differs between ports.
+
+    `client_certificate` sets `x-forwarded-client-cert` anew; otherwise the header is removed. `upgrades`
+    names protocols such as `websocket`. `server` is the `server` header; None passes the application's on.
+    `absolute_form` accepts requests that spell the target as a whole URI, as proxies do.
+    """
+
+    name: str
+    routes: Resource
+    limits: HttpLimits
+    filters: tuple[Resource, ...] = ()
+    replies: tuple[Resource, ...] = ()
+    access_log: tuple[Resource, ...] = ()
+    server: str | None = None
+    client_certificate: bool = False
+    upgrades: tuple[str, ...] = ()
+    absolute_form: bool = False
+    request_ids: bool = False
+
+
+def connection_manager(manager: Manager) -> Resource:
+    """An HttpConnectionManager that normalises paths before it routes, and trusts no header of a client."""
+    return typed(
+        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        stat_prefix=manager.name,
+        codec_type="AUTO",
+        route_config=manager.routes,
+        http_filters=[*manager.filters, router()],
+        local_reply_config={"mappers": list(manager.replies)},
+        access_log=list(manager.access_log),
+        upgrade_configs=[{"upgrade_type": name} for name in manager.upgrades],
+        **_identity(manager),
+        **_paths(),
+        **_limits(manager),
+    )
+
+
+def _identity(manager: Manager) -> Resource:
+    """Headers that say who: made anew from the connection, whatever the client wrote."""
+    fields: Resource = {
+        "use_remote_address": True,
+        "internal_address_config": {"unix_sockets": False},
+        "generate_request_id": manager.request_ids,
+        "forward_client_cert_details": "SANITIZE_SET" if manager.client_certificate else "SANITIZE",
+        "server_header_transformation": "OVERWRITE" if manager.server else "PASS_THROUGH",
+    }
+    if manager.server:
+        fields["server_name"] = manager.server
+    if manager.client_certificate:
+        fields["set_current_client_cert_details"] = {"uri": True, "dns": True}
+    return fields
+
+
+def _paths() -> Resource:
+    return {
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+    }
+
+
+def _limits(manager: Manager) -> Resource:
+    limits = manager.limits
+    common: Resource = {
+        "idle_timeout": seconds(limits.idle_timeout),
+        "max_headers_count": limits.headers_count,
+        # Many servers read `x_forwarded_client_cert` and `x-forwarded-client-cert` as one header.
+        "headers_with_underscores_action": "DROP_HEADER",
+    }
+    if limits.connection_duration is not None:
+        common["max_connection_duration"] = seconds(limits.connection_duration)
+    if limits.stream_duration is not None:
+        common["max_stream_duration"] = seconds(limits.stream_duration)
+    return {
+        "common_http_protocol_options": common,
+        "http_protocol_options": {"allow_absolute_url": manager.absolute_form},
+        "http2_protocol_options": {
+            "max_concurrent_streams": limits.streams,
+            "initial_stream_window_size": 65536,
+            "initial_connection_window_size": 1 << 20,
+        },
+        "max_request_headers_kb": limits.headers_kb,
+        "request_headers_timeout": seconds(limits.headers_timeout),
+        "request_timeout": seconds(limits.request_timeout or 0),
+        "stream_idle_timeout": seconds(limits.stream_idle_timeout),
+        "drain_timeout": seconds(limits.drain_timeout),
+    }
+
+
+def router() -> Resource:
+    """The last filter; it adds no `x-envoy-*` headers to answers."""
+    config = typed(f"{_FILTERS}.router.v3.Router", suppress_envoy_headers=True)
+    return {"name": "envoy.filters.http.router", "typed_config": config}
+
+
+def compressors(content_types: Sequence[str] = METRICS_TYPES) -> tuple[Resource, ...]:
+    """gzip and zstd of answers of these `content_types`, as the client's `Accept-Encoding` prefers.
+
+    Neither removes the header from the request: with that, the second one would never act.
+    """
+    zstd = typed(f"{_COMPRESSION}.zstd.compressor.v3.Zstd", compression_level=1)
+    gzip = typed(f"{_COMPRESSION}.gzip.compressor.v3.Gzip", compression_level="BEST_SPEED")
+    return (_compressor("zstd", zstd, content_types), _compressor("gzip", gzip, content_types))
+
+
+def _compressor(name: str, library: Resource, content_types: Sequence[str]) -> Resource:
+    common = {
+        "min_content_length": 1024,
+        "content_type_matcher": [{"exact": each} for each in content_types],
+    }
+    config = typed(
+        f"{_FILTERS}.compressor.v3.Compressor",
+        response_direction_config={"common_config": common},
+        compressor_library={"name": name, "typed_config": library},
+    )
+    return {"name": f"envoy.filters.http.compressor.{name}", "typed_config": config}
+
+
+def reply(status: int, text: str) -> Resource:
+    """What Envoy's own answers with `status` say: plain text, which a browser never takes for HTML.
+
+    `text` may hold Envoy's command operators (`%RESPONSE_CODE_DETAILS%`); escape a literal `%` as `%%`.
+    """
+    nosniff = {"header": {"key": "x-content-type-options", "value": "nosniff"}}
+    return {
+        "filter": {"status_code_filter": {"comparison": _equals(status, f"reply_{status}")}},
+        "headers_to_add": [nosniff],
+        "body_format_override": {
+            "text_format_source": {"inline_string": text},
+            "content_type": "text/plain; charset=utf-8",
+        },
+    }
+
+
+def error_log(lowest_status: int, fields: dict[str, str]) -> Resource:
+    """Answers from `lowest_status` on, as JSON lines on standard error (JSON, so nobody can forge a line)."""
+    comparison = {"op": "GE", "value": {"default_value": lowest_status, "runtime_key": "error_log"}}
+    return {
+        "name": "envoy.access_loggers.stderr",
+        "filter": {"status_code_filter": {"comparison": comparison}},
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.stream.v3.StderrAccessLog", log_format={"json_format": fields}
+        ),
+    }
+
+
+def _equals(value: int, runtime_key: str) -> Resource:
+    return {"op": "EQ", "value": {"default_value": value, "runtime_key": runtime_key}}
