@@ -1,0 +1,183 @@
+"""The signing side of the CA: its own self-signed root, or an operator's root or intermediate from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+
+from meshscrape.ca.storage import CA_CERTIFICATE, CA_KEY, read_key, save_key
+from meshscrape.errors import InputError
+from meshscrape.spiffe.bundles import bundle_to_pem, is_issued_by, load_bundle
+from meshscrape.spiffe.certificates import (
+    Signer,
+    certificates_to_pem,
+    is_authority,
+    issue_leaf,
+    issue_server,
+    key_matches,
+    load_certificates,
+    self_signed_root,
+)
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.spiffe.keys import PublicKey, generate_key
+from meshscrape.system.files import read_input, write_atomic
+
+ROOT_LIFETIME = timedelta(days=3650)
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorFiles:
+    """An operator's CA: its certificate and key, the intermediates above it (if any), the root bundle."""
+
+    certificate: Path
+    key: Path
+    chain: Path | None
+    roots: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Issues certificates of one trust domain. `anchor` is the root that the signer's chain ends in."""
+
+    trust_domain: str
+    signer: Signer
+    anchor: x509.Certificate
+
+    @property
+    def not_after(self) -> datetime:
+        """When the first certificate of the whole chain ends, the root's included."""
+        return min(self.signer.not_after, self.anchor.not_valid_after_utc)
+
+    @property
+    def bundle_pem(self) -> bytes:
+        """The whole trust bundle."""
+        return bundle_to_pem(self.signer.roots)
+
+    @property
+    def intermediates_pem(self) -> list[bytes]:
+        """What is sent between a leaf and the roots, in order, one PEM each."""
+        return [certificates_to_pem([each]) for each in self.signer.intermediates]
+
+    def issue(
+        self, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
+    ) -> x509.Certificate:
+        """A workload's certificate that ends no later than the chain above it; InputError if that is over."""
+        return issue_leaf(self.signer, public_key, spiffe_id, now, min(lifetime, self.not_after - now))
+
+    def issue_own(
+        self, public_key: PublicKey, names: Sequence[str], now: datetime, lifetime: timedelta
+    ) -> x509.Certificate:
+        """The certificate that the CA itself serves with."""
+        return issue_server(self.signer, public_key, names, now, min(lifetime, self.not_after - now))
+
+
+def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
+    """The self-signed CA of `directory` (which exists), made there on first use.
+
+    The key is written before its certificate: when a stop comes in between, the next start finishes the
+    pair. InputError when the files cannot be used, or belong to another trust domain.
+    """
+    certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
+    if not key_path.exists():
+        if certificate_path.exists():
+            raise InputError(
+                "the CA's private key is missing",
+                where=str(key_path),
+                remedy=f"restore it, or remove {certificate_path} to start a new mesh",
+            )
+        save_key(key_path, generate_key())
+    key = read_key(key_path, "the CA's private key")
+    if not certificate_path.exists():
+        root = self_signed_root(trust_domain, key, now, ROOT_LIFETIME)
+        write_atomic(certificate_path, certificates_to_pem([root]), 0o644)
+    authority = open_operators(
+        OperatorFiles(certificate_path, key_path, None, certificate_path), trust_domain, now
+    )
+    _check_trust_domain(authority, certificate_path)
+    return authority
+
+
+def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Authority:
+    """The operator's CA in `files`; InputError, naming the file, for everything that would break later."""
+    key = read_key(files.key, "the CA's private key")
+    where = str(files.certificate)
+    certificate, *rest = load_certificates(read_input(files.certificate, "the CA's certificate"), where)
+    if not is_authority(certificate):
+        raise InputError(
+            "this is not a CA certificate", where=where, remedy="name the certificate that signs"
+        )
+    if not key_matches(key, certificate):
+        raise InputError(
+            f"the private key {files.key} does not belong to this certificate",
+            where=where,
+            remedy="name the pair that was made together",
+        )
+    roots = load_bundle(read_input(files.roots, "the root bundle"), str(files.roots))
+    others = list(rest)
+    if files.chain:
+        others += load_certificates(read_input(files.chain, "the CA's chain"), str(files.chain))
+    path = _path_to_root(certificate, others, roots, where)
+    _check_path(path, now, where)
+    *below, anchor = path
+    return Authority(trust_domain, Signer(certificate, key, tuple(below), roots), anchor)
+
+
+def _path_to_root(
+    certificate: x509.Certificate,
+    others: Sequence[x509.Certificate],
+    roots: Sequence[x509.Certificate],
+    where: str,
+) -> list[x509.Certificate]:
+    """From the signer up: `[root]` for a root, `[signer, …, root]` for an intermediate."""
+    path = [certificate]
+    while path[-1] not in roots:
+        issuer = next((each for each in roots if is_issued_by(path[-1], each)), None) or next(
+            (each for each in others if each not in path and is_issued_by(path[-1], each)), None
+        )
+        if issuer is None:
+            raise InputError(
+                "the chain does not reach a root of the bundle",
+                where=where,
+                remedy="give every intermediate as the chain, and the root that signed the last one",
+            )
+        path.append(issuer)
+    return path
+
+
+def _check_path(path: Sequence[x509.Certificate], now: datetime, where: str) -> None:
+    for below, each in enumerate(path):
+        name = each.subject.rfc4514_string() or "the certificate"
+        if not is_authority(each):
+            raise InputError(f"{name} in the chain is not a CA certificate", where=where)
+        if each.not_valid_after_utc <= now:
+            raise InputError(
+                f"{name} expired at {each.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
+                where=where,
+                remedy="renew it",
+            )
+        if each.not_valid_before_utc > now:
+            raise InputError(
+                f"{name} is not valid before {each.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
+                where=where,
+                remedy="check the clock",
+            )
+        limit = each.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+        if limit is not None and limit < below:
+            raise InputError(
+                f"{name} allows {limit} CAs below it, but {below} follow (path length)", where=where
+            )
+
+
+def _check_trust_domain(authority: Authority, path: Path) -> None:
+    names = authority.anchor.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    own = SpiffeId.parse(names.get_values_for_type(x509.UniformResourceIdentifier)[0]).trust_domain
+    if own != authority.trust_domain:
+        raise InputError(
+            f"this is the root of trust domain {own}, not of {authority.trust_domain}",
+            where=str(path),
+            remedy="use another directory for another trust domain",
+        )

@@ -1,0 +1,158 @@
+"""A whole CA: files, port, metrics; from start to complete stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
+from meshscrape.ca.authority import Authority, OperatorFiles, open_operators, open_own
+from meshscrape.ca.metrics import Metrics
+from meshscrape.ca.server import BoundedServer, ServerCertificate, bind, own_names
+from meshscrape.ca.service import CertificateService, Lifetimes
+from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
+from meshscrape.ca.tokens import LOCAL_ISSUER
+from meshscrape.errors import InputError
+from meshscrape.spiffe.ids import check_trust_domain
+from meshscrape.system.clock import utcnow
+from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
+from meshscrape.system.http_server import HttpServer, Request, Response, routes
+
+log = logging.getLogger(__name__)
+
+_ENDS_SOON = timedelta(days=30)
+_STOP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CaOptions:
+    """What one CA process is.
+
+    `directory` is its own (0700); `listen` and `metrics` are `ADDRESS:PORT` (port 0: any free one);
+    `names` are the DNS names and IP addresses that callers use; `jwks` is the token issuer's key set
+    (None: `jwks.json` of the directory); `operator` replaces the self-signed root.
+    """
+
+    directory: Path
+    listen: str = "127.0.0.1:15012"
+    trust_domain: str = "cluster.local"
+    jwks: Path | None = None
+    issuer: str = LOCAL_ISSUER
+    names: tuple[str, ...] = ()
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    operator: OperatorFiles | None = None
+    metrics: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningCa:
+    """Where a started CA is: `address` and `metrics_address` as `host:port`, and its root bundle's file."""
+
+    address: str
+    root_bundle: Path
+    metrics_address: str | None
+    authority: Authority
+
+
+@contextlib.asynccontextmanager
+async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
+    """Start the CA, and stop it completely on leaving; InputError for whatever keeps it from starting."""
+    check_trust_domain(options.trust_domain)
+    host, port = parse_listen(options.listen)
+    names = own_names(options.names, host)
+    metrics_at = parse_listen(options.metrics) if options.metrics else None
+    private_dir(options.directory)
+    async with contextlib.AsyncExitStack() as stack:
+        lock = DirectoryLock(options.directory, "a CA")
+        stack.callback(lock.release)
+        authority = open_authority(options)
+        tokens = _token_authenticator(options)
+        metrics = Metrics(authority.not_after)
+        service = CertificateService(authority, tokens, options.lifetimes, metrics, utcnow)
+        certificate = ServerCertificate(authority, names, options.directory)
+        due = certificate.renew(utcnow())
+        metrics_address = None
+        if metrics_at:
+            endpoint = await stack.enter_async_context(_metrics_endpoint(metrics, metrics_at))
+            metrics_address = _spelled(*endpoint.addresses[0])
+        listening = bind(host, port)
+        address = _spelled(*listening.getsockname()[:2])
+        server = BoundedServer([service])
+        accepting = await server.listen(listening, certificate.context)
+        stack.push_async_callback(_stop, server, accepting)
+        keeper = asyncio.create_task(certificate.keep(due, utcnow), name="server certificate")
+        stack.callback(keeper.cancel)
+        yield RunningCa(address, options.directory / ROOT_BUNDLE, metrics_address, authority)
+
+
+async def serve_ca(options: CaOptions, ready: Callable[[RunningCa], None] = lambda ca: None) -> None:
+    """Run the CA until this task is cancelled; `ready` is called once it listens."""
+    async with running_ca(options) as ca:
+        ready(ca)
+        await asyncio.Event().wait()
+
+
+def open_authority(options: CaOptions) -> Authority:
+    """The signing CA of `options`, its files made when it is self-signed and new; writes the root bundle."""
+    now = utcnow()
+    if options.operator:
+        authority = open_operators(options.operator, options.trust_domain, now)
+    else:
+        authority = open_own(options.directory, options.trust_domain, now)
+    if authority.not_after - now < _ENDS_SOON:
+        log.warning("the CA's chain ends at %s", f"{authority.not_after:%Y-%m-%dT%H:%M:%SZ}")
+    write_atomic(options.directory / ROOT_BUNDLE, authority.bundle_pem, 0o644)
+    return authority
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:15012` or `[::1]:15012` as address and port (0 to 65535), else InputError."""
+    host, _, port = text.rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    try:
+        address = ip_address(host)
+    except ValueError:
+        address = None
+    if address is None or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise InputError(
+            f"{text!a} is not an address to listen on", remedy="write ADDRESS:PORT, as in 127.0.0.1:15012"
+        )
+    return str(address), int(port)
+
+
+def _token_authenticator(options: CaOptions) -> TokenAuthenticator:
+    path = options.jwks or options.directory / JWKS
+    if options.jwks is None and not path.exists():
+        raise InputError(
+            "there is no key set to verify tokens with",
+            where=str(path),
+            remedy="run meshscrape ca init, or give --jwks and --issuer",
+        )
+    return TokenAuthenticator(JwksFile(path), options.issuer, options.trust_domain)
+
+
+def _metrics_endpoint(metrics: Metrics, at: tuple[str, int]) -> HttpServer:
+    async def answer(request: Request) -> Response:
+        return Response(
+            200, metrics.render().encode(), content_type="text/plain; version=0.0.4; charset=utf-8"
+        )
+
+    return HttpServer(routes({"/metrics": answer}), addresses=[at])
+
+
+async def _stop(server: BoundedServer, accepting: asyncio.Server) -> None:
+    accepting.close()
+    server.end_connections()
+    # From Python 3.12 on this waits for connections that are still in their handshake, too.
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(accepting.wait_closed(), _STOP_SECONDS)
+
+
+def _spelled(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,170 @@
+"""`CreateCertificate` as a gRPC method: authenticate, check the request, sign, say who got what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from google.protobuf.message import DecodeError
+from grpclib.const import Cardinality, Handler, Status
+from grpclib.exceptions import GRPCError
+from grpclib.server import Stream
+
+from meshscrape.ca.authenticators import Caller, TokenAuthenticator, certificate_caller
+from meshscrape.ca.authority import Authority
+from meshscrape.ca.metrics import Metrics
+from meshscrape.errors import InputError, UnauthenticatedError
+from meshscrape.istio.ca_protocol import (
+    CREATE_CERTIFICATE,
+    IstioCertificateRequest,
+    IstioCertificateResponse,
+)
+from meshscrape.spiffe.certificates import certificates_to_pem, load_csr
+from meshscrape.spiffe.keys import check_public_key
+
+log = logging.getLogger(__name__)
+
+# A request with an RSA key of 8192 bits and metadata takes 4 kB.
+MAX_REQUEST_BYTES = 65536
+# How long a request may take to arrive.
+REQUEST_SECONDS = 10.0
+_PREFIX_BYTES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long workload certificates last: when nothing is asked for, and at most."""
+
+    default: timedelta = timedelta(hours=24)
+    longest: timedelta = timedelta(hours=24)
+
+    def granted(self, seconds: int) -> timedelta:
+        """The lifetime for a request of `seconds` (0 and below: the default)."""
+        if seconds <= 0:
+            return min(self.default, self.longest)
+        return timedelta(seconds=min(seconds, int(self.longest.total_seconds())))
+
+
+class CertificateService:
+    """The CA's one method. A bearer token decides alone when there is one, else the client certificate."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        tokens: TokenAuthenticator,
+        lifetimes: Lifetimes,
+        metrics: Metrics,
+        now: Callable[[], datetime],
+    ) -> None:
+        self._authority = authority
+        self._tokens = tokens
+        self._lifetimes = lifetimes
+        self._metrics = metrics
+        self._now = now
+
+    def __mapping__(self) -> dict[str, Handler]:
+        """The methods as grpclib's server wants them."""
+        handler = Handler(
+            self._create_certificate,
+            Cardinality.UNARY_UNARY,
+            IstioCertificateRequest,
+            IstioCertificateResponse,
+        )
+        return {CREATE_CERTIFICATE: handler}
+
+    async def _create_certificate(self, stream: Stream[Any, Any]) -> None:
+        try:
+            response = await self._answer(stream)
+        except UnauthenticatedError as error:
+            raise self._refusal(stream, Status.UNAUTHENTICATED, "unauthenticated", str(error)) from None
+        except _BadRequest as error:
+            raise self._refusal(stream, Status.INVALID_ARGUMENT, "invalid_argument", str(error)) from None
+        except InputError as error:
+            log.error("cannot sign: %s", error)
+            raise self._refusal(stream, Status.UNAVAILABLE, "unavailable", "the CA cannot sign now") from None
+        except Exception:
+            self._metrics.request("error")
+            log.exception("a request failed")
+            raise GRPCError(Status.INTERNAL, "internal error") from None
+        self._metrics.request("ok")
+        await stream.send_message(response)
+
+    async def _answer(self, stream: Stream[Any, Any]) -> Any:
+        caller = self._caller(stream)
+        request = await _receive(stream)
+        try:
+            csr = load_csr(request.csr.encode())
+            public_key = check_public_key(csr.public_key(), "CSR")
+        except InputError as error:
+            raise _BadRequest(str(error)) from None
+        now = self._now()
+        lifetime = self._lifetimes.granted(request.validity_duration)
+        leaf = self._authority.issue(public_key, caller.spiffe_id, now, lifetime)
+        self._metrics.issued += 1
+        log.info(
+            "issued %s serial=%x until=%s by=%s",
+            caller.spiffe_id,
+            leaf.serial_number,
+            leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            caller.proof,
+        )
+        chain = [certificates_to_pem([leaf]), *self._authority.intermediates_pem, self._authority.bundle_pem]
+        return IstioCertificateResponse(cert_chain=[pem.decode() for pem in chain])
+
+    def _caller(self, stream: Stream[Any, Any]) -> Caller:
+        metadata = stream.metadata
+        headers = [str(value) for value in metadata.getall("authorization", [])] if metadata else []
+        if len(headers) > 1:
+            raise UnauthenticatedError("more than one authorization was sent")
+        if headers:
+            scheme, _, token = headers[0].partition(" ")
+            if scheme.lower() != "bearer":
+                raise UnauthenticatedError("the authorization is not a bearer token")
+            return self._tokens.caller(token.strip())
+        der = _client_certificate(stream)
+        if der is None:
+            raise UnauthenticatedError("neither a token nor a client certificate was sent")
+        return certificate_caller(der, self._authority.trust_domain, self._now())
+
+    def _refusal(self, stream: Stream[Any, Any], status: Status, result: str, reason: str) -> GRPCError:
+        self._metrics.request(result)
+        peer = stream.peer.addr() or ("?", 0)
+        log.warning("refused %s: %s (%s)", peer[0], status.name, reason)
+        return GRPCError(status, reason)
+
+
+class _BadRequest(Exception):
+    """The request itself cannot be served; its text is for the caller."""
+
+
+async def _receive(stream: Stream[Any, Any]) -> Any:
+    """The one request message, bounded in size and time.
+
+    grpclib's own `recv_message` waits for as many bytes as the caller announces, up to 4 GiB, so the
+    length is read here first (gRPC over HTTP/2, "Length-Prefixed-Message").
+    """
+    http2 = stream._stream
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            prefix = await http2.recv_data(_PREFIX_BYTES)
+            if len(prefix) != _PREFIX_BYTES or prefix[0] != 0:
+                raise _BadRequest("the message is missing or compressed")
+            length = int.from_bytes(prefix[1:], "big")
+            if length > MAX_REQUEST_BYTES:
+                raise _BadRequest(f"the message is longer than {MAX_REQUEST_BYTES} bytes")
+            return IstioCertificateRequest.FromString(await http2.recv_data(length))
+    except TimeoutError:
+        raise _BadRequest(f"the message did not arrive within {REQUEST_SECONDS:.0f} s") from None
+    except (AssertionError, DecodeError):
+        raise _BadRequest("the message is malformed") from None
+
+
+def _client_certificate(stream: Stream[Any, Any]) -> bytes | None:
+    # grpclib's Peer.cert() is a digest of the certificate; what counts is all of it.
+    tls = stream.peer._transport.get_extra_info("ssl_object")
+    der: bytes | None = tls.getpeercert(binary_form=True) if tls else None
+    return der

@@ -1,0 +1,95 @@
+"""Service account tokens for meshes without Kubernetes: signed here, verified like Kubernetes' own."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import uuid
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from meshscrape.ca.storage import JWKS, TOKEN_ISSUER_KEY, read_key, save_key
+from meshscrape.errors import InputError
+from meshscrape.istio.ca_protocol import AUDIENCE
+from meshscrape.spiffe.ids import workload_id
+from meshscrape.spiffe.keys import PrivateKey, generate_key
+from meshscrape.system.files import private_dir, write_atomic
+
+LOCAL_ISSUER = "meshscrape-local"
+
+
+class TokenIssuer:
+    """Signs tokens (ES256) as Kubernetes' TokenRequest does, with a key that lives in one 0700 directory."""
+
+    def __init__(self, key: PrivateKey, issuer: str = LOCAL_ISSUER) -> None:
+        """`key`: ECDSA on P-256, else InputError. `issuer`: the `iss` of every token."""
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise InputError("a token issuer's key is ECDSA on P-256")
+        self._key = key
+        self.issuer = issuer
+        self._jwk = _public_jwk(key)
+
+    @classmethod
+    def load_or_create(cls, directory: Path, issuer: str = LOCAL_ISSUER) -> TokenIssuer:
+        """The issuer of `directory`: its key is made on first use (0600), its `jwks.json` kept beside it."""
+        private_dir(directory)
+        path = directory / TOKEN_ISSUER_KEY
+        if not path.exists():
+            save_key(path, generate_key())
+        made = cls(read_key(path, "the token issuer's private key"), issuer)
+        write_atomic(directory / JWKS, json.dumps(made.jwks(), indent=1).encode(), 0o600)
+        return made
+
+    def issue(
+        self,
+        namespace: str,
+        service_account: str,
+        now: datetime,
+        lifetime: timedelta,
+        audience: str = AUDIENCE,
+    ) -> str:
+        """A token of a service account, valid from `now` for `lifetime`; InputError for impossible names."""
+        workload_id("cluster.local", namespace, service_account)
+        issued = int(now.timestamp())
+        claims = {
+            "iss": self.issuer,
+            "sub": f"system:serviceaccount:{namespace}:{service_account}",
+            "aud": [audience],
+            "iat": issued,
+            "nbf": issued,
+            "exp": int((now + lifetime).timestamp()),
+            "jti": str(uuid.uuid4()),
+        }
+        return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._jwk["kid"]})
+
+    def jwks(self) -> dict[str, Any]:
+        """The public key as a JSON Web Key Set (RFC 7517)."""
+        return {"keys": [self._jwk]}
+
+
+def _public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
+    point = key.public_key().public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
+    x, y = _base64url(point[1:33]), _base64url(point[33:])
+    # RFC 7638: the thumbprint names the key after what it is.
+    thumbprint = hashlib.sha256(f'{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}'.encode()).digest()
+    return {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": x,
+        "y": y,
+        "use": "sig",
+        "alg": "ES256",
+        "kid": _base64url(thumbprint),
+    }
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

@@ -1,0 +1,152 @@
+"""`meshscrape ca`: run the mesh's certificate authority, prepare its files, issue a token."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import click
+
+from meshscrape.ca.authority import OperatorFiles
+from meshscrape.ca.run import CaOptions, RunningCa, open_authority, serve_ca
+from meshscrape.ca.service import Lifetimes
+from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
+from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
+from meshscrape.errors import InputError
+from meshscrape.istio.durations import parse_duration
+from meshscrape.system.clock import utcnow
+from meshscrape.system.files import private_dir, write_atomic
+
+_PATH = click.Path(path_type=Path)
+_DIRECTORY = click.option(
+    "--dir", "directory", type=_PATH, required=True, help="The CA's own directory (made 0700)."
+)
+_TRUST_DOMAIN = click.option("--trust-domain", default="cluster.local", show_default=True)
+
+
+@click.group()
+def command() -> None:
+    """Run the mesh's certificate authority, or prepare its files."""
+
+
+@command.command()
+@_DIRECTORY
+@_TRUST_DOMAIN
+def init(directory: Path, trust_domain: str) -> None:
+    """Make a self-signed root and a key for local tokens; what is there already stays."""
+    private_dir(directory)
+    open_authority(CaOptions(directory, trust_domain=trust_domain))
+    TokenIssuer.load_or_create(directory)
+    print(f"root bundle: {directory / ROOT_BUNDLE}\ntoken keys:  {directory / JWKS}")
+
+
+@command.command()
+@_DIRECTORY
+@click.argument("account", metavar="NAMESPACE/SERVICE_ACCOUNT")
+@click.option("--lifetime", default="1h", show_default=True, help="For example 10m or 1h30m.")
+@click.option("--output", type=_PATH, help="Write the token here (0600) instead of to stdout.")
+def token(directory: Path, account: str, lifetime: str, output: Path | None) -> None:
+    """Issue a token of a service account, as Kubernetes would, signed with the directory's own key."""
+    namespace, slash, service_account = account.partition("/")
+    if not slash:
+        raise InputError(
+            f"{account!a} is not NAMESPACE/SERVICE_ACCOUNT", remedy="write for example demo/httpbin"
+        )
+    life = _positive(lifetime, "--lifetime")
+    issued = TokenIssuer.load_or_create(directory).issue(namespace, service_account, utcnow(), life)
+    if output:
+        write_atomic(output, issued.encode(), 0o600)
+    else:
+        print(issued)
+
+
+@command.command()
+@_DIRECTORY
+@_TRUST_DOMAIN
+@click.option("--listen", default="127.0.0.1:15012", show_default=True, metavar="ADDRESS:PORT")
+@click.option("--dns", "names", multiple=True, metavar="NAME", help="A DNS name or IP address callers use.")
+@click.option("--jwks", type=_PATH, help="Keys that tokens are verified with [default: DIR/jwks.json].")
+@click.option("--issuer", default=LOCAL_ISSUER, show_default=True, help="The issuer tokens must name.")
+@click.option(
+    "--default-ttl", default="24h", show_default=True, help="Certificates' life when none is asked."
+)
+@click.option("--max-ttl", default="24h", show_default=True, help="The longest life that is granted.")
+@click.option("--cert", type=_PATH, help="An operator's CA certificate, root or intermediate.")
+@click.option("--key", type=_PATH, help="Its private key (0600).")
+@click.option("--chain", type=_PATH, help="The intermediates above it.")
+@click.option("--root", type=_PATH, help="The root bundle its chain ends in.")
+@click.option(
+    "--metrics", metavar="ADDRESS:PORT", help="Serve the CA's own metrics, in plaintext [default: off]."
+)
+def serve(
+    directory: Path,
+    trust_domain: str,
+    listen: str,
+    names: tuple[str, ...],
+    jwks: Path | None,
+    issuer: str,
+    default_ttl: str,
+    max_ttl: str,
+    cert: Path | None,
+    key: Path | None,
+    chain: Path | None,
+    root: Path | None,
+    metrics: str | None,
+) -> None:
+    """Serve CreateCertificate until SIGTERM or SIGINT."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    options = CaOptions(
+        directory=directory,
+        listen=listen,
+        trust_domain=trust_domain,
+        jwks=jwks,
+        issuer=issuer,
+        names=names,
+        lifetimes=Lifetimes(_positive(default_ttl, "--default-ttl"), _positive(max_ttl, "--max-ttl")),
+        operator=_operator(cert, key, chain, root),
+        metrics=metrics,
+    )
+    asyncio.run(_until_signal(options))
+
+
+async def _until_signal(options: CaOptions) -> None:
+    loop = asyncio.get_running_loop()
+    serving = asyncio.create_task(serve_ca(options, _say_ready))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        print("meshscrape ca: stopped", file=sys.stderr)
+
+
+def _say_ready(ca: RunningCa) -> None:
+    measured = f", metrics on {ca.metrics_address}" if ca.metrics_address else ""
+    print(
+        f"meshscrape ca: listening on {ca.address}, root {ca.root_bundle}{measured}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _operator(
+    certificate: Path | None, key: Path | None, chain: Path | None, root: Path | None
+) -> OperatorFiles | None:
+    if certificate and key and root:
+        return OperatorFiles(certificate, key, chain, root)
+    if certificate or key or chain or root:
+        raise InputError(
+            "an operator's CA needs --cert, --key and --root", remedy="--chain alone is optional"
+        )
+    return None
+
+
+def _positive(text: str, option: str) -> timedelta:
+    life = parse_duration(text)
+    if life < timedelta(seconds=1):
+        raise InputError("the duration is shorter than a second", where=option)
+    return life

@@ -1,0 +1,161 @@
+"""Asks a CA that speaks Istio's protocol (istiod, or `meshscrape ca`) for a certificate."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from grpclib.client import Channel, UnaryUnaryMethod
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
+
+from meshscrape.errors import InputError, UnauthenticatedError, UnavailableError
+from meshscrape.istio.ca_protocol import (
+    CREATE_CERTIFICATE,
+    IstioCertificateRequest,
+    IstioCertificateResponse,
+)
+from meshscrape.spiffe.bundles import load_bundle
+from meshscrape.spiffe.certificates import load_certificates
+
+_CHECK_CA = "check that the CA runs there"
+# What a CA answers to a request that will not be granted however often it is made.
+_PERMANENT = (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.OUT_OF_RANGE)
+_CREDENTIALS = (Status.UNAUTHENTICATED, Status.PERMISSION_DENIED)
+
+
+async def create_certificate(
+    address: str,
+    root_pem: bytes,
+    csr: bytes,
+    ttl: timedelta,
+    *,
+    token: str | None,
+    client_credentials: Path | None,
+    deadline: float,
+) -> tuple[list[bytes], bytes]:
+    """The certificate for `csr` (PEM) from the CA at `address` (`host:port`), and the root bundle (PEM).
+
+    The chain is leaf first, one PEM each, without the roots. The server must prove with `root_pem` that it
+    is the host of `address` (DNS name or IP address). `client_credentials` is a directory with
+    `cert-chain.pem` and `key.pem`; when they are not accepted, `token` is tried (without them: servers refuse
+    an expired client certificate in TLS, whatever token comes with it). All of it within `deadline` seconds.
+
+    UnauthenticatedError: other credentials may be accepted. UnavailableError: trying again later makes
+    sense. InputError: what was asked for will not be granted, or an argument cannot be used.
+    """
+    host, port = _split(address)
+    request = IstioCertificateRequest(csr=csr.decode(), validity_duration=int(ttl.total_seconds()))
+    try:
+        async with asyncio.timeout(deadline):
+            if client_credentials is not None:
+                context = _context(root_pem, client_credentials, address)
+                try:
+                    return _checked(await _call(host, port, context, request, {}, deadline), csr, address)
+                except (UnauthenticatedError, _Disconnected):
+                    if token is None:
+                        raise
+            metadata = {"authorization": f"Bearer {token}"} if token else {}
+            context = _context(root_pem, None, address)
+            return _checked(await _call(host, port, context, request, metadata, deadline), csr, address)
+    except TimeoutError:
+        raise UnavailableError(
+            f"the CA did not answer within {deadline:g} s", where=address, remedy=_CHECK_CA
+        ) from None
+
+
+class _Disconnected(UnavailableError):
+    """The connection ended before an answer: also what a refused client certificate looks like in TLS 1.3."""
+
+
+async def _call(
+    host: str, port: int, context: ssl.SSLContext, request: Any, metadata: dict[str, str], deadline: float
+) -> Any:
+    where = f"{host}:{port}"
+    channel = Channel(host, port, ssl=context)
+    method = UnaryUnaryMethod[Any, Any](
+        channel, CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse
+    )
+    try:
+        return await method(request, timeout=deadline, metadata=metadata)
+    except GRPCError as error:
+        raise _status_error(error, where) from None
+    except ssl.SSLCertVerificationError as error:
+        raise UnavailableError(
+            f"the CA's certificate is not accepted: {error.verify_message}",
+            where=where,
+            remedy="check CA_ADDR and the CA's root certificate",
+        ) from None
+    except (
+        StreamTerminatedError,
+        ProtocolError,
+        ssl.SSLError,
+        ConnectionResetError,
+        AssertionError,
+    ) as error:
+        raise _Disconnected(
+            f"the CA closed the connection ({type(error).__name__})", where=where, remedy=_CHECK_CA
+        ) from None
+    except OSError as error:
+        raise UnavailableError(
+            f"the CA cannot be reached: {error.strerror or error}", where=where, remedy=_CHECK_CA
+        ) from None
+    finally:
+        channel.close()
+
+
+def _status_error(error: GRPCError, where: str) -> Exception:
+    said = f"{error.status.name}: {(error.message or 'no reason given')[:200]!a}"
+    if error.status in _CREDENTIALS:
+        return UnauthenticatedError(f"the CA does not accept the credentials ({said})", where=where)
+    if error.status in _PERMANENT:
+        return InputError(f"the CA refuses the request ({said})", where=where)
+    return UnavailableError(f"the CA cannot answer now ({said})", where=where, remedy="try again later")
+
+
+def _checked(response: Any, csr: bytes, where: str) -> tuple[list[bytes], bytes]:
+    """The response's chain and bundle, when the leaf certifies the key of `csr`."""
+    chain: Sequence[str] = response.cert_chain
+    if len(chain) < 2:
+        raise UnavailableError("the CA's answer is not a chain and a root bundle", where=where)
+    *issued, bundle = (element.encode() for element in chain)
+    try:
+        leaf = load_certificates(issued[0], where)[0]
+        load_bundle(bundle, where)
+    except InputError as error:
+        raise UnavailableError(f"the CA's answer cannot be used: {error.what}", where=where) from None
+    if leaf.public_key() != x509.load_pem_x509_csr(csr).public_key():
+        raise UnavailableError("the CA's answer certifies another key", where=where)
+    return issued, bundle
+
+
+def _context(root_pem: bytes, credentials: Path | None, where: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    try:
+        context.load_verify_locations(cadata=root_pem.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise InputError("the CA's root certificate is not PEM", where=where) from None
+    if credentials is not None:
+        try:
+            context.load_cert_chain(credentials / "cert-chain.pem", credentials / "key.pem")
+        except (OSError, ssl.SSLError) as error:
+            raise InputError(
+                f"the client credentials cannot be used: {error.strerror or error}", where=str(credentials)
+            ) from None
+    return context
+
+
+def _split(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(f"{address!a} is not an address", remedy="write host:port")
+    return host, int(port)
