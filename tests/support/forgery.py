@@ -1,0 +1,124 @@
+"""Certificates of every kind, the ones no honest CA would issue included."""
+
+from __future__ import annotations
+
+import ssl
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its private key, in PEM."""
+
+    chain: bytes
+    key: bytes
+
+    def client_context(self, *, maximum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+        """A TLS client that presents this pair and takes any server."""
+        context = any_server(maximum=maximum)
+        with tempfile.TemporaryDirectory() as directory:
+            chain, key = Path(directory, "chain.pem"), Path(directory, "key.pem")
+            chain.write_bytes(self.chain)
+            key.write_bytes(self.key)
+            context.load_cert_chain(chain, key)
+        return context
+
+
+def any_server(*, maximum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
+    """A TLS client without a certificate, which takes any server."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if maximum is not None:
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+        context.maximum_version = maximum
+    return context
+
+
+class Forge:
+    """A CA that signs whatever it is asked for. Two forges with the same name are still two CAs."""
+
+    def __init__(self, name: str = "cluster.local") -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, name)])
+        now = datetime.now(UTC)
+        self._root = (
+            x509.CertificateBuilder()
+            .subject_name(self._name)
+            .issuer_name(self._name)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 24 * HOUR)
+            .not_valid_after(now + 24 * HOUR)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_usage(signs=True), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+
+    @property
+    def root(self) -> bytes:
+        """The root certificate in PEM."""
+        return self._root.public_bytes(serialization.Encoding.PEM)
+
+    def leaf(
+        self,
+        *uris: str,
+        dns: Sequence[str] = (),
+        valid_from: timedelta = -HOUR,
+        valid_until: timedelta = HOUR,
+    ) -> Pair:
+        """A certificate with these SANs, valid between two moments counted from now."""
+        now = datetime.now(UTC)
+        key = ec.generate_private_key(ec.SECP256R1())
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(each) for each in uris]
+        names += [x509.DNSName(each) for each in dns]
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([]))
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + valid_from)
+            .not_valid_after(now + valid_until)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([x509.OID_CLIENT_AUTH, x509.OID_SERVER_AUTH]), critical=False
+            )
+        )
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
+        certificate = builder.sign(self._key, hashes.SHA256())
+        return Pair(
+            certificate.public_bytes(serialization.Encoding.PEM),
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            ),
+        )
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs,
+        key_cert_sign=signs,
+        crl_sign=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )

@@ -1,0 +1,68 @@
+"""HTTP/1.1 byte by byte: requests that no client library would send."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from dataclasses import dataclass
+
+TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode("utf-8", "replace")
+
+
+class Wire:
+    """A connection, kept open between requests; `context` None is plain TCP."""
+
+    def __init__(self, address: str, port: int, context: ssl.SSLContext | None = None) -> None:
+        raw = socket.create_connection((address, port), TIMEOUT)
+        try:
+            self.socket = context.wrap_socket(raw) if context else raw
+        except BaseException:
+            raw.close()
+            raise
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, request: bytes, *, head: bool = False) -> Answer:
+        """Send these bytes and read one answer."""
+        self.socket.sendall(request)
+        response = http.client.HTTPResponse(self.socket, method="HEAD" if head else "GET")
+        response.begin()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, response.read())
+
+    def get(self, target: str, method: str = "GET", **headers: str) -> Answer:
+        """A request with this target, spelled exactly so."""
+        return self.send(request_bytes(target, method, **headers), head=method == "HEAD")
+
+
+def request_bytes(target: str, method: str = "GET", **headers: str) -> bytes:
+    """The bytes of a request without a body; underscores in header names become dashes."""
+    lines = [f"{method} {target} HTTP/1.1", "host: pod"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def ask(
+    address: str, port: int, target: str, context: ssl.SSLContext | None = None, method: str = "GET"
+) -> Answer:
+    """One request on a connection of its own."""
+    with Wire(address, port, context) as wire:
+        return wire.get(target, method)
