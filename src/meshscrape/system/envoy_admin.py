@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import h11
-
 from meshscrape.errors import UnavailableError
-
-_CHUNK = 64 * 1024
+from meshscrape.system.http_client import FetchLimits, fetch
 
 
 class EnvoyAdmin:
@@ -54,13 +49,11 @@ class EnvoyAdmin:
 
     async def get(self, target: str) -> tuple[int, bytes]:
         """One GET of `target` (path and query): status and body."""
+        limits = FetchLimits(connect=self._timeout, read=self._timeout, total=self._timeout)
         try:
-            return await asyncio.wait_for(self._exchange(target), self._timeout)
-        except (OSError, TimeoutError, h11.ProtocolError) as error:
-            raise UnavailableError(
-                f"Envoy's admin interface does not answer ({error or type(error).__name__})",
-                where=str(self._path),
-            ) from error
+            return await fetch(f"http://envoy{target}", unix_socket=self._path, limits=limits)
+        except UnavailableError as error:
+            raise UnavailableError(f"Envoy's admin interface: {error.what}", where=str(self._path)) from error
 
     async def _json(self, target: str) -> dict[str, Any]:
         status, body = await self.get(target)
@@ -68,37 +61,3 @@ class EnvoyAdmin:
             raise UnavailableError(f"Envoy answers {status} to {target}", where=str(self._path))
         document: dict[str, Any] = json.loads(body)
         return document
-
-    async def _exchange(self, target: str) -> tuple[int, bytes]:
-        reader, writer = await self._connect()
-        try:
-            connection = h11.Connection(h11.CLIENT)
-            headers = [("host", "envoy"), ("connection", "close")]
-            request = h11.Request(method="GET", target=target, headers=headers)
-            writer.write((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
-            await writer.drain()
-            return await _response(connection, reader)
-        finally:
-            writer.close()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        # A socket's address has room for 107 bytes; a descriptor of the directory makes any path short.
-        directory = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{self._path.name}")
-        finally:
-            os.close(directory)
-
-
-async def _response(connection: h11.Connection, reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    status, body = 0, bytearray()
-    while True:
-        event = connection.next_event()
-        if event is h11.NEED_DATA:
-            connection.receive_data(await reader.read(_CHUNK))
-        elif isinstance(event, h11.Response):
-            status = event.status_code
-        elif isinstance(event, h11.Data):
-            body += event.data
-        else:
-            return status, bytes(body)

@@ -41,14 +41,15 @@ def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> N
 
     As Kubernetes does for Secrets: each generation is a directory of its own, `..data` is a link to
     the present one, switched by a single rename, and every name is a link through `..data`. Directories
-    get the execute bits that match the read bits of `mode`. The generation before the present one
+    can be listed and entered by whom `mode` lets read. The generation before the present one
     stays until the next call, so that a reader caught between resolving the link and opening the
-    file still finds it. Raises MeshscrapeError when the directory cannot be written.
+    file still finds it. `directory` itself may belong to another user (a volume does), the generations
+    never do. Raises MeshscrapeError when the directory cannot be written.
     """
     directory_mode = 0o700 | _searchable(mode)
-    private_dir(directory, directory_mode)
     generation = Path()
     try:
+        _prepare(directory, directory_mode)
         present = _present_generation(directory)
         generation = Path(tempfile.mkdtemp(dir=directory, prefix="..gen-"))
         os.chmod(generation, directory_mode)
@@ -130,6 +131,15 @@ class DirectoryLock:
             self._descriptor = -1
 
 
+def _prepare(directory: Path, mode: int) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=mode)
+    seen = directory.stat()
+    if seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) != mode:
+        directory.chmod(mode)
+
+
 def _fill(descriptor: int, data: bytes, mode: int) -> None:
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), mode)
@@ -161,7 +171,7 @@ def _sweep(directory: Path, keep: set[str]) -> None:
 
 
 def _searchable(mode: int) -> int:
-    return (mode & 0o444) >> 2
+    return (mode & 0o444) | (mode & 0o444) >> 2
 
 
 def _unwritable(path: Path, error: OSError) -> MeshscrapeError:

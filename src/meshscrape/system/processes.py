@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -67,65 +68,91 @@ class OutputLog:
 
 
 class Process:
-    """A running child (made by `spawn`), in a session of its own."""
+    """A running child (made by `spawn`), in a session of its own.
 
-    def __init__(self, process: asyncio.subprocess.Process, log: OutputLog) -> None:
-        self._process = process
+    Its end and its output arrive on the event loop through descriptors: no thread, no signal handler.
+    """
+
+    def __init__(self, child: subprocess.Popen[bytes], log: OutputLog) -> None:
+        assert child.stdout is not None  # noqa: S101
+        self._child = child
         self._log = log
-        self._pump = asyncio.create_task(self._read_output())
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._silent = asyncio.Event()
+        self._pidfd = os.pidfd_open(child.pid)
+        self._output = child.stdout.fileno()
+        os.set_blocking(self._output, False)
+        self._loop.add_reader(self._output, self._read_output)
+        self._loop.add_reader(self._pidfd, self._reap)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._child.pid
 
     @property
     def returncode(self) -> int | None:
         """The exit status once it has ended: negative for a signal; None while it runs."""
-        return self._process.returncode
+        return self._child.returncode
 
     def tail(self, lines: int = 10) -> str:
         """The last lines of its output, standard output and error together."""
         return self._log.tail(lines)
 
     async def wait(self) -> int:
-        """Wait for its end and for its output, then end whatever it left in its session's group."""
-        status = await self._process.wait()
-        self._signal_group(signal.SIGKILL)
-        await asyncio.wait({self._pump}, timeout=_DRAIN)
-        self._pump.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._pump
-        self._log.close()
-        return status
+        """Wait for its end, with everything that it left in its group, and for its last output."""
+        await self._ended.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._silent.wait(), _DRAIN)
+        self._close_output()
+        return self._child.returncode
 
     async def stop(self, grace: float = STOP_GRACE) -> int:
         """TERM; after `grace` seconds KILL, to the whole group. Being cancelled kills at once."""
-        if self.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+        if not self._ended.is_set():
+            self._child.terminate()
             try:
-                await asyncio.wait_for(self._process.wait(), grace)
+                await asyncio.wait_for(self._ended.wait(), grace)
             except TimeoutError:
-                self._signal_group(signal.SIGKILL)
+                self.kill()
             except asyncio.CancelledError:
-                self._signal_group(signal.SIGKILL)
+                self.kill()
                 raise
         return await self.wait()
 
     def kill(self) -> None:
         """KILL it and its group, without waiting."""
-        self._signal_group(signal.SIGKILL)
+        if not self._ended.is_set():
+            self._kill_group()
 
-    def _signal_group(self, number: signal.Signals) -> None:
+    def _reap(self) -> None:
+        # The group is ended before its leader is reaped: until then no other group can get its number.
+        self._kill_group()
+        self._child.wait()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ended.set()
+
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, number)
+            os.killpg(self._child.pid, signal.SIGKILL)
 
-    async def _read_output(self) -> None:
-        stream = self._process.stdout
-        if stream is None:
+    def _read_output(self) -> None:
+        try:
+            chunk = os.read(self._output, _CHUNK)
+        except BlockingIOError:
             return
-        while chunk := await stream.read(_CHUNK):
+        if chunk:
             self._log.write(chunk)
+        else:
+            self._close_output()
+
+    def _close_output(self) -> None:
+        if self._child.stdout is not None and not self._child.stdout.closed:
+            self._loop.remove_reader(self._output)
+            self._child.stdout.close()
+            self._log.close()
+        self._silent.set()
 
 
 async def spawn(
@@ -135,6 +162,7 @@ async def spawn(
 
     Standard input is empty; output goes to `log_file` (0600, appended, bounded) and to the tail. The
     child has a session of its own: Ctrl-C on the terminal reaches the parent, which orders the stop.
+    Call it from the main thread: the kernel counts the end of the thread that forked as the parent's.
     Raises MissingBinaryError when the program does not exist or cannot be executed.
     """
     try:
@@ -142,13 +170,13 @@ async def spawn(
     except OSError as error:
         raise MeshscrapeError(f"cannot write the log: {error.strerror}", where=str(log_file)) from error
     try:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
+        child = subprocess.Popen(  # noqa: ASYNC220
+            argv,
             env=dict(env),
             cwd=cwd,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
             preexec_fn=_die_with(os.getpid()),
         )
@@ -157,7 +185,7 @@ async def spawn(
         raise MissingBinaryError(
             f"cannot run it: {error.strerror}", where=argv[0], remedy="install it, or name another"
         ) from error
-    return Process(process, log)
+    return Process(child, log)
 
 
 def _die_with(parent: int) -> Callable[[], None]:
