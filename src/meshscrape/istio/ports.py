@@ -61,7 +61,7 @@ def refuse_reserved(port: int, where: str) -> None:
         raise InputError(
             f"port {port} is reserved for {PURPOSES[port]}",
             where=where,
-            remedy="use a port of the application",
+            remedy="use another port",
         )
 
 

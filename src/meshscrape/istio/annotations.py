@@ -1,0 +1,200 @@
+"""The annotations of a pod that concern its metrics and its proxy.
+
+Nothing here depends on where the pod runs: the same parser reads manifests of a local mesh and pods that
+Istio's injector has already rewritten.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshscrape.errors import InputError
+from meshscrape.istio import ports
+from meshscrape.istio.documents import closest, suggestion
+from meshscrape.istio.environment import parse_boolean
+from meshscrape.istio.ports import parse_port, shorten
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.proxy_config import ProxyConfig, parse_proxy_config
+from meshscrape.istio.targets import DEFAULT_PORT, ScrapeSource, make_source, parse_scrape_targets
+
+SCRAPE = "prometheus.io/scrape"
+PORT = "prometheus.io/port"
+PATH = "prometheus.io/path"
+SCHEME = "prometheus.io/scheme"
+MERGE_METRICS = "prometheus.istio.io/merge-metrics"
+SCRAPE_TARGETS = "prometheus.istio.io/scrape-targets"
+SECURE_PORT = "prometheus.istio.io/secure-port"
+SECURE_ENVOY_PORT = "prometheus.istio.io/secure-envoy-port"
+INCLUDE_INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
+EXCLUDE_INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
+INJECT = "sidecar.istio.io/inject"
+STATUS = "sidecar.istio.io/status"
+TEMPLATES = "inject.istio.io/templates"
+LOCAL_COMMAND = "meshscrape.io/local-command"
+
+# Where the agent serves the merged metrics; the injector points prometheus.io/path there.
+MERGED_PATH = "/stats/prometheus"
+
+# Namespaces of annotations of which every name is known here: an unknown one is a mistake.
+_CLOSED = {
+    "meshscrape.io": (LOCAL_COMMAND,),
+    "prometheus.istio.io": (MERGE_METRICS, SCRAPE_TARGETS, SECURE_PORT, SECURE_ENVOY_PORT),
+}
+# Names that may be joined by others in a later Istio: only near misses are mistakes.
+_OPEN = (
+    PROXY_CONFIG, "proxy.istio.io/overrides", INCLUDE_INBOUND, EXCLUDE_INBOUND, INJECT, STATUS, TEMPLATES,
+    SCRAPE, PORT, PATH, SCHEME, "prometheus.io/probe",
+    "traffic.sidecar.istio.io/includeOutboundPorts", "traffic.sidecar.istio.io/excludeOutboundPorts",
+    "traffic.sidecar.istio.io/includeOutboundIPRanges", "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+    "traffic.sidecar.istio.io/kubevirtInterfaces", "traffic.sidecar.istio.io/excludeInterfaces",
+)  # fmt: skip
+_PREFIXES = (*_CLOSED, "prometheus.io", "proxy.istio.io", "traffic.sidecar.istio.io", "sidecar.istio.io")
+
+
+@dataclass(frozen=True, slots=True)
+class PodAnnotations:
+    """What a pod's annotations say.
+
+    `sources` are the endpoints that the agent merges (none when merging is off). `include_inbound_ports` is
+    None when all ports are captured. `injected` tells that Istio's injector has been here. Local commands
+    are command lines by container, with the empty name for the only container.
+    """
+
+    proxy_config: ProxyConfig = field(default_factory=ProxyConfig)
+    sources: tuple[ScrapeSource, ...] = ()
+    merge_metrics: bool = True
+    secure_port: int | None = None
+    secure_envoy_port: int | None = None
+    include_inbound_ports: tuple[int, ...] | None = None
+    exclude_inbound_ports: tuple[int, ...] = ()
+    inject: bool | None = None
+    injected: bool = False
+    templates: tuple[str, ...] = ()
+    local_commands: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def local_command(self) -> str | None:
+        """The command line that stands for the pod's only container."""
+        return self.local_commands.get("")
+
+
+def parse_annotations(annotations: Mapping[str, str], where: str = "") -> PodAnnotations:
+    """What `annotations` of a pod say; `where` names the pod in errors.
+
+    Annotations that do not concern metrics or the proxy are ignored. Raises InputError naming the annotation
+    for values that cannot be used and for names that look misspelt.
+    """
+    for name in annotations:
+        _refuse_misspelt(name, where)
+    config_place = _place(where, PROXY_CONFIG)
+    config = parse_proxy_config(annotations.get(PROXY_CONFIG, ""), config_place)
+    merge = _boolean(annotations, MERGE_METRICS, where)
+    return PodAnnotations(
+        proxy_config=config,
+        sources=_sources(annotations, config.status_port or ports.MERGED, where)
+        if merge is not False
+        else (),
+        merge_metrics=merge is not False,
+        secure_port=_port(annotations, SECURE_PORT, where),
+        secure_envoy_port=_port(annotations, SECURE_ENVOY_PORT, where),
+        include_inbound_ports=_ports(annotations, INCLUDE_INBOUND, where),
+        exclude_inbound_ports=_ports(annotations, EXCLUDE_INBOUND, where) or (),
+        inject=_boolean(annotations, INJECT, where),
+        injected=STATUS in annotations,
+        templates=tuple(filter(None, (part.strip() for part in annotations.get(TEMPLATES, "").split(",")))),
+        local_commands=_local_commands(annotations, where),
+    )
+
+
+def _refuse_misspelt(name: str, where: str) -> None:
+    prefix, slash, _ = name.partition("/")
+    known = _CLOSED.get(prefix)
+    if known is not None:
+        if name not in known and not name.startswith(f"{LOCAL_COMMAND}."):
+            raise InputError(
+                f"unknown annotation {shorten(name)}", where=where, remedy=suggestion(name, known)
+            )
+        return
+    if not slash:
+        return
+    near = closest(prefix, _PREFIXES, 0.9) if prefix not in _PREFIXES else None
+    if near is None and prefix in _PREFIXES and name not in _OPEN:
+        near = closest(name, [other for other in _OPEN if other.startswith(f"{prefix}/")], 0.92)
+    if near:
+        raise InputError(f"unknown annotation {shorten(name)}", where=where, remedy=f"did you mean {near}?")
+
+
+def _sources(annotations: Mapping[str, str], merged_port: int, where: str) -> tuple[ScrapeSource, ...]:
+    """What the injector would hand to the agent.
+
+    As Istio: everything but a false `scrape` counts as yes, a list of targets wins over the single endpoint,
+    and a port that is already the agent's means that the injector (or a careful user) has rewritten the
+    annotations for Prometheus: then they say nothing about the application.
+    """
+    targets = annotations.get(SCRAPE_TARGETS)
+    listed = parse_scrape_targets(targets, _place(where, SCRAPE_TARGETS)) if targets is not None else ()
+    scrape = _boolean(annotations, SCRAPE, where)
+    port = annotations.get(PORT, "")
+    path = annotations.get(PATH, "")
+    if scrape is False:
+        return ()
+    if listed:
+        return listed
+    if port == str(merged_port) or (not port and path == MERGED_PATH):
+        return ()
+    if not port and not scrape:
+        return ()
+    for name, value in ((PORT, port), (PATH, path), (SCHEME, annotations.get(SCHEME, ""))):
+        # Each alone first, so that the error names the annotation that is wrong.
+        make_source(
+            value if name == PORT and value else DEFAULT_PORT,
+            value if name == PATH else "",
+            value if name == SCHEME else "",
+            _place(where, name),
+        )
+    return (make_source(port or DEFAULT_PORT, path, annotations.get(SCHEME, ""), _place(where, PORT)),)
+
+
+def _local_commands(annotations: Mapping[str, str], where: str) -> dict[str, str]:
+    commands = {}
+    for name, value in annotations.items():
+        if name != LOCAL_COMMAND and not name.startswith(f"{LOCAL_COMMAND}."):
+            continue
+        place = _place(where, name)
+        try:
+            words = shlex.split(value)
+        except ValueError as error:
+            raise InputError(
+                f"not a command line ({error})", where=place, remedy="close the quote"
+            ) from error
+        if not words:
+            raise InputError(
+                "the command is empty", where=place, remedy="write the program and its arguments"
+            )
+        if "\0" in value:
+            raise InputError("the command has a NUL character", where=place, remedy="remove it")
+        commands[name.removeprefix(LOCAL_COMMAND).removeprefix(".")] = value
+    return commands
+
+
+def _place(where: str, name: str) -> str:
+    return f"{where}: annotation {name}" if where else f"annotation {name}"
+
+
+def _boolean(annotations: Mapping[str, str], name: str, where: str) -> bool | None:
+    value = annotations.get(name)
+    return None if value is None else parse_boolean(value, _place(where, name))
+
+
+def _port(annotations: Mapping[str, str], name: str, where: str) -> int | None:
+    value = annotations.get(name)
+    return None if value is None else parse_port(value, _place(where, name))
+
+
+def _ports(annotations: Mapping[str, str], name: str, where: str) -> tuple[int, ...] | None:
+    value = annotations.get(name)
+    if value is None or value.strip() == "*":
+        return None
+    return tuple(parse_port(part.strip(), _place(where, name)) for part in value.split(",") if part.strip())

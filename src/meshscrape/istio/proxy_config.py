@@ -1,0 +1,54 @@
+"""The annotation `proxy.istio.io/config`: a pod's part of Istio's ProxyConfig, as YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from meshscrape.errors import InputError
+from meshscrape.istio.documents import Document, Field, load_documents
+
+ANNOTATION = "proxy.istio.io/config"
+
+# Fields of istio.mesh.v1alpha1.ProxyConfig; only used to recognise misspelt ones.
+KNOWN_FIELDS = (
+    "configPath", "binaryPath", "serviceCluster", "drainDuration", "discoveryAddress",
+    "discoveryRefreshDelay", "zipkinAddress", "statsdUdpAddress", "proxyAdminPort", "controlPlaneAuthPolicy",
+    "customConfigFile", "statNameLength", "concurrency", "proxyBootstrapTemplatePath", "interceptionMode",
+    "tracing", "envoyAccessLogService", "envoyMetricsService", "proxyMetadata", "runtimeValues", "statusPort",
+    "extraStatTags", "gatewayTopology", "terminationDrainDuration", "meshId", "readinessProbe",
+    "proxyStatsMatcher", "holdApplicationUntilProxyStarts", "caCertificatesPem", "image",
+    "privateKeyProvider", "proxyHeaders", "fileFlushInterval", "fileFlushMinSizeKb", "statsCompression",
+    "connectionSettings", "parentShutdownDuration",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyConfig:
+    """`metadata` is proxyMetadata: environment variables of the agent; `raw` is everything, as written."""
+
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    raw: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def status_port(self) -> int | None:
+        """The merged metrics port that it asks for (statusPort), or None for the default."""
+        port = self.raw.get("statusPort")
+        return port if isinstance(port, int) else None
+
+
+def parse_proxy_config(yaml_text: str, where: str = f"annotation {ANNOTATION}") -> ProxyConfig:
+    """The ProxyConfig that `yaml_text` spells; fields that are not known here are kept in `raw`.
+
+    Raises InputError at `where` with the line within the text: for YAML that cannot be read, for values of
+    proxyMetadata that are not strings (as Istio does), and for fields that look misspelt.
+    """
+    documents = load_documents(yaml_text, f"{where}: line")
+    if len(documents) > 1:
+        raise InputError("more than one YAML document", where=where, remedy="keep one")
+    document = documents[0] if documents else Document({}, where)
+    root = Field.of(document, "")
+    root.no_misspelt(*KNOWN_FIELDS)
+    if "statusPort" in document.data:
+        root.port("statusPort")
+    return ProxyConfig(root.strings("proxyMetadata"), document.data)
