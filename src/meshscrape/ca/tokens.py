@@ -43,7 +43,9 @@ class TokenIssuer:
         if not path.exists():
             save_key(path, generate_key())
         made = cls(read_key(path, "the token issuer's private key"), issuer)
-        write_atomic(directory / JWKS, json.dumps(made.jwks(), indent=1).encode(), 0o600)
+        document, published = json.dumps(made.jwks(), indent=1).encode(), directory / JWKS
+        if not published.exists() or published.read_bytes() != document:
+            write_atomic(published, document, 0o600)
         return made
 
     def issue(
