@@ -1,0 +1,99 @@
+"""`meshscrape verify`: prove from outside who may scrape what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import TracebackType
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from meshscrape.local.state import default_state_path, read_status
+from meshscrape.verify.findings import Report
+from meshscrape.verify.reports import Format, render
+from meshscrape.verify.run import VerifyOptions, verify
+
+_UNLIMITED = 100_000
+
+
+class ProgressBar:
+    """A bar on stderr; nothing at all when that is no terminal or `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._bar = Progress(
+            TextColumn("verify"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
+            disable=quiet or not sys.stderr.isatty(),
+        )  # fmt: skip
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int, message: str) -> None:
+        """Show how far verification is."""
+        if self._task is None:
+            self._task = self._bar.add_task(message, total=total)
+        self._bar.update(self._task, completed=done, total=total, description=message)
+
+
+def print_report(report: Report, form: Format) -> None:
+    """Write the report to stdout: coloured and as wide as the terminal, if it is one."""
+    terminal = sys.stdout.isatty()
+    color = terminal and "NO_COLOR" not in os.environ
+    width = shutil.get_terminal_size().columns if terminal else _UNLIMITED
+    click.echo(render(report, form, color=color, width=width), nl=False, color=True)
+
+
+def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+@click.command("verify")
+@click.option("--state", type=click.Path(path_type=Path), help="State directory of the mesh.")
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True
+)
+@click.option(
+    "--as",
+    "scraper",
+    default="",
+    metavar="NAMESPACE/NAME",
+    help="Workload to scrape as; by default the mesh's Prometheus.",
+)
+@click.option("--only", multiple=True, callback=_names, metavar="CHECK,…", help="Make only these checks.")
+@click.option("--skip", multiple=True, callback=_names, metavar="CHECK,…", help="Leave these checks out.")
+@click.option(
+    "--patience",
+    type=click.FloatRange(0, 600),
+    default=15.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long Prometheus may take to see what has just come.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+def command(
+    state: Path | None, output: Format, scraper: str, only: frozenset[str], skip: frozenset[str],
+    patience: float, quiet: bool,
+) -> int:  # fmt: skip
+    """Visit every port of the running mesh as the scraper, as a stranger and as an attacker.
+
+    Exit codes: 0 no finding, 1 findings, 2 could not run. docs/verify.md has every check.
+    """
+    status = read_status(state or default_state_path(os.environ))
+    options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
+    with ProgressBar(quiet) as progress:
+        report = asyncio.run(verify(status, options, progress))
+    print_report(report, output)
+    return report.exit_code

@@ -1,0 +1,341 @@
+"""Judging, purely: what was expected, what was seen, and so what is wrong and what to do.
+
+`CHECKS` names every check of a port; `judge` applies one to the observations of its cases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from cryptography import x509
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.certificates import identity_of
+from meshscrape.verify import scraped
+from meshscrape.verify.findings import CheckResult, Outcome, Severity
+from meshscrape.verify.matrix import Case, Expectation, PlannedCheck
+from meshscrape.verify.observations import (
+    CLOSED_BY_PEER,
+    Answered,
+    Negotiated,
+    NotObserved,
+    Observation,
+    Presented,
+    Refused,
+    TimedOut,
+    TlsAlert,
+    TlsFailed,
+    Unreachable,
+    describe,
+)
+
+_SHOWN_CASES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of one case; `seen` says what was seen in the words of the check."""
+
+    outcome: Outcome
+    seen: str
+
+
+Judge = Callable[[Sequence[Observation], Expectation, datetime], Verdict]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What a check expects in words, what to do when it is not so, and how one case is judged.
+
+    `together` judges take all observations at once; the others are applied to each case alone.
+    """
+
+    expected: str
+    remedy: str
+    severity: Severity
+    judge: Judge
+    together: bool = False
+
+
+def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> CheckResult:
+    """The result of one planned check, given what its cases observed (in their order) and when."""
+    check = CHECKS[planned.check]
+    if planned.expectation.unable:
+        verdict = Verdict("skipped", f"could not be checked: {planned.expectation.unable}")
+    elif check.together:
+        verdict = check.judge(seen, planned.expectation, now)
+    else:
+        judged = [
+            (case, check.judge([each], planned.expectation, now))
+            for case, each in zip(planned.cases, seen, strict=True)
+        ]
+        verdict = _combine(judged)
+    return CheckResult(
+        planned.check, planned.workload, planned.target, verdict.outcome, verdict.seen, check.expected,
+        check.remedy, check.severity, len(planned.cases),
+    )  # fmt: skip
+
+
+def settle(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
+    """The results, with those that could not be checked marked "blocked" where a failure explains it.
+
+    A port that does not even admit the scraper is one finding, not one per check that needs it.
+    """
+    everything = tuple(results)
+    shut = {each.target for each in everything if each.check in _GATES and each.outcome == "failed"}
+    return tuple(
+        replace(each, outcome="blocked") if each.outcome == "skipped" and each.target in shut else each
+        for each in everything
+    )
+
+
+def _combine(judged: Sequence[tuple[Case, Verdict]]) -> Verdict:
+    for outcome in ("failed", "skipped", "noted", "blocked"):
+        worst = [(case.label, verdict.seen) for case, verdict in judged if verdict.outcome == outcome]
+        if worst:
+            return Verdict(outcome, _listed(worst))
+    counted: dict[str, int] = {}
+    for _, verdict in judged:
+        counted[verdict.seen] = counted.get(verdict.seen, 0) + 1
+    if len(judged) == 1:
+        return Verdict("passed", judged[0][1].seen)
+    return Verdict("passed", ", ".join(f"{number} x {seen}" for seen, number in counted.items()))
+
+
+def _listed(cases: Sequence[tuple[str, str]]) -> str:
+    shown = [f"{label}: {seen}" if label else seen for label, seen in cases[:_SHOWN_CASES]]
+    more = len(cases) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")
+
+
+def _unanswered(seen: Observation) -> Verdict | None:
+    """Nobody was there to refuse anything: no proof either way."""
+    match seen:
+        case Refused() | Unreachable() | TimedOut() | NotObserved():
+            return Verdict("skipped", f"could not be checked: {describe(seen)}")
+        case _:
+            return None
+
+
+def _admitted(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    match seen[0]:
+        case Answered(status=200, complete=True):
+            return Verdict("passed", "HTTP 200")
+        case NotObserved() as unable:
+            return Verdict("skipped", f"could not be checked: {describe(unable)}")
+        case other:
+            return Verdict("failed", describe(other))
+
+
+def _refused_below_http(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    first = seen[0]
+    if verdict := _unanswered(first):
+        return verdict
+    if isinstance(first, CLOSED_BY_PEER):
+        return Verdict("passed", describe(first))
+    if isinstance(first, TlsFailed):
+        return Verdict("skipped", f"could not be checked: {describe(first)}")
+    return Verdict("failed", describe(first))
+
+
+def _expired_refused(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    """Cases: the short-lived certificate while it is valid (the control), and after its end."""
+    control, expired = seen
+    verdict = _refused_below_http([expired], expectation, now)
+    if verdict.outcome != "passed" or expired == TlsAlert("certificate expired"):
+        return verdict
+    if isinstance(control, Answered) and control.status == 200:
+        return verdict
+    reason = f"the certificate was refused while it was valid too ({describe(control)})"
+    return Verdict("skipped", f"could not be checked: {reason}")
+
+
+def _forbidden(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    match seen[0]:
+        case Answered(status=403):
+            return Verdict("passed", "HTTP 403")
+        case Answered() as other:
+            return Verdict("failed", describe(other))
+        case other:
+            return Verdict("skipped", f"could not be checked: {describe(other)}")
+
+
+def _path_refused(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    first = seen[0]
+    if verdict := _unanswered(first):
+        return verdict
+    if isinstance(first, Answered) and first.status in (400, 403, 404, 405, 501):
+        return Verdict("passed", f"HTTP {first.status}")
+    if isinstance(first, CLOSED_BY_PEER):
+        return Verdict("passed", describe(first))
+    if isinstance(first, TlsFailed):
+        return Verdict("skipped", f"could not be checked: {describe(first)}")
+    return Verdict("failed", describe(first))
+
+
+def _closed(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    match seen[0]:
+        case Refused() | Unreachable() | TimedOut(phase="connect") as nobody:
+            return Verdict("passed", describe(nobody))
+        case NotObserved() as unable:
+            return Verdict("skipped", f"could not be checked: {describe(unable)}")
+        case other:
+            return Verdict("failed", f"something listens: {describe(other)}")
+
+
+def _open(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    match seen[0]:
+        case Answered() as answer:
+            return Verdict("noted", f"anyone can read it without TLS: {describe(answer)}")
+        case other:
+            return Verdict("passed", describe(other))
+
+
+def _server_certificate(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    first = seen[0]
+    if not isinstance(first, Presented):
+        return _unanswered(first) or Verdict("skipped", f"could not be checked: {describe(first)}")
+    try:
+        leaf = x509.load_der_x509_certificate(first.leaf)
+        identity = str(identity_of(leaf))
+    except (ValueError, InputError) as error:
+        return Verdict("failed", f"a certificate that is no workload's: {error}")
+    faults = []
+    if identity != expectation.spiffe_id:
+        faults.append(f"the identity {identity} instead of {expectation.spiffe_id}")
+    if first.distrust:
+        faults.append(f"a chain that the trust bundle does not vouch for ({first.distrust})")
+    if now >= leaf.not_valid_after_utc:
+        faults.append(f"a certificate that ended {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC")
+    if now < leaf.not_valid_before_utc:
+        faults.append(f"a certificate that begins {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC")
+    return Verdict("failed", "; ".join(faults)) if faults else Verdict("passed", identity)
+
+
+def _legacy_refused(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    first = seen[0]
+    if isinstance(first, Negotiated):
+        return Verdict("failed", describe(first))
+    return _refused_below_http(seen, expectation, now)
+
+
+def _not_resumed(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    match seen[0]:
+        case Answered(resumed=True):
+            return Verdict("failed", "the second connection resumed the session of the first")
+        case Answered():
+            return Verdict("passed", "a full handshake each time")
+        case other:
+            return Verdict("skipped", f"could not be checked: {describe(other)}")
+
+
+def _of_exposition(judge_body: Callable[[Answered, Expectation], tuple[str, str]]) -> Judge:
+    """A judge of the scraper's 200; without one there is nothing to judge, and `scraper-admitted` says why.
+
+    `judge_body` returns what is wrong (or nothing) and what was seen when nothing is.
+    """
+
+    def of_answer(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+        match seen[0]:
+            case Answered(status=200, complete=True) as answer:
+                wrong, right = judge_body(answer, expectation)
+                return Verdict("failed", wrong) if wrong else Verdict("passed", right)
+            case other:
+                return Verdict("blocked", describe(other))
+
+    return of_answer
+
+
+# A target whose gate fails explains everything that could not be checked there.
+_GATES = ("scraper-admitted", "application-metrics")
+
+_LISTENER = "use the listener that meshscrape renders"
+
+CHECKS: Mapping[str, Check] = {
+    "scraper-admitted": Check(
+        "the scraper's certificate is let in and gets HTTP 200",
+        "compare MESHSCRAPE_SCRAPERS with the scraper's SPIFFE ID; see the workload's agent log and "
+        "`meshscrape listeners`",
+        "broken", _admitted,
+    ),
+    "content-type": Check(
+        "Content-Type of the text format 0.0.4 (Prometheus 3 refuses a scrape without a valid one)",
+        "let the source of the metrics answer with the type that was negotiated", "broken",
+        _of_exposition(scraped.content_type_fault),
+    ),
+    "exposition": Check(
+        "a valid exposition: no malformed line, no family twice, nothing cut off",
+        "look at the lines that are named; for the merged port see meshscrape_* counters of the agent",
+        "broken", _of_exposition(scraped.exposition_fault),
+    ),
+    "families": Check(
+        "the families that belong on this port", "see that Envoy and the agent run and answer", "broken",
+        _of_exposition(scraped.missing_families),
+    ),
+    "sources": Check(
+        "meshscrape_source_up is 1 for every source", "start the application that is down, or correct the "
+        "port and path of its scrape annotation", "broken", _of_exposition(scraped.sources_down),
+    ),
+    "server-certificate": Check(
+        "a certificate of the workload's own SPIFFE ID, in date, that the trust bundle vouches for",
+        "see the workload's credential directory and its agent's log; something else may own the port",
+        "hole", _server_certificate,
+    ),
+    "plain-http": Check(
+        "plain HTTP is refused before any answer",
+        f"the port must speak mutual TLS only: {_LISTENER}", "hole", _refused_below_http,
+    ),
+    "no-certificate": Check(
+        "TLS refuses a client without a certificate",
+        "set require_client_certificate on the listener's TLS context", "hole", _refused_below_http,
+    ),
+    "other-ca": Check(
+        "TLS refuses the scraper's SPIFFE ID when another CA signed it",
+        "the listener's validation context must trust the mesh's bundle only", "hole", _refused_below_http,
+    ),
+    "expired-certificate": Check(
+        "TLS refuses the scraper's certificate after its end",
+        "remove allow_expired_certificate from the listener's validation context; compare clocks", "hole",
+        _expired_refused, together=True,
+    ),
+    "session-resumption": Check(
+        "every connection needs a full handshake (a resumed one would outlive the certificate)",
+        "set disable_stateless_session_resumption and disable_stateful_session_resumption", "hole",
+        _not_resumed,
+    ),
+    "unlisted-workload": Check(
+        "a workload of the mesh that is not on the allow list gets HTTP 403",
+        "put the RBAC filter with the allow list (MESHSCRAPE_SCRAPERS) in front of the route", "hole",
+        _forbidden,
+    ),
+    "legacy-tls": Check(
+        "TLS 1.0 and 1.1 are refused", "set tls_minimum_protocol_version to TLSv1_2", "hole", _legacy_refused
+    ),
+    "paths": Check(
+        "paths beyond the metrics are refused, however they are spelled (HTTP 400, 403, 404 or 405)",
+        "route exact paths only, with normalize_path, merge_slashes and REJECT_REQUEST for escaped slashes",
+        "hole", _path_refused,
+    ),
+    "methods": Check(
+        "methods other than GET and HEAD are refused (HTTP 400, 403, 404 or 405)",
+        "match GET and HEAD in the route", "hole", _path_refused,
+    ),
+    "plaintext-closed": Check(
+        "under METRICS_LOCALHOST_ACCESS_ONLY the pod address refuses connections to this port",
+        "bind the plaintext metrics ports to the inside address only", "hole", _closed,
+    ),
+    "plaintext-open": Check(
+        "plaintext metrics can be read by everyone (not hardened)",
+        "set METRICS_LOCALHOST_ACCESS_ONLY=true once nothing scrapes this port any more", "hole", _open,
+    ),
+    "admin-closed": Check(
+        "Envoy's admin API is on no TCP port", "put the admin API on a Unix socket of mode 0600", "hole",
+        _closed,
+    ),
+    "application-metrics": Check(
+        "the scraper gets the application's metrics over mutual TLS",
+        "see that the application runs and that its declared metrics path is right", "broken", _admitted,
+    ),
+}  # fmt: skip

@@ -1,0 +1,82 @@
+"""Results as plain data: one per check and target, and the whole report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+Outcome: TypeAlias = Literal["passed", "failed", "skipped", "blocked", "noted"]
+Severity: TypeAlias = Literal["hole", "broken", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One check of one target.
+
+    `outcome`: "passed"; "failed"; "skipped" (could not be made: a finding too, nothing passes silently);
+    "blocked" (says nothing, because another finding on the same target explains it); "noted" (worth
+    knowing, not a finding). `cases` counts the probes behind it.
+    """
+
+    check: str
+    workload: str
+    target: str
+    outcome: Outcome
+    seen: str
+    expected: str
+    remedy: str = ""
+    severity: Severity = "hole"
+    cases: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is wrong: `severity` is "hole" (somebody gets what they must not), "broken" or "skipped"."""
+
+    check: str
+    workload: str
+    target: str
+    seen: str
+    expected: str
+    remedy: str
+    severity: Severity
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything one verification found; `started` in UTC, `seconds` it took."""
+
+    checks: tuple[CheckResult, ...]
+    scraper: str
+    started: datetime
+    seconds: float
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What failed or could not be checked, in the order of the checks."""
+        return tuple(finding_of(each) for each in self.checks if each.outcome in ("failed", "skipped"))
+
+    @property
+    def notes(self) -> tuple[CheckResult, ...]:
+        """What is worth knowing without being wrong."""
+        return tuple(each for each in self.checks if each.outcome == "noted")
+
+    @property
+    def exit_code(self) -> int:
+        """0 without findings, else 1."""
+        return 1 if self.findings else 0
+
+
+def finding_of(result: CheckResult) -> Finding:
+    """The finding that a failed or skipped result stands for."""
+    severity: Severity = "skipped" if result.outcome == "skipped" else result.severity
+    return Finding(
+        result.check, result.workload, result.target, result.seen, result.expected, result.remedy, severity
+    )
+
+
+def count(results: Iterable[CheckResult], outcome: Outcome) -> int:
+    """How many of `results` ended as `outcome`."""
+    return sum(1 for each in results if each.outcome == outcome)

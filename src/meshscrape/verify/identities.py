@@ -1,0 +1,235 @@
+"""Who verification appears as: the scraper, strangers that look like it, and its neighbours in the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.spiffe.certificates import (
+    Signer,
+    certificates_to_pem,
+    identity_of,
+    issue_leaf,
+    key_matches,
+    load_certificates,
+    make_csr,
+    self_signed_root,
+)
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
+from meshscrape.system.ca_client import create_certificate
+from meshscrape.system.clock import utcnow
+from meshscrape.system.files import DATA_LINK, read_input
+from meshscrape.verify.matrix import Identity
+from meshscrape.verify.mesh import Mesh, MeshWorkload
+from meshscrape.verify.probes import TlsContexts
+
+_CHAIN, _KEY, _ROOTS = "cert-chain.pem", "key.pem", "root-cert.pem"
+_ATTEMPTS = 5
+_RPC_DEADLINE = 10.0
+# Certificates end on whole seconds, and the server may look at its clock a little later than we do.
+_MARGIN = timedelta(seconds=1)
+_LONGEST_WAIT = timedelta(seconds=60)
+_LOOK = 0.1
+
+
+class UnavailableIdentity(Exception):
+    """A probe cannot appear as this identity; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A certificate chain (leaf first) and its key, PEM; `not_after` is the leaf's."""
+
+    chain: bytes
+    key: bytes
+    identity: SpiffeId
+    not_after: datetime
+
+
+def read_credentials(directory: Path) -> Credentials:
+    """The credentials in a directory as an agent publishes them, all from the same moment.
+
+    InputError when there are none, they do not belong together, or are not a workload's.
+    """
+    for attempt in range(_ATTEMPTS):
+        current = Path(os.path.realpath(directory / DATA_LINK))
+        place = current if current.is_dir() else directory
+        try:
+            chain = read_input(place / _CHAIN, "the workload's certificate")
+            key = read_input(place / _KEY, "the workload's private key")
+        except InputError:
+            # The agent may have switched to the next set, and removed this one, in between.
+            if attempt + 1 == _ATTEMPTS:
+                raise
+            continue
+        leaf = load_certificates(chain, str(directory / _CHAIN))[0]
+        if key_matches(load_key(key, str(directory / _KEY)), leaf):
+            return Credentials(chain, key, identity_of(leaf), leaf.not_valid_after_utc)
+    raise InputError("the certificate and the key do not belong together", where=str(directory))
+
+
+def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> Credentials:
+    """A certificate for `identity` by another CA: `authority`, or one made for this moment alone."""
+    life = timedelta(hours=1)
+    if authority is None:
+        key = generate_key()
+        root = self_signed_root(identity.trust_domain, key, now, life)
+        authority = Signer(root, key, (), (root,))
+    own = generate_key()
+    leaf = issue_leaf(authority, own.public_key(), identity, now, life)
+    chain = certificates_to_pem((leaf, *authority.intermediates))
+    return Credentials(chain, key_to_pem(own), identity, leaf.not_valid_after_utc)
+
+
+class Identities:
+    """Every identity of one verification, as TLS contexts; short-lived ones are waited out here."""
+
+    def __init__(
+        self, mesh: Mesh, scraper: MeshWorkload, directory: Path, life: timedelta, stranger: Signer | None,
+        waiting: Callable[[timedelta], None],
+    ) -> None:  # fmt: skip
+        self._mesh = mesh
+        self._directory = directory
+        self._waiting = waiting
+        self._roots = _trust_bundle(mesh, scraper)
+        self._contexts: dict[str, TlsContexts] = {}
+        self._scraper = scraper
+        self._life = life
+        own = read_credentials(Path(scraper.credentials))
+        if own.not_after <= utcnow():
+            raise InputError(
+                f"the scraper's own certificate ended {own.not_after:%Y-%m-%d %H:%M:%S} UTC",
+                where=scraper.credentials, remedy="see why its agent does not renew it",
+            )  # fmt: skip
+        self._add("scraper", own)
+        self._add("stranger", look_alike(own.identity, stranger, utcnow()))
+        self._identity = own.identity
+        self._short_lived: asyncio.Task[tuple[Credentials, TlsContexts]] | None = None
+
+    async def contexts(self, identity: Identity) -> TlsContexts | None:
+        """How to open TLS as `identity`, None for no TLS at all; "expired" comes when the end has passed.
+
+        Raises UnavailableIdentity when it cannot be had.
+        """
+        match identity.kind:
+            case "plain":
+                return None
+            case "anonymous":
+                return self._contexts.get("") or self._add("", None)
+            case "workload":
+                return self._neighbour(identity.workload)
+            case "short-lived" | "expired":
+                if self._short_lived is None:
+                    self._short_lived = asyncio.create_task(self._issue())
+                issued, contexts = await asyncio.shield(self._short_lived)
+                if identity.kind == "expired":
+                    await self._outlive(issued.not_after)
+                return contexts
+            case kind:
+                return self._contexts[kind]
+
+    async def close(self) -> None:
+        """End what is under way."""
+        if self._short_lived is not None:
+            self._short_lived.cancel()
+            await asyncio.gather(self._short_lived, return_exceptions=True)
+
+    def _neighbour(self, title: str) -> TlsContexts:
+        if title not in self._contexts:
+            try:
+                self._add(title, read_credentials(Path(self._mesh.workload(title).credentials)))
+            except MeshscrapeError as error:
+                raise UnavailableIdentity(str(error)) from error
+        return self._contexts[title]
+
+    async def _issue(self) -> tuple[Credentials, TlsContexts]:
+        key = generate_key()
+        try:
+            token = _read_token(self._scraper.token)
+            chain, _ = await create_certificate(
+                self._mesh.ca_address, self._roots, make_csr(key, self._identity), self._life,
+                token=token, client_credentials=None if token else Path(self._scraper.credentials),
+                deadline=_RPC_DEADLINE,
+            )  # fmt: skip
+            leaf = load_certificates(chain[0], self._mesh.ca_address)[0]
+        except MeshscrapeError as error:
+            raise UnavailableIdentity(f"no short-lived certificate: {error}") from error
+        issued = Credentials(b"".join(chain), key_to_pem(key), self._identity, leaf.not_valid_after_utc)
+        return issued, self._add("short-lived", issued)
+
+    async def _outlive(self, not_after: datetime) -> None:
+        """Return once `not_after` has passed; UnavailableIdentity when that would take long."""
+        while (left := not_after + _MARGIN - utcnow()) > timedelta(0):
+            if left > _LONGEST_WAIT:
+                raise UnavailableIdentity(
+                    f"the CA gave a certificate until {not_after:%H:%M:%S} UTC, longer than was asked"
+                )
+            self._waiting(left)
+            await asyncio.sleep(min(left.total_seconds(), _LOOK))
+
+    def _add(self, name: str, credentials: Credentials | None) -> TlsContexts:
+        blind, strict = _context(), _context()
+        strict.verify_mode = ssl.CERT_REQUIRED
+        strict.load_verify_locations(cadata=self._roots.decode("ascii"))
+        if credentials is not None:
+            chain = self._private(f"{len(self._contexts)}-chain.pem", credentials.chain)
+            key = self._private(f"{len(self._contexts)}-key.pem", credentials.key)
+            for context in (blind, strict):
+                context.load_cert_chain(chain, key)
+        self._contexts[name] = TlsContexts(blind, strict)
+        return self._contexts[name]
+
+    def _private(self, name: str, data: bytes) -> Path:
+        """A file for ssl, which reads credentials from files only."""
+        path = self._directory / name
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+        return path
+
+
+@asynccontextmanager
+async def identities(
+    mesh: Mesh, scraper: MeshWorkload, *, life: timedelta, stranger: Signer | None,
+    waiting: Callable[[timedelta], None],
+) -> AsyncIterator[Identities]:  # fmt: skip
+    """The identities of one verification; their keys are in a private directory until it ends.
+
+    `life` is asked for the short-lived certificate; `waiting` hears how long its end is still away.
+    MeshscrapeError when the scraper's own credentials cannot be used.
+    """
+    with TemporaryDirectory(prefix="meshscrape-verify-") as directory:
+        made = Identities(mesh, scraper, Path(directory), life, stranger, waiting)
+        try:
+            yield made
+        finally:
+            await made.close()
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _trust_bundle(mesh: Mesh, scraper: MeshWorkload) -> bytes:
+    own = Path(scraper.credentials) / _ROOTS
+    path = own if own.exists() else Path(mesh.ca_root)
+    pem = read_input(path, "the trust bundle")
+    return certificates_to_pem(load_certificates(pem, str(path)))
+
+
+def _read_token(path: str) -> str | None:
+    if not path:
+        return None
+    return read_input(Path(path), "the scraper's token").decode("ascii", "replace").strip()

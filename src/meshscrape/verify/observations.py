@@ -1,0 +1,150 @@
+"""What a probe can see, as plain data: judged by `checks`, shown in reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+_SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An HTTP response; `complete` is False when the connection ended, or the limit came, before its end."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes = field(default=b"", repr=False)
+    complete: bool = True
+    resumed: bool = False
+
+    def header(self, name: str) -> str:
+        """The first value of the header `name` (lower case), or the empty string."""
+        return next((value for key, value in self.headers if key == name), "")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsAlert:
+    """The peer ended TLS with this alert (RFC 8446, section 6, spelled with spaces)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFailed:
+    """TLS ended on the probing side, for this reason: the peer does not speak it, or speaks it wrongly."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiated:
+    """The peer agreed to this version of TLS."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A completed handshake: the server's leaf certificate (DER).
+
+    `distrust` is empty when its chain leads to the trust bundle, else the reason why it does not.
+    """
+
+    leaf: bytes = field(repr=False)
+    distrust: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Nothing accepts connections there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reset:
+    """The peer reset the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The peer closed the connection without an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """Nothing came in time while in `phase`: "connect", "handshake" or "answer"."""
+
+    phase: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreachable:
+    """The network said no, for this reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class NotHttp:
+    """Bytes came that are not HTTP."""
+
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NotObserved:
+    """The probe could not be made, for this reason."""
+
+    reason: str
+
+
+Observation: TypeAlias = (
+    Answered | TlsAlert | TlsFailed | Negotiated | Presented | Refused | Reset | Closed | TimedOut
+    | Unreachable | NotHttp | NotObserved
+)  # fmt: skip
+
+# The peer was there and would not go on: what a refusal below HTTP looks like.
+CLOSED_BY_PEER = (TlsAlert, Reset, Closed)
+
+
+def describe(seen: Observation) -> str:
+    """One line for a person: what was seen, with nothing in it that could disturb a terminal."""
+    match seen:
+        case Answered(status=status, complete=complete):
+            return f"HTTP {status}{_body_head(seen)}{'' if complete else ' (cut short)'}"
+        case TlsAlert(name=name):
+            return f"TLS alert “{name}”"
+        case TlsFailed(reason=reason):
+            return f"TLS failed: {reason}"
+        case Negotiated(version=version):
+            return f"the server agreed to {version}"
+        case Presented(distrust=distrust):
+            return f"a certificate that is not trusted: {distrust}" if distrust else "a trusted certificate"
+        case Refused():
+            return "connection refused"
+        case Reset():
+            return "connection reset"
+        case Closed():
+            return "connection closed without an answer"
+        case TimedOut(phase=phase):
+            return f"no answer in time ({phase})"
+        case Unreachable(reason=reason):
+            return f"unreachable: {reason}"
+        case NotHttp(head=head):
+            return f"bytes that are not HTTP: {printable(head)}"
+        case NotObserved(reason=reason):
+            return reason
+
+
+def printable(data: bytes | str, limit: int = _SHOWN) -> str:
+    """The start of untrusted `data` on one line, everything but printable ASCII replaced."""
+    text = data[: limit * 4].decode("ascii", "replace") if isinstance(data, bytes) else data
+    text = " ".join(text.split())
+    clean = "".join(char if " " <= char <= "~" else "?" for char in text)
+    return clean if len(clean) <= limit else clean[: limit - 1] + "…"
+
+
+def _body_head(seen: Answered) -> str:
+    if seen.status == 200 or not seen.body.strip():
+        return ""
+    return f" ({printable(seen.body)})"

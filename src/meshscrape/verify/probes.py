@@ -1,0 +1,315 @@
+"""Visits a port and says exactly what came back, on plain sockets with TLS in memory.
+
+Every byte that the peer sends is read, also after a failed write: a TLS 1.3 server refuses a client's
+certificate only after the client has finished its handshake, so the alert is met at the first read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+import h11
+
+from meshscrape.verify.hello import alert_name, client_hello, read_record
+from meshscrape.verify.matrix import Probe
+from meshscrape.verify.observations import (
+    Answered,
+    Closed,
+    NotHttp,
+    Observation,
+    Presented,
+    Refused,
+    Reset,
+    TimedOut,
+    TlsAlert,
+    TlsFailed,
+    Unreachable,
+)
+
+ACCEPT = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
+
+_CHUNK = 65536
+_ALERT_REASON = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_([A-Z0-9_]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """How one identity opens TLS: `blind` looks at any server, `strict` only at those of the bundle."""
+
+    blind: ssl.SSLContext
+    strict: ssl.SSLContext
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds for a connection, a handshake, and the longest silence while an answer is awaited."""
+
+    connect: float = 5.0
+    handshake: float = 5.0
+    answer: float = 10.0
+
+
+class _Ended(Exception):
+    """The visit is over with this observation."""
+
+    def __init__(self, seen: Observation) -> None:
+        super().__init__(seen)
+        self.seen = seen
+
+
+async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
+    """Make one visit; `contexts` is None for one without TLS. Never raises for what the peer does."""
+    try:
+        match probe.kind:
+            case "legacy-tls":
+                return await _legacy(probe, timeouts)
+            case "certificate" if contexts:
+                return await _certificate(probe, contexts, timeouts)
+            case "resumption" if contexts:
+                return await _resumption(probe, contexts.blind, timeouts)
+            case _:
+                seen, _ = await _http(probe, contexts.blind if contexts else None, timeouts)
+                return seen
+    except _Ended as ended:
+        return ended.seen
+
+
+async def _legacy(probe: Probe, timeouts: Timeouts) -> Observation:
+    async with _connected(probe, timeouts) as wire:
+        await wire.send(client_hello(probe.version, os.urandom(32)))
+        received = b""
+        while True:
+            data = await wire.receive(timeouts.handshake, "handshake")
+            if not data:
+                raise _Ended(Closed())
+            received += data
+            if seen := read_record(received):
+                return seen
+
+
+async def _certificate(probe: Probe, contexts: TlsContexts, timeouts: Timeouts) -> Observation:
+    """The server's leaf, and whether the bundle vouches for it; two visits when it does not."""
+    distrust = ""
+    for context in (contexts.strict, contexts.blind):
+        async with _connected(probe, timeouts) as wire:
+            tls = _Tls(wire, context, None)
+            try:
+                await tls.handshake(timeouts.handshake)
+            except ssl.SSLCertVerificationError as error:
+                distrust = error.verify_message
+                continue
+            return Presented(tls.leaf(), distrust)
+    raise AssertionError("a context that checks nothing cannot distrust")
+
+
+async def _resumption(probe: Probe, context: ssl.SSLContext, timeouts: Timeouts) -> Observation:
+    first, session = await _http(probe, context, timeouts)
+    if not isinstance(first, Answered) or session is None:
+        return first
+    second, _ = await _http(probe, context, timeouts, session)
+    return second
+
+
+async def _http(
+    probe: Probe, context: ssl.SSLContext | None, timeouts: Timeouts, session: ssl.SSLSession | None = None
+) -> tuple[Observation, ssl.SSLSession | None]:
+    async with _connected(probe, timeouts) as wire:
+        if context is None:
+            return await _exchange(probe, wire, timeouts), None
+        tls = _Tls(wire, context, session)
+        await tls.handshake(timeouts.handshake)
+        seen = await _exchange(probe, tls, timeouts)
+        if isinstance(seen, Answered):
+            seen = replace(seen, resumed=tls.resumed)
+        return seen, tls.session
+
+
+class _Wire:
+    """A connected socket whose ends are observations."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+
+    async def send(self, data: bytes) -> None:
+        """Send what the peer still takes: that it takes no more is told by what it has sent."""
+        with suppress(ConnectionError):
+            await self._loop.sock_sendall(self._sock, data)
+
+    async def receive(self, timeout: float, phase: str) -> bytes:  # noqa: ASYNC109
+        """The next bytes, empty at the end; ends the visit on a reset and after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._loop.sock_recv(self._sock, _CHUNK)
+        except TimeoutError:
+            raise _Ended(TimedOut(phase)) from None
+        except ConnectionError:
+            raise _Ended(Reset()) from None
+
+
+class _Tls:
+    """TLS over a `_Wire`, with the same two methods."""
+
+    def __init__(self, wire: _Wire, context: ssl.SSLContext, session: ssl.SSLSession | None) -> None:
+        self._wire = wire
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=False, session=session)
+
+    @property
+    def session(self) -> ssl.SSLSession | None:
+        """What a later connection may try to resume."""
+        return self._tls.session
+
+    @property
+    def resumed(self) -> bool:
+        """Whether the server resumed the session that was offered."""
+        return bool(self._tls.session_reused)
+
+    def leaf(self) -> bytes:
+        """The server's certificate (DER)."""
+        return self._tls.getpeercert(binary_form=True) or b""
+
+    async def handshake(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Complete the client's side; ends the visit when the peer refuses."""
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._feed(timeout, "handshake")
+                continue
+            except ssl.SSLCertVerificationError:
+                await self._flush()
+                raise
+            except ssl.SSLError as error:
+                raise _Ended(_tls_end(error)) from None
+            await self._flush()
+            return
+
+    async def send(self, data: bytes) -> None:
+        """Encrypt and send."""
+        self._tls.write(data)
+        await self._flush()
+
+    async def receive(self, timeout: float, phase: str) -> bytes:  # noqa: ASYNC109
+        """The next decrypted bytes, empty at the end."""
+        while True:
+            try:
+                return self._tls.read(_CHUNK)
+            except ssl.SSLWantReadError:
+                await self._flush()
+                await self._feed(timeout, phase)
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                return b""
+            except ssl.SSLError as error:
+                raise _Ended(_tls_end(error)) from None
+
+    async def _flush(self) -> None:
+        if data := self._outgoing.read():
+            await self._wire.send(data)
+
+    async def _feed(self, timeout: float, phase: str) -> None:  # noqa: ASYNC109
+        data = await self._wire.receive(timeout, phase)
+        if data:
+            self._incoming.write(data)
+        elif self._incoming.eof:
+            raise _Ended(Closed())
+        else:
+            self._incoming.write_eof()
+
+
+def _tls_end(error: ssl.SSLError) -> Observation:
+    if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
+        return Closed()
+    reason = error.reason or str(error)
+    if alert := _ALERT_REASON.fullmatch(reason):
+        return TlsAlert(alert[1].replace("_", " ").lower())
+    return TlsFailed(reason.replace("_", " ").lower())
+
+
+@asynccontextmanager
+async def _connected(probe: Probe, timeouts: Timeouts) -> AsyncIterator[_Wire]:
+    family = socket.AF_INET6 if ":" in probe.address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(timeouts.connect):
+                await asyncio.get_running_loop().sock_connect(sock, (probe.address, probe.port))
+        except TimeoutError:
+            raise _Ended(TimedOut("connect")) from None
+        except ConnectionRefusedError:
+            raise _Ended(Refused()) from None
+        except ConnectionResetError:
+            raise _Ended(Reset()) from None
+        except OSError as error:
+            raise _Ended(Unreachable(os.strerror(error.errno) if error.errno else str(error))) from None
+        yield _Wire(sock)
+
+
+async def _exchange(probe: Probe, wire: _Wire | _Tls, timeouts: Timeouts) -> Observation:
+    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_CHUNK)
+    headers = [("Host", probe.target), ("Accept", ACCEPT), ("User-Agent", "meshscrape-verify"),
+               ("Connection", "close")]  # fmt: skip
+    request = h11.Request(method=probe.method, target=probe.path, headers=headers)
+    await wire.send((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+    return await _Answer(probe.limit).read(connection, wire, timeouts)
+
+
+class _Answer:
+    """Collects one response."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._response: h11.Response | None = None
+        self._body = bytearray()
+        self._head = b""
+
+    async def read(self, connection: h11.Connection, wire: _Wire | _Tls, timeouts: Timeouts) -> Observation:
+        """The response, or how the connection ended before one; a body is read up to the limit."""
+        while True:
+            try:
+                event = connection.next_event()
+            except h11.RemoteProtocolError:
+                return self._seen(complete=False)
+            if event is h11.NEED_DATA:
+                try:
+                    data = await wire.receive(timeouts.answer, "answer")
+                except _Ended:
+                    if self._response is None:
+                        raise
+                    return self._seen(complete=False)
+                if not data and not self._head:
+                    return Closed()
+                self._head = self._head or data
+                connection.receive_data(data)
+            elif isinstance(event, h11.Response):
+                self._response = event
+            elif isinstance(event, h11.Data):
+                self._body += event.data
+                if len(self._body) > self._limit:
+                    return self._seen(complete=False)
+            elif not isinstance(event, h11.InformationalResponse):
+                return self._seen(complete=self._response is not None)
+
+    def _seen(self, *, complete: bool) -> Observation:
+        if self._response is None:
+            return read_plain(self._head)
+        headers = tuple(
+            (name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name, value in self._response.headers
+        )
+        return Answered(self._response.status_code, headers, bytes(self._body[: self._limit]), complete)
+
+
+def read_plain(head: bytes) -> Observation:
+    """What bytes that are not HTTP are: a TLS alert in plaintext, or something else."""
+    if len(head) >= 7 and head[0] == 21 and head[1] == 3:
+        return TlsAlert(alert_name(head[6]))
+    return NotHttp(head[:64])

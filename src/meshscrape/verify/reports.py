@@ -1,0 +1,178 @@
+"""A report for people (table), for programs (JSON) and for test runners (JUnit XML); text only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from io import StringIO
+from itertools import groupby
+from typing import Literal, TypeAlias
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, count
+
+API_VERSION = "meshscrape.io/v1"
+Format: TypeAlias = Literal["table", "json", "junit"]
+
+_WORDS: Mapping[Outcome, tuple[str, str]] = {
+    "passed": ("ok", "green"),
+    "failed": ("FAILED", "bold red"),
+    "skipped": ("UNCHECKED", "bold yellow"),
+    "blocked": ("blocked", "dim"),
+    "noted": ("note", "yellow"),
+}
+# What XML 1.0 cannot hold even escaped.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def render(report: Report, form: Format, *, color: bool = False, width: int = 120) -> str:
+    """The report as text that ends with a newline; `color` and `width` matter to the table alone."""
+    match form:
+        case "json":
+            return json.dumps(document(report), indent=2) + "\n"
+        case "junit":
+            return _junit(report)
+        case "table":
+            return _table(report, color, width)
+
+
+def document(report: Report) -> dict[str, object]:
+    """The VerifyReport document (docs/verify.md), JSON-able."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "VerifyReport",
+        "started": report.started.isoformat(timespec="seconds"),
+        "seconds": round(report.seconds, 3),
+        "scraper": report.scraper,
+        "clean": not report.findings,
+        "summary": {outcome: count(report.checks, outcome) for outcome in _WORDS},
+        "findings": [_finding(each) for each in report.findings],
+        "checks": [_check(each) for each in report.checks],
+    }
+
+
+def summary(report: Report) -> str:
+    """The report in one line."""
+    ran = f"{len(report.checks)} checks in {report.seconds:.1f} s as {report.scraper}"
+    found = len(report.findings)
+    verdict = "no findings" if not found else f"{found} finding{'s' if found > 1 else ''}"
+    notes = f", {len(report.notes)} note{'s' if len(report.notes) > 1 else ''}" if report.notes else ""
+    return f"{verdict}{notes}: {ran}"
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    return {
+        "check": finding.check,
+        "workload": finding.workload,
+        "target": finding.target,
+        "severity": finding.severity,
+        "seen": finding.seen,
+        "expected": finding.expected,
+        "remedy": finding.remedy,
+    }
+
+
+def _check(result: CheckResult) -> dict[str, object]:
+    return {
+        "check": result.check,
+        "workload": result.workload,
+        "target": result.target,
+        "outcome": result.outcome,
+        "cases": result.cases,
+        "seen": result.seen,
+        "expected": result.expected,
+    }
+
+
+def _table(report: Report, color: bool, width: int) -> str:
+    out = StringIO()
+    console = Console(
+        file=out, width=width, force_terminal=color, no_color=not color, color_system="standard" if color else None,
+        highlight=False, markup=False, emoji=False,
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="bold" if color else "")
+    for heading in ("WORKLOAD", "TARGET", "CHECK", "RESULT", "SEEN"):
+        table.add_column(heading, overflow="fold")
+    for workload, results in _grouped(report.checks):
+        for number, each in enumerate(results):
+            word, style = _WORDS[each.outcome]
+            shown = Text(word, style=style if color else "")
+            table.add_row(workload if number == 0 else "", each.target, each.check, shown, each.seen)
+    console.print(table)
+    for finding in report.findings:
+        console.print(
+            f"\n{finding.severity.upper()} {finding.check} {finding.workload} {finding.target}".rstrip()
+        )
+        console.print(
+            f"  seen:     {finding.seen}\n  expected: {finding.expected}\n  do:       {finding.remedy}"
+        )
+    for note in report.notes:
+        console.print(f"\nNOTE {note.check} {note.workload} {note.target}".rstrip())
+        console.print(f"  seen:     {note.seen}" + (f"\n  do:       {note.remedy}" if note.remedy else ""))
+    console.print(f"\n{summary(report)}")
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
+
+
+def _junit(report: Report) -> str:
+    root = Element(
+        "testsuites", _counts(report.checks), name="meshscrape verify", time=f"{report.seconds:.3f}"
+    )
+    for workload, results in _grouped(report.checks):
+        name = _xml(workload or "mesh")
+        suite = SubElement(
+            root,
+            "testsuite",
+            _counts(results),
+            name=name,
+            timestamp=report.started.replace(tzinfo=None).isoformat(timespec="seconds"),
+        )
+        for each in results:
+            _test_case(suite, name, each)
+    indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+def _test_case(suite: Element, workload: str, result: CheckResult) -> None:
+    """Unchecked ones are errors, not skipped tests: runners treat those as harmless."""
+    case = SubElement(
+        suite, "testcase", name=_xml(f"{result.check} {result.target}".rstrip()), classname=workload
+    )
+    detail = _xml(f"seen: {result.seen}\nexpected: {result.expected}\ndo: {result.remedy}\n")
+    match result.outcome:
+        case "failed":
+            SubElement(case, "failure", message=_xml(result.seen), type=result.severity).text = detail
+        case "skipped":
+            SubElement(case, "error", message=_xml(result.seen), type="unchecked").text = detail
+        case "blocked":
+            SubElement(case, "skipped", message=_xml(result.seen))
+        case _:
+            SubElement(case, "system-out").text = _xml(f"seen: {result.seen}\n")
+
+
+def _counts(results: Iterable[CheckResult]) -> dict[str, str]:
+    listed = tuple(results)
+    return {
+        "tests": str(len(listed)),
+        "failures": str(count(listed, "failed")),
+        "errors": str(count(listed, "skipped")),
+        "skipped": str(count(listed, "blocked")),
+    }
+
+
+def _grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
+    """By workload, in the order in which workloads first appear."""
+    order: dict[str, int] = {}
+    listed = tuple(results)
+    for each in listed:
+        order.setdefault(each.workload, len(order))
+    arranged = sorted(listed, key=lambda each: order[each.workload])
+    return [(name, list(group)) for name, group in groupby(arranged, key=lambda each: each.workload)]
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("?", text)

@@ -1,0 +1,156 @@
+"""Judging what a scrape returned, purely: its type, its grammar, and what must be in it.
+
+The grammar is checked here anew, not with the code that merges: a proof must not share the mistakes of
+what it proves. Source: Prometheus, "Exposition formats", text format 0.0.4.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from email.message import Message
+
+from meshscrape.verify.matrix import Expectation
+from meshscrape.verify.observations import Answered, printable
+
+_NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*"
+_LABEL = rb'[a-zA-Z_][a-zA-Z0-9_]*[ \t]*=[ \t]*"(?:[^"\\]|\\[\\"n])*"'
+_SAMPLE = re.compile(
+    rb"(?P<series>(?P<name>" + _NAME + rb")[ \t]*(?:\{[ \t]*(?:" + _LABEL + rb"[ \t]*(?:,[ \t]*" + _LABEL
+    + rb"[ \t]*)*,?)?[ \t]*\})?)[ \t]*(?<=[ \t}])"
+    rb"(?P<value>[+-]?(?:[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?|(?i:inf)|(?i:nan)))"
+    rb"(?:[ \t]+-?[0-9]+)?[ \t]*"
+)  # fmt: skip
+_META = re.compile(rb"#[ \t]+(?P<kind>HELP|TYPE)[ \t]+(?P<name>" + _NAME + rb")(?:[ \t]+(?P<rest>.*))?")
+_TYPES = (b"counter", b"gauge", b"histogram", b"summary", b"untyped")
+_SUFFIXES = {b"histogram": (b"_bucket", b"_sum", b"_count"), b"summary": (b"_sum", b"_count")}
+_SOURCE_UP = re.compile(rb'meshscrape_source_up\{(?:[^}]*,)?source="([^"]*)"[^}]*\}[ \t]+(\S+)')
+_MOST_FAULTS = 3
+
+
+def content_type_fault(answer: Answered, expectation: Expectation) -> tuple[str, str]:
+    """What is wrong with the Content-Type, and what it is."""
+    value = answer.header("content-type")
+    message = Message()
+    message["content-type"] = value
+    version, charset = message.get_param("version"), str(message.get_param("charset", "utf-8")).lower()
+    if message.get_content_type() == "text/plain" and version == "0.0.4" and charset == "utf-8" and value:
+        return "", value
+    return f"Content-Type {printable(value)!r}" if value else "no Content-Type", ""
+
+
+def exposition_fault(answer: Answered, expectation: Expectation) -> tuple[str, str]:
+    """What breaks the text format (the first faults, by line), and how much was read."""
+    scan = _Scan()
+    faults: list[str] = []
+    for fault in scan.faults(answer.body):
+        if len(faults) == _MOST_FAULTS:
+            faults.append("and more")
+            break
+        faults.append(fault)
+    return "; ".join(faults), f"{len(scan.series)} series in {len(scan.families)} families"
+
+
+def missing_families(answer: Answered, expectation: Expectation) -> tuple[str, str]:
+    """Which expected families (exact names, or prefixes that end in `_`) have no sample."""
+    names = sample_names(answer.body)
+    missing = [
+        wanted for wanted in expectation.families
+        if not any(name.startswith(wanted) if wanted.endswith("_") else name == wanted for name in names)
+    ]  # fmt: skip
+    shown = ", ".join(f"{each}*" if each.endswith("_") else each for each in missing)
+    return f"no sample of {shown}" if missing else "", f"{len(names)} names"
+
+
+def sources_down(answer: Answered, expectation: Expectation) -> tuple[str, str]:
+    """Which sources of a merged exposition are down, or expected and not mentioned."""
+    states = {match[1].decode("utf-8", "replace"): match[2] for match in _SOURCE_UP.finditer(answer.body)}
+    down = [name for name, value in states.items() if value not in (b"1", b"1.0")]
+    absent = [name for name in expectation.sources if name not in states]
+    faults = [f"{printable(name)} is down" for name in down] + [f"{name} is not merged" for name in absent]
+    return ", ".join(faults), f"up: {', '.join(printable(name) for name in states)}"
+
+
+def sample_names(body: bytes) -> frozenset[str]:
+    """The names of all samples in an exposition (lines that are no samples are passed over)."""
+    found = re.findall(rb"^(" + _NAME + rb")[ \t{]", body, re.MULTILINE)
+    return frozenset(name.decode("ascii") for name in set(found))
+
+
+@dataclass(slots=True)
+class _Scan:
+    """What has been seen of one exposition, line by line."""
+
+    types: dict[bytes, bytes] = field(default_factory=dict)
+    helped: set[bytes] = field(default_factory=set)
+    families: set[bytes] = field(default_factory=set)
+    series: set[bytes] = field(default_factory=set)
+    sampled: set[bytes] = field(default_factory=set)
+    current: bytes = b""
+
+    def faults(self, body: bytes) -> Iterator[str]:
+        """Every fault with its line number."""
+        if not body:
+            yield "the body is empty"
+            return
+        if not body.endswith(b"\n"):
+            yield "the last line does not end: the exposition is cut off"
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield f"line {body.count(10, 0, error.start) + 1} is not UTF-8"
+        for number, line in enumerate(body.split(b"\n"), start=1):
+            if fault := self._line(line):
+                yield f"line {number} {fault}: {printable(line)}"
+
+    def _line(self, line: bytes) -> str:
+        if not line.strip(b" \t"):
+            return ""
+        if line.startswith(b"#"):
+            return self._comment(line)
+        sample = _SAMPLE.fullmatch(line)
+        if sample is None:
+            return "is malformed"
+        series = sample["series"]
+        if series in self.series:
+            return "repeats a series"
+        self.series.add(series)
+        family = self._family(sample["name"])
+        self.sampled.add(family)
+        return self._enter(family)
+
+    def _comment(self, line: bytes) -> str:
+        meta = _META.fullmatch(line)
+        if meta is None:
+            return "is malformed" if re.match(rb"#[ \t]+(?:HELP|TYPE)[ \t]", line) else ""
+        name, rest = meta["name"], meta["rest"] or b""
+        if meta["kind"] == b"HELP":
+            if name in self.helped:
+                return "is a second HELP"
+            self.helped.add(name)
+        else:
+            if name in self.types:
+                return "is a second TYPE"
+            if rest.strip() not in _TYPES:
+                return "has no type of the text format"
+            if name in self.sampled:
+                return "comes after samples of its family"
+            self.types[name] = rest.strip()
+        return self._enter(name)
+
+    def _family(self, name: bytes) -> bytes:
+        for suffix in (b"_bucket", b"_sum", b"_count"):
+            base = name.removesuffix(suffix)
+            if base != name and suffix in _SUFFIXES.get(self.types.get(base, b""), ()):
+                return base
+        return name
+
+    def _enter(self, family: bytes) -> str:
+        if family == self.current:
+            return ""
+        self.current = family
+        if family in self.families:
+            return "returns to a family that had ended"
+        self.families.add(family)
+        return ""
