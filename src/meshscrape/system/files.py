@@ -15,6 +15,7 @@ from pathlib import Path
 from meshscrape.errors import InputError, MeshscrapeError
 
 DATA_LINK = "..data"
+_STAGED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
 
 
@@ -102,33 +103,57 @@ def private_dir(path: Path, mode: int = 0o700) -> None:
 
 
 class DirectoryLock:
-    """An exclusive hold on a directory, released by `release` and by the end of the process alike."""
+    """An exclusive hold on a directory, released by `release` and by the end of the process alike.
+
+    The directory itself is locked (flock(2)): no lock file is left behind.
+    """
 
     def __init__(self, directory: Path, holder: str) -> None:
         """Take the lock at once; InputError when another process has it (`holder` names such a process)."""
-        path = directory / "lock"
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise _unwritable(directory, error) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            pid = os.pread(self._descriptor, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._descriptor)
+            pid = _lock_owner(self._descriptor)
+            self.release()
             raise InputError(
-                f"{holder} already runs here{f' (pid {pid})' if pid.isdigit() else ''}",
+                f"{holder} already runs here{f' (pid {pid})' if pid else ''}",
                 where=str(directory),
                 remedy="stop it, or name another directory",
             ) from error
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Give the directory free; the file stays, because removing it would let two holders in."""
+        """Give the directory free."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
+
+
+def remove_staged(directory: Path) -> None:
+    """Remove what a `write_atomic` or `publish` that was killed has left half-written in `directory`."""
+    with contextlib.suppress(FileNotFoundError):
+        present = _present_generation(directory)
+        for entry in os.scandir(directory):
+            if entry.is_symlink():
+                continue
+            if _STAGED.fullmatch(entry.name) and entry.is_file():
+                os.unlink(entry.path)
+        _sweep(directory, keep={present})
+
+
+def _lock_owner(descriptor: int) -> str:
+    """The pid that /proc/locks (proc(5)) gives for a lock on this file, or an empty text."""
+    seen = os.fstat(descriptor)
+    file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5] == file:
+                return fields[4]
+    return ""
 
 
 def _prepare(directory: Path, mode: int) -> None:

@@ -1,0 +1,236 @@
+"""The workload's certificate: asked for, judged, published, and renewed while the old one serves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from meshscrape.agent.issued import Issued, judge
+from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE
+from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
+from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
+from meshscrape.spiffe.certificates import make_csr
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.spiffe.keys import PrivateKey, generate_key, key_to_pem
+from meshscrape.spiffe.renewal import backoff, renew_at
+from meshscrape.system.ca_client import create_certificate
+from meshscrape.system.clock import utcnow
+from meshscrape.system.files import DATA_LINK, publish, read_input
+
+logger = logging.getLogger(__name__)
+
+RPC_DEADLINE = 10.0
+# The same token refused so often is not a CA that is still starting.
+REFUSALS = 3
+# How often the clock and the scrapers' bundle are looked at: a machine that slept renews this soon.
+_LOOK = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class CaOptions:
+    """Whom to ask, as whom, for what. Times are the workload's wishes; the CA may give less."""
+
+    address: str
+    roots: Path
+    token: Path
+    identity: SpiffeId
+    ttl: timedelta
+    algorithm: Literal["ECDSA", "RSA"] = "ECDSA"
+    rsa_bits: int = 2048
+    ratio: float = 0.5
+    jitter: float = 0.01
+    wait: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where credentials go: the agent's own directory, and the one the application reads, if any."""
+
+    credentials: Path
+    output: Path | None = None
+    output_mode: int = 0o600
+    scrapers_ca: Path | None = None
+
+
+class Credentials:
+    """The certificate in use, and the requests that brought it."""
+
+    def __init__(self, ca: CaOptions, places: Places) -> None:
+        self.issued: Issued | None = None
+        self.requests = 0
+        self.failures = 0
+        self.renewals = 0
+        self.latency = 0.0
+        self.problem = f"no certificate yet from the CA at {ca.address}"
+        self._ca = ca
+        self._places = places
+        self._scraper_roots = b""
+
+    def check_inputs(self) -> None:
+        """Read what the user named; InputError for what is missing or malformed."""
+        load_bundle(read_input(self._ca.roots, "the CA's root certificate"), str(self._ca.roots))
+        self._read_token()
+        self._read_scraper_roots()
+
+    async def first(self) -> None:
+        """Get and publish the first certificate; one that a predecessor left and is still good serves too.
+
+        Tries for `wait` while the CA does not answer, saying once why it waits. Raises UnavailableError
+        after that, UnauthenticatedError when the same token is refused `REFUSALS` times, and InputError
+        and other MeshscrapeErrors, which time does not heal, at once.
+        """
+        if found := self._left_by_predecessor():
+            logger.info("using the certificate of before, %r", found)
+            self._use(found)
+            return
+        deadline = time.monotonic() + self._ca.wait.total_seconds()
+        refused: list[str] = []
+        said: type[MeshscrapeError] | None = None
+        for attempt in count():
+            token = self._read_token()
+            try:
+                return await self._request(token)
+            except UnauthenticatedError as error:
+                refused.append(token or "")
+                if refused[-REFUSALS:].count(token or "") == REFUSALS:
+                    raise
+                reason: MeshscrapeError = error
+            except UnavailableError as error:
+                reason = error
+            pause = self._pause(attempt)
+            if time.monotonic() + pause >= deadline:
+                raise UnavailableError(
+                    f"no certificate within {self._ca.wait.total_seconds():g} s: {reason}",
+                    remedy="see that the CA runs and that CA_ADDR is its address",
+                ) from reason
+            if said is not type(reason):
+                said = type(reason)
+                logger.warning("waiting for the first certificate: %s", reason)
+            await asyncio.sleep(pause)
+
+    async def keep(self) -> None:
+        """Renew in time, for ever; failures are logged and counted, and the present certificate serves on."""
+        while True:
+            await self._until_renewal()
+            for attempt in count():
+                try:
+                    await self._request(self._read_token())
+                    self.renewals += 1
+                    break
+                except MeshscrapeError as error:
+                    self.problem = f"the certificate could not be renewed: {error}"
+                    logger.warning("%s", self.problem)
+                await asyncio.sleep(self._pause(attempt))
+
+    async def _until_renewal(self) -> None:
+        issued = self.issued
+        if issued is None:
+            return
+        draw = random.random()  # noqa: S311
+        due = renew_at(
+            issued.received_at, issued.not_after, ratio=self._ca.ratio, jitter=self._ca.jitter, draw=draw
+        )
+        while (left := (due - utcnow()).total_seconds()) > 0:
+            await asyncio.sleep(min(left, _LOOK))
+            self._follow_scraper_roots(issued)
+
+    async def _request(self, token: str | None) -> None:
+        """One request to the CA; the answer is used only after it has been judged."""
+        self.requests += 1
+        began = time.monotonic()
+        try:
+            key = await self._new_key()
+            chain, bundle = await create_certificate(
+                self._ca.address,
+                read_input(self._ca.roots, "the CA's root certificate"),
+                make_csr(key, self._ca.identity),
+                self._ca.ttl,
+                token=token,
+                client_credentials=None if token else self._places.credentials,
+                deadline=RPC_DEADLINE,
+            )
+            where = f"the answer of the CA at {self._ca.address}"
+            issued = judge(
+                key_to_pem(key),
+                b"".join(chain),
+                bundle,
+                expected=self._ca.identity,
+                now=utcnow(),
+                where=where,
+            )
+            self._use(issued)
+        except MeshscrapeError as error:
+            self.failures += 1
+            self.problem = str(error)
+            raise
+        finally:
+            self.latency += time.monotonic() - began
+        logger.info("certificate %x until %s", issued.serial, issued.not_after.isoformat())
+
+    async def _new_key(self) -> PrivateKey:
+        if self._ca.algorithm == "ECDSA":
+            return generate_key()
+        # Searching primes takes up to seconds: not on the loop that answers health checks.
+        return await asyncio.to_thread(generate_key, "RSA", self._ca.rsa_bits)
+
+    def _read_token(self) -> str | None:
+        """The token as it is now; None when there is none but a valid certificate can speak for itself."""
+        if not self._ca.token.exists() and self.issued and self.issued.valid(utcnow()):
+            return None
+        token = read_input(self._ca.token, "the token for the CA").decode("ascii", "replace").strip()
+        if not token or not token.isascii() or any(letter.isspace() for letter in token):
+            raise InputError("is not a token", where=str(self._ca.token), remedy="put one JWT into it")
+        return token
+
+    def _read_scraper_roots(self) -> bytes:
+        path = self._places.scrapers_ca
+        if path is None:
+            return b""
+        return bundle_to_pem(load_bundle(read_input(path, "the scrapers' CA bundle"), str(path)))
+
+    def _follow_scraper_roots(self, issued: Issued) -> None:
+        """Publish again when the scrapers' bundle has changed; a broken one changes nothing."""
+        try:
+            if self._read_scraper_roots() != self._scraper_roots:
+                self._use(issued)
+                logger.info("the scrapers' CA bundle has changed")
+        except MeshscrapeError as error:
+            if str(error) != self.problem:
+                self.problem = str(error)
+                logger.warning("the scrapers' CA bundle is kept as it was: %s", error)
+
+    def _use(self, issued: Issued) -> None:
+        """Publish: the agent's own directory for Envoy, then the application's."""
+        own = {CERTIFICATE_CHAIN: issued.chain, PRIVATE_KEY: issued.key, ROOTS: issued.bundle}
+        roots = self._read_scraper_roots()
+        bundle = {SCRAPERS_BUNDLE: issued.bundle + roots} if roots else {}
+        publish(self._places.credentials, own | bundle)
+        if self._places.output is not None:
+            publish(self._places.output, own, self._places.output_mode)
+        self._scraper_roots = roots
+        self.issued = issued
+        self.problem = ""
+
+    def _left_by_predecessor(self) -> Issued | None:
+        """What a predecessor published, if this agent would accept it from the CA that it trusts now."""
+        directory = self._places.credentials
+        try:
+            received = datetime.fromtimestamp((directory / DATA_LINK).stat().st_mtime, UTC)
+            chain, key = (directory / CERTIFICATE_CHAIN).read_bytes(), (directory / PRIVATE_KEY).read_bytes()
+            roots = self._ca.roots.read_bytes()
+            found = judge(key, chain, roots, expected=self._ca.identity, now=utcnow(), where=str(directory))
+            bundle = (directory / ROOTS).read_bytes()
+            load_bundle(bundle, str(directory))
+        except (OSError, MeshscrapeError):
+            return None
+        return Issued(key, chain, bundle, found.serial, found.not_after, received)
+
+    def _pause(self, attempt: int) -> float:
+        return backoff(attempt, draw=random.random())  # noqa: S311

