@@ -261,8 +261,8 @@ CHECKS: Mapping[str, Check] = {
         "broken", _admitted,
     ),
     "content-type": Check(
-        "Content-Type of the text format 0.0.4 (Prometheus 3 refuses a scrape without a valid one)",
-        "let the source of the metrics answer with the type that was negotiated", "broken",
+        "the Content-Type of the text format (Prometheus 3 refuses a scrape without a valid one)",
+        "see which program answers on this port: the agent and Envoy send a proper type", "broken",
         _of_exposition(scraped.content_type_fault),
     ),
     "exposition": Check(

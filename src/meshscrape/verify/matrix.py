@@ -71,6 +71,7 @@ class Expectation:
     spiffe_id: str = ""
     families: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
+    versioned: bool = False
     unable: str = ""
 
 
@@ -125,7 +126,7 @@ def _secure_port(
     families = ("envoy_", "istio_agent_", "meshscrape_source_up") if merged else ("envoy_",)
     sources = tuple(f"application:{each.port}" for each in workload.application if each.metrics)
     yield check("scraper-admitted", scrape)
-    yield check("content-type", scrape)
+    yield check("content-type", scrape, expectation=Expectation(versioned=merged))
     yield check("exposition", scrape)
     yield check("families", scrape, expectation=Expectation(families=families))
     if merged:
@@ -182,7 +183,8 @@ def _plaintext_port(workload: MeshWorkload, probe: Probe, name: str) -> Iterator
 def _application_port(
     workload: MeshWorkload, probe: Probe, application: ApplicationPort
 ) -> Iterator[PlannedCheck]:
-    if application.mtls == "DISABLE":
+    # A gateway's own port is for clients from outside the mesh.
+    if application.mtls == "DISABLE" or workload.kind == "gateway":
         return
     path = application.metrics or "/"
     if application.metrics:

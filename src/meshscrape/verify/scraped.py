@@ -30,12 +30,17 @@ _MOST_FAULTS = 3
 
 
 def content_type_fault(answer: Answered, expectation: Expectation) -> tuple[str, str]:
-    """What is wrong with the Content-Type, and what it is."""
+    """What is wrong with the Content-Type, and what it is.
+
+    The agent names the version it negotiated; Envoy's own statistics come as `text/plain` without one,
+    which every Prometheus reads as 0.0.4.
+    """
     value = answer.header("content-type")
     message = Message()
     message["content-type"] = value
     version, charset = message.get_param("version"), str(message.get_param("charset", "utf-8")).lower()
-    if message.get_content_type() == "text/plain" and version == "0.0.4" and charset == "utf-8" and value:
+    versions = ("0.0.4",) if expectation.versioned else ("0.0.4", None)
+    if value and message.get_content_type() == "text/plain" and version in versions and charset == "utf-8":
         return "", value
     return f"Content-Type {printable(value)!r}" if value else "no Content-Type", ""
 
