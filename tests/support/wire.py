@@ -66,3 +66,20 @@ def ask(
     """One request on a connection of its own."""
     with Wire(address, port, context) as wire:
         return wire.get(target, method)
+
+
+def alert(address: str, port: int, context: ssl.SSLContext) -> str:
+    """The TLS alert with which the server refuses this client, or "" when it does not.
+
+    With TLS 1.3 the refusal comes after the client's side of the handshake is done, so this reads once. It
+    sends nothing, because an answer to that (a reset) could overtake the alert.
+    """
+    try:
+        with Wire(address, port, context) as wire:
+            wire.socket.settimeout(0.5)
+            wire.socket.recv(1)
+    except ssl.SSLError as error:
+        return error.reason or str(error)
+    except TimeoutError:
+        return ""
+    return ""

@@ -27,7 +27,6 @@ def bootstrap(options: ProxyOptions) -> Resource:
         "node": _node(options),
         "admin": server.admin(options.admin_socket),
         "static_resources": {"listeners": _listeners(options), "clusters": _clusters(options)},
-        "stats_config": server.listener_tags(list(limits)),
         "overload_manager": server.overload_manager(sum(limits.values())),
         "layered_runtime": server.static_runtime(
             dict(listeners.connection_limit(name, limit) for name, limit in limits.items())
@@ -71,6 +70,7 @@ def envoy_arguments(bootstrap_path: str) -> list[str]:
         "--log-level", "warning",
         "--log-format-escaped",
         "--drain-time-s", "5",
+        "--file-flush-interval-msec", "1000",
     ]  # fmt: skip
 
 

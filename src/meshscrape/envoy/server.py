@@ -1,8 +1,8 @@
-"""What concerns the whole process: admin API, overload, runtime, statistics."""
+"""What concerns the whole process: admin API, overload, runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from meshscrape.envoy.values import Resource, pipe_address, typed
 
@@ -36,10 +36,3 @@ def overload_manager(max_connections: int) -> Resource:
 def static_runtime(values: Mapping[str, object]) -> Resource:
     """Runtime values that nothing can change later (there is no admin layer)."""
     return {"layers": [{"name": "static", "static_layer": dict(values)}]}
-
-
-def listener_tags(stat_prefixes: Sequence[str]) -> Resource:
-    """Statistics: Envoy's default tags, and the label `listener` for listeners' own stat prefixes."""
-    names = "|".join(sorted(stat_prefixes))
-    tag = {"tag_name": "listener", "regex": f"^listener\\.(({names})\\.)"}
-    return {"stats_tags": [tag]}
