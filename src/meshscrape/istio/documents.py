@@ -116,7 +116,8 @@ class _Builder:
             self._refuse(node, "merge keys (<<) are not supported", "write the fields out")
         if not isinstance(node, yaml.ScalarNode):
             self._refuse(node, "a key is not a string", "write a name before the colon")
-        if node.tag not in _AS_WRITTEN:
+        # Numbers as keys become strings, as for the Kubernetes API (portLevelMtls is written so).
+        if node.tag not in _AS_WRITTEN | {"tag:yaml.org,2002:int"}:
             self._refuse(node, f"key {shorten(node.value)} is not a string", "quote it")
         return str(node.value)
 

@@ -62,7 +62,8 @@ def parse_address(text: str, where: str) -> str:
         address = ipaddress.ip_address(text)
     except ValueError as error:
         raise InputError(f"{shorten(text)} is not an IP address", where=where, remedy=remedy) from error
-    if address.is_unspecified or address.is_multicast or "%" in text:
+    mapped = address.version == 6 and address.ipv4_mapped is not None
+    if address.is_unspecified or address.is_multicast or mapped or "%" in text:
         raise InputError(f"{shorten(text)} is not the address of one interface", where=where, remedy=remedy)
     return str(address)
 
@@ -123,6 +124,17 @@ class Environment:
     def port(self, name: str, default: int, *, allow_zero: bool = False) -> int:
         """A port number."""
         return parse_port(self.text(name, str(default)), self.place(name), allow_zero)
+
+    def count(self, name: str, default: int, highest: int) -> int:
+        """A whole number from 1 to `highest`."""
+        text = self.text(name, str(default))
+        if re.fullmatch(r"[1-9][0-9]{0,8}", text, re.ASCII) is None or int(text) > highest:
+            raise InputError(
+                f"{shorten(text)} is not a number from 1 to {highest}",
+                where=self.place(name),
+                remedy=f"write for example {default}",
+            )
+        return int(text)
 
     def path(self, name: str) -> Path | None:
         """A file system path, or None when not set."""

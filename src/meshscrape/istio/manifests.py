@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meshscrape.istio import targets
 from meshscrape.istio.annotations import PodAnnotations
 from meshscrape.istio.documents import Document, load_documents
-from meshscrape.istio.settings import InboundPort, Role
+from meshscrape.istio.settings import InboundPort, Role, inbound_to_env
 from meshscrape.spiffe.ids import SpiffeId, workload_id
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Mesh",
     "Route",
     "Workload",
+    "agent_environment",
     "load_documents",
 ]
 
@@ -77,17 +79,16 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Requests whose path begins with `prefix` (is exactly it when `exact`) go to a workload's port.
+    """Requests whose path begins with `prefix` go to a workload's port.
 
-    As in Istio, a prefix is one of characters, not of path segments; of several routes the first that
-    matches is taken.
+    As in Istio, a prefix is one of characters, not of path segments. The routes of a gateway are in an order
+    in which the first that matches is also the longest that matches.
     """
 
     prefix: str
     destination_namespace: str
     destination_name: str
     port: int
-    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,37 @@ class Mesh:
         key = (workload.namespace, workload.name)
         return next((g for g in self.gateways if (g.namespace, g.name) == key), None)
 
-    def routes(self, workload: Workload) -> tuple[Route, ...]:
+    def routes_of(self, workload: Workload) -> tuple[Route, ...]:
         """The routes of a gateway workload; none for others."""
         gateway = self.gateway(workload)
         return gateway.routes if gateway else ()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes of all gateways."""
+        return tuple(route for gateway in self.gateways for route in gateway.routes)
+
+
+def agent_environment(workload: Workload, trust_domain: str) -> dict[str, str]:
+    """The environment variables that the injector would give to the workload's agent.
+
+    From the pod: proxyMetadata, scrape annotations, statusPort, ports, namespace and service account. What
+    only the place where it runs can tell (POD_NAME, INSTANCE_IP, CA_ADDR, files) is the caller's to add.
+    """
+    env = dict(workload.pod_env)
+    if (status_port := workload.annotations.proxy_config.status_port) is not None:
+        env.setdefault("STATUS_PORT", str(status_port))
+    env |= {
+        "TRUST_DOMAIN": trust_domain,
+        "POD_NAMESPACE": workload.namespace,
+        "SERVICE_ACCOUNT": workload.service_account,
+        "ISTIO_META_WORKLOAD_NAME": workload.name,
+    }
+    # A gateway has no application to merge; Istio's agent reads the variable on sidecars only.
+    if workload.kind != "gateway" and (sources := targets.sources_to_env(workload.annotations.sources)):
+        env.setdefault(targets.VARIABLE, sources)
+    if workload.kind == "credentials":
+        env["INBOUND_CAPTURE_PORTS"] = ""
+    elif inbound := inbound_to_env(workload.inbound):
+        env["MESHSCRAPE_INBOUND"] = inbound
+    return env

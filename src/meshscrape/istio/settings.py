@@ -28,7 +28,9 @@ OWN_PREFIX = "MESHSCRAPE_"
 OWN_VARIABLES = frozenset(
     {
         "MESHSCRAPE_AGENT_DIR",
+        "MESHSCRAPE_CA_WAIT",
         "MESHSCRAPE_ENVOY",
+        "MESHSCRAPE_ENVOY_CONCURRENCY",
         "MESHSCRAPE_INBOUND",
         "MESHSCRAPE_INSIDE_ADDRESS",
         "MESHSCRAPE_OPENMETRICS",
@@ -39,6 +41,8 @@ OWN_VARIABLES = frozenset(
         "MESHSCRAPE_TOKEN_PATH",
     }
 )
+# Variables of other verbs, which an agent may inherit and does not use.
+_FOREIGN_VARIABLES = frozenset({"MESHSCRAPE_PROMETHEUS", "MESHSCRAPE_PROMTOOL"})
 
 _RSA_SIZES = ("2048", "3072", "4096")
 _INJECTED = "the injector sets it from the pod; set it for an agent that you start yourself"
@@ -67,6 +71,7 @@ class AgentSettings:
     inside_address: str
     ca_address: str
     ca_root: Path
+    ca_wait: timedelta
     token_path: Path
     secret_ttl: timedelta
     grace_ratio: float
@@ -78,6 +83,7 @@ class AgentSettings:
     output_certs_mode: int
     envoy: bool
     envoy_binary: Path | None
+    envoy_concurrency: int
     stats_port: int
     merged_port: int
     health_port: int
@@ -130,6 +136,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
             environment.text("CA_ADDR", "istiod.istio-system.svc:15012"), environment.place("CA_ADDR")
         ),
         ca_root=environment.path("CA_ROOT_CA") or Path("/var/run/secrets/istio/root-cert.pem"),
+        ca_wait=environment.duration("MESHSCRAPE_CA_WAIT", "60s"),
         token_path=environment.path("MESHSCRAPE_TOKEN_PATH") or Path("/var/run/secrets/tokens/istio-token"),
         secret_ttl=environment.duration("SECRET_TTL", "24h"),
         grace_ratio=ratio,
@@ -142,6 +149,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         output_certs_mode=_file_mode(environment, "MESHSCRAPE_OUTPUT_CERTS_MODE"),
         envoy=envoy,
         envoy_binary=environment.path("MESHSCRAPE_ENVOY"),
+        envoy_concurrency=environment.count("MESHSCRAPE_ENVOY_CONCURRENCY", 1, 1024),
         stats_port=environment.port("ENVOY_PROMETHEUS_PORT", ports.STATS),
         merged_port=environment.port("STATUS_PORT", ports.MERGED),
         health_port=environment.port("ENVOY_STATUS_PORT", ports.HEALTH),
@@ -210,7 +218,7 @@ def _inbound_port(item: Mapping[str, object], where: str) -> InboundPort:
 
 def _refuse_unknown(env: Mapping[str, str]) -> None:
     for name in sorted(env):
-        if name.startswith(OWN_PREFIX) and name not in OWN_VARIABLES:
+        if name.startswith(OWN_PREFIX) and name not in OWN_VARIABLES | _FOREIGN_VARIABLES:
             near = difflib.get_close_matches(name, OWN_VARIABLES, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(OWN_VARIABLES))}"
             raise InputError("unknown setting", where=Environment.place(name), remedy=remedy)

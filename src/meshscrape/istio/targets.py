@@ -108,10 +108,11 @@ def make_source(port: str, path: str, scheme: str, where: str) -> ScrapeSource:
     refuse_reserved(number, where)
     if scheme not in ("", *_SCHEMES):
         raise InputError(f"{shorten(scheme)} is not a scheme", where=where, remedy="write http or https")
-    return ScrapeSource(number, _checked_path(path or DEFAULT_PATH, where), scheme or "http")
+    return ScrapeSource(number, check_path(path or DEFAULT_PATH, where), scheme or "http")
 
 
-def _checked_path(path: str, where: str) -> str:
+def check_path(path: str, where: str) -> str:
+    """`path`, when it can be the path (and query) of a URL; raises InputError at `where`."""
     if len(path) > _MAX_PATH or _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path):
         raise InputError(
             f"{shorten(path)} is not a path of a URL",
