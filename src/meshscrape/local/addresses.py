@@ -83,22 +83,3 @@ def claim_subnet() -> Subnet:
         f"meshes hold every network from 127.{FIRST_OCTET}.0.0/16 to 127.{LAST_OCTET}.0.0/16",
         remedy="stop a mesh that is no longer needed",
     )
-
-
-def require_free(address: str, port: int, what: str, where: str = "") -> None:
-    """InputError when `address:port` cannot be bound now: someone listens there, or on every address."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((address, port))
-        except PermissionError as error:
-            raise InputError(
-                f"port {port} ({what}) may not be bound by this user", where=where,
-                remedy="use a port from 1024 up",
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"port {port} ({what}) is taken on {address}: {error.strerror}", where=where,
-                remedy=f"find who listens on it (`ss -ltnp 'sport = :{port}'`, perhaps on 0.0.0.0) and stop it, "
-                "or use another port",
-            ) from error

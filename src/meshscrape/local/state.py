@@ -1,9 +1,9 @@
 """The state directory of one mesh: private, locked by the running `up`, cleaned after one that was killed.
 
-    DIR/lock          held (flock) by the running `up`; contains its pid
-    DIR/ca/           the CA's keys and certificates; they outlive a run
-    DIR/run/          everything of one run: agents, tokens, credentials, Prometheus, logs
-    DIR/status.json   the status document of the running mesh
+DIR/lock          held (flock) by the running `up`; contains its pid
+DIR/ca/           the CA's keys and certificates; they outlive a run
+DIR/run/          everything of one run: agents, tokens, credentials, Prometheus, logs
+DIR/status.json   the status document of the running mesh
 """
 
 from __future__ import annotations
@@ -123,14 +123,21 @@ def read_status(path: Path) -> dict[str, Any]:
     """
     state = StateDirectory(path.resolve())
     if not is_running(state):
-        raise NotRunningError("no mesh is running", where=str(state.path),
-                              remedy="start one with `meshscrape up`, or name its directory with --state DIR")
+        raise NotRunningError(
+            "no mesh is running",
+            where=str(state.path),
+            remedy="start one with `meshscrape up`, or name its directory with --state DIR",
+        )
     try:
         document: dict[str, Any] = json.loads(state.status_file.read_bytes())
     except FileNotFoundError:
-        raise UnavailableError("the mesh has not published its status yet", where=str(state.path),
-                               remedy="try again in a moment") from None
+        raise UnavailableError(
+            "the mesh has not published its status yet", where=str(state.path), remedy="try again in a moment"
+        ) from None
     except OSError as error:
-        raise InputError(f"the status cannot be read: {error.strerror}", where=str(state.status_file),
-                         remedy="run as the user who started the mesh") from error
+        raise InputError(
+            f"the status cannot be read: {error.strerror}",
+            where=str(state.status_file),
+            remedy="run as the user who started the mesh",
+        ) from error
     return document

@@ -73,8 +73,10 @@ def render(options: ScrapeOptions) -> str:
     if not 0.1 <= interval <= 86400:
         raise InputError(f"{interval:g} s is not a scrape interval", remedy="use 0.1 s to 24 h")
     if not 0 < timeout <= interval:
-        raise InputError(f"the scrape timeout {timeout:g} s does not fit into the interval {interval:g} s",
-                         remedy="make it positive and no longer than the interval")
+        raise InputError(
+            f"the scrape timeout {timeout:g} s does not fit into the interval {interval:g} s",
+            remedy="make it positive and no longer than the interval",
+        )
     document = {
         "global": {"scrape_interval": _duration(interval), "scrape_timeout": _duration(timeout)},
         "scrape_configs": scrape_configs(options),

@@ -1,0 +1,55 @@
+"""`meshscrape listeners`: the listeners of one workload, as its running Envoy has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from meshscrape.cli.output import console
+from meshscrape.cli.status import STATE, state_path
+from meshscrape.dataplane.listing import listeners_table
+from meshscrape.errors import InputError
+from meshscrape.local.state import read_status
+from meshscrape.system.envoy_admin import EnvoyAdmin
+
+
+def find_workload(document: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The workload that NAME, NAMESPACE/NAME or NAME.NAMESPACE means; InputError lists what there is."""
+    workloads: list[dict[str, Any]] = document["workloads"]
+    found = [w for w in workloads if f"{w['namespace']}/{w['name']}" == name]
+    found = found or [w for w in workloads if name in (w["name"], f"{w['name']}.{w['namespace']}", w["pod"])]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(f"{w['namespace']}/{w['name']}" for w in (found or workloads)) or "none"
+    what = "means more than one workload" if found else "is no workload of the mesh"
+    raise InputError(f"{name!r} {what}", remedy=f"{'write one of' if found else 'there are'}: {listed}")
+
+
+@click.command()
+@click.argument("workload")
+@STATE
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def command(workload: str, state: Path | None, output: str) -> int:
+    """Show the listeners of WORKLOAD (NAME, NAMESPACE/NAME or NAME.NAMESPACE), read from its Envoy."""
+    entry = find_workload(read_status(state_path(state)), workload)
+    if not entry["adminSocket"]:
+        raise InputError(f"{workload} has no Envoy", remedy="it is in the mesh for its certificate alone")
+    dump = asyncio.run(EnvoyAdmin(Path(entry["adminSocket"])).config_dump())
+    rows = listeners_table(dump)
+    if output == "json":
+        print(json.dumps([asdict(row) for row in rows], indent=2))
+        return 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("ADDRESSES", "PORT", "MATCH", "DESTINATION"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(row.address, str(row.port), row.match, row.destination)
+    console().print(table)
+    return 0

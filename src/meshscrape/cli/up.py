@@ -1,0 +1,191 @@
+"""`meshscrape up`: start a mesh, show it until Ctrl-C; with --check, prove it and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from meshscrape.cli.output import console, health_of, mesh_view, say, workload_line
+from meshscrape.cli.prometheus_config import interval_seconds
+from meshscrape.cli.status import STATE, state_path
+from meshscrape.cli.verify import ProgressBar, print_report
+from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions, first_error
+from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
+from meshscrape.system.clock import utcnow
+from meshscrape.verify.findings import Report
+from meshscrape.verify.run import VerifyOptions, verify
+
+REFRESH = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """What the command line asked for."""
+
+    mesh: MeshOptions
+    state: Path
+    check: bool
+    quiet: bool
+    output: str
+
+    def report(self, line: str) -> None:
+        """A line of progress; none with --quiet."""
+        if not self.quiet:
+            say(line)
+
+
+@click.command()
+@click.argument("mesh", required=False, type=click.Path(path_type=Path))
+@STATE
+@click.option("--check", is_flag=True, help="Start, wait until every target is up, verify, report, stop.")
+@click.option("-q", "--quiet", is_flag=True, help="Show nothing but results and errors.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="json: the status document once everything is ready (--check: verify's report).",
+)
+@click.option(
+    "--scrape-interval", metavar="DURATION", help="How often Prometheus scrapes. [default: 5s, --check: 1s]"
+)
+def command(
+    mesh: Path | None, state: Path | None, check: bool, quiet: bool, output: str, scrape_interval: str | None
+) -> int:
+    """Start the mesh that the manifest MESH declares (default: the example) and keep it until Ctrl-C.
+
+    The manifest is followed: workloads come and go as it is edited. Exit codes: 0 stopped after it was ready
+    (--check: nothing found), 1 --check found something, 2 could not run, 130 or 143 interrupted before.
+    """
+    interval = interval_seconds(scrape_interval or ("1s" if check else "5s"), "--scrape-interval")
+    if not 0.1 <= interval <= 3600:
+        raise InputError("out of range", where="--scrape-interval", remedy="use 100ms to 1h")
+    # The example's own traffic is for people to watch and for verify to have something to read.
+    options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None)
+    asked = UpOptions(options, state_path(state), check, quiet, output)
+    return asyncio.run(_until_signal(_check if check else _show, asked))
+
+
+async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], options: UpOptions) -> int:
+    """Run `work`; SIGINT, SIGTERM and SIGHUP cancel it, once, and its own stop is then waited for."""
+    outcome = Outcome()
+    task = asyncio.ensure_future(work(options, outcome))
+    loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        if outcome.signal is None:
+            outcome.signal = number
+            options.report("stopping")
+            task.cancel()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop, number)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if outcome.signal is None:
+            raise
+        return 0 if outcome.was_ready else 128 + outcome.signal
+    except BaseExceptionGroup as group:
+        error = first_error(group)
+        if isinstance(error, MeshscrapeError):
+            raise error from None
+        raise
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How far it came: which signal asked for the stop, and whether the mesh had been ready before."""
+
+    signal: signal.Signals | None = None
+    was_ready: bool = False
+
+
+async def _show(options: UpOptions, outcome: Outcome) -> int:
+    async with (
+        prepared_mesh(options.mesh, options.state, options.report) as mesh,
+        asyncio.TaskGroup() as tasks,
+    ):
+        tasks.create_task(mesh.run())
+        if options.output == "json":
+            await _print_document(mesh, outcome)
+        elif options.quiet:
+            await mesh.ready.wait()
+            outcome.was_ready = True
+        elif (screen := console()).is_terminal:
+            await _live(mesh, screen, outcome)
+        else:
+            await _lines(mesh, outcome)
+    return 0
+
+
+async def _check(options: UpOptions, outcome: Outcome) -> int:
+    """Exit code 0 when verify finds nothing, else 1."""
+    async with prepared_mesh(options.mesh, options.state, options.report) as mesh:
+        running = asyncio.create_task(mesh.run())
+        proof = asyncio.create_task(_prove(mesh, options))
+        try:
+            await asyncio.wait({running, proof}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+            report = await proof
+        finally:
+            for task in (proof, running):
+                task.cancel()
+            await asyncio.wait({proof, running})
+    print_report(report, "json" if options.output == "json" else "table")
+    return report.exit_code
+
+
+async def _prove(mesh: LocalMesh, options: UpOptions) -> Report:
+    await wait_until_ready(mesh)
+    options.report("every workload is ready; waiting for Prometheus")
+    for job, url, known in await wait_until_up(mesh, options.report):
+        options.report(f"not up: {job} {url}: {known}")
+    options.report("verifying")
+    with ProgressBar(options.quiet) as progress:
+        return await verify(mesh.document(), VerifyOptions(), progress)
+
+
+async def _print_document(mesh: LocalMesh, outcome: Outcome) -> None:
+    await mesh.ready.wait()
+    outcome.was_ready = True
+    print(json.dumps(mesh.document(), indent=2), flush=True)
+
+
+async def _live(mesh: LocalMesh, screen: Console, outcome: Outcome) -> None:
+    """Redraw the table until cancelled."""
+    with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
+        while True:
+            outcome.was_ready = outcome.was_ready or mesh.ready.is_set()
+            live.update(mesh_view(mesh.document(), utcnow()), refresh=True)
+            await asyncio.sleep(REFRESH)
+
+
+async def _lines(mesh: LocalMesh, outcome: Outcome) -> None:
+    """A line whenever a workload's health changes, until cancelled."""
+    shown: dict[str, str] = {}
+    told = False
+    while True:
+        document = mesh.document()
+        for workload in document["workloads"]:
+            health = health_of(workload)
+            if shown.get(workload["pod"]) != health:
+                shown[workload["pod"]] = health
+                print(workload_line(workload, utcnow()), flush=True)
+        if mesh.ready.is_set() and not told:
+            told = outcome.was_ready = True
+            where = f"; Prometheus: {mesh.prometheus_url}" if mesh.prometheus_url else ""
+            print(f"the mesh is ready{where}; state: {document['stateDirectory']}", flush=True)
+        await asyncio.sleep(REFRESH)

@@ -1,0 +1,358 @@
+"""The composition: CA, workloads and Prometheus as supervised child processes, as the manifest says now."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from meshscrape.agent.envoy import find_binary
+from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
+from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
+from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.istio.documents import load_documents
+from meshscrape.istio.manifests import Mesh
+from meshscrape.istio.mesh import parse_mesh
+from meshscrape.local.addresses import Subnet
+from meshscrape.local.binaries import ensure_prometheus
+from meshscrape.local.document import mesh_document, workload_entry
+from meshscrape.local.environment import base_environment
+from meshscrape.local.plan import Key, Site, WorkloadPlan, keys_of, plan_mesh
+from meshscrape.local.prometheus import PrometheusFiles, TargetHealth, observe_targets
+from meshscrape.local.state import StateDirectory
+from meshscrape.local.traffic import trickle
+from meshscrape.local.watch import FileWatch
+from meshscrape.local.workload import RunningWorkload, accepts
+from meshscrape.system.files import read_input
+from meshscrape.system.ports import check_free
+from meshscrape.system.processes import Process, spawn
+from meshscrape.system.supervisor import Supervisor
+
+CA_NAMES = ("istiod.istio-system.svc", "localhost")
+CA_BOUND = 30.0
+WATCH_SECONDS = 0.5
+PROMETHEUS_SECONDS = 1.0
+
+STARTING, READY, STOPPING = "Starting", "Ready", "Stopping"
+EXAMPLE = Path(__file__).with_name("example") / "mesh.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class MeshOptions:
+    """What `up` was asked for: the manifest, the scrape interval (seconds), whether to make traffic."""
+
+    manifest: Path
+    scrape_interval: float = 5.0
+    traffic: bool = False
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A workload with the task that runs it. One that an edit brought may fail without ending the mesh."""
+
+    running: RunningWorkload
+    task: asyncio.Task[None]
+    failure: str = ""
+
+
+class LocalMesh:
+    """One mesh on this machine. `load` checks everything that can be checked; `run` runs until cancelled."""
+
+    def __init__(
+        self,
+        options: MeshOptions,
+        state: StateDirectory,
+        subnet: Subnet,
+        report: Callable[[str], None],
+    ) -> None:
+        self.phase = STARTING
+        self.problem = ""
+        self.ready = asyncio.Event()
+        self.health: dict[tuple[str, str], TargetHealth] = {}
+        self.files = PrometheusFiles(state.run / "prometheus")
+        self._options = options
+        self._state = state
+        self._subnet = subnet
+        self._report = report
+        self._slots: dict[Key, _Slot] = {}
+        self._plans: dict[Key, WorkloadPlan] = {}
+        self._trust_domain = ""
+        self._changed = asyncio.Event()
+        self._tokens: TokenIssuer | None = None
+        self._ca = Supervisor("CA", self._start_ca)
+        self._site = Site(
+            run=state.run,
+            ca_address=subnet.ca_address,
+            ca_root=state.ca / ROOT_BUNDLE,
+            environment=base_environment(options.environment),
+            envoy=options.environment.get("MESHSCRAPE_ENVOY", ""),
+        )
+
+    async def prepare(self) -> None:
+        """Read the manifest, plan the mesh, find its programs; nothing is started or written yet.
+
+        InputError for everything that is wrong with the manifest or taken on this machine,
+        MissingBinaryError when Prometheus is needed, not here, and cannot be fetched.
+        """
+        mesh = self._parse()
+        self._trust_domain = mesh.trust_domain
+        self._plans = self._plan(mesh)
+        if self.prometheus_plan is not None:
+            found = await ensure_prometheus(self._options.environment, self._report)
+            self._site = replace(self._site, prometheus=found.server)
+            self._plans = self._plan(mesh)
+        host, port = self._subnet.ca_address.rsplit(":", 1)
+        check_free([(host, int(port))], {int(port): "the CA"})
+        for plan in self._plans.values():
+            _check(plan)
+
+    @property
+    def prometheus_plan(self) -> WorkloadPlan | None:
+        """The workload that is Prometheus."""
+        return next((plan for plan in self._plans.values() if plan.prometheus), None)
+
+    @property
+    def prometheus_url(self) -> str | None:
+        """Where Prometheus' pages and API are."""
+        plan = self.prometheus_plan
+        listens = plan.prometheus.listens if plan and plan.prometheus else ()
+        return f"http://{listens[0][0]}:{listens[0][1]}" if listens else None
+
+    @property
+    def gateway_url(self) -> str | None:
+        """Where the first gateway takes plain HTTP from outside."""
+        for plan in self._plans.values():
+            if plan.kind == "gateway" and plan.settings.inbound:
+                return f"http://{plan.addresses.pod}:{plan.settings.inbound[0].port}"
+        return None
+
+    async def run(self) -> None:
+        """Start everything, keep it running and follow the manifest, until cancelled.
+
+        Raises ComponentFailed when the CA or a workload of the first manifest dies too often.
+        """
+        watch = FileWatch(self._options.manifest)
+        self._tokens = TokenIssuer.load_or_create(self._state.run / "issuer")
+        self._write_prometheus_files()
+        self._publish()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._ca.run())
+                tasks.create_task(self._publish_changes())
+                await self._wait_for_ca()
+                for plan in self._plans.values():
+                    self._start(tasks, plan, essential=True)
+                tasks.create_task(self._follow(tasks, watch))
+                tasks.create_task(self._observe_prometheus())
+                if self._options.traffic:
+                    tasks.create_task(self._make_traffic())
+        finally:
+            self.phase = STOPPING
+
+    def document(self) -> dict[str, Any]:
+        """The status document as of now."""
+        url, plan = self.prometheus_url, self.prometheus_plan
+        return mesh_document(
+            phase=self.phase,
+            message=self.problem,
+            pid=os.getpid(),
+            state=self._state.path,
+            trust_domain=self._trust_domain,
+            ca={
+                "address": self._site.ca_address,
+                "rootCertificate": str(self._site.ca_root),
+                "pid": self._ca.pid,
+            },
+            prometheus={"url": url, "workload": plan.title} if url and plan else None,
+            workloads=[
+                workload_entry(each.running, self.health, each.failure) for each in self._slots.values()
+            ],
+        )
+
+    def awaited_targets(self) -> list[tuple[str, str, str]]:
+        """(job, URL, what is known) of every target that Prometheus does not report as up."""
+        missing = []
+        for job, targets in self.files.targets.items():
+            for target in targets:
+                seen = self.health.get((job, target.url))
+                if seen is None or seen.health != "up":
+                    known = (seen.last_error or seen.health) if seen else "not seen by Prometheus yet"
+                    missing.append((job, target.url, known))
+        return missing
+
+    def _parse(self) -> Mesh:
+        path = self._options.manifest
+        text = read_input(path, "the mesh's manifest").decode("utf-8", "replace")
+        return parse_mesh(load_documents(text, str(path)))
+
+    def _plan(self, mesh: Mesh) -> dict[Key, WorkloadPlan]:
+        pairs = {key: self._subnet.allocate("/".join(key)) for key in keys_of(mesh)}
+        return plan_mesh(mesh, pairs, self._site)
+
+    def _write_prometheus_files(self) -> None:
+        plan = self.prometheus_plan
+        if plan is not None:
+            credentials = plan.settings.output_certs or plan.settings.state_dir / "credentials"
+            self.files.write_config(credentials, self._options.scrape_interval)
+
+    async def _start_ca(self) -> Process:
+        argv = [sys.executable, "-m", "meshscrape", "ca", "serve", "--dir", str(self._state.ca)]
+        argv += ["--listen", self._site.ca_address, "--trust-domain", self._trust_domain]
+        argv += ["--jwks", str(self._state.run / "issuer" / JWKS), "--issuer", LOCAL_ISSUER]
+        host = self._site.ca_address.rsplit(":", 1)[0]
+        for name in (host, *CA_NAMES):
+            argv += ["--dns", name]
+        log = self._state.run / "ca.log"
+        return await spawn(argv, env=self._site.environment, cwd=self._state.run, log_file=log)
+
+    async def _wait_for_ca(self) -> None:
+        host, port = self._site.ca_address.rsplit(":", 1)
+        try:
+            async with asyncio.timeout(CA_BOUND):
+                while not (await accepts(host, int(port)) and self._site.ca_root.is_file()):
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise UnavailableError(
+                f"the CA does not answer within {CA_BOUND:g} s: {self._ca.tail(3)}",
+                where=self._site.ca_address,
+            ) from None
+
+    def _start(self, tasks: asyncio.TaskGroup, plan: WorkloadPlan, *, essential: bool) -> None:
+        if self._tokens is None:
+            raise RuntimeError("a workload cannot start before the mesh does")
+        running = RunningWorkload(plan, self._tokens, self._changed.set)
+
+        async def keep() -> None:
+            try:
+                await running.run()
+            except* MeshscrapeError as group:
+                if essential:
+                    raise
+                slot.failure = str(first_error(group))
+                self._report(f"{plan.title}: {slot.failure}")
+                self._changed.set()
+
+        slot = _Slot(running, tasks.create_task(keep()))
+        self._slots[plan.key] = slot
+
+    async def _stop(self, key: Key) -> None:
+        slot = self._slots.pop(key)
+        self._update_targets()
+        slot.task.cancel()
+        await asyncio.wait({slot.task})
+
+    async def _follow(self, tasks: asyncio.TaskGroup, watch: FileWatch) -> None:
+        """Apply the manifest whenever it changes; one that cannot be used changes nothing but `problem`."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if not watch.changed():
+                continue
+            try:
+                await self._apply(tasks)
+                self.problem = ""
+            except MeshscrapeError as error:
+                self.problem = f"the changed manifest is not used: {error}"
+                self._report(self.problem)
+            self._changed.set()
+
+    async def _apply(self, tasks: asyncio.TaskGroup) -> None:
+        mesh = self._parse()
+        before = set(self._plans)
+        try:
+            wanted = self._plan(mesh)
+            if mesh.trust_domain != self._trust_domain:
+                raise MeshscrapeError(
+                    "the trust domain of a running mesh cannot change", remedy="start it again"
+                )
+            for key, plan in wanted.items():
+                if key not in self._slots:
+                    _check(plan)
+        except MeshscrapeError:
+            for key in set(keys_of(mesh)) - before:
+                self._subnet.release("/".join(key))
+            raise
+        gone = [key for key, plan in self._plans.items() if wanted.get(key) != plan]
+        new = [key for key, plan in wanted.items() if self._plans.get(key) != plan]
+        for key in gone:
+            await self._stop(key)
+            if key not in wanted:
+                self._subnet.release("/".join(key))
+        self._plans = wanted
+        for key in new:
+            self._start(tasks, wanted[key], essential=False)
+        names = ", ".join("/".join(key) for key in sorted({*gone, *new})) or "nothing"
+        self._report(f"the manifest has changed; changed here: {names}")
+
+    def _update_targets(self) -> None:
+        if self.prometheus_plan is not None:
+            self.files.write_targets(s.running.plan.scraped for s in self._slots.values() if s.running.joined)
+
+    async def _observe_prometheus(self) -> None:
+        while True:
+            url = self.prometheus_url
+            try:
+                seen = await observe_targets(url) if url else []
+                self.health = {(each.job, each.url): each for each in seen}
+            except UnavailableError:
+                self.health = {}
+            self._changed.set()
+            await asyncio.sleep(PROMETHEUS_SECONDS)
+
+    async def _publish_changes(self) -> None:
+        """Bring target files, phase and status document up to date after each change."""
+        published: dict[str, Any] = {}
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            self._update_targets()
+            slots = self._slots.values()
+            if len(slots) == len(self._plans) and all(each.running.ready for each in slots):
+                self.phase = READY
+                self.ready.set()
+            document = self.document()
+            if document != published:
+                self._state.publish(document)
+                published = document
+
+    def _publish(self) -> None:
+        self._state.publish(self.document())
+
+    async def _make_traffic(self) -> None:
+        await self.ready.wait()
+        if self.gateway_url is not None:
+            await trickle(self.gateway_url)
+
+
+def first_error(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The first MeshscrapeError in a group of groups, else its first exception."""
+    chosen = group.subgroup(MeshscrapeError) or group
+    error: BaseException = chosen
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _check(plan: WorkloadPlan) -> None:
+    """MissingBinaryError when there is no Envoy for it, InputError when a port that it needs is taken."""
+    settings = plan.settings
+    if settings.envoy:
+        find_binary(settings)
+    names = {
+        settings.stats_port: "ENVOY_PROMETHEUS_PORT",
+        settings.merged_port: "STATUS_PORT",
+        settings.health_port: "ENVOY_STATUS_PORT",
+        settings.secure_stats_port: "ENVOY_SECURE_METRICS_PORT",
+        settings.secure_merged_port: "ENVOY_SECURE_MERGED_METRICS_PORT",
+    }
+    wanted = [(settings.inside_address, settings.merged_port)]
+    if settings.envoy:
+        own = [port for port in names if port] + [inbound.port for inbound in settings.inbound]
+        wanted += [(address, port) for address in settings.pod_addresses for port in own]
+    for application in plan.applications:
+        wanted += application.listens
+    check_free(dict.fromkeys(wanted), names)

@@ -1,0 +1,235 @@
+"""From a parsed manifest to everything that is needed to run one workload here. Nothing is started yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshscrape.errors import InputError
+from meshscrape.istio.manifests import Mesh, Workload
+from meshscrape.istio.mesh import agent_environment
+from meshscrape.istio.settings import AgentSettings, parse_settings
+from meshscrape.local.addresses import AddressPair
+from meshscrape.local.environment import command, substitute
+from meshscrape.scrape.targets import ScrapedWorkload
+
+PROMETHEUS = "prometheus"
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the mesh runs: its directories, its CA, the programs, and the environment of its children."""
+
+    run: Path
+    ca_address: str
+    ca_root: Path
+    environment: Mapping[str, str]
+    prometheus: Path | None = None
+    envoy: str = ""
+
+    @property
+    def prometheus_directory(self) -> Path:
+        """Prometheus' configuration, targets and data."""
+        return self.run / "prometheus"
+
+    def workload(self, key: Key) -> Path:
+        """A workload's own directory."""
+        return self.run / "workloads" / key[0] / key[1]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationPlan:
+    """One container's command: its words, its environment, and where it should accept connections."""
+
+    name: str
+    argv: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    listens: tuple[tuple[str, int], ...]
+    prometheus: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadPlan:
+    """One workload, ready to run. Two equal plans need no restart."""
+
+    key: Key
+    kind: str
+    pod: str
+    addresses: AddressPair
+    directory: Path
+    agent_environment: tuple[tuple[str, str], ...]
+    settings: AgentSettings
+    applications: tuple[ApplicationPlan, ...]
+    routes: str
+    scraped: ScrapedWorkload
+    where: str
+
+    @property
+    def title(self) -> str:
+        """NAMESPACE/NAME."""
+        return f"{self.key[0]}/{self.key[1]}"
+
+    @property
+    def prometheus(self) -> ApplicationPlan | None:
+        """The application that is Prometheus, if this workload has one."""
+        return next((each for each in self.applications if each.prometheus), None)
+
+    @property
+    def token(self) -> Path:
+        """The workload's token for the CA."""
+        return self.directory / "token"
+
+    @property
+    def routes_file(self) -> Path:
+        """A gateway's routes."""
+        return self.directory / "routes.json"
+
+
+def plan_mesh(mesh: Mesh, pairs: Mapping[Key, AddressPair], site: Site) -> dict[Key, WorkloadPlan]:
+    """The plan of every workload; `pairs` has their addresses. InputError names the manifest's place."""
+    plans = {_key(workload): _plan(workload, mesh, pairs, site) for workload in mesh.workloads}
+    scrapers = [plan for plan in plans.values() if plan.prometheus]
+    if len(scrapers) > 1:
+        raise InputError(
+            f"{scrapers[0].title} runs Prometheus already",
+            where=scrapers[1].where,
+            remedy="run one Prometheus per mesh",
+        )
+    return plans
+
+
+def keys_of(mesh: Mesh) -> list[Key]:
+    """(namespace, name) of every workload, in the manifest's order."""
+    return [_key(workload) for workload in mesh.workloads]
+
+
+def _key(workload: Workload) -> Key:
+    return workload.namespace, workload.name
+
+
+def _plan(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair], site: Site) -> WorkloadPlan:
+    key = _key(workload)
+    pair, directory, pod = pairs[key], site.workload(key), f"{workload.name}-0"
+    routes = _routes(workload, mesh, pairs)
+    local = _local_environment(directory, site, bool(routes))
+    if workload.pod_env.get("OUTPUT_CERTS"):
+        # In a pod this is a mounted volume; here it is a directory beside the agent's own.
+        local["OUTPUT_CERTS"] = str(directory / "output-certs")
+    environment = agent_environment(
+        workload,
+        trust_domain=mesh.trust_domain,
+        pod_name=pod,
+        pod_addresses=(pair.pod,),
+        inside_address=pair.inside,
+        extra=local,
+    )
+    settings = parse_settings(environment, workload.role)
+    scraped = ScrapedWorkload(
+        namespace=workload.namespace,
+        pod=pod,
+        workload=workload.name,
+        spiffe_id=workload.spiffe_id(mesh.trust_domain),
+        address=pair.pod,
+        secure_merged_port=settings.secure_merged_port if settings.envoy else 0,
+        secure_envoy_port=settings.secure_stats_port if settings.envoy else 0,
+        sources=workload.annotations.sources,
+        mtls_ports=frozenset(p.port for p in settings.inbound if p.mode != "DISABLE" and settings.envoy),
+    )
+    return WorkloadPlan(
+        key=key,
+        kind=workload.kind,
+        pod=pod,
+        addresses=pair,
+        directory=directory,
+        agent_environment=tuple(sorted({**site.environment, **environment}.items())),
+        settings=settings,
+        applications=_applications(workload, pod, pair, settings, site),
+        routes=routes,
+        scraped=scraped,
+        where=workload.manifest_where,
+    )
+
+
+def _local_environment(directory: Path, site: Site, routed: bool) -> dict[str, str]:
+    """What a cluster would mount into the pod, as paths of this machine."""
+    environment = {
+        "CA_ADDR": site.ca_address,
+        "CA_ROOT_CA": str(site.ca_root),
+        "MESHSCRAPE_TOKEN_PATH": str(directory / "token"),
+        "MESHSCRAPE_AGENT_DIR": str(directory / "agent"),
+    }
+    if site.envoy:
+        environment["MESHSCRAPE_ENVOY"] = site.envoy
+    if routed:
+        environment["MESHSCRAPE_ROUTES"] = str(directory / "routes.json")
+    return environment
+
+
+def _routes(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair]) -> str:
+    """A gateway's routes as the agent reads them; empty for other workloads."""
+    routes = []
+    for route in mesh.routes(workload):
+        destination = mesh.workload(route.destination_namespace, route.destination_name)
+        if destination is None:
+            raise InputError(
+                f"a route leads to {route.destination_name}, which is no workload",
+                where=workload.manifest_where,
+            )
+        key = _key(destination)
+        upstream = {
+            "name": f"{key[1]}.{key[0]}:{route.port}",
+            "address": pairs[key].pod,
+            "port": route.port,
+            "spiffeId": str(destination.spiffe_id(mesh.trust_domain)),
+        }
+        routes.append({"prefix": route.prefix, "upstream": upstream})
+    return json.dumps(routes, indent=1) + "\n" if routes else ""
+
+
+def _applications(
+    workload: Workload, pod: str, pair: AddressPair, settings: AgentSettings, site: Site
+) -> tuple[ApplicationPlan, ...]:
+    if workload.kind == "gateway":
+        return ()
+    plans = []
+    for container in workload.containers:
+        if container.command_line is None:
+            raise InputError(
+                f"container {container.name} of {workload.name} has no local command",
+                where=workload.manifest_where,
+                remedy="add the annotation meshscrape.io/local-command: COMMAND to the pod template",
+            )
+        where = f"{workload.manifest_where}: meshscrape.io/local-command"
+        variables = {
+            "INSIDE_ADDRESS": pair.inside,
+            "POD_IP": pair.pod,
+            "POD_NAME": pod,
+            "POD_NAMESPACE": workload.namespace,
+            "PROMETHEUS_CONFIG": str(site.prometheus_directory / "prometheus.yml"),
+            "PROMETHEUS_DATA": str(site.prometheus_directory / "data"),
+        }
+        if container.ports:
+            variables["PORT"] = str(container.ports[0].port)
+        if settings.output_certs is not None:
+            variables["OUTPUT_CERTS"] = str(settings.output_certs)
+        for name, value in container.env:
+            variables[name] = substitute(value, variables, where)
+        argv = command(container.command_line, variables, where)
+        prometheus = argv[0] == PROMETHEUS
+        if prometheus and site.prometheus is not None:
+            argv = (str(site.prometheus), *argv[1:])
+        # Prometheus' own pages are for people: they are at the pod address. Applications stay inside.
+        host = pair.inside if settings.envoy else pair.pod
+        plans.append(
+            ApplicationPlan(
+                name=container.name,
+                argv=argv,
+                environment=tuple(sorted({**site.environment, **variables}.items())),
+                listens=tuple((host, port.port) for port in container.ports),
+                prometheus=prometheus,
+            )
+        )
+    return tuple(plans)

@@ -1,0 +1,23 @@
+"""What /proc tells about processes of this user."""
+
+from __future__ import annotations
+
+import os
+
+
+def child_named(parent: int, name: str) -> int | None:
+    """The process id of a child of `parent` whose command is `name`; None when there is none (now)."""
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            with open(f"/proc/{entry}/stat", "rb") as handle:
+                text = handle.read().decode("utf-8", "replace")
+        except OSError:
+            continue
+        # proc(5): "pid (comm) state ppid ..."; the command may itself contain parentheses.
+        command, _, rest = text.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        if len(fields) > 1 and fields[1] == str(parent) and fields[0] != "Z" and command == name:
+            return int(entry)
+    return None

@@ -1,0 +1,71 @@
+"""One run of a mesh with everything that must be in place before it and gone after it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from meshscrape.errors import UnavailableError
+from meshscrape.local.addresses import claim_subnet
+from meshscrape.local.mesh import LocalMesh, MeshOptions
+from meshscrape.local.state import StateDirectory, hold_state
+
+READY_BOUND = 60.0
+UP_BOUND = 45.0
+_LOOK = 0.1
+
+
+@asynccontextmanager
+async def prepared_mesh(
+    options: MeshOptions, state: Path, report: Callable[[str], None]
+) -> AsyncIterator[LocalMesh]:
+    """A mesh that is checked and may be run; addresses and state directory are held until the end.
+
+    Whatever is wrong with the input is raised before anything is written or started.
+    """
+    with claim_subnet() as subnet:
+        mesh = LocalMesh(options, StateDirectory(state.resolve()), subnet, report)
+        await mesh.prepare()
+        with hold_state(state):
+            yield mesh
+
+
+async def wait_until_ready(mesh: LocalMesh, bound: float = READY_BOUND) -> None:
+    """Wait until every workload is ready; UnavailableError after `bound` seconds says what is not."""
+    try:
+        await asyncio.wait_for(mesh.ready.wait(), bound)
+    except TimeoutError:
+        missing = [
+            f"{w['namespace']}/{w['name']}: {w['message']}"
+            for w in mesh.document()["workloads"]
+            if not w["ready"]
+        ]
+        raise UnavailableError(
+            f"not every workload is ready after {bound:g} s",
+            where="; ".join(missing),
+            remedy="see the logs in the state directory's run/workloads while the mesh runs",
+        ) from None
+
+
+async def wait_until_up(
+    mesh: LocalMesh, report: Callable[[str], None], bound: float = UP_BOUND
+) -> list[tuple[str, str, str]]:
+    """Wait until Prometheus reports every target up, for at most `bound` seconds.
+
+    Returns what is still missing then: (job, URL, what Prometheus says), empty when all are up.
+    """
+    loop = asyncio.get_running_loop()
+    deadline, told = loop.time() + bound, -1
+    while True:
+        total = sum(len(targets) for targets in mesh.files.targets.values())
+        missing = mesh.awaited_targets()
+        if total - len(missing) != told:
+            told = total - len(missing)
+            report(f"{told} of {total} targets are up")
+        if total and not missing:
+            return []
+        if loop.time() >= deadline:
+            return missing
+        await asyncio.sleep(_LOOK)

@@ -1,0 +1,182 @@
+"""One running workload: its application processes, its agent, its token, and what can be seen of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from meshscrape.ca.tokens import TokenIssuer
+from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.local.plan import ApplicationPlan, WorkloadPlan
+from meshscrape.local.processes import child_named
+from meshscrape.spiffe.certificates import load_certificates
+from meshscrape.system.clock import utcnow
+from meshscrape.system.files import private_dir, write_atomic
+from meshscrape.system.http_client import FetchLimits, fetch
+from meshscrape.system.processes import Process, spawn
+from meshscrape.system.supervisor import Supervisor
+
+TOKEN_LIFETIME = timedelta(hours=1)
+_LIMITS = FetchLimits(connect=1.0, read=2.0, total=2.0, body_bytes=1 << 16)
+_LOOK_UNREADY, _LOOK_READY = 0.1, 1.0
+_LOOK_TOKEN = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateSeen:
+    """The workload's present certificate."""
+
+    serial: str
+    not_after: datetime
+
+
+class RunningWorkload:
+    """Runs a plan for as long as `run` runs; the attributes are what is seen of it now.
+
+    `joined` turns true with the first readiness and stays so: a workload that fails later remains a target
+    of Prometheus, whose `up` then says 0.
+    """
+
+    def __init__(self, plan: WorkloadPlan, tokens: TokenIssuer, changed: Callable[[], None]) -> None:
+        self.plan = plan
+        self.ready = False
+        self.joined = False
+        self.message = "starting"
+        self.certificate: CertificateSeen | None = None
+        self.agent = Supervisor(f"agent of {plan.title}", self._start_agent)
+        self.applications = [
+            Supervisor(f"application {each.name} of {plan.title}", lambda each=each: self._start(each))
+            for each in plan.applications
+        ]
+        self._tokens = tokens
+        self._changed = changed
+        self._credentials = asyncio.Event()
+        self._envoy: tuple[int, int] | None = None
+
+    @property
+    def agent_directory(self) -> Path:
+        """The agent's own directory."""
+        return self.plan.settings.state_dir
+
+    @property
+    def restarts(self) -> int:
+        """How often one of its processes had to be started again."""
+        return sum(each.restarts for each in (self.agent, *self.applications))
+
+    @property
+    def envoy_pid(self) -> int | None:
+        """Envoy's process id while it runs."""
+        return self._envoy[1] if self._envoy and self.agent.pid == self._envoy[0] else None
+
+    async def run(self) -> None:
+        """Run until cancelled; raises ComponentFailed when one of its processes dies too often."""
+        private_dir(self.plan.directory)
+        private_dir(self.agent_directory)
+        self._write_token()
+        if self.plan.routes:
+            write_atomic(self.plan.routes_file, self.plan.routes.encode())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.agent.run())
+                tasks.create_task(self._refresh_token())
+                tasks.create_task(self._look())
+                for application in self.applications:
+                    tasks.create_task(self._run_application(application))
+        finally:
+            self.ready = False
+
+    async def _run_application(self, application: Supervisor) -> None:
+        if not self.plan.settings.envoy:
+            # It is here for the certificate: there is nothing it could do without.
+            await self._credentials.wait()
+        await application.run()
+
+    async def _start(self, plan: ApplicationPlan) -> Process:
+        guard = [sys.executable, "-S", "-E", "-s", str(Path(__file__).with_name("guard.py"))]
+        log = self.plan.directory / f"{plan.name}.log"
+        return await spawn(
+            [*guard, *plan.argv], env=dict(plan.environment), cwd=self.plan.directory, log_file=log
+        )
+
+    async def _start_agent(self) -> Process:
+        role = self.plan.settings.role
+        argv = [sys.executable, "-m", "meshscrape", "agent", "proxy", role]
+        log = self.plan.directory / "agent.log"
+        return await spawn(argv, env=dict(self.plan.agent_environment), cwd=self.plan.directory, log_file=log)
+
+    def _write_token(self) -> datetime:
+        now = utcnow()
+        namespace, account = self.plan.settings.namespace, self.plan.settings.service_account
+        token = self._tokens.issue(namespace, account, now, TOKEN_LIFETIME)
+        write_atomic(self.plan.token, token.encode())
+        return now + TOKEN_LIFETIME / 2
+
+    async def _refresh_token(self) -> None:
+        due = utcnow() + TOKEN_LIFETIME / 2
+        while True:
+            # The wall clock is asked again and again: a machine that slept must not keep an expired token.
+            await asyncio.sleep(_LOOK_TOKEN)
+            if utcnow() >= due:
+                due = self._write_token()
+
+    async def _look(self) -> None:
+        """Observe readiness, Envoy's process and the certificate, for ever."""
+        while True:
+            before = (self.ready, self.message, self.certificate, self._envoy)
+            self.ready, self.message = await self._readiness()
+            self.joined = self.joined or self.ready
+            self.certificate = self._present_certificate()
+            if self.certificate is not None:
+                self._credentials.set()
+            if self.agent.pid is not None and self.envoy_pid is None and self.plan.settings.envoy:
+                found = child_named(self.agent.pid, "envoy")
+                self._envoy = (self.agent.pid, found) if found else None
+            if before != (self.ready, self.message, self.certificate, self._envoy):
+                self._changed()
+            await asyncio.sleep(_LOOK_READY if self.ready else _LOOK_UNREADY)
+
+    async def _readiness(self) -> tuple[bool, str]:
+        settings = self.plan.settings
+        try:
+            url = f"http://{settings.inside_address}:{settings.merged_port}/healthz/ready"
+            status, body = await fetch(url, limits=_LIMITS)
+        except UnavailableError:
+            return (
+                False,
+                "the agent does not answer yet" if self.agent.pid else "the agent is being restarted",
+            )
+        if status != 200:
+            said = body.decode("utf-8", "replace").strip().splitlines()
+            return False, f"the agent is not ready: {said[0][:200]}" if said else "the agent is not ready"
+        for application, running in zip(self.plan.applications, self.applications, strict=True):
+            if running.pid is None:
+                return False, f"{application.name} is not running"
+            for host, port in application.listens:
+                if not await accepts(host, port):
+                    return False, f"{application.name} does not accept connections on {host}:{port} yet"
+        return True, ""
+
+    def _present_certificate(self) -> CertificateSeen | None:
+        path = self.agent_directory / "credentials" / "cert-chain.pem"
+        try:
+            leaf = load_certificates(path.read_bytes(), str(path))[0]
+        except (OSError, MeshscrapeError):
+            return None
+        return CertificateSeen(f"{leaf.serial_number:x}", leaf.not_valid_after_utc)
+
+
+async def accepts(host: str, port: int) -> bool:
+    """Whether a TCP connection to `host:port` is accepted within a second."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 1.0)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
