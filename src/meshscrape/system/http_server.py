@@ -40,7 +40,7 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request without its body: `path` as sent (not decoded), without the query; header names lower-case."""
+    """A request without its body: `path` as sent, not decoded, without the query; lower-case header names."""
 
     method: str
     path: str

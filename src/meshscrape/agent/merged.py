@@ -1,0 +1,301 @@
+"""The merged metrics of a workload: agent, Envoy and applications as one exposition, streamed.
+
+Every source is asked at once and has its own deadline; what they answer is emitted in order. A source that is
+slow, dead or hostile costs its own families only, and is visible in the result (`meshscrape_source_up`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.exposition.health import (
+    Family,
+    SourceHealth,
+    health_families,
+    health_names,
+    render_families,
+)
+from meshscrape.exposition.merge import MergeLimits, Merger, SourceMerge
+from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, source_format
+from meshscrape.exposition.scan import Scanner
+from meshscrape.istio.targets import ScrapeSource
+from meshscrape.system.http_client import FetchedResponse, FetchLimits, fetch_stream
+from meshscrape.system.http_server import Request, Response
+
+log = logging.getLogger(__name__)
+
+PATHS = ("/stats/prometheus", "/metrics")
+TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
+DEFAULT_TIMEOUT = 10.0
+MAX_TIMEOUT = 600.0
+# What a scrape keeps for itself: the last bytes must reach Prometheus before its own deadline.
+MARGIN_RATIO, MARGIN_MAX = 0.1, 0.5
+# Sources before the last one have this much of the budget: those behind a hanging one need time too.
+EARLY_RATIO = 0.8
+# Bytes of all sources together that wait for their turn; a source that is ahead of it is not read further.
+AHEAD_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MergedOptions:
+    """What is merged: the application's endpoints on `inside_address`, Envoy by its admin socket."""
+
+    sources: tuple[ScrapeSource, ...] = ()
+    inside_address: str = "127.0.0.1"
+    envoy_admin: Path | None = None
+    merge_envoy: bool = True
+    openmetrics: bool = False
+    limits: MergeLimits = field(default_factory=MergeLimits)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What is counted about a source since the start, and what its lines were found to look like."""
+
+    scanner: Scanner = field(default_factory=Scanner)
+    failures: int = 0
+    dropped_families: int = 0
+    malformed_lines: int = 0
+    truncations: int = 0
+    down: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    name: str
+    url: str
+    kind: str
+    unix_socket: Path | None = None
+
+
+class MergedMetrics:
+    """Answers GET with the merged exposition; `agent_families` gives the agent's own in the text format."""
+
+    def __init__(self, options: MergedOptions, agent_families: Callable[[], bytes] = bytes) -> None:
+        self.options = options
+        self._agent_families = agent_families
+        self._sources = _sources(options)
+        self._totals = {source.name: _Totals() for source in self._sources}
+        self._scrapes = 0
+        self._agent_scanner = Scanner()
+        self._tls = _loopback_tls() if any(s.url.startswith("https:") for s in self._sources) else None
+
+    async def handle(self, request: Request) -> Response:
+        """The HTTP handler for both paths."""
+        chosen = choose(request.headers.get("accept"), self.options.openmetrics)
+        if request.method == "HEAD":
+            return Response(200, b"", content_type(chosen))
+        self._scrapes += 1
+        return Response(200, self._exposition(chosen, _budget(request.headers)), content_type(chosen))
+
+    def families(self) -> list[Family]:
+        """Istio's own counters of its merge: scrapes answered, sources that failed by type."""
+        failures = {"application": 0, "envoy": 0}
+        for source in self._sources:
+            failures[source.kind] += self._totals[source.name].failures
+        return [
+            Family(
+                "istio_agent_scrapes_total", "counter", "The total number of scrapes.", [({}, self._scrapes)]
+            ),
+            Family(
+                "istio_agent_scrape_failures_total",
+                "counter",
+                "The total number of failed scrapes.",
+                [({"type": kind}, count) for kind, count in failures.items()],
+            ),
+        ]
+
+    async def _exposition(self, chosen: Format, budget: float) -> AsyncIterator[bytes]:
+        merger = Merger(chosen, self.options.limits)
+        merger.reserve(health_names())
+        ahead = AHEAD_BYTES // max(1, len(self._sources))
+        last = len(self._sources) - 1
+        fetches = [
+            _Fetch(source, chosen, budget * (1.0 if i == last else EARLY_RATIO), ahead, self._tls)
+            for i, source in enumerate(self._sources)
+        ]
+        tasks = [asyncio.create_task(fetch.run()) for fetch in fetches]
+        try:
+            own = merger.source("agent", scanner=self._agent_scanner)
+            yield own.feed(self._agent_families() + render_families(self.families())) + own.finish(True)
+            health = []
+            for fetch in fetches:
+                totals = self._totals[fetch.source.name]
+                merge = merger.source(fetch.source.name, scanner=totals.scanner)
+                async for chunk in _merged(fetch, merge):
+                    yield chunk
+                health.append(self._judge(fetch, merge))
+            yield render_families(health_families(health), chosen) + merger.end()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _judge(self, fetch: _Fetch, merge: SourceMerge) -> SourceHealth:
+        """How the source did, added to its totals and said in the log when that changes."""
+        totals = self._totals[fetch.source.name]
+        problem = merge.problem or fetch.problem
+        up = not problem
+        totals.failures += not up
+        totals.dropped_families += merge.dropped_families
+        totals.malformed_lines += merge.malformed_lines
+        totals.truncations += merge.truncated
+        if up == totals.down:
+            log.warning("source %s is %s%s", fetch.source.name, "up" if up else "down: ", problem)
+        totals.down = not up
+        return SourceHealth(
+            fetch.source.name,
+            up,
+            fetch.seconds,
+            merge.bytes_in,
+            totals.dropped_families,
+            totals.malformed_lines,
+            totals.truncations,
+        )
+
+
+class _Fetch:
+    """One source being read, ahead of its turn by a bounded number of bytes."""
+
+    def __init__(
+        self, source: _Source, chosen: Format, budget: float, ahead: int, tls: ssl.SSLContext | None
+    ) -> None:
+        self.source = source
+        self.format = Format.TEXT
+        self.problem = "was not read to its end"
+        self.complete = False
+        self.seconds = 0.0
+        self._chosen = chosen if source.kind == "application" else Format.TEXT
+        self._budget = budget
+        self._tls = tls
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._ahead = ahead
+        self._ended = False
+        self._changed = asyncio.Event()
+        self._room = asyncio.Event()
+
+    async def run(self) -> None:
+        """Read the source to its end or its deadline; `problem` says why there was no whole exposition."""
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            async with asyncio.timeout(self._budget):
+                await self._read()
+            self.problem = ""
+        except TimeoutError:
+            self.problem = f"did not answer whole within {self._budget:.3g} s"
+        except MeshscrapeError as error:
+            self.problem = str(error)
+        finally:
+            self.seconds = clock() - started
+            self._ended = True
+            self._changed.set()
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What was read, as it arrives."""
+        while True:
+            while self._waiting:
+                chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
+                self._room.set()
+                for chunk in chunks:
+                    yield chunk
+            if self._ended:
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _read(self) -> None:
+        headers = {
+            "Accept": accept_header(self._chosen),
+            "User-Agent": "meshscrape-agent",
+            "X-Prometheus-Scrape-Timeout-Seconds": f"{self._budget:.3f}",
+        }
+        limits = FetchLimits(connect=self._budget, read=self._budget, total=self._budget)
+        async with fetch_stream(
+            self.source.url,
+            unix_socket=self.source.unix_socket,
+            headers=headers,
+            limits=limits,
+            tls=self._tls,
+        ) as response:
+            self.format = _checked(response, self._chosen, self.source.url)
+            async for chunk in response.body:
+                await self._offer(chunk)
+            self.complete = response.complete
+
+    async def _offer(self, chunk: bytes) -> None:
+        self._waiting.append(chunk)
+        self._waiting_bytes += len(chunk)
+        self._changed.set()
+        while self._waiting_bytes >= self._ahead:
+            self._room.clear()
+            await self._room.wait()
+
+
+async def _merged(fetch: _Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
+    async for chunk in fetch.chunks():
+        if out := merge.feed(chunk):
+            yield out
+        if merge.full:
+            break
+    if out := merge.finish(fetch.complete):
+        yield out
+
+
+def _checked(response: FetchedResponse, chosen: Format, where: str) -> Format:
+    """The format of an answer that can be merged; UnavailableError for every other answer."""
+    if response.status != 200:
+        raise UnavailableError(f"answered with status {response.status}", where=where)
+    found = source_format(response.content_type)
+    if found is None or (found is Format.OPENMETRICS and chosen is Format.TEXT):
+        raise UnavailableError(f"answered with Content-Type {response.content_type!r}", where=where)
+    return found
+
+
+def _sources(options: MergedOptions) -> tuple[_Source, ...]:
+    host = f"[{options.inside_address}]" if ":" in options.inside_address else options.inside_address
+    ports = [source.port for source in options.sources]
+    envoy = []
+    if options.merge_envoy and options.envoy_admin is not None:
+        envoy = [_Source("envoy", "http://localhost/stats/prometheus", "envoy", options.envoy_admin)]
+    return (
+        *envoy,
+        *(
+            _Source(
+                f"application:{source.port}" + (source.path if ports.count(source.port) > 1 else ""),
+                f"{source.scheme}://{host}:{source.port}{source.path}",
+                "application",
+            )
+            for source in options.sources
+        ),
+    )
+
+
+def _loopback_tls() -> ssl.SSLContext:
+    """For an application that serves its metrics over https.
+
+    Its certificate is not checked: it is asked on the workload's own loopback address, where whoever could
+    answer in its place is in the same pod, and no name in a certificate would say otherwise.
+    """
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _budget(headers: Mapping[str, str]) -> float:
+    """Seconds for the sources of this scrape, from Prometheus's header; garbage in it counts as absent."""
+    timeout = DEFAULT_TIMEOUT
+    with contextlib.suppress(ValueError):
+        seconds = float(headers.get(TIMEOUT_HEADER, ""))
+        if 0.0 < seconds <= MAX_TIMEOUT:
+            timeout = seconds
+    return timeout - min(timeout * MARGIN_RATIO, MARGIN_MAX)

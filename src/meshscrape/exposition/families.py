@@ -1,0 +1,57 @@
+"""Who owns which metric family, so that no name is ever exposed by two sources."""
+
+from __future__ import annotations
+
+from meshscrape.exposition.grammar import HISTOGRAM, SUMMARY
+
+# The series names that a family of each type exposes beside its own name.
+SUFFIXES: dict[bytes, tuple[bytes, ...]] = {
+    HISTOGRAM: (b"_bucket", b"_sum", b"_count"),
+    SUMMARY: (b"_sum", b"_count"),
+}
+
+
+class FamilyTable:
+    """Family name → type and owner. One entry per family, none per series: this is the merge's memory."""
+
+    __slots__ = ("_families",)
+
+    def __init__(self) -> None:
+        self._families: dict[bytes, tuple[bytes, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._families)
+
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._families
+
+    def get(self, name: bytes) -> tuple[bytes, int] | None:
+        """Type and owner of the family of exactly this name."""
+        return self._families.get(name)
+
+    def add(self, name: bytes, kind: bytes, owner: int) -> None:
+        """Record a family that `conflicts` has cleared."""
+        self._families[name] = (kind, owner)
+
+    def parent(self, name: bytes) -> bytes | None:
+        """The histogram or summary that has `name` among its series (`x` for `x_sum`), if there is one."""
+        cut = name.rfind(b"_")
+        if cut <= 0:
+            return None
+        base, suffix = name[:cut], name[cut:]
+        family = self._families.get(base)
+        return base if family is not None and suffix in SUFFIXES.get(family[0], ()) else None
+
+    def conflicts(self, name: bytes, kind: bytes) -> bool:
+        """Whether a new family of this name and type would expose a series name that is already owned."""
+        if name in self._families or self.parent(name) is not None:
+            return True
+        return any(name + suffix in self._families for suffix in SUFFIXES.get(kind, ()))
+
+    def owners(self, name: bytes, kind: bytes) -> set[int]:
+        """The owners of every series name that a family of this name and type would expose."""
+        names = [name, *(name + suffix for suffix in SUFFIXES.get(kind, ()))]
+        parent = self.parent(name)
+        if parent is not None:
+            names.append(parent)
+        return {self._families[each][1] for each in names if each in self._families}

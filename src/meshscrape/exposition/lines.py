@@ -1,0 +1,64 @@
+"""Chunks of bytes become whole lines, within limits."""
+
+from __future__ import annotations
+
+
+class LineBuffer:
+    """Holds the unfinished last line between chunks; never more than `max_line` bytes of it.
+
+    A line that is longer, however it arrives, is left out and counted in `too_long`.
+    """
+
+    __slots__ = ("_held", "_max_line", "_skipping", "too_long")
+
+    def __init__(self, max_line: int) -> None:
+        self._held = bytearray()
+        self._max_line = max_line
+        self._skipping = False
+        self.too_long = 0
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The whole lines that `chunk` completes, each with its line feed; may be empty."""
+        end = chunk.rfind(b"\n") + 1
+        if not end:
+            self._hold(chunk)
+            return b""
+        start = 0
+        if self._skipping:
+            start = chunk.index(b"\n") + 1
+            self._skipping = False
+        lines = bytes(self._held) + chunk[start:end] if self._held else chunk[start:end]
+        self._held.clear()
+        self._hold(chunk[end:])
+        return self._within_limit(lines) if len(lines) > self._max_line else lines
+
+    def rest(self) -> bytes:
+        """The unfinished last line, which is forgotten with this."""
+        held = bytes(self._held)
+        self._held.clear()
+        return held
+
+    def _hold(self, piece: bytes) -> None:
+        if self._skipping:
+            return
+        self._held += piece
+        if len(self._held) > self._max_line:
+            self._held.clear()
+            self._skipping = True
+            self.too_long += 1
+
+    def _within_limit(self, lines: bytes) -> bytes:
+        """`lines` without those that are too long, found by looking once per `max_line` bytes."""
+        kept: list[bytes] = []
+        start = position = 0
+        while len(lines) - position > self._max_line:
+            last = lines.rfind(b"\n", position, position + self._max_line + 1)
+            if last >= 0:
+                position = last + 1
+                continue
+            kept.append(lines[start:position])
+            position = start = lines.index(b"\n", position) + 1
+            self.too_long += 1
+        if not kept:
+            return lines
+        return b"".join((*kept, lines[start:]))

@@ -1,0 +1,177 @@
+"""Whole chunks of lines validated at once: the speed of the merge.
+
+A line is valid only if no label name is repeated, which no regular language can say in general. But a source
+uses few sequences of label names, again and again. So the sequences seen (each checked once, slowly) become
+alternatives of one RE2 automaton that validates whole chunks at some 600 MB/s, whatever their number; a line
+that it does not know is parsed on its own, repaired to the canonical form if valid, and its sequence learned.
+"""
+
+from __future__ import annotations
+
+import re2
+
+from meshscrape.exposition.grammar import (
+    HELP_TEXT,
+    LABEL_VALUE,
+    NAME,
+    TEXT_TYPES,
+    TIMESTAMP,
+    Metadata,
+    Sample,
+    is_number,
+    parse_metadata,
+    parse_sample,
+)
+
+# What Go's ParseFloat reads without overflow, said with bounds; longer numbers are checked one by one.
+_NUMBER = (
+    rb"(?:[+-]?(?:[0-9]{1,24}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2}|[eE]-[0-9]{3})?|[+-]?Inf|NaN)"
+)
+_TYPES = b"|".join(TEXT_TYPES)
+_COMMENT = rb"# (?:TYPE %s (?:%s)|HELP %s %s)\n" % (NAME, _TYPES, NAME, HELP_TEXT)
+# expfmt parses the values of these labels as numbers in histograms and summaries.
+_NUMERIC_LABELS = (b"le", b"quantile")
+
+MAX_SHAPES = 256
+MAX_SHAPE_BYTES = 1 << 14
+AUTOMATON_BYTES = 8 << 20
+
+Shape = tuple[bytes, ...]
+
+
+class Scanner:
+    """Validates one source's lines and remembers what its lines look like; keep it between scrapes."""
+
+    def __init__(self) -> None:
+        self._shapes: dict[Shape, None] = {}
+        self._shape_bytes = 0
+        self._learned = False
+        self._automaton = _compile(())
+
+    def canonical(self, data: bytes) -> tuple[bytes, int]:
+        """The valid lines of `data` (whole lines) in canonical form, and how many malformed ones there are.
+
+        Canonical: one space between the parts, only HELP and TYPE comments, no blank lines. Comments of other
+        kinds and blank lines are left out without being counted.
+        """
+        malformed = 0
+        if b"\r" in data:
+            # Only a line's end can hold it next to a line feed: values cannot hold a line feed.
+            data = data.replace(b"\r\n", b"\n")
+        if not data.isascii():
+            data, malformed = _decodable(data)
+        end = self._valid_until(data, 0)
+        if end == len(data):
+            return data, malformed
+        pieces = [data[:end]]
+        position = end
+        while position < len(data):
+            line_end = data.index(b"\n", position)
+            repaired = self._repaired(data, position, line_end)
+            malformed += repaired is None
+            pieces.append(repaired or b"")
+            position = self._valid_until(data, line_end + 1)
+            pieces.append(data[line_end + 1 : position])
+        self._relearn()
+        return b"".join(pieces), malformed
+
+    def _valid_until(self, data: bytes, position: int) -> int:
+        match = self._automaton.match(data, position)
+        end: int = match.end()
+        return end
+
+    def _repaired(self, data: bytes, start: int, end: int) -> bytes | None:
+        """The line in canonical form, empty if it says nothing, None if malformed."""
+        line = data[start:end]
+        bare = line.strip(b" \t")
+        if not bare:
+            return b""
+        if bare.startswith(b"#"):
+            return _repaired_comment(bare)
+        sample = parse_sample(line)
+        if sample is None or (_has_odd_bound(sample) and _in_distribution(data, start, sample.name)):
+            return None
+        self._learn(tuple(name for name, _ in sample.labels))
+        return sample.render()
+
+    def _learn(self, shape: Shape) -> None:
+        size = sum(map(len, shape)) + len(shape)
+        if shape in self._shapes or not shape:
+            return
+        if len(self._shapes) < MAX_SHAPES and self._shape_bytes + size <= MAX_SHAPE_BYTES:
+            self._shapes[shape] = None
+            self._shape_bytes += size
+            self._learned = True
+
+    def _relearn(self) -> None:
+        if self._learned:
+            self._automaton = _compile(tuple(self._shapes))
+            self._learned = False
+
+
+def _compile(shapes: tuple[Shape, ...]) -> re2._Regexp:
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.never_capture = True
+    options.log_errors = False
+    options.max_mem = AUTOMATON_BYTES
+    numeric = b'"%s"' % _NUMBER
+    labels = b"|".join(
+        b",".join(b"%s=%s" % (name, numeric if name in _NUMERIC_LABELS else LABEL_VALUE) for name in shape)
+        for shape in shapes
+    )
+    braces = rb"(?:\{(?:(?:%s),?)?\})?" % labels if shapes else rb"(?:\{\})?"
+    line = rb"(?:%s%s %s(?: %s)?\n|%s)*" % (NAME, braces, _NUMBER, TIMESTAMP, _COMMENT)
+    automaton = re2.compile(line, options)
+    # The module keeps every pattern that it ever compiled; a superseded automaton is of no use.
+    re2.purge()
+    return automaton
+
+
+def _decodable(data: bytes) -> tuple[bytes, int]:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        lines = data.split(b"\n")[:-1]
+        kept = [line + b"\n" for line in lines if _is_utf8(line)]
+        return b"".join(kept), len(lines) - len(kept)
+    return data, 0
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _repaired_comment(line: bytes) -> bytes | None:
+    metadata = parse_metadata(line)
+    if metadata is None:
+        keyword = line[1:].split(maxsplit=1)
+        is_metadata = line[1:2] in (b" ", b"\t") and keyword and keyword[0] in (b"HELP", b"TYPE")
+        return None if is_metadata else b""
+    return render_metadata(metadata)
+
+
+def render_metadata(metadata: Metadata) -> bytes:
+    """The HELP or TYPE line in its canonical form, with its line feed."""
+    return b"# %s %s %s\n" % (metadata.keyword, metadata.name, metadata.text)
+
+
+def _has_odd_bound(sample: Sample) -> bool:
+    return any(name in _NUMERIC_LABELS and not is_number(value) for name, value in sample.labels)
+
+
+def _in_distribution(data: bytes, position: int, name: bytes) -> bool:
+    """Whether the TYPE line in force at `position` makes a sample of this name part of a distribution."""
+    start = data.rfind(b"# TYPE ", 0, position)
+    if start < 0:
+        return False
+    metadata = parse_metadata(data[start : data.index(b"\n", start)])
+    return (
+        metadata is not None
+        and metadata.text in (b"histogram", b"summary")
+        and name.startswith(metadata.name)
+    )
