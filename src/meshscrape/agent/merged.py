@@ -112,6 +112,14 @@ class MergedMetrics:
             ),
         ]
 
+    def _own_families(self) -> bytes:
+        try:
+            more = self._agent_families()
+        except Exception:
+            log.exception("the agent's own metrics failed")
+            more = b""
+        return more + render_families(self.families())
+
     async def _exposition(self, chosen: Format, budget: float) -> AsyncIterator[bytes]:
         merger = Merger(chosen, self.options.limits)
         merger.reserve(health_names())
@@ -124,7 +132,7 @@ class MergedMetrics:
         tasks = [asyncio.create_task(fetch.run()) for fetch in fetches]
         try:
             own = merger.source("agent", scanner=self._agent_scanner)
-            yield own.feed(self._agent_families() + render_families(self.families())) + own.finish(True)
+            yield own.feed(self._own_families()) + own.finish(True)
             health = []
             for fetch in fetches:
                 totals = self._totals[fetch.source.name]

@@ -99,6 +99,7 @@ def _escaped(text: str, *, quotes: bool) -> str:
 
 
 def _number(value: float) -> str:
+    value = float(value)
     if value != value:
         return "NaN"
     if value in (float("inf"), float("-inf")):
