@@ -120,14 +120,23 @@ class Credentials:
         while True:
             await self._until_renewal()
             for attempt in count():
-                try:
-                    await self._request(self._read_token())
-                    self.renewals += 1
+                if await self._renewed():
                     break
-                except MeshscrapeError as error:
-                    self.problem = f"the certificate could not be renewed: {error}"
-                    logger.warning("%s", self.problem)
                 await asyncio.sleep(self._pause(attempt))
+
+    async def _renewed(self) -> bool:
+        try:
+            await self._request(self._read_token())
+        except MeshscrapeError as error:
+            self.problem = f"the certificate could not be renewed: {error}"
+            logger.warning("%s", self.problem)
+            return False
+        except Exception:
+            # Whatever is wrong with the renewal, the certificate in use is still good.
+            logger.exception("the certificate could not be renewed")
+            return False
+        self.renewals += 1
+        return True
 
     async def _until_renewal(self) -> None:
         issued = self.issued
@@ -156,14 +165,13 @@ class Credentials:
                 client_credentials=None if token else self._places.credentials,
                 deadline=RPC_DEADLINE,
             )
-            where = f"the answer of the CA at {self._ca.address}"
             issued = judge(
                 key_to_pem(key),
                 b"".join(chain),
                 bundle,
                 expected=self._ca.identity,
                 now=utcnow(),
-                where=where,
+                where=f"the answer of the CA at {self._ca.address}",
             )
             self._use(issued)
         except MeshscrapeError as error:

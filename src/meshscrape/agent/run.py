@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from meshscrape import __version__
@@ -146,16 +146,21 @@ class Agent:
 
 
 @contextlib.contextmanager
-def _own_directory(state: Path):  # type: ignore[no-untyped-def]
-    """Hold the state directory; one that was made for a start that came to nothing goes again."""
+def _own_directory(state: Path) -> Iterator[None]:
+    """Hold the state directory, without what a killed predecessor or this agent's Envoy left there.
+
+    Credentials stay for a successor; a directory that nothing was put into goes again.
+    """
     private_dir(state)
     lock = DirectoryLock(state, "an agent")
+    socket = state / envoy.ADMIN_SOCKET
     try:
         remove_staged(state)
-        (state / envoy.ADMIN_SOCKET).unlink(missing_ok=True)
+        socket.unlink(missing_ok=True)
         yield
     finally:
         with contextlib.suppress(OSError):
+            socket.unlink(missing_ok=True)
             state.rmdir()
         lock.release()
 
