@@ -131,7 +131,7 @@ class TokenAuthenticator:
             raise refused
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, RecursionError):
             raise refused from None
         if "crit" in header or "b64" in header:
             raise refused
@@ -144,7 +144,8 @@ class TokenAuthenticator:
                 raise UnauthenticatedError("the token has expired") from None
             except jwt.ImmatureSignatureError:
                 raise UnauthenticatedError("the token is not valid yet") from None
-            except (jwt.PyJWTError, ValueError, TypeError):
+            except (jwt.PyJWTError, ValueError, TypeError) as error:
+                log.info("a signed token does not fit: %s", type(error).__name__)
                 raise refused from None
         raise refused
 

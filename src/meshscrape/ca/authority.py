@@ -173,8 +173,12 @@ def _check_path(path: Sequence[x509.Certificate], now: datetime, where: str) -> 
 
 
 def _check_trust_domain(authority: Authority, path: Path) -> None:
-    names = authority.anchor.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    own = SpiffeId.parse(names.get_values_for_type(x509.UniformResourceIdentifier)[0]).trust_domain
+    try:
+        names = authority.anchor.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    own = SpiffeId.parse(uris[0]).trust_domain if uris else authority.trust_domain
     if own != authority.trust_domain:
         raise InputError(
             f"this is the root of trust domain {own}, not of {authority.trust_domain}",

@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from grpclib.config import Configuration
 from grpclib.server import Server
 
 from meshscrape.ca.authority import Authority
@@ -31,10 +32,13 @@ log = logging.getLogger(__name__)
 
 SERVER_LIFETIME = timedelta(hours=24)
 # An unauthenticated peer may hold a connection; it must not hold them all, or one for ever.
-MAX_CONNECTIONS = 1000
+MAX_CONNECTIONS = 500
+MAX_CONNECTIONS_PER_ADDRESS = 100
 HANDSHAKE_SECONDS = 10.0
 CONNECTION_SECONDS = 300.0
 IDLE_SECONDS = 60.0
+# What a peer may have in flight: the least that HTTP/2 allows, times the number of connections.
+_WINDOWS = Configuration(http2_connection_window_size=65535, http2_stream_window_size=65535)
 _LONGEST_SLEEP = 3600.0
 
 
@@ -81,12 +85,14 @@ class BoundedServer(Server):
     """grpclib's server with a bound on connections, on their idle time and on their life."""
 
     def __init__(self, handlers: Collection[IServable]) -> None:
-        super().__init__(handlers)
+        super().__init__(handlers, config=_WINDOWS)
         self._open: set[_Connection] = set()
 
     def admit(self, connection: _Connection) -> bool:
         """Take note of a new connection; False when there are too many."""
-        if len(self._open) >= MAX_CONNECTIONS:
+        same = sum(other.address == connection.address for other in self._open)
+        if len(self._open) >= MAX_CONNECTIONS or same >= MAX_CONNECTIONS_PER_ADDRESS:
+            log.warning("too many connections, one from %s is refused", connection.address)
             return False
         self._open.add(connection)
         return True
@@ -118,12 +124,14 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._inner = inner
         self._accepted = False
+        self.address = ""
         self._timers: list[asyncio.TimerHandle] = []
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
         self._transport = transport
+        self.address = str((transport.get_extra_info("peername") or ("",))[0])
         self._accepted = self._server.admit(self)
         if not self._accepted:
             transport.abort()

@@ -19,7 +19,7 @@ from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
 from meshscrape.system.clock import utcnow
-from meshscrape.system.files import private_dir, write_atomic
+from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
 
 _PATH = click.Path(path_type=Path)
 _DIRECTORY = click.option(
@@ -39,8 +39,10 @@ def command() -> None:
 def init(directory: Path, trust_domain: str) -> None:
     """Make a self-signed root and a key for local tokens; what is there already stays."""
     private_dir(directory)
+    lock = DirectoryLock(directory, "a CA")
     open_authority(CaOptions(directory, trust_domain=trust_domain))
     TokenIssuer.load_or_create(directory)
+    lock.release()
     print(f"root bundle: {directory / ROOT_BUNDLE}\ntoken keys:  {directory / JWKS}")
 
 

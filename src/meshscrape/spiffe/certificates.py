@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,9 @@ from meshscrape.spiffe.keys import PrivateKey, PublicKey, check_public_key
 # Clocks of a mesh differ; a certificate is valid this long before it was issued.
 BACKDATE = timedelta(minutes=2)
 
+_HOST_NAME = re.compile(
+    r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9])?)*"
+)
 _NOTHING = x509.Name([])
 _CERTIFICATE_USAGE = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
@@ -258,10 +262,9 @@ def _server_name(name: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(name)
-    except ValueError:
-        raise InputError(f"{name!a} is neither a DNS name nor an IP address") from None
+    if len(name) > 253 or not _HOST_NAME.fullmatch(name):
+        raise InputError(f"{name[:300]!a} is neither a DNS name nor an IP address")
+    return x509.DNSName(name)
 
 
 def _public_bytes(key: object) -> bytes:

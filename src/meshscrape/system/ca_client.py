@@ -54,10 +54,10 @@ async def create_certificate(
     try:
         async with asyncio.timeout(deadline):
             if client_credentials is not None:
-                context = _context(root_pem, client_credentials, address)
                 try:
+                    context = _context(root_pem, client_credentials, address)
                     return _checked(await _call(host, port, context, request, {}, deadline), csr, address)
-                except (UnauthenticatedError, _Disconnected):
+                except (UnauthenticatedError, _Disconnected, _UnusableCredentials):
                     if token is None:
                         raise
             metadata = {"authorization": f"Bearer {token}"} if token else {}
@@ -71,6 +71,10 @@ async def create_certificate(
 
 class _Disconnected(UnavailableError):
     """The connection ended before an answer: also what a refused client certificate looks like in TLS 1.3."""
+
+
+class _UnusableCredentials(InputError):
+    """The client credentials are missing, or their key does not match."""
 
 
 async def _call(
@@ -146,7 +150,7 @@ def _context(root_pem: bytes, credentials: Path | None, where: str) -> ssl.SSLCo
         try:
             context.load_cert_chain(credentials / "cert-chain.pem", credentials / "key.pem")
         except (OSError, ssl.SSLError) as error:
-            raise InputError(
+            raise _UnusableCredentials(
                 f"the client credentials cannot be used: {error.strerror or error}", where=str(credentials)
             ) from None
     return context
@@ -156,6 +160,10 @@ def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        host = ""
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise InputError(f"{address!a} is not an address", remedy="write host:port")
     return host, int(port)
