@@ -14,8 +14,7 @@ from meshscrape.agent.envoy import find_binary
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import MeshscrapeError, UnavailableError
-from meshscrape.istio.documents import load_documents
-from meshscrape.istio.manifests import Mesh
+from meshscrape.istio.manifests import Mesh, load_documents
 from meshscrape.istio.mesh import parse_mesh
 from meshscrape.local.addresses import Subnet
 from meshscrape.local.binaries import ensure_prometheus

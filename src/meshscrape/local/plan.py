@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshscrape.errors import InputError
-from meshscrape.istio.manifests import Mesh, Workload
-from meshscrape.istio.mesh import agent_environment
+from meshscrape.istio.manifests import Mesh, Workload, agent_environment
 from meshscrape.istio.settings import AgentSettings, parse_settings
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import command, substitute
@@ -114,18 +113,13 @@ def _plan(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair], site
     key = _key(workload)
     pair, directory, pod = pairs[key], site.workload(key), f"{workload.name}-0"
     routes = _routes(workload, mesh, pairs)
-    local = _local_environment(directory, site, bool(routes))
+    environment = {
+        **agent_environment(workload, mesh.trust_domain),
+        **_local_environment(pod, pair, directory, site, bool(routes)),
+    }
     if workload.pod_env.get("OUTPUT_CERTS"):
         # In a pod this is a mounted volume; here it is a directory beside the agent's own.
-        local["OUTPUT_CERTS"] = str(directory / "output-certs")
-    environment = agent_environment(
-        workload,
-        trust_domain=mesh.trust_domain,
-        pod_name=pod,
-        pod_addresses=(pair.pod,),
-        inside_address=pair.inside,
-        extra=local,
-    )
+        environment["OUTPUT_CERTS"] = str(directory / "output-certs")
     settings = parse_settings(environment, workload.role)
     scraped = ScrapedWorkload(
         namespace=workload.namespace,
@@ -153,9 +147,14 @@ def _plan(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair], site
     )
 
 
-def _local_environment(directory: Path, site: Site, routed: bool) -> dict[str, str]:
-    """What a cluster would mount into the pod, as paths of this machine."""
+def _local_environment(
+    pod: str, pair: AddressPair, directory: Path, site: Site, routed: bool
+) -> dict[str, str]:
+    """What only this place can tell: names, addresses, and a cluster's mounts as paths of this machine."""
     environment = {
+        "POD_NAME": pod,
+        "INSTANCE_IP": pair.pod,
+        "MESHSCRAPE_INSIDE_ADDRESS": pair.inside,
         "CA_ADDR": site.ca_address,
         "CA_ROOT_CA": str(site.ca_root),
         "MESHSCRAPE_TOKEN_PATH": str(directory / "token"),
@@ -171,7 +170,7 @@ def _local_environment(directory: Path, site: Site, routed: bool) -> dict[str, s
 def _routes(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair]) -> str:
     """A gateway's routes as the agent reads them; empty for other workloads."""
     routes = []
-    for route in mesh.routes(workload):
+    for route in mesh.routes_of(workload):
         destination = mesh.workload(route.destination_namespace, route.destination_name)
         if destination is None:
             raise InputError(
