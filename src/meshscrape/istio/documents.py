@@ -28,15 +28,24 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One YAML document: its data, where it begins (`mesh.yaml:12`), and the line of each field."""
+    """One YAML document: its data, where it begins (`mesh.yaml:12`), and the line of each field.
+
+    `blocks` are the lines where literal block scalars (`|`) begin, for places within them.
+    """
 
     data: Mapping[str, object]
     where: str
     source: str = ""
     lines: Mapping[Path, int] = field(default_factory=dict)
+    blocks: Mapping[Path, int] = field(default_factory=dict)
 
-    def line_of(self, path: Path) -> str:
-        """`mesh.yaml:37` for the field at `path`, or for the nearest field around it that is there."""
+    def line_of(self, path: Path, within: int = 0) -> str:
+        """`mesh.yaml:37` for the field at `path`, or for the nearest field around it that is there.
+
+        `within` is the line within the field's text, from 1; it counts for literal block scalars only.
+        """
+        if within and path in self.blocks:
+            return f"{self.source}:{self.blocks[path] + within}"
         for length in range(len(path), -1, -1):
             if line := self.lines.get(path[:length]):
                 return f"{self.source}:{line}"
@@ -87,7 +96,7 @@ def _documents(loader: yaml.SafeLoader, source: str) -> Iterator[Document]:
             )
         builder = _Builder(loader, source)
         data = builder.mapping(node, ())
-        yield Document(data, place, source, builder.lines)
+        yield Document(data, place, source, builder.lines, builder.blocks)
 
 
 class _Builder:
@@ -95,6 +104,7 @@ class _Builder:
 
     def __init__(self, loader: yaml.SafeLoader, source: str) -> None:
         self.lines: dict[Path, int] = {}
+        self.blocks: dict[Path, int] = {}
         self._loader = loader
         self._source = source
         self._nodes = 0
@@ -130,6 +140,8 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
         if node.tag in _AS_WRITTEN:
+            if isinstance(node, yaml.ScalarNode) and node.style == "|":
+                self.blocks[path] = node.start_mark.line + 1
             return node.value
         if node.tag in _TYPED:
             return self._typed(node)

@@ -76,8 +76,10 @@ def parse_host_port(text: str, where: str) -> str:
             f"{shorten(text)} has no port", where=where, remedy="write HOST:PORT, for example istiod:15012"
         )
     parse_port(port, where)
-    if host.startswith("[") and host.endswith("]"):
+    if host.startswith("[") and host.endswith("]") and ":" in host:
         parse_address(host[1:-1], where)
+    elif host.rpartition(".")[2].isdecimal():
+        parse_address(host, where)
     elif len(host) > 253 or _HOST.fullmatch(host) is None:
         raise InputError(
             f"{shorten(host)} is not a host",

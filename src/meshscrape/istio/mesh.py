@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from meshscrape.errors import InputError
 from meshscrape.istio import gateways
@@ -29,8 +28,7 @@ from meshscrape.istio.settings import (
     InboundPort,
     parse_settings,
 )
-
-T = TypeVar("T")
+from meshscrape.spiffe.ids import check_trust_domain
 
 # What the mesh itself tells every agent; a pod that sets one of these would contradict its identity.
 _GIVEN = frozenset(
@@ -76,6 +74,7 @@ def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local
     Every workload's settings are parsed as its agent will, so that what would keep an agent from starting is
     reported here, with the manifest's file and line. Raises InputError with the place of the first mistake.
     """
+    check_trust_domain(trust_domain)
     objects = _collect(documents)
     policies = Policies(objects.policies)
     workloads = tuple(_workload(deployment, objects, policies) for deployment in objects.deployments)
@@ -142,13 +141,14 @@ def _workload(deployment: Deployment, objects: _Objects, policies: Policies) -> 
         deployment.service_account_field.refuse(
             f"there is no ServiceAccount {named.namespace}/{account}", "declare it, or correct the name"
         )
-    pod_env = {**deployment.annotations.proxy_config.metadata, **deployment.proxy_env}
+    pod_env = dict(deployment.annotations.proxy_config.metadata)
+    pod_env |= {name: value for name, (value, _) in deployment.proxy_env.items()}
     _check_pod_env(pod_env, deployment)
     kind = _workload_kind(deployment, pod_env)
-    ports = [(port, container) for container in deployment.containers for port in container.ports]
     inbound = tuple(
         InboundPort(port.port, policies.mode(named.namespace, deployment.labels, port.port), port.name)
-        for port, _ in ports
+        for container in deployment.containers
+        for port in container.ports
     )
     if kind == "gateway":
         inbound = ()
@@ -248,10 +248,12 @@ def _check_announced(settings: AgentSettings, deployment: Deployment) -> None:
 
 
 def _variable_place(name: str, deployment: Deployment) -> str:
-    metadata = deployment.annotations.proxy_config.metadata
-    if name in metadata and name not in deployment.proxy_env:
-        place = deployment.annotations_field.at(PROXY_CONFIG)
-        return (
-            f"{place.document.line_of(place.path)}: {deployment.named.root.owner}: annotation {PROXY_CONFIG}"
-        )
-    return deployment.named.where
+    """Where the pod sets the agent's variable `name`; the whole object when it comes from elsewhere."""
+    if name in deployment.proxy_env:
+        return deployment.proxy_env[name][1].where
+    lines = deployment.annotations.proxy_config.lines
+    if name not in lines:
+        return deployment.named.where
+    place = deployment.annotations_field.at(PROXY_CONFIG)
+    line = place.document.line_of(place.path, within=lines[name])
+    return f"{line}: {deployment.named.root.owner}: annotation {PROXY_CONFIG}"

@@ -7,7 +7,7 @@ misspelt are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from meshscrape.errors import InputError
 from meshscrape.istio.annotations import INJECT, LOCAL_COMMAND, PodAnnotations, parse_annotations
@@ -54,7 +54,7 @@ class Deployment:
     annotations_field: Field
     containers: tuple[Container, ...]
     port_fields: Mapping[int, Field]
-    proxy_env: Mapping[str, str] = field(default_factory=dict)
+    proxy_env: Mapping[str, tuple[str, Field]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +116,10 @@ def parse_deployment(named: Named) -> Deployment:
     annotations = _parse_pod_annotations(metadata, named)
     _refuse_uninjected(metadata, labels, annotations)
     containers, port_fields = _containers(pod, annotations, annotations_field)
-    account_field = pod.at(
-        "serviceAccountName" if pod.at("serviceAccount").value is None else "serviceAccount"
-    )
-    if pod.at("serviceAccountName").value is not None:
-        account_field = pod.at("serviceAccountName")
+    # serviceAccount is Kubernetes' deprecated name of the field.
+    account_field = pod.at("serviceAccountName")
+    if account_field.value is None:
+        account_field = pod.at("serviceAccount")
     account = "default" if account_field.value is None else account_field.as_text()
     return Deployment(
         named=named,
@@ -152,15 +151,15 @@ def _check_selector(spec: Field, labels: Mapping[str, str]) -> None:
 
 def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
     texts = metadata.strings("annotations")
-    found = metadata.at("annotations")
-    for name, value in texts.items():
-        # One by one for the line of each; together below for what they mean together.
-        parse_annotations({name: value}, _annotation_place(found.at(name), named))
-    return parse_annotations(texts, _annotation_place(found, named))
-
-
-def _annotation_place(found: Field, named: Named) -> str:
-    return f"{found.document.line_of(found.path)}: {named.root.owner}"
+    try:
+        return parse_annotations(texts)
+    except InputError as error:
+        guilty = [name for name in texts if name in error.where or repr(name) in error.what]
+        found = metadata.at("annotations").at(max(guilty, key=len, default=""))
+        where = f"{found.document.line_of(found.path)}: {named.root.owner}"
+        raise InputError(
+            error.what, where=f"{where}: {error.where}" if error.where else where, remedy=error.remedy
+        ) from error
 
 
 def _refuse_uninjected(metadata: Field, labels: Mapping[str, str], annotations: PodAnnotations) -> None:
@@ -211,7 +210,7 @@ def _container(item: Field, commands: Mapping[str, str], port_fields: dict[int, 
     ports = []
     for port_item in item.items("ports"):
         port_item.only("containerPort", "name", "protocol", "hostPort", "hostIP")
-        if port_item.text("protocol", "TCP") != "TCP":
+        if not _is_tcp(port_item):
             continue
         port = port_item.port("containerPort")
         place = port_item.at("containerPort")
@@ -222,11 +221,19 @@ def _container(item: Field, commands: Mapping[str, str], port_fields: dict[int, 
             )
         port_fields[port] = place
         ports.append(ContainerPort(port_item.text("name", ""), port))
-    return Container(name, commands.get(name), tuple(_env(item).items()), tuple(ports))
+    env = tuple((variable, value) for variable, (value, _) in _env(item).items())
+    return Container(name, commands.get(name), env, tuple(ports))
 
 
-def _env(container: Field) -> dict[str, str]:
-    env: dict[str, str] = {}
+def _is_tcp(port_item: Field) -> bool:
+    protocol = port_item.text("protocol", "TCP")
+    if protocol not in ("TCP", "UDP", "SCTP"):
+        port_item.at("protocol").refuse(f"{shorten(protocol)} is not a protocol", "write TCP or remove it")
+    return protocol == "TCP"
+
+
+def _env(container: Field) -> dict[str, tuple[str, Field]]:
+    env: dict[str, tuple[str, Field]] = {}
     for item in container.items("env"):
         item.only("name", "value", "valueFrom")
         if item.at("valueFrom").value is not None:
@@ -237,13 +244,13 @@ def _env(container: Field) -> dict[str, str]:
         if "=" in name or "\0" in name:
             item.at("name").refuse(f"{shorten(name)} cannot name a variable", "remove the '=' from it")
         value = item.at("value")
-        env[name] = "" if value.value is None else value.as_text()
+        env[name] = ("" if value.value is None else value.as_text(), item)
     return env
 
 
-def _proxy_env(pod: Field) -> dict[str, str]:
+def _proxy_env(pod: Field) -> dict[str, tuple[str, Field]]:
     """The settings that a customised istio-proxy container adds (native sidecars are init containers)."""
-    env: dict[str, str] = {}
+    env: dict[str, tuple[str, Field]] = {}
     for item in (*pod.items("containers"), *pod.items("initContainers")):
         if item.text("name") == PROXY_CONTAINER:
             env |= _env(item)
@@ -254,9 +261,8 @@ def parse_service(named: Named) -> Service:
     """A Service's selector and TCP ports. Raises InputError with the place of the field that is wrong."""
     spec = named.root.mapping("spec", required=True)
     spec.no_misspelt("selector", "ports", "type")
-    return Service(
-        named, spec.strings("selector"), tuple(_service_port(item) for item in spec.items("ports"))
-    )
+    ports = tuple(_service_port(item) for item in spec.items("ports") if _is_tcp(item))
+    return Service(named, spec.strings("selector"), ports)
 
 
 def _service_port(item: Field) -> ServicePort:

@@ -106,13 +106,17 @@ class Policies:
         return found[0] if found else None
 
     def check_ports(self, workloads: Iterable[tuple[str, Mapping[str, str], set[int]]]) -> None:
-        """Raise InputError for a port-level mode of a port that no selected workload declares.
+        """Raise InputError for a policy that selects nothing, or a port that no selected workload declares.
 
-        `workloads` are namespace, labels and ports. Such a mode protects nothing, and nothing else says so.
+        `workloads` are namespace, labels and ports. Such a policy protects nothing, and nothing else says so.
         """
         known = list(workloads)
         for policy in self._selecting:
             selected = [ports for namespace, labels, ports in known if policy.selects(namespace, labels)]
+            if not selected:
+                policy.named.root.at("spec").at("selector").refuse(
+                    "no workload of the namespace has these labels", "write the labels of a pod template"
+                )
             for port, place in policy.port_fields.items():
                 if not any(port in ports for ports in selected):
                     place.refuse(

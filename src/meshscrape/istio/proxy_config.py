@@ -25,10 +25,14 @@ KNOWN_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """`metadata` is proxyMetadata: environment variables of the agent; `raw` is everything, as written."""
+    """`metadata` is proxyMetadata: environment variables of the agent; `raw` is everything, as written.
+
+    `lines` are the lines of the variables within the text, from 1.
+    """
 
     metadata: Mapping[str, str] = field(default_factory=dict)
     raw: Mapping[str, object] = field(default_factory=dict)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def status_port(self) -> int | None:
@@ -51,4 +55,6 @@ def parse_proxy_config(yaml_text: str, where: str = f"annotation {ANNOTATION}") 
     root.no_misspelt(*KNOWN_FIELDS)
     if "statusPort" in document.data:
         root.port("statusPort")
-    return ProxyConfig(root.strings("proxyMetadata"), document.data)
+    metadata = root.strings("proxyMetadata")
+    lines = {name: document.lines["proxyMetadata", name] for name in metadata}
+    return ProxyConfig(metadata, document.data, lines)
