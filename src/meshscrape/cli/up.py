@@ -123,7 +123,7 @@ async def _show(options: UpOptions, outcome: Outcome) -> int:
         elif options.quiet:
             await mesh.ready.wait()
             outcome.was_ready = True
-        elif (screen := console()).is_terminal:
+        elif (screen := console()).is_terminal and not screen.is_dumb_terminal:
             await _live(mesh, screen, outcome)
         else:
             await _lines(mesh, outcome)

@@ -46,7 +46,7 @@ def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
 
 
 def command(line: str, variables: Mapping[str, str], where: str) -> tuple[str, ...]:
-    """The words of a command line, quoted as in a shell; variables are put into words, never split by them."""
+    """The words of a command line, quoted as in a shell; a variable never splits a word."""
     try:
         words = shlex.split(line)
     except ValueError as error:

@@ -213,7 +213,9 @@ class LocalMesh:
         host, port = self._site.ca_address.rsplit(":", 1)
         try:
             async with asyncio.timeout(CA_BOUND):
-                while not (await accepts(host, int(port)) and self._site.ca_root.is_file()):
+                while True:
+                    if await accepts(host, int(port)) and self._site.ca_root.is_file():
+                        return
                     await asyncio.sleep(0.05)
         except TimeoutError:
             raise UnavailableError(
@@ -275,8 +277,13 @@ class LocalMesh:
             for key in set(keys_of(mesh)) - before:
                 self._subnet.release("/".join(key))
             raise
-        gone = [key for key, plan in self._plans.items() if wanted.get(key) != plan]
-        new = [key for key, plan in wanted.items() if self._plans.get(key) != plan]
+        kept = {
+            key
+            for key, slot in self._slots.items()
+            if wanted.get(key) == slot.running.plan and not slot.failure
+        }
+        gone = [key for key in self._slots if key not in kept]
+        new = [key for key in wanted if key not in kept]
         for key in gone:
             await self._stop(key)
             if key not in wanted:
@@ -304,6 +311,13 @@ class LocalMesh:
 
     async def _publish_changes(self) -> None:
         """Bring target files, phase and status document up to date after each change."""
+        try:
+            await self._follow_changes()
+        finally:
+            self.phase = STOPPING
+            self._publish()
+
+    async def _follow_changes(self) -> None:
         published: dict[str, Any] = {}
         while True:
             await self._changed.wait()

@@ -26,7 +26,7 @@ async def prepared_mesh(
     Whatever is wrong with the input is raised before anything is written or started.
     """
     with claim_subnet() as subnet:
-        mesh = LocalMesh(options, StateDirectory(state.resolve()), subnet, report)
+        mesh = LocalMesh(options, StateDirectory.at(state), subnet, report)
         await mesh.prepare()
         with hold_state(state):
             yield mesh
@@ -58,7 +58,7 @@ async def wait_until_up(
     """
     loop = asyncio.get_running_loop()
     deadline, told = loop.time() + bound, -1
-    while True:
+    while mesh.prometheus_plan is not None:
         total = sum(len(targets) for targets in mesh.files.targets.values())
         missing = mesh.awaited_targets()
         if total - len(missing) != told:
@@ -69,3 +69,4 @@ async def wait_until_up(
         if loop.time() >= deadline:
             return missing
         await asyncio.sleep(_LOOK)
+    return []

@@ -35,6 +35,11 @@ class StateDirectory:
 
     path: Path
 
+    @classmethod
+    def at(cls, path: Path) -> StateDirectory:
+        """The state directory that a user named; links are followed once, now."""
+        return cls(path.resolve())
+
     @property
     def ca(self) -> Path:
         """The CA's own directory."""
@@ -74,7 +79,7 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
 
     What a killed predecessor left is removed first. Afterwards only the CA's directory stays.
     """
-    state = StateDirectory(path.resolve())
+    state = StateDirectory.at(path)
     private_dir(state.path)
     lock = _take_lock(state.path)
     try:
@@ -121,7 +126,7 @@ def read_status(path: Path) -> dict[str, Any]:
 
     NotRunningError when none runs; UnavailableError while it has not published anything yet.
     """
-    state = StateDirectory(path.resolve())
+    state = StateDirectory.at(path)
     if not is_running(state):
         raise NotRunningError(
             "no mesh is running",

@@ -1,4 +1,4 @@
-"""Notices that a file has changed, by looking: works on every file system and for every editor's way to save."""
+"""Notices that a file has changed, by looking: for every file system and every editor's way to save."""
 
 from __future__ import annotations
 

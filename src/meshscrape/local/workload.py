@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from meshscrape.ca.tokens import TokenIssuer
@@ -50,7 +51,7 @@ class RunningWorkload:
         self.certificate: CertificateSeen | None = None
         self.agent = Supervisor(f"agent of {plan.title}", self._start_agent)
         self.applications = [
-            Supervisor(f"application {each.name} of {plan.title}", lambda each=each: self._start(each))
+            Supervisor(f"application {each.name} of {plan.title}", partial(self._start, each))
             for each in plan.applications
         ]
         self._tokens = tokens

@@ -1,4 +1,4 @@
-"""A small web shop with metrics of its own: pages over data that it keeps itself, `/metrics` for Prometheus."""
+"""A small web shop with metrics of its own: pages over data that it keeps itself, and `/metrics`."""
 
 from __future__ import annotations
 

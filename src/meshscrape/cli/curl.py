@@ -1,0 +1,100 @@
+"""`meshscrape curl`: a request with a workload's credentials, to a server whose SPIFFE ID is checked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from meshscrape.cli.status import STATE, state_path
+from meshscrape.errors import InputError
+from meshscrape.local.request import Answer, Request, endpoint_of, send
+from meshscrape.local.state import read_status
+
+HTTP_ERROR = 22
+
+
+@click.command()
+@click.argument("url")
+@click.option("--as", "caller", required=True, metavar="NS/SA", help="Whose certificate to present.")
+@STATE
+@click.option("-X", "--request", "method", metavar="METHOD", help="[default: GET, with -d POST]")
+@click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'")
+@click.option("-d", "--data", metavar="TEXT", help="Send this body.")
+@click.option("-i", "--include", is_flag=True, help="Print the response's head, too.")
+@click.option("-v", "--verbose", is_flag=True, help="Show what is sent and received on stderr.")
+@click.option("-m", "--max-time", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True,
+              help="Seconds to wait for anything.")  # fmt: skip
+def command(
+    url: str, caller: str, state: Path | None, method: str | None, headers: tuple[str, ...],
+    data: str | None, include: bool, verbose: bool, max_time: float,
+) -> int:  # fmt: skip
+    """Request URL as the workload NS/SA. The host may be a pod address, NAME or NAME.NAMESPACE.
+
+    https:// presents the workload's certificate, and sends nothing unless the server is trusted and has
+    exactly the SPIFFE ID that the mesh expects at that address. http:// is plain. Redirects are not
+    followed. Exit codes: 0, 22 for a status of 400 or more (as curl -f), 2 when there was no answer.
+    """
+    document = read_status(state_path(state))
+    credentials = Path(_workload_of(document, caller)["credentials"])
+    endpoint = endpoint_of(url, document)
+    parts = urlsplit(url)
+    request = Request(
+        method=method or ("POST" if data is not None else "GET"),
+        authority=parts.netloc.rpartition("@")[2],
+        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        headers=_headers(headers, data),
+        body=(data or "").encode(),
+    )
+
+    def tell(line: str) -> None:
+        if verbose:
+            print(line, file=sys.stderr)
+
+    tell(f"* connecting to {endpoint.address}:{endpoint.port} as {caller}")
+    answer, stream = send(endpoint, request, credentials, timeout=max_time, tell=tell)
+    with stream:
+        _print(answer, include, verbose)
+    return HTTP_ERROR if answer.status >= 400 else 0
+
+
+def _print(answer: Answer, include: bool, verbose: bool) -> None:
+    head = [f"HTTP/{answer.version} {answer.status} {answer.reason}".rstrip()]
+    head += [f"{name}: {value}" for name, value in answer.headers]
+    if verbose:
+        print("\n".join(f"< {line}" for line in head), file=sys.stderr)
+    output = sys.stdout.buffer
+    if include:
+        output.write(("\n".join(head) + "\n\n").encode())
+    for chunk in answer.body:
+        output.write(chunk)
+    output.flush()
+
+
+def _workload_of(document: Mapping[str, Any], caller: str) -> Mapping[str, Any]:
+    """A workload that runs as NS/SA; InputError lists who there is."""
+    namespace, slash, account = caller.partition("/")
+    suffix = f"/ns/{namespace}/sa/{account}"
+    for workload in document["workloads"]:
+        if slash and workload["spiffeId"] == f"spiffe://{document['trustDomain']}{suffix}":
+            return dict(workload)
+    known = sorted({"/".join(w["spiffeId"].split("/")[-3::2]) for w in document["workloads"]})
+    raise InputError(
+        f"no workload runs as {caller!r}", where="--as", remedy=f"there are: {', '.join(known) or 'none'}"
+    )
+
+
+def _headers(lines: tuple[str, ...], data: str | None) -> list[tuple[str, str]]:
+    headers = []
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            raise InputError(f"{line!r} is not a header", where="-H", remedy="write 'Name: value'")
+        headers.append((name.strip(), value.strip()))
+    if data is not None and "content-type" not in {name.lower() for name, _ in headers}:
+        headers.append(("Content-Type", "application/x-www-form-urlencoded"))
+    return headers

@@ -1,0 +1,203 @@
+"""One HTTP request as a workload: its certificate, and a server that must be who the mesh says it is."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+from cryptography import x509
+
+from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.spiffe.certificates import identity_of
+
+_CHUNK = 64 * 1024
+
+
+class RefusedError(MeshscrapeError):
+    """TLS failed: the server refused the client, or the client refuses the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to connect, and which SPIFFE ID must answer there; empty for plain HTTP."""
+
+    address: str
+    port: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to send. `target` is path and query; `headers` win over those that are added."""
+
+    method: str
+    authority: str
+    target: str
+    headers: Sequence[tuple[str, str]] = ()
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The response's head, and its body as it arrives."""
+
+    status: int
+    reason: str
+    version: str
+    headers: tuple[tuple[str, str], ...]
+    body: Iterator[bytes]
+
+
+def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
+    """Where `url` leads: its host is an address, or a workload's NAME or NAME.NAMESPACE.
+
+    For https the answering identity is the one that the mesh's status document gives for the address;
+    InputError when the mesh has nobody there, because then nobody could be checked.
+    """
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise InputError("the port is not one", where=url, remedy="use 1 to 65535") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError("this is not an http:// or https:// URL with a host", where=url)
+    secure, host = parts.scheme == "https", parts.hostname
+    port = port or (443 if secure else 80)
+    for workload in document["workloads"]:
+        names = (workload["name"], f"{workload['name']}.{workload['namespace']}")
+        address = workload["address"] if host in names else host
+        if host in names or host in workload["addresses"]:
+            return Endpoint(address, port, workload["spiffeId"] if secure else "")
+    if not secure:
+        return Endpoint(host, port, "")
+    known = ", ".join(f"{w['address']} ({w['name']}.{w['namespace']})" for w in document["workloads"])
+    raise InputError(
+        f"no workload of the mesh is at {host}", where=url, remedy=f"there are: {known or 'none'}"
+    )
+
+
+def send(
+    endpoint: Endpoint, request: Request, credentials: Path, *, timeout: float, tell: Callable[[str], None]
+) -> tuple[Answer, socket.socket]:
+    """Connect, check who answers, send; the caller reads the body and closes the socket.
+
+    Nothing is sent before the server's certificate chains to the trust bundle in `credentials` and carries
+    exactly the expected SPIFFE ID. `timeout` bounds each wait, in seconds. Raises RefusedError when TLS
+    fails, UnavailableError when nobody answers.
+    """
+    where = f"{endpoint.address}:{endpoint.port}"
+    try:
+        stream: socket.socket = socket.create_connection((endpoint.address, endpoint.port), timeout)
+    except OSError as error:
+        raise UnavailableError(f"cannot connect: {error.strerror or error}", where=where) from error
+    try:
+        if endpoint.identity:
+            stream = _secured(stream, endpoint, credentials, tell)
+        return _exchange(stream, request, where, tell), stream
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _secured(
+    stream: socket.socket, endpoint: Endpoint, credentials: Path, tell: Callable[[str], None]
+) -> ssl.SSLSocket:
+    where = f"{endpoint.address}:{endpoint.port}"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # A workload certificate has no host name: the SPIFFE ID is compared below instead.
+    context.check_hostname = False
+    try:
+        context.load_verify_locations(str(credentials / "root-cert.pem"))
+        context.load_cert_chain(str(credentials / "cert-chain.pem"), str(credentials / "key.pem"))
+    except OSError as error:
+        raise InputError(
+            f"the credentials cannot be used: {error.strerror or error}", where=str(credentials)
+        ) from error
+    try:
+        secured = context.wrap_socket(stream)
+    except OSError as error:
+        raise _refusal(error, where) from error
+    seen = str(identity_of(x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")))
+    tell(f"* {secured.version()}, server is {seen}")
+    if seen != endpoint.identity:
+        secured.close()
+        raise RefusedError(
+            f"{seen} answers, {endpoint.identity} was expected; nothing was sent",
+            where=where,
+            remedy="find out who listens there",
+        )
+    return secured
+
+
+def _exchange(stream: socket.socket, request: Request, where: str, tell: Callable[[str], None]) -> Answer:
+    connection = h11.Connection(h11.CLIENT)
+    given = {name.lower() for name, _ in request.headers}
+    added = [("Host", request.authority), ("Accept", "*/*"), ("Connection", "close")]
+    if request.body:
+        added.append(("Content-Length", str(len(request.body))))
+    headers = [*(each for each in added if each[0].lower() not in given), *request.headers]
+    try:
+        data = (
+            connection.send(h11.Request(method=request.method, target=request.target, headers=headers)) or b""
+        )
+        if request.body:
+            data += connection.send(h11.Data(data=request.body)) or b""
+        data += connection.send(h11.EndOfMessage()) or b""
+    except h11.LocalProtocolError as error:
+        raise InputError(f"the request cannot be written: {error}") from error
+    for line in (f"{request.method} {request.target} HTTP/1.1", *(f"{n}: {v}" for n, v in headers)):
+        tell(f"> {line}")
+    try:
+        stream.sendall(data)
+    except OSError as error:
+        raise _refusal(error, where) from error
+    head = _event(connection, stream, where)
+    while isinstance(head, h11.InformationalResponse):
+        head = _event(connection, stream, where)
+    if not isinstance(head, h11.Response):
+        raise UnavailableError("closed the connection without an answer", where=where)
+    return Answer(
+        head.status_code,
+        head.reason.decode("latin-1"),
+        head.http_version.decode("latin-1"),
+        tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in head.headers.raw_items()),
+        _body(connection, stream, where),
+    )
+
+
+def _body(connection: h11.Connection, stream: socket.socket, where: str) -> Iterator[bytes]:
+    while isinstance(event := _event(connection, stream, where), h11.Data):
+        yield bytes(event.data)
+
+
+def _event(connection: h11.Connection, stream: socket.socket, where: str) -> Any:
+    try:
+        while (event := connection.next_event()) is h11.NEED_DATA:
+            connection.receive_data(stream.recv(_CHUNK))
+    except h11.RemoteProtocolError as error:
+        raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=where) from error
+    except OSError as error:
+        # With TLS 1.3 a server refuses a client certificate after the handshake, in place of an answer.
+        raise _refusal(error, where) from error
+    return event
+
+
+def _refusal(error: OSError, where: str) -> MeshscrapeError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return RefusedError(f"the server's certificate is not trusted: {error.verify_message}", where=where)
+    if isinstance(error, ssl.SSLError):
+        reason = (error.reason or str(error)).lower()
+        if "_alert_" in reason:
+            alert = reason.partition("_alert_")[2].replace("_", " ")
+            return RefusedError(f"the server refuses with TLS alert {alert!r}", where=where)
+        return RefusedError(f"TLS fails: {reason.replace('_', ' ')}", where=where)
+    if isinstance(error, TimeoutError):
+        return UnavailableError("no answer in time", where=where)
+    return UnavailableError(f"the connection broke: {error.strerror or error}", where=where)
