@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
-from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, ProxyOptions
+from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, ProxyOptions
 from meshscrape.istio.scrapers import parse_scrapers
 from meshscrape.system.files import publish
 from support.ca import CaProcess, Credentials
 from support.envoy import running_envoy, write_resources
-from support.sidecar import ALLOW, SCRAPER, SERVER, proxy_options
+from support.sidecar import ALLOW, proxy_options
 
+APPLICATION = 9080
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
 MERGED = b"""\
 # HELP istio_agent_scrapes_total Scrapes.
@@ -39,7 +40,7 @@ meshscrape_source_up{source="application:9080"} 1
 Bootstrap = dict[str, Any]
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class Inside:
     """What answers on the inside address: status, type and body of the merged metrics."""
 
@@ -48,22 +49,26 @@ class Inside:
     body: bytes = MERGED
 
 
-@dataclass(slots=True)
-class Plan:
-    """What a test changes before Envoy starts; everything else is as shipped."""
+@dataclass(frozen=True, slots=True)
+class Spoiled:
+    """What differs from the shipped sidecar; the status document still describes the promised one.
 
-    options: Callable[[ProxyOptions], ProxyOptions] = lambda options: options
+    `promised` and `real` change the options of both and of Envoy alone, `edit` its bootstrap;
+    `scraper_roots` are trusted to vouch for scrapers beside the mesh's own.
+    """
+
+    promised: Callable[[ProxyOptions], ProxyOptions] = lambda options: options
+    real: Callable[[ProxyOptions], ProxyOptions] = lambda options: options
     edit: Callable[[Bootstrap], None] = lambda config: None
-    edit_files: Callable[[dict[str, dict[str, Any]]], None] = lambda files: None
     scrapers: str = ALLOW
-    server: Credentials | None = None
-    roots: bytes = b""
+    scraper_roots: bytes = b""
+    server: Callable[[Identities], Credentials] | None = None
     inside: Inside = field(default_factory=Inside)
 
 
 @dataclass(frozen=True, slots=True)
 class Identities:
-    """Credential directories of the mesh that the subject belongs to, and the scraper's token."""
+    """Credential directories of the mesh that subjects belong to, issued by its real CA."""
 
     ca: CaProcess
     directory: Path
@@ -83,122 +88,109 @@ class Identities:
             path.chmod(0o600)
         return path
 
+    def read(self, namespace: str, name: str) -> Credentials:
+        """The same credentials in memory."""
+        files = ("cert-chain.pem", "key.pem", "root-cert.pem")
+        return Credentials(*((self.workload(namespace, name) / file).read_bytes() for file in files))
+
 
 @contextlib.contextmanager
-def subject(directory: Path, identities: Identities, plan: Plan | None = None) -> Iterator[dict[str, Any]]:
-    """A running Envoy, spoiled as `plan` says; yields the status document of the mesh as it should be."""
-    plan = plan or Plan()
-    honest = proxy_options(directory)
-    options = plan.options(honest)
-    own = plan.server or _read(identities.workload("default", "httpbin"))
-    publish(
-        Path(options.secrets.credentials_dir),
-        {
-            CERTIFICATE_CHAIN: own.chain_pem,
-            PRIVATE_KEY: own.key_pem,
-            ROOTS: plan.roots or identities.ca.root_pem,
-        },
-    )
-    files = dynamic_files(options, parse_scrapers(plan.scrapers))
-    plan.edit_files(files)
-    write_resources(Path(options.files_dir), files)
+def subject(
+    directory: Path, identities: Identities, name: str, spoiled: Spoiled | None = None
+) -> Iterator[dict[str, Any]]:
+    """A running workload default/`name`, spoiled; yields its entry in the status as if it were not."""
+    spoiled = spoiled or Spoiled()
+    directory.mkdir()
+    promised = spoiled.promised(proxy_options(directory))
+    options = spoiled.real(promised)
+    if spoiled.scraper_roots:
+        options = replace(options, secrets=replace(options.secrets, scrapers_bundle=SCRAPERS_BUNDLE))
+    own = spoiled.server(identities) if spoiled.server else identities.read("default", name)
+    secrets = {CERTIFICATE_CHAIN: own.chain_pem, PRIVATE_KEY: own.key_pem, ROOTS: identities.ca.root_pem}
+    secrets[SCRAPERS_BUNDLE] = identities.ca.root_pem + spoiled.scraper_roots
+    publish(Path(options.secrets.credentials_dir), secrets)
+    write_resources(Path(options.files_dir), dynamic_files(options, parse_scrapers(spoiled.scrapers)))
     config: Bootstrap = bootstrap(options)
-    plan.edit(config)
-    with (
-        inside_server(options.inside_address, options.merged_port, plan.inside),
-        running_envoy(directory, config),
-    ):
-        yield status_of(options, identities)
+    spoiled.edit(config)
+    with contextlib.ExitStack() as stack:
+        for port in (options.merged_port, APPLICATION):
+            stack.enter_context(inside_server(options.inside_address, port, spoiled.inside))
+        stack.enter_context(running_envoy(directory, config))
+        yield sidecar_entry(promised, identities, name)
 
 
-def status_of(options: ProxyOptions, identities: Identities) -> dict[str, Any]:
-    """The MeshStatus of a mesh of this sidecar, its scraper, and a third workload that may not scrape."""
-    sidecar = _entry(
-        "default", "httpbin", SERVER, options.pod_addresses[0], str(identities.workload("default", "httpbin"))
-    )
-    sidecar |= {
+def sidecar_entry(options: ProxyOptions, identities: Identities, name: str) -> dict[str, Any]:
+    """What the status says about a sidecar with these options."""
+    application = [
+        {"name": each.name, "port": each.port, "mtls": each.mode, "metrics": "/metrics"}
+        for each in options.inbound
+    ]
+    plaintext = {"envoy": options.stats_port, "merged": options.merged_port, "health": options.health_port}
+    return _entry(identities, "default", name) | {
         "kind": "sidecar",
+        "address": options.pod_addresses[0],
+        "addresses": list(options.pod_addresses),
         "insideAddress": options.inside_address,
         "hardened": options.localhost_only,
         "scrapers": [ALLOW],
         "ports": {
             "secure": {"envoy": options.secure_stats_port, "merged": options.secure_merged_port},
-            "plaintext": {
-                "envoy": options.stats_port,
-                "merged": options.merged_port,
-                "health": options.health_port,
-            },
-            "application": [
-                {"name": each.name, "port": each.port, "mtls": each.mode} for each in options.inbound
-            ],
+            "plaintext": plaintext,
+            "application": application,
         },
     }
-    scraper = _entry(
-        "istio-system",
-        "prometheus",
-        SCRAPER,
-        "127.0.0.1",
-        str(identities.workload("istio-system", "prometheus")),
-    )
-    scraper["token"] = str(identities.token())
-    other = _entry(
-        "default",
-        "other",
-        "spiffe://cluster.local/ns/default/sa/other",
-        "127.0.0.1",
-        str(identities.workload("default", "other")),
-    )
+
+
+def mesh_status(identities: Identities, sidecars: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The MeshStatus of these sidecars, a scraper, and one workload more that may not scrape."""
+    scraper = _entry(identities, "istio-system", "prometheus") | {"token": str(identities.token())}
+    root = identities.workload("istio-system", "prometheus") / "root-cert.pem"
     return {
         "apiVersion": "meshscrape.io/v1",
         "kind": "MeshStatus",
         "trustDomain": "cluster.local",
-        "ca": {"address": identities.ca.address, "rootCertificate": str(identities.directory / "root.pem")},
+        "ca": {"address": identities.ca.address, "rootCertificate": str(root)},
         "prometheus": {"url": "", "workload": "istio-system/prometheus"},
-        "workloads": [sidecar, other, scraper],
+        "workloads": [scraper, _entry(identities, "default", "other"), *sidecars],
     }
 
 
-def _entry(namespace: str, name: str, spiffe_id: str, address: str, credentials: str) -> dict[str, Any]:
+def _entry(identities: Identities, namespace: str, name: str) -> dict[str, Any]:
     return {
         "name": name,
         "namespace": namespace,
         "pod": f"{name}-0",
         "kind": "credentials",
-        "spiffeId": spiffe_id,
-        "address": address,
-        "addresses": [address],
-        "insideAddress": address,
+        "spiffeId": f"spiffe://cluster.local/ns/{namespace}/sa/{name}",
+        "address": "127.0.0.1",
+        "addresses": ["127.0.0.1"],
+        "insideAddress": "127.0.0.1",
         "hardened": False,
         "ports": {"secure": {}, "plaintext": {}, "application": []},
-        "credentials": credentials,
+        "credentials": str(identities.workload(namespace, name)),
         "token": "",
         "scrapers": [],
     }
 
 
-def _read(directory: Path) -> Credentials:
-    return Credentials(
-        *((directory / name).read_bytes() for name in ("cert-chain.pem", "key.pem", "root-cert.pem"))
-    )
-
-
 @contextlib.contextmanager
 def inside_server(address: str, port: int, inside: Inside) -> Iterator[None]:
-    """A plain server on the inside address that answers every GET with what `inside` says at that moment."""
+    """A plain server that answers as `inside` says on the agent's three paths, whatever the method."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def _answer(self) -> None:
             known = self.path in ("/stats/prometheus", "/metrics", "/healthz/ready")
             body = inside.body if known else b"no such page\n"
             self.send_response(inside.status if known else 404)
             self.send_header("content-type", inside.content_type)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
-        do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = _answer
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -212,6 +204,3 @@ def inside_server(address: str, port: int, inside: Inside) -> Iterator[None]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-__all__ = ["Identities", "Inside", "Plan", "replace", "subject"]

@@ -6,7 +6,7 @@ send the question proves nothing. Source: RFC 2246, RFC 4346, RFC 8422; alerts: 
 
 from __future__ import annotations
 
-from meshscrape.verify.observations import Negotiated, NotHttp, Observation, TlsAlert
+from meshscrape.verify.observations import Negotiated, Observation, TlsAlert, TlsFailed, printable
 
 VERSIONS = {"TLS 1.0": b"\x03\x01", "TLS 1.1": b"\x03\x02"}
 
@@ -39,13 +39,13 @@ def client_hello(version: str, random: bytes) -> bytes:
 def read_record(data: bytes) -> Observation | None:
     """What the first bytes from the server mean; None while they are too few to say."""
     if data and data[0] not in (_ALERT, _HANDSHAKE):
-        return NotHttp(data)
+        return TlsFailed(f"the port does not speak TLS: {printable(data)}")
     if data and data[0] == _ALERT:
         return TlsAlert(alert_name(data[6])) if len(data) >= 7 else None
     if len(data) < 11:
         return None
     if data[5] != _SERVER_HELLO:
-        return NotHttp(data)
+        return TlsFailed(f"the server answered with handshake message {data[5]}")
     names = {wire: name for name, wire in VERSIONS.items()}
     return Negotiated(names.get(data[9:11], f"TLS version {data[9:11].hex()}"))
 

@@ -92,7 +92,8 @@ def _check(result: CheckResult) -> dict[str, object]:
 def _table(report: Report, color: bool, width: int) -> str:
     out = StringIO()
     console = Console(
-        file=out, width=width, force_terminal=color, no_color=not color, color_system="standard" if color else None,
+        file=out, width=width, force_terminal=color, no_color=not color,
+        color_system="standard" if color else None,
         highlight=False, markup=False, emoji=False,
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="bold" if color else "")
