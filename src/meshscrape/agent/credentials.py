@@ -30,7 +30,7 @@ RPC_DEADLINE = 10.0
 # The same token refused so often is not a CA that is still starting.
 REFUSALS = 3
 # How often the clock and the scrapers' bundle are looked at: a machine that slept renews this soon.
-_LOOK = 10.0
+_LOOK = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,8 @@ class Credentials:
         self.problem = f"no certificate yet from the CA at {ca.address}"
         self._ca = ca
         self._places = places
-        self._scraper_roots = b""
+        self._scraper_pem = self._scraper_roots = b""
+        self._scraper_problem = ""
 
     def check_inputs(self) -> None:
         """Read what the user named; InputError for what is missing or malformed."""
@@ -201,28 +202,33 @@ class Credentials:
         path = self._places.scrapers_ca
         if path is None:
             return b""
-        return bundle_to_pem(load_bundle(read_input(path, "the scrapers' CA bundle"), str(path)))
+        pem = read_input(path, "the scrapers' CA bundle")
+        if pem != self._scraper_pem:
+            self._scraper_roots = bundle_to_pem(load_bundle(pem, str(path)))
+            self._scraper_pem = pem
+        return self._scraper_roots
 
     def _follow_scraper_roots(self, issued: Issued) -> None:
         """Publish again when the scrapers' bundle has changed; a broken one changes nothing."""
+        before = self._scraper_roots
         try:
-            if self._read_scraper_roots() != self._scraper_roots:
+            if self._read_scraper_roots() != before:
                 self._use(issued)
                 logger.info("the scrapers' CA bundle has changed")
+            self._scraper_problem = ""
         except MeshscrapeError as error:
-            if str(error) != self.problem:
-                self.problem = str(error)
+            if str(error) != self._scraper_problem:
+                self._scraper_problem = str(error)
                 logger.warning("the scrapers' CA bundle is kept as it was: %s", error)
 
     def _use(self, issued: Issued) -> None:
         """Publish: the agent's own directory for Envoy, then the application's."""
         own = {CERTIFICATE_CHAIN: issued.chain, PRIVATE_KEY: issued.key, ROOTS: issued.bundle}
-        roots = self._read_scraper_roots()
+        roots = self._scraper_roots
         bundle = {SCRAPERS_BUNDLE: issued.bundle + roots} if roots else {}
         publish(self._places.credentials, own | bundle)
         if self._places.output is not None:
             publish(self._places.output, own, self._places.output_mode)
-        self._scraper_roots = roots
         self.issued = issued
         self.problem = ""
 

@@ -111,11 +111,11 @@ def write_files(state: Path, files: EnvoyFiles) -> None:
     write_atomic(state / BOOTSTRAP, _json(files.bootstrap))
 
 
-async def start(binary: Path, state: Path) -> Process:
-    """Start Envoy in the state directory, where its relative paths are."""
+async def start(binary: Path, state: Path, workers: int) -> Process:
+    """Start Envoy with so many worker threads in the state directory, where its relative paths are."""
     # Envoy does not replace a socket that a killed one has left.
     (state / ADMIN_SOCKET).unlink(missing_ok=True)
-    argv = [str(binary), *envoy_arguments(BOOTSTRAP)]
+    argv = [str(binary), *envoy_arguments(BOOTSTRAP, workers)]
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return await spawn(argv, env=environment, cwd=state, log_file=state / LOG)
 

@@ -6,11 +6,14 @@ Names that Istio's agent has keep Istio's name, type and unit (`istio_agent_*`);
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
-_CSR = '{request_type="csr"}'
+from meshscrape.exposition.health import Family, render_families
+
+NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,75 +33,71 @@ class AgentFigures:
 
 def render(figures: AgentFigures, now: datetime) -> bytes:
     """The families as text exposition 0.0.4."""
-    return "".join(_families(figures, now)).encode()
+    return render_families([*_certificate(figures, now), *_requests(figures), *_life(figures)])
 
 
-def _families(figures: AgentFigures, now: datetime) -> Iterator[str]:
+def _certificate(figures: AgentFigures, now: datetime) -> Iterator[Family]:
     if figures.not_after is not None:
-        yield _family(
+        yield _gauge(
             "istio_agent_cert_expiry_seconds",
-            "gauge",
             "Seconds before the certificate chain expires; negative once it has.",
             (figures.not_after - now).total_seconds(),
-            '{resource_name="default"}',
+            {"resource_name": "default"},
         )
-        yield _family(
+        yield _gauge(
             "meshscrape_agent_certificate_not_after_seconds",
-            "gauge",
             "When the certificate chain expires, in Unix time.",
             figures.not_after.timestamp(),
         )
-    yield _family(
-        "istio_agent_num_outgoing_requests", "counter", "Requests to the CA.", figures.requests, _CSR
-    )
-    yield _family(
-        "istio_agent_num_failed_outgoing_requests",
-        "counter",
-        "Requests to the CA that brought no usable certificate.",
-        figures.failures,
-        _CSR,
-    )
-    yield _family(
-        "istio_agent_outgoing_latency",
-        "counter",
-        "Milliseconds spent on requests to the CA.",
-        figures.request_seconds * 1000,
-        _CSR,
-    )
-    yield _family(
+    yield _counter(
         "meshscrape_agent_certificate_renewals_total",
-        "counter",
         "Certificates that have replaced an earlier one.",
         figures.renewals,
     )
-    if figures.startup is not None:
-        yield _family(
-            "istio_agent_startup_duration_seconds",
-            "gauge",
-            "Seconds from the agent's start until it was ready.",
-            figures.startup,
-        )
-    yield _family(
+
+
+def _requests(figures: AgentFigures) -> Iterator[Family]:
+    csr = {"request_type": "csr"}
+    yield _counter("istio_agent_num_outgoing_requests", "Requests to the CA.", figures.requests, csr)
+    yield _counter(
+        "istio_agent_num_failed_outgoing_requests",
+        "Requests to the CA that brought no usable certificate.",
+        figures.failures,
+        csr,
+    )
+    yield _counter(
+        "istio_agent_outgoing_latency",
+        "Milliseconds spent on requests to the CA.",
+        figures.request_seconds * 1000,
+        csr,
+    )
+
+
+def _life(figures: AgentFigures) -> Iterator[Family]:
+    yield _gauge(
         "meshscrape_agent_start_time_seconds",
-        "gauge",
         "When the agent started, in Unix time.",
         figures.started_at.timestamp(),
     )
+    if figures.startup is not None:
+        yield _gauge(
+            "istio_agent_startup_duration_seconds",
+            "Seconds from the agent's start until it was ready.",
+            figures.startup,
+        )
     if figures.envoy_restarts is not None:
-        yield _family(
+        yield _counter(
             "meshscrape_agent_envoy_restarts_total",
-            "counter",
             "How often Envoy has been started again.",
             figures.envoy_restarts,
         )
-    yield _family(
-        "meshscrape_agent_build_info",
-        "gauge",
-        "Always 1; the label has the version.",
-        1,
-        f'{{version="{figures.version}"}}',
-    )
+    version = {"version": figures.version}
+    yield _gauge("meshscrape_agent_build_info", "Always 1; the label has the version.", 1, version)
 
 
-def _family(name: str, kind: str, text: str, value: float, labels: str = "") -> str:
-    return f"# HELP {name} {text}\n# TYPE {name} {kind}\n{name}{labels} {value:.17g}\n"
+def _gauge(name: str, text: str, value: float, labels: Mapping[str, str] = NO_LABELS) -> Family:
+    return Family(name, "gauge", text, [(labels, value)])
+
+
+def _counter(name: str, text: str, value: float, labels: Mapping[str, str] = NO_LABELS) -> Family:
+    return Family(name, "counter", text, [(labels, value)])

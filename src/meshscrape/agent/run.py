@@ -13,6 +13,7 @@ from pathlib import Path
 from meshscrape import __version__
 from meshscrape.agent import envoy
 from meshscrape.agent.credentials import CaOptions, Credentials, Places
+from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.errors import MeshscrapeError
 from meshscrape.istio.settings import AgentSettings
@@ -20,11 +21,14 @@ from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged
 from meshscrape.system.http_server import Handler, HttpServer, Request, Response, routes
-from meshscrape.system.supervisor import Supervisor
+from meshscrape.system.processes import Process
+from meshscrape.system.supervisor import Policy, Supervisor
 
 logger = logging.getLogger(__name__)
 
-READY, PLAIN_METRICS, STATS = "/healthz/ready", "/metrics", "/stats/prometheus"
+READY = "/healthz/ready"
+# Five restarts within a minute, the first at once: the workload's ports are closed meanwhile.
+ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
 # How often an agent that is not ready yet looks at itself.
 _LOOK = 0.05
 
@@ -69,8 +73,14 @@ class Agent:
                 await self._credentials.first()
                 if files and binary:
                     envoy.write_files(self._state, files)
-                    self._envoy = Supervisor("envoy", lambda: envoy.start(binary, self._state))
+                    self._envoy = self._supervised(binary)
                 await self._keep_going()
+
+    def _supervised(self, binary: Path) -> Supervisor:
+        async def start() -> Process:
+            return await envoy.start(binary, self._state, self._settings.envoy_concurrency)
+
+        return Supervisor("envoy", start, policy=ENVOY_POLICY)
 
     async def why_not_ready(self) -> str:
         """What is missing for the workload to be served, or an empty text: then it is ready."""
@@ -117,16 +127,22 @@ class Agent:
             yield
 
     def _handler(self) -> Handler:
-        return routes(
-            {READY: self._answer_ready, PLAIN_METRICS: self._answer_metrics, STATS: self._answer_metrics}
+        settings = self._settings
+        merged = MergedMetrics(
+            MergedOptions(
+                sources=settings.sources,
+                inside_address=settings.inside_address,
+                envoy_admin=self._state / envoy.ADMIN_SOCKET if settings.envoy else None,
+                merge_envoy=settings.merge_envoy,
+                openmetrics=settings.openmetrics,
+            ),
+            self.own_metrics,
         )
+        return routes({READY: self._answer_ready, **dict.fromkeys(PATHS, merged.handle)})
 
     async def _answer_ready(self, _: Request) -> Response:
         reason = await self.why_not_ready()
         return Response(503, f"{reason}\n".encode()) if reason else Response(200, b"ready\n")
-
-    async def _answer_metrics(self, _: Request) -> Response:
-        return Response(200, self.own_metrics(), "text/plain; version=0.0.4; charset=utf-8")
 
     def own_metrics(self) -> bytes:
         """The agent's own families."""
@@ -176,6 +192,7 @@ def _ca_options(settings: AgentSettings) -> CaOptions:
         rsa_bits=settings.rsa_bits,
         ratio=settings.grace_ratio,
         jitter=settings.grace_jitter,
+        wait=settings.ca_wait,
     )
 
 

@@ -55,7 +55,7 @@ def dynamic_files(options: ProxyOptions, scrapers: tuple[Scraper, ...]) -> dict[
     return files
 
 
-def envoy_arguments(bootstrap_path: str) -> list[str]:
+def envoy_arguments(bootstrap_path: str, workers: int = WORKERS) -> list[str]:
     """Envoy's command line, without the program; its working directory is where the admin socket belongs.
 
     Hot restart is off, and with it shared memory and an abstract socket: any process of the pod could take
@@ -66,7 +66,7 @@ def envoy_arguments(bootstrap_path: str) -> list[str]:
         "--config-path", bootstrap_path,
         "--disable-hot-restart",
         "--reject-unknown-dynamic-fields",
-        "--concurrency", str(WORKERS),
+        "--concurrency", str(workers),
         "--log-level", "warning",
         "--log-format-escaped",
         "--drain-time-s", "5",
