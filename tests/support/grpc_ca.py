@@ -1,0 +1,88 @@
+"""CreateCertificate by another implementation of gRPC and of the wire format than the product's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import grpc  # type: ignore[import-untyped]
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+from support.ca import CaProcess, Credentials
+
+METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
+
+
+def request_bytes(csr: bytes, seconds: int = 3600, metadata: bytes = b"") -> bytes:
+    """An IstioCertificateRequest: csr = 1 (string), validity_duration = 3 (int64), metadata = 4 (message)."""
+    message = b"\x0a" + _varint(len(csr)) + csr + b"\x18" + _varint(seconds % 2**64)
+    return message + (b"\x22" + _varint(len(metadata)) + metadata if metadata else b"")
+
+
+def cert_chain(response: bytes) -> list[bytes]:
+    """The elements of an IstioCertificateResponse: cert_chain = 1 (repeated string)."""
+    elements, rest = [], response
+    while rest:
+        assert rest[0] == 0x0A, "another field than cert_chain"
+        length, rest = _read_varint(rest[1:])
+        elements.append(rest[:length])
+        rest = rest[length:]
+    return elements
+
+
+def call(
+    ca: CaProcess,
+    message: bytes,
+    *,
+    metadata: Sequence[tuple[str, str]] = (),
+    credentials: Credentials | None = None,
+    method: str = METHOD,
+) -> list[bytes]:
+    """Send one message with grpcio; the response's chain, or grpc.RpcError."""
+    tls = grpc.ssl_channel_credentials(
+        ca.root_pem,
+        credentials.key_pem if credentials else None,
+        credentials.chain_pem if credentials else None,
+    )
+    with grpc.secure_channel(ca.address, tls) as channel:
+        invoke = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
+        response: bytes = invoke(message, timeout=10, metadata=tuple(metadata))
+        return cert_chain(response)
+
+
+def bearer(token: str) -> tuple[tuple[str, str]]:
+    """A token as metadata."""
+    return (("authorization", f"Bearer {token}"),)
+
+
+def any_csr(
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey,
+    names: Sequence[x509.GeneralName] = (),
+    common_name: str = "",
+) -> bytes:
+    """A signing request that asks for whatever is given."""
+    attributes = [x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, common_name)] if common_name else []
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(attributes))
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    algorithm = None if isinstance(key, ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return builder.sign(key, algorithm).public_bytes(serialization.Encoding.PEM)
+
+
+def _varint(number: int) -> bytes:
+    out = b""
+    while number > 0x7F:
+        out += bytes([number & 0x7F | 0x80])
+        number >>= 7
+    return out + bytes([number])
+
+
+def _read_varint(data: bytes) -> tuple[int, bytes]:
+    number = 0
+    for index, byte in enumerate(data):
+        number |= (byte & 0x7F) << 7 * index
+        if byte < 0x80:
+            return number, data[index + 1 :]
+    raise AssertionError("a varint without an end")
