@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import h11
 
 from meshscrape.errors import InputError, UnavailableError
+from meshscrape.system.http_body import CloseReader, FramingError, body_reader
 
 READ_SIZE = 1 << 18
 INFLATE_SIZE = 1 << 18
@@ -162,16 +163,16 @@ class _Exchange:
             raise UnavailableError("closed the connection without an answer", where=self.url)
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
         response = FetchedResponse(answer.status_code, names, _nothing())
-        response.body = self._decoded(response)
+        response.body = self._decoded(response, method)
         return response
 
-    async def _decoded(self, response: FetchedResponse) -> AsyncIterator[bytes]:
+    async def _decoded(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
         """The body's bytes after a content coding, never more than the limit, in chunks of bounded size."""
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding in ("", "identity"):
-            pieces = self._raw(response)
+            pieces = self._raw(response, method)
         elif coding in ("gzip", "x-gzip"):
-            pieces = self._inflated(response)
+            pieces = self._inflated(response, method)
         else:
             raise UnavailableError(f"answered with content coding {coding!r}, not asked for", where=self.url)
         size = 0
@@ -181,21 +182,26 @@ class _Exchange:
                 raise TooLargeError(f"the body is larger than {self.limits.body_bytes} bytes", where=self.url)
             yield piece
 
-    async def _raw(self, response: FetchedResponse) -> AsyncIterator[bytes]:
-        framed = "content-length" in response.headers or "transfer-encoding" in response.headers
-        while True:
-            event = await self._event(in_body=True)
-            if isinstance(event, h11.Data):
-                yield bytes(event.data)
-            else:
-                response.complete = framed
-                return
+    async def _raw(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
+        data, _ = self.connection.trailing_data
+        try:
+            body = body_reader(response.status, method, response.headers)
+            while not body.ended:
+                if piece := body.feed(data):
+                    yield piece
+                if body.ended or not (data := await self._read("in the middle of the body")):
+                    break
+        except FramingError as error:
+            raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
+        response.complete = body.ended
+        if not body.ended and not isinstance(body, CloseReader):
+            raise TruncatedError("closed the connection in the middle of the body", where=self.url)
 
-    async def _inflated(self, response: FetchedResponse) -> AsyncIterator[bytes]:
+    async def _inflated(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
         """A gzip body nobody asked for, decoded a bounded piece at a time: a bomb meets the body limit."""
         inflater = zlib.decompressobj(wbits=31)
         try:
-            async for piece in self._raw(response):
+            async for piece in self._raw(response, method):
                 while piece:
                     if out := inflater.decompress(piece, INFLATE_SIZE):
                         yield out
@@ -208,21 +214,26 @@ class _Exchange:
             response.complete = False
             raise TruncatedError("the gzip body ended in the middle", where=self.url)
 
-    async def _event(self, *, in_body: bool = False) -> h11.Event | type[h11.PAUSED]:
-        place = "in the middle of the body" if in_body else "before the answer"
+    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+        """h11's next event of the header."""
+        place = "before the answer"
         try:
             while (event := self.connection.next_event()) is h11.NEED_DATA:
-                async with self._timeout(self.limits.read):
-                    self.connection.receive_data(await self.reader.read(READ_SIZE))
+                self.connection.receive_data(await self._read(place))
         except h11.RemoteProtocolError as error:
             if self.reader.at_eof():
                 raise TruncatedError(f"closed the connection {place}", where=self.url) from error
             raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
+        return event  # type: ignore[return-value]
+
+    async def _read(self, place: str) -> bytes:
+        try:
+            async with self._timeout(self.limits.read):
+                return await self.reader.read(READ_SIZE)
         except TimeoutError as error:
             raise TruncatedError(f"the deadline passed {place}", where=self.url) from error
         except OSError as error:
             raise TruncatedError(f"the connection broke {place} ({error})", where=self.url) from error
-        return event  # type: ignore[return-value]
 
     def _timeout(self, seconds: float) -> asyncio.Timeout:
         now = asyncio.get_running_loop().time()

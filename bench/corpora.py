@@ -1,0 +1,66 @@
+"""Expositions to measure with: three shapes, any size, the same on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+
+MAX_FAMILIES = 19_000
+
+
+def long_lines(_: int) -> Iterator[bytes]:
+    """Istio's request metrics: 13 labels, some 430 bytes a line, 500 lines a family."""
+    for family in range(10**6):
+        name = b"istio_requests_%d_total" % family
+        lines = [b"# TYPE %s counter\n" % name]
+        lines += [
+            b'%s{reporter="destination",source_workload="productpage-v%d",source_workload_namespace="default",'
+            b'source_principal="spiffe://cluster.local/ns/default/sa/bookinfo-productpage",source_version="v%d",'
+            b'destination_workload="reviews-v%d",destination_principal="spiffe://cluster.local/ns/default/sa/'
+            b'bookinfo-reviews",destination_service="reviews-%d.default.svc.cluster.local",'
+            b'request_protocol="http",response_code="%d",response_flags="-",connection_security_policy='
+            b'"mutual_tls",path="C:\\\\dir"} %d\n' % (name, i % 3, i % 3, i % 7, i, 200 + i % 300, i * 7919)
+            for i in range(500)
+        ]
+        yield b"".join(lines)
+
+
+def short_lines(_: int) -> Iterator[bytes]:
+    """One short label, some 25 bytes a line, 1,000 lines a family."""
+    for family in range(10**6):
+        name = b"jobs%d_total" % family
+        lines = [b"# HELP %s Jobs done.\n# TYPE %s counter\n" % (name, name)]
+        lines += [b'%s{i="%d"} %d\n' % (name, i, i * 31) for i in range(1000)]
+        yield b"".join(lines)
+
+
+def many_families(size: int) -> Iterator[bytes]:
+    """A family (HELP, TYPE, three samples) for every 380 bytes, but no more families than the merge's limit:
+    the families of larger bodies have more samples each."""
+    families = min(size // 380 + 1, MAX_FAMILIES)
+    samples = max(3, size // families // 62)
+    for number in range(families):
+        name = b"app_subsystem_metric_number_%d_total" % number
+        lines = [b"# HELP %s The number of things that happened here.\n# TYPE %s counter\n" % (name, name)]
+        lines += [b'%s{method="GET",code="%d"} %d.0\n' % (name, 200 + i, i * 997) for i in range(samples)]
+        yield b"".join(lines)
+
+
+CORPORA: dict[str, Callable[[int], Iterator[bytes]]] = {
+    "long lines": long_lines,
+    "short lines": short_lines,
+    "many families": many_families,
+}
+
+
+def corpus(name: str, size: int) -> bytes:
+    """At most `size` bytes of the named corpus, whole lines, close to it."""
+    pieces: list[bytes] = []
+    left = size
+    for piece in CORPORA[name](size):
+        if len(piece) > left:
+            pieces.append(piece[: piece.rfind(b"\n", 0, left) + 1])
+            break
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

@@ -1,0 +1,155 @@
+"""The merged endpoint end to end: an application's body through the agent's client, merge and server.
+
+The agent's part runs in a process of its own (`python -m bench.merge PORT…`); its CPU time is read from
+schedstat around each scrape, its memory as the peak resident size during the scrape above the idle one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.corpora import CORPORA, corpus
+from bench.measure import Row, cpu_seconds, median
+from meshscrape.agent.merged import MergedMetrics, MergedOptions
+from meshscrape.istio.targets import ScrapeSource
+from meshscrape.system.http_server import HttpServer, routes
+
+ADDRESS = "127.9.3.1"
+SIZES = {"100 kB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000, "100 MB": 100_000_000}
+# What Prometheus 2.42 sends.
+REQUEST = (
+    b"GET /metrics HTTP/1.1\r\nHost: bench\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n"
+    b"Accept: application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    b"text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n"
+)
+TEXT = b"text/plain; version=0.0.4; charset=utf-8"
+# client_golang writes chunks of 2 kB; prometheus_client (Python) sends a Content-Length.
+GO_CHUNK = 2048
+
+
+def run(rounds: int) -> list[Row]:
+    """Throughput per CPU second for every corpus and size, peak memory for the largest."""
+    rows: list[Row] = []
+    with _application() as (application, serve), _agent(application) as (pid, agent):
+        serve(b"up 1\n", chunked=False)
+        for _ in range(3):
+            _scrape(agent)
+        for framing, chunked in (("Content-Length", False), ("chunks of 2 kB", True)):
+            for name in CORPORA:
+                for label, size in SIZES.items():
+                    body = corpus(name, size)
+                    serve(body, chunked=chunked)
+                    rows += _measure(pid, agent, len(body), f"{name}, {label}, {framing}", rounds)
+    return rows
+
+
+def _measure(pid: int, agent: int, size: int, what: str, rounds: int) -> list[Row]:
+    scrapes = max(3, min(rounds, 20_000_000 // size))
+    _scrape(agent)  # what its lines look like is learned once
+    idle = _status(pid, "VmRSS")
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
+    speeds: list[float] = []
+    for _ in range(scrapes):
+        before = cpu_seconds(pid)
+        received = _scrape(agent)
+        if not size <= received <= size * 1.01 + 10_000:
+            raise RuntimeError(f"{what}: {received} bytes of {size} came through")
+        speeds.append(size / 1e6 / (cpu_seconds(pid) - before))
+    note = f"median of {scrapes} scrapes"
+    peak = _status(pid, "VmHWM") - idle
+    return [
+        Row(f"merged, validated: {what}", median(speeds), "MB per CPU second", "≥ 100", note),
+        Row(f"agent's peak memory above idle: {what}", peak, "MB", "≤ 20", note),
+    ]
+
+
+def _status(pid: int, field: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1.024e-3
+    raise RuntimeError(f"no {field} in /proc/{pid}/status")
+
+
+def _scrape(port: int) -> int:
+    """One scrape, as fast as it comes; the number of body bytes (framing included)."""
+    with socket.create_connection((ADDRESS, port), timeout=120) as sock:
+        sock.sendall(REQUEST + b"Connection: close\r\n\r\n")
+        total, buffer = 0, bytearray(1 << 20)
+        first = sock.recv_into(buffer)
+        head = bytes(buffer[:first]).split(b"\r\n\r\n")[0]
+        if b" 200 " not in head.split(b"\r\n")[0]:
+            raise RuntimeError(f"the agent answered {head!r}")
+        total += first - len(head) - 4
+        while count := sock.recv_into(buffer):
+            total += count
+    return total
+
+
+class _Body:
+    def __init__(self) -> None:
+        self.sent = b""
+
+    def set(self, body: bytes, *, chunked: bool) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: " + TEXT + b"\r\n"
+        if not chunked:
+            self.sent = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+            return
+        chunks = [body[i : i + GO_CHUNK] for i in range(0, len(body), GO_CHUNK)]
+        framed = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks)
+        self.sent = head + b"Transfer-Encoding: chunked\r\n\r\n" + framed + b"0\r\n\r\n"
+
+
+@contextlib.contextmanager
+def _application() -> Iterator[tuple[int, object]]:
+    """A server that sends one body, set by the second value, to whoever connects."""
+    body = _Body()
+    listener = socket.create_server((ADDRESS, 0))
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                with client, contextlib.suppress(OSError):
+                    client.recv(1 << 16)
+                    client.sendall(body.sent)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    try:
+        yield listener.getsockname()[1], body.set
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+@contextlib.contextmanager
+def _agent(application: int) -> Iterator[tuple[int, int]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.merge", str(application)], stdout=subprocess.PIPE, env=dict(os.environ)
+    )
+    try:
+        assert process.stdout is not None
+        yield process.pid, int(process.stdout.readline())
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+async def _serve_agent(application: int) -> None:
+    merged = MergedMetrics(MergedOptions((ScrapeSource(application),), ADDRESS))
+    async with HttpServer(routes({"/metrics": merged.handle}), addresses=[(ADDRESS, 0)]) as server:
+        print(server.addresses[0][1], flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve_agent(int(sys.argv[1])))

@@ -1,0 +1,131 @@
+"""Where an HTTP/1.1 body ends (RFC 9112, section 6), sans-I/O: a connection's bytes in, the body's bytes out.
+
+h11 says this too, but at 15 µs a chunk, and client_golang writes chunks of 2 kB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+# A chunk's size line with its extensions, and the trailer section: more than any server sends.
+MAX_LINE = 4096
+MAX_SIZE_DIGITS = 15
+
+
+class FramingError(ValueError):
+    """The bytes do not follow the framing that the header announced."""
+
+
+class BodyReader(Protocol):
+    """Takes the connection's bytes after the header; `ended` once the body has ended where it should."""
+
+    ended: bool
+
+    def feed(self, data: bytes) -> bytes:
+        """The body's bytes in `data`; what comes after its end is ignored. Raises FramingError."""
+        ...
+
+
+def body_reader(status: int, method: str, headers: Mapping[str, str]) -> BodyReader:
+    """The reader for a response's body. Raises FramingError for a header that does not say where it ends."""
+    if method == "HEAD" or status in (204, 304):
+        return LengthReader(0)
+    coding = headers.get("transfer-encoding", "").strip().lower()
+    if coding:
+        if coding != "chunked":
+            raise FramingError(f"transfer coding {coding!r}")
+        return ChunkedReader()
+    length = headers.get("content-length")
+    if length is None:
+        return CloseReader()
+    if not (length.isascii() and length.isdigit()):
+        raise FramingError(f"content length {length!r}")
+    return LengthReader(int(length))
+
+
+class LengthReader:
+    """A body of a known length."""
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.ended = length == 0
+
+    def feed(self, data: bytes) -> bytes:
+        """See BodyReader."""
+        body = data[: self._left]
+        self._left -= len(body)
+        self.ended = self._left == 0
+        return body
+
+
+class CloseReader:
+    """A body that ends with the connection: never known to be whole."""
+
+    ended = False
+
+    def feed(self, data: bytes) -> bytes:
+        """See BodyReader."""
+        return data
+
+
+class ChunkedReader:
+    """A body in chunks (RFC 9112, section 7.1); extensions and trailers are ignored."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._held = b""
+        self._left = 0  # bytes of the chunk, then 2 for its line end
+        self._in_trailer = False
+
+    def feed(self, data: bytes) -> bytes:
+        """See BodyReader."""
+        if self._held:
+            data, self._held = self._held + data, b""
+        pieces: list[bytes] = []
+        position, size = 0, len(data)
+        while position < size and not self.ended:
+            if self._left > 2:
+                end = position + self._left - 2
+                pieces.append(data[position:end])
+                taken = min(end, size) - position
+                self._left -= taken
+                position += taken
+            elif self._left:
+                position = self._line_end(data, position)
+            else:
+                position = self._line(data, position)
+            if position < 0:
+                break
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _line_end(self, data: bytes, position: int) -> int:
+        """Past the CRLF after a chunk; -1 when it is not all there."""
+        if data[position : position + 2] == b"\r\n":
+            self._left = 0
+            return position + 2
+        if data[position:] == b"\r":
+            self._held = b"\r"
+            return -1
+        raise FramingError("a chunk is longer than its size")
+
+    def _line(self, data: bytes, position: int) -> int:
+        """Past a size line or a line of the trailer; -1 when it is not all there."""
+        end = data.find(b"\r\n", position, position + MAX_LINE)
+        if end < 0:
+            if len(data) - position >= MAX_LINE:
+                raise FramingError("a chunk's size line has no end")
+            self._held = data[position:]
+            return -1
+        if self._in_trailer:
+            self.ended = end == position
+            return end + 2
+        digits = data[position:end].partition(b";")[0].strip(b" \t")
+        if len(digits) > MAX_SIZE_DIGITS or digits.strip(b"0123456789abcdefABCDEF") or not digits:
+            raise FramingError("a chunk has no size")
+        length = int(digits, 16)
+        if length:
+            self._left = length + 2
+        else:
+            self._in_trailer = True
+        return end + 2
