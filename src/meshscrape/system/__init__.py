@@ -1,1 +1,1 @@
-"""The machine's edge: atomic files, child processes, supervision, HTTP, clock, Envoy's admin socket, CA client."""
+"""The machine's edge: files, child processes, supervision, HTTP, clock, Envoy's admin socket, the CA's client."""

@@ -16,12 +16,12 @@ from meshscrape.errors import InputError
 _LISTEN = "0A"
 
 
-def check_free(addresses: Iterable[tuple[str, int]], names: Mapping[int, str]) -> None:
+def check_free(addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str]) -> None:
     """Bind each address and port once, as Envoy will, and let go; InputError for the first that fails.
 
-    `names` says for each port which setting gave it. Without SO_REUSEPORT a port that another process
-    shares counts as taken. Between this look and the real bind another process may still come first:
-    the look is there for the clear message, Envoy's own bind decides.
+    `remedies` says for each port what to do when it is taken. Without SO_REUSEPORT a port that another
+    process shares counts as taken. Between this look and the real bind another process may still come
+    first: the look is there for the clear message, Envoy's own bind decides.
     """
     for address, port in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -32,7 +32,7 @@ def check_free(addresses: Iterable[tuple[str, int]], names: Mapping[int, str]) -
             try:
                 probe.bind((address, port))
             except OSError as error:
-                raise _refusal(address, port, names.get(port, ""), error) from error
+                raise _refusal(address, port, remedies.get(port, "use another port"), error) from error
 
 
 def holder(address: str, port: int) -> str:
@@ -45,16 +45,15 @@ def holder(address: str, port: int) -> str:
     return ""
 
 
-def _refusal(address: str, port: int, setting: str, error: OSError) -> InputError:
+def _refusal(address: str, port: int, remedy: str, error: OSError) -> InputError:
     place = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    change = f"give {setting} another port" if setting else "use another port"
     if error.errno == errno.EADDRINUSE:
         who = holder(address, port)
         taken_by = f"the port is taken by {who}" if who else "the port is taken"
-        return InputError(taken_by, where=place, remedy=f"stop that process, or {change}")
+        return InputError(taken_by, where=place, remedy=f"stop that process, or {remedy}")
     if error.errno == errno.EADDRNOTAVAIL:
         return InputError("this machine does not have the address", where=place, remedy="check INSTANCE_IPS")
-    return InputError(f"cannot listen: {error.strerror}", where=place, remedy=change)
+    return InputError(f"cannot listen: {error.strerror}", where=place, remedy=remedy)
 
 
 def _listening_inodes(address: str, port: int) -> set[str]:
