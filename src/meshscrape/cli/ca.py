@@ -59,7 +59,10 @@ def token(directory: Path, account: str, lifetime: str, output: Path | None) -> 
             f"{account!a} is not NAMESPACE/SERVICE_ACCOUNT", remedy="write for example demo/httpbin"
         )
     life = _positive(lifetime, "--lifetime")
-    issued = TokenIssuer.load_or_create(directory).issue(namespace, service_account, utcnow(), life)
+    try:
+        issued = TokenIssuer.load_or_create(directory).issue(namespace, service_account, utcnow(), life)
+    except InputError as error:
+        raise InputError(error.what, where=error.where or f"{account!a}", remedy=error.remedy) from None
     if output:
         write_atomic(output, issued.encode(), 0o600)
     else:
@@ -148,7 +151,7 @@ def _operator(
 
 
 def _positive(text: str, option: str) -> timedelta:
-    life = parse_duration(text)
+    life = parse_duration(text, option)
     if life < timedelta(seconds=1):
         raise InputError("the duration is shorter than a second", where=option)
     return life

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
+from google.protobuf.message import DecodeError
 from grpclib.client import Channel, UnaryUnaryMethod
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
@@ -87,6 +88,8 @@ async def _call(
     )
     try:
         return await method(request, timeout=deadline, metadata=metadata)
+    except DecodeError:
+        raise UnavailableError("the CA's answer is malformed", where=where) from None
     except GRPCError as error:
         raise _status_error(error, where) from None
     except ssl.SSLCertVerificationError as error:

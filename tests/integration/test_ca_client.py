@@ -1,0 +1,255 @@
+"""The product's client: against the real CA, and against a gRPC server that misbehaves (grpcio)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
+from meshscrape.istio.ca_protocol import IstioCertificateRequest, IstioCertificateResponse
+from meshscrape.spiffe.certificates import (
+    certificates_to_pem,
+    identity_of,
+    issue_leaf,
+    load_certificates,
+    make_csr,
+)
+from meshscrape.spiffe.ids import SpiffeId, workload_id
+from meshscrape.spiffe.keys import generate_key, key_to_pem
+from meshscrape.system.ca_client import create_certificate
+from support.ca import CaProcess, TestCa, ca_process
+from support.grpc_ca import METHOD
+
+BAR = workload_id("cluster.local", "foo", "bar")
+KEY = generate_key()
+CSR = make_csr(KEY, BAR)
+Behaviour = Callable[[bytes, Any], bytes]
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CaProcess]:
+    """One running CA."""
+    with ca_process(tmp_path_factory.mktemp("ca")) as running:
+        yield running
+
+
+def ask(
+    address: str,
+    root_pem: bytes,
+    *,
+    token: str | None = None,
+    client_credentials: Path | None = None,
+    csr: bytes = CSR,
+    deadline: float = 10,
+) -> tuple[list[bytes], bytes]:
+    """`create_certificate` to its end."""
+    return asyncio.run(
+        create_certificate(
+            address,
+            root_pem,
+            csr,
+            timedelta(hours=1),
+            token=token,
+            client_credentials=client_credentials,
+            deadline=deadline,
+        )
+    )
+
+
+def identity(chain: list[bytes]) -> SpiffeId:
+    return identity_of(load_certificates(chain[0], "leaf")[0])
+
+
+def test_by_token_and_by_certificate(ca: CaProcess, tmp_path: Path) -> None:
+    """A token gets the first certificate, which then gets the next one; the bundle is the CA's."""
+    chain, bundle = ask(ca.address, ca.root_pem, token=ca.token("foo", "bar"))
+    assert (identity(chain), bundle) == (BAR, ca.root_pem)
+    (tmp_path / "cert-chain.pem").write_bytes(b"".join(chain))
+    (tmp_path / "key.pem").write_bytes(key_to_pem(KEY))
+    assert identity(ask(ca.address, ca.root_pem, client_credentials=tmp_path)[0]) == BAR
+    lines = [line for line in ca.log().splitlines() if " issued " in line]
+    assert [line.rsplit("by=", 1)[1] for line in lines[-2:]] == ["token", "certificate"]
+
+
+def test_a_token_stands_in_for_credentials_that_are_refused(ca: CaProcess, tmp_path: Path) -> None:
+    """With strange, expired, mismatched or missing client credentials the token, if any, gets the certificate."""
+    short = ca.issue("foo", "bar", timedelta(seconds=1))
+    mismatched = ca.issue("foo", "bar").write(tmp_path / "mismatched")
+    (mismatched / "key.pem").write_bytes(key_to_pem(generate_key()))
+    while datetime.now(UTC) < short.certificate.not_valid_after_utc:
+        pass
+    for directory, error in (
+        (TestCa().workload("foo", "bar").write(tmp_path / "stranger"), UnavailableError),
+        (short.write(tmp_path / "expired"), UnavailableError),
+        (mismatched, InputError),
+        (tmp_path / "missing", InputError),
+    ):
+        with pytest.raises(error):
+            ask(ca.address, ca.root_pem, client_credentials=directory)
+        chain, _ = ask(ca.address, ca.root_pem, client_credentials=directory, token=ca.token("foo", "bar"))
+        assert identity(chain) == BAR
+
+
+def test_refused_credentials_are_unauthenticated(ca: CaProcess) -> None:
+    """No credentials, and a bad token, say that other credentials may help; the token is not repeated."""
+    for token in (None, "secret-junk", "a b"):
+        with pytest.raises(UnauthenticatedError) as caught:
+            ask(ca.address, ca.root_pem, token=token)
+        assert str(caught.value).startswith(f"{ca.address}: the CA does not accept the credentials")
+        assert "secret" not in str(caught.value)
+
+
+def test_a_refused_request_is_permanent(ca: CaProcess) -> None:
+    """What the CA will never grant is an InputError with the CA's reason: no retry will help."""
+    with pytest.raises(InputError, match="not a certificate signing request"):
+        ask(ca.address, ca.root_pem, token=ca.token("foo", "bar"), csr=b"junk")
+
+
+def test_the_server_must_prove_its_name(ca: CaProcess) -> None:
+    """A CA of another root, or asked for under a name it has not, never sees the token."""
+    port = ca.address.rsplit(":", 1)[1]
+    issued = ca.log().count(" issued ")
+    for address, root in ((ca.address, TestCa().root_pem), (f"localhost:{port}", ca.root_pem)):
+        with pytest.raises(UnavailableError, match="certificate is not accepted"):
+            ask(address, root, token=ca.token("foo", "bar"))
+    assert ca.log().count(" issued ") == issued
+
+
+def test_nobody_there_is_unavailable() -> None:
+    """A closed port is UnavailableError with the address and a remedy."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=rf"^{address}: the CA cannot be reached: .*; check that"):
+            ask(address, TestCa().root_pem, token="x")
+
+
+def test_silence_ends_at_the_deadline() -> None:
+    """A server that accepts and says nothing costs the deadline and no more."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match=r"did not answer within 0\.2 s"):
+            ask(address, TestCa().root_pem, token="x", deadline=0.2)
+
+
+@pytest.mark.parametrize(
+    "address", ["", "ca", "ca:", ":15012", "ca:0", "ca:65536", "ca:x", f"{'a' * 70}:1", "[::1]"]
+)
+def test_what_is_no_address(address: str) -> None:
+    """A malformed address is an InputError before anything is sent."""
+    with pytest.raises(InputError, match="write host:port"):
+        ask(address, TestCa().root_pem)
+
+
+def test_a_root_that_is_none() -> None:
+    """A root certificate that is not PEM is an InputError."""
+    for root in (b"", b"junk", b"\xff"):
+        with pytest.raises(InputError, match="not PEM"):
+            ask("127.0.0.1:1", root)
+
+
+def test_another_implementations_answers_are_read() -> None:
+    """A chain from a grpcio server, with an intermediate and a bundle of two, is taken apart rightly."""
+    mesh, old = TestCa(), TestCa()
+    below = mesh.intermediate()
+    middle = certificates_to_pem([below.signer.certificate])
+    seen: dict[str, Any] = {}
+
+    def behave(request: bytes, context: Any) -> bytes:
+        message = IstioCertificateRequest.FromString(request)
+        seen.update(dict(context.invocation_metadata()), csr=message.csr, ttl=message.validity_duration)
+        seen["deadline"] = context.time_remaining()
+        return answer(leaf(below), middle, mesh.root_pem + old.root_pem)
+
+    with grpc_server(mesh, behave) as address:
+        chain, bundle = ask(address, mesh.root_pem, token="abc", deadline=5)
+    assert identity(chain) == BAR
+    assert chain[1:] == [middle]
+    assert bundle == mesh.root_pem + old.root_pem
+    assert (seen["authorization"], seen["csr"], seen["ttl"]) == ("Bearer abc", CSR.decode(), 3600)
+    assert 0 < seen["deadline"] <= 5
+
+
+def test_answers_that_cannot_be_used_are_unavailable() -> None:
+    """A certificate for another key, a chain without a bundle, junk: nothing of it is ever handed on."""
+    mesh = TestCa()
+    answers = {
+        "another key": answer(leaf(mesh, generate_key()), mesh.root_pem),
+        "not a chain": answer(leaf(mesh)),
+        "cannot be used": answer(b"junk", mesh.root_pem),
+        "bundle .* not a CA": answer(leaf(mesh), leaf(mesh)),
+        "malformed": b"\xff\xff",
+    }
+    for reason, response in answers.items():
+        behave = functools.partial(_always, response)
+        with grpc_server(mesh, behave) as address, pytest.raises(UnavailableError, match=reason):
+            ask(address, mesh.root_pem, token="x")
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError),
+        (grpc.StatusCode.PERMISSION_DENIED, UnauthenticatedError),
+        (grpc.StatusCode.INVALID_ARGUMENT, InputError),
+        (grpc.StatusCode.UNIMPLEMENTED, InputError),
+        (grpc.StatusCode.UNAVAILABLE, UnavailableError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, UnavailableError),
+        (grpc.StatusCode.INTERNAL, UnavailableError),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_each_status_says_whether_to_try_again(code: Any, error: type[MeshscrapeError]) -> None:
+    """Credentials, permanent and passing refusals are told apart; the server's words are one line."""
+    mesh = TestCa()
+
+    def behave(request: bytes, context: Any) -> bytes:
+        context.abort(code, "first line\nsecond line")
+        raise AssertionError
+
+    with grpc_server(mesh, behave) as address, pytest.raises(error) as caught:
+        ask(address, mesh.root_pem, token="x")
+    assert type(caught.value) is error
+    assert code.name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def _always(response: bytes, request: bytes, context: Any) -> bytes:
+    return response
+
+
+def leaf(ca: TestCa, key: Any = KEY) -> bytes:
+    issued = issue_leaf(ca.signer, key.public_key(), BAR, datetime.now(UTC), timedelta(hours=1))
+    return certificates_to_pem([issued])
+
+
+def answer(*elements: bytes) -> bytes:
+    response = IstioCertificateResponse(cert_chain=[element.decode() for element in elements])
+    return bytes(response.SerializeToString())
+
+
+@contextlib.contextmanager
+def grpc_server(ca: TestCa, behave: Behaviour) -> Iterator[str]:
+    """A grpcio server with a certificate of `ca` for 127.0.0.1, whose CreateCertificate is `behave`."""
+    credentials = ca.server(["127.0.0.1"])
+    service, _, method = METHOD.strip("/").partition("/")
+    handler = grpc.unary_unary_rpc_method_handler(behave)
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
+        tls = grpc.ssl_server_credentials([(credentials.key_pem, credentials.chain_pem)])
+        port = server.add_secure_port("127.0.0.1:0", tls)
+        server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            server.stop(None).wait(10)
