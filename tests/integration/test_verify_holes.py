@@ -92,9 +92,13 @@ def old_tls(config: Bootstrap) -> None:
     }
 
 
-def resume_sessions(config: Bootstrap) -> None:
-    for name in ("disable_stateless_session_resumption", "disable_stateful_session_resumption"):
-        tls_context(config)[name] = False
+def resume_by_ticket(config: Bootstrap) -> None:
+    tls_context(config)["disable_stateless_session_resumption"] = False
+
+
+def resume_by_session_id(config: Bootstrap) -> None:
+    """Only TLS 1.2 has it."""
+    tls_context(config)["disable_stateful_session_resumption"] = False
 
 
 def no_authorization(config: Bootstrap) -> None:
@@ -126,6 +130,17 @@ def every_method(config: Bootstrap) -> None:
 
 def no_tls(config: Bootstrap) -> None:
     del listener(config, STATS)["filter_chains"][0]["transport_socket"]
+
+
+def application_without_certificate(config: Bootstrap) -> None:
+    tls_context(config, APPLICATION)["require_client_certificate"] = False
+
+
+def plaintext_prefix_route(config: Bootstrap) -> None:
+    match = routes(config, 15090)[0]["match"]
+    del match["path"]
+    match["prefix"] = "/"
+    match["headers"] = [each for each in match["headers"] if each["name"] == ":method"]
 
 
 def tls_or_not(config: Bootstrap) -> None:
@@ -187,7 +202,8 @@ HOLES: dict[str, Hole] = {
     ),
     "expired-accepted": hole(("expired-certificate", STATS), edit=allow_expired),
     "old-tls": hole(("legacy-tls", STATS), edit=old_tls),
-    "resumption": hole(("session-resumption", STATS), edit=resume_sessions),
+    "resumption-by-ticket": hole(("session-resumption", STATS), edit=resume_by_ticket),
+    "resumption-by-session-id": hole(("session-resumption", STATS), edit=resume_by_session_id),
     "no-authorization": hole(("unlisted-workload", STATS), edit=no_authorization),
     "whole-trust-domain": hole(
         ("unlisted-workload", STATS), ("unlisted-workload", MERGED_PORT),
@@ -222,6 +238,15 @@ HOLES: dict[str, Hole] = {
         ("sources", MERGED_PORT), inside=Inside(body=MERGED.replace(b'9080"} 1', b'9080"} 0'))
     ),
     "agent-fails": hole(("scraper-admitted", MERGED_PORT), inside=Inside(status=500)),
+    "plaintext-prefix-route": hole(("paths", 15090), edit=plaintext_prefix_route),
+    "application-anonymous": hole(
+        ("no-certificate", APPLICATION), promised=application("STRICT"),
+        edit=application_without_certificate,
+    ),
+    "application-missing": hole(
+        ("application-metrics", APPLICATION), promised=application("STRICT"),
+        real=lambda options: replace(options, inbound=()),
+    ),
     "strict-in-name": hole(
         ("plain-http", APPLICATION), promised=application("STRICT"), real=application("PERMISSIVE")
     ),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -32,6 +33,7 @@ from meshscrape.verify.observations import (
 )
 
 _SHOWN_CASES = 4
+_WORST_FIRST: tuple[Outcome, ...] = ("failed", "skipped", "noted", "passed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +81,48 @@ def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> 
 
 
 def settle(results: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
-    """The results, with those that could not be checked marked "blocked" where a failure explains it.
+    """The results, with those that could not be checked marked "blocked" where another finding explains it.
 
-    A port that does not even admit the scraper is one finding, not one per check that needs it.
+    A port that does not even admit the scraper is one finding, not one per check that needs it. Without
+    that finding among `results` (it was left out, say) they stay what they are: nothing passes silently.
     """
     everything = tuple(results)
-    shut = {each.target for each in everything if each.check in _GATES and each.outcome == "failed"}
+    gates = {
+        each.target for each in everything if each.check in _GATES and each.outcome in ("failed", "skipped")
+    }
     return tuple(
-        replace(each, outcome="blocked") if each.outcome == "skipped" and each.target in shut else each
+        replace(each, outcome="blocked")
+        if each.outcome == "skipped" and each.target in gates and each.check not in _GATES
+        else each
         for each in everything
     )
 
 
 def _combine(judged: Sequence[tuple[Case, Verdict]]) -> Verdict:
-    for outcome in ("failed", "skipped", "noted", "blocked"):
+    """The worst outcome of all cases, with what was seen in those that had it."""
+    if len(judged) > 1 and all(verdict.outcome == "passed" for _, verdict in judged):
+        times = Counter(verdict.seen for _, verdict in judged)
+        return Verdict("passed", ", ".join(f"{number} x {seen}" for seen, number in times.items()))
+    for outcome in _WORST_FIRST:
         worst = [(case.label, verdict.seen) for case, verdict in judged if verdict.outcome == outcome]
         if worst:
-            return Verdict(outcome, _listed(worst))
-    counted: dict[str, int] = {}
-    for _, verdict in judged:
-        counted[verdict.seen] = counted.get(verdict.seen, 0) + 1
-    if len(judged) == 1:
-        return Verdict("passed", judged[0][1].seen)
-    return Verdict("passed", ", ".join(f"{number} x {seen}" for seen, number in counted.items()))
+            return Verdict(outcome, _listed(worst, len(judged)))
+    raise ValueError("a check without a case has nothing to judge")
 
 
-def _listed(cases: Sequence[tuple[str, str]]) -> str:
-    shown = [f"{label}: {seen}" if label else seen for label, seen in cases[:_SHOWN_CASES]]
-    more = len(cases) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")
+def _listed(cases: Sequence[tuple[str, str]], out_of: int) -> str:
+    """What was seen, the same thing once, with the first cases in which it was."""
+    by_seen: dict[str, list[str]] = {}
+    for label, seen in cases:
+        by_seen.setdefault(seen, []).append(label)
+    return "; ".join(f"{_labels(labels, out_of)}{seen}" for seen, labels in by_seen.items())
+
+
+def _labels(labels: Sequence[str], out_of: int) -> str:
+    if len(labels) == out_of:
+        return f"all {out_of}: " if out_of > 1 else ""
+    more = len(labels) - _SHOWN_CASES
+    return ", ".join(labels[:_SHOWN_CASES]) + (f" and {more} more: " if more > 0 else ": ")
 
 
 def _unanswered(seen: Observation) -> Verdict | None:
@@ -121,8 +136,10 @@ def _unanswered(seen: Observation) -> Verdict | None:
 
 def _admitted(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
     match seen[0]:
-        case Answered(status=200, complete=True):
+        case Answered(status=200, end="whole"):
             return Verdict("passed", "HTTP 200")
+        case Answered(status=200, end="limit", body=body):
+            return Verdict("skipped", f"could not be checked: more than {len(body)} bytes")
         case NotObserved() as unable:
             return Verdict("skipped", f"could not be checked: {describe(unable)}")
         case other:
@@ -232,23 +249,23 @@ def _not_resumed(seen: Sequence[Observation], expectation: Expectation, now: dat
 
 
 def _of_exposition(judge_body: Callable[[Answered, Expectation], tuple[str, str]]) -> Judge:
-    """A judge of the scraper's 200; without one there is nothing to judge, and `scraper-admitted` says why.
+    """A judge of the scraper's 200; without one there is nothing to judge.
 
     `judge_body` returns what is wrong (or nothing) and what was seen when nothing is.
     """
 
     def of_answer(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
         match seen[0]:
-            case Answered(status=200, complete=True) as answer:
+            case Answered(status=200, end="whole") as answer:
                 wrong, right = judge_body(answer, expectation)
                 return Verdict("failed", wrong) if wrong else Verdict("passed", right)
             case other:
-                return Verdict("blocked", describe(other))
+                return Verdict("skipped", f"could not be checked: {describe(other)}")
 
     return of_answer
 
 
-# A target whose gate fails explains everything that could not be checked there.
+# What these checks find explains everything that could not be checked on the same target.
 _GATES = ("scraper-admitted", "application-metrics")
 
 _LISTENER = "use the listener that meshscrape renders"

@@ -177,15 +177,16 @@ class Identities:
             await asyncio.sleep(min(left.total_seconds(), _LOOK))
 
     def _add(self, name: str, credentials: Credentials | None) -> TlsContexts:
-        blind, strict = _context(), _context()
+        blind, older, strict = _context(), _context(), _context()
+        older.maximum_version = ssl.TLSVersion.TLSv1_2
         strict.verify_mode = ssl.CERT_REQUIRED
         strict.load_verify_locations(cadata=self._roots.decode("ascii"))
         if credentials is not None:
             chain = self._private(f"{len(self._contexts)}-chain.pem", credentials.chain)
             key = self._private(f"{len(self._contexts)}-key.pem", credentials.key)
-            for context in (blind, strict):
+            for context in (blind, older, strict):
                 context.load_cert_chain(chain, key)
-        self._contexts[name] = TlsContexts(blind, strict)
+        self._contexts[name] = TlsContexts(blind, older, strict)
         return self._contexts[name]
 
     def _private(self, name: str, data: bytes) -> Path:

@@ -135,7 +135,8 @@ def _secure_port(
     yield check("other-ca", Case(replace(probe, identity=STRANGER)))
     lives = (Case(replace(probe, identity=each), each.kind) for each in (SHORT_LIVED, EXPIRED))
     yield check("expired-certificate", *lives)
-    yield check("session-resumption", Case(replace(probe, kind="resumption")))
+    resumed = (replace(probe, kind="resumption", version=each) for each in ("TLS 1.2", "TLS 1.3"))
+    yield check("session-resumption", *(Case(each, each.version) for each in resumed))
     if unlisted is None:
         reason = "every workload of the mesh is on the allow list of this port"
         yield check("unlisted-workload", expectation=Expectation(unable=reason))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-_SHOWN = 80
+_SHOWN = 160
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An HTTP response; `complete` is False when the connection ended, or the limit came, before its end."""
+    """An HTTP response, with its body until its `end`.
+
+    "whole": all of it; "limit": as much as the probe wanted; "cut": the connection ended before it did.
+    """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = field(default=b"", repr=False)
-    complete: bool = True
+    end: Literal["whole", "limit", "cut"] = "whole"
     resumed: bool = False
 
     def header(self, name: str) -> str:
@@ -110,8 +113,8 @@ CLOSED_BY_PEER = (TlsAlert, Reset, Closed)
 def describe(seen: Observation) -> str:
     """One line for a person: what was seen, with nothing in it that could disturb a terminal."""
     match seen:
-        case Answered(status=status, complete=complete):
-            return f"HTTP {status}{_body_head(seen)}{'' if complete else ' (cut short)'}"
+        case Answered(status=status, end=end):
+            return f"HTTP {status}{_body_head(seen)}{', cut off' if end == 'cut' else ''}"
         case TlsAlert(name=name):
             return f"TLS alert “{name}”"
         case TlsFailed(reason=reason):

@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import h11
 
@@ -41,9 +42,13 @@ _ALERT_REASON = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_([A-Z0-9_]+)")
 
 @dataclass(frozen=True, slots=True)
 class TlsContexts:
-    """How one identity opens TLS: `blind` looks at any server, `strict` only at those of the bundle."""
+    """How one identity opens TLS.
+
+    `blind` looks at any server, `older` too but with TLS 1.2 at most, `strict` only at those of the bundle.
+    """
 
     blind: ssl.SSLContext
+    older: ssl.SSLContext
     strict: ssl.SSLContext
 
 
@@ -73,7 +78,8 @@ async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts
             case "certificate" if contexts:
                 return await _certificate(probe, contexts, timeouts)
             case "resumption" if contexts:
-                return await _resumption(probe, contexts.blind, timeouts)
+                context = contexts.older if probe.version == "TLS 1.2" else contexts.blind
+                return await _resumption(probe, context, timeouts)
             case _:
                 seen, _ = await _http(probe, contexts.blind if contexts else None, timeouts)
                 return seen
@@ -231,6 +237,8 @@ def _tls_end(error: ssl.SSLError) -> Observation:
     reason = error.reason or str(error)
     if alert := _ALERT_REASON.fullmatch(reason):
         return TlsAlert(alert[1].replace("_", " ").lower())
+    if reason == "WRONG_VERSION_NUMBER":
+        return TlsFailed("the port does not speak TLS")
     return TlsFailed(reason.replace("_", " ").lower())
 
 
@@ -277,14 +285,14 @@ class _Answer:
             try:
                 event = connection.next_event()
             except h11.RemoteProtocolError:
-                return self._seen(complete=False)
+                return self._seen("cut")
             if event is h11.NEED_DATA:
                 try:
                     data = await wire.receive(timeouts.answer, "answer")
                 except _Ended:
                     if self._response is None:
                         raise
-                    return self._seen(complete=False)
+                    return self._seen("cut")
                 if not data and not self._head:
                     return Closed()
                 self._head = self._head or data
@@ -294,18 +302,18 @@ class _Answer:
             elif isinstance(event, h11.Data):
                 self._body += event.data
                 if len(self._body) > self._limit:
-                    return self._seen(complete=False)
+                    return self._seen("limit")
             elif not isinstance(event, h11.InformationalResponse):
-                return self._seen(complete=self._response is not None)
+                return self._seen("whole")
 
-    def _seen(self, *, complete: bool) -> Observation:
+    def _seen(self, end: Literal["whole", "limit", "cut"]) -> Observation:
         if self._response is None:
             return read_plain(self._head)
         headers = tuple(
             (name.decode("latin-1").lower(), value.decode("latin-1"))
             for name, value in self._response.headers
         )
-        return Answered(self._response.status_code, headers, bytes(self._body[: self._limit]), complete)
+        return Answered(self._response.status_code, headers, bytes(self._body[: self._limit]), end)
 
 
 def read_plain(head: bytes) -> Observation:

@@ -100,10 +100,12 @@ def _table(report: Report, color: bool, width: int) -> str:
     for heading in ("WORKLOAD", "TARGET", "CHECK", "RESULT", "SEEN"):
         table.add_column(heading, overflow="fold")
     for workload, results in _grouped(report.checks):
-        for number, each in enumerate(results):
+        title, above = workload, None
+        for each in results:
             word, style = _WORDS[each.outcome]
-            shown = Text(word, style=style if color else "")
-            table.add_row(workload if number == 0 else "", each.target, each.check, shown, each.seen)
+            target = each.target if each.target != above else ""
+            table.add_row(title, target, each.check, Text(word, style=style if color else ""), each.seen)
+            title, above = "", each.target
     console.print(table)
     for finding in report.findings:
         console.print(
