@@ -29,6 +29,7 @@ from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.system.ca_client import create_certificate
 from support.ca import CaProcess, TestCa, ca_process
 from support.grpc_ca import METHOD
+from support.polling import eventually
 
 BAR = workload_id("cluster.local", "foo", "bar")
 KEY = generate_key()
@@ -82,12 +83,11 @@ def test_by_token_and_by_certificate(ca: CaProcess, tmp_path: Path) -> None:
 
 
 def test_a_token_stands_in_for_credentials_that_are_refused(ca: CaProcess, tmp_path: Path) -> None:
-    """With strange, expired, mismatched or missing client credentials the token, if any, gets the certificate."""
+    """With strange, expired, mismatched or missing credentials the token, if any, gets the certificate."""
     short = ca.issue("foo", "bar", timedelta(seconds=1))
     mismatched = ca.issue("foo", "bar").write(tmp_path / "mismatched")
     (mismatched / "key.pem").write_bytes(key_to_pem(generate_key()))
-    while datetime.now(UTC) < short.certificate.not_valid_after_utc:
-        pass
+    eventually(lambda: datetime.now(UTC) > short.certificate.not_valid_after_utc, what="its end")
     for directory, error in (
         (TestCa().workload("foo", "bar").write(tmp_path / "stranger"), UnavailableError),
         (short.write(tmp_path / "expired"), UnavailableError),
