@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -231,7 +232,10 @@ def test_a_certificate_outside_its_time_is_refused(
 def test_old_tls_is_refused(sidecar: Sidecar) -> None:
     """TLS 1.1 does not get past the hello; TLS 1.2 does."""
     pair = sidecar.forge.leaf(SCRAPER)
-    assert alert(sidecar.pod, 15091, pair.client_context(maximum=ssl.TLSVersion.TLSv1_1)) != ""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        old = pair.client_context(maximum=ssl.TLSVersion.TLSv1_1)
+    assert alert(sidecar.pod, 15091, old) == "TLSV1_ALERT_PROTOCOL_VERSION"
     modern = pair.client_context(maximum=ssl.TLSVersion.TLSv1_2)
     assert ask(sidecar.pod, 15091, "/stats/prometheus", modern).status == 200
 

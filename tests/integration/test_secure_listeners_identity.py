@@ -15,7 +15,7 @@ from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
 from meshscrape.dataplane.names import SCRAPERS_FILE
 from meshscrape.dataplane.options import SCRAPERS_BUNDLE, SecretFiles
 from meshscrape.system.files import write_atomic
-from support.envoy import running_envoy, write_resources
+from support.envoy import running_envoy, start_envoy, write_resources
 from support.forgery import Forge
 from support.polling import eventually
 from support.sidecar import (
@@ -175,6 +175,20 @@ def test_an_unusable_list_lets_nobody_in(tmp_path: Path, content: bytes) -> None
         context = forge.leaf(SCRAPER).client_context()
         answer = eventually(lambda: ask(options.pod_addresses[0], 15091, PATH, context))
         assert answer.status == 403
+
+
+def test_without_the_lists_file_envoy_does_not_start(tmp_path: Path) -> None:
+    """A missing file is an error that names it, not an open port."""
+    forge, options = Forge(), proxy_options(tmp_path)
+    publish_credentials(options, forge.leaf(SERVER), forge.root)
+    write_resources(Path(options.files_dir), dynamic_files(options, ()))
+    (Path(options.files_dir) / SCRAPERS_FILE).unlink()
+    envoy = start_envoy(tmp_path, bootstrap(options))
+    try:
+        assert envoy.wait() != 0
+        assert SCRAPERS_FILE in envoy.output()
+    finally:
+        envoy.stop()
 
 
 def test_a_list_that_becomes_unusable_changes_nothing(tmp_path: Path) -> None:

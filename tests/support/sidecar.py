@@ -108,6 +108,12 @@ class _Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def _answer(self) -> None:
+        if "x-hang" in self.headers:
+            self.rfile.read()
+            return
+        if self.headers.get("upgrade") == "websocket":
+            self._switch()
+            return
         length = int(self.headers.get("content-length", 0))
         seen = {
             "method": self.command,
@@ -123,6 +129,14 @@ class _Echo(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
+    def _switch(self) -> None:
+        self.send_response(101)
+        self.send_header("connection", "upgrade")
+        self.send_header("upgrade", "websocket")
+        self.end_headers()
+        self.wfile.write(self.rfile.read(4))
+        self.close_connection = True
+
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_OPTIONS = _answer
 
     def log_message(self, *_: object) -> None:
@@ -131,8 +145,12 @@ class _Echo(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def echo_server(address: str, port: int) -> Iterator[None]:
-    """A server whose answer is the request that it saw, as JSON."""
+    """A server whose answer is the request that it saw, as JSON.
+
+    A request with `x-hang` is never answered; a web socket gets its first four bytes back.
+    """
     server = ThreadingHTTPServer((address, port), _Echo)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

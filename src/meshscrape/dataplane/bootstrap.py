@@ -18,10 +18,9 @@ WORKERS = 2
 def bootstrap(options: ProxyOptions) -> Resource:
     """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret.
 
-    Raises InputError when no pod address is known.
+    Raises InputError when no pod address is known, or the application's ports would lead to themselves.
     """
-    if not options.pod_addresses:
-        raise InputError("the workload has no address", where="INSTANCE_IP", remedy="set it to the pod's IP")
+    _check(options)
     limits = _connection_limits(options)
     return {
         "node": _node(options),
@@ -72,6 +71,17 @@ def envoy_arguments(bootstrap_path: str, workers: int = WORKERS) -> list[str]:
         "--drain-time-s", "5",
         "--file-flush-interval-msec", "1000",
     ]  # fmt: skip
+
+
+def _check(options: ProxyOptions) -> None:
+    if not options.pod_addresses:
+        raise InputError("the workload has no address", where="INSTANCE_IP", remedy="set it to the pod's IP")
+    if _inbound(options) and options.inside_address in options.pod_addresses:
+        raise InputError(
+            f"{options.inside_address} is both a pod's address and the inside address",
+            where="MESHSCRAPE_INSIDE_ADDRESS",
+            remedy="give the application a loopback address of its own",
+        )
 
 
 def _node(options: ProxyOptions) -> Resource:

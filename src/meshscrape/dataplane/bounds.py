@@ -5,18 +5,20 @@ from __future__ import annotations
 from meshscrape.envoy.clusters import Breaker
 from meshscrape.envoy.http import HttpLimits
 
-# Seconds. A scrape that is under way when its connection's time is up has DRAIN_TIMEOUT, Prometheus's default
-# scrape timeout, to finish; then the connection is cut.
+# Seconds. When a connection's time is up, Envoy announces its end and takes no new request after
+# DRAIN_TIMEOUT; a request under way goes on, for at most SCRAPE_TIMEOUT.
 CONNECTION_DURATION = 60.0
-DRAIN_TIMEOUT = 10.0
-REVOCATION_BOUND = CONNECTION_DURATION + DRAIN_TIMEOUT
-"""Seconds after a certificate's end within which the secure ports stop serving connections it opened.
+DRAIN_TIMEOUT = 5.0
+SCRAPE_TIMEOUT = 60.0
+REVOCATION_BOUND = CONNECTION_DURATION + DRAIN_TIMEOUT + SCRAPE_TIMEOUT
+"""Seconds after a certificate's end within which the secure ports serve its last byte.
 
 The allow list has no such delay: it is asked at every request.
 """
 
-# The longest scrape: as long as a connection lives.
-SCRAPE_TIMEOUT = 60.0
+# Any workload of the mesh can hold an idle connection that it may not use: not for long. Not a multiple of
+# usual scrape intervals, so that the scraper's next request and the end seldom cross.
+IDLE_TIMEOUT = 40.0
 
 METRICS = HttpLimits(
     headers_kb=8,
@@ -25,7 +27,7 @@ METRICS = HttpLimits(
     headers_timeout=5.0,
     request_timeout=10.0,
     stream_idle_timeout=SCRAPE_TIMEOUT,
-    idle_timeout=CONNECTION_DURATION,
+    idle_timeout=IDLE_TIMEOUT,
     stream_duration=SCRAPE_TIMEOUT,
     connection_duration=CONNECTION_DURATION,
     drain_timeout=DRAIN_TIMEOUT,
@@ -47,10 +49,13 @@ TRAFFIC = HttpLimits(
 
 # Open connections per listener. Metrics ports have few clients; the rest is room for handshakes that lead to
 # nothing and are cut after a few seconds.
-METRICS_CONNECTIONS = 256
+METRICS_CONNECTIONS = 512
 TRAFFIC_CONNECTIONS = 4096
 
-SCRAPE_BREAKER = Breaker(connections=16, pending=32, requests=32)
+# Each port has a cluster, and breakers, of its own. Anybody can use the plaintext ports, so they get less of
+# what is behind both: Envoy's main thread, the agent.
+PLAINTEXT_BREAKER = Breaker(connections=4, pending=8, requests=8)
+SECURE_BREAKER = Breaker(connections=16, pending=32, requests=32)
 # An application has its own opinion on how many connections it takes.
 TRAFFIC_BREAKER = Breaker(connections=TRAFFIC_CONNECTIONS, pending=TRAFFIC_CONNECTIONS, requests=2**14)
 

@@ -98,7 +98,7 @@ def metrics_cluster(port: MetricsPort) -> Resource:
     return clusters.static_cluster(
         port.name,
         port.upstream,
-        bounds.SCRAPE_BREAKER,
+        bounds.SECURE_BREAKER if port.secure else bounds.PLAINTEXT_BREAKER,
         connect_timeout=bounds.LOCAL_CONNECT_TIMEOUT,
     )
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 from meshscrape.istio.settings import InboundPort
 
-# Files of the credentials directory. SCRAPERS_BUNDLE is written by the agent when scrapers from outside the
-# mesh are allowed: the mesh's roots and the scrapers' own, because a listener has one list of roots.
+# Files of the credentials directory. SCRAPERS_BUNDLE is there when scrapers from outside the mesh are
+# allowed: the mesh's roots and the scrapers' own.
 CERTIFICATE_CHAIN = "cert-chain.pem"
 PRIVATE_KEY = "key.pem"
 ROOTS = "root-cert.pem"
@@ -20,7 +20,8 @@ class SecretFiles:
     """Where the credentials are: a directory whose files stand behind a link that one rename switches.
 
     `scrapers_bundle` is the name of a file in that directory with every root that may vouch for a scraper
-    (normally SCRAPERS_BUNDLE); None when that is the mesh alone.
+    (normally SCRAPERS_BUNDLE); None when that is the mesh alone. A listener has one list of roots, so whoever
+    runs a CA of that bundle could also issue the mesh's SPIFFE IDs to itself: constrain such a CA's names.
     """
 
     credentials_dir: str

@@ -19,7 +19,7 @@ def type_url(message: str) -> str:
 
 def seconds(amount: float) -> str:
     """A `google.protobuf.Duration` of `amount` seconds; zero turns most of Envoy's timeouts off."""
-    return f"{amount:g}s"
+    return f"{amount:.9f}".rstrip("0").rstrip(".") + "s"
 
 
 def socket_address(address: str, port: int) -> Resource:
