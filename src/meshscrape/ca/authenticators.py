@@ -30,6 +30,13 @@ MAX_TOKEN_CHARACTERS = 16384
 MAX_KEYS = 64
 _SERVICE_ACCOUNT = "system:serviceaccount"
 
+_MISFITS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "the token has expired",
+    jwt.ImmatureSignatureError: "the token is not valid yet",
+    jwt.InvalidIssuerError: "the token is another issuer's",
+    jwt.InvalidAudienceError: "the token is not meant for this CA",
+}
+
 TokenKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
@@ -140,13 +147,9 @@ class TokenAuthenticator:
                 return self._verified(token, key)
             except jwt.InvalidSignatureError:
                 continue
-            except jwt.ExpiredSignatureError:
-                raise UnauthenticatedError("the token has expired") from None
-            except jwt.ImmatureSignatureError:
-                raise UnauthenticatedError("the token is not valid yet") from None
             except (jwt.PyJWTError, ValueError, TypeError) as error:
-                log.info("a signed token does not fit: %s", type(error).__name__)
-                raise refused from None
+                # The signature is right: what is wrong beyond it is no secret to whom it was given.
+                raise UnauthenticatedError(_MISFITS.get(type(error), refused.what)) from None
         raise refused
 
     def _candidates(self, header: dict[str, Any]) -> list[VerificationKey]:

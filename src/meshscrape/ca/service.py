@@ -49,6 +49,28 @@ class Lifetimes:
         return timedelta(seconds=min(seconds, int(self.longest.total_seconds())))
 
 
+class BoundedLog:
+    """Warnings that anybody can cause: at most LINES a minute are written, the rest is counted."""
+
+    LINES = 60
+
+    def __init__(self) -> None:
+        self._since: datetime | None = None
+        self._said = self._unsaid = 0
+
+    def say(self, now: datetime, line: str) -> None:
+        """Log `line`, unless this minute has had enough."""
+        if self._since is None or now - self._since >= timedelta(minutes=1):
+            if self._unsaid:
+                log.warning("%d more were not logged", self._unsaid)
+            self._since, self._said, self._unsaid = now, 0, 0
+        if self._said < self.LINES:
+            self._said += 1
+            log.warning("%s", line)
+        else:
+            self._unsaid += 1
+
+
 class CertificateService:
     """The CA's one method. A bearer token decides alone when there is one, else the client certificate."""
 
@@ -65,6 +87,7 @@ class CertificateService:
         self._lifetimes = lifetimes
         self._metrics = metrics
         self._now = now
+        self._refusals = BoundedLog()
 
     def __mapping__(self) -> dict[str, Handler]:
         """The methods as grpclib's server wants them."""
@@ -133,7 +156,7 @@ class CertificateService:
     def _refusal(self, stream: Stream[Any, Any], status: Status, result: str, reason: str) -> GRPCError:
         self._metrics.request(result)
         peer = stream.peer.addr() or ("?", 0)
-        log.warning("refused %s: %s (%s)", peer[0], status.name, reason)
+        self._refusals.say(self._now(), f"refused {peer[0]}: {status.name} ({reason})")
         return GRPCError(status, reason)
 
 

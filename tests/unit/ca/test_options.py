@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from meshscrape.ca.metrics import RESULTS, Metrics
 from meshscrape.ca.run import parse_listen
 from meshscrape.ca.server import own_names
-from meshscrape.ca.service import Lifetimes
+from meshscrape.ca.service import BoundedLog, Lifetimes
 from meshscrape.errors import InputError
 
 LIFETIMES = Lifetimes(timedelta(hours=2), timedelta(hours=5))
@@ -37,6 +37,17 @@ def test_lifetime_granted(asked: int, granted: int) -> None:
 def test_the_default_is_bounded_too() -> None:
     """A default above the longest is cut."""
     assert Lifetimes(timedelta(days=9), timedelta(hours=1)).granted(0) == timedelta(hours=1)
+
+
+def test_a_flood_of_refusals_is_a_bounded_log(caplog: pytest.LogCaptureFixture) -> None:
+    """Refusals beyond the bound are counted instead of written; the next minute says how many there were."""
+    refusals, now = BoundedLog(), datetime(2026, 3, 1, tzinfo=UTC)
+    for _ in range(BoundedLog.LINES + 5):
+        refusals.say(now, "refused")
+    assert caplog.messages == ["refused"] * BoundedLog.LINES
+    caplog.clear()
+    refusals.say(now + timedelta(minutes=1), "refused")
+    assert caplog.messages == ["5 more were not logged", "refused"]
 
 
 def test_listen_addresses() -> None:
