@@ -33,6 +33,7 @@ def test_envoy_serves_renewed_certificates_without_a_restart(tmp_path: Path) -> 
         eventually(renewed_twice, what="two renewals")
         assert agent.envoy_pid() == envoy
         assert agent.metric("meshscrape_agent_certificate_renewals_total") >= 2
+        eventually(lambda: agent.metric("meshscrape_agent_envoy_certificate_current") == 1)
 
 
 def test_a_ca_that_is_down_costs_nothing_before_expiry(tmp_path: Path) -> None:

@@ -74,9 +74,12 @@ class AgentProcess:
             response = connection.getresponse()
             return response.status, response.read().decode()
 
-    def scrape(self, port: int, credentials: Path, path: str = "/stats/prometheus") -> tuple[int, str]:
+    def scrape(
+        self, port: int, credentials: Path, path: str = "/stats/prometheus", *, address: str = ""
+    ) -> tuple[int, str]:
         """An HTTP GET over mutual TLS to the pod, with the credentials of a directory."""
-        connection = http.client.HTTPSConnection(self.pod, port, timeout=5, context=_context(credentials))
+        context = _context(credentials)
+        connection = http.client.HTTPSConnection(address or self.pod, port, timeout=5, context=context)
         with contextlib.closing(connection):
             connection.request("GET", path)
             response = connection.getresponse()

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -16,13 +16,13 @@ from meshscrape.agent.issued import Issued, judge
 from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE
 from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
 from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
-from meshscrape.spiffe.certificates import make_csr
+from meshscrape.spiffe.certificates import load_certificates, make_csr
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import PrivateKey, generate_key, key_to_pem
 from meshscrape.spiffe.renewal import backoff, renew_at
 from meshscrape.system.ca_client import create_certificate
 from meshscrape.system.clock import utcnow
-from meshscrape.system.files import DATA_LINK, publish, read_input
+from meshscrape.system.files import publish, read_input
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +71,7 @@ class Credentials:
         self.problem = f"no certificate yet from the CA at {ca.address}"
         self._ca = ca
         self._places = places
+        self._news = asyncio.Event()
         self._scraper_pem = self._scraper_roots = b""
         self._scraper_problem = ""
 
@@ -138,6 +139,11 @@ class Credentials:
             return False
         self.renewals += 1
         return True
+
+    async def changed_from(self, seen: Issued | None) -> None:
+        """Wait until a certificate other than `seen` is in use."""
+        while self.issued is seen:
+            await self._news.wait()
 
     async def _until_renewal(self) -> None:
         issued = self.issued
@@ -231,12 +237,13 @@ class Credentials:
             publish(self._places.output, own, self._places.output_mode)
         self.issued = issued
         self.problem = ""
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _left_by_predecessor(self) -> Issued | None:
         """What a predecessor published, if this agent would accept it from the CA that it trusts now."""
         directory = self._places.credentials
         try:
-            received = datetime.fromtimestamp((directory / DATA_LINK).stat().st_mtime, UTC)
             chain, key = (directory / CERTIFICATE_CHAIN).read_bytes(), (directory / PRIVATE_KEY).read_bytes()
             roots = self._ca.roots.read_bytes()
             found = judge(key, chain, roots, expected=self._ca.identity, now=utcnow(), where=str(directory))
@@ -244,7 +251,10 @@ class Credentials:
             load_bundle(bundle, str(directory))
         except (OSError, MeshscrapeError):
             return None
-        return Issued(key, chain, bundle, found.serial, found.not_after, received)
+        # When it was received nobody has noted; its own beginning is early enough, so that it is rather
+        # renewed too soon than too late.
+        begin = load_certificates(chain, str(directory))[0].not_valid_before_utc
+        return replace(found, bundle=bundle, received_at=begin)
 
     def _pause(self, attempt: int) -> float:
         return backoff(attempt, draw=random.random())  # noqa: S311

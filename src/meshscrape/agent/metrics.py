@@ -29,6 +29,7 @@ class AgentFigures:
     request_seconds: float
     renewals: int
     envoy_restarts: int | None
+    envoy_current: bool | None
 
 
 def render(figures: AgentFigures, now: datetime) -> bytes:
@@ -90,6 +91,12 @@ def _life(figures: AgentFigures) -> Iterator[Family]:
             "meshscrape_agent_envoy_restarts_total",
             "How often Envoy has been started again.",
             figures.envoy_restarts,
+        )
+    if figures.envoy_current is not None:
+        yield _gauge(
+            "meshscrape_agent_envoy_certificate_current",
+            "Whether Envoy serves the certificate that was published last.",
+            figures.envoy_current,
         )
     version = {"version": figures.version}
     yield _gauge("meshscrape_agent_build_info", "Always 1; the label has the version.", 1, version)

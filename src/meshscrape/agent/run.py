@@ -15,6 +15,7 @@ from meshscrape.agent import envoy
 from meshscrape.agent.credentials import CaOptions, Credentials, Places
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
+from meshscrape.agent.served import ServedCertificate
 from meshscrape.errors import MeshscrapeError
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
@@ -60,6 +61,7 @@ class Agent:
         self._credentials = Credentials(_ca_options(settings), _places(settings, self._state))
         self._admin = EnvoyAdmin(self._state / envoy.ADMIN_SOCKET, timeout=2.0)
         self._envoy: Supervisor | None = None
+        self._served = ServedCertificate(self._admin, self._credentials)
 
     async def run(self) -> None:
         """Start everything and keep it going. Never returns; cancelling it stops everything."""
@@ -103,6 +105,7 @@ class Agent:
                 group.create_task(self._credentials.keep())
                 if self._envoy is not None:
                     group.create_task(self._envoy.run())
+                    group.create_task(self._served.follow())
                 group.create_task(self._say_when_ready())
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
@@ -157,6 +160,7 @@ class Agent:
             request_seconds=credentials.latency,
             renewals=credentials.renewals,
             envoy_restarts=self._envoy.restarts if self._envoy else None,
+            envoy_current=self._served.current,
         )
         return render(figures, utcnow())
 

@@ -1,1 +1,1 @@
-"""The machine's edge: files, child processes, supervision, HTTP, clock, Envoy's admin socket, the CA's client."""
+"""The machine's edge: files, processes, supervision, HTTP, clock, Envoy's admin socket, the CA client."""

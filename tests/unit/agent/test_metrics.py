@@ -20,6 +20,7 @@ FIGURES = AgentFigures(
     request_seconds=0.25,
     renewals=2,
     envoy_restarts=3,
+    envoy_current=True,
 )
 
 
@@ -43,6 +44,7 @@ def test_figures_have_their_units() -> None:
     assert seen["meshscrape_agent_certificate_not_after_seconds"] == NOW.timestamp() + 3600
     assert seen["istio_agent_outgoing_latency"] == 250
     assert seen["meshscrape_agent_envoy_restarts_total"] == 3
+    assert seen["meshscrape_agent_envoy_certificate_current"] == 1
 
 
 def test_every_family_belongs_to_the_agent() -> None:
@@ -52,11 +54,12 @@ def test_every_family_belongs_to_the_agent() -> None:
 
 def test_what_is_not_known_is_absent() -> None:
     """Before the certificate, and without Envoy, there is no made-up value."""
-    seen = values(replace(FIGURES, not_after=None, startup=None, envoy_restarts=None))
+    seen = values(replace(FIGURES, not_after=None, startup=None, envoy_restarts=None, envoy_current=None))
     assert seen.keys().isdisjoint(
         {
             "istio_agent_cert_expiry_seconds",
             "istio_agent_startup_duration_seconds",
             "meshscrape_agent_envoy_restarts_total",
+            "meshscrape_agent_envoy_certificate_current",
         }
     )

@@ -1,0 +1,65 @@
+"""Whether Envoy serves the certificate that was published last: a failed reload must not stay unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.agent.credentials import Credentials
+from meshscrape.errors import UnavailableError
+from meshscrape.system.envoy_admin import EnvoyAdmin
+
+logger = logging.getLogger(__name__)
+
+# Envoy follows the directory within milliseconds; a loaded machine gets more.
+PATIENCE = 15.0
+_FIRST_LOOK, _LONGEST_LOOK = 0.05, 10.0
+
+
+def served_serials(certs: Mapping[str, Any]) -> set[int]:
+    """The serial numbers of Envoy's own certificates in an answer of its admin API's `/certs`."""
+    chains = [entry.get("cert_chain", ()) for entry in certs.get("certificates", ())]
+    return {int(certificate["serial_number"], 16) for chain in chains for certificate in chain}
+
+
+class ServedCertificate:
+    """Compares what Envoy serves with what was published; `current` is None while that is not known."""
+
+    def __init__(self, admin: EnvoyAdmin, credentials: Credentials) -> None:
+        self.current: bool | None = None
+        self._admin = admin
+        self._credentials = credentials
+
+    async def follow(self) -> None:
+        """Look after every publication, for ever; say when Envoy does not follow within `PATIENCE` s."""
+        while True:
+            issued = self._credentials.issued
+            if issued is not None:
+                await self._await_serial(issued.serial)
+            await self._credentials.changed_from(issued)
+
+    async def _await_serial(self, serial: int) -> None:
+        since, pause, said = time.monotonic(), _FIRST_LOOK, False
+        while not await self._serves(serial) and self._is_newest(serial):
+            late = time.monotonic() - since > PATIENCE
+            if late and self.current is False and not said:
+                said = True
+                logger.error("Envoy does not serve the certificate %x that was published", serial)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_LOOK, pause * 2)
+
+    def _is_newest(self, serial: int) -> bool:
+        issued = self._credentials.issued
+        return issued is not None and issued.serial == serial
+
+    async def _serves(self, serial: int) -> bool:
+        """Whether there is nothing to wait for: Envoy serves it, or has no use for a certificate."""
+        try:
+            serials = served_serials(await self._admin.certs())
+        except UnavailableError:
+            return False
+        self.current = serial in serials if serials else None
+        return not serials or serial in serials
