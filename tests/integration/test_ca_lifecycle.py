@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import socket
@@ -69,6 +70,15 @@ def test_an_operators_intermediate(tmp_path: Path) -> None:
         stolen = old_root.workload("foo", "bar")
         assert call(ca, request_bytes(CSR), credentials=stolen), "every root of the bundle is trusted"
         assert not (ca.directory / "ca-key.pem").exists()
+
+
+@pytest.mark.parametrize(("listen", "host"), [("[::1]:0", "[::1]"), ("127.0.0.1:0", "localhost")])
+def test_callers_reach_it_by_ipv6_and_by_name(tmp_path: Path, listen: str, host: str) -> None:
+    """An IPv6 address and a name given with --dns are names that the CA proves."""
+    with ca_process(tmp_path, "--dns", "localhost", listen=listen) as ca:
+        named = dataclasses.replace(ca, address=f"{host}:{ca.address.rsplit(':', 1)[1]}")
+        assert named.issue("foo", "bar").certificate
+        assert call(named, request_bytes(CSR), metadata=bearer(ca.token("foo", "bar")))
 
 
 def test_a_crash_changes_nothing(tmp_path: Path) -> None:

@@ -74,11 +74,12 @@ def sign(
         sign(),
         sign(headers={"kid": "ec"}),
         sign(RSA_KEY, "RS256", {"kid": "rsa"}),
+        sign(RSA_KEY, "RS256"),
         sign(aud="istio-ca"),
         sign(aud=["other", "istio-ca"]),
         sign(nbf=None, iat=None),
     ],
-    ids=["ES256", "with key id", "RS256", "one audience", "two audiences", "no nbf"],
+    ids=["ES256", "with key id", "RS256", "RS256 without key id", "one audience", "two audiences", "no nbf"],
 )
 def test_a_good_token_names_its_service_account(tokens: TokenAuthenticator, token: str) -> None:
     """A token signed by a published key, meant for the CA and in its time, is its service account's."""
@@ -136,6 +137,7 @@ BAD_TOKENS = {
     "issued in the future": sign(iat=FUTURE),
     "no subject": sign(sub=None),
     "a user": sign(sub="system:node:foo"),
+    "four parts of another kind": sign(sub="system:group:foo:bar"),
     "too few parts": sign(sub="system:serviceaccount:foo"),
     "too many parts": sign(sub="system:serviceaccount:foo:bar:baz"),
     "empty name": sign(sub="system:serviceaccount:foo:"),

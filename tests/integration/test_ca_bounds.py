@@ -1,0 +1,88 @@
+"""What a peer without credentials can hold of the CA, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+from meshscrape.ca import server, service
+from meshscrape.ca.run import CaOptions, RunningCa, running_ca
+from meshscrape.ca.tokens import TokenIssuer
+from support.grpc_ca import METHOD, bearer
+
+
+@contextlib.asynccontextmanager
+async def started(directory: Path) -> AsyncIterator[RunningCa]:
+    """A CA in this process."""
+    TokenIssuer.load_or_create(directory)
+    async with running_ca(CaOptions(directory, "127.0.0.1:0")) as ca:
+        yield ca
+
+
+@pytest.mark.parametrize("bound", ["IDLE_SECONDS", "CONNECTION_SECONDS"])
+def test_connections_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """A connection that does nothing, and one that lasts too long whatever it does, are ended by the CA."""
+    monkeypatch.setattr(server, bound, 0.1)
+
+    async def scenario() -> None:
+        async with started(tmp_path) as ca:
+            host, port = ca.address.rsplit(":", 1)
+            trusting = ssl.create_default_context(cadata=ca.root_bundle.read_text())
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=trusting)
+            with contextlib.suppress(ConnectionResetError):
+                async with asyncio.timeout(10):
+                    assert await reader.read(), "the greeting"
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_handshake_that_never_starts_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever connects and says nothing is cut off."""
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.1)
+
+    async def scenario() -> None:
+        async with started(tmp_path) as ca:
+            host, port = ca.address.rsplit(":", 1)
+            reader, writer = await asyncio.open_connection(host, int(port))
+            with contextlib.suppress(ConnectionResetError):
+                async with asyncio.timeout(10):
+                    assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An authenticated caller that sends no message gets a refusal, not a place for ever."""
+    monkeypatch.setattr(service, "REQUEST_SECONDS", 0.1)
+    hold = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        hold.wait(30)
+        yield from ()
+
+    def ask(ca: RunningCa) -> grpc.RpcError:
+        tls = grpc.ssl_channel_credentials(ca.root_bundle.read_bytes())
+        token = TokenIssuer.load_or_create(tmp_path).issue(
+            "foo", "bar", datetime.now(UTC), timedelta(minutes=5)
+        )
+        with grpc.secure_channel(ca.address, tls) as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.stream_unary(METHOD)(nothing(), timeout=20, metadata=bearer(token))
+        return caught.value
+
+    async def scenario() -> grpc.RpcError:
+        async with started(tmp_path) as ca:
+            return await asyncio.to_thread(ask, ca)
+
+    error = asyncio.run(scenario())
+    hold.set()
+    assert (error.code().name, error.details()[:30]) == ("INVALID_ARGUMENT", "the message did not arrive wit")
