@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from email.message import Message
 
 from meshscrape.verify.matrix import Expectation
 from meshscrape.verify.observations import Answered, printable
@@ -36,11 +35,10 @@ def content_type_fault(answer: Answered, expectation: Expectation) -> tuple[str,
     which every Prometheus reads as 0.0.4.
     """
     value = answer.header("content-type")
-    message = Message()
-    message["content-type"] = value
-    version, charset = message.get_param("version"), str(message.get_param("charset", "utf-8")).lower()
-    versions = ("0.0.4",) if expectation.versioned else ("0.0.4", None)
-    if value and message.get_content_type() == "text/plain" and version in versions and charset == "utf-8":
+    media_type, *rest = (part.strip().lower() for part in value.split(";"))
+    parameters = set(rest) - {"charset=utf-8"}
+    exact = parameters == {"version=0.0.4"} or (not parameters and not expectation.versioned)
+    if media_type == "text/plain" and exact:
         return "", value
     return f"Content-Type {printable(value)!r}" if value else "no Content-Type", ""
 

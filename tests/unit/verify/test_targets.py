@@ -1,0 +1,102 @@
+"""What Prometheus must say about the mesh."""
+
+from __future__ import annotations
+
+from meshscrape.verify.mesh import parse_mesh
+from meshscrape.verify.targets import (
+    CHECKS,
+    ScrapeTarget,
+    judge_schemes,
+    judge_series,
+    judge_target,
+    unable,
+    wanted_series,
+    wanted_targets,
+)
+from support.status import sidecar, status
+
+URL = "https://127.9.1.1:15092/stats/prometheus"
+MESH = parse_mesh(status(sidecar()))
+MERGED = wanted_targets(MESH)[0]
+
+
+def target(url: str = URL, health: str = "up", error: str = "") -> ScrapeTarget:
+    return ScrapeTarget(url, health, error, {})
+
+
+def test_secure_ports_and_application_metrics_are_wanted() -> None:
+    """Every secure port at its metrics path, and the application's own behind mutual TLS."""
+    assert [each.url for each in wanted_targets(MESH)] == [
+        URL,
+        "https://127.9.1.1:15091/stats/prometheus",
+        "https://127.9.1.1:9080/metrics",
+    ]
+
+
+def test_an_application_without_tls_is_not_wanted() -> None:
+    """DISABLE cannot be scraped over mutual TLS; the merged port has its metrics."""
+    application = [{"name": "http", "port": 9080, "mtls": "DISABLE", "metrics": "/metrics"}]
+    assert wanted_targets(parse_mesh(status(sidecar(ports={"application": application})))) == ()
+
+
+def test_an_ipv6_target_has_brackets() -> None:
+    """As Prometheus spells it."""
+    mesh = parse_mesh(status(sidecar(addresses=["::1"])))
+    assert wanted_targets(mesh)[0].url == "https://[::1]:15092/stats/prometheus"
+
+
+def test_a_target_must_be_there_and_up() -> None:
+    """Absent, down and not yet scraped are findings that say which."""
+    assert judge_target(MERGED, [target()]).outcome == "passed"
+    absent = judge_target(MERGED, [target("http://127.9.1.1:15092/stats/prometheus")])
+    assert (absent.outcome, absent.seen) == ("failed", f"no active target {URL}")
+    down = judge_target(MERGED, [target(health="down", error="remote error:\ntls: \x1b[1m")])
+    assert down.outcome == "failed"
+    assert down.seen.startswith(f"{URL} is down: remote error: tls:")
+    assert down.seen.isprintable()
+    assert judge_target(MERGED, [target(health="unknown")]).outcome == "failed"
+
+
+def test_one_of_two_jobs_being_down_is_found() -> None:
+    """Each of several targets with one URL counts."""
+    assert judge_target(MERGED, [target(), target(health="down")]).outcome == "failed"
+
+
+def test_no_address_of_the_mesh_is_read_in_the_clear() -> None:
+    """Pod and inside addresses alike; targets outside the mesh are no business of ours."""
+    outside = target("http://10.0.0.1:9100/metrics")
+    assert judge_schemes(MESH, [target(), outside], "p").outcome == "passed"
+    for host in ("127.9.1.1:15090", "127.9.2.1:9080", "127.9.1.1"):
+        found = judge_schemes(MESH, [target(), target(f"http://{host}/metrics")], "p")
+        assert (found.outcome, found.severity) == ("failed", "hole")
+        assert host in found.seen
+
+
+def test_a_plain_ipv6_target_is_recognised() -> None:
+    """Brackets do not hide an address of the mesh."""
+    mesh = parse_mesh(status(sidecar(addresses=["::1"])))
+    assert judge_schemes(mesh, [target("http://[::1]:15090/metrics")], "p").outcome == "failed"
+
+
+def test_queries_ask_for_the_applications_own_families() -> None:
+    """The well-known one of Python first, none of the proxy's and the agent's, at most three."""
+    names = ["envoy_server_live", "istio_agent_x", "meshscrape_source_up", "b", "a", "z_created", "c",
+             "python_gc_objects_collected_total"]  # fmt: skip
+    wanted = wanted_series(MESH.workloads[0], names)
+    assert [each.name for each in wanted] == ["python_gc_objects_collected_total", "a", "b"]
+    assert 'instance="127.9.1.1:15092",namespace="default"' in wanted[0].query
+    assert wanted_series(MESH.workloads[0], ["envoy_server_live"]) == ()
+
+
+def test_no_series_is_a_finding() -> None:
+    """An empty result means that Prometheus does not have the application's metrics."""
+    wanted = wanted_series(MESH.workloads[0], ["a"])[0]
+    assert judge_series(wanted, 1).outcome == "passed"
+    assert judge_series(wanted, 0).outcome == "failed"
+
+
+def test_a_silent_prometheus_leaves_nothing_unsaid() -> None:
+    """Without its API each of its checks is a finding of its own."""
+    results = unable("istio-system/prometheus", "connection refused")
+    assert {each.check for each in results} == set(CHECKS)
+    assert {each.outcome for each in results} == {"skipped"}
