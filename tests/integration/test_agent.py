@@ -127,6 +127,15 @@ def test_a_taken_port_is_named_with_its_holder(ca: CaProcess, tmp_path: Path) ->
     assert not agent.state.exists()
 
 
+def test_the_output_directory_is_not_the_agents_own(ca: CaProcess, tmp_path: Path) -> None:
+    """Applications and Envoy read different directories: one for both is refused."""
+    own = str(tmp_path / "agent" / "credentials")
+    with agent_process(tmp_path, ca, OUTPUT_CERTS=own) as agent:
+        assert agent.ended() == 2
+        assert f"OUTPUT_CERTS={own}: this is the agent's own directory" in last_line(agent)
+        assert not agent.state.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -233,8 +242,8 @@ def test_a_killed_agent_leaves_no_orphan_and_a_free_place(ca: CaProcess, tmp_pat
         envoy, serial = agent.envoy_pid(), agent.served_serial()
         agent.process.kill()
         agent.ended()
-        eventually(lambda: gone(envoy), what="Envoy's end")
     with agent_process(tmp_path, ca, **dict(agent.environment)) as successor:
+        eventually(lambda: gone(envoy), what="Envoy's end")
         successor.await_ready()
         assert successor.served_serial() == serial
         assert successor.metric("istio_agent_num_outgoing_requests") == 0

@@ -28,7 +28,7 @@ def routes(address: str, port: int, spiffe_id: str) -> str:
 def gateway_before(
     web: AgentProcess, ca: CaProcess, directory: Path, expected: str
 ) -> Iterator[AgentProcess]:
-    """A ready gateway on port 8080 that sends everything to `web`, where it expects the identity `expected`."""
+    """A ready gateway on port 8080 that sends everything to `web` and expects `expected` there."""
     private_dir(directory)
     file = directory / "routes.json"
     file.write_text(routes(web.pod, 9080, expected))

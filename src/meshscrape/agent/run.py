@@ -16,7 +16,7 @@ from meshscrape.agent.credentials import CaOptions, Credentials, Places
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.agent.served import ServedCertificate
-from meshscrape.errors import MeshscrapeError
+from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 READY = "/healthz/ready"
 # Five restarts within a minute, the first at once: the workload's ports are closed meanwhile.
 ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
+PORTS_PATIENCE = 1.0
 # How often an agent that is not ready yet looks at itself.
 _LOOK = 0.05
 
@@ -70,13 +71,24 @@ class Agent:
         binary = envoy.find_binary(self._settings) if files else None
         with _own_directory(self._state):
             if files:
-                envoy.check_ports(self._settings, files)
+                await self._await_ports(files)
             async with self._serving():
                 await self._credentials.first()
                 if files and binary:
                     envoy.write_files(self._state, files)
                     self._envoy = self._supervised(binary)
                 await self._keep_going()
+
+    async def _await_ports(self, files: envoy.EnvoyFiles) -> None:
+        """Look that the ports are free; the Envoy of a predecessor that was just killed gets time to go."""
+        deadline = time.monotonic() + PORTS_PATIENCE
+        while True:
+            try:
+                return envoy.check_ports(self._settings, files)
+            except InputError:
+                if time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_LOOK)
 
     def _supervised(self, binary: Path) -> Supervisor:
         async def start() -> Process:
