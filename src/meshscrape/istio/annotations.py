@@ -114,7 +114,7 @@ def _refuse_misspelt(name: str, where: str) -> None:
     if known is not None:
         if name not in known and not name.startswith(f"{LOCAL_COMMAND}."):
             raise InputError(
-                f"unknown annotation {shorten(name)}", where=where, remedy=suggestion(name, known)
+                f"unknown annotation {shorten(name)}", where=where, remedy=suggestion(name, known, 0.85)
             )
         return
     if not slash:

@@ -296,7 +296,7 @@ def closest(name: str, known: Collection[str], cutoff: float = 0.8) -> str | Non
     return near[0] if near else None
 
 
-def suggestion(name: str, known: Collection[str]) -> str:
+def suggestion(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """The remedy for an unknown `name`: the nearest of `known`, else all of them."""
-    near = closest(name, known, 0.6)
+    near = closest(name, known, cutoff)
     return f"did you mean {near}?" if near else f"known are {', '.join(sorted(known))}"

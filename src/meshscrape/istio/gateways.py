@@ -144,7 +144,8 @@ def resolve_gateways(
                     f"{workload.namespace}/{workload.name} already listens on port {before.port}",
                     "write the same port in every Gateway of that workload",
                 )
-            own = routes[gateway.named.namespace, gateway.named.name]
+            # One VirtualService may be bound to several Gateways of the same workload.
+            own = [r for r in routes[gateway.named.namespace, gateway.named.name] if r not in before.routes]
             serving[key] = Gateway(*key, port, (*before.routes, *own))
             _refuse_hidden(gateway, serving[key].routes)
     return tuple(serving.values())

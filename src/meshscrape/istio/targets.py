@@ -54,7 +54,8 @@ def parse_prometheus_annotations_env(
     declared = _object(_load_json(json_text, where), _FIELDS | {"targets"}, where)
     if _text(declared, "scrape", where) == "false":
         return ()
-    targets = declared.get("targets") or []
+    targets = declared.get("targets")
+    targets = [] if targets is None else targets
     if not isinstance(targets, list):
         raise InputError(
             "targets is not a list", where=where, remedy='write [{"port": "9090", "path": "/m"}]'

@@ -1,0 +1,201 @@
+"""Pod annotations: what they mean for metrics and proxy, and which are mistakes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshscrape.errors import InputError
+from meshscrape.istio import annotations as names
+from meshscrape.istio.annotations import PodAnnotations, parse_annotations
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.proxy_config import parse_proxy_config
+from meshscrape.istio.targets import ScrapeSource
+
+
+def test_a_pod_without_annotations_has_istios_defaults() -> None:
+    """Merging is on, nothing is merged, everything is captured."""
+    assert parse_annotations({}) == PodAnnotations()
+    assert parse_annotations({"example.com/anything": "else", "plain": "x"}) == PodAnnotations()
+
+
+@pytest.mark.parametrize(
+    ("annotations", "sources"),
+    [
+        ({names.SCRAPE: "true", names.PORT: "9080"}, [ScrapeSource(9080)]),
+        ({names.SCRAPE: "1", names.PORT: "9080", names.PATH: "/m"}, [ScrapeSource(9080, "/m")]),
+        (
+            {names.SCRAPE: "true", names.PORT: "9443", names.SCHEME: "https"},
+            [ScrapeSource(9443, scheme="https")],
+        ),
+        ({names.SCRAPE: "true"}, [ScrapeSource(80)]),
+        ({names.PORT: "9080"}, [ScrapeSource(9080)]),
+        ({names.SCRAPE: "false", names.PORT: "9080"}, []),
+        ({names.SCRAPE: "false", names.SCRAPE_TARGETS: "9080:/metrics"}, []),
+        ({names.PATH: "/metrics"}, []),
+        ({names.SCRAPE: "true", names.PORT: "9080", names.MERGE_METRICS: "false"}, []),
+        ({names.PORT: "15090", names.MERGE_METRICS: "false"}, []),
+        (
+            {names.PORT: "9080", names.SCRAPE_TARGETS: "9090:/m,9100"},
+            [ScrapeSource(9090, "/m"), ScrapeSource(9100)],
+        ),
+        ({names.SCRAPE: "true", names.PORT: "15020", names.PATH: "/stats/prometheus"}, []),
+        ({names.SCRAPE: "true", names.PATH: "/stats/prometheus", names.SECURE_PORT: "15092"}, []),
+        ({names.PORT: "15999", PROXY_CONFIG: "statusPort: 15999"}, []),
+    ],
+)
+def test_sources_are_what_the_injector_would_give_to_the_agent(
+    annotations: dict[str, str], sources: list[ScrapeSource]
+) -> None:
+    """Istio's reading of prometheus.io/* and of the list; a rewritten pod says nothing of its application."""
+    assert parse_annotations(annotations).sources == tuple(sources)
+
+
+def test_every_annotation_is_parsed() -> None:
+    """Ports, switches, templates, ProxyConfig, local commands."""
+    parsed = parse_annotations(
+        {
+            names.SECURE_PORT: "15092",
+            names.SECURE_ENVOY_PORT: "15091",
+            names.INCLUDE_INBOUND: "9080, 9090",
+            names.EXCLUDE_INBOUND: "9100",
+            names.INJECT: "true",
+            names.TEMPLATES: "gateway,custom",
+            names.STATUS: "{}",
+            names.LOCAL_COMMAND: "gunicorn --bind '$(INSIDE_ADDRESS):9080' app",
+            PROXY_CONFIG: 'proxyMetadata:\n  SECRET_TTL: "1h"\nconcurrency: 2\n',
+        }
+    )
+    assert (parsed.secure_port, parsed.secure_envoy_port) == (15092, 15091)
+    assert (parsed.include_inbound_ports, parsed.exclude_inbound_ports) == ((9080, 9090), (9100,))
+    assert (parsed.inject, parsed.injected, parsed.templates) == (True, True, ("gateway", "custom"))
+    assert parsed.local_command == "gunicorn --bind '$(INSIDE_ADDRESS):9080' app"
+    assert parsed.proxy_config.metadata == {"SECRET_TTL": "1h"}
+    assert parsed.proxy_config.raw["concurrency"] == 2
+
+
+@pytest.mark.parametrize(("value", "ports"), [("*", None), ("", ()), ("80", (80,))])
+def test_inbound_capture_tells_everything_from_nothing(value: str, ports: tuple[int, ...] | None) -> None:
+    """A star is all ports, empty is none: a sidecar for credentials alone."""
+    assert parse_annotations({names.INCLUDE_INBOUND: value}).include_inbound_ports == ports
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        (names.SCRAPE, "yes", "not a truth value"),
+        (names.MERGE_METRICS, "TrUe", "not a truth value"),
+        (names.PORT, "99999", "not a port"),
+        (names.PORT, "15090", "reserved for Envoy's statistics"),
+        (names.SCRAPE_TARGETS, "15092:/metrics", "reserved for merged metrics over mutual TLS"),
+        (names.SCRAPE_TARGETS, "", "no scrape target"),
+        (names.SECURE_PORT, "0", "not a port"),
+        (names.SECURE_ENVOY_PORT, "https", "not a port"),
+        (names.EXCLUDE_INBOUND, "80;81", "not a port"),
+        (names.INJECT, "enabled", "not a truth value"),
+        (names.LOCAL_COMMAND, "sh -c 'sleep", "not a command line"),
+        (names.LOCAL_COMMAND + ".app", " ", "the command is empty"),
+        (PROXY_CONFIG, "a: [", "not YAML"),
+        (PROXY_CONFIG, "a: b\n---\nc: d", "more than one YAML document"),
+        (PROXY_CONFIG, "statusPort: http", "not a number"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_an_error_at_its_annotation(name: str, value: str, what: str) -> None:
+    """The pod's place and the annotation's name are in the message."""
+    with pytest.raises(InputError, match=what) as caught:
+        parse_annotations({name: value}, "pod default/x")
+    assert str(caught.value).startswith(f"pod default/x: annotation {name}: ")
+
+
+@pytest.mark.parametrize(("path", "scheme"), [("metrics", "http"), ("/metrics", "ftp")])
+def test_the_error_names_the_annotation_that_is_wrong(path: str, scheme: str) -> None:
+    """Of port, path and scheme, which belong together."""
+    wrong = names.SCHEME if scheme == "ftp" else names.PATH
+    with pytest.raises(InputError, match=f"^annotation {wrong}: "):
+        parse_annotations({names.PORT: "9080", names.PATH: path, names.SCHEME: scheme})
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("prometheus.istio.io/secure-prot", "did you mean prometheus.istio.io/secure-port?"),
+        ("prometheus.istio.io/whatever", "known are"),
+        ("meshscrape.io/local-comand", "did you mean meshscrape.io/local-command?"),
+        ("meshscrape.io/x", "known are"),
+        ("prometheus.isto.io/secure-port", "did you mean prometheus.istio.io?"),
+        ("meshscrap.io/local-command", "did you mean meshscrape.io?"),
+        ("proxy.istio.io/confg", "did you mean proxy.istio.io/config?"),
+        ("traffic.sidecar.istio.io/excludeInboundPort", "did you mean"),
+    ],
+)
+def test_misspelt_annotations_are_refused(name: str, remedy: str) -> None:
+    """They would otherwise do nothing, silently."""
+    with pytest.raises(InputError, match="unknown annotation") as caught:
+        parse_annotations({name: "1"})
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prometheus.io/probe", "prometheus.io/interval", "prometheus.io/scrape-slow",
+        "sidecar.istio.io/proxyCPU", "sidecar.istio.io/userVolume",
+        "traffic.sidecar.istio.io/excludeOutboundPorts",
+        "istio.io/rev", "networking.istio.io/tunnel", "inject.istio.io/templates", "proxy.istio.io/overrides",
+        "kubectl.kubernetes.io/default-container", "topology.istio.io/subzone",
+    ],
+)  # fmt: skip
+def test_annotations_of_others_are_left_alone(name: str) -> None:
+    """Istio's own and the customs of Prometheus users are not mistaken for typing errors."""
+    assert parse_annotations({name: "anything"}).sources == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("proxyMetadata:\n  A: 1\n", "1 is not a string; quote it"),
+        ("proxyMetadata:\n  A: true\n", "True is not a string; quote it"),
+        ("proxyMetadata:\n  A:\n", "None is not a string; quote it"),
+        ("proxyMetadata: x\n", "not a mapping"),
+        ("proxyMetdata:\n  A: b\n", "did you mean proxyMetadata?"),
+        ("proxyMetadata:\n  A: b\n  A: c\n", "key 'A' is repeated"),
+        ("- 1", "not an object"),
+    ],
+)
+def test_proxy_config_is_read_strictly(text: str, what: str) -> None:
+    """Environment variables are strings; a misspelt field would leave a port open or closed unnoticed."""
+    with pytest.raises(InputError) as caught:
+        parse_proxy_config(text, "here")
+    assert what in str(caught.value)
+    assert str(caught.value).startswith("here: line:")
+
+
+def test_unknown_proxy_config_fields_are_kept() -> None:
+    """A later Istio may know them."""
+    assert parse_proxy_config("somethingNew: {a: 1}").raw == {"somethingNew": {"a": 1}}
+    assert parse_proxy_config("").raw == {}
+
+
+known_names = st.sampled_from(
+    [value for key, value in vars(names).items() if key.isupper() and isinstance(value, str) and "/" in value]
+)
+
+
+@given(
+    st.dictionaries(
+        known_names | st.text(max_size=20) | st.text("prometheus.istio.io/", max_size=30),
+        st.sampled_from(["true", "false", "9080", "15020", "9080:/m", "/m", "proxyMetadata: {A: b}"])
+        | st.text(max_size=40),
+        max_size=6,
+    )
+)
+def test_arbitrary_annotations_are_parsed_or_an_input_error(annotations: dict[str, str]) -> None:
+    """Annotations are written by anybody who may create a pod: no text of theirs breaks the parser."""
+    try:
+        parsed = parse_annotations(annotations, "pod")
+    except InputError as error:
+        assert str(error).startswith("pod")
+        assert error.remedy
+        return
+    assert all(source.path.startswith("/") for source in parsed.sources)

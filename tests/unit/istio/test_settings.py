@@ -1,0 +1,323 @@
+"""The agent's settings: defaults, meanings, and every way in which they can be wrong."""
+
+from __future__ import annotations
+
+import stat
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshscrape.errors import InputError
+from meshscrape.istio.scrapers import DnsScraper
+from meshscrape.istio.settings import (
+    OWN_VARIABLES,
+    AgentSettings,
+    InboundPort,
+    inbound_to_env,
+    parse_inbound,
+    parse_settings,
+)
+from meshscrape.istio.targets import ScrapeSource
+
+POD = {
+    "POD_NAME": "httpbin-0",
+    "POD_NAMESPACE": "default",
+    "SERVICE_ACCOUNT": "httpbin",
+    "INSTANCE_IP": "127.1.0.1",
+    "MESHSCRAPE_INSIDE_ADDRESS": "127.2.0.1",
+}
+
+
+def settings(role: str = "sidecar", **changes: str) -> AgentSettings:
+    """Settings of a pod with `changes`."""
+    return parse_settings({**POD, **changes}, role)
+
+
+def test_the_defaults_are_closed() -> None:
+    """Secure ports are off, nobody may scrape, everything else is as in Istio."""
+    found = settings()
+    assert (found.secure_stats_port, found.secure_merged_port) == (0, 0)
+    assert (found.stats_port, found.merged_port, found.health_port) == (15090, 15020, 15021)
+    assert (found.scrapers, found.scrapers_ca, found.sources, found.inbound) == ((), None, (), ())
+    assert (found.envoy, found.localhost_only, found.merge_envoy, found.openmetrics) == (
+        True,
+        False,
+        True,
+        False,
+    )
+    assert (found.secret_ttl, found.grace_ratio, found.grace_jitter) == (timedelta(hours=24), 0.5, 0.01)
+    assert (found.key_algorithm, found.ca_address) == ("ECDSA", "istiod.istio-system.svc:15012")
+    assert (found.output_certs, found.output_certs_mode) == (None, 0o600)
+    assert str(found.spiffe_id) == "spiffe://cluster.local/ns/default/sa/httpbin"
+    assert found.workload_name == "httpbin-0"
+
+
+def test_every_variable_has_its_effect() -> None:
+    """One value after the other, as it is spelled in the environment."""
+    found = settings(
+        role="router",
+        TRUST_DOMAIN="example.org",
+        ISTIO_META_WORKLOAD_NAME="httpbin",
+        INSTANCE_IPS="127.1.0.1,::1",
+        CA_ADDR="[::1]:15012",
+        CA_ROOT_CA="/ca/root.pem",
+        SECRET_TTL="1h30m",
+        SECRET_GRACE_PERIOD_RATIO="0.3",
+        SECRET_GRACE_PERIOD_RATIO_JITTER="0",
+        WORKLOAD_RSA_KEY_SIZE="3072",
+        OUTPUT_CERTS="/certs",
+        ENVOY_PROMETHEUS_PORT="16090",
+        STATUS_PORT="16020",
+        ENVOY_STATUS_PORT="16021",
+        ENVOY_SECURE_METRICS_PORT="15091",
+        ENVOY_SECURE_MERGED_METRICS_PORT="16092",
+        METRICS_LOCALHOST_ACCESS_ONLY="T",
+        PILOT_AGENT_MERGE_ENVOY_STATS="0",
+        ISTIO_PROMETHEUS_ANNOTATIONS='{"scrape":"true","port":"9080"}',
+        MESHSCRAPE_AGENT_DIR="/agent",
+        MESHSCRAPE_CA_WAIT="5s",
+        MESHSCRAPE_ENVOY="/envoy",
+        MESHSCRAPE_ENVOY_CONCURRENCY="2",
+        MESHSCRAPE_INBOUND='[{"port":9080,"mode":"STRICT","name":"http"}]',
+        MESHSCRAPE_OPENMETRICS="true",
+        MESHSCRAPE_OUTPUT_CERTS_MODE="0640",
+        MESHSCRAPE_ROUTES="/routes.json",
+        MESHSCRAPE_SCRAPERS="dns:prom.example",
+        MESHSCRAPE_SCRAPERS_CA="/scrapers.pem",
+        MESHSCRAPE_TOKEN_PATH="/token",
+    )
+    assert found == AgentSettings(
+        role="router",
+        trust_domain="example.org",
+        namespace="default",
+        service_account="httpbin",
+        pod_name="httpbin-0",
+        workload_name="httpbin",
+        pod_addresses=("127.1.0.1", "::1"),
+        inside_address="127.2.0.1",
+        ca_address="[::1]:15012",
+        ca_root=Path("/ca/root.pem"),
+        ca_wait=timedelta(seconds=5),
+        token_path=Path("/token"),
+        secret_ttl=timedelta(minutes=90),
+        grace_ratio=0.3,
+        grace_jitter=0.0,
+        key_algorithm="RSA",
+        rsa_bits=3072,
+        state_dir=Path("/agent"),
+        output_certs=Path("/certs"),
+        output_certs_mode=0o640,
+        envoy=True,
+        envoy_binary=Path("/envoy"),
+        envoy_concurrency=2,
+        stats_port=16090,
+        merged_port=16020,
+        health_port=16021,
+        secure_stats_port=15091,
+        secure_merged_port=16092,
+        localhost_only=True,
+        scrapers=(DnsScraper("prom.example"),),
+        scrapers_ca=Path("/scrapers.pem"),
+        sources=(ScrapeSource(9080),),
+        merge_envoy=False,
+        openmetrics=True,
+        inbound=(InboundPort(9080, "STRICT", "http"),),
+        routes_file=Path("/routes.json"),
+    )
+
+
+def test_an_empty_capture_list_means_credentials_alone() -> None:
+    """Only for sidecars, and only when it is set: Prometheus's pod, as Istio's documentation sets it up."""
+    assert settings(INBOUND_CAPTURE_PORTS="").envoy is False
+    assert settings(INBOUND_CAPTURE_PORTS="*").envoy is True
+    assert settings(role="router", INBOUND_CAPTURE_PORTS="").envoy is True
+
+
+@pytest.mark.parametrize("text", ["1", "t", "T", "TRUE", "true", "True"])
+def test_switches_are_read_as_go_reads_them(text: str) -> None:
+    """strconv.ParseBool's spellings, both ways; nothing is the default."""
+    assert settings(METRICS_LOCALHOST_ACCESS_ONLY=text).localhost_only is True
+    off = {"1": "0", "t": "f", "T": "F", "TRUE": "FALSE", "true": "false", "True": "False"}[text]
+    assert settings(PILOT_AGENT_MERGE_ENVOY_STATS=off).merge_envoy is False
+    assert settings(PILOT_AGENT_MERGE_ENVOY_STATS="").merge_envoy is True
+
+
+WRONG = [
+    ("POD_NAME", "", "not set"),
+    ("POD_NAME", "Upper", "cannot name a Kubernetes object"),
+    ("POD_NAMESPACE", "", "not set"),
+    ("POD_NAMESPACE", "a.b", "cannot name a namespace"),
+    ("POD_NAMESPACE", "../x", "cannot name"),
+    ("SERVICE_ACCOUNT", "", "not set"),
+    ("SERVICE_ACCOUNT", "a/b", "cannot name a Kubernetes object"),
+    ("SERVICE_ACCOUNT", "a\n", "cannot name a Kubernetes object"),
+    ("TRUST_DOMAIN", "Cluster.local", "not a SPIFFE ID"),
+    ("TRUST_DOMAIN", "a/b", "not a SPIFFE ID"),
+    ("INSTANCE_IP", "", "not set"),
+    ("INSTANCE_IP", "localhost", "not an IP address"),
+    ("INSTANCE_IP", "0.0.0.0", "not the address of one interface"),
+    ("INSTANCE_IP", "::", "not the address of one interface"),
+    ("INSTANCE_IP", "fe80::1%eth0", "not the address of one interface"),
+    ("INSTANCE_IP", "::ffff:127.0.0.1", "not the address of one interface"),
+    ("INSTANCE_IP", "224.0.0.1", "not the address of one interface"),
+    ("INSTANCE_IP", "127.0.0.01", "not an IP address"),
+    ("INSTANCE_IPS", "127.1.0.1,,::1", "not an IP address"),
+    ("INSTANCE_IPS", "::1,0:0::1", "listed twice"),
+    ("MESHSCRAPE_INSIDE_ADDRESS", "10.0.0.1", "not a loopback address"),
+    ("MESHSCRAPE_INSIDE_ADDRESS", "127.1.0.1", "the pod's address too"),
+    ("MESHSCRAPE_INSIDE_ADDRESS", "x", "not an IP address"),
+    ("CA_ADDR", "istiod", "has no port"),
+    ("CA_ADDR", "istiod:0", "not a port"),
+    ("CA_ADDR", ":15012", "not a host"),
+    ("CA_ADDR", "::1:15012", "not a host"),
+    ("CA_ADDR", "[127.0.0.1]:15012", "not a host"),
+    ("CA_ADDR", "[::x]:15012", "not an IP address"),
+    ("CA_ADDR", "127.0.0.300:15012", "not an IP address"),
+    ("CA_ADDR", "https://istiod:15012", "not a host"),
+    ("CA_ADDR", "a b:15012", "not a host"),
+    ("CA_ROOT_CA", "/a\nb", "control characters"),
+    ("SECRET_TTL", "1d", "not a duration"),
+    ("SECRET_TTL", "0s", "not longer than nothing"),
+    ("SECRET_TTL", "-1h", "not longer than nothing"),
+    ("MESHSCRAPE_CA_WAIT", "0", "not longer than nothing"),
+    ("SECRET_GRACE_PERIOD_RATIO", "half", "not a number from 0 to 1"),
+    ("SECRET_GRACE_PERIOD_RATIO", "nan", "not a number from 0 to 1"),
+    ("SECRET_GRACE_PERIOD_RATIO", "1.1", "not a number from 0 to 1"),
+    ("SECRET_GRACE_PERIOD_RATIO", "0", "renewed either at once or only when"),
+    ("SECRET_GRACE_PERIOD_RATIO", "1", "renewed either at once or only when"),
+    ("SECRET_GRACE_PERIOD_RATIO_JITTER", "0.5", "beyond the certificate's life"),
+    ("SECRET_GRACE_PERIOD_RATIO_JITTER", "-0.1", "not a number from 0 to 1"),
+    ("ECC_SIGNATURE_ALGORITHM", "ED25519", "is not supported"),
+    ("ECC_CURVE", "P521", "is not supported"),
+    ("WORKLOAD_RSA_KEY_SIZE", "1024", "not a supported key size"),
+    ("MESHSCRAPE_OUTPUT_CERTS_MODE", "0644", "does not suit private keys"),
+    ("MESHSCRAPE_OUTPUT_CERTS_MODE", "0700", "does not suit private keys"),
+    ("MESHSCRAPE_OUTPUT_CERTS_MODE", "0040", "does not suit private keys"),
+    ("MESHSCRAPE_OUTPUT_CERTS_MODE", "rw", "not a file mode"),
+    ("MESHSCRAPE_OUTPUT_CERTS_MODE", "0o600", "not a file mode"),
+    ("MESHSCRAPE_ENVOY_CONCURRENCY", "0", "not a number from 1 to"),
+    ("ENVOY_PROMETHEUS_PORT", "0", "not a port"),
+    ("STATUS_PORT", "x", "not a port"),
+    ("STATUS_PORT", "15021", "reserved for health"),
+    ("STATUS_PORT", "15008", "reserved for the HBONE tunnel"),
+    ("ENVOY_STATUS_PORT", "15090", "already taken by ENVOY_PROMETHEUS_PORT"),
+    ("ENVOY_SECURE_METRICS_PORT", "65536", "not a port"),
+    ("ENVOY_SECURE_METRICS_PORT", "15092", "reserved for merged metrics over mutual TLS"),
+    ("ENVOY_SECURE_METRICS_PORT", "15020", "already taken by STATUS_PORT"),
+    ("ENVOY_SECURE_MERGED_METRICS_PORT", "15091", "reserved for Envoy's statistics over mutual TLS"),
+    ("METRICS_LOCALHOST_ACCESS_ONLY", "yes", "not a truth value"),
+    ("PILOT_AGENT_MERGE_ENVOY_STATS", "off", "not a truth value"),
+    ("MESHSCRAPE_OPENMETRICS", "2", "not a truth value"),
+    ("MESHSCRAPE_SCRAPERS", "prometheus", "not an entry"),
+    ("ISTIO_PROMETHEUS_ANNOTATIONS", "{", "not JSON"),
+    ("MESHSCRAPE_INBOUND", "{", "not JSON"),
+    ("MESHSCRAPE_INBOUND", "{}", "not a list of objects"),
+    ("MESHSCRAPE_INBOUND", "[1]", "not a list of objects"),
+    ("MESHSCRAPE_INBOUND", '[{"port":"9080","mode":"STRICT"}]', "port is not a number"),
+    ("MESHSCRAPE_INBOUND", '[{"port":true,"mode":"STRICT"}]', "port is not a number"),
+    ("MESHSCRAPE_INBOUND", '[{"port":70000,"mode":"STRICT"}]', "not a port"),
+    ("MESHSCRAPE_INBOUND", '[{"port":15006,"mode":"STRICT"}]', "reserved for inbound"),
+    ("MESHSCRAPE_INBOUND", '[{"port":9080}]', "None is not a mode"),
+    ("MESHSCRAPE_INBOUND", '[{"port":9080,"mode":"strict"}]', "not a mode"),
+    ("MESHSCRAPE_INBOUND", '[{"port":9080,"mode":"STRICT","name":1}]', "name is not a string"),
+    ("MESHSCRAPE_INBOUND", '[{"port":9080,"mode":"STRICT","tls":1}]', "unknown key 'tls'"),
+    (
+        "MESHSCRAPE_INBOUND",
+        '[{"port":9080,"mode":"STRICT"},{"port":9080,"mode":"DISABLE"}]',
+        "9080 is listed twice",
+    ),
+    ("MESHSCRAPE_SCRAPER", "x", "unknown setting; did you mean MESHSCRAPE_SCRAPERS"),
+    ("MESHSCRAPE_X", "", "unknown setting"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "what"), WRONG, ids=[f"{n}={v}" for n, v, _ in WRONG])
+def test_a_wrong_value_is_one_line_with_the_variables_name(name: str, value: str, what: str) -> None:
+    """Place, what is wrong, and a remedy."""
+    with pytest.raises(InputError, match=what) as caught:
+        settings(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"environment variable {name}: ")
+    assert "\n" not in message
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"STATUS_PORT": "9080"}, "MESHSCRAPE_INBOUND"),
+        ({"ENVOY_SECURE_METRICS_PORT": "9080"}, "MESHSCRAPE_INBOUND"),
+        ({"ENVOY_SECURE_METRICS_PORT": "9100"}, "ISTIO_PROMETHEUS_ANNOTATIONS"),
+        ({"ENVOY_STATUS_PORT": "9100"}, "ISTIO_PROMETHEUS_ANNOTATIONS"),
+    ],
+)
+def test_no_two_listeners_share_a_port(changes: dict[str, str], name: str) -> None:
+    """Nor does the agent scrape a port of its own."""
+    base = {
+        "MESHSCRAPE_INBOUND": '[{"port":9080,"mode":"STRICT"}]',
+        "ISTIO_PROMETHEUS_ANNOTATIONS": '{"port":"9100"}',
+    }
+    settings(**base)
+    with pytest.raises(InputError, match=f"^environment variable {name}: port .* is already taken by"):
+        settings(**{**base, **changes})
+
+
+def test_the_two_secure_ports_differ() -> None:
+    """One port cannot serve both, whatever its number."""
+    with pytest.raises(InputError, match="port 16091 is already taken by ENVOY_SECURE_METRICS_PORT"):
+        settings(ENVOY_SECURE_METRICS_PORT="16091", ENVOY_SECURE_MERGED_METRICS_PORT="16091")
+
+
+def test_a_secure_port_needs_envoy() -> None:
+    """A workload that has credentials alone cannot serve it, and must not pretend to."""
+    with pytest.raises(
+        InputError, match=r"^environment variable ENVOY_SECURE_MERGED_METRICS_PORT: .*needs Envoy"
+    ):
+        settings(INBOUND_CAPTURE_PORTS="", ENVOY_SECURE_MERGED_METRICS_PORT="15092")
+
+
+def test_variables_of_others_are_ignored() -> None:
+    """The injector sets many that mean nothing here; those of other verbs may be inherited."""
+    settings(ISTIO_META_CLUSTER_ID="Kubernetes", PATH="/bin", MESHSCRAPE_PROMETHEUS="/prometheus")
+
+
+def test_only_two_roles_exist() -> None:
+    """`proxy sidecar` and `proxy router`."""
+    with pytest.raises(InputError, match="'waypoint' is not a role"):
+        settings(role="waypoint")
+
+
+def test_inbound_ports_survive_the_environment() -> None:
+    """What the mesh writes, the agent reads."""
+    inbound = (InboundPort(80, "STRICT", "http"), InboundPort(81, "PERMISSIVE"), InboundPort(82, "DISABLE"))
+    assert parse_inbound(inbound_to_env(inbound)) == inbound
+    assert parse_inbound(inbound_to_env([])) == ()
+
+
+VARIABLES = sorted(OWN_VARIABLES | {name for name, _, _ in WRONG if not name.startswith("MESHSCRAPE_")})
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(VARIABLES),
+        st.text(max_size=12) | st.sampled_from([value for _, value, _ in WRONG]),
+        max_size=3,
+    )
+)
+def test_arbitrary_environments_are_settings_or_an_input_error(env: dict[str, str]) -> None:
+    """And no accepted one shares ports or lets others read private keys."""
+    try:
+        found = settings(**env)
+    except InputError as error:
+        assert str(error).startswith("environment variable ")
+        return
+    own = [
+        found.stats_port, found.merged_port, found.health_port,
+        found.secure_stats_port, found.secure_merged_port,
+    ]  # fmt: skip
+    listening = [port for port in own if port] + [item.port for item in found.inbound]
+    assert len(set(listening)) == len(listening)
+    assert not found.output_certs_mode & (stat.S_IRWXO | stat.S_IXUSR | stat.S_IXGRP)
