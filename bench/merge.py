@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.corpora import CORPORA, corpus
@@ -28,7 +28,7 @@ SIZES = {"100 kB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000, "100 MB": 10
 REQUEST = (
     b"GET /metrics HTTP/1.1\r\nHost: bench\r\nX-Prometheus-Scrape-Timeout-Seconds: 60\r\n"
     b"Accept: application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    b"text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n"
+    b"text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n\r\n"
 )
 TEXT = b"text/plain; version=0.0.4; charset=utf-8"
 # client_golang writes chunks of 2 kB; prometheus_client (Python) sends a Content-Length.
@@ -41,7 +41,7 @@ def run(rounds: int) -> list[Row]:
     with _application() as (application, serve), _agent(application) as (pid, agent):
         serve(b"up 1\n", chunked=False)
         for _ in range(3):
-            _scrape(agent)
+            agent.scrape()
         for framing, chunked in (("Content-Length", False), ("chunks of 2 kB", True)):
             for name in CORPORA:
                 for label, size in SIZES.items():
@@ -51,15 +51,15 @@ def run(rounds: int) -> list[Row]:
     return rows
 
 
-def _measure(pid: int, agent: int, size: int, what: str, rounds: int) -> list[Row]:
+def _measure(pid: int, agent: _Scraper, size: int, what: str, rounds: int) -> list[Row]:
     scrapes = max(3, min(rounds, 20_000_000 // size))
-    _scrape(agent)  # what its lines look like is learned once
+    agent.scrape()  # what its lines look like is learned once
     idle = _status(pid, "VmRSS")
     Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets VmHWM
     speeds: list[float] = []
     for _ in range(scrapes):
         before = cpu_seconds(pid)
-        received = _scrape(agent)
+        received = agent.scrape()
         if not size <= received <= size * 1.01 + 10_000:
             raise RuntimeError(f"{what}: {received} bytes of {size} came through")
         speeds.append(size / 1e6 / (cpu_seconds(pid) - before))
@@ -78,19 +78,26 @@ def _status(pid: int, field: str) -> float:
     raise RuntimeError(f"no {field} in /proc/{pid}/status")
 
 
-def _scrape(port: int) -> int:
-    """One scrape, as fast as it comes; the number of body bytes (framing included)."""
-    with socket.create_connection((ADDRESS, port), timeout=120) as sock:
-        sock.sendall(REQUEST + b"Connection: close\r\n\r\n")
-        total, buffer = 0, bytearray(1 << 20)
-        first = sock.recv_into(buffer)
-        head = bytes(buffer[:first]).split(b"\r\n\r\n")[0]
-        if b" 200 " not in head.split(b"\r\n")[0]:
-            raise RuntimeError(f"the agent answered {head!r}")
-        total += first - len(head) - 4
-        while count := sock.recv_into(buffer):
+class _Scraper:
+    """Scrapes over one connection that is kept alive, as Prometheus does."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection((ADDRESS, port), timeout=120)
+        self._buffer = bytearray(1 << 20)
+
+    def scrape(self) -> int:
+        """The number of bytes of the answer, header and framing included; its end is the last chunk's."""
+        self._socket.sendall(REQUEST)
+        total, tail = 0, b""
+        while not tail.endswith(b"\r\n0\r\n\r\n"):
+            count = self._socket.recv_into(self._buffer)
+            if not count:
+                raise RuntimeError("the agent closed the connection")
+            if not total and not self._buffer.startswith(b"HTTP/1.1 200 "):
+                raise RuntimeError(f"the agent answered {bytes(self._buffer[:200])!r}")
             total += count
-    return total
+            tail = (tail + bytes(self._buffer[max(0, count - 7) : count]))[-7:]
+        return total
 
 
 class _Body:
@@ -108,7 +115,7 @@ class _Body:
 
 
 @contextlib.contextmanager
-def _application() -> Iterator[tuple[int, object]]:
+def _application() -> Iterator[tuple[int, Callable[..., None]]]:
     """A server that sends one body, set by the second value, to whoever connects."""
     body = _Body()
     listener = socket.create_server((ADDRESS, 0))
@@ -132,13 +139,13 @@ def _application() -> Iterator[tuple[int, object]]:
 
 
 @contextlib.contextmanager
-def _agent(application: int) -> Iterator[tuple[int, int]]:
+def _agent(application: int) -> Iterator[tuple[int, _Scraper]]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.merge", str(application)], stdout=subprocess.PIPE, env=dict(os.environ)
     )
     try:
         assert process.stdout is not None
-        yield process.pid, int(process.stdout.readline())
+        yield process.pid, _Scraper(int(process.stdout.readline()))
     finally:
         process.terminate()
         process.wait(10)

@@ -22,9 +22,10 @@ from meshscrape.exposition.health import (
     health_names,
     render_families,
 )
-from meshscrape.exposition.merge import MergeLimits, Merger, SourceMerge
+from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, source_format
 from meshscrape.exposition.scan import Scanner
+from meshscrape.exposition.source import MergeLimits, SourceMerge
 from meshscrape.istio.targets import ScrapeSource
 from meshscrape.system.http_client import FetchedResponse, FetchLimits, fetch_stream
 from meshscrape.system.http_server import Request, Response
@@ -136,7 +137,8 @@ class MergedMetrics:
             health = []
             for fetch in fetches:
                 totals = self._totals[fetch.source.name]
-                merge = merger.source(fetch.source.name, scanner=totals.scanner)
+                await fetch.answered.wait()
+                merge = merger.source(fetch.source.name, dialect=fetch.format, scanner=totals.scanner)
                 async for chunk in _merged(fetch, merge):
                     yield chunk
                 health.append(self._judge(fetch, merge))
@@ -176,9 +178,10 @@ class _Fetch:
         self, source: _Source, chosen: Format, budget: float, ahead: int, tls: ssl.SSLContext | None
     ) -> None:
         self.source = source
-        self.format = Format.TEXT
+        self.format = Format.TEXT  # known once `answered`
         self.problem = "was not read to its end"
         self.complete = False
+        self.answered = asyncio.Event()
         self.seconds = 0.0
         self._chosen = chosen if source.kind == "application" else Format.TEXT
         self._budget = budget
@@ -205,6 +208,7 @@ class _Fetch:
         finally:
             self.seconds = clock() - started
             self._ended = True
+            self.answered.set()
             self._changed.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
@@ -235,6 +239,7 @@ class _Fetch:
             tls=self._tls,
         ) as response:
             self.format = _checked(response, self._chosen, self.source.url)
+            self.answered.set()
             async for chunk in response.body:
                 await self._offer(chunk)
             self.complete = response.complete

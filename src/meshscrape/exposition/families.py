@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from meshscrape.exposition.grammar import HISTOGRAM, SUMMARY
+from collections.abc import Mapping
 
-# The series names that a family of each type exposes beside its own name.
-SUFFIXES: dict[bytes, tuple[bytes, ...]] = {
-    HISTOGRAM: (b"_bucket", b"_sum", b"_count"),
-    SUMMARY: (b"_sum", b"_count"),
+# The series names that a family of each type exposes (or could) beside its own name.
+Suffixes = Mapping[bytes, tuple[bytes, ...]]
+TEXT_SUFFIXES: Suffixes = {
+    b"histogram": (b"_bucket", b"_sum", b"_count"),
+    b"summary": (b"_sum", b"_count"),
+}
+OPENMETRICS_SUFFIXES: Suffixes = {
+    b"counter": (b"_total", b"_created"),
+    b"histogram": (b"_bucket", b"_sum", b"_count", b"_created"),
+    b"gaugehistogram": (b"_bucket", b"_gsum", b"_gcount"),
+    b"summary": (b"_sum", b"_count", b"_created"),
+    b"info": (b"_info",),
 }
 
 
 class FamilyTable:
     """Family name → type and owner. One entry per family, none per series: this is the merge's memory."""
 
-    __slots__ = ("_families",)
+    __slots__ = ("_families", "suffixes")
 
-    def __init__(self) -> None:
+    def __init__(self, suffixes: Suffixes = TEXT_SUFFIXES) -> None:
+        self.suffixes = suffixes
         self._families: dict[bytes, tuple[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -40,17 +49,17 @@ class FamilyTable:
             return None
         base, suffix = name[:cut], name[cut:]
         family = self._families.get(base)
-        return base if family is not None and suffix in SUFFIXES.get(family[0], ()) else None
+        return base if family is not None and suffix in self.suffixes.get(family[0], ()) else None
 
     def conflicts(self, name: bytes, kind: bytes) -> bool:
         """Whether a new family of this name and type would expose a series name that is already owned."""
         if name in self._families or self.parent(name) is not None:
             return True
-        return any(name + suffix in self._families for suffix in SUFFIXES.get(kind, ()))
+        return any(name + suffix in self._families for suffix in self.suffixes.get(kind, ()))
 
     def owners(self, name: bytes, kind: bytes) -> set[int]:
         """The owners of every series name that a family of this name and type would expose."""
-        names = [name, *(name + suffix for suffix in SUFFIXES.get(kind, ()))]
+        names = [name, *(name + suffix for suffix in self.suffixes.get(kind, ()))]
         parent = self.parent(name)
         if parent is not None:
             names.append(parent)

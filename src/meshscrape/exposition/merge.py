@@ -2,31 +2,19 @@
 
 Sources are fed one after the other (agent, Envoy, applications as declared). A family belongs to the first
 source that has it; a later source's family of the same name, or with a series name that is already owned, is
-left out whole and counted. Only family names are remembered, never series: samples that one source exposes
-twice pass through, as they would without the merge (Prometheus keeps the first and warns).
+left out whole and counted. Only family names are remembered across sources, never series.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from meshscrape.exposition.families import SUFFIXES, FamilyTable
-from meshscrape.exposition.grammar import NAME, UNTYPED
-from meshscrape.exposition.lines import LineBuffer
+from meshscrape.exposition.families import OPENMETRICS_SUFFIXES, TEXT_SUFFIXES, FamilyTable
 from meshscrape.exposition.negotiate import Format
+from meshscrape.exposition.openmetrics_merge import OpenMetricsMerge
 from meshscrape.exposition.scan import Scanner
-
-
-@dataclass(frozen=True, slots=True)
-class MergeLimits:
-    """Per source: bytes of its body, families, bytes of their names together, bytes of one line."""
-
-    max_bytes: int = 256 << 20
-    max_families: int = 20_000
-    max_name_bytes: int = 2 << 20
-    max_line: int = 1 << 18
+from meshscrape.exposition.source import MergeLimits, SourceMerge
+from meshscrape.exposition.text import TextMerge
 
 
 class Merger:
@@ -35,13 +23,15 @@ class Merger:
     def __init__(self, chosen: Format = Format.TEXT, limits: MergeLimits | None = None) -> None:
         self.format = chosen
         self.limits = limits or MergeLimits()
-        self.families = FamilyTable()
+        self.families = FamilyTable(TEXT_SUFFIXES if chosen is Format.TEXT else OPENMETRICS_SUFFIXES)
         self._sources = 0
 
     def reserve(self, families: Iterable[tuple[bytes, bytes]]) -> None:
         """Own these (name, type) before any source: they are going to be rendered at the end."""
         for name, kind in families:
-            self.families.add(name, kind, -1)
+            # In OpenMetrics a counter's family is named without the suffix of its samples.
+            counter = kind == b"counter" and self.format is Format.OPENMETRICS
+            self.families.add(name.removesuffix(b"_total") if counter else name, kind, -1)
 
     def source(
         self,
@@ -49,9 +39,14 @@ class Merger:
         max_bytes: int | None = None,
         max_families: int | None = None,
         *,
+        dialect: Format = Format.TEXT,
         scanner: Scanner | None = None,
     ) -> SourceMerge:
-        """The next source; finish the one before first. `scanner` is what earlier scrapes taught about it."""
+        """The next source, which speaks `dialect`; finish the one before first.
+
+        `scanner` is what earlier scrapes taught about its lines. OpenMetrics cannot become text (its samples
+        mean other families there): ask such a source for text.
+        """
         limits = MergeLimits(
             max_bytes or self.limits.max_bytes,
             max_families or self.limits.max_families,
@@ -59,226 +54,10 @@ class Merger:
             self.limits.max_line,
         )
         self._sources += 1
-        return SourceMerge(name, self.families, self._sources, limits, scanner or Scanner())
+        if self.format is Format.OPENMETRICS:
+            return OpenMetricsMerge(name, self.families, self._sources, limits, dialect)
+        return TextMerge(name, self.families, self._sources, limits, scanner or Scanner())
 
     def end(self) -> bytes:
         """What ends the whole exposition."""
         return b"# EOF\n" if self.format is Format.OPENMETRICS else b""
-
-
-# One family's lines, as long as they are together. It runs over canonical lines only, where a name is known
-# by what follows it. Which group closed last tells what was found: h, s or p (the type's name), lone or bare.
-_BLOCK = re.compile(
-    rb"""
-    (?:\#\ HELP\ (?P<help>NAME)\ [^\n]*\n(?=\#\ TYPE\ (?P=help)\ ))?
-    \#\ TYPE\ (?P<name>NAME)\ (?:
-        (?P<h>histogram)\n(?:(?P=name)_(?:bucket|sum|count)[{\ ][^\n]*\n)*
-      | (?P<s>summary)\n(?:(?P=name)(?:_sum|_count)?[{\ ][^\n]*\n)*
-      | (?P<p>counter|gauge|untyped)\n(?:(?P=name)[{\ ][^\n]*\n)*
-    )
-  | \#\ HELP\ (?P<lone>NAME)\ [^\n]*\n
-  | (?P<bare>NAME)[{\ ][^\n]*\n(?:(?P=bare)[{\ ][^\n]*\n)*
-    """.replace(b"NAME", NAME),
-    re.VERBOSE,
-)
-
-
-class SourceMerge:
-    """One source's part of a merge in the text format: feed its body as it arrives, send what comes back."""
-
-    def __init__(
-        self, name: str, families: FamilyTable, owner: int, limits: MergeLimits, scanner: Scanner
-    ) -> None:
-        self.name = name
-        self.bytes_in = 0
-        self.dropped_families = 0
-        self.truncated = False
-        self._malformed = 0
-        self._families = families
-        self._owner = owner
-        self._limits = limits
-        self._scanner = scanner
-        self._lines = LineBuffer(limits.max_line)
-        self._dropped: dict[bytes, bytes] = {}
-        self._owned = 0
-        self._name_bytes = 0
-        # The family whose lines came last, its type, whether it is kept, and whether a HELP may still come.
-        self._current: tuple[bytes, bytes] | None = None
-        self._keeping = False
-        self._help_open = False
-        self._any_valid = False
-        self._over = False
-        self._held_help = b""
-
-    @property
-    def malformed_lines(self) -> int:
-        """Lines left out because they are malformed, too long or unfinished."""
-        return self._malformed + self._lines.too_long
-
-    @property
-    def full(self) -> bool:
-        """Whether the source sent more than the limit on bytes: nothing more is taken."""
-        return self._over
-
-    @property
-    def problem(self) -> str:
-        """Why what was fed is not a whole exposition, empty if it is."""
-        if self.full:
-            return f"sent more than {self._limits.max_bytes} bytes"
-        if self.truncated:
-            return "ended in the middle of a line"
-        if self.malformed_lines and not self._any_valid:
-            return "sent no line of an exposition"
-        return ""
-
-    def feed(self, chunk: bytes) -> bytes:
-        """The valid lines that this chunk completes, ready to be sent."""
-        room = self._limits.max_bytes - self.bytes_in
-        if len(chunk) > room:
-            self.truncated = self._over = True
-            chunk = chunk[:room]
-        self.bytes_in += len(chunk)
-        return self._merged(self._lines.feed(chunk))
-
-    def finish(self, complete: bool = False) -> bytes:
-        """What is left, at the body's end. A last line without its line feed is left out and counted, unless
-        the transport is sure that the body is `complete` (then only the line feed is missing)."""
-        rest = self._lines.rest()
-        if rest and not (complete and not self.truncated):
-            self._malformed += 1
-            self.truncated = True
-            rest = b""
-        out = self._merged(rest + b"\n" if rest else b"", last=True)
-        return out
-
-    def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
-        """`lines` (whole ones) without the malformed, and without the families that are not this source's."""
-        if not lines:
-            return b""
-        canonical, malformed = self._scanner.canonical(lines)
-        self._malformed += malformed
-        self._any_valid = self._any_valid or bool(canonical)
-        data = self._held_help + canonical
-        self._held_help = b""
-        if not last:
-            data, self._held_help = _without_last_help(data)
-        if not data:
-            return b""
-        # The family may go on from the chunk before: its TYPE line in front makes that one case less.
-        header = b"# TYPE %s %s\n" % self._current if self._current else b""
-        return self._filtered(header + data, len(header))
-
-    def _filtered(self, data: bytes, start: int) -> bytes:
-        """`data[start:]` without what is not kept; `data[:start]` is the TYPE line of the family going on."""
-        pieces: list[bytes] = []
-        position = 0
-        kept_from = start
-        for match in _BLOCK.finditer(data):
-            begin, end = match.span()
-            if begin != position:
-                break
-            position = end
-            if begin < start:
-                kept_from = start if self._keeping else end
-                continue
-            wanted_from = self._judge(match, begin, end)
-            if wanted_from != begin:
-                pieces.append(data[kept_from:begin])
-                kept_from = wanted_from
-        if position != len(data):
-            raise AssertionError("a line that is not canonical reached the merge")
-        if not pieces:
-            return data[kept_from:]
-        pieces.append(data[kept_from:])
-        return b"".join(pieces)
-
-    def _judge(self, match: re.Match[bytes], begin: int, end: int) -> int:
-        """From where to keep a block: its begin, where its samples begin, or its end (nothing)."""
-        found = match.lastgroup
-        if found == "bare":
-            return begin if self._keeps_samples(match["bare"]) else end
-        if found == "lone":
-            return begin if self._keeps_help(match["lone"]) else end
-        name, kind = match["name"], match[match.lastindex or 0]
-        samples_from = match.end(match.lastindex or 0) + 1
-        if name in self._dropped or self._families.conflicts(name, kind) or not self._has_room(name):
-            return samples_from if self._keeps_despite(name, kind) else end
-        self._own(name, kind)
-        self._help_open = match["help"] is None and samples_from == end
-        return begin
-
-    def _keeps_despite(self, name: bytes, kind: bytes) -> bool:
-        """Whether to keep the samples (never the metadata) under a TYPE line that is not for a new family.
-
-        They stay when everything that they touch is this source's own: a repeated TYPE line, or one after the
-        samples. A second TYPE line would make expfmt refuse the whole exposition.
-        """
-        self._help_open = False
-        owners = self._families.owners(name, kind)
-        if name in self._dropped or owners != {self._owner}:
-            self._drop(name, kind)
-            return False
-        self._malformed += 1
-        if name in self._families or self._families.parent(name) is None:
-            self._families.add(name, kind, self._owner)
-        self._current, self._keeping = (name, kind), True
-        return True
-
-    def _keeps_samples(self, name: bytes) -> bool:
-        """Whether samples of this name, which are not under their TYPE line, are this source's."""
-        self._help_open = False
-        base = name if name in self._families else self._families.parent(name)
-        family = None if base is None else self._families.get(base)
-        if base is not None and family is not None and family[1] == self._owner:
-            self._current, self._keeping = (base, family[0]), True
-        elif family is None and not self._is_dropped(name) and self._has_room(name):
-            self._own(name, UNTYPED)
-        else:
-            self._drop(name, UNTYPED)
-        return self._keeping
-
-    def _keeps_help(self, name: bytes) -> bool:
-        """Whether to keep a HELP line that is not right before its TYPE line."""
-        if self._current is not None and self._current[0] == name:
-            if self._keeping and not self._help_open:
-                self._malformed += 1
-            wanted = self._keeping and self._help_open
-            self._help_open = False
-            return wanted
-        owners = self._families.owners(name, UNTYPED)
-        if owners == {self._owner}:
-            self._malformed += 1
-            return False
-        if owners or self._is_dropped(name) or not self._has_room(name):
-            self._drop(name, UNTYPED)
-            return False
-        self._own(name, UNTYPED)
-        return True
-
-    def _own(self, name: bytes, kind: bytes) -> None:
-        self._families.add(name, kind, self._owner)
-        self._owned += 1
-        self._name_bytes += len(name)
-        self._current, self._keeping, self._help_open = (name, kind), True, False
-
-    def _drop(self, name: bytes, kind: bytes) -> None:
-        if name not in self._dropped and not self._is_dropped(name):
-            self.dropped_families += 1
-            if len(self._dropped) < self._limits.max_families:
-                self._dropped[name] = kind
-        self._current, self._keeping, self._help_open = (name, kind), False, False
-
-    def _is_dropped(self, name: bytes) -> bool:
-        """Whether this source's family of this name, or the one that has it among its series, was dropped."""
-        base, _, suffix = name.rpartition(b"_")
-        return name in self._dropped or b"_" + suffix in SUFFIXES.get(self._dropped.get(base, b""), ())
-
-    def _has_room(self, name: bytes) -> bool:
-        limits = self._limits
-        return self._owned < limits.max_families and self._name_bytes + len(name) <= limits.max_name_bytes
-
-
-def _without_last_help(data: bytes) -> tuple[bytes, bytes]:
-    """`data` and its last line, if that is a HELP line: the TYPE line that it belongs to may come next."""
-    last = data.rfind(b"\n", 0, -1) + 1
-    return (data[:last], data[last:]) if data.startswith(b"# HELP ", last) else (data, b"")

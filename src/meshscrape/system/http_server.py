@@ -226,31 +226,29 @@ class _Conversation:
             headers.append(("Content-Length", str(len(response.body))))
         if self.protocol.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        self._write(self.protocol.send(h11.Response(status_code=response.status, headers=headers)))
+        head_bytes = self.protocol.send(h11.Response(status_code=response.status, headers=headers)) or b""
         if isinstance(response.body, bytes):
-            if not head:
-                self._write(self.protocol.send(h11.Data(data=response.body)))
+            head_bytes += b"" if head else self.protocol.send(h11.Data(data=response.body)) or b""
         else:
-            await self._stream(response.body, head=head)
-        self._write(self.protocol.send(h11.EndOfMessage()))
+            head_bytes = await self._stream(head_bytes, response.body, head=head)
+        self.writer.write(head_bytes + (self.protocol.send(h11.EndOfMessage()) or b""))
         await self._drain()
 
-    async def _stream(self, body: AsyncIterator[bytes], *, head: bool) -> None:
+    async def _stream(self, unsent: bytes, body: AsyncIterator[bytes], *, head: bool) -> bytes:
+        """Send `unsent` (the header) with the first chunk, then chunk by chunk; returns what is unsent."""
         close = getattr(body, "aclose", None)
         try:
             if head:
-                return
+                return unsent
             async for chunk in body:
-                for part in self.protocol.send_with_data_passthrough(h11.Data(data=chunk)) or ():
-                    self._write(part)
+                # One write per chunk: each is a system call at least.
+                self.writer.write(unsent + (self.protocol.send(h11.Data(data=chunk)) or b""))
+                unsent = b""
                 await self._drain()
+            return unsent
         finally:
             if close is not None:
                 await close()
-
-    def _write(self, data: bytes | None) -> None:
-        if data:
-            self.writer.write(data)
 
     async def _drain(self) -> None:
         async with asyncio.timeout(self.limits.write_seconds):
@@ -265,7 +263,8 @@ class _Conversation:
 
 def _listen_tcp(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named, asyncio sets TCP_NODELAY; without, a response's end waits 40 ms for an ACK.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # Not SO_REUSEPORT: with it two processes share a port silently, each answering some requests.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
