@@ -132,7 +132,7 @@ def test_the_output_directory_is_not_the_agents_own(ca: CaProcess, tmp_path: Pat
     own = str(tmp_path / "agent" / "credentials")
     with agent_process(tmp_path, ca, OUTPUT_CERTS=own) as agent:
         assert agent.ended() == 2
-        assert f"OUTPUT_CERTS={own}: this is the agent's own directory" in last_line(agent)
+        assert f"OUTPUT_CERTS={own}: is the agent's own directory" in last_line(agent)
         assert not agent.state.exists()
 
 

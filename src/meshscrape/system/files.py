@@ -117,8 +117,8 @@ class DirectoryLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            pid = _lock_owner(self._descriptor)
             self.release()
+            pid = self.owner(directory)
             raise InputError(
                 f"{holder} already runs here{f' (pid {pid})' if pid else ''}",
                 where=str(directory),
@@ -131,6 +131,18 @@ class DirectoryLock:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    @staticmethod
+    def owner(directory: Path) -> int | None:
+        """The pid of the process that holds `directory`, read from /proc/locks (proc(5)); it takes no lock."""
+        with contextlib.suppress(OSError):
+            seen = directory.stat()
+            file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
+            for line in Path("/proc/locks").read_text().splitlines():
+                fields = line.split()
+                if fields[1] == "FLOCK" and fields[5] == file:
+                    return int(fields[4])
+        return None
+
 
 def remove_staged(directory: Path) -> None:
     """Remove what a `write_atomic` or `publish` that was killed has left half-written in `directory`."""
@@ -142,18 +154,6 @@ def remove_staged(directory: Path) -> None:
             if _STAGED.fullmatch(entry.name) and entry.is_file():
                 os.unlink(entry.path)
         _sweep(directory, keep={present})
-
-
-def _lock_owner(descriptor: int) -> str:
-    """The pid that /proc/locks (proc(5)) gives for a lock on this file, or an empty text."""
-    seen = os.fstat(descriptor)
-    file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            fields = line.split()
-            if fields[1] == "FLOCK" and fields[5] == file:
-                return fields[4]
-    return ""
 
 
 def _prepare(directory: Path, mode: int) -> None:

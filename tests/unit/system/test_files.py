@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from meshscrape.errors import InputError, MeshscrapeError
-from meshscrape.system.files import DirectoryLock, private_dir, publish, read_input, write_atomic
+from meshscrape.system.files import (
+    DirectoryLock,
+    private_dir,
+    publish,
+    read_input,
+    remove_staged,
+    write_atomic,
+)
 
 
 def mode(path: Path) -> int:
@@ -168,7 +175,38 @@ def test_private_dir_refuses_a_directory_of_another_user(tmp_path: Path) -> None
 def test_directory_lock_has_one_holder(tmp_path: Path) -> None:
     """A second holder is refused and told the first one's pid; after release the directory is free."""
     first = DirectoryLock(tmp_path, "an agent")
+    assert DirectoryLock.owner(tmp_path) == os.getpid()
     with pytest.raises(InputError, match=rf"an agent already runs here \(pid {os.getpid()}\)"):
         DirectoryLock(tmp_path, "an agent")
     first.release()
+    assert DirectoryLock.owner(tmp_path) is None
     DirectoryLock(tmp_path, "an agent").release()
+    assert not names(tmp_path)
+
+
+def test_what_a_killed_writer_staged_is_removed(tmp_path: Path) -> None:
+    """Half-written files and directories go; what is published, and the user's own files, stay."""
+    publish(tmp_path, {"key.pem": b"k"})
+    staged = tmp_path / ".key.pem.ab_cd123"
+    staged.write_bytes(b"half")
+    generation = tmp_path / "..gen-half"
+    generation.mkdir()
+    (generation / "key.pem").write_bytes(b"half")
+    (tmp_path / ".hidden").write_bytes(b"the user's")
+    remove_staged(tmp_path)
+    assert not staged.exists()
+    assert not generation.exists()
+    assert (tmp_path / "key.pem").read_bytes() == b"k"
+    assert (tmp_path / ".hidden").exists()
+
+
+def test_publish_into_a_volume_of_another_user(tmp_path: Path) -> None:
+    """A directory that is somebody else's but writable (a volume) keeps its mode; what is put in is closed."""
+    directory = tmp_path / "volume"
+    directory.mkdir()
+    directory.chmod(0o777)
+    if os.geteuid() == 0:
+        os.chown(directory, 12345, 12345)
+    publish(directory, {"key.pem": b"k"})
+    assert mode(directory) == (0o777 if os.geteuid() == 0 else 0o700)
+    assert mode(directory / "..data") == 0o700
