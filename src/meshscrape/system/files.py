@@ -133,7 +133,10 @@ class DirectoryLock:
 
     @staticmethod
     def owner(directory: Path) -> int | None:
-        """The pid of the process that holds `directory`, read from /proc/locks (proc(5)); it takes no lock."""
+        """The pid of the process that holds `directory`, as /proc/locks (proc(5)) has it; takes no lock.
+
+        None when nobody holds it, and on file systems whose device numbers differ there (overlays).
+        """
         with contextlib.suppress(OSError):
             seen = directory.stat()
             file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"

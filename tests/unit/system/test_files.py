@@ -201,7 +201,7 @@ def test_what_a_killed_writer_staged_is_removed(tmp_path: Path) -> None:
 
 
 def test_publish_into_a_volume_of_another_user(tmp_path: Path) -> None:
-    """A directory that is somebody else's but writable (a volume) keeps its mode; what is put in is closed."""
+    """A writable directory of somebody else (a volume) keeps its mode; what is put in is closed."""
     directory = tmp_path / "volume"
     directory.mkdir()
     directory.chmod(0o777)
