@@ -21,6 +21,8 @@ from cryptography import x509
 from meshscrape.ca.authority import open_own
 from meshscrape.ca.server import MAX_CONNECTIONS_PER_ADDRESS, ServerCertificate
 from meshscrape.ca.tokens import TokenIssuer
+from meshscrape.cli.ca import command
+from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import certificates_to_pem, identity_of, load_certificates
 from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.system.clock import utcnow
@@ -143,9 +145,13 @@ def test_a_directory_has_one_ca(tmp_path: Path) -> None:
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_what_keeps_it_from_starting(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
-    """Each bad setting is one line with the place, exit code 2, and no process left."""
+    """Each bad setting is an error of one line with the place."""
     TokenIssuer.load_or_create(tmp_path)
-    assert reason in refused("serve", "--dir", str(tmp_path), "--listen", "127.0.0.1:0", *arguments)
+    whole = ["serve", "--dir", str(tmp_path), "--listen", "127.0.0.1:0", *arguments]
+    with pytest.raises(InputError) as caught:
+        command.main(whole, standalone_mode=False)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_init_prepares_everything_once(tmp_path: Path) -> None:
@@ -187,6 +193,35 @@ def test_one_address_cannot_take_every_connection(tmp_path: Path) -> None:
         eventually(lambda: _connects(ca, "127.0.0.9"), within=10, what="room for the first peer again")
 
 
+def test_broken_http2_costs_its_sender_only(tmp_path: Path) -> None:
+    """Garbage and frames out of order end one connection without a stack trace; others are served."""
+    start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS)
+    get = b"\x82\x84\x87"
+    with ca_process(tmp_path) as ca:
+        for broken in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\xff" * 2000,
+            start + frame(HEADERS, 4, 1, b"\xff" * 6),
+            start + frame(HEADERS, 5, 1, get) + frame(RESET, 0, 1, b"\0" * 4) * 2,
+            start + frame(HEADERS, 5, 1, b"\x84\x87") + frame(RESET, 0, 1, b"\0" * 4),
+            start + frame(HEADERS, 5, 1, get + b"\x00\x01a\x01\xff"),
+            start + frame(DATA, 1, 1, b"x"),
+            start + frame(RESET, 0, 1, b"\0" * 4),
+            start + frame(CONTINUATION, 0, 1, b"x"),
+            start + frame(PUSH, 4, 1, b"\0\0\0\2" + get),
+            start + frame(SETTINGS, 0, 0, b"x"),
+        ):
+            with connected(ca) as tls:
+                tls.sendall(broken)
+                tls.settimeout(0.05)
+                with contextlib.suppress(OSError):
+                    while tls.recv(65536):
+                        pass
+        assert call(ca, request_bytes(CSR), metadata=bearer(ca.token("foo", "bar")))
+        assert "Traceback" not in ca.log()
+        assert " ended 127.0.0.1: " in ca.log()
+
+
 def test_its_own_certificate_is_renewed_under_way(tmp_path: Path) -> None:
     """When renewal is due, later handshakes meet the new certificate, and an open connection stays open."""
     authority = open_own(tmp_path, "cluster.local", utcnow())
@@ -225,6 +260,14 @@ def test_its_own_certificate_is_renewed_under_way(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert (tmp_path / "server.pem").stat().st_mode & 0o777 == 0o600
+
+
+DATA, HEADERS, RESET, SETTINGS, PUSH, CONTINUATION = 0, 1, 3, 4, 5, 9
+
+
+def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> bytes:
+    """An HTTP/2 frame (RFC 9113, section 4.1)."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
 @contextlib.contextmanager

@@ -17,11 +17,13 @@ from grpclib.config import Configuration
 from grpclib.server import Server
 
 from meshscrape.ca.authority import Authority
+from meshscrape.ca.complaints import BoundedLog
 from meshscrape.ca.storage import SERVER_CREDENTIALS
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import certificates_to_pem
 from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.spiffe.renewal import renew_at
+from meshscrape.system.clock import utcnow
 from meshscrape.system.files import write_atomic
 from meshscrape.system.ports import holder
 
@@ -87,15 +89,20 @@ class BoundedServer(Server):
     def __init__(self, handlers: Collection[IServable]) -> None:
         super().__init__(handlers, config=_WINDOWS)
         self._open: set[_Connection] = set()
+        self._complaints = BoundedLog()
 
     def admit(self, connection: _Connection) -> bool:
         """Take note of a new connection; False when there are too many."""
         same = sum(other.address == connection.address for other in self._open)
         if len(self._open) >= MAX_CONNECTIONS or same >= MAX_CONNECTIONS_PER_ADDRESS:
-            log.warning("too many connections, one from %s is refused", connection.address)
+            self.complain(f"refused {connection.address}: too many connections")
             return False
         self._open.add(connection)
         return True
+
+    def complain(self, line: str) -> None:
+        """Log something that a peer has caused."""
+        self._complaints.say(utcnow(), line)
 
     def forget(self, connection: _Connection) -> None:
         """A connection has ended."""
@@ -148,7 +155,12 @@ class _Connection(asyncio.Protocol):
             return
         self._timers[0].cancel()
         self._timers[0] = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end)
-        self._inner.data_received(data)
+        try:
+            self._inner.data_received(data)
+        except Exception as error:
+            # What grpclib and h2 do not expect from a peer must end this connection and nothing else.
+            self._server.complain(f"ended {self.address}: {type(error).__name__} in HTTP/2")
+            self.end()
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()

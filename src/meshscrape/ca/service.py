@@ -16,6 +16,7 @@ from grpclib.server import Stream
 
 from meshscrape.ca.authenticators import Caller, TokenAuthenticator, certificate_caller
 from meshscrape.ca.authority import Authority
+from meshscrape.ca.complaints import BoundedLog
 from meshscrape.ca.metrics import Metrics
 from meshscrape.errors import InputError, UnauthenticatedError
 from meshscrape.istio.ca_protocol import (
@@ -47,28 +48,6 @@ class Lifetimes:
         if seconds <= 0:
             return min(self.default, self.longest)
         return timedelta(seconds=min(seconds, int(self.longest.total_seconds())))
-
-
-class BoundedLog:
-    """Warnings that anybody can cause: at most LINES a minute are written, the rest is counted."""
-
-    LINES = 60
-
-    def __init__(self) -> None:
-        self._since: datetime | None = None
-        self._said = self._unsaid = 0
-
-    def say(self, now: datetime, line: str) -> None:
-        """Log `line`, unless this minute has had enough."""
-        if self._since is None or now - self._since >= timedelta(minutes=1):
-            if self._unsaid:
-                log.warning("%d more were not logged", self._unsaid)
-            self._since, self._said, self._unsaid = now, 0, 0
-        if self._said < self.LINES:
-            self._said += 1
-            log.warning("%s", line)
-        else:
-            self._unsaid += 1
 
 
 class CertificateService:

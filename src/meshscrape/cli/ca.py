@@ -104,6 +104,8 @@ def serve(
 ) -> None:
     """Serve CreateCertificate until SIGTERM or SIGINT."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    # Its lines can be caused by anybody, as often as they like.
+    logging.getLogger("grpclib").setLevel(logging.CRITICAL)
     options = CaOptions(
         directory=directory,
         listen=listen,

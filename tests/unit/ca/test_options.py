@@ -7,10 +7,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from meshscrape.ca.complaints import BoundedLog
 from meshscrape.ca.metrics import RESULTS, Metrics
 from meshscrape.ca.run import parse_listen
 from meshscrape.ca.server import own_names
-from meshscrape.ca.service import BoundedLog, Lifetimes
+from meshscrape.ca.service import Lifetimes
 from meshscrape.errors import InputError
 
 LIFETIMES = Lifetimes(timedelta(hours=2), timedelta(hours=5))
