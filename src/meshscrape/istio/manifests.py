@@ -146,7 +146,7 @@ def agent_environment(workload: Workload, trust_domain: str) -> dict[str, str]:
     }
     # A gateway has no application to merge; Istio's agent reads the variable on sidecars only.
     if workload.kind != "gateway" and (sources := targets.sources_to_env(workload.annotations.sources)):
-        env.setdefault(targets.VARIABLE, sources)
+        env[targets.VARIABLE] = sources
     if workload.kind == "credentials":
         env["INBOUND_CAPTURE_PORTS"] = ""
     elif inbound := inbound_to_env(workload.inbound):

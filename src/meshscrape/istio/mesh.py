@@ -34,7 +34,8 @@ from meshscrape.spiffe.ids import check_trust_domain
 _GIVEN = frozenset(
     {
         "POD_NAME", "POD_NAMESPACE", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "INSTANCE_IP", "INSTANCE_IPS",
-        "ISTIO_META_WORKLOAD_NAME", "MESHSCRAPE_INBOUND", "MESHSCRAPE_INSIDE_ADDRESS",
+        "ISTIO_META_WORKLOAD_NAME", "ISTIO_PROMETHEUS_ANNOTATIONS", "MESHSCRAPE_INBOUND",
+        "MESHSCRAPE_INSIDE_ADDRESS",
     }
 )  # fmt: skip
 # Istio's variables that change what is exposed: a misspelt one would silently leave the default.
@@ -43,7 +44,7 @@ _ISTIO_VARIABLES = (
     "ENVOY_SECURE_MERGED_METRICS_PORT", "ENVOY_SECURE_METRICS_PORT", "ENVOY_STATUS_PORT",
     "INBOUND_CAPTURE_PORTS", "METRICS_LOCALHOST_ACCESS_ONLY", "OUTPUT_CERTS", "PILOT_AGENT_MERGE_ENVOY_STATS",
     "SECRET_GRACE_PERIOD_RATIO", "SECRET_GRACE_PERIOD_RATIO_JITTER", "SECRET_TTL", "STATUS_PORT",
-    "WORKLOAD_RSA_KEY_SIZE", "ISTIO_PROMETHEUS_ANNOTATIONS",
+    "WORKLOAD_RSA_KEY_SIZE",
 )  # fmt: skip
 
 _NETWORKING = ("networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3")

@@ -6,6 +6,7 @@ misspelt are refused.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -156,7 +157,10 @@ def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
     except InputError as error:
         guilty = [name for name in texts if name in error.where or repr(name) in error.what]
         found = metadata.at("annotations").at(max(guilty, key=len, default=""))
-        where = f"{found.document.line_of(found.path)}: {named.root.owner}"
+        # An annotation that is YAML itself has lines within.
+        within = re.search(r": line:([0-9]+)", error.where)
+        line = found.document.line_of(found.path, int(within[1]) if within else 0)
+        where = f"{line}: {named.root.owner}"
         raise InputError(
             error.what, where=f"{where}: {error.where}" if error.where else where, remedy=error.remedy
         ) from error

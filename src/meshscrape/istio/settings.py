@@ -165,6 +165,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         routes_file=environment.path("MESHSCRAPE_ROUTES"),
     )
     _check_ports(settings)
+    _check_files(settings)
     return settings
 
 
@@ -344,7 +345,30 @@ def _check_ports(settings: AgentSettings) -> None:
     _check_application_ports(settings, taken)
 
 
+def _check_files(settings: AgentSettings) -> None:
+    """Files that others may read stay apart from the agent's own; only gateways have routes."""
+    certificates, own = settings.output_certs, settings.state_dir
+    if certificates is not None and (certificates == own or own in certificates.parents):
+        raise InputError(
+            "the directory is inside the agent's own",
+            where=Environment.place("OUTPUT_CERTS"),
+            remedy="write a directory beside MESHSCRAPE_AGENT_DIR",
+        )
+    if settings.routes_file is not None and settings.role != "router":
+        raise InputError(
+            "only gateways have routes",
+            where=Environment.place("MESHSCRAPE_ROUTES"),
+            remedy="remove it, or start the agent as a router",
+        )
+
+
 def _check_application_ports(settings: AgentSettings, taken: Mapping[int, str]) -> None:
+    if settings.role == "router" and len(settings.inbound) > 1:
+        raise InputError(
+            f"{len(settings.inbound)} ports are listed for a gateway",
+            where=Environment.place("MESHSCRAPE_INBOUND"),
+            remedy="list the one port where it listens",
+        )
     declared = [("MESHSCRAPE_INBOUND", item.port) for item in settings.inbound]
     declared += [(targets.VARIABLE, source.port) for source in settings.sources]
     for name, port in declared:

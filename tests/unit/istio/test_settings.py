@@ -229,6 +229,9 @@ WRONG = [
         '[{"port":9080,"mode":"STRICT"},{"port":9080,"mode":"DISABLE"}]',
         "9080 is listed twice",
     ),
+    ("OUTPUT_CERTS", "/etc/istio/proxy/meshscrape", "inside the agent's own"),
+    ("OUTPUT_CERTS", "/etc/istio/proxy/meshscrape/credentials", "inside the agent's own"),
+    ("MESHSCRAPE_ROUTES", "/routes.json", "only gateways have routes"),
     ("MESHSCRAPE_SCRAPER", "x", "unknown setting; did you mean MESHSCRAPE_SCRAPERS"),
     ("MESHSCRAPE_X", "", "unknown setting"),
 ]
@@ -282,6 +285,13 @@ def test_a_secure_port_needs_envoy() -> None:
 def test_variables_of_others_are_ignored() -> None:
     """The injector sets many that mean nothing here; those of other verbs may be inherited."""
     settings(ISTIO_META_CLUSTER_ID="Kubernetes", PATH="/bin", MESHSCRAPE_PROMETHEUS="/prometheus")
+
+
+def test_a_gateway_listens_on_one_port() -> None:
+    """The agent would otherwise take one of them, and nobody knew which."""
+    inbound = '[{"port":8080,"mode":"DISABLE"},{"port":8081,"mode":"DISABLE"}]'
+    with pytest.raises(InputError, match=r"^environment variable MESHSCRAPE_INBOUND: 2 ports are listed"):
+        settings(role="router", MESHSCRAPE_INBOUND=inbound)
 
 
 def test_only_two_roles_exist() -> None:

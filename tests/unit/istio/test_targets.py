@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
@@ -25,12 +25,14 @@ lists_of_sources = st.lists(sources, max_size=5, unique_by=lambda source: (sourc
 )
 
 
+@settings(max_examples=50)
 @given(lists_of_sources)
 def test_sources_survive_the_environment(declared: tuple[ScrapeSource, ...]) -> None:
     """What the injector writes, the agent reads, in the same order."""
     assert parse_prometheus_annotations_env(sources_to_env(declared)) == declared
 
 
+@settings(max_examples=50)
 @given(lists_of_sources.filter(bool))
 def test_sources_survive_the_annotation(declared: tuple[ScrapeSource, ...]) -> None:
     """port:path,port:path has no scheme, and keeps everything else."""
@@ -134,6 +136,7 @@ def test_one_source_is_written_as_older_agents_understand_it() -> None:
     assert sources_to_env([]) == ""
 
 
+@settings(max_examples=50)
 @given(st.text() | st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(
