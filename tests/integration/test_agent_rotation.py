@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(60)
 
 def test_envoy_serves_renewed_certificates_without_a_restart(tmp_path: Path) -> None:
     """Half-way through a certificate's life Envoy shows a new one; every scrape in between succeeds."""
-    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="4s") as agent:
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="3s") as agent:
         agent.await_ready()
         envoy, first = agent.envoy_pid(), agent.served_serial()
         serials = {first}
@@ -57,7 +57,7 @@ def test_a_ca_that_is_down_costs_nothing_before_expiry(tmp_path: Path) -> None:
 
 def test_an_expired_certificate_is_not_ready(tmp_path: Path) -> None:
     """When the CA stays away too long readiness says that the certificate has expired, and why."""
-    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="3s") as agent:
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="2s") as agent:
         agent.await_ready()
         ca.process.kill()
         ca.process.wait(10)
@@ -69,7 +69,8 @@ def test_an_expired_certificate_is_not_ready(tmp_path: Path) -> None:
 
 def test_a_refused_token_is_read_again_when_renewing(tmp_path: Path) -> None:
     """A token that has gone bad is refused, and renewal goes through once the file has a good one."""
-    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="10s") as agent:
+    soon = {"SECRET_TTL": "20s", "SECRET_GRACE_PERIOD_RATIO": "0.95"}
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, **soon) as agent:
         agent.await_ready()
         first = agent.served_serial()
         token = tmp_path / "token"
@@ -81,7 +82,7 @@ def test_a_refused_token_is_read_again_when_renewing(tmp_path: Path) -> None:
 
 def test_a_certificate_renews_itself_without_a_token(tmp_path: Path) -> None:
     """With the token gone the present certificate is proof enough of who asks."""
-    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="4s") as agent:
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="3s") as agent:
         agent.await_ready()
         first = agent.served_serial()
         (tmp_path / "token").unlink()

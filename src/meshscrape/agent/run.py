@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 READY = "/healthz/ready"
 # Five restarts within a minute, the first at once: the workload's ports are closed meanwhile.
 ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
+# Shorter than what a supervisor of agents grants an agent (processes.STOP_GRACE).
+ENVOY_GRACE = 3.0
 PORTS_PATIENCE = 1.0
 # How often an agent that is not ready yet looks at itself.
 _LOOK = 0.05
@@ -94,7 +96,7 @@ class Agent:
         async def start() -> Process:
             return await envoy.start(binary, self._state, self._settings.envoy_concurrency)
 
-        return Supervisor("envoy", start, policy=ENVOY_POLICY)
+        return Supervisor("envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 
     async def why_not_ready(self) -> str:
         """What is missing for the workload to be served, or an empty text: then it is ready."""
