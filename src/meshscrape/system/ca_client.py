@@ -88,6 +88,9 @@ async def _call(
     )
     try:
         return await method(request, timeout=deadline, metadata=metadata)
+    except TimeoutError:
+        # grpclib's own deadline; TimeoutError is an OSError, too.
+        raise
     except DecodeError:
         raise UnavailableError("the CA's answer is malformed", where=where) from None
     except GRPCError as error:
