@@ -7,7 +7,7 @@ Istio's injector has already rewritten.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from meshscrape.errors import InputError
@@ -57,13 +57,13 @@ _PREFIXES = (*_CLOSED, "prometheus.io", "proxy.istio.io", "traffic.sidecar.istio
 class PodAnnotations:
     """What a pod's annotations say.
 
-    `sources` are the endpoints that the agent merges (none when merging is off). `include_inbound_ports` is
-    None when all ports are captured. `injected` tells that Istio's injector has been here. Local commands
-    are command lines by container, with the empty name for the only container.
+    `endpoints` are the application's own metrics endpoints. `include_inbound_ports` is None when all ports
+    are captured. `injected` tells that Istio's injector has been here. Local commands are command lines by
+    container, with the empty name for the only container.
     """
 
     proxy_config: ProxyConfig = field(default_factory=ProxyConfig)
-    sources: tuple[ScrapeSource, ...] = ()
+    endpoints: tuple[ScrapeSource, ...] = ()
     merge_metrics: bool = True
     secure_port: int | None = None
     secure_envoy_port: int | None = None
@@ -73,6 +73,11 @@ class PodAnnotations:
     injected: bool = False
     templates: tuple[str, ...] = ()
     local_commands: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[ScrapeSource, ...]:
+        """The endpoints that the agent merges: none when merging is off."""
+        return self.endpoints if self.merge_metrics else ()
 
     @property
     def local_command(self) -> str | None:
@@ -90,13 +95,13 @@ def parse_annotations(annotations: Mapping[str, str], where: str = "") -> PodAnn
         _refuse_misspelt(name, where)
     config_place = _place(where, PROXY_CONFIG)
     config = parse_proxy_config(annotations.get(PROXY_CONFIG, ""), config_place)
-    merge = _boolean(annotations, MERGE_METRICS, where)
+    merge = _boolean(annotations, MERGE_METRICS, where) is not False
+    # Without merging, a reserved port leads Prometheus to the proxy itself, which is no mistake.
+    agents = {config.status_port or ports.MERGED} if merge else ports.RESERVED
     return PodAnnotations(
         proxy_config=config,
-        sources=_sources(annotations, config.status_port or ports.MERGED, where)
-        if merge is not False
-        else (),
-        merge_metrics=merge is not False,
+        endpoints=_endpoints(annotations, agents, where),
+        merge_metrics=merge,
         secure_port=_port(annotations, SECURE_PORT, where),
         secure_envoy_port=_port(annotations, SECURE_ENVOY_PORT, where),
         include_inbound_ports=_ports(annotations, INCLUDE_INBOUND, where),
@@ -126,12 +131,12 @@ def _refuse_misspelt(name: str, where: str) -> None:
         raise InputError(f"unknown annotation {shorten(name)}", where=where, remedy=f"did you mean {near}?")
 
 
-def _sources(annotations: Mapping[str, str], merged_port: int, where: str) -> tuple[ScrapeSource, ...]:
-    """What the injector would hand to the agent.
+def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: str) -> tuple[ScrapeSource, ...]:
+    """The application's endpoints, as the injector understands the annotations.
 
     As Istio: everything but a false `scrape` counts as yes, a list of targets wins over the single endpoint,
-    and a port that is already the agent's means that the injector (or a careful user) has rewritten the
-    annotations for Prometheus: then they say nothing about the application.
+    and a port that is already one of the `agents` means that the injector (or a careful user) has rewritten
+    the annotations for Prometheus: then they say nothing about the application.
     """
     targets = annotations.get(SCRAPE_TARGETS)
     listed = parse_scrape_targets(targets, _place(where, SCRAPE_TARGETS)) if targets is not None else ()
@@ -142,7 +147,7 @@ def _sources(annotations: Mapping[str, str], merged_port: int, where: str) -> tu
         return ()
     if listed:
         return listed
-    if port == str(merged_port) or (not port and path == MERGED_PATH):
+    if port in map(str, agents) or (not port and path == MERGED_PATH):
         return ()
     if not port and not scrape:
         return ()

@@ -52,6 +52,13 @@ def test_sources_are_what_the_injector_would_give_to_the_agent(
     assert parse_annotations(annotations).sources == tuple(sources)
 
 
+def test_endpoints_that_are_not_merged_are_still_known() -> None:
+    """Prometheus scrapes them itself then, as the annotations ask."""
+    parsed = parse_annotations({names.PORT: "9080", names.MERGE_METRICS: "false"})
+    assert (parsed.endpoints, parsed.sources) == ((ScrapeSource(9080),), ())
+    assert parse_annotations({names.PORT: "15090", names.MERGE_METRICS: "false"}).endpoints == ()
+
+
 def test_every_annotation_is_parsed() -> None:
     """Ports, switches, templates, ProxyConfig, local commands."""
     parsed = parse_annotations(
