@@ -60,6 +60,7 @@ def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> N
         _link(directory / DATA_LINK, generation.name)
         for name in files:
             _link(directory / name, f"{DATA_LINK}/{name}")
+        _unlink_others(directory, files)
     except OSError as error:
         if generation.name and _present_generation(directory) != generation.name:
             shutil.rmtree(generation, ignore_errors=True)
@@ -78,7 +79,7 @@ def read_input(path: Path, what: str) -> bytes:
 
 
 def private_dir(path: Path, mode: int = 0o700) -> None:
-    """Make sure that `path` is a directory of this user with exactly `mode`; parents are created 0700.
+    """Make sure that `path` is a directory of this user with exactly `mode`; missing parents are made.
 
     A directory of another user, or a link in its place, is refused: whoever owns it could swap the
     keys in it. Raises MeshscrapeError.
@@ -183,6 +184,15 @@ def _link(path: Path, target: str) -> None:
         staged.unlink()
     staged.symlink_to(target)
     os.rename(staged, path)
+
+
+def _unlink_others(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Remove the links to files that are published no more; what is not such a link is not ours."""
+    for entry in os.scandir(directory):
+        if entry.name in files or not entry.is_symlink():
+            continue
+        if os.readlink(entry.path) == f"{DATA_LINK}/{entry.name}":
+            os.unlink(entry.path)
 
 
 def _present_generation(directory: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
@@ -95,6 +96,15 @@ def test_publish_replaces_plain_files_of_the_same_name(tmp_path: Path) -> None:
     assert (directory / "key.pem").read_bytes() == b"k"
 
 
+def test_publish_removes_links_to_what_is_published_no_more(tmp_path: Path) -> None:
+    """A name that is gone leaves no dangling link; files and links of the user's own stay."""
+    publish(tmp_path, {"key.pem": b"k", "scrapers.pem": b"s"})
+    (tmp_path / "own").symlink_to("key.pem")
+    publish(tmp_path, {"key.pem": b"k"})
+    assert not (tmp_path / "scrapers.pem").is_symlink()
+    assert (tmp_path / "own").read_bytes() == b"k"
+
+
 def test_publish_never_shows_a_mixture(tmp_path: Path) -> None:
     """A reader that resolves `..data` once sees files of one generation, while generations change."""
     directory = tmp_path / "d"
@@ -106,17 +116,16 @@ def test_publish_never_shows_a_mixture(tmp_path: Path) -> None:
     def read() -> None:
         nonlocal looks
         while not done.is_set() or not looks:
-            held = os.open(directory / "..data", os.O_PATH | os.O_DIRECTORY)
-            base = Path(f"/proc/self/fd/{held}")
-            try:
-                seen = (base / "a").read_bytes(), (base / "b").read_bytes()
+            with contextlib.suppress(FileNotFoundError):  # two generations behind: look again
+                held = os.open(directory / "..data", os.O_PATH | os.O_DIRECTORY)
+                try:
+                    base = Path(f"/proc/self/fd/{held}")
+                    seen = (base / "a").read_bytes(), (base / "b").read_bytes()
+                finally:
+                    os.close(held)
                 looks += 1
                 if seen[0] != seen[1]:
                     mixtures.append(seen)
-            except FileNotFoundError:
-                continue
-            finally:
-                os.close(held)
 
     reader = threading.Thread(target=read)
     reader.start()
