@@ -129,7 +129,7 @@ def test_publish_never_shows_a_mixture(tmp_path: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    for number in range(200):
+    for number in range(50):
         publish(directory, {"a": b"%d" % number, "b": b"%d" % number})
     done.set()
     reader.join()
