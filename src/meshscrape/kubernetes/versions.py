@@ -1,0 +1,100 @@
+"""Versions of Istio's proxies and control planes, as image tags spell them.
+
+Tags of Istio and of those who rebuild it: `1.31.0`, `1.31.0-rc.0-distroless`, `1.31-alpha.<hash>`, Google's
+`1.11.2-asm.17`, Solo's `1.29.2-solo`, Alibaba Cloud's `v1.14.3.47-ga31201346f-aliyun` (the fourth number is
+their own patch). A tag that does not tell (`latest`, a digest) is an unknown version, never a guess.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_VARIANTS = ("-distroless", "-debug")
+# Only 1.x: OpenShift's Service Mesh tags its images 2.x and 3.x, which are other versions of Istio.
+_TAG = re.compile(
+    r"v?(?P<numbers>1\.[0-9]{1,3}(?:\.[0-9]{1,4}){0,2})(?:-(?P<suffix>[A-Za-z0-9][A-Za-z0-9._-]*))?"
+)
+_ALIYUN = re.compile(r"(?:g[0-9a-f]+-)?aliyun")
+_PRERELEASE = re.compile(r"(?:alpha|beta|rc|dev)(?:[.-].*)?")
+_PROXY_IMAGE = re.compile(r"(?:.*[-_.])?proxy(?:v2)?(?:[-_.].*)?")
+_OTHER_PROXIES = ("ztunnel", "agentgateway", "envoy")
+
+
+@dataclass(frozen=True, slots=True)
+class IstioVersion:
+    """A version; `numbers` is None when it is unknown. `text` is what it was read from, for people.
+
+    `prerelease` is `rc.0` and the like; `vendor` is `aliyun`, `asm` (Google's), `solo` or another suffix.
+    """
+
+    text: str = ""
+    numbers: tuple[int, int, int] | None = None
+    prerelease: str = ""
+    vendor: str = ""
+
+    @property
+    def known(self) -> bool:
+        """Whether the version can be told."""
+        return self.numbers is not None
+
+    def at_least(self, version: str) -> bool | None:
+        """Whether this is `version` (`1.31`, `1.22.3`) or newer; None when it is unknown.
+
+        A pre-release counts as its release: features are in it, though they may still change.
+        """
+        if self.numbers is None:
+            return None
+        wanted = tuple(int(part) for part in version.split("."))
+        return self.numbers[: len(wanted)] >= wanted
+
+    def __str__(self) -> str:
+        if self.numbers is None:
+            return "unknown"
+        spelled = ".".join(map(str, self.numbers))
+        return spelled + (f"-{self.prerelease}" if self.prerelease else "")
+
+
+UNKNOWN = IstioVersion()
+
+
+def parse_version(tag: str) -> IstioVersion:
+    """The version that an image tag (or `--istio-version`) spells; unknown when it does not tell."""
+    rest = tag.strip()
+    for variant in _VARIANTS:
+        rest = rest.removesuffix(variant)
+    found = _TAG.fullmatch(rest)
+    if found is None:
+        return IstioVersion(text=tag)
+    parts = [int(part) for part in found["numbers"].split(".")]
+    suffix = found["suffix"] or ""
+    aliyun = _ALIYUN.fullmatch(suffix)
+    if len(parts) == 4 and not aliyun:
+        return IstioVersion(text=tag)
+    major, minor, patch = (*parts, 0, 0)[:3]
+    prerelease = suffix if _PRERELEASE.fullmatch(suffix) else ""
+    vendor = "aliyun" if aliyun else "" if prerelease else suffix.partition(".")[0].partition("-")[0]
+    return IstioVersion(tag, (major, minor, patch), prerelease, vendor)
+
+
+def split_image(image: str) -> tuple[str, str]:
+    """Repository and tag of an image reference; the tag is empty when there is only a digest, or none."""
+    name = image.partition("@")[0]
+    repository, colon, tag = name.rpartition(":")
+    # A colon before the last slash is a registry's port.
+    if not colon or "/" in tag:
+        return name, ""
+    return repository, tag
+
+
+def image_version(image: str) -> IstioVersion:
+    """The Istio version of a proxy's (or istiod's) image; unknown for images that are not Istio's proxy.
+
+    `envoyproxy/envoy:v1.31.0` has a number too, but of Envoy; ztunnel and agentgateway have no Envoy.
+    """
+    repository, tag = split_image(image)
+    name = repository.rpartition("/")[2]
+    if name.startswith(_OTHER_PROXIES) or not (_PROXY_IMAGE.fullmatch(name) or name.startswith("pilot")):
+        return IstioVersion(text=image)
+    version = parse_version(tag)
+    return version if version.known else IstioVersion(text=image)
