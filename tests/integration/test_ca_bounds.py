@@ -61,6 +61,25 @@ def test_a_handshake_that_never_starts_is_ended(tmp_path: Path, monkeypatch: pyt
     asyncio.run(scenario())
 
 
+def test_stopping_ends_open_connections(tmp_path: Path) -> None:
+    """When the CA has stopped, a connection that was open is closed, and its directory and port are free."""
+
+    async def scenario() -> None:
+        async with started(tmp_path) as ca:
+            host, port = ca.address.rsplit(":", 1)
+            trusting = ssl.create_default_context(cadata=ca.root_bundle.read_text())
+            reader, writer = await asyncio.open_connection(host, int(port), ssl=trusting)
+            assert await reader.readexactly(9), "the greeting"
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(10):
+                await reader.read()
+        writer.close()
+        async with running_ca(CaOptions(tmp_path, ca.address)) as again:
+            assert again.address == ca.address
+
+    asyncio.run(scenario())
+
+
 def test_a_request_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An authenticated caller that sends no message gets a refusal, not a place for ever."""
     monkeypatch.setattr(service, "REQUEST_SECONDS", 0.1)
