@@ -66,13 +66,18 @@ class Authority:
         self, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
     ) -> x509.Certificate:
         """A workload's certificate that ends no later than the chain above it; InputError if that is over."""
-        return issue_leaf(self.signer, public_key, spiffe_id, now, min(lifetime, self.not_after - now))
+        return issue_leaf(self.signer, public_key, spiffe_id, now, self._left(now, lifetime))
 
     def issue_own(
         self, public_key: PublicKey, names: Sequence[str], now: datetime, lifetime: timedelta
     ) -> x509.Certificate:
         """The certificate that the CA itself serves with."""
-        return issue_server(self.signer, public_key, names, now, min(lifetime, self.not_after - now))
+        return issue_server(self.signer, public_key, names, now, self._left(now, lifetime))
+
+    def _left(self, now: datetime, lifetime: timedelta) -> timedelta:
+        if self.not_after <= now:
+            raise InputError("the CA's chain has expired", remedy="renew it")
+        return min(lifetime, self.not_after - now)
 
 
 def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:

@@ -16,6 +16,7 @@ from meshscrape.spiffe.certificates import (
     identity_of,
     issue_intermediate,
     load_certificates,
+    self_signed_root,
 )
 from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
@@ -148,6 +149,21 @@ def test_dates_of_the_whole_chain(tmp_path: Path) -> None:
         open_operators(files, "cluster.local", NOW - 2 * DAY)
     with pytest.raises(InputError, match=r"root.* expired at"):
         open_operators(write(tmp_path, TestCa()), "cluster.local", NOW + 40 * DAY)
+
+
+def test_nothing_outlives_the_root_above(tmp_path: Path) -> None:
+    """A root that ends before the signer bounds every leaf, and ends issuing when it ends."""
+    root = TestCa()
+    short = self_signed_root("cluster.local", root.signer.key, NOW, DAY)
+    files = write(tmp_path, root.intermediate(7 * DAY), roots=certificates_to_pem([short]))
+    authority = open_operators(files, "cluster.local", NOW)
+    key = generate_key().public_key()
+    assert authority.issue(key, BAR, NOW, 5 * DAY).not_valid_after_utc == short.not_valid_after_utc
+    assert authority.issue_own(key, ["a"], NOW, 5 * DAY).not_valid_after_utc == short.not_valid_after_utc
+    with pytest.raises(InputError, match="expired"):
+        authority.issue(key, BAR, NOW + DAY, DAY)
+    with pytest.raises(InputError, match="expired"):
+        authority.issue_own(key, ["a"], NOW + DAY, DAY)
 
 
 def test_a_chain_must_reach_a_root(tmp_path: Path) -> None:
