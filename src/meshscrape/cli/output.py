@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -15,8 +16,9 @@ _STYLES = {"up": "green", "ready": "green", "down": "red", "failed": "red"}
 
 
 def say(line: str) -> None:
-    """A line of progress, on stderr."""
-    print(f"meshscrape: {line}", file=sys.stderr, flush=True)
+    """A line of progress, on stderr; nobody reading it any more is no reason to fail."""
+    with contextlib.suppress(OSError):
+        print(f"meshscrape: {line}", file=sys.stderr, flush=True)
 
 
 def console() -> Console:

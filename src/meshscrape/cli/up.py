@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from meshscrape.cli.output import console, health_of, mesh_view, say, workload_l
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.cli.verify import ProgressBar, print_report
-from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.errors import InputError
 from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions, first_error
 from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
 from meshscrape.system.clock import utcnow
@@ -42,6 +43,17 @@ class UpOptions:
         """A line of progress; none with --quiet."""
         if not self.quiet:
             say(line)
+
+
+class _ReportHandler(logging.Handler):
+    """Shows what supervisors log as progress."""
+
+    def __init__(self, options: UpOptions) -> None:
+        super().__init__()
+        self._options = options
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._options.report(record.getMessage())
 
 
 @click.command()
@@ -74,6 +86,7 @@ def command(
     # The example's own traffic is for people to watch and for verify to have something to read.
     options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None)
     asked = UpOptions(options, state_path(state), check, quiet, output)
+    logging.basicConfig(level=logging.WARNING, handlers=[_ReportHandler(asked)])
     return asyncio.run(_until_signal(_check if check else _show, asked))
 
 
@@ -86,8 +99,8 @@ async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], op
     def stop(number: signal.Signals) -> None:
         if outcome.signal is None:
             outcome.signal = number
-            options.report("stopping")
             task.cancel()
+            options.report("stopping")
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop, number)
@@ -98,10 +111,8 @@ async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], op
             raise
         return 0 if outcome.was_ready else 128 + outcome.signal
     except BaseExceptionGroup as group:
-        error = first_error(group)
-        if isinstance(error, MeshscrapeError):
-            raise error from None
-        raise
+        # One reason is enough for a person; the others are mostly its consequences.
+        raise first_error(group) from None
 
 
 @dataclass(slots=True)

@@ -180,7 +180,10 @@ def _body(connection: h11.Connection, stream: socket.socket, where: str) -> Iter
 def _event(connection: h11.Connection, stream: socket.socket, where: str) -> Any:
     try:
         while (event := connection.next_event()) is h11.NEED_DATA:
-            connection.receive_data(stream.recv(_CHUNK))
+            data = stream.recv(_CHUNK)
+            if not data and connection.their_state is h11.SEND_RESPONSE:
+                raise UnavailableError("closed the connection without an answer", where=where)
+            connection.receive_data(data)
     except h11.RemoteProtocolError as error:
         raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=where) from error
     except OSError as error:

@@ -1,6 +1,6 @@
 """The state directory of one mesh: private, locked by the running `up`, cleaned after one that was killed.
 
-DIR/lock          held (flock) by the running `up`; contains its pid
+DIR               itself is locked (flock) by the running `up`
 DIR/ca/           the CA's keys and certificates; they outlive a run
 DIR/run/          everything of one run: agents, tokens, credentials, Prometheus, logs
 DIR/status.json   the status document of the running mesh
@@ -55,11 +55,6 @@ class StateDirectory:
         """The published status document."""
         return self.path / "status.json"
 
-    @property
-    def lock_file(self) -> Path:
-        """Held by the running `up`."""
-        return self.path / "lock"
-
     def publish(self, document: Mapping[str, Any]) -> None:
         """Replace the status document by one rename."""
         text = json.dumps(document, indent=2) + "\n"
@@ -112,12 +107,15 @@ def _clean(state: StateDirectory) -> None:
 def is_running(state: StateDirectory) -> bool:
     """Whether an `up` holds the directory now."""
     try:
-        with state.lock_file.open("rb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        descriptor = os.open(state.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
     return False
 
 

@@ -147,10 +147,9 @@ class RunningWorkload:
             url = f"http://{settings.inside_address}:{settings.merged_port}/healthz/ready"
             status, body = await fetch(url, limits=_LIMITS)
         except UnavailableError:
-            return (
-                False,
-                "the agent does not answer yet" if self.agent.pid else "the agent is being restarted",
-            )
+            if self.agent.pid is None and self.agent.restarts:
+                return False, f"the agent is being restarted; it said: {self.agent.tail(1)}"
+            return False, "the agent does not answer yet"
         if status != 200:
             said = body.decode("utf-8", "replace").strip().splitlines()
             return False, f"the agent is not ready: {said[0][:200]}" if said else "the agent is not ready"
