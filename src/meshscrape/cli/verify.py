@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
 
@@ -89,11 +91,31 @@ def command(
 ) -> int:  # fmt: skip
     """Visit every port of the running mesh as the scraper, as a stranger and as an attacker.
 
-    Exit codes: 0 no finding, 1 findings, 2 could not run. docs/verify.md has every check.
+    Exit codes: 0 no finding, 1 findings, 2 could not run, 129, 130 or 143 interrupted. docs/verify.md has
+    every check.
     """
     status = read_status(state or default_state_path(os.environ))
     options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
-    with ProgressBar(quiet) as progress:
-        report = asyncio.run(verify(status, options, progress))
+    ended: list[int] = []
+    try:
+        with ProgressBar(quiet) as progress:
+            report = asyncio.run(_unless_ended(verify(status, options, progress), ended))
+    except asyncio.CancelledError:
+        if not ended:
+            raise
+        return 128 + ended[0]
     print_report(report, output)
     return report.exit_code
+
+
+async def _unless_ended(work: Coroutine[None, None, Report], ended: list[int]) -> Report:
+    """The work's result; TERM and HUP cancel it, and are put into `ended`."""
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
+
+    def end(number: int) -> None:
+        ended.append(number)
+        task.cancel()
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(each, end, each)
+    return await task

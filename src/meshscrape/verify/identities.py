@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.spiffe.certificates import (
@@ -94,11 +93,10 @@ class Identities:
     """Every identity of one verification, as TLS contexts; short-lived ones are waited out here."""
 
     def __init__(
-        self, mesh: Mesh, scraper: MeshWorkload, directory: Path, life: timedelta, stranger: Signer | None,
+        self, mesh: Mesh, scraper: MeshWorkload, life: timedelta, stranger: Signer | None,
         waiting: Callable[[timedelta], None],
     ) -> None:  # fmt: skip
         self._mesh = mesh
-        self._directory = directory
         self._waiting = waiting
         self._roots = _trust_bundle(mesh, scraper)
         self._contexts: dict[str, TlsContexts] = {}
@@ -182,19 +180,11 @@ class Identities:
         strict.verify_mode = ssl.CERT_REQUIRED
         strict.load_verify_locations(cadata=self._roots.decode("ascii"))
         if credentials is not None:
-            chain = self._private(f"{len(self._contexts)}-chain.pem", credentials.chain)
-            key = self._private(f"{len(self._contexts)}-key.pem", credentials.key)
-            for context in (blind, older, strict):
-                context.load_cert_chain(chain, key)
+            with _in_memory(credentials.chain) as chain, _in_memory(credentials.key) as key:
+                for context in (blind, older, strict):
+                    context.load_cert_chain(chain, key)
         self._contexts[name] = TlsContexts(blind, older, strict)
         return self._contexts[name]
-
-    def _private(self, name: str, data: bytes) -> Path:
-        """A file for ssl, which reads credentials from files only."""
-        path = self._directory / name
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-        return path
 
 
 @asynccontextmanager
@@ -202,17 +192,26 @@ async def identities(
     mesh: Mesh, scraper: MeshWorkload, *, life: timedelta, stranger: Signer | None,
     waiting: Callable[[timedelta], None],
 ) -> AsyncIterator[Identities]:  # fmt: skip
-    """The identities of one verification; their keys are in a private directory until it ends.
+    """The identities of one verification; their keys never touch a disk.
 
     `life` is asked for the short-lived certificate; `waiting` hears how long its end is still away.
     MeshscrapeError when the scraper's own credentials cannot be used.
     """
-    with TemporaryDirectory(prefix="meshscrape-verify-") as directory:
-        made = Identities(mesh, scraper, Path(directory), life, stranger, waiting)
-        try:
-            yield made
-        finally:
-            await made.close()
+    made = Identities(mesh, scraper, life, stranger, waiting)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """A path for ssl, which reads credentials from files only; the file is in memory and has no name."""
+    descriptor = os.memfd_create("credentials", os.MFD_CLOEXEC)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        yield f"/proc/self/fd/{descriptor}"
 
 
 def _context() -> ssl.SSLContext:
