@@ -176,6 +176,13 @@ def test_the_gateway_has_no_way_to_its_own_admin_api(mesh: Mesh) -> None:
     assert seen(ask(mesh.gateway.pod, 8080, "/x/../config_dump"))["path"] == "/config_dump"
 
 
+def test_a_gateway_has_secure_ports_as_well(mesh: Mesh, member: ssl.SSLContext) -> None:
+    """15091 of a gateway lets the scraper in and refuses another workload."""
+    assert ask(mesh.gateway.pod, 15091, "/stats/prometheus", member).status == 200
+    other = mesh.gateway.forge.leaf(SERVER).client_context()
+    assert ask(mesh.gateway.pod, 15091, "/stats/prometheus", other).status == 403
+
+
 def test_the_listing_shows_what_runs(mesh: Mesh) -> None:
     """Ports with TLS are told from those without, read from the running Envoy."""
     rows = listeners_table(mesh.sidecar.envoy.config_dump())

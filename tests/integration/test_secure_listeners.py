@@ -12,8 +12,9 @@ import pytest
 
 from support.forgery import Forge, any_server
 from support.sidecar import SCRAPER, Sidecar, echo_server, running_sidecar
-from support.wire import Answer, Wire, alert, ask, request_bytes
+from support.wire import Answer, Wire, alert, ask, ask_http2, request_bytes
 
+HTTP2_REFUSALS = (400, 403, 404, 405, "StreamReset", "ConnectionTerminated", "closed")
 STATS = b"envoy_server_live"
 ADMIN_SECRETS = (b"static_listeners", b"certificate_chain", b"/quitquitquit", b"envoy_server_", b"LIVE")
 
@@ -30,6 +31,13 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
 @pytest.fixture(scope="module")
 def scraper(sidecar: Sidecar) -> ssl.SSLContext:
     return sidecar.forge.leaf(SCRAPER).client_context()
+
+
+@pytest.fixture(scope="module")
+def scraper_http2(sidecar: Sidecar) -> ssl.SSLContext:
+    context = sidecar.forge.leaf(SCRAPER).client_context()
+    context.set_alpn_protocols(["h2"])
+    return context
 
 
 def test_the_scraper_gets_envoys_statistics(sidecar: Sidecar, scraper: ssl.SSLContext) -> None:
@@ -164,6 +172,43 @@ def test_a_metrics_port_is_no_proxy(
     with Wire(sidecar.pod, port, scraper if port == 15091 else None) as wire:
         answer = wire.send(request_line + b"\r\nhost: pod\r\n\r\n")
     assert answer.status in (400, 403, 404, 405)
+
+
+GET = {":method": "GET", ":scheme": "https", ":authority": "pod", ":path": "/stats/prometheus"}
+
+
+def test_http2_is_served(sidecar: Sidecar, scraper_http2: ssl.SSLContext) -> None:
+    """Prometheus speaks HTTP/2 where it is offered."""
+    assert ask_http2(sidecar.pod, 15091, scraper_http2, GET) == 200
+
+
+@pytest.mark.parametrize(
+    "target", [*TRAVERSALS, *QUERIES, "", "/stats/prometheus\r\nx: y", "/stats/ prometheus"]
+)
+def test_nothing_else_can_be_reached_by_http2(
+    sidecar: Sidecar, scraper_http2: ssl.SSLContext, target: str
+) -> None:
+    """The same spellings end at Envoy when another codec carries them."""
+    assert ask_http2(sidecar.pod, 15091, scraper_http2, {**GET, ":path": target}) in HTTP2_REFUSALS
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {":method": "POST"},
+        {":method": "CONNECT"},
+        {":method": "CONNECT", ":protocol": "websocket"},
+        {":method": "GET\r\nx"},
+        {":path": "/quitquitquit", ":method": "POST"},
+    ],
+    ids=str,
+)
+def test_other_methods_are_refused_by_http2(
+    sidecar: Sidecar, scraper_http2: ssl.SSLContext, changes: dict[str, str]
+) -> None:
+    """No method but GET and HEAD, no tunnel, plain or extended."""
+    assert ask_http2(sidecar.pod, 15091, scraper_http2, {**GET, **changes}) in HTTP2_REFUSALS
+    assert sidecar.envoy.admin("/ready")[0] == 200
 
 
 def test_an_upgrade_is_refused(sidecar: Sidecar, scraper: ssl.SSLContext) -> None:

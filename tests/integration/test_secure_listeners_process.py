@@ -20,6 +20,7 @@ from h2.connection import H2Connection
 
 from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
 from meshscrape.dataplane.listing import listeners_table
+from meshscrape.dataplane.options import GatewayRoute, Upstream
 from meshscrape.istio.settings import InboundPort
 from support.addresses import free_port, loopback
 from support.envoy import start_envoy, write_resources
@@ -36,7 +37,6 @@ from support.sidecar import (
 from support.wire import Wire, alert, ask
 
 PATH = "/stats/prometheus"
-HTTP = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,25 @@ def scraper(sidecar: Sidecar) -> ssl.SSLContext:
     return sidecar.forge.leaf(SCRAPER).client_context()
 
 
-def test_a_start_says_nothing(sidecar: Sidecar) -> None:
+INBOUND = (InboundPort(9080, "STRICT"), InboundPort(9081, "PERMISSIVE", "grpc"), InboundPort(9082, "DISABLE"))
+UPSTREAM = Upstream("httpbin", "127.0.0.1", 9, SERVER)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inbound": INBOUND},
+        {"localhost_only": True},
+        {"role": "router", "gateway_port": 8080, "routes": (GatewayRoute("/", UPSTREAM),)},
+    ],
+    ids=["sidecar", "hardened", "gateway"],
+)
+def test_a_start_says_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     """No warning, of deprecated fields or missing limits, hides the ones that matter."""
-    assert [line for line in sidecar.envoy.output().splitlines() if "refused" not in line] == []
+    with running_sidecar(tmp_path, options=proxy_options(tmp_path, **changes)) as sidecar:
+        friend = sidecar.forge.leaf(SCRAPER).client_context()
+        assert ask(sidecar.pod, 15091, PATH, friend).status == 200
+    assert [line for line in sidecar.envoy.output().splitlines() if "ENVOY_SIGTERM" not in line] == []
 
 
 def test_the_admin_api_is_a_private_socket(sidecar: Sidecar) -> None:
@@ -192,6 +208,22 @@ def test_idle_strangers_are_cut_off(tmp_path: Path) -> None:
         eventually(lambda: ask(sidecar.pod, 15091, PATH, friend).status == 200, what="room for the scraper")
 
 
+@pytest.mark.parametrize("port", [15090, 15091])
+def test_slow_headers_are_cut_off(tmp_path: Path, port: int) -> None:
+    """A client that sends its request drop by drop loses its connection."""
+
+    def short(config: dict[str, Any]) -> None:
+        for manager in _managers(config):
+            assert manager["request_headers_timeout"] == "5s"
+            manager["request_headers_timeout"] = "0.3s"
+
+    with running_sidecar(tmp_path, edit=short) as sidecar:
+        friend = sidecar.forge.leaf(SCRAPER).client_context() if port == 15091 else None
+        with Wire(sidecar.pod, port, friend) as wire:
+            wire.socket.sendall(b"GET /stats/prometheus HTTP/1.1\r\nhost: x\r\n")
+            assert _ends(wire)
+
+
 def test_plaintext_clients_cannot_starve_the_secure_port(tmp_path: Path) -> None:
     """With every place of the plaintext port's breaker taken, the secure port still reaches the agent."""
     with running_sidecar(tmp_path) as sidecar, ExitStack() as stack:
@@ -209,13 +241,21 @@ def test_plaintext_clients_cannot_starve_the_secure_port(tmp_path: Path) -> None
         assert ask(sidecar.pod, 15092, PATH, friend).status == 200
 
 
+def _managers(config: dict[str, Any]) -> list[dict[str, Any]]:
+    listeners = config["static_resources"]["listeners"]
+    chains = [chain for listener in listeners for chain in listener["filter_chains"]]
+    return [chain["filters"][0]["typed_config"] for chain in chains]
+
+
 def _short(config: dict[str, Any]) -> None:
-    for listener in config["static_resources"]["listeners"]:
-        for chain in _chains(config, listener["name"]):
-            manager = chain["filters"][0]["typed_config"]
-            manager["common_http_protocol_options"]["max_connection_duration"] = "1s"
-            manager["common_http_protocol_options"]["max_stream_duration"] = "1s"
-            manager["drain_timeout"] = "0.3s"
+    """Shorten the times that the shipped configuration sets; add none."""
+    for manager in _managers(config):
+        common = manager["common_http_protocol_options"]
+        common.update({name: "1s" for name in common if name in _DURATIONS})
+        manager["drain_timeout"] = "0.3s"
+
+
+_DURATIONS = ("max_connection_duration", "max_stream_duration")
 
 
 def test_an_expired_scraper_loses_its_open_connection(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""HTTP/1.1 byte by byte: requests that no client library would send."""
+"""HTTP byte by byte: requests that no client library would send."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import http.client
 import socket
 import ssl
 from dataclasses import dataclass
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import ConnectionTerminated, ResponseReceived, StreamReset
 
 TIMEOUT = 10.0
 
@@ -83,3 +87,28 @@ def alert(address: str, port: int, context: ssl.SSLContext) -> str:
     except TimeoutError:
         return ""
     return ""
+
+
+def ask_http2(
+    address: str, port: int, context: ssl.SSLContext, pseudo: dict[str, str], **headers: str
+) -> int | str:
+    """One HTTP/2 stream with exactly these pseudo-headers: its status, or how it was refused.
+
+    `context` must offer `h2` alone. Nothing of what is sent is checked here: hostile requests are the point.
+    """
+    config = H2Configuration(
+        client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False
+    )
+    with Wire(address, port, context) as wire:
+        protocol = H2Connection(config)
+        protocol.initiate_connection()
+        fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
+        protocol.send_headers(1, [*pseudo.items(), *fields], end_stream=True)
+        wire.socket.sendall(protocol.data_to_send())
+        while data := wire.socket.recv(65536):
+            for event in protocol.receive_data(data):
+                if isinstance(event, ResponseReceived):
+                    return int(dict(event.headers or [])[b":status"])
+                if isinstance(event, StreamReset | ConnectionTerminated):
+                    return type(event).__name__
+    return "closed"
