@@ -127,15 +127,6 @@ def test_a_taken_port_is_named_with_its_holder(ca: CaProcess, tmp_path: Path) ->
     assert not agent.state.exists()
 
 
-def test_the_output_directory_is_not_the_agents_own(ca: CaProcess, tmp_path: Path) -> None:
-    """Applications and Envoy read different directories: one for both is refused."""
-    own = str(tmp_path / "agent" / "credentials")
-    with agent_process(tmp_path, ca, OUTPUT_CERTS=own) as agent:
-        assert agent.ended() == 2
-        assert f"OUTPUT_CERTS={own}: is the agent's own directory" in last_line(agent)
-        assert not agent.state.exists()
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

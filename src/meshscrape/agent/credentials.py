@@ -77,13 +77,6 @@ class Credentials:
 
     def check_inputs(self) -> None:
         """Read what the user named; InputError for what is missing or malformed."""
-        output = self._places.output
-        if output is not None and output.resolve() == self._places.credentials.resolve():
-            raise InputError(
-                "is the agent's own directory for Envoy",
-                where=f"OUTPUT_CERTS={output}",
-                remedy="name another",
-            )
         load_bundle(read_input(self._ca.roots, "the CA's root certificate"), str(self._ca.roots))
         self._read_token()
         self._read_scraper_roots()
