@@ -51,6 +51,11 @@ class FamilyTable:
         family = self._families.get(base)
         return base if family is not None and suffix in self.suffixes.get(family[0], ()) else None
 
+    def is_distribution(self, name: bytes) -> bool:
+        """Whether there is a histogram or summary of exactly this name."""
+        family = self._families.get(name)
+        return family is not None and family[0] in (b"histogram", b"summary")
+
     def conflicts(self, name: bytes, kind: bytes) -> bool:
         """Whether a new family of this name and type would expose a series name that is already owned."""
         if name in self._families or self.parent(name) is not None:

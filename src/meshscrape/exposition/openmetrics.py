@@ -79,7 +79,7 @@ class PointFamily:
 
 
 def parse_metadata(line: bytes) -> tuple[bytes, bytes, bytes] | None:
-    """(keyword, name, text) of a HELP, TYPE or UNIT line in OpenMetrics, None for any other or malformed one."""
+    """(keyword, name, text) of a HELP, TYPE or UNIT line in OpenMetrics; None for other or malformed ones."""
     match = _METADATA.fullmatch(line)
     if match is None:
         return None
@@ -214,11 +214,16 @@ def _summary(name: bytes, group: list[Point]) -> list[Point] | None:
             quantile = point.label(b"quantile")
             if quantile is None or not is_number(quantile) or not 0 <= float(quantile) <= 1 or number < 0:
                 return None
-        elif point.name != name + b"_created" and not number >= 0:
-            return None
-        elif point.name == name + b"_count" and not number.is_integer():
+        elif not _is_count_or_sum(name, point):
             return None
     return group
+
+
+def _is_count_or_sum(name: bytes, point: Point) -> bool:
+    """Whether the value suits what a summary's sample beside its quantiles is."""
+    if point.name == name + b"_created":
+        return True
+    return point.number() >= 0 and (point.name != name + b"_count" or point.number().is_integer())
 
 
 def _histogram(name: bytes, group: list[Point]) -> list[Point] | None:

@@ -8,6 +8,9 @@ that it does not know is parsed on its own, repaired to the canonical form if va
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import re2
 
 from meshscrape.exposition.grammar import (
@@ -31,6 +34,7 @@ _TYPES = b"|".join(TEXT_TYPES)
 _COMMENT = rb"# (?:TYPE %s (?:%s)|HELP %s %s)\n" % (NAME, _TYPES, NAME, HELP_TEXT)
 # expfmt parses the values of these labels as numbers in histograms and summaries.
 _NUMERIC_LABELS = (b"le", b"quantile")
+_DISTRIBUTION = re.compile(rb"^# TYPE (%s) (?:histogram|summary)$" % NAME, re.MULTILINE)
 
 MAX_SHAPES = 256
 MAX_SHAPE_BYTES = 1 << 14
@@ -48,11 +52,14 @@ class Scanner:
         self._learned = False
         self._automaton = _compile(())
 
-    def canonical(self, data: bytes) -> tuple[bytes, int]:
+    def canonical(
+        self, data: bytes, is_distribution: Callable[[bytes], bool] = lambda _: False
+    ) -> tuple[bytes, int]:
         """The valid lines of `data` (whole lines) in canonical form, and how many malformed ones there are.
 
         Canonical: one space between the parts, only HELP and TYPE comments, no blank lines. Comments of other
-        kinds and blank lines are left out without being counted.
+        kinds and blank lines are left out without being counted. `is_distribution` says whether a family seen
+        before `data` is a histogram or a summary.
         """
         malformed = 0
         if b"\r" in data:
@@ -64,14 +71,14 @@ class Scanner:
         if end == len(data):
             return data, malformed
         pieces = [data[:end]]
+        distributions = _Distributions(pieces, is_distribution)
         position = end
         while position < len(data):
             line_end = data.index(b"\n", position)
-            repaired = self._repaired(data, position, line_end)
+            repaired = self._repaired(data[position:line_end], distributions)
             malformed += repaired is None
-            pieces.append(repaired or b"")
             position = self._valid_until(data, line_end + 1)
-            pieces.append(data[line_end + 1 : position])
+            pieces += (repaired or b"", data[line_end + 1 : position])
         self._relearn()
         return b"".join(pieces), malformed
 
@@ -80,16 +87,15 @@ class Scanner:
         end: int = match.end()
         return end
 
-    def _repaired(self, data: bytes, start: int, end: int) -> bytes | None:
+    def _repaired(self, line: bytes, distributions: _Distributions) -> bytes | None:
         """The line in canonical form, empty if it says nothing, None if malformed."""
-        line = data[start:end]
         bare = line.strip(b" \t")
         if not bare:
             return b""
         if bare.startswith(b"#"):
             return _repaired_comment(bare)
         sample = parse_sample(line)
-        if sample is None or (_has_odd_bound(sample) and _in_distribution(data, start, sample.name)):
+        if sample is None or (_has_odd_bound(sample) and distributions.include(sample.name)):
             return None
         self._learn(tuple(name for name, _ in sample.labels))
         return sample.render()
@@ -164,14 +170,18 @@ def _has_odd_bound(sample: Sample) -> bool:
     return any(name in _NUMERIC_LABELS and not is_number(value) for name, value in sample.labels)
 
 
-def _in_distribution(data: bytes, position: int, name: bytes) -> bool:
-    """Whether the TYPE line in force at `position` makes a sample of this name part of a distribution."""
-    start = data.rfind(b"# TYPE ", 0, position)
-    if start < 0:
-        return False
-    metadata = parse_metadata(data[start : data.index(b"\n", start)])
-    return (
-        metadata is not None
-        and metadata.text in (b"histogram", b"summary")
-        and name.startswith(metadata.name)
-    )
+class _Distributions:
+    """Which samples are of a histogram or summary, asked while `pieces` grows; looks at each piece once."""
+
+    def __init__(self, pieces: list[bytes], known: Callable[[bytes], bool]) -> None:
+        self._pieces = pieces
+        self._known = known
+        self._looked_at = 0
+        self._names: set[bytes] = set()
+
+    def include(self, sample: bytes) -> bool:
+        """Whether a sample of this name would be read as one of a histogram or summary."""
+        for piece in self._pieces[self._looked_at :]:
+            self._names.update(_DISTRIBUTION.findall(piece))
+        self._looked_at = len(self._pieces)
+        return any(name in self._names or self._known(name) for name in (sample, sample.rpartition(b"_")[0]))

@@ -48,7 +48,7 @@ class TextMerge(SourceMerge):
         """`lines` (whole ones) without the malformed, and without the families that are not this source's."""
         if not lines:
             return b""
-        canonical, malformed = self._scanner.canonical(lines)
+        canonical, malformed = self._scanner.canonical(lines, self._families.is_distribution)
         self._malformed += malformed
         self._any_valid = self._any_valid or bool(canonical)
         data = self._held_help + canonical
