@@ -132,7 +132,8 @@ def compressors(content_types: Sequence[str] = METRICS_TYPES) -> tuple[Resource,
     Neither removes the header from the request: with that, the second one would never act.
     """
     zstd = typed(f"{_COMPRESSION}.zstd.compressor.v3.Zstd", compression_level=1)
-    gzip = typed(f"{_COMPRESSION}.gzip.compressor.v3.Gzip", compression_level="BEST_SPEED")
+    # The default, 4 kB, costs a quarter more CPU on megabytes of text.
+    gzip = typed(f"{_COMPRESSION}.gzip.compressor.v3.Gzip", compression_level="BEST_SPEED", chunk_size=65536)
     return (_compressor("zstd", zstd, content_types), _compressor("gzip", gzip, content_types))
 
 
