@@ -1,0 +1,63 @@
+"""`python -m bench`: every measurement in one run on one machine, as a table and as build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench import agents, merge, scrapes
+from bench.measure import Row
+
+SUITES: dict[str, Callable[[int], list[Row]]] = {
+    "scrapes": scrapes.run,
+    "merge": merge.run,
+    "agents": agents.run,
+}
+
+
+def main() -> None:
+    """Run the named suites (all by default) and print what they measured."""
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("suites", nargs="*", choices=[[], *SUITES], help="which; all by default")
+    parser.add_argument("--rounds", type=int, default=30, help="scrapes per figure for small bodies")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    arguments = parser.parse_args()
+    document: dict[str, object] = {"machine": _machine()}
+    for name in arguments.suites or SUITES:
+        print(f"measuring {name}", file=sys.stderr)
+        rows = SUITES[name](arguments.rounds)
+        _print(name, rows)
+        document[name] = [row.as_dict() for row in rows]
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    print(f"written to {arguments.json}", file=sys.stderr)
+
+
+def _machine() -> dict[str, object]:
+    cpus = [
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "cpus": len(cpus),
+        "model": cpus[0] if cpus else "unknown",
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+    }
+
+
+def _print(name: str, rows: Sequence[Row]) -> None:
+    width = max(len(row.what) for row in rows)
+    print(f"\n{name}")
+    for row in rows:
+        aim = f"aim {row.aim}" if row.aim else ""
+        print(f"  {row.what:<{width}}  {row.value:10.2f} {row.unit:<6} {aim:<12} {row.note}".rstrip())
+
+
+if __name__ == "__main__":
+    main()
