@@ -102,7 +102,10 @@ def serve(
     root: Path | None,
     metrics: str | None,
 ) -> None:
-    """Serve CreateCertificate until SIGTERM or SIGINT."""
+    """Serve CreateCertificate until SIGTERM or SIGINT.
+
+    The key set is read again when its file changes; an operator's CA is read once, at the start.
+    """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     # Its lines can be caused by anybody, as often as they like.
     logging.getLogger("grpclib").setLevel(logging.CRITICAL)
