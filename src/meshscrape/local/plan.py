@@ -129,7 +129,7 @@ def _plan(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair], site
         address=pair.pod,
         secure_merged_port=settings.secure_merged_port if settings.envoy else 0,
         secure_envoy_port=settings.secure_stats_port if settings.envoy else 0,
-        sources=workload.annotations.sources,
+        sources=workload.annotations.endpoints,
         mtls_ports=frozenset(p.port for p in settings.inbound if p.mode != "DISABLE" and settings.envoy),
     )
     return WorkloadPlan(

@@ -1,0 +1,17 @@
+"""What integration tests share: one example mesh with its Prometheus, which takes 5 s to its first scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from support.mesh import Up, running_up
+
+
+@pytest.fixture(scope="session")
+def example_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """The example mesh, ready; nobody may change it. Prometheus scrapes every second."""
+    state = tmp_path_factory.mktemp("mesh") / "state"
+    with running_up(state, "--scrape-interval", "1s", "--quiet") as up:
+        up.wait_for_phase("Ready")
+        yield up

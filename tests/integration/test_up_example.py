@@ -1,0 +1,174 @@
+"""The example mesh from outside: its status, its targets, its listeners, requests as its workloads."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+from support.mesh import PROMETHEUS_ID, Up, meshscrape
+from support.polling import eventually
+
+
+def test_status_document_has_the_documented_shape(example_mesh: Up) -> None:
+    """Other programs rely on these keys of `meshscrape.io/v1`."""
+    document = json.loads(example_mesh.run("status", "-o", "json").stdout)
+    assert (document["apiVersion"], document["kind"]) == ("meshscrape.io/v1", "MeshStatus")
+    assert document["phase"] == "Ready"
+    assert document["stateDirectory"] == str(example_mesh.state)
+    assert document["prometheus"]["workload"] == "istio-system/prometheus"
+    httpbin = next(w for w in document["workloads"] if w["name"] == "httpbin")
+    assert httpbin["spiffeId"] == "spiffe://cluster.local/ns/default/sa/httpbin"
+    assert httpbin["ports"]["secure"] == {"envoy": 15091, "merged": 15092}
+    assert httpbin["ports"]["plaintext"] == {"envoy": 15090, "merged": 15020, "health": 15021}
+    assert httpbin["ports"]["application"] == [{"name": "http", "port": 8000, "mtls": "STRICT"}]
+    assert (httpbin["hardened"], httpbin["ready"], httpbin["kind"]) == (True, True, "sidecar")
+    assert httpbin["scrapers"] == [f"spiffe:{PROMETHEUS_ID}"]
+    assert httpbin["address"] != httpbin["insideAddress"]
+    assert (Path(httpbin["credentials"]) / "cert-chain.pem").is_file()
+    assert Path(httpbin["adminSocket"]).is_socket()
+
+
+def test_status_document_names_the_real_processes(example_mesh: Up) -> None:
+    """The pids are those of the agent, of its Envoy and of the application."""
+    pids = example_mesh.workload("default/productpage")["pids"]
+    for pid, word in ((pids["agent"], "agent"), (pids["envoy"], "envoy"), (pids["application"][0], "guard")):
+        assert word in Path(f"/proc/{pid}/cmdline").read_text()
+    assert f"PPid:\t{pids['agent']}\n" in Path(f"/proc/{pids['envoy']}/status").read_text()
+
+
+def test_status_of_a_running_mesh_is_a_table(example_mesh: Up) -> None:
+    """Without -o json a person sees workloads, identities and where Prometheus is."""
+    done = example_mesh.run("status")
+    assert done.returncode == 0
+    assert "default/productpage" in done.stdout
+    assert "spiffe://cluster.local/ns/default/sa/productpage" in done.stdout
+    assert example_mesh.document()["prometheus"]["url"] in done.stdout
+
+
+def test_state_is_private(example_mesh: Up) -> None:
+    """Nobody else may enter the state directory or read a key or a token."""
+    assert stat.S_IMODE(example_mesh.state.stat().st_mode) == 0o700
+    entry = example_mesh.workload("default/httpbin")
+    for path in (Path(entry["credentials"]) / "key.pem", Path(entry["token"])):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_secrets_are_in_no_command_line_and_no_application_environment(example_mesh: Up) -> None:
+    """A token or key never shows up in /proc for others, and an application gets no agent's settings."""
+    token = Path(example_mesh.workload("default/httpbin")["token"]).read_text()
+    for pid in example_mesh.processes():
+        assert token not in Path(f"/proc/{pid}/cmdline").read_text()
+    application = example_mesh.workload("default/httpbin")["pids"]["application"][0]
+    environment = Path(f"/proc/{application}/environ").read_text()
+    assert "MESHSCRAPE_" not in environment and token not in environment
+
+
+def test_a_second_up_in_the_same_directory_is_refused(example_mesh: Up) -> None:
+    """One state directory is one mesh: the second `up` names the first one's pid and touches nothing."""
+    done = meshscrape("up", "--state", str(example_mesh.state))
+    assert done.returncode == 2
+    assert str(example_mesh.process.pid) in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert example_mesh.run("status").returncode == 0
+
+
+def test_listeners_shows_which_ports_speak_tls(example_mesh: Up) -> None:
+    """The running Envoy's listeners: secure ports with `Trans: tls`, on the pod address alone."""
+    entry = example_mesh.workload("default/productpage")
+    for name in ("productpage", "default/productpage", "productpage.default"):
+        done = example_mesh.run("listeners", name, "-o", "json")
+        assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    secure = [row for row in rows if row["port"] in (15091, 15092, 9080)]
+    assert {(row["address"], row["match"]) for row in secure} == {(entry["address"], "Trans: tls")}
+    assert "Trans: tls" in example_mesh.run("listeners", "productpage").stdout
+
+
+def test_listeners_of_an_unknown_workload_lists_what_there_is(example_mesh: Up) -> None:
+    """A name that is none gets one line with those that are."""
+    done = example_mesh.run("listeners", "nobody")
+    assert done.returncode == 2
+    assert "default/httpbin" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_curl_as_a_workload_reaches_an_application(example_mesh: Up) -> None:
+    """With a mesh certificate the STRICT port answers, the body goes to stdout."""
+    done = example_mesh.run("curl", "--as", "istio-system/prometheus", "https://productpage:9080/health")
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+
+def test_curl_as_an_unlisted_workload_gets_403_from_a_secure_port(example_mesh: Up) -> None:
+    """A workload of the mesh that is not on the allow list is refused, with exit code 22."""
+    done = example_mesh.run("curl", "--as", "default/httpbin", "-i", "https://productpage:15092/metrics")
+    assert done.returncode == 22
+    assert done.stdout.startswith("HTTP/1.1 403")
+
+
+def test_curl_without_tls_is_cut_off_by_a_strict_port(example_mesh: Up) -> None:
+    """Plain HTTP to a STRICT port gets no answer, which is one clear line."""
+    done = example_mesh.run("curl", "--as", "default/httpbin", "http://productpage:9080/health")
+    assert done.returncode == 2
+    assert "closed the connection" in done.stderr or "broke" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_curl_refuses_an_address_of_which_the_mesh_knows_nobody(example_mesh: Up) -> None:
+    """Where no identity is expected nothing can be checked, so nothing is sent."""
+    done = example_mesh.run("curl", "--as", "default/httpbin", "https://127.0.0.1:1/")
+    assert done.returncode == 2 and "no workload of the mesh is at 127.0.0.1" in done.stderr
+
+
+def test_curl_to_an_expected_identity_that_another_answers_sends_nothing(
+    example_mesh: Up, tmp_path: Path
+) -> None:
+    """A workload that answers at another's address is refused although its certificate is the mesh's."""
+    document = example_mesh.document()
+    httpbin = next(w for w in document["workloads"] if w["name"] == "httpbin")
+    productpage = next(w for w in document["workloads"] if w["name"] == "productpage")
+    httpbin["spiffeId"], productpage["spiffeId"] = productpage["spiffeId"], httpbin["spiffeId"]
+    from meshscrape.errors import MeshscrapeError
+    from meshscrape.local.request import Request, endpoint_of, send
+
+    endpoint = endpoint_of("https://productpage:9080/", document)
+    try:
+        send(
+            endpoint,
+            Request("GET", "productpage:9080", "/"),
+            Path(httpbin["credentials"]),
+            timeout=5.0,
+            tell=lambda line: None,
+        )
+    except MeshscrapeError as error:
+        assert "nothing was sent" in str(error) and "sa/productpage answers" in str(error)
+    else:
+        raise AssertionError("a wrong identity was accepted")
+
+
+def test_gateway_routes_by_prefix_to_both_applications(example_mesh: Up) -> None:
+    """Plain HTTP from outside reaches httpbin and productpage through the gateway's mutual TLS."""
+    gateway = example_mesh.workload("istio-system/istio-ingressgateway")["address"]
+    page = example_mesh.run("curl", "--as", "default/httpbin", f"http://{gateway}:8080/products/lamp")
+    assert "Desk lamp" in page.stdout
+    echo = example_mesh.run("curl", "--as", "default/httpbin", f"http://{gateway}:8080/headers")
+    assert '"Host"' in echo.stdout
+
+
+def test_traffic_moves_the_statistics(example_mesh: Up) -> None:
+    """The example's trickle of requests shows up in the application's own counters."""
+    expression = 'sum(productpage_requests_total{route="/products/<key>"})'
+
+    def requests() -> float:
+        found = example_mesh.query(expression)
+        return float(found[0]["value"][1]) if found else 0.0
+
+    first = eventually(requests, within=45, what="requests counted")
+    eventually(lambda: requests() > first, within=45, what="more requests")
+
+
+def test_ca_key_is_readable_by_its_owner_alone(example_mesh: Up) -> None:
+    """Keys at rest are 0600, everywhere below the state directory."""
+    keys = [path for path in example_mesh.state.rglob("*key*.pem") if path.is_file()]
+    assert keys
+    assert {stat.S_IMODE(os.stat(path).st_mode) for path in keys} == {0o600}
