@@ -32,8 +32,10 @@ from meshscrape.verify.observations import (
     TlsFailed,
 )
 from meshscrape.verify.probes import Timeouts, TlsContexts, observe
+from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import loopback
 from support.ca import TestCa
+from support.status import sidecar, status, workload
 
 PATIENT = Timeouts()
 HASTY = Timeouts(connect=0.2, handshake=0.2, answer=0.2)
@@ -154,6 +156,20 @@ def test_an_endless_header_is_given_up() -> None:
     assert isinstance(look(endless), NotHttp)
 
 
+def test_a_dripping_server_is_left() -> None:
+    """One that never falls silent for long, and never ends either, takes no more than the whole time."""
+
+    def drip(connection: socket.socket) -> None:
+        connection.recv(65536)
+        while True:
+            connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            connection.settimeout(0.01)
+            with contextlib.suppress(TimeoutError):
+                connection.recv(1)
+
+    assert look(drip, Timeouts(total=0.5)) == TimedOut("answer")
+
+
 AUTHORITY = TestCa()
 
 
@@ -229,6 +245,31 @@ def test_a_server_is_seen_whether_it_is_trusted_or_not(tmp_path: Path, trusted: 
     assert isinstance(seen, Presented)
     assert seen.leaf
     assert (seen.distrust == "") is trusted
+
+
+def test_a_silent_port_is_one_finding(tmp_path: Path) -> None:
+    """A workload that accepts connections and says nothing is not waited for again and again."""
+    scraper = AUTHORITY.workload("istio-system", "prometheus").write(tmp_path / "scraper")
+    other = AUTHORITY.workload("default", "other").write(tmp_path / "other")
+    lasting: list[socket.socket] = []
+
+    def keep(connection: socket.socket) -> None:
+        lasting.append(connection.dup())
+
+    with server(keep) as probe:
+        ports = {"secure": {"envoy": probe.port}, "plaintext": {}, "application": []}
+        document = status(
+            sidecar(address=probe.address, addresses=[probe.address], insideAddress="", ports=ports),
+            workload("default", "other", credentials=str(other)),
+            workload("istio-system", "prometheus", credentials=str(scraper)),
+            prometheus={"url": "", "workload": "istio-system/prometheus"},
+        )
+        options = VerifyOptions(timeouts=HASTY, skip=frozenset({"expired-certificate"}))
+        report = asyncio.run(verify(document, options))
+    for each in lasting:
+        each.close()
+    assert [each.check for each in report.findings] == ["scraper-admitted"]
+    assert len(lasting) < 20
 
 
 def test_credentials_are_read_as_one_set(tmp_path: Path) -> None:

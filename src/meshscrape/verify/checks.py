@@ -30,6 +30,7 @@ from meshscrape.verify.observations import (
     TlsFailed,
     Unreachable,
     describe,
+    printable,
 )
 
 _SHOWN_CASES = 4
@@ -217,17 +218,18 @@ def _server_certificate(seen: Sequence[Observation], expectation: Expectation, n
     try:
         leaf = x509.load_der_x509_certificate(first.leaf)
         identity = str(identity_of(leaf))
+        begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     except (ValueError, InputError) as error:
-        return Verdict("failed", f"a certificate that is no workload's: {error}")
+        return Verdict("failed", f"a certificate that is no workload's: {printable(str(error))}")
     faults = []
     if identity != expectation.spiffe_id:
         faults.append(f"the identity {identity} instead of {expectation.spiffe_id}")
     if first.distrust:
         faults.append(f"a chain that the trust bundle does not vouch for ({first.distrust})")
-    if now >= leaf.not_valid_after_utc:
-        faults.append(f"a certificate that ended {leaf.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC")
-    if now < leaf.not_valid_before_utc:
-        faults.append(f"a certificate that begins {leaf.not_valid_before_utc:%Y-%m-%d %H:%M:%S} UTC")
+    if now >= end:
+        faults.append(f"a certificate that ended {end:%Y-%m-%d %H:%M:%S} UTC")
+    if now < begin:
+        faults.append(f"a certificate that begins {begin:%Y-%m-%d %H:%M:%S} UTC")
     return Verdict("failed", "; ".join(faults)) if faults else Verdict("passed", identity)
 
 

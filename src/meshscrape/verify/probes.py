@@ -54,11 +54,12 @@ class TlsContexts:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for a connection, a handshake, and the longest silence while an answer is awaited."""
+    """Seconds for a connection, for a silence in a handshake or an answer, and for a whole visit."""
 
     connect: float = 5.0
     handshake: float = 5.0
     answer: float = 10.0
+    total: float = 60.0
 
 
 class _Ended(Exception):
@@ -72,19 +73,26 @@ class _Ended(Exception):
 async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
     """Make one visit; `contexts` is None for one without TLS. Never raises for what the peer does."""
     try:
-        match probe.kind:
-            case "legacy-tls":
-                return await _legacy(probe, timeouts)
-            case "certificate" if contexts:
-                return await _certificate(probe, contexts, timeouts)
-            case "resumption" if contexts:
-                context = contexts.older if probe.version == "TLS 1.2" else contexts.blind
-                return await _resumption(probe, context, timeouts)
-            case _:
-                seen, _ = await _http(probe, contexts.blind if contexts else None, timeouts)
-                return seen
+        async with asyncio.timeout(timeouts.total):
+            return await _visit(probe, contexts, timeouts)
     except _Ended as ended:
         return ended.seen
+    except TimeoutError:
+        return TimedOut("answer")
+
+
+async def _visit(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
+    match probe.kind:
+        case "legacy-tls":
+            return await _legacy(probe, timeouts)
+        case "certificate" if contexts:
+            return await _certificate(probe, contexts, timeouts)
+        case "resumption" if contexts:
+            context = contexts.older if probe.version == "TLS 1.2" else contexts.blind
+            return await _resumption(probe, context, timeouts)
+        case _:
+            seen, _ = await _http(probe, contexts.blind if contexts else None, timeouts)
+            return seen
 
 
 async def _legacy(probe: Probe, timeouts: Timeouts) -> Observation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,13 +17,15 @@ from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
 from meshscrape.verify.matrix import METRICS_PATH, SCRAPER, WHOLE, PlannedCheck, Probe, plan
 from meshscrape.verify.mesh import Mesh, MeshWorkload, parse_mesh
-from meshscrape.verify.observations import Answered, NotObserved, Observation
-from meshscrape.verify.probes import Timeouts, observe
+from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
+from meshscrape.verify.probes import Timeouts, TlsContexts, observe
 from meshscrape.verify.prometheus import check_prometheus
 from meshscrape.verify.scraped import sample_names
 from meshscrape.verify.targets import WantedSeries, wanted_series
 
 Progress = Callable[[int, int, str], None]
+
+_MOST_SILENCES = 5
 
 CHECK_NAMES = (*checks.CHECKS, *targets.CHECKS)
 
@@ -86,6 +88,7 @@ class _Run:
         self._progress = progress
         self._probes = probes
         self._done = 0
+        self._silences: Counter[str] = Counter()
         self._everywhere = asyncio.Semaphore(options.concurrency)
         self._targets: dict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(options.per_target)
@@ -113,10 +116,17 @@ class _Run:
             seen: Observation = NotObserved(str(error))
         else:
             async with self._targets[probe.target], self._everywhere:
-                seen = await observe(probe, contexts, self._options.timeouts)
+                seen = await self._visit(probe, contexts)
         self._done += 1
+        self._silences[probe.target] += isinstance(seen, TimedOut)
         self.say(f"{probe.target} as {probe.identity.workload or probe.identity.kind}")
         return seen
+
+    async def _visit(self, probe: Probe, contexts: TlsContexts | None) -> Observation:
+        """One visit, unless the port has been silent so often that waiting again would tell nothing new."""
+        if self._silences[probe.target] >= _MOST_SILENCES:
+            return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port were not answered")
+        return await observe(probe, contexts, self._options.timeouts)
 
 
 async def _prometheus(

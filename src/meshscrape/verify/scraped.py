@@ -13,18 +13,21 @@ from dataclasses import dataclass, field
 from meshscrape.verify.matrix import Expectation
 from meshscrape.verify.observations import Answered, printable
 
-_NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*"
-_LABEL = rb'[a-zA-Z_][a-zA-Z0-9_]*[ \t]*=[ \t]*"(?:[^"\\]|\\[\\"n])*"'
+# Possessive quantifiers: a hostile line must not cost more than reading it.
+_NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*+"
+_LABEL = rb'[a-zA-Z_][a-zA-Z0-9_]*+[ \t]*+=[ \t]*+"(?:[^"\\]|\\[\\"n])*+"'
+_LABELS = rb"(?:" + _LABEL + rb"[ \t]*+(?:,[ \t]*+" + _LABEL + rb"[ \t]*+)*+(?:,[ \t]*+)?)?"
+_NUMBER = rb"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?"
 _SAMPLE = re.compile(
-    rb"(?P<series>(?P<name>" + _NAME + rb")[ \t]*(?:\{[ \t]*(?:" + _LABEL + rb"[ \t]*(?:,[ \t]*" + _LABEL
-    + rb"[ \t]*)*,?)?[ \t]*\})?)[ \t]*(?<=[ \t}])"
-    rb"(?P<value>[+-]?(?:[0-9]+\.?[0-9]*(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?|(?i:inf)|(?i:nan)))"
-    rb"(?:[ \t]+-?[0-9]+)?[ \t]*"
+    rb"(?P<name>" + _NAME + rb")[ \t]*+(?:\{[ \t]*+(?P<labels>" + _LABELS + rb")\}[ \t]*+)?(?<=[ \t}])"
+    rb"(?P<value>[+-]?(?:" + _NUMBER + rb"|(?i:inf|nan)))(?:[ \t]++-?[0-9]++)?[ \t]*+"
 )  # fmt: skip
-_META = re.compile(rb"#[ \t]+(?P<kind>HELP|TYPE)[ \t]+(?P<name>" + _NAME + rb")(?:[ \t]+(?P<rest>.*))?")
+_EACH_LABEL = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*+)[ \t]*+=[ \t]*+("(?:[^"\\]|\\[\\"n])*+")')
+_META = re.compile(rb"#[ \t]++(?P<kind>HELP|TYPE)[ \t]++(?P<name>" + _NAME + rb")(?:[ \t]++(?P<rest>.*))?")
+_SAMPLE_NAME = re.compile(rb"^(" + _NAME + rb")[ \t{]", re.MULTILINE)
 _TYPES = (b"counter", b"gauge", b"histogram", b"summary", b"untyped")
 _SUFFIXES = {b"histogram": (b"_bucket", b"_sum", b"_count"), b"summary": (b"_sum", b"_count")}
-_SOURCE_UP = re.compile(rb'meshscrape_source_up\{(?:[^}]*,)?source="([^"]*)"[^}]*\}[ \t]+(\S+)')
+_SOURCE_UP = b"meshscrape_source_up"
 _MOST_FAULTS = 3
 
 
@@ -39,7 +42,7 @@ def content_type_fault(answer: Answered, expectation: Expectation) -> tuple[str,
     parameters = set(rest) - {"charset=utf-8"}
     exact = parameters == {"version=0.0.4"} or (not parameters and not expectation.versioned)
     if media_type == "text/plain" and exact:
-        return "", value
+        return "", printable(value)
     return f"Content-Type {printable(value)!r}" if value else "no Content-Type", ""
 
 
@@ -68,7 +71,12 @@ def missing_families(answer: Answered, expectation: Expectation) -> tuple[str, s
 
 def sources_down(answer: Answered, expectation: Expectation) -> tuple[str, str]:
     """Which sources of a merged exposition are down, or expected and not mentioned."""
-    states = {match[1].decode("utf-8", "replace"): match[2] for match in _SOURCE_UP.finditer(answer.body)}
+    states: dict[str, bytes] = {}
+    for line in answer.body.split(b"\n"):
+        if line.startswith(_SOURCE_UP) and (sample := _SAMPLE.fullmatch(line)):
+            labels = dict(_EACH_LABEL.findall(sample["labels"] or b""))
+            if sample["name"] == _SOURCE_UP and b"source" in labels:
+                states[labels[b"source"][1:-1].decode("utf-8", "replace")] = sample["value"]
     down = [name for name, value in states.items() if value not in (b"1", b"1.0")]
     absent = [name for name in expectation.sources if name not in states]
     faults = [f"{printable(name)} is down" for name in down] + [f"{name} is not merged" for name in absent]
@@ -77,8 +85,7 @@ def sources_down(answer: Answered, expectation: Expectation) -> tuple[str, str]:
 
 def sample_names(body: bytes) -> frozenset[str]:
     """The names of all samples in an exposition (lines that are no samples are passed over)."""
-    found = re.findall(rb"^(" + _NAME + rb")[ \t{]", body, re.MULTILINE)
-    return frozenset(name.decode("ascii") for name in set(found))
+    return frozenset(name.decode("ascii") for name in set(_SAMPLE_NAME.findall(body)))
 
 
 @dataclass(slots=True)
@@ -88,7 +95,7 @@ class _Scan:
     types: dict[bytes, bytes] = field(default_factory=dict)
     helped: set[bytes] = field(default_factory=set)
     families: set[bytes] = field(default_factory=set)
-    series: set[bytes] = field(default_factory=set)
+    series: set[tuple[object, ...]] = field(default_factory=set)
     sampled: set[bytes] = field(default_factory=set)
     current: bytes = b""
 
@@ -115,7 +122,11 @@ class _Scan:
         sample = _SAMPLE.fullmatch(line)
         if sample is None:
             return "is malformed"
-        series = sample["series"]
+        labels = _EACH_LABEL.findall(sample["labels"] or b"")
+        if len({name for name, _ in labels}) < len(labels):
+            return "repeats a label"
+        # The same labels in another order, or spaced otherwise, are the same series.
+        series = (sample["name"], *sorted(labels))
         if series in self.series:
             return "repeats a series"
         self.series.add(series)

@@ -74,6 +74,9 @@ def test_a_valid_exposition_has_no_fault() -> None:
         (b"\xff 1\n", "line 1 is not UTF-8"),
         (b'a{b="\xff"} 1\n', "line 1 is not UTF-8"),
         (b"a 1\nb 1\na 2\n", "line 3 repeats a series"),
+        (b'a{x="1",y="2"} 1\na{y="2", x="1"} 1\n', "line 2 repeats a series"),
+        (b"a 1\na  2\n", "line 2 repeats a series"),
+        (b'a{x="1",x="2"} 1\n', "line 1 repeats a label"),
         (b'a{x="1"} 1\nb 1\na{x="2"} 2\n', "line 3 returns to a family that had ended"),
         (b"# TYPE a counter\na 1\n# TYPE a counter\n", "line 3 is a second TYPE"),
         (b"# HELP a x\n# HELP a y\na 1\n", "line 2 is a second HELP"),
@@ -97,6 +100,35 @@ def test_many_faults_are_summed_up() -> None:
 def test_faults_show_nothing_that_could_disturb_a_terminal() -> None:
     """Bytes of a hostile workload are spelled harmlessly."""
     assert fault(b"\x1b[2J\x07 x\n").isprintable()
+
+
+LONG = 300_000
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"a" + b" " * LONG + b"x",
+        b"a{" + b" " * LONG + b"x",
+        b'a{b="c"' + b" " * LONG + b"x",
+        b'a{b="c"' + b', b="c"' * LONG + b"x",
+        b"a " + b"1" * LONG + b"x",
+        b"a 1" + b" " * LONG + b"x",
+        b"a " * LONG,
+        b'a{b="' + b"\\\\" * LONG,
+        b"meshscrape_source_up{," * LONG,
+        b"# TYPE " + b"a" * LONG + b"-",
+        b"#" + b" " * LONG + b"TYPE",
+    ],
+)
+def test_no_line_costs_more_than_reading_it(line: bytes) -> None:
+    """What a hostile workload serves cannot make the judge search for ever."""
+    body = line + b"\n"
+    fault(body)
+    sample_names(body)
+    sources_down(answer(body), Expectation())
+    missing_families(answer(body), Expectation())
 
 
 @given(st.binary())
