@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -97,7 +98,11 @@ def floods(line: bytes, size: int) -> Behaviour:
 
 @contextlib.asynccontextmanager
 async def application(
-    behaviour: Behaviour, address: str = "127.0.0.1", unix_socket: Path | None = None
+    behaviour: Behaviour,
+    address: str = "127.0.0.1",
+    *,
+    unix_socket: Path | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """An application that behaves so, while inside; its port (0 on a Unix socket)."""
     tasks: set[asyncio.Task[None]] = set()
@@ -116,7 +121,7 @@ async def application(
     if unix_socket is not None:
         server = await asyncio.start_unix_server(accepted, unix_socket)
     else:
-        server = await asyncio.start_server(accepted, address, 0)
+        server = await asyncio.start_server(accepted, address, 0, ssl=tls)
     port = 0 if unix_socket else server.sockets[0].getsockname()[1]
     try:
         yield port

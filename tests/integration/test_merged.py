@@ -1,0 +1,337 @@
+"""The merged endpoint in front of real HTTP applications, most of them misbehaving."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
+from meshscrape.exposition.source import MergeLimits
+from meshscrape.istio.targets import ScrapeSource
+from meshscrape.spiffe.certificates import certificates_to_pem, self_signed_root
+from meshscrape.spiffe.keys import generate_key, key_to_pem
+from meshscrape.system.http_client import FetchedResponse, FetchLimits, fetch_stream
+from meshscrape.system.http_server import HttpServer, routes
+from support.addresses import loopback
+from support.applications import (
+    HEALTHY,
+    Behaviour,
+    application,
+    drips,
+    floods,
+    hangs,
+    header,
+    redirects,
+    resets_after,
+    says,
+    zips,
+)
+from support.expositions import check_text_structure, openmetrics_series, text_series
+from support.polling import eventually_async
+
+ENVOY = b"# TYPE envoy_server_live gauge\nenvoy_server_live{} 1\n"
+SHORT = {"X-Prometheus-Scrape-Timeout-Seconds": "0.5"}
+
+
+@contextlib.asynccontextmanager
+async def agent(options: MergedOptions, address: str) -> AsyncIterator[str]:
+    """The merged endpoint; its URL."""
+    merged = MergedMetrics(options, lambda: b"# TYPE istio_agent_x gauge\nistio_agent_x 1\n")
+    handler = routes(dict.fromkeys(PATHS, merged.handle))
+    async with HttpServer(handler, addresses=[(address, 0)]) as server:
+        yield f"http://{address}:{server.addresses[0][1]}/stats/prometheus"
+
+
+async def read(url: str, headers: dict[str, str] | None = None) -> tuple[FetchedResponse, bytes]:
+    """One scrape: the response and its whole body."""
+    limits = FetchLimits(total=30, read=30)
+    async with fetch_stream(url, headers=headers, limits=limits) as response:
+        body = b"".join([chunk async for chunk in response.body])
+    assert response.complete
+    return response, body
+
+
+async def scrape_beside(
+    behaviour: Behaviour, headers: dict[str, str] | None = None, **options: object
+) -> tuple[bytes, int]:
+    """A scrape of an application that behaves so before a healthy one: the body, and the odd one's port."""
+    address = loopback()
+    async with application(behaviour, address) as odd, application(says(HEALTHY), address) as healthy:
+        sources = (ScrapeSource(odd), ScrapeSource(healthy))
+        async with agent(MergedOptions(sources, address, **options), address) as url:  # type: ignore[arg-type]
+            response, body = await read(url, headers)
+    assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    check_text_structure(body)
+    text_series(body)
+    assert HEALTHY in body, "the healthy application's families are whole"
+    assert up(body, healthy) == 1
+    return body, odd
+
+
+def up(body: bytes, port: int) -> float:
+    """`meshscrape_source_up` of the application on this port."""
+    labels = (("source", f"application:{port}"),)
+    values = [
+        value for name, of, value in text_series(body) if (name, of) == ("meshscrape_source_up", labels)
+    ]
+    assert len(values) == 1
+    return float(values[0])
+
+
+FAULTY: dict[str, tuple[Behaviour, bytes]] = {
+    "status 500": (says(HEALTHY, status="500 Oh no"), b""),
+    "redirect": (redirects("/metrics"), b""),
+    "HTML": (says(b"<html>up 1</html>\n", "text/html"), b""),
+    "HTML that calls itself text": (says(b"<html>\n<p>up 1\n</html>\n"), b""),
+    "protobuf": (says(b"\x0a\x03", "application/vnd.google.protobuf"), b""),
+    "OpenMetrics nobody asked for": (says(b"a 1\n# EOF\n", "application/openmetrics-text"), b""),
+    "another charset": (says(b"a 1\n", "text/plain; charset=utf-16"), b""),
+    "binary": (says(bytes(range(256)) * 64), b""),
+    "another coding": (says(b"a 1\n", "text/plain", "200 OK", "Content-Encoding: br"), b""),
+    "a gzip that is none": (says(b"a 1\n", "text/plain", "200 OK", "Content-Encoding: gzip"), b""),
+    "reset in the middle": (resets_after(b"early 1\nlate 1"), b"early 1\n"),
+    "hanging": (hangs, b""),
+    "dripping": (drips(b"drip_total 1\n" * 1000, chunk=13), b"drip_total 1\n"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_a_faulty_application_costs_its_own_families_only(fault: str) -> None:
+    """Whatever is wrong with one source, the scrape is valid, says `up 0` and has all of the others."""
+    behaviour, kept = FAULTY[fault]
+    body, odd = asyncio.run(scrape_beside(behaviour, SHORT))
+    assert up(body, odd) == 0
+    assert kept in body
+    assert b"late" not in body
+
+
+def test_an_application_that_is_not_there() -> None:
+    """A port that nobody listens on is a source that is down."""
+
+    async def run() -> None:
+        address = loopback()
+        async with agent(MergedOptions((ScrapeSource(9),), address), address) as url:
+            _, body = await read(url)
+            _, again = await read(url)
+        assert up(body, 9) == 0
+        assert b'istio_agent_scrape_failures_total{type="application"} 0' in body
+        assert b'istio_agent_scrape_failures_total{type="application"} 1' in again
+        assert b"istio_agent_scrapes_total 2" in again
+
+    asyncio.run(run())
+
+
+IMPERFECT = {
+    "gzip nobody asked for": (zips(b"odd_total 1\n"), b"odd_total 1\n"),
+    "CRLF": (says(b"# TYPE odd gauge\r\nodd 1\r\n"), b"# TYPE odd gauge\nodd 1\n"),
+    "no last line feed": (says(b"odd 1\nlast 2"), b"odd 1\nlast 2\n"),
+    "EOF in the middle": (says(b"odd 1\n# EOF\nlast 2\n"), b"odd 1\nlast 2\n"),
+    "not UTF-8": (says(b'odd{a="\xff"} 1\nodd 2\n'), b"odd 2\n"),
+    "no Content-Type version": (says(b"odd 1\n", "text/plain"), b"odd 1\n"),
+    "duplicate families": (says(b"# TYPE odd gauge\nodd 1\n" * 2), b"# TYPE odd gauge\nodd 1\nodd 1\n"),
+    "the agent's own family": (says(b"meshscrape_source_up 5\nistio_agent_x 7\nodd 1\n"), b"odd 1\n"),
+}
+
+
+@pytest.mark.parametrize("flaw", IMPERFECT)
+def test_what_can_be_mended_is_merged(flaw: str) -> None:
+    """A source with a flaw that does not make it unreadable is up, and what is valid of it comes through."""
+    behaviour, expected = IMPERFECT[flaw]
+    body, odd = asyncio.run(scrape_beside(behaviour))
+    assert up(body, odd) == 1
+    merged = body.partition(b"# HELP app_requests_total")[0]
+    assert merged.endswith(expected)
+    assert b"EOF" not in body
+    assert b"istio_agent_x 7" not in body
+
+
+def test_order_and_first_owner() -> None:
+    """Agent, Envoy, applications as declared; a family of two applications is the first one's."""
+
+    async def run() -> None:
+        address = loopback()
+        second = b"# TYPE app_seconds gauge\napp_seconds 1\nother 2\n"
+        async with application(says(HEALTHY), address) as one, application(says(second), address) as two:
+            options = MergedOptions((ScrapeSource(one), ScrapeSource(two)), address)
+            async with agent(options, address) as url:
+                _, body = await read(url)
+        places = [
+            body.index(part) for part in (b"istio_agent_x 1", HEALTHY, b"other 2", b"meshscrape_source_up")
+        ]
+        assert places == sorted(places)
+        assert body.count(b"app_seconds ") == 1, "only its TYPE line's"
+        assert f'meshscrape_source_dropped_families_total{{source="application:{two}"}} 1'.encode() in body
+
+    asyncio.run(run())
+
+
+def test_envoy_is_asked_on_its_socket_for_text_only(tmp_path: Path) -> None:
+    """Envoy's part comes from its admin socket, however long the path; it is asked for text alone."""
+    asked: list[bytes] = []
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+
+    async def envoy(request: bytes, writer: asyncio.StreamWriter) -> None:
+        asked.append(request)
+        writer.write(header(extra_length(ENVOY)) + ENVOY)
+
+    def extra_length(body: bytes) -> str:
+        return f"text/plain; charset=UTF-8\r\nContent-Length: {len(body)}"
+
+    async def run() -> None:
+        address = loopback()
+        # The server binds by a relative name, as Envoy does: its own path may be too long for bind().
+        with contextlib.chdir(deep):
+            async with application(envoy, unix_socket=Path("admin.sock")):
+                options = MergedOptions((), address, deep / "admin.sock", openmetrics=True)
+                async with agent(options, address) as url:
+                    text = await read(url)
+                    _, openmetrics = await read(url, {"Accept": "application/openmetrics-text;version=1.0.0"})
+        assert ENVOY in text[1]
+        assert b'meshscrape_source_up{source="envoy"} 1' in text[1]
+        assert ("envoy_server_live", (), "1.0") in openmetrics_series(openmetrics)
+
+    asyncio.run(run())
+    assert all(b"GET /stats/prometheus HTTP/1.1" in request for request in asked)
+    assert all(b"accept: text/plain;version=0.0.4\r\n" in request.lower() for request in asked)
+
+
+def test_first_bytes_before_the_slowest_source() -> None:
+    """The agent's and Envoy's families leave while an application has not answered yet."""
+
+    async def run() -> None:
+        address = loopback()
+        async with (
+            application(hangs, address) as port,
+            agent(MergedOptions((ScrapeSource(port),), address), address) as url,
+            fetch_stream(url, limits=FetchLimits(total=30, read=30)) as response,
+        ):
+            first = await anext(aiter(response.body))
+            assert b"istio_agent_x 1" in first
+            assert b"meshscrape_source_up" not in first
+
+    asyncio.run(run())
+
+
+def test_a_large_body_within_limits() -> None:
+    """A body over the limit on bytes is cut at a line, counted and visible; what came before it is merged."""
+    line = b'flood{pad="' + b"x" * 80 + b'"} 1\n'
+    limits = MergeLimits(max_bytes=1 << 20)
+    body, odd = asyncio.run(scrape_beside(floods(line, 8 << 20), limits=limits))
+    assert up(body, odd) == 0
+    assert 10_000 < body.count(line) <= (1 << 20) // len(line)
+    assert f'meshscrape_source_truncations_total{{source="application:{odd}"}} 1'.encode() in body
+
+
+def test_an_endless_line_costs_no_memory() -> None:
+    """A line without an end is left out, not collected."""
+    body, odd = asyncio.run(scrape_beside(floods(b"x" * 1000, 4 << 20)))
+    assert up(body, odd) == 0
+    assert len(body) < 10_000
+
+
+def test_too_many_families_are_counted() -> None:
+    """Families over the limit are left out and counted, the ones before them are whole."""
+    many = b"".join(b"# TYPE m%d gauge\nm%d 1\n" % (n, n) for n in range(100))
+    body, odd = asyncio.run(scrape_beside(says(many), limits=MergeLimits(max_families=10)))
+    assert up(body, odd) == 1
+    assert b"m9 1\n" in body
+    assert b"m10 1\n" not in body
+    assert f'meshscrape_source_dropped_families_total{{source="application:{odd}"}} 90'.encode() in body
+
+
+@pytest.mark.parametrize("garbage", ["soon", "", "-1", "nan", "inf", "1e9"])
+def test_a_garbage_timeout_counts_as_absent(garbage: str) -> None:
+    """Nothing that the header may hold breaks a scrape or shortens it to nothing."""
+    body, odd = asyncio.run(scrape_beside(says(b"odd 1\n"), {"X-Prometheus-Scrape-Timeout-Seconds": garbage}))
+    assert up(body, odd) == 1
+
+
+def test_openmetrics_only_where_allowed() -> None:
+    """A workload that opted in gets valid OpenMetrics with exemplars; another gets text."""
+    spoken = (
+        b'# TYPE odd counter\nodd_total 1 # {trace_id="abc"} 1.0 1700000000.5\n'
+        b"# TYPE h histogram\n"
+        b'h_bucket{le="+Inf"} 3 # {trace_id="def"} 0.5\nh_sum 2\nh_count 3\n# EOF\n'
+    )
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+
+    async def polyglot(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"accept: application/openmetrics-text" in request.lower():
+            await says(spoken, "application/openmetrics-text; version=1.0.0; charset=utf-8")(request, writer)
+        else:
+            await says(b"odd_total 1\n")(request, writer)
+
+    async def run(openmetrics: bool) -> tuple[str, bytes]:
+        address = loopback()
+        async with application(polyglot, address) as odd, application(says(HEALTHY), address) as healthy:
+            sources = (ScrapeSource(odd), ScrapeSource(healthy))
+            async with agent(MergedOptions(sources, address, openmetrics=openmetrics), address) as url:
+                response, body = await read(url, accept)
+                return response.content_type, body
+
+    content_type, body = asyncio.run(run(True))
+    assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    names = {name for name, _, _ in openmetrics_series(body)}
+    assert {"odd_total", "h_bucket", "app_requests_total", "app_seconds_bucket", "istio_agent_x"} <= names
+    assert b'odd_total 1 # {trace_id="abc"} 1.0 1700000000.5\n' in body
+    assert body.endswith(b"# EOF\n")
+    content_type, body = asyncio.run(run(False))
+    assert content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert b"\nodd_total 1\n" in body
+
+
+def test_https_application(tmp_path: Path) -> None:
+    """An application that serves its metrics over https on loopback is read, whatever certificate it has."""
+    key = generate_key()
+    root = self_signed_root("self.signed", key, datetime.now(UTC), timedelta(hours=1))
+    pem = tmp_path / "both.pem"
+    pem.write_bytes(key_to_pem(key) + certificates_to_pem((root,)))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pem)
+
+    async def run() -> None:
+        address = loopback()
+        async with application(says(HEALTHY), address, tls=tls) as port:
+            options = MergedOptions((ScrapeSource(port, scheme="https"),), address)
+            async with agent(options, address) as url:
+                _, body = await read(url)
+        assert up(body, port) == 1
+        assert HEALTHY in body
+
+    asyncio.run(run())
+
+
+def test_a_scraper_that_leaves_stops_the_sources() -> None:
+    """When the scraper goes away in the middle, nobody goes on reading its sources."""
+    closed = asyncio.Event()
+
+    async def endless(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(header())
+        try:
+            while True:
+                writer.write(b"endless_total 1\n" * 5000)
+                await writer.drain()
+        finally:
+            closed.set()
+
+    async def run() -> None:
+        address = loopback()
+        async with application(endless, address) as port:
+            options = MergedOptions((ScrapeSource(port),), address, limits=MergeLimits(max_bytes=1 << 40))
+            async with agent(options, address) as url:
+                async with fetch_stream(url) as response:
+                    await anext(aiter(response.body))
+
+                async def source_closed() -> bool:
+                    return closed.is_set()
+
+                await eventually_async(source_closed, what="the source's connection being closed")
+
+    asyncio.run(run())
