@@ -11,10 +11,12 @@ from datetime import timedelta
 import pytest
 
 from support.forgery import Forge, any_server
+from support.polling import eventually
 from support.sidecar import SCRAPER, Sidecar, echo_server, running_sidecar
 from support.wire import Answer, Wire, alert, ask, ask_http2, request_bytes
 
 HTTP2_REFUSALS = (400, 403, 404, 405, "StreamReset", "ConnectionTerminated", "closed")
+OLD = "spiffe://cluster.local/ns/default/sa/old"
 STATS = b"envoy_server_live"
 ADMIN_SECRETS = (b"static_listeners", b"certificate_chain", b"/quitquitquit", b"envoy_server_", b"LIVE")
 
@@ -258,6 +260,18 @@ def test_another_ca_is_refused(sidecar: Sidecar, name: str, expected: str) -> No
     """A certificate with the right SPIFFE ID of another CA is refused, also when the CAs' names are equal."""
     stranger = Forge(name).leaf(SCRAPER).client_context()
     assert alert(sidecar.pod, 15091, stranger) == expected
+
+
+def test_a_failed_handshake_is_logged_with_its_reason(sidecar: Sidecar) -> None:
+    """Whoever runs the workload reads why a scraper was refused, which its own alert may not say."""
+    expired = sidecar.forge.leaf(OLD, valid_until=-timedelta(minutes=1))
+    alert(sidecar.pod, 15091, expired.client_context())
+
+    def logged() -> bool:
+        lines = [json.loads(line) for line in sidecar.envoy.output().splitlines() if OLD in line]
+        return any("certificate_has_expired" in line["reason"] for line in lines)
+
+    eventually(logged, what="the log line")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from meshscrape.dataplane import bounds, names
 from meshscrape.dataplane.options import ProxyOptions
-from meshscrape.envoy import authorization, clusters, http, listeners, routes, tls
+from meshscrape.envoy import authorization, clusters, http, listeners, logs, routes, tls
 from meshscrape.envoy.values import Resource, pipe_address, socket_address
 
 SERVER = "meshscrape"
@@ -34,6 +34,15 @@ _DENIAL_LOG = {
     "path": "%REQ(:PATH):256%",
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
+}
+HANDSHAKE_LOG = {
+    "time": "%START_TIME%",
+    "event": "handshake failed",
+    "port": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS%",
+    "uri_san": "%DOWNSTREAM_PEER_URI_SAN%",
+    "dns_san": "%DOWNSTREAM_PEER_DNS_SAN%",
+    "reason": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
 }
 
 
@@ -81,7 +90,7 @@ def metrics_listener(options: ProxyOptions, port: MetricsPort) -> Resource:
         limits=bounds.METRICS,
         filters=_filters(options, port),
         replies=_replies(options, port),
-        access_log=(http.error_log(400, _DENIAL_LOG),) if port.secure else (),
+        access_log=(logs.error_log(400, _DENIAL_LOG),) if port.secure else (),
         server=SERVER,
     )
     socket = (
@@ -90,7 +99,8 @@ def metrics_listener(options: ProxyOptions, port: MetricsPort) -> Resource:
         else None
     )
     chain = listeners.filter_chain(http.connection_manager(manager), transport_socket=socket)
-    return listeners.listener(name, port.addresses, port.port, [chain])
+    failures = [logs.handshake_log(HANDSHAKE_LOG)] if port.secure else []
+    return listeners.listener(name, port.addresses, port.port, [chain], access_log=failures)
 
 
 def metrics_cluster(port: MetricsPort) -> Resource:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from meshscrape.dataplane import bounds, names
+from meshscrape.dataplane.metrics import HANDSHAKE_LOG
 from meshscrape.dataplane.options import GatewayRoute, ProxyOptions, Upstream
-from meshscrape.envoy import clusters, http, listeners, routes, tls
+from meshscrape.envoy import clusters, http, listeners, logs, routes, tls
 from meshscrape.envoy.values import Resource, socket_address
 from meshscrape.istio.settings import InboundPort
 
@@ -44,8 +45,14 @@ def inbound_listener(options: ProxyOptions, inbound: InboundPort) -> Resource:
             ]
         case "DISABLE":
             chains = [listeners.filter_chain(plain)]
-    inspect = inbound.mode == "PERMISSIVE"
-    return listeners.listener(name, options.pod_addresses, inbound.port, chains, inspect_tls=inspect)
+    return listeners.listener(
+        name,
+        options.pod_addresses,
+        inbound.port,
+        chains,
+        inspect_tls=inbound.mode == "PERMISSIVE",
+        access_log=[] if inbound.mode == "DISABLE" else [logs.handshake_log(HANDSHAKE_LOG)],
+    )
 
 
 def inbound_name(inbound: InboundPort) -> str:
@@ -87,7 +94,7 @@ def gateway_listener(options: ProxyOptions, port: int) -> Resource:
                 503, "503 %UPSTREAM_CLUSTER%: %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%\n"
             ),
         ),
-        access_log=(http.error_log(500, _FAILURE_LOG),),
+        access_log=(logs.error_log(500, _FAILURE_LOG),),
         upgrades=_UPGRADES,
         absolute_form=True,
         request_ids=True,

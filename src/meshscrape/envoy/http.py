@@ -166,17 +166,5 @@ def reply(status: int, text: str) -> Resource:
     }
 
 
-def error_log(lowest_status: int, fields: dict[str, str]) -> Resource:
-    """Answers from `lowest_status` on, as JSON lines on standard error (JSON, so nobody can forge a line)."""
-    comparison = {"op": "GE", "value": {"default_value": lowest_status, "runtime_key": "error_log"}}
-    return {
-        "name": "envoy.access_loggers.stderr",
-        "filter": {"status_code_filter": {"comparison": comparison}},
-        "typed_config": typed(
-            "envoy.extensions.access_loggers.stream.v3.StderrAccessLog", log_format={"json_format": fields}
-        ),
-    }
-
-
 def _equals(value: int, runtime_key: str) -> Resource:
     return {"op": "EQ", "value": {"default_value": value, "runtime_key": runtime_key}}

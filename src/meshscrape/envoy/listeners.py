@@ -12,11 +12,18 @@ _HCM = "envoy.filters.network.http_connection_manager"
 
 
 def listener(
-    name: str, addresses: Sequence[str], port: int, chains: Sequence[Resource], *, inspect_tls: bool = False
+    name: str,
+    addresses: Sequence[str],
+    port: int,
+    chains: Sequence[Resource],
+    *,
+    inspect_tls: bool = False,
+    access_log: Sequence[Resource] = (),
 ) -> Resource:
     """A listener on the same `port` of one or several addresses, which nobody can share.
 
     With `inspect_tls` the first bytes of a connection decide which of the `chains` it matches.
+    `access_log` is written when a connection ends.
     """
     first, *others = addresses
     resource: Resource = {
@@ -27,6 +34,7 @@ def listener(
         # Two processes that share a port by SO_REUSEPORT each get some of the connections, silently.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
+        "access_log": list(access_log),
     }
     if others:
         resource["additional_addresses"] = [{"address": socket_address(each, port)} for each in others]

@@ -1,0 +1,34 @@
+"""What Envoy writes to standard error, as JSON lines: JSON, so that nobody's name can forge a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshscrape.envoy.values import Resource, typed
+
+
+def error_log(lowest_status: int, fields: Mapping[str, str]) -> Resource:
+    """A line for each answer of a connection manager from `lowest_status` on; `fields` are formats."""
+    comparison = {"op": "GE", "value": {"default_value": lowest_status, "runtime_key": "error_log"}}
+    return _standard_error({"status_code_filter": {"comparison": comparison}}, fields)
+
+
+def handshake_log(fields: Mapping[str, str]) -> Resource:
+    """A line for each connection to a listener whose TLS handshake failed."""
+    expression = typed(
+        "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+        expression="connection.transport_failure_reason != ''",
+    )
+    name = "envoy.access_loggers.extension_filters.cel"
+    return _standard_error({"extension_filter": {"name": name, "typed_config": expression}}, fields)
+
+
+def _standard_error(condition: Resource, fields: Mapping[str, str]) -> Resource:
+    return {
+        "name": "envoy.access_loggers.stderr",
+        "filter": condition,
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+            log_format={"json_format": dict(fields)},
+        ),
+    }
