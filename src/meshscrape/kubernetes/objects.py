@@ -110,20 +110,28 @@ def load_inventory(documents: Iterable[Document | Manifest]) -> Inventory:
     Raises InputError for what is no object, and for two different objects of the same reference.
     """
     found: dict[Ref, Manifest] = {}
-    for document in documents:
-        for data, where in _flat(document.data, document.where):
-            manifest = manifest_of(data, where)
-            other = found.setdefault(manifest.ref, manifest)
-            if other is not manifest and stable(other.data) != stable(data):
-                raise InputError(
-                    f"{manifest.ref} is also in {other.where or 'another file'}, and differs",
-                    where=where,
-                    remedy="give each object once: either the manifest or the dump of the cluster",
-                )
+    for manifest in _manifests(documents):
+        other = found.setdefault(manifest.ref, manifest)
+        if other is not manifest and stable(other.data) != stable(manifest.data):
+            raise InputError(
+                f"{manifest.ref} is also in {other.where or 'another file'}, and differs",
+                where=manifest.where,
+                remedy="give each object once: either the manifest or the dump of the cluster",
+            )
     return Inventory(found.values())
 
 
-def _flat(data: Object, where: str) -> Iterator[tuple[Object, str]]:
+def _manifests(documents: Iterable[Document | Manifest]) -> Iterator[Manifest]:
+    for document in documents:
+        if isinstance(document, Manifest):
+            yield document
+            continue
+        for data, where in flatten(document.data, document.where):
+            yield manifest_of(data, where)
+
+
+def flatten(data: Object, where: str) -> Iterator[tuple[Object, str]]:
+    """The objects of `data` with their places: itself, or the items of a list (and of lists in it)."""
     kind = data.get("kind")
     items = data.get("items")
     if isinstance(kind, str) and kind.endswith("List") and isinstance(items, Sequence):
@@ -134,7 +142,7 @@ def _flat(data: Object, where: str) -> Iterator[tuple[Object, str]]:
             if "kind" not in item and kind != "List":
                 # Typed lists of the API leave kind and apiVersion out of their items.
                 item = {"apiVersion": data.get("apiVersion"), "kind": kind.removesuffix("List"), **item}
-            yield from _flat(item, place)
+            yield from flatten(item, place)
     else:
         yield data, where
 
