@@ -65,9 +65,7 @@ def test_promtool_accepts_the_running_configuration(example_mesh: Up, tmp_path: 
     assert [job["job_name"] for job in yaml.safe_load(done.stdout)["scrape_configs"]] == list(JOBS)
 
 
-def test_promtool_accepts_a_configuration_for_ones_own_prometheus(
-    example_mesh: Up, tmp_path: Path
-) -> None:
+def test_promtool_accepts_a_configuration_for_ones_own_prometheus(example_mesh: Up, tmp_path: Path) -> None:
     """With --certs and --targets no mesh is asked, and the paths are the given ones."""
     certs = example_mesh.workload("istio-system/prometheus")["outputCertificates"]
     arguments = ("--certs", certs, "--targets", str(tmp_path), "--scrape-interval", "250ms")

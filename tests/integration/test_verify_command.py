@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,6 +173,36 @@ def test_no_key_touches_a_disk(world: World) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_for_terminals(world: World, quiet: bool) -> None:
+    """A bar on stderr when that is a terminal, none with --quiet; the report on stdout is untouched by it."""
+    ours, theirs = pty.openpty()
+    shown: list[bytes] = []
+
+    def follow() -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(ours, 4096):
+                shown.append(data)
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    arguments = ["-o", "json", "--only", "no-certificate", *(["--quiet"] if quiet else [])]
+    try:
+        done = subprocess.run(
+            world.command(*arguments),
+            env={**world.environment, "TERM": "xterm"},
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            timeout=60,
+        )
+    finally:
+        os.close(theirs)
+        follower.join()
+        os.close(ours)
+    assert json.loads(done.stdout)["clean"] is True
+    assert (b"verify" in b"".join(shown)) is not quiet
 
 
 def sockets(pid: int) -> int:

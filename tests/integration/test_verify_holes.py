@@ -20,6 +20,7 @@ from meshscrape.dataplane.options import ProxyOptions
 from meshscrape.istio.settings import InboundPort
 from meshscrape.verify.findings import Report
 from meshscrape.verify.run import VerifyOptions, verify
+from support.addresses import free_port
 from support.ca import TestCa, ca_process
 from support.subject import (
     APPLICATION,
@@ -182,6 +183,20 @@ def hardened(options: ProxyOptions) -> ProxyOptions:
     return replace(options, localhost_only=True)
 
 
+def dual_stack(options: ProxyOptions) -> ProxyOptions:
+    """On IPv6 there is one loopback address only, so the ports are drawn."""
+    drawn = [free_port("::1") for _ in range(5)]
+    return replace(
+        options,
+        pod_addresses=(options.pod_addresses[0], "::1"),
+        stats_port=drawn[0],
+        merged_port=drawn[1],
+        health_port=drawn[2],
+        secure_stats_port=drawn[3],
+        secure_merged_port=drawn[4],
+    )
+
+
 def application(mode: str) -> Callable[[ProxyOptions], ProxyOptions]:
     """An application port in this mode."""
     return lambda options: replace(options, inbound=(InboundPort(APPLICATION, mode, "http"),))  # type: ignore[arg-type]
@@ -194,6 +209,7 @@ def hole(*findings: tuple[str, int], **spoiled: Any) -> Hole:
 HOLES: dict[str, Hole] = {
     "clean": hole(),
     "clean-hardened": hole(promised=hardened),
+    "clean-dual-stack": hole(promised=dual_stack),
     "clean-strict": hole(promised=application("STRICT")),
     "clean-permissive": hole(promised=application("PERMISSIVE")),
     "client-certificate-optional": hole(("no-certificate", STATS), edit=no_client_certificate),
@@ -299,3 +315,18 @@ def test_exactly_the_hole_is_found(found: dict[str, Report], name: str) -> None:
         if each.workload == f"default/{name}"
     }
     assert set(seen) == HOLES[name].findings, seen
+
+
+@pytest.mark.parametrize("name", [name for name in HOLES if name.startswith("clean")])
+def test_a_clean_workload_has_passed_something(found: dict[str, Report], name: str) -> None:
+    """Both secure ports of every address have passed every check; nothing was blocked or left out."""
+    results = [each for each in found[name].checks if each.workload == f"default/{name}"]
+    assert {each.outcome for each in results} <= {"passed", "noted"}
+    secure = {each.target for each in results if each.check == "scraper-admitted"}
+    assert len(secure) == (4 if name == "clean-dual-stack" else 2)
+    for target in secure:
+        assert {each.check for each in results if each.target == target} >= {
+            *("content-type", "exposition", "families", "server-certificate", "plain-http", "no-certificate"),
+            *("other-ca", "expired-certificate", "session-resumption", "unlisted-workload", "legacy-tls"),
+            *("paths", "methods"),
+        }

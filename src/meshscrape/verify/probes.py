@@ -57,7 +57,7 @@ class Timeouts:
     """Seconds for a connection, for a silence in a handshake or an answer, and for a whole visit."""
 
     connect: float = 5.0
-    handshake: float = 5.0
+    handshake: float = 10.0
     answer: float = 10.0
     total: float = 60.0
 
