@@ -228,7 +228,8 @@ def test_a_new_root_is_trusted_and_an_old_one_dropped(tmp_path: Path) -> None:
         assert ask(sidecar.pod, 15091, PATH, veteran).status == 200
         publish_credentials(sidecar.options, successor.leaf(SERVER), successor.root)
         eventually(
-            lambda: alert(sidecar.pod, 15091, veteran) == "TLSV1_ALERT_UNKNOWN_CA", what="the old root's end"
+            lambda: alert(sidecar.pod, 15091, veteran, 0.5) == "TLSV1_ALERT_UNKNOWN_CA",
+            what="the old root's end",
         )
         assert ask(sidecar.pod, 15091, PATH, newcomer).status == 200
 

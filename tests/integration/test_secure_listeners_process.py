@@ -195,7 +195,7 @@ def test_idle_strangers_are_cut_off(tmp_path: Path) -> None:
         runtime = config["layered_runtime"]["layers"][0]["static_layer"]
         runtime["envoy.resource_limits.listener.secure_metrics_15091.connection_limit"] = 4
         for chain in _chains(config, "secure_metrics_15091"):
-            chain["transport_socket_connect_timeout"] = "1s"
+            chain["transport_socket_connect_timeout"] = "2s"
 
     with running_sidecar(tmp_path, edit=small) as sidecar, ExitStack() as stack:
         friend = sidecar.forge.leaf(SCRAPER).client_context()
@@ -261,7 +261,7 @@ _DURATIONS = ("max_connection_duration", "max_stream_duration")
 def test_an_expired_scraper_loses_its_open_connection(tmp_path: Path) -> None:
     """A connection outlives the certificate that opened it by a bounded time, however busy it is kept."""
     with running_sidecar(tmp_path, edit=_short) as sidecar:
-        friend = sidecar.forge.leaf(SCRAPER, valid_until=timedelta(seconds=2)).client_context()
+        friend = sidecar.forge.leaf(SCRAPER, valid_until=timedelta(seconds=3)).client_context()
         wire = Wire(sidecar.pod, 15091, friend)
         assert wire.get(PATH).status == 200
 
@@ -275,7 +275,8 @@ def test_an_expired_scraper_loses_its_open_connection(tmp_path: Path) -> None:
         with wire:
             eventually(ended, what="the end of the connection")
         eventually(
-            lambda: alert(sidecar.pod, 15091, friend) == "SSLV3_ALERT_CERTIFICATE_EXPIRED", what="the alert"
+            lambda: alert(sidecar.pod, 15091, friend, 0.5) == "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+            what="the alert",
         )
 
 

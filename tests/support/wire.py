@@ -72,15 +72,15 @@ def ask(
         return wire.get(target, method)
 
 
-def alert(address: str, port: int, context: ssl.SSLContext) -> str:
-    """The TLS alert with which the server refuses this client, or "" when it does not.
+def alert(address: str, port: int, context: ssl.SSLContext, within: float = TIMEOUT) -> str:
+    """The TLS alert with which the server refuses this client, or "" when none comes `within` seconds.
 
     With TLS 1.3 the refusal comes after the client's side of the handshake is done, so this reads once. It
     sends nothing, because an answer to that (a reset) could overtake the alert.
     """
     try:
         with Wire(address, port, context) as wire:
-            wire.socket.settimeout(0.5)
+            wire.socket.settimeout(within)
             wire.socket.recv(1)
     except ssl.SSLError as error:
         return error.reason or str(error)
