@@ -103,6 +103,7 @@ def test_inbound_capture_tells_everything_from_nothing(value: str, ports: tuple[
         (names.INJECT, "enabled", "not a truth value"),
         (names.LOCAL_COMMAND, "sh -c 'sleep", "not a command line"),
         (names.LOCAL_COMMAND + ".app", " ", "the command is empty"),
+        (names.LOCAL_COMMAND, "serve\0", "NUL character"),
         (PROXY_CONFIG, "a: [", "not YAML"),
         (PROXY_CONFIG, "a: b\n---\nc: d", "more than one YAML document"),
         (PROXY_CONFIG, "statusPort: http", "not a number"),

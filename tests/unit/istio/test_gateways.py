@@ -83,6 +83,7 @@ def test_a_service_before_the_gateway_translates_its_port() -> None:
     """As in Istio: the Gateway names the Service's port, the pod listens on the target port."""
     assert served(gateway(port=80), SERVICE)[0].port == 8080
     assert served(gateway(port=8443), SERVICE)[0].port == 8443
+    assert served(gateway(port=80), SERVICE.replace("{app: edge}", "{app: other}"))[0].port == 80
 
 
 def test_gateways_and_virtual_services_combine() -> None:
@@ -91,6 +92,24 @@ def test_gateways_and_virtual_services_combine() -> None:
         gateway("a"), gateway("b"), virtual("v", "b", "/b"), virtual("w", "a, b", "/x/"), virtual("x", "b")
     )
     assert [route.prefix for route in found.routes] == ["/x/", "/b", "/"]
+
+
+def test_a_gateway_is_told_by_its_label_or_its_template() -> None:
+    """Either is enough; without both it is a sidecar, and serves no Gateway."""
+    neither = BASE.replace("istio: ingressgateway, ", "")
+    template = neither.replace("{labels", "{annotations: {inject.istio.io/templates: gateway}, labels", 1)
+    for base in (BASE, template):
+        assert parse_mesh(load_documents(base + gateway(), "m.yaml")).workloads[0].kind == "gateway"
+    with pytest.raises(InputError, match="no gateway workload has these labels"):
+        parse_mesh(load_documents(neither + gateway(), "m.yaml"))
+
+
+def test_container_ports_of_a_gateway_are_not_where_it_listens() -> None:
+    """Gateway objects say that; charts declare other ports beside them."""
+    base = BASE.replace("image: auto", "image: auto}, {name: other, ports: [{containerPort: 7000}]")
+    mesh = parse_mesh(load_documents(base + gateway(), "m.yaml"))
+    assert [item.port for item in mesh.workloads[0].inbound] == [8080]
+    assert parse_mesh(load_documents(base, "m.yaml")).workloads[0].inbound == ()
 
 
 def test_a_gateway_without_routes_listens_all_the_same() -> None:
@@ -112,6 +131,8 @@ def test_a_gateway_without_routes_listens_all_the_same() -> None:
         ([gateway().replace("{app: edge}", "{}")], "spec.selector: missing"),
         ([gateway(), virtual().replace("route: [", "route: [{destination: {host: x}}, ")], "2 destinations"),
         ([gateway(), virtual().replace("http: [", "tcp: [")], "unknown field 'tcp'"),
+        ([gateway(), virtual().partition("  http:")[0]], "spec.http: there is no route"),
+        ([gateway().replace("servers: [", "servers: {a: ").replace("]}]", "]}}")], "servers: not a list"),
         ([gateway(), virtual().replace("uri: {prefix: /}", "uri: {}")], "uri.prefix: missing"),
     ],
 )

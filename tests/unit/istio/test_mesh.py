@@ -122,6 +122,28 @@ def test_the_status_port_of_proxy_config_moves_the_merged_port() -> None:
     assert agent_environment(mesh(moved).workloads[0], "cluster.local")["STATUS_PORT"] == "16020"
 
 
+def test_a_services_target_port_is_its_port_when_not_said() -> None:
+    """As in Kubernetes; the Service of another workload does not matter."""
+    same = MANIFEST.replace("port: 80, targetPort: http}", "port: 9080}").replace(
+        "{number: 80}", "{number: 9080}"
+    )
+    assert mesh(same).routes[-1].port == 9080
+    with pytest.raises(InputError, match="no container declares port 81"):
+        mesh(
+            same.replace("9080}\n  - {name: dns", "81}\n  - {name: dns").replace(
+                "{number: 9080}", "{number: 81}"
+            )
+        )
+    other = "{metadata: {name: o, namespace: shop}, spec: {selector: {app: o}, ports: [{port: 1}]}}"
+    assert mesh(MANIFEST + "---\n{apiVersion: v1, kind: Service, " + other[1:]).workloads
+
+
+def test_the_older_name_of_the_service_account_counts_too() -> None:
+    """Kubernetes calls it deprecated and honours it."""
+    older = MANIFEST.replace("serviceAccountName: web", "serviceAccount: web")
+    assert mesh(older).workloads[0].service_account == "web"
+
+
 def test_commands_of_several_containers_are_told_apart_by_name() -> None:
     """One annotation per container."""
     several = MANIFEST.replace("local-command: serve", "local-command.web: serve").replace(

@@ -300,6 +300,17 @@ def test_only_two_roles_exist() -> None:
         settings(role="waypoint")
 
 
+def test_names_may_be_as_long_as_kubernetes_allows() -> None:
+    """253 characters for objects, 63 for namespaces, and no more."""
+    longest = {"POD_NAME": ".".join(["a" * 62] * 4) + ".", "POD_NAMESPACE": "n" * 63}
+    longest["POD_NAME"] = (longest["POD_NAME"] + "b" * 63)[:253]
+    found = settings(**longest)
+    assert (len(found.pod_name), len(found.namespace)) == (253, 63)
+    for name, value in longest.items():
+        with pytest.raises(InputError, match=f"^environment variable {name}: "):
+            settings(**{name: value + "c"})
+
+
 def test_inbound_ports_survive_the_environment() -> None:
     """What the mesh writes, the agent reads."""
     inbound = (InboundPort(80, "STRICT", "http"), InboundPort(81, "PERMISSIVE"), InboundPort(82, "DISABLE"))

@@ -83,7 +83,7 @@ def test_the_variable_is_read_as_istio_reads_it(text: str, expected: tuple[Scrap
             r"targets\[1\]: port 15090 is reserved",
         ),
         ('{"targets":[{"port":"9080"},{"port":"9080","path":"/metrics"}]}', "listed twice"),
-        (json.dumps({"targets": [{"port": str(n)} for n in range(1, 66)]}), "too many"),
+        (json.dumps({"targets": [{"port": str(n)} for n in range(1, 66)]}), "65 scrape targets are too many"),
         ("[" * 100_000, "not JSON"),
     ],
 )
