@@ -107,9 +107,10 @@ class AgentSettings:
 def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
     """The settings that `env` spells for an agent started as `proxy sidecar` or `proxy router`.
 
-    Names, meanings and defaults are Istio's (pilot-agent) except for MESHSCRAPE_*, the two secure ports'
-    reservation, and renewal at half of the lifetime's jitter. Raises InputError naming the variable for every
-    value that cannot be used, for ports that collide, and for MESHSCRAPE_* variables that do not exist.
+    Names and meanings are Istio's (pilot-agent), MESHSCRAPE_* are meshscrape's; unlike Istio's, keys are ECDSA
+    unless an RSA size is given, and an empty INBOUND_CAPTURE_PORTS leaves Envoy out. Raises InputError naming
+    the variable for every value that cannot be used, for ports that collide, and for MESHSCRAPE_* variables
+    that do not exist.
     """
     if role not in get_args(Role):
         raise InputError(f"{shorten(role)} is not a role", where="proxy", remedy="write sidecar or router")
