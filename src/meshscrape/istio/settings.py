@@ -107,7 +107,7 @@ class AgentSettings:
 def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
     """The settings that `env` spells for an agent started as `proxy sidecar` or `proxy router`.
 
-    Names and meanings are Istio's (pilot-agent), MESHSCRAPE_* are meshscrape's; unlike Istio's, keys are ECDSA
+    Names and meanings are Istio's (pilot-agent), MESHSCRAPE_* are meshscrape's. Unlike there, keys are ECDSA
     unless an RSA size is given, and an empty INBOUND_CAPTURE_PORTS leaves Envoy out. Raises InputError naming
     the variable for every value that cannot be used, for ports that collide, and for MESHSCRAPE_* variables
     that do not exist.
