@@ -73,7 +73,8 @@ class TestCa:
         self.trust_domain = trust_domain
         if signer is None:
             key = generate_key()
-            root = self_signed_root(trust_domain, key, datetime.now(UTC), timedelta(days=30))
+            # An hour old, as a CA is when a test with an earlier idea of now meets it.
+            root = self_signed_root(trust_domain, key, datetime.now(UTC) - HOUR, timedelta(days=30))
             signer = Signer(root, key, (), (root,))
         self.signer = signer
 
@@ -86,7 +87,7 @@ class TestCa:
         """A CA below this one, with the same roots."""
         key = generate_key()
         certificate = issue_intermediate(
-            self.signer, key.public_key(), self.trust_domain, datetime.now(UTC), lifetime
+            self.signer, key.public_key(), self.trust_domain, datetime.now(UTC) - HOUR, lifetime
         )
         above = self.signer.intermediates
         return TestCa(
