@@ -14,7 +14,7 @@ import zlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import h11
 
@@ -120,9 +120,7 @@ class _Exchange:
         self.connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.header_bytes)
 
     async def connect(self, unix_socket: str | Path | None, tls: ssl.SSLContext | None) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InputError("this is not an http:// or https:// URL with a host", where=self.url)
+        parts, port = _parse(self.url)
         if parts.scheme == "https" and tls is None:
             raise InputError("https needs a TLS context", where=self.url)
         try:
@@ -133,7 +131,7 @@ class _Exchange:
                 secure = parts.scheme == "https"
                 self.reader, self.writer = await asyncio.open_connection(
                     parts.hostname,
-                    parts.port or (443 if secure else 80),
+                    port or (443 if secure else 80),
                     ssl=tls if secure else None,
                     limit=READ_SIZE,
                 )
@@ -242,6 +240,16 @@ class _Exchange:
     def close(self) -> None:
         # No goodbye: everything wanted has been read, and an abandoned body must not keep a socket.
         self.writer.transport.abort()
+
+
+def _parse(url: str) -> tuple[SplitResult, int | None]:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts, parts.port
+    except ValueError:
+        pass
+    raise InputError("this is not an http:// or https:// URL with a host", where=url)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

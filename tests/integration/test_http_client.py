@@ -1,0 +1,168 @@
+"""The streaming client against real servers, most of them hostile."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from pathlib import Path
+
+import pytest
+
+from meshscrape.errors import InputError, UnavailableError
+from meshscrape.system.http_client import FetchLimits, TooLargeError, TruncatedError, fetch, fetch_stream
+from support.addresses import free_port, loopback
+from support.applications import (
+    Behaviour,
+    application,
+    drips,
+    hangs,
+    header,
+    redirects,
+    resets_after,
+    says,
+    zips,
+)
+
+QUICK = FetchLimits(connect=5, read=0.2, total=5)
+
+
+def ask(behaviour: Behaviour, limits: FetchLimits | None = None) -> tuple[int, bytes]:
+    """Status and body of one GET to an application that behaves so."""
+
+    async def run() -> tuple[int, bytes]:
+        address = loopback()
+        async with application(behaviour, address) as port:
+            return await fetch(f"http://{address}:{port}/metrics?a=b", limits=limits)
+
+    return asyncio.run(run())
+
+
+def raw(answer: bytes) -> Behaviour:
+    """Answers with exactly these bytes, then closes."""
+
+    async def behave(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        await writer.drain()
+
+    return behave
+
+
+def test_request_and_answer() -> None:
+    """One GET with Host, path and query, asking for no coding and no second request."""
+    seen: list[bytes] = []
+
+    async def behave(request: bytes, writer: asyncio.StreamWriter) -> None:
+        seen.append(request)
+        writer.write(header("text/plain", "Content-Length: 4") + b"body")
+
+    assert ask(behave) == (200, b"body")
+    lines = seen[0].lower().split(b"\r\n")
+    assert seen[0].startswith(b"GET /metrics?a=b HTTP/1.1\r\n")
+    assert b"accept-encoding: identity" in lines
+    assert b"connection: close" in lines
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "expected"),
+    [
+        (raw(b"HTTP/1.0 200 OK\r\n\r\nto the end"), (200, b"to the end")),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"), (200, b"ab")),
+        (raw(b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx"), (200, b"x")),
+        (raw(b"HTTP/1.1 204 No Content\r\n\r\n"), (204, b"")),
+        (redirects("http://192.0.2.1/"), (302, b"")),
+        (zips(b"zipped" * 1000), (200, b"zipped" * 1000)),
+        (
+            says(gzip.compress(b"a") + gzip.compress(b"b"), "x", "200 OK", "Content-Encoding: x-gzip"),
+            (200, b"ab"),
+        ),
+    ],
+)
+def test_answers(behaviour: Behaviour, expected: tuple[int, bytes]) -> None:
+    """Every framing, early hints, gzip nobody asked for; a redirect is an answer, not an order."""
+    assert ask(behaviour) == expected
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error", "words"),
+    [
+        (raw(b""), UnavailableError, "before the answer"),
+        (raw(b"SSH-2.0-x\r\n\r\n"), UnavailableError, "not answer in HTTP/1.1"),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"), TruncatedError, "middle of the body"),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab"), TruncatedError, "middle"),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), UnavailableError, "chunk"),
+        (raw(b"HTTP/1.1 200 OK\r\nContent-Encoding: br\r\n\r\n"), UnavailableError, "'br'"),
+        (raw(b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000), UnavailableError, "HTTP/1.1"),
+        (resets_after(b"some"), TruncatedError, "middle of the body"),
+        (hangs, TruncatedError, "deadline passed before the answer"),
+        (drips(b"x", pause=0), TruncatedError, "deadline passed in the middle"),
+    ],
+)
+def test_failures_name_what_was_seen(behaviour: Behaviour, error: type[UnavailableError], words: str) -> None:
+    """Each way to fail is an UnavailableError of one line that names the place and what happened."""
+    with pytest.raises(error) as caught:
+        ask(behaviour, QUICK)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("http://127.")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gzip_bomb_meets_the_limit() -> None:
+    """What a few bytes inflate to counts towards the limit, and is never held as a whole."""
+    bomb = zlib.compressobj(wbits=31)
+    packed = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(64)) + bomb.flush()
+    with pytest.raises(TooLargeError):
+        ask(says(packed, "x", "200 OK", "Content-Encoding: gzip"), FetchLimits(body_bytes=1 << 20))
+
+
+def test_a_body_over_the_limit() -> None:
+    """More than the limit is refused, exactly the limit is not."""
+    assert ask(says(b"x" * 100), FetchLimits(body_bytes=100))[1] == b"x" * 100
+    with pytest.raises(TooLargeError):
+        ask(says(b"x" * 101), FetchLimits(body_bytes=100))
+
+
+def test_nobody_there() -> None:
+    """A refused connection and a missing socket say so."""
+    address = loopback()
+    with pytest.raises(UnavailableError, match="cannot connect"):
+        asyncio.run(fetch(f"http://{address}:{free_port(address)}/"))
+    with pytest.raises(UnavailableError, match="No such file"):
+        asyncio.run(fetch("http://localhost/", unix_socket="/nonexistent/admin.sock"))
+
+
+@pytest.mark.parametrize("url", ["ftp://a/", "/metrics", "http://", "https://127.0.0.1/", "http://a:99999/"])
+def test_urls_that_cannot_be_asked(url: str) -> None:
+    """What is wrong with the question is an InputError, not the other side's fault."""
+    with pytest.raises(InputError):
+        asyncio.run(fetch(url))
+
+
+@pytest.mark.parametrize("depth", [1, 30])
+def test_unix_sockets_of_any_length(tmp_path: Path, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket is reached through a path longer than the 107 bytes that the kernel takes."""
+    directory = tmp_path.joinpath(*["deeper"] * depth)
+    directory.mkdir(parents=True)
+    monkeypatch.chdir(directory)
+
+    async def run() -> tuple[int, bytes]:
+        async with application(says(b"hello"), unix_socket=Path("s")):
+            return await fetch("http://localhost/", unix_socket=directory / "s")
+
+    assert asyncio.run(run()) == (200, b"hello")
+
+
+def test_completeness_is_what_the_framing_says() -> None:
+    """A length or chunks say when a body is whole; one that ends with the connection never does."""
+
+    async def run(answer: bytes) -> bool:
+        address = loopback()
+        async with (
+            application(raw(answer), address) as port,
+            fetch_stream(f"http://{address}:{port}/") as response,
+        ):
+            assert [chunk async for chunk in response.body] == [b"ab"]
+            return response.complete
+
+    assert asyncio.run(run(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"))
+    assert not asyncio.run(run(b"HTTP/1.1 200 OK\r\n\r\nab"))
