@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import yaml
-from support.mesh import Up, meshscrape
 
 from meshscrape.local.binaries import find_prometheus
 from meshscrape.scrape.targets import APPLICATION_JOB, ENVOY_JOB, JOBS, MERGED_JOB
+from support.mesh import Up, meshscrape
 
 
 def _promtool(config: Path) -> subprocess.CompletedProcess[str]:

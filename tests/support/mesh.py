@@ -34,16 +34,16 @@ def meshscrape(
 class Up:
     """A running `meshscrape up`; the test's end ends it, whatever happened."""
 
-    def __init__(self, state: Path, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, state: Path, *arguments: str, output: int | None = None) -> None:
+        """`output` is a descriptor for stdout and stderr in place of the files."""
         self.state = state
         self.output = state.with_name(f"{state.name}.out")
         self.errors = state.with_name(f"{state.name}.err")
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
                 [*MESHSCRAPE, "up", "--state", str(state), *arguments],
-                stdout=out,
-                stderr=err,
-                env=env,
+                stdout=out if output is None else output,
+                stderr=err if output is None else output,
                 preexec_fn=_die_with_the_tests,
             )
 
@@ -70,7 +70,9 @@ class Up:
             if self.process.poll() is not None:
                 raise RuntimeError(f"up ended ({self.process.returncode}): {self.errors.read_text()}")
             document = self.document()
-            return document if document["phase"] == phase else None
+            # What a killed predecessor left there says nothing about this one.
+            mine = document["pid"] == self.process.pid and document["phase"] == phase
+            return document if mine else None
 
         return eventually(look, within=60, what=f"phase {phase}")
 
@@ -109,9 +111,9 @@ class Up:
 
 
 @contextlib.contextmanager
-def running_up(state: Path, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Up]:
+def running_up(state: Path, *arguments: str, output: int | None = None) -> Iterator[Up]:
     """`meshscrape up` for the length of a block; killed, with all that is its, when it does not stop."""
-    up = Up(state, *arguments, env=env)
+    up = Up(state, *arguments, output=output)
     try:
         yield up
     finally:

@@ -109,7 +109,7 @@ async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], op
     except asyncio.CancelledError:
         if outcome.signal is None:
             raise
-        return 0 if outcome.was_ready else 128 + outcome.signal
+        return outcome.exit_code
     except BaseExceptionGroup as group:
         # One reason is enough for a person; the others are mostly its consequences.
         raise first_error(group) from None
@@ -117,10 +117,15 @@ async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], op
 
 @dataclass(slots=True)
 class Outcome:
-    """How far it came: which signal asked for the stop, and whether the mesh had been ready before."""
+    """How far it came: which signal asked for the stop, and the mesh that is shown, once there is one."""
 
     signal: signal.Signals | None = None
-    was_ready: bool = False
+    shown: LocalMesh | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """After the stop that a signal asked for: 0 if the shown mesh had been ready, else 128 + signal."""
+        return 0 if self.shown and self.shown.ready.is_set() else 128 + (self.signal or 0)
 
 
 async def _show(options: UpOptions, outcome: Outcome) -> int:
@@ -128,16 +133,16 @@ async def _show(options: UpOptions, outcome: Outcome) -> int:
         prepared_mesh(options.mesh, options.state, options.report) as mesh,
         asyncio.TaskGroup() as tasks,
     ):
+        outcome.shown = mesh
         tasks.create_task(mesh.run())
         if options.output == "json":
-            await _print_document(mesh, outcome)
+            await _print_document(mesh)
         elif options.quiet:
             await mesh.ready.wait()
-            outcome.was_ready = True
         elif (screen := console()).is_terminal and not screen.is_dumb_terminal:
-            await _live(mesh, screen, outcome)
+            await _live(mesh, screen)
         else:
-            await _lines(mesh, outcome)
+            await _lines(mesh)
     return 0
 
 
@@ -169,22 +174,20 @@ async def _prove(mesh: LocalMesh, options: UpOptions) -> Report:
         return await verify(mesh.document(), VerifyOptions(), progress)
 
 
-async def _print_document(mesh: LocalMesh, outcome: Outcome) -> None:
+async def _print_document(mesh: LocalMesh) -> None:
     await mesh.ready.wait()
-    outcome.was_ready = True
     print(json.dumps(mesh.document(), indent=2), flush=True)
 
 
-async def _live(mesh: LocalMesh, screen: Console, outcome: Outcome) -> None:
+async def _live(mesh: LocalMesh, screen: Console) -> None:
     """Redraw the table until cancelled."""
     with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
         while True:
-            outcome.was_ready = outcome.was_ready or mesh.ready.is_set()
             live.update(mesh_view(mesh.document(), utcnow()), refresh=True)
             await asyncio.sleep(REFRESH)
 
 
-async def _lines(mesh: LocalMesh, outcome: Outcome) -> None:
+async def _lines(mesh: LocalMesh) -> None:
     """A line whenever a workload's health changes, until cancelled."""
     shown: dict[str, str] = {}
     told = False
@@ -196,7 +199,7 @@ async def _lines(mesh: LocalMesh, outcome: Outcome) -> None:
                 shown[workload["pod"]] = health
                 print(workload_line(workload, utcnow()), flush=True)
         if mesh.ready.is_set() and not told:
-            told = outcome.was_ready = True
+            told = True
             where = f"; Prometheus: {mesh.prometheus_url}" if mesh.prometheus_url else ""
             print(f"the mesh is ready{where}; state: {document['stateDirectory']}", flush=True)
         await asyncio.sleep(REFRESH)

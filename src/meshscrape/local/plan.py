@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, MissingBinaryError
 from meshscrape.istio.manifests import Mesh, Workload, agent_environment
 from meshscrape.istio.settings import AgentSettings, parse_settings
 from meshscrape.local.addresses import AddressPair
@@ -218,7 +219,9 @@ def _applications(
             variables[name] = substitute(value, variables, where)
         argv = command(container.command_line, variables, where)
         prometheus = argv[0] == PROMETHEUS
-        if prometheus and site.prometheus is not None:
+        if not prometheus:
+            _require_program(argv[0], site, where)
+        elif site.prometheus is not None:
             argv = (str(site.prometheus), *argv[1:])
         # Prometheus' own pages are for people: they are at the pod address. Applications stay inside.
         host = pair.inside if settings.envoy else pair.pod
@@ -232,3 +235,10 @@ def _applications(
             )
         )
     return tuple(plans)
+
+
+def _require_program(name: str, site: Site, where: str) -> None:
+    if shutil.which(name, path=site.environment.get("PATH")) is None:
+        raise MissingBinaryError(
+            f"there is no program {name!r}", where=where, remedy="install it, or write its whole path"
+        )
