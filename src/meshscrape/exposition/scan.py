@@ -9,7 +9,8 @@ that it does not know is parsed on its own, repaired to the canonical form if va
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 import re2
 
@@ -30,6 +31,7 @@ from meshscrape.exposition.grammar import (
 _NUMBER = (
     rb"(?:[+-]?(?:[0-9]{1,24}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2}|[eE]-[0-9]{3})?|[+-]?Inf|NaN)"
 )
+_NUMERIC_VALUE = b'"%s"' % _NUMBER
 _TYPES = b"|".join(TEXT_TYPES)
 _COMMENT = rb"# (?:TYPE %s (?:%s)|HELP %s %s)\n" % (NAME, _TYPES, NAME, HELP_TEXT)
 # expfmt parses the values of these labels as numbers in histograms and summaries.
@@ -37,20 +39,30 @@ _NUMERIC_LABELS = (b"le", b"quantile")
 _DISTRIBUTION = re.compile(rb"^# TYPE (%s) (?:histogram|summary)$" % NAME, re.MULTILINE)
 
 MAX_SHAPES = 256
-MAX_SHAPE_BYTES = 1 << 14
-AUTOMATON_BYTES = 8 << 20
+MAX_LABELS = 64
+# What the learned may cost in all: each label its name and, roughly, 24 instructions for its value. At this
+# bound an automaton takes 4 MB; with more, RE2 would fall back to a machine 20 times slower.
+MAX_SHAPE_COST = 1 << 14
+LABEL_COST = 24
+AUTOMATON_BYTES = 16 << 20
 
 Shape = tuple[bytes, ...]
+
+
+@dataclass(slots=True)
+class _Node:
+    following: dict[bytes, _Node] = field(default_factory=dict)
+    is_end: bool = False
 
 
 class Scanner:
     """Validates one source's lines and remembers what its lines look like; keep it between scrapes."""
 
     def __init__(self) -> None:
-        self._shapes: dict[Shape, None] = {}
-        self._shape_bytes = 0
+        self._shapes: set[Shape] = set()
+        self._cost = 0
         self._learned = False
-        self._automaton = _compile(())
+        self._automaton = _UNTAUGHT
 
     def canonical(
         self, data: bytes, is_distribution: Callable[[bytes], bool] = lambda _: False
@@ -101,37 +113,59 @@ class Scanner:
         return sample.render()
 
     def _learn(self, shape: Shape) -> None:
-        size = sum(map(len, shape)) + len(shape)
-        if shape in self._shapes or not shape:
+        if shape in self._shapes or not 0 < len(shape) <= MAX_LABELS:
             return
-        if len(self._shapes) < MAX_SHAPES and self._shape_bytes + size <= MAX_SHAPE_BYTES:
-            self._shapes[shape] = None
-            self._shape_bytes += size
+        cost = sum(map(len, shape)) + LABEL_COST * len(shape)
+        if len(self._shapes) < MAX_SHAPES and self._cost + cost <= MAX_SHAPE_COST:
+            self._shapes.add(shape)
+            self._cost += cost
             self._learned = True
 
     def _relearn(self) -> None:
         if self._learned:
-            self._automaton = _compile(tuple(self._shapes))
+            self._automaton = _compile(self._shapes)
             self._learned = False
 
 
-def _compile(shapes: tuple[Shape, ...]) -> re2._Regexp:
+def _compile(shapes: Iterable[Shape]) -> re2._Regexp:
     options = re2.Options()
     options.encoding = re2.Options.Encoding.LATIN1
     options.never_capture = True
     options.log_errors = False
     options.max_mem = AUTOMATON_BYTES
-    numeric = b'"%s"' % _NUMBER
-    labels = b"|".join(
-        b",".join(b"%s=%s" % (name, numeric if name in _NUMERIC_LABELS else LABEL_VALUE) for name in shape)
-        for shape in shapes
-    )
-    braces = rb"(?:\{(?:(?:%s),?)?\})?" % labels if shapes else rb"(?:\{\})?"
+    labels = _labels(_trie(shapes), b"")
+    braces = rb"(?:\{(?:%s,?)?\})?" % labels if labels else rb"(?:\{\})?"
     line = rb"(?:%s%s %s(?: %s)?\n|%s)*" % (NAME, braces, _NUMBER, TIMESTAMP, _COMMENT)
     automaton = re2.compile(line, options)
     # The module keeps every pattern that it ever compiled; a superseded automaton is of no use.
     re2.purge()
     return automaton
+
+
+def _trie(shapes: Iterable[Shape]) -> _Node:
+    """The shapes by what they begin with, so that the automaton follows few of them at a time."""
+    root = _Node()
+    for shape in shapes:
+        node = root
+        for name in shape:
+            node = node.following.setdefault(name, _Node())
+        node.is_end = True
+    return root
+
+
+def _labels(node: _Node, comma: bytes) -> bytes:
+    """The pattern for the labels that may follow at this node."""
+    alternatives = [
+        comma
+        + name
+        + b"="
+        + (_NUMERIC_VALUE if name in _NUMERIC_LABELS else LABEL_VALUE)
+        + _labels(child, b",")
+        for name, child in node.following.items()
+    ]
+    if not alternatives:
+        return b""
+    return b"(?:%s)%s" % (b"|".join(alternatives), b"?" if node.is_end else b"")
 
 
 def _decodable(data: bytes) -> tuple[bytes, int]:
@@ -185,3 +219,6 @@ class _Distributions:
             self._names.update(_DISTRIBUTION.findall(piece))
         self._looked_at = len(self._pieces)
         return any(name in self._names or self._known(name) for name in (sample, sample.rpartition(b"_")[0]))
+
+
+_UNTAUGHT = _compile(())

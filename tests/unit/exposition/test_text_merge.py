@@ -92,6 +92,9 @@ MALFORMED = [
     b'a{x="1"',
     b'a{x="1" y="2"} 1',
     b"a{x=1} 1",
+    b"a{,} 1",
+    b'a{,x="1"} 1',
+    b'a{x="1",,} 1',
     b'a{x="1",x="2"} 1',
     b'a{__name__="b"} 1',
     b'a{x="\\q"} 1',
@@ -218,6 +221,18 @@ def test_more_shapes_than_are_learned() -> None:
     for _ in range(2):
         source = Merger().source("s", scanner=scanner)
         assert source.feed(body) + source.finish() == body
+
+
+def test_the_largest_shapes() -> None:
+    """Lines of more labels than are learned, and shapes up to the bound on their cost: nothing is lost."""
+    wide = b"a{%s} 1\n" % b",".join(b'l%d="1"' % n for n in range(1000))
+    many = b"".join(
+        b"a{%s} 1\n" % b",".join(b'l%d_%d="1"' % (n, label) for label in range(60)) for n in range(20)
+    )
+    scanner = Scanner()
+    for _ in range(2):
+        source = Merger().source("s", scanner=scanner)
+        assert source.feed(wide + many) + source.finish() == wide + many
 
 
 def test_client_library() -> None:
