@@ -178,7 +178,8 @@ async def _run(argv: list[str], work: Path, env: Mapping[str, str]) -> None:
     """Run one step; MissingBinaryError with its last words when it fails or takes over APT_BOUND seconds."""
     process = await spawn(argv, env={**env, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}, cwd=work)
     try:
-        code = await asyncio.wait_for(process.wait(), APT_BOUND)
+        async with asyncio.timeout(APT_BOUND):
+            code: int | None = await process.wait()
     except TimeoutError:
         code = None
     finally:

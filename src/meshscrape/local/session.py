@@ -35,7 +35,8 @@ async def prepared_mesh(
 async def wait_until_ready(mesh: LocalMesh, bound: float = READY_BOUND) -> None:
     """Wait until every workload is ready; UnavailableError after `bound` seconds says what is not."""
     try:
-        await asyncio.wait_for(mesh.ready.wait(), bound)
+        async with asyncio.timeout(bound):
+            await mesh.ready.wait()
     except TimeoutError:
         missing = [
             f"{w['namespace']}/{w['name']}: {w['message']}"

@@ -173,7 +173,9 @@ class RunningWorkload:
 async def accepts(host: str, port: int) -> bool:
     """Whether a TCP connection to `host:port` is accepted within a second."""
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), 1.0)
+        # Not wait_for: until Python 3.12 it can swallow a cancellation, and with it the order to stop.
+        async with asyncio.timeout(1.0):
+            _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):
         return False
     writer.close()
