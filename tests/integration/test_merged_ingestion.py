@@ -71,7 +71,9 @@ def test_promtool_reads_it(prometheus: Prometheus) -> None:
 
     async def run() -> bytes:
         async with troubled_agent(openmetrics=False) as (host, port):
-            return (await fetch(f"http://{host}:{port}/metrics", limits=FetchLimits(total=30)))[1]
+            headers = {"X-Prometheus-Scrape-Timeout-Seconds": "1"}
+            limits = FetchLimits(total=30)
+            return (await fetch(f"http://{host}:{port}/metrics", headers=headers, limits=limits))[1]
 
     body = asyncio.run(run())
     checked = subprocess.run(

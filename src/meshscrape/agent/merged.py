@@ -40,6 +40,8 @@ MAX_TIMEOUT = 600.0
 MARGIN_RATIO, MARGIN_MAX = 0.1, 0.5
 # Sources before the last one have this much of the budget: those behind a hanging one need time too.
 EARLY_RATIO = 0.8
+# A scraper that reads slowly is served this much longer than its own deadline, then cut off.
+PATIENCE = 30.0
 # Bytes of all sources together that wait for their turn; a source that is ahead of it is not read further.
 AHEAD_BYTES = 4 << 20
 
@@ -73,6 +75,7 @@ class _Source:
     name: str
     url: str
     kind: str
+    host: str
     unix_socket: Path | None = None
 
 
@@ -131,6 +134,8 @@ class MergedMetrics:
             for i, source in enumerate(self._sources)
         ]
         tasks = [asyncio.create_task(fetch.run()) for fetch in fetches]
+        clock = asyncio.get_running_loop().time
+        latest = clock() + budget + PATIENCE
         try:
             own = merger.source("agent", scanner=self._agent_scanner)
             yield own.feed(self._own_families()) + own.finish(True)
@@ -141,6 +146,8 @@ class MergedMetrics:
                 merge = merger.source(fetch.source.name, dialect=fetch.format, scanner=totals.scanner)
                 async for chunk in _merged(fetch, merge):
                     yield chunk
+                    if clock() > latest:
+                        raise UnavailableError("the scraper reads too slowly")
                 health.append(self._judge(fetch, merge))
             yield render_families(health_families(health), chosen) + merger.end()
         finally:
@@ -226,6 +233,8 @@ class _Fetch:
 
     async def _read(self) -> None:
         headers = {
+            # Not the inside address: applications that check the Host know this name, which Istio uses too.
+            "Host": self.source.host,
             "Accept": accept_header(self._chosen),
             "User-Agent": "meshscrape-agent",
             "X-Prometheus-Scrape-Timeout-Seconds": f"{self._budget:.3f}",
@@ -278,7 +287,9 @@ def _sources(options: MergedOptions) -> tuple[_Source, ...]:
     ports = [source.port for source in options.sources]
     envoy = []
     if options.merge_envoy and options.envoy_admin is not None:
-        envoy = [_Source("envoy", "http://localhost/stats/prometheus", "envoy", options.envoy_admin)]
+        envoy = [
+            _Source("envoy", "http://localhost/stats/prometheus", "envoy", "localhost", options.envoy_admin)
+        ]
     return (
         *envoy,
         *(
@@ -286,6 +297,7 @@ def _sources(options: MergedOptions) -> tuple[_Source, ...]:
                 f"application:{source.port}" + (source.path if ports.count(source.port) > 1 else ""),
                 f"{source.scheme}://{host}:{source.port}{source.path}",
                 "application",
+                f"localhost:{source.port}",
             )
             for source in options.sources
         ),
@@ -298,7 +310,7 @@ def _loopback_tls() -> ssl.SSLContext:
     Its certificate is not checked: it is asked on the workload's own loopback address, where whoever could
     answer in its place is in the same pod, and no name in a certificate would say otherwise.
     """
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context

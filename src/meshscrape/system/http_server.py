@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h11
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, MeshscrapeError
 
 log = logging.getLogger(__name__)
 
@@ -152,6 +152,8 @@ class HttpServer:
             await _Conversation(self, reader, writer).run()
         except (OSError, TimeoutError, asyncio.CancelledError, h11.LocalProtocolError) as error:
             log.debug("connection ended: %r", error)
+        except MeshscrapeError as error:
+            log.warning("a response was cut off: %s", error)
         except Exception:
             log.exception("a request failed")
         finally:
