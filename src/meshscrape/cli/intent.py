@@ -1,0 +1,132 @@
+"""The options that say what is wanted of a cluster; `plan` and `render` share them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from meshscrape.cli.files import files_option, read_inventory
+from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.ports import SECURE_MERGED
+from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.kubernetes.objects import Inventory
+from meshscrape.kubernetes.observe.observe import observe
+from meshscrape.kubernetes.plan.model import Intent, Plan
+from meshscrape.kubernetes.plan.planner import plan
+from meshscrape.kubernetes.selectors import parse_selector
+
+_PORT = click.IntRange(1, 65535)
+_OPTIONS = (
+    files_option,
+    click.option(
+        "--mode",
+        type=click.Choice(["auto", "native", "bootstrap", "legacy"]),
+        default="auto",
+        show_default=True,
+        help="How workloads are secured; auto: each by the version of its proxy.",
+    ),
+    click.option("-n", "--namespace", "namespaces", multiple=True, metavar="NAME", help="Only this one."),
+    click.option("-l", "--selector", metavar="LABELS", help="Only workloads whose pods have these labels."),
+    click.option(
+        "--scraper",
+        "scrapers",
+        multiple=True,
+        metavar="ENTRY",
+        help="Who may scrape: spiffe:spiffe://… or dns:NAME; the Prometheus that is found by default.",
+    ),
+    click.option(
+        "--harden/--no-harden",
+        default=True,
+        show_default=True,
+        help="Close the plaintext ports where nobody needs them any more.",
+    ),
+    click.option(
+        "--network-policy/--no-network-policy",
+        default=False,
+        show_default=True,
+        help="Let only the scraper reach the secure ports.",
+    ),
+    click.option(
+        "--inject/--no-inject",
+        default=None,
+        help="Take in workloads without a sidecar; by default only with --namespace or --selector.",
+    ),
+    click.option(
+        "--prometheus",
+        type=click.Choice(["existing", "addon", "operator", "none"]),
+        default="existing",
+        show_default=True,
+        help="Change the Prometheus that is found, write a complete one, or leave scraping alone.",
+    ),
+    click.option(
+        "--prometheus-namespace",
+        default="istio-system",
+        show_default=True,
+        metavar="NAME",
+        help="Where a complete Prometheus goes.",
+    ),
+    click.option("--merged-port", type=_PORT, default=SECURE_MERGED, show_default=True, metavar="PORT"),
+    click.option(
+        "--envoy-port",
+        type=click.IntRange(0, 65535),
+        default=0,
+        metavar="PORT",
+        help="A port for Envoy's statistics alone too (Istio's is 15091); the merged ones include them.",
+    ),
+    click.option("--istio-version", metavar="VERSION", help="What the control plane gives to new proxies."),
+)
+
+
+def intent_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """All options of `make_plan`."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def make_plan(
+    *,
+    files: Sequence[str],
+    namespaces: tuple[str, ...],
+    selector: str | None,
+    scrapers: Sequence[str],
+    inject: bool | None,
+    **options: Any,
+) -> tuple[Inventory, Plan]:
+    """The objects that were read and the plan for them, from the values of `intent_options`."""
+    intent = Intent(
+        namespaces=namespaces,
+        selector=parse_selector(selector) if selector else None,
+        scrapers=parse_scrapers(",".join(scrapers), "--scraper"),
+        inject=bool(namespaces or selector) if inject is None else inject,
+        **options,
+    )
+    inventory = read_inventory(files)
+    observation = observe(inventory, istio_version=intent.istio_version)
+    return inventory, plan(observation, inventory, intent)
+
+
+class OneIsError(click.Command):
+    """A command whose exit code 2 means changes: every error, of its options too, is 1."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **options)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(1)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MeshscrapeError as error:
+            fail(error)
+
+
+def fail(error: MeshscrapeError) -> NoReturn:
+    """One line on standard error, and exit code 1."""
+    print(f"meshscrape: {error}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,33 @@
+"""`meshscrape plan`: what must change in a cluster, from its objects alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any, Literal
+
+import click
+
+from meshscrape.cli.intent import OneIsError, intent_options, make_plan
+from meshscrape.kubernetes.render.diff import plan_text
+from meshscrape.kubernetes.render.document import plan_document
+
+
+@click.command(cls=OneIsError)
+@intent_options
+@click.option(
+    "-o", "--output", type=click.Choice(["diff", "json"]), default="diff", show_default=True, help="Format."
+)
+def command(output: Literal["diff", "json"], **options: Any) -> int:
+    """Tell what must change so that metrics are scraped over mutual TLS, as a readable diff.
+
+    Nothing is changed, and no cluster is needed. Exit codes: 0 nothing to do, 2 changes, 1 error.
+    """
+    _, found = make_plan(**options)
+    if output == "json":
+        print(json.dumps(plan_document(found), indent=2))
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        print(plan_text(found, colour=colour), end="")
+    return 2 if found.changes else 0

@@ -1,0 +1,1 @@
+"""What must change, and in which order: (what was observed, what is wanted) -> changes. Pure."""

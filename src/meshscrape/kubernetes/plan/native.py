@@ -1,0 +1,64 @@
+"""Mode `native`: Istio's own secure listeners, for proxies of 1.31 and newer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshscrape.kubernetes.observe.model import ObservedWorkload
+from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan.draft import Mutable
+from meshscrape.kubernetes.plan.model import Intent
+from meshscrape.kubernetes.plan.targets import Context, Target
+
+MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
+ENVOY = "ENVOY_SECURE_METRICS_PORT"
+
+
+def variables(intent: Intent) -> dict[str, str]:
+    """The variables that open the ports."""
+    found = {MERGED: str(intent.merged_port)}
+    return found | ({ENVOY: str(intent.envoy_port)} if intent.envoy_port else {})
+
+
+def announcements(intent: Intent) -> dict[str, str]:
+    """The annotations by which Prometheus finds the ports."""
+    found = {templates.SECURE_PORT: str(intent.merged_port)}
+    return found | ({templates.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
+
+
+def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
+    """The variables that do not have the wanted value yet, wherever they come from now."""
+    return {key: value for key, value in variables(intent).items() if workload.env.get(key) != value}
+
+
+def excluded_ports(
+    context: Context, workload: ObservedWorkload, template: Mapping[str, object]
+) -> str | None:
+    """The new value of excludeInboundPorts; None when the ports are not captured anyway.
+
+    Captured connections are decrypted by the sidecar before they reach a listener that wants to decrypt them
+    itself: under STRICT always, and a stricter policy later would break what works today.
+    """
+    if workload.is_gateway or not workload.intercepted or workload.include_inbound is not None:
+        return None
+    present = templates.annotation(template, templates.EXCLUDE_INBOUND)
+    # The annotation replaces the mesh-wide list, so that list goes into it.
+    start = present or ",".join(context.observation.mesh.exclude_inbound_ports)
+    return templates.merged_ports(start, context.intent.secure_ports)
+
+
+def edit_sidecar(context: Context, target: Target, template: Mutable) -> None:
+    """Open the ports of a sidecar (or of an injected gateway) through its template's annotations."""
+    workload, intent = target.workload, context.intent
+    wanted = missing(workload, intent)
+    if wanted:
+        templates.configure_proxy(template, wanted)
+    ports = [port for port in intent.secure_ports if workload.mtls.of(port) == "STRICT"]
+    excluded = excluded_ports(context, workload, template)
+    if excluded is not None and (wanted or ports):
+        templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
+    announced = announcements(intent)
+    if not templates.annotation(template, templates.SECURE_PORT):
+        # The injector writes this one; a value that is there already, it leaves alone.
+        del announced[templates.SECURE_PORT]
+    templates.annotate(template, announced)

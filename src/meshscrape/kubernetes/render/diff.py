@@ -1,0 +1,106 @@
+"""A plan as text for people: one unified YAML diff per change, with its reason and what it restarts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from meshscrape.kubernetes.objects import Object, Ref, stable
+from meshscrape.kubernetes.plan.model import PHASES, Change, Gate, Note, Phase, Plan
+from meshscrape.kubernetes.yaml_text import dump
+
+_CONTEXT = 3
+_HEADINGS: dict[Phase, str] = {
+    "injection": "Injection: workloads join the mesh",
+    "credentials": "Credentials: who scrapes gets a certificate",
+    "listeners": "Listeners: metrics over mutual TLS",
+    "scrape": "Scraping: over mutual TLS, and no more in the clear",
+    "hardening": "Hardening: plaintext ports close",
+    "removal": "Removal: what has been replaced",
+}
+_COLOURS = {"+": "32", "-": "31", "@": "36", "#": "1"}
+
+
+def plan_text(plan: Plan, *, colour: bool = False) -> str:
+    """The whole plan: phases with their changes, gates, notes, and one line of summary at the end."""
+    lines = [line for phase in PHASES for line in _phase(plan, phase)]
+    lines += [line for gate in plan.gates for line in _gate(gate)]
+    lines += [line for note in plan.notes for line in _note(note)]
+    lines.append(summary(plan))
+    return "\n".join(_coloured(line) if colour else line for line in lines) + "\n"
+
+
+def summary(plan: Plan) -> str:
+    """`Plan: 2 to create, 3 to update, 0 to delete; 4 refused; restarts 3.`"""
+    count = dict.fromkeys(("create", "update", "delete"), 0)
+    for change in plan.changes:
+        count[change.action] += 1
+    refused = sum(note.refused for note in plan.notes)
+    after = f"; {refused} refused" if refused else ""
+    if not plan.changes:
+        return f"Nothing to do{after}."
+    restarts = len({restart for change in plan.changes for restart in change.restarts})
+    after += f"; restarts {restarts}" if restarts else "; restarts nothing"
+    counts = ", ".join(f"{number} to {action}" for action, number in count.items())
+    return f"Plan: {counts}{after}."
+
+
+def change_diff(change: Change) -> list[str]:
+    """The unified diff of one change's YAML, without status and what a cluster adds."""
+    before, after = _lines(change.before), _lines(change.after)
+    name = _path(change.ref)
+    return list(
+        difflib.unified_diff(
+            before,
+            after,
+            f"a/{name}" if before else "/dev/null",
+            f"b/{name}" if after else "/dev/null",
+            lineterm="",
+            n=_CONTEXT,
+        )
+    )
+
+
+def _phase(plan: Plan, phase: Phase) -> Iterator[str]:
+    changes = [change for change in plan.changes if change.phase == phase]
+    if not changes:
+        return
+    yield f"## {PHASES.index(phase) + 1}. {_HEADINGS[phase]}"
+    yield ""
+    for change in changes:
+        yield f"# {change.action} {change.ref}"
+        yield f"#   why: {change.reason}"
+        restarts = ", ".join(change.restarts) or "nothing"
+        yield f"#   restarts: {restarts}"
+        yield from change_diff(change)
+        yield ""
+
+
+def _gate(gate: Gate) -> Iterator[str]:
+    names = ", ".join(str(ref) for ref in gate.workloads)
+    state = "wait until the phases before it have taken effect" if gate.planned else "not planned yet"
+    yield f"# gate: {gate.phase} of {names}: {state}"
+    for text in gate.waits_for:
+        yield f"#   waits for: {text}"
+    yield ""
+
+
+def _note(note: Note) -> Iterator[str]:
+    kind = "refused" if note.refused else "note"
+    yield f"# {kind}: {f'{note.ref}: ' if note.ref else ''}{note.text}"
+    yield f"#   {note.remedy}"
+    yield ""
+
+
+def _lines(data: Object | None) -> list[str]:
+    return dump(stable(data)).splitlines() if data is not None else []
+
+
+def _path(ref: Ref) -> str:
+    kind = f"{ref.kind}.{ref.group}" if ref.group else ref.kind
+    return "/".join(part for part in (ref.namespace, kind, ref.name) if part)
+
+
+def _coloured(line: str) -> str:
+    code = _COLOURS.get(line[:1])
+    return f"\x1b[{code}m{line}\x1b[0m" if code else line

@@ -1,0 +1,205 @@
+"""YAML as text: objects written the way people write manifests, and edits that keep a user's own text.
+
+Annotations and ConfigMaps hold YAML of the user inside a string (`proxy.istio.io/config`, `prometheus.yml`).
+`rewrite` changes what differs there and leaves comments, order and style of the rest alone.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import yaml
+
+from meshscrape.errors import InputError
+
+_CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|null|~|y|n")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, list items indented like their key (as kubectl writes), literal blocks for long text."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    style = None
+    if "\n" in value and not any(line != line.rstrip() for line in value.split("\n")):
+        style = "|"
+    elif _CORE.fullmatch(value) or not value:
+        style = '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump(data: Any) -> str:
+    """`data` as one YAML document in block style; the order of keys stays."""
+    return yaml.dump(_plain(data), Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
+
+
+def dump_documents(documents: list[Any]) -> str:
+    """Several documents, separated by `---`."""
+    return "---\n".join(dump(document) for document in documents)
+
+
+def load_text(text: str, where: str) -> Any:
+    """The data of one YAML (or JSON) text of a user; None for an empty one. Raises InputError at `where`."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+        raise InputError(f"not YAML: {problem}", where=where, remedy="correct the text there") from error
+
+
+def rewrite(text: str, wanted: Any) -> str:
+    """`text` changed so that it spells `wanted`, keeping comments and style where nothing differs.
+
+    New keys and list items go to the end of their mapping or list. JSON stays JSON. Where no such edit
+    gives exactly `wanted`, the text is written anew. Raises InputError for text that is no YAML.
+    """
+    old = load_text(text, "text")
+    if not _differ(old, wanted):
+        return text
+    if (as_json := _as_json(text, wanted)) is not None:
+        return as_json
+    if old is None:
+        return text.rstrip("\n") + "\n" * bool(text.strip()) + dump(wanted)
+    edits: list[_Edit] = []
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is not None:
+        _patch(root, old, wanted, text, edits)
+    result = text
+    # From the end on; of several additions at one place, the last one goes in first.
+    for _, edit in sorted(enumerate(edits), key=lambda pair: (pair[1].start, pair[0]), reverse=True):
+        result = result[: edit.start] + edit.text + result[edit.end :]
+    try:
+        faithful = not _differ(yaml.safe_load(result), wanted)
+    except yaml.YAMLError:
+        faithful = False
+    return result if faithful else dump(wanted)
+
+
+class _Edit(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
+def _as_json(text: str, wanted: Any) -> str | None:
+    try:
+        json.loads(text)
+    except ValueError:
+        return None
+    return json.dumps(wanted, indent=2 if "\n" in text.strip() else None)
+
+
+def _patch(node: yaml.Node, old: Any, new: Any, text: str, edits: list[_Edit]) -> None:
+    if not _differ(old, new):
+        return
+    if isinstance(node, yaml.MappingNode) and isinstance(new, dict) and node.value and new:
+        _patch_mapping(node, old, new, text, edits)
+    elif (
+        isinstance(node, yaml.SequenceNode)
+        and isinstance(new, list)
+        and node.value
+        and not node.flow_style
+        and len(new) >= len(old)
+    ):
+        for item, before, after in zip(node.value, old, new, strict=False):
+            _patch(item, before, after, text, edits)
+        indent = node.start_mark.column
+        for item in new[len(old) :]:
+            edits.append(_below(node, text, _indented(dump([item]), indent)))
+    else:
+        end = _end(node, text)
+        space = " " if text[node.start_mark.index - 1 : node.start_mark.index] == ":" else ""
+        edits.append(_Edit(node.start_mark.index, max(end, node.start_mark.index), space + _flow(new)))
+
+
+def _patch_mapping(
+    node: yaml.MappingNode, old: dict[Any, Any], new: dict[Any, Any], text: str, edits: list[_Edit]
+) -> None:
+    keys = {yaml.safe_load(text[k.start_mark.index : k.end_mark.index]): (k, v) for k, v in node.value}
+    if any(key not in new for key in keys) and (node.flow_style or not _own_lines(node, text)):
+        edits.append(_Edit(node.start_mark.index, _end(node, text), _flow(new)))
+        return
+    for key, (key_node, value_node) in keys.items():
+        if key in new:
+            _patch(value_node, old[key], new[key], text, edits)
+        else:
+            edits.append(_Edit(_line_start(key_node, text), _line_end(_end(value_node, text), text), ""))
+    for key, value in new.items():
+        if key in keys:
+            continue
+        if node.flow_style:
+            position = node.end_mark.index - 1
+            edits.append(_Edit(position, position, f", {_flow({key: value})[1:-1]}"))
+        else:
+            indent = node.value[0][0].start_mark.column
+            edits.append(_below(node, text, _indented(dump({key: value}), indent)))
+
+
+def _own_lines(node: yaml.MappingNode, text: str) -> bool:
+    """Whether every key begins its line (the first key of a list item does not)."""
+    starts = ((_line_start(key, text), key.start_mark.index) for key, _ in node.value)
+    return all(not text[start:index].strip() for start, index in starts)
+
+
+def _below(node: yaml.Node, text: str, lines: str) -> _Edit:
+    """New lines after the node's last one."""
+    position = _line_end(_end(node, text), text)
+    if position and text[position - 1] != "\n":
+        return _Edit(position, position, "\n" + lines.removesuffix("\n"))
+    return _Edit(position, position, lines)
+
+
+def _end(node: yaml.Node, text: str) -> int:
+    """Where the node's own text ends, without the comments and blank lines that follow."""
+    if isinstance(node, yaml.ScalarNode):
+        if node.style in ("|", ">"):
+            return len(text[: node.end_mark.index].rstrip())
+        return int(node.end_mark.index)
+    if not isinstance(node, yaml.CollectionNode) or node.flow_style or not node.value:
+        return int(node.end_mark.index)
+    last = node.value[-1]
+    return _end(last[1] if isinstance(last, tuple) else last, text)
+
+
+def _line_start(node: yaml.Node, text: str) -> int:
+    return text.rfind("\n", 0, node.start_mark.index) + 1
+
+
+def _line_end(position: int, text: str) -> int:
+    found = text.find("\n", position)
+    return len(text) if found < 0 else found + 1
+
+
+def _indented(text: str, indent: int) -> str:
+    return "".join(" " * indent + line if line.strip() else line for line in text.splitlines(keepends=True))
+
+
+def _flow(data: Any) -> str:
+    # JSON is YAML in flow style, and never wraps or ends with a document marker.
+    return json.dumps(_plain(data), ensure_ascii=False)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two data differ, types included (`True` is not 1)."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return (list(one) != list(other) and set(one) != set(other)) or any(
+            _differ(value, other[key]) for key, value in one.items()
+        )
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) != len(other) or any(_differ(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is not type(other) or bool(one != other)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    return data
