@@ -93,7 +93,7 @@ def test_prometheus_ingests_it(prometheus: Prometheus, tmp_path: Path) -> None:
     async def run() -> None:
         async with troubled_agent(False) as text, troubled_agent(True) as openmetrics:
             config = {
-                "global": {"scrape_interval": "1s", "scrape_timeout": "1s"},
+                "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
                 "scrape_configs": [
                     {"job_name": name, "static_configs": [{"targets": [f"{place[0]}:{place[1]}"]}]}
                     for name, place in (("text", text), ("openmetrics", openmetrics))

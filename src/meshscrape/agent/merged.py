@@ -37,7 +37,8 @@ TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 DEFAULT_TIMEOUT = 10.0
 MAX_TIMEOUT = 600.0
 # What a scrape keeps for itself: the last bytes must reach Prometheus before its own deadline.
-MARGIN_RATIO, MARGIN_MAX = 0.1, 0.5
+MARGIN = 0.5
+MARGIN_RATIO_MAX = 0.25
 # Sources before the last one have this much of the budget: those behind a hanging one need time too.
 EARLY_RATIO = 0.8
 # A scraper that reads slowly is served this much longer than its own deadline, then cut off.
@@ -323,4 +324,4 @@ def _budget(headers: Mapping[str, str]) -> float:
         seconds = float(headers.get(TIMEOUT_HEADER, ""))
         if 0.0 < seconds <= MAX_TIMEOUT:
             timeout = seconds
-    return timeout - min(timeout * MARGIN_RATIO, MARGIN_MAX)
+    return timeout - min(MARGIN, timeout * MARGIN_RATIO_MAX)
