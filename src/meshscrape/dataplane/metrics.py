@@ -22,7 +22,7 @@ _REFUSED = (
     "and MESHSCRAPE_SCRAPERS of {node} does not list it (%RESPONSE_CODE_DETAILS%). A certificate must have "
     "exactly one such name.\n"
 )
-_DENIAL_LOG = {
+DENIAL_LOG = {
     "time": "%START_TIME%",
     "event": "refused",
     "port": "%DOWNSTREAM_LOCAL_ADDRESS%",
@@ -90,7 +90,7 @@ def metrics_listener(options: ProxyOptions, port: MetricsPort) -> Resource:
         limits=bounds.METRICS,
         filters=_filters(options, port),
         replies=_replies(options, port),
-        access_log=(logs.error_log(400, _DENIAL_LOG),) if port.secure else (),
+        access_log=(logs.error_log(400, DENIAL_LOG),) if port.secure else (),
         server=SERVER,
     )
     socket = (
