@@ -65,6 +65,12 @@ def test_secrets_are_in_no_command_line_and_no_application_environment(example_m
     assert "MESHSCRAPE_" not in environment and token not in environment
 
 
+def test_an_application_works_in_a_directory_without_secrets(example_mesh: Up) -> None:
+    """An application that serves the files around it has no key or token to give away."""
+    application = example_mesh.workload("default/httpbin")["pids"]["application"][0]
+    assert list(Path(f"/proc/{application}/cwd").resolve().iterdir()) == []
+
+
 def test_a_second_up_in_the_same_directory_is_refused(example_mesh: Up) -> None:
     """One state directory is one mesh: the second `up` names the first one's pid and touches nothing."""
     done = meshscrape("up", "--state", str(example_mesh.state))

@@ -100,9 +100,10 @@ class RunningWorkload:
     async def _start(self, plan: ApplicationPlan) -> Process:
         guard = [sys.executable, "-S", "-E", "-s", str(Path(__file__).with_name("guard.py"))]
         log = self.plan.directory / f"{plan.name}.log"
-        return await spawn(
-            [*guard, *plan.argv], env=dict(plan.environment), cwd=self.plan.directory, log_file=log
-        )
+        # Not the workload's own directory: a server of files must not find the token and the key.
+        directory = self.plan.directory / "application"
+        private_dir(directory)
+        return await spawn([*guard, *plan.argv], env=dict(plan.environment), cwd=directory, log_file=log)
 
     async def _start_agent(self) -> Process:
         role = self.plan.settings.role

@@ -1,0 +1,74 @@
+"""The state directory: private, one mesh at a time, cleaned after one that was killed."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.local.state import (
+    NotRunningError,
+    StateDirectory,
+    default_state_path,
+    hold_state,
+    read_status,
+)
+
+
+def test_only_the_ca_outlives_a_run(tmp_path: Path) -> None:
+    """What a run leaves is its CA; what a killed one left is removed by the next."""
+    state = StateDirectory(tmp_path / "state")
+    state.run.mkdir(parents=True)
+    (state.run / "stale").write_text("")
+    state.status_file.write_text("{}")
+    state.ca.mkdir()
+    with hold_state(state.path) as held:
+        assert not (held.run / "stale").exists() and not held.status_file.exists()
+        assert stat.S_IMODE(held.path.stat().st_mode) == 0o700
+        held.publish({"phase": "Ready"})
+    assert [path.name for path in state.path.iterdir()] == ["ca"]
+
+
+def test_a_held_directory_is_refused_with_the_holders_pid(tmp_path: Path) -> None:
+    """A second mesh is told who is there."""
+    path = tmp_path / "state"
+    with hold_state(path), pytest.raises(InputError, match=str(os.getpid())), hold_state(path):
+        pass
+
+
+def test_status_needs_a_running_mesh(tmp_path: Path) -> None:
+    """A document that a killed mesh left is not shown as if it were running."""
+    path = tmp_path / "state"
+    path.mkdir()
+    (path / "status.json").write_text('{"phase": "Ready"}')
+    with pytest.raises(NotRunningError):
+        read_status(path)
+    with hold_state(path) as state:
+        with pytest.raises(UnavailableError):
+            read_status(path)
+        state.publish({"phase": "Starting"})
+        assert read_status(path) == {"phase": "Starting"}
+
+
+def test_asking_for_the_status_does_not_keep_a_mesh_from_starting(tmp_path: Path) -> None:
+    """The look at the lock is over at once."""
+    with pytest.raises(NotRunningError):
+        read_status(tmp_path)
+    with hold_state(tmp_path):
+        pass
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    """--state names a directory."""
+    (tmp_path / "state").write_text("")
+    with pytest.raises(MeshscrapeError), hold_state(tmp_path / "state"):
+        pass
+
+
+def test_default_place_follows_the_xdg_convention() -> None:
+    """XDG_STATE_HOME, else ~/.local/state."""
+    assert default_state_path({"XDG_STATE_HOME": "/x", "HOME": "/h"}) == Path("/x/meshscrape")
+    assert default_state_path({"HOME": "/h"}) == Path("/h/.local/state/meshscrape")
