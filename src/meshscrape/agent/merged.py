@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +46,7 @@ EARLY_RATIO = 0.8
 PATIENCE = 30.0
 # Bytes of all sources together that wait for their turn; a source that is ahead of it is not read further.
 AHEAD_BYTES = 4 << 20
+BATCH_BYTES = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class _Fetch:
         self._chosen = chosen if source.kind == "application" else Format.TEXT
         self._budget = budget
         self._tls = tls
-        self._waiting: list[bytes] = []
+        self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._ahead = ahead
         self._ended = False
@@ -220,13 +222,19 @@ class _Fetch:
             self._changed.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What was read, as it arrives."""
+        """What was read, as it arrives, in pieces that do not keep the event loop for long."""
         while True:
             while self._waiting:
-                chunks, self._waiting, self._waiting_bytes = self._waiting, [], 0
+                pieces = [self._waiting.popleft()]
+                size = len(pieces[0])
+                # Small ones together, because a merge's cost is per call as much as per byte.
+                while self._waiting and size + len(self._waiting[0]) <= BATCH_BYTES:
+                    pieces.append(self._waiting.popleft())
+                    size += len(pieces[-1])
+                self._waiting_bytes -= size
                 self._room.set()
-                # Joined, because a merge's cost is per call as much as per byte.
-                yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
+                yield b"".join(pieces)
+                await asyncio.sleep(0)
             if self._ended:
                 return
             self._changed.clear()

@@ -45,6 +45,8 @@ MAX_LABELS = 64
 MAX_SHAPE_COST = 1 << 14
 LABEL_COST = 24
 AUTOMATON_BYTES = 16 << 20
+# Lines that are parsed on their own before what they taught is put to use: about what a new automaton costs.
+RELEARN_AFTER = 64
 
 Shape = tuple[bytes, ...]
 
@@ -84,8 +86,11 @@ class Scanner:
             return data, malformed
         pieces = [data[:end]]
         distributions = _Distributions(pieces, is_distribution)
-        position = end
+        position, misses = end, 0
         while position < len(data):
+            misses += 1
+            if misses % RELEARN_AFTER == 0:
+                self._relearn()
             line_end = data.index(b"\n", position)
             repaired = self._repaired(data[position:line_end], distributions)
             malformed += repaired is None
