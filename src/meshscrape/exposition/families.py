@@ -22,10 +22,11 @@ OPENMETRICS_SUFFIXES: Suffixes = {
 class FamilyTable:
     """Family name → type and owner. One entry per family, none per series: this is the merge's memory."""
 
-    __slots__ = ("_families", "suffixes")
+    __slots__ = ("_endings", "_families", "suffixes")
 
     def __init__(self, suffixes: Suffixes = TEXT_SUFFIXES) -> None:
         self.suffixes = suffixes
+        self._endings = tuple({suffix for group in suffixes.values() for suffix in group})
         self._families: dict[bytes, tuple[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -44,9 +45,9 @@ class FamilyTable:
 
     def parent(self, name: bytes) -> bytes | None:
         """The histogram or summary that has `name` among its series (`x` for `x_sum`), if there is one."""
-        cut = name.rfind(b"_")
-        if cut <= 0:
+        if not name.endswith(self._endings):
             return None
+        cut = name.rfind(b"_")
         base, suffix = name[:cut], name[cut:]
         family = self._families.get(base)
         return base if family is not None and suffix in self.suffixes.get(family[0], ()) else None
@@ -58,9 +59,10 @@ class FamilyTable:
 
     def conflicts(self, name: bytes, kind: bytes) -> bool:
         """Whether a new family of this name and type would expose a series name that is already owned."""
-        if name in self._families or self.parent(name) is not None:
+        if name in self._families or (name.endswith(self._endings) and self.parent(name) is not None):
             return True
-        return any(name + suffix in self._families for suffix in self.suffixes.get(kind, ()))
+        suffixes = self.suffixes.get(kind)
+        return suffixes is not None and any(name + suffix in self._families for suffix in suffixes)
 
     def owners(self, name: bytes, kind: bytes) -> set[int]:
         """The owners of every series name that a family of this name and type would expose."""

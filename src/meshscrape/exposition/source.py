@@ -32,8 +32,8 @@ class SourceMerge:
         self._limits = limits
         self._lines = LineBuffer(limits.max_line)
         self._dropped: dict[bytes, bytes] = {}
-        self._owned = 0
-        self._name_bytes = 0
+        self._families_left = limits.max_families
+        self._name_bytes_left = limits.max_name_bytes
         self._dropped_bytes = 0
         self._any_valid = False
         self._over = False
@@ -84,8 +84,8 @@ class SourceMerge:
 
     def _own(self, name: bytes, kind: bytes) -> None:
         self._families.add(name, kind, self._owner)
-        self._owned += 1
-        self._name_bytes += len(name)
+        self._families_left -= 1
+        self._name_bytes_left -= len(name)
 
     def _drop(self, name: bytes, kind: bytes) -> None:
         """Count a family that is left out, once."""
@@ -106,5 +106,4 @@ class SourceMerge:
         return name in self._dropped or b"_" + suffix in self._families.suffixes.get(kind, ())
 
     def _has_room(self, name: bytes) -> bool:
-        limits = self._limits
-        return self._owned < limits.max_families and self._name_bytes + len(name) <= limits.max_name_bytes
+        return self._families_left > 0 and len(name) <= self._name_bytes_left

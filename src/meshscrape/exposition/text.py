@@ -24,6 +24,7 @@ _BLOCK = re.compile(
     """.replace(b"NAME", NAME),
     re.VERBOSE,
 )
+_NAME, _BARE, _LONE = (_BLOCK.groupindex[group] for group in ("name", "bare", "lone"))
 
 
 class TextMerge(SourceMerge):
@@ -34,7 +35,12 @@ class TextMerge(SourceMerge):
     """
 
     def __init__(
-        self, name: str, families: FamilyTable, owner: int, limits: MergeLimits, scanner: Scanner
+        self,
+        name: str,
+        families: FamilyTable,
+        owner: int,
+        limits: MergeLimits,
+        scanner: Scanner,
     ) -> None:
         super().__init__(name, families, owner, limits)
         self._scanner = scanner
@@ -87,17 +93,17 @@ class TextMerge(SourceMerge):
 
     def _judge(self, match: re.Match[bytes], begin: int, end: int) -> int:
         """From where to keep a block: its begin, where its samples begin, or its end (nothing)."""
-        found = match.lastgroup
-        if found == "bare":
-            return begin if self._keeps_samples(match["bare"]) else end
-        if found == "lone":
-            return begin if self._keeps_help(match["lone"]) else end
-        name, kind = match["name"], match[match.lastindex or 0]
-        samples_from = match.end(match.lastindex or 0) + 1
+        found = match.lastindex or 0
+        name, kind = match.group(_NAME, found)
+        if found == _BARE:
+            return begin if self._keeps_samples(kind) else end
+        if found == _LONE:
+            return begin if self._keeps_help(kind) else end
+        samples_from = match.end(found) + 1
         if name in self._dropped or self._families.conflicts(name, kind) or not self._has_room(name):
             return samples_from if self._keeps_despite(name, kind) else end
         self._own(name, kind)
-        self._help_open = match["help"] is None and samples_from == end
+        self._help_open = samples_from == end and match["help"] is None
         return begin
 
     def _keeps_despite(self, name: bytes, kind: bytes) -> bool:
