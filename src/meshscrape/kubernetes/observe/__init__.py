@@ -1,1 +1,41 @@
 """Observe: what a cluster's objects say about its meshes, workloads, scrapers, and the traps they are in."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshscrape.kubernetes.objects import Inventory, Ref
+from meshscrape.kubernetes.observe.cluster import Cluster
+from meshscrape.kubernetes.observe.consumers import find_consumers
+from meshscrape.kubernetes.observe.control import read_control
+from meshscrape.kubernetes.observe.jobs import read_jobs
+from meshscrape.kubernetes.observe.model import Observation
+from meshscrape.kubernetes.observe.scrapers import find_scrapers
+from meshscrape.kubernetes.observe.workloads import Workloads
+from meshscrape.kubernetes.versions import UNKNOWN, parse_version
+
+
+def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observation:
+    """What the objects say. `istio_version` (`1.31.0`) stands in where nothing in them tells the version."""
+    given = parse_version(istio_version) if istio_version else UNKNOWN
+    cluster = Cluster(inventory)
+    control = read_control(cluster, given)
+    found = tuple(Workloads(cluster, control).read())
+    scrapers = find_scrapers(cluster, control, found)
+    jobs, _ = read_jobs(cluster, scrapers)
+    consumers = find_consumers(jobs, found, control.mesh.prometheus_merge)
+    names: dict[Ref, list[str]] = {}
+    for consumer in consumers:
+        for ref in consumer.matches:
+            names.setdefault(ref, []).append(consumer.name)
+    workloads = tuple(
+        replace(each.workload, scraped_by=tuple(dict.fromkeys(names.get(each.workload.ref, ()))))
+        for each in found
+    )
+    return Observation(
+        control_planes=control.planes,
+        mesh=control.mesh,
+        workloads=workloads,
+        consumers=consumers,
+        scrapers=scrapers,
+    )

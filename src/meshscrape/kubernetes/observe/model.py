@@ -186,8 +186,9 @@ class Consumer:
     """A scrape job (or monitor, or agent) and the workloads whose metrics it takes.
 
     `ref` is the object that declares it; `scraper` the object that runs it; `spiffe_id` the identity that it
-    scrapes with, if any. `ports` are those of the matched workloads' pods. `certain` is False when what it
-    matches could not be told from the objects.
+    scrapes with, if any. `ports` are those of the matched workloads' pods; `ports_of` says which of whom.
+    `over` is `mtls` when it presents a client certificate, `tls-unverified` for TLS without one.
+    `certain` is False when what it matches could not be told from the objects (then it may match nothing).
     """
 
     name: str
@@ -199,6 +200,7 @@ class Consumer:
     scraper: Ref | None = None
     spiffe_id: str | None = None
     certain: bool = True
+    ports_of: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

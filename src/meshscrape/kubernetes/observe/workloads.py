@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from meshscrape.istio.annotations import (
     EXCLUDE_INBOUND,
     INCLUDE_INBOUND,
-    INJECT,
     SECURE_ENVOY_PORT,
     SECURE_PORT,
 )
@@ -196,7 +195,7 @@ class Workloads:
             sorted(self.cluster.services.matching(draft.namespace, draft.labels), key=lambda each: each.ref)
         )
         include = _include(annotations)
-        workload = _with(
+        workload = replace(
             draft,
             proxy_version_after=after,
             proxy_version_now=now[0] if now else UNKNOWN,
@@ -401,12 +400,6 @@ class Workloads:
         )
 
 
-def _with(workload: ObservedWorkload, **changes: Any) -> ObservedWorkload:
-    from dataclasses import replace
-
-    return replace(workload, **changes)
-
-
 def _owned_by_controller(manifest: Manifest) -> bool:
     owner = next(
         (each for each in objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))), None
@@ -548,4 +541,3 @@ def _service_port(number: int, known: ContainerPort | None, port: Any) -> Contai
 
 
 _KNOWN_PREFIXES = (*_HTTP, "tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
-_ = INJECT
