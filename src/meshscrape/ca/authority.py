@@ -102,7 +102,7 @@ def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
     authority = open_operators(
         OperatorFiles(certificate_path, key_path, None, certificate_path), trust_domain, now
     )
-    _check_trust_domain(authority, certificate_path)
+    check_trust_domain_of(authority, certificate_path)
     return authority
 
 
@@ -126,7 +126,7 @@ def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Au
     if files.chain:
         others += load_certificates(read_input(files.chain, "the CA's chain"), str(files.chain))
     path = _path_to_root(certificate, others, roots, where)
-    _check_path(path, now, where)
+    check_validity(path, now, where)
     *below, anchor = path
     return Authority(trust_domain, Signer(certificate, key, tuple(below), roots), anchor)
 
@@ -153,7 +153,8 @@ def _path_to_root(
     return path
 
 
-def _check_path(path: Sequence[x509.Certificate], now: datetime, where: str) -> None:
+def check_validity(path: Sequence[x509.Certificate], now: datetime, where: str) -> None:
+    """InputError unless each of `path` (signer first) is a CA's, within its time and its path length."""
     for below, each in enumerate(path):
         name = each.subject.rfc4514_string() or "the certificate"
         if not is_authority(each):
@@ -177,16 +178,22 @@ def _check_path(path: Sequence[x509.Certificate], now: datetime, where: str) -> 
             )
 
 
-def _check_trust_domain(authority: Authority, path: Path) -> None:
-    try:
-        names = authority.anchor.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    own = SpiffeId.parse(uris[0]).trust_domain if uris else authority.trust_domain
-    if own != authority.trust_domain:
+def check_trust_domain_of(authority: Authority, path: Path) -> None:
+    """InputError naming `path` when the root itself says that it is another trust domain's."""
+    own = trust_domain_of(authority.anchor)
+    if own is not None and own != authority.trust_domain:
         raise InputError(
             f"this is the root of trust domain {own}, not of {authority.trust_domain}",
             where=str(path),
             remedy="use another directory for another trust domain",
         )
+
+
+def trust_domain_of(root: x509.Certificate) -> str | None:
+    """The trust domain that a root says it is of (X509-SVID.md, section 2), None when it says nothing."""
+    try:
+        names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return SpiffeId.parse(uris[0]).trust_domain if uris else None

@@ -13,9 +13,13 @@ class Metrics:
 
     def __init__(self, root_not_after: datetime) -> None:
         """`root_not_after`: when the CA's chain ends."""
-        self._root_not_after = root_not_after
+        self.roots(root_not_after, 1)
         self._requests: Counter[str] = Counter()
         self.issued = 0
+
+    def roots(self, not_after: datetime, number: int) -> None:
+        """When the chain that signs now ends, and how many roots the bundle has."""
+        self._root_not_after, self._roots = not_after, number
 
     def request(self, result: str) -> None:
         """Count one answered request; `result` is one of RESULTS."""
@@ -36,5 +40,8 @@ class Metrics:
             "# HELP meshscrape_ca_root_not_after_seconds When the CA's chain ends, in Unix time.",
             "# TYPE meshscrape_ca_root_not_after_seconds gauge",
             f"meshscrape_ca_root_not_after_seconds {int(self._root_not_after.timestamp())}",
+            "# HELP meshscrape_ca_roots Roots in the trust bundle; two or more while one is rotated.",
+            "# TYPE meshscrape_ca_roots gauge",
+            f"meshscrape_ca_roots {self._roots}",
         ]
         return "\n".join(lines) + "\n"

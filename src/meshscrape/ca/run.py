@@ -12,22 +12,23 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
-from meshscrape.ca.authority import Authority, OperatorFiles, open_operators, open_own
+from meshscrape.ca.authority import Authority, OperatorFiles, open_operators
+from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
-from meshscrape.ca.server import BoundedServer, ServerCertificate, bind, own_names
+from meshscrape.ca.roots import open_present
+from meshscrape.ca.server import bind, own_names
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER
 from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import check_trust_domain
 from meshscrape.system.clock import utcnow
-from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
+from meshscrape.system.files import DirectoryLock, private_dir
 from meshscrape.system.http_server import HttpServer, Request, Response, routes
 
 log = logging.getLogger(__name__)
 
 _ENDS_SOON = timedelta(days=30)
-_STOP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +76,18 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
         tokens = _token_authenticator(options)
         metrics = Metrics(authority.not_after)
         service = CertificateService(authority, tokens, options.lifetimes, metrics, utcnow)
-        certificate = ServerCertificate(authority, names, options.directory)
-        due = certificate.renew(utcnow())
         metrics_address = None
         if metrics_at:
             endpoint = await stack.enter_async_context(_metrics_endpoint(metrics, metrics_at))
             metrics_address = _spelled(*endpoint.addresses[0])
         listening = bind(host, port)
         address = _spelled(*listening.getsockname()[:2])
-        server = BoundedServer([service])
-        accepting = await server.listen(listening, certificate.context)
-        stack.push_async_callback(_stop, server, accepting)
-        keeper = asyncio.create_task(certificate.keep(due, utcnow), name="server certificate")
-        stack.callback(keeper.cancel)
+        roots = RootFollower(options.directory, names, service, metrics, lambda: open_authority(options))
+        stack.push_async_callback(roots.stop)
+        await roots.start(listening, authority)
+        if options.operator is None:
+            following = asyncio.create_task(roots.follow(), name="rotation")
+            stack.callback(following.cancel)
         yield RunningCa(address, options.directory / ROOT_BUNDLE, metrics_address, authority)
 
 
@@ -99,15 +99,14 @@ async def serve_ca(options: CaOptions, ready: Callable[[RunningCa], None] = lamb
 
 
 def open_authority(options: CaOptions) -> Authority:
-    """The signing CA of `options`, its files made when it is self-signed and new; writes the root bundle."""
+    """The signing CA of `options`, its files made when it is self-signed and new."""
     now = utcnow()
     if options.operator:
         authority = open_operators(options.operator, options.trust_domain, now)
     else:
-        authority = open_own(options.directory, options.trust_domain, now)
+        authority = open_present(options.directory, options.trust_domain, now)
     if authority.not_after - now < _ENDS_SOON:
         log.warning("the CA's chain ends at %s", f"{authority.not_after:%Y-%m-%dT%H:%M:%SZ}")
-    write_atomic(options.directory / ROOT_BUNDLE, authority.bundle_pem, 0o644)
     return authority
 
 
@@ -144,14 +143,6 @@ def _metrics_endpoint(metrics: Metrics, at: tuple[str, int]) -> HttpServer:
         )
 
     return HttpServer(routes({"/metrics": answer}), addresses=[at])
-
-
-async def _stop(server: BoundedServer, accepting: asyncio.Server) -> None:
-    accepting.close()
-    server.end_connections()
-    # From Python 3.12 on this waits for connections that are still in their handshake, too.
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(accepting.wait_closed(), _STOP_SECONDS)
 
 
 def _spelled(host: str, port: int) -> str:

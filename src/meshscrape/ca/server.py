@@ -88,11 +88,14 @@ class BoundedServer(Server):
 
     def __init__(self, handlers: Collection[IServable]) -> None:
         super().__init__(handlers, config=_WINDOWS)
+        self.generation = 0
         self._open: set[_Connection] = set()
         self._complaints = BoundedLog()
 
     def admit(self, connection: _Connection) -> bool:
-        """Take note of a new connection; False when there are too many."""
+        """Take note of a new connection; False when there are too many, or its handshake is out of date."""
+        if connection.generation != self.generation:
+            return False
         same = sum(other.address == connection.address for other in self._open)
         if len(self._open) >= MAX_CONNECTIONS or same >= MAX_CONNECTIONS_PER_ADDRESS:
             self.complain(f"refused {connection.address}: too many connections")
@@ -107,6 +110,11 @@ class BoundedServer(Server):
     def forget(self, connection: _Connection) -> None:
         """A connection has ended."""
         self._open.discard(connection)
+
+    def withdraw(self) -> None:
+        """End every connection, and those whose handshake has only begun: who they trusted is out of date."""
+        self.generation += 1
+        self.end_connections()
 
     def end_connections(self) -> None:
         """End every connection now, answered or not."""
@@ -131,6 +139,7 @@ class _Connection(asyncio.Protocol):
         self._server = server
         self._inner = inner
         self._accepted = False
+        self.generation = server.generation
         self.address = ""
         self._timers: list[asyncio.TimerHandle] = []
         self._transport: asyncio.Transport | None = None

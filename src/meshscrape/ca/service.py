@@ -51,7 +51,10 @@ class Lifetimes:
 
 
 class CertificateService:
-    """The CA's one method. A bearer token decides alone when there is one, else the client certificate."""
+    """The CA's one method. A bearer token decides alone when there is one, else the client certificate.
+
+    `authority` may be replaced while it serves; a request under way keeps the one that it began with.
+    """
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class CertificateService:
         metrics: Metrics,
         now: Callable[[], datetime],
     ) -> None:
-        self._authority = authority
+        self.authority = authority
         self._tokens = tokens
         self._lifetimes = lifetimes
         self._metrics = metrics
@@ -103,9 +106,9 @@ class CertificateService:
             public_key = check_public_key(csr.public_key(), "CSR")
         except InputError as error:
             raise _BadRequest(str(error)) from None
-        now = self._now()
+        now, authority = self._now(), self.authority
         lifetime = self._lifetimes.granted(request.validity_duration)
-        leaf = self._authority.issue(public_key, caller.spiffe_id, now, lifetime)
+        leaf = authority.issue(public_key, caller.spiffe_id, now, lifetime)
         self._metrics.issued += 1
         log.info(
             "issued %s serial=%x until=%s by=%s",
@@ -114,7 +117,7 @@ class CertificateService:
             leaf.not_valid_after_utc.strftime("%Y-%m-%dT%H:%M:%SZ"),
             caller.proof,
         )
-        chain = [certificates_to_pem([leaf]), *self._authority.intermediates_pem, self._authority.bundle_pem]
+        chain = [certificates_to_pem([leaf]), *authority.intermediates_pem, authority.bundle_pem]
         return IstioCertificateResponse(cert_chain=[pem.decode() for pem in chain])
 
     def _caller(self, stream: Stream[Any, Any]) -> Caller:
@@ -130,7 +133,7 @@ class CertificateService:
         der = _client_certificate(stream)
         if der is None:
             raise UnauthenticatedError("neither a token nor a client certificate was sent")
-        return certificate_caller(der, self._authority.trust_domain, self._now())
+        return certificate_caller(der, self.authority.trust_domain, self._now())
 
     def _refusal(self, stream: Stream[Any, Any], status: Status, result: str, reason: str) -> GRPCError:
         self._metrics.request(result)

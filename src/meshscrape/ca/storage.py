@@ -20,8 +20,8 @@ JWKS = "jwks.json"
 
 
 def save_key(path: Path, key: PrivateKey) -> None:
-    """Write `key` as PKCS #8 PEM, mode 0600, in one step."""
-    write_atomic(path, key_to_pem(key), 0o600)
+    """Write `key` as PKCS #8 PEM, mode 0600, in one step, and to the disk."""
+    write_atomic(path, key_to_pem(key), 0o600, durable=True)
 
 
 def read_key(path: Path, what: str) -> PrivateKey:

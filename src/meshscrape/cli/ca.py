@@ -40,7 +40,8 @@ def init(directory: Path, trust_domain: str) -> None:
     """Make a self-signed root and a key for local tokens; what is there already stays."""
     private_dir(directory)
     lock = DirectoryLock(directory, "a CA")
-    open_authority(CaOptions(directory, trust_domain=trust_domain))
+    authority = open_authority(CaOptions(directory, trust_domain=trust_domain))
+    write_atomic(directory / ROOT_BUNDLE, authority.bundle_pem, 0o644)
     TokenIssuer.load_or_create(directory)
     lock.release()
     print(f"root bundle: {directory / ROOT_BUNDLE}\ntoken keys:  {directory / JWKS}")

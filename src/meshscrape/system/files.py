@@ -19,22 +19,34 @@ _STAGED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
     """Replace `path` by a file with `data`: a reader sees the old file or the new one, whole.
 
-    The mode is set before the first byte is written. Raises MeshscrapeError when the directory
+    The mode is set before the first byte is written. A `durable` file is on the disk when this returns, and
+    after a power cut it is the old one or the new one, too. Raises MeshscrapeError when the directory
     cannot be written; nothing is left behind then.
     """
     name = ""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        _fill(descriptor, data, mode)
+        _fill(descriptor, data, mode, durable)
         os.rename(name, path)
+        if durable:
+            sync_directory(path.parent)
     except OSError as error:
         if name:
             with contextlib.suppress(OSError):
                 os.unlink(name)
         raise _unwritable(path, error) from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring the names in `directory` to the disk; OSError when it cannot be opened."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> None:
@@ -169,10 +181,13 @@ def _prepare(directory: Path, mode: int) -> None:
         directory.chmod(mode)
 
 
-def _fill(descriptor: int, data: bytes, mode: int) -> None:
+def _fill(descriptor: int, data: bytes, mode: int, durable: bool = False) -> None:
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), mode)
         file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _link(path: Path, target: str) -> None:

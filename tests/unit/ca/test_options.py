@@ -94,4 +94,4 @@ def test_metrics_are_an_exposition_of_bounded_size() -> None:
     assert samples["meshscrape_ca_requests_total", "error"] == 1
     assert samples["meshscrape_ca_requests_total", "invalid_argument"] == 0
     assert samples["meshscrape_ca_root_not_after_seconds", ""] == 1893456000
-    assert len(samples) == len(RESULTS) + 2
+    assert len(samples) == len(RESULTS) + 3

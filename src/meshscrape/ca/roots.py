@@ -1,0 +1,203 @@
+"""The CA's own roots on disk: the one that signs, and during a rotation the second one with the record.
+
+    DIR/ca-cert.pem, DIR/ca-key.pem            the root
+    DIR/rotation/                              locked (flock) by the `ca rotate` that works on it
+    DIR/rotation/ca-cert.pem, ca-key.pem       the root that a rotation has made
+    DIR/rotation/rotation.json                 the record: while it is there, a rotation is under way
+
+The record decides; files are found by their fingerprint, so a stop between any two writes leaves a state
+that reads the same as before or after.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from meshscrape.ca.authority import (
+    ROOT_LIFETIME,
+    Authority,
+    check_trust_domain_of,
+    check_validity,
+    open_own,
+    trust_domain_of,
+)
+from meshscrape.ca.rotation import Rotation, Stage, parse, to_json
+from meshscrape.ca.storage import CA_CERTIFICATE, CA_KEY, ROOT_BUNDLE, read_key, save_key
+from meshscrape.errors import InputError
+from meshscrape.spiffe.bundles import load_bundle
+from meshscrape.spiffe.certificates import (
+    Signer,
+    certificates_to_pem,
+    fingerprint,
+    key_matches,
+    load_certificates,
+    self_signed_root,
+)
+from meshscrape.spiffe.keys import PrivateKey, generate_key
+from meshscrape.system.files import (
+    DirectoryLock,
+    private_dir,
+    read_input,
+    remove_staged,
+    sync_directory,
+    write_atomic,
+)
+
+ROTATION = "rotation"
+RECORD = "rotation.json"
+
+
+def read_rotation(directory: Path) -> Rotation | None:
+    """The rotation under way in a CA's directory, None when there is none; InputError for a broken record."""
+    path = directory / ROTATION / RECORD
+    try:
+        return parse(path.read_bytes(), str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read the rotation's record: {error.strerror}", where=str(path)) from error
+
+
+def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority:
+    """The self-signed CA of `directory` as the rotation under way wants it, or as it is without one."""
+    rotation = read_rotation(directory)
+    if rotation is None:
+        return open_own(directory, trust_domain, now)
+    roots = _roots(directory)
+    for wanted in rotation.trusted:
+        if wanted not in roots:
+            raise InputError(
+                f"the root {wanted[:16]}… of the rotation under way is missing",
+                where=str(directory / ROTATION),
+                remedy="restore the CA's directory from its backup",
+            )
+    certificate, path = roots[rotation.signing]
+    check_validity([certificate], now, str(path))
+    signer = Signer(
+        certificate, _key_of(directory, certificate), (), tuple(roots[each][0] for each in rotation.trusted)
+    )
+    authority = Authority(trust_domain, signer, certificate)
+    check_trust_domain_of(authority, path)
+    return authority
+
+
+def published_bundle(directory: Path) -> tuple[str, ...]:
+    """Fingerprints of the bundle that the CA has published last; empty when there is none yet."""
+    path = directory / ROOT_BUNDLE
+    try:
+        return tuple(fingerprint(each) for each in load_bundle(path.read_bytes(), str(path)))
+    except FileNotFoundError:
+        return ()
+
+
+class RotationRecord:
+    """The right to change a rotation, held by one process at a time; what it writes survives a power cut."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._own = directory / ROTATION
+        self._path = self._own / RECORD
+
+    @property
+    def present(self) -> Rotation | None:
+        """The rotation under way."""
+        return read_rotation(self._directory)
+
+    def begin(self, now: datetime) -> Rotation:
+        """Make a new root and record a rotation to it; InputError when the present root cannot be used."""
+        path = self._directory / CA_CERTIFICATE
+        present = _certificate(path)
+        trust_domain = trust_domain_of(present) if present else None
+        if present is None or trust_domain is None:
+            raise InputError("the root names no trust domain", where=str(path))
+        _key_of(self._directory, present)
+        self._discard_files()
+        key = generate_key()
+        root = self_signed_root(trust_domain, key, now, ROOT_LIFETIME)
+        save_key(self._own / CA_KEY, key)
+        write_atomic(self._own / CA_CERTIFICATE, certificates_to_pem([root]), 0o644, durable=True)
+        rotation = Rotation(Stage.DISTRIBUTE, fingerprint(present), fingerprint(root), now)
+        self.write(rotation)
+        return rotation
+
+    def write(self, rotation: Rotation) -> None:
+        """Record `rotation` as the present one."""
+        write_atomic(self._path, to_json(rotation), 0o600, durable=True)
+
+    def finish(self, rotation: Rotation) -> None:
+        """Make the rotation's new root the only one, destroy the other's key, remove the record.
+
+        Only in the stage "finish". Stopped anywhere, it can be done again from the record.
+        """
+        if rotation.stage is not Stage.FINISH:
+            raise ValueError("a rotation ends with its last stage")
+        certificate = _certificate(self._own / CA_CERTIFICATE)
+        if certificate is not None and fingerprint(certificate) == rotation.new:
+            _key_of(self._directory, certificate)
+            with suppress(FileNotFoundError):
+                os.rename(self._own / CA_KEY, self._directory / CA_KEY)
+            sync_directory(self._directory)
+            os.rename(self._own / CA_CERTIFICATE, self._directory / CA_CERTIFICATE)
+            sync_directory(self._directory)
+        self._discard_files()
+        sync_directory(self._own)
+        self._path.unlink()
+        sync_directory(self._own)
+
+    def _discard_files(self) -> None:
+        remove_staged(self._own)
+        for name in (CA_CERTIFICATE, CA_KEY):
+            (self._own / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def held_record(directory: Path) -> Iterator[RotationRecord]:
+    """The record of the CA in `directory`, for this process alone; InputError while another rotates."""
+    if not (directory / CA_CERTIFICATE).is_file():
+        raise InputError(
+            "here is no CA with a root of its own",
+            where=str(directory),
+            remedy="an operator's CA is rotated where its root is kept",
+        )
+    private_dir(directory / ROTATION)
+    lock = DirectoryLock(directory / ROTATION, "a rotation")
+    try:
+        yield RotationRecord(directory)
+    finally:
+        lock.release()
+
+
+def _roots(directory: Path) -> Mapping[str, tuple[x509.Certificate, Path]]:
+    found = {}
+    for place in (directory, directory / ROTATION):
+        path = place / CA_CERTIFICATE
+        certificate = _certificate(path)
+        if certificate is not None:
+            found[fingerprint(certificate)] = (certificate, path)
+    return found
+
+
+def _certificate(path: Path) -> x509.Certificate | None:
+    if not path.exists():
+        return None
+    return load_certificates(read_input(path, "the CA's certificate"), str(path))[0]
+
+
+def _key_of(directory: Path, certificate: x509.Certificate) -> PrivateKey:
+    for place in (directory, directory / ROTATION):
+        path = place / CA_KEY
+        if path.exists():
+            key = read_key(path, "the CA's private key")
+            if key_matches(key, certificate):
+                return key
+    raise InputError(
+        "the private key of the root that signs is missing",
+        where=str(directory / CA_KEY),
+        remedy="restore the CA's directory from its backup",
+    )

@@ -1,0 +1,180 @@
+"""Rotating the root, as a state machine: what is signed with, what is trusted, who has not followed yet.
+
+Pure. With the old root A and the new one B:
+
+    stage        signs with   bundle   may end when
+    distribute   A            A B      everybody trusts B
+    issue        B            B A      everybody's certificate is B's
+    withdraw     B            B        nobody trusts A
+    finish       B            B        A's key is gone (there is no way back from here)
+
+Every stage has another bundle, were it only in its order: who follows the bundle's file notices each.
+
+Aborting mirrors the stage and swaps the roots: from "distribute" B is withdrawn at once, from "issue" A
+issues again, from "withdraw" A is distributed again. So the way back has the same stages with the same
+proofs, and no certificate in use is ever one that somebody does not trust.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+
+from meshscrape.errors import InputError
+
+VERSION = 1
+
+
+class Stage(StrEnum):
+    """How far a rotation is, in this order."""
+
+    DISTRIBUTE = "distribute"
+    ISSUE = "issue"
+    WITHDRAW = "withdraw"
+    FINISH = "finish"
+
+
+_ORDER = tuple(Stage)
+_MIRROR = {
+    Stage.DISTRIBUTE: Stage.WITHDRAW,
+    Stage.ISSUE: Stage.ISSUE,
+    Stage.WITHDRAW: Stage.DISTRIBUTE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One rotation under way; `old` and `new` are SHA-256 fingerprints of roots."""
+
+    stage: Stage
+    old: str
+    new: str
+    started_at: datetime
+    aborting: bool = False
+
+    @property
+    def signing(self) -> str:
+        """The root that certificates are issued from."""
+        return self.old if self.stage is Stage.DISTRIBUTE else self.new
+
+    @property
+    def trusted(self) -> tuple[str, ...]:
+        """The bundle, in its order."""
+        match self.stage:
+            case Stage.DISTRIBUTE:
+                return self.old, self.new
+            case Stage.ISSUE:
+                return self.new, self.old
+            case _:
+                return (self.new,)
+
+    def advanced(self) -> Rotation:
+        """The next stage. Only after `unconfirmed` is empty; the last stage has no next one (ValueError)."""
+        if self.stage is Stage.FINISH:
+            raise ValueError("a rotation ends with its last stage")
+        return replace(self, stage=_ORDER[_ORDER.index(self.stage) + 1])
+
+    def aborted(self) -> Rotation:
+        """The way back from here; one that is on its way back already stays as it is.
+
+        InputError when the old root's key may be gone.
+        """
+        if self.aborting:
+            return self
+        if self.stage is Stage.FINISH:
+            raise InputError(
+                "the old root is withdrawn: there is nothing to go back to",
+                remedy="run `meshscrape ca rotate` to finish, and again for another root",
+            )
+        return replace(self, stage=_MIRROR[self.stage], old=self.new, new=self.old, aborting=True)
+
+    def reached(self, stage: Stage) -> bool:
+        """Whether it is at `stage` or further."""
+        return _ORDER.index(self.stage) >= _ORDER.index(stage)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one Envoy, or one directory of credentials, really uses; roots are fingerprints.
+
+    `trusts` are the roots that all of its TLS contexts trust, `trusts_anywhere` those that at least one
+    does, `issuers` the roots that its certificates are below ("" for one below none of the known).
+    `problem` says why it could not be looked at: then nothing is known, and nothing is confirmed.
+    """
+
+    who: str
+    trusts: frozenset[str] = frozenset()
+    trusts_anywhere: frozenset[str] = frozenset()
+    issuers: frozenset[str] = frozenset()
+    problem: str = ""
+
+
+def unconfirmed(rotation: Rotation, bundle: Sequence[str], seen: Sequence[Seen]) -> list[str]:
+    """Why the present stage may not end yet, one line for each that has not followed; empty when it may.
+
+    `bundle` is what the running CA has published (fingerprints in order): nothing else shows that it has
+    taken the stage over.
+    """
+    if tuple(bundle) != rotation.trusted:
+        return ["the CA has not taken the stage over yet"]
+    return [f"{each.who}: {reason}" for each in seen if (reason := _reason(rotation, each))]
+
+
+def _reason(rotation: Rotation, seen: Seen) -> str:
+    if seen.problem:
+        return seen.problem
+    if rotation.new not in seen.trusts:
+        return "does not trust the new root yet"
+    if rotation.stage is Stage.DISTRIBUTE:
+        return ""
+    if seen.issuers != {rotation.new}:
+        return "still has a certificate of the old root"
+    if rotation.stage is not Stage.ISSUE and rotation.old in seen.trusts_anywhere:
+        return "still trusts the old root"
+    return ""
+
+
+def to_json(rotation: Rotation) -> bytes:
+    """The durable record of a rotation."""
+    record = {
+        "version": VERSION,
+        "stage": rotation.stage.value,
+        "old": rotation.old,
+        "new": rotation.new,
+        "startedAt": rotation.started_at.isoformat(),
+        "aborting": rotation.aborting,
+    }
+    return json.dumps(record, indent=1).encode() + b"\n"
+
+
+def parse(text: bytes, where: str) -> Rotation:
+    """The rotation that `to_json` wrote; InputError naming `where` for anything else."""
+    try:
+        record = json.loads(text)
+        if record["version"] != VERSION or not isinstance(record["aborting"], bool):
+            raise ValueError
+        rotation = Rotation(
+            stage=Stage(record["stage"]),
+            old=_fingerprint(record["old"]),
+            new=_fingerprint(record["new"]),
+            started_at=datetime.fromisoformat(record["startedAt"]),
+            aborting=record["aborting"],
+        )
+    except (ValueError, KeyError, TypeError):
+        raise InputError(
+            "this is not the record of a rotation",
+            where=where,
+            remedy="restore the CA's directory from its backup",
+        ) from None
+    if rotation.old == rotation.new:
+        raise InputError("the record of the rotation names one root twice", where=where)
+    return rotation
+
+
+def _fingerprint(text: object) -> str:
+    if not isinstance(text, str) or len(bytes.fromhex(text)) != 32:
+        raise ValueError("not a SHA-256 fingerprint")
+    return text
