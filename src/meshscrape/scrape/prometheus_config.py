@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from meshscrape.errors import InputError
+from meshscrape.scrape.direct import direct_tls
 from meshscrape.scrape.targets import JOBS, STATS_PATH
 
 
@@ -28,22 +29,6 @@ class ScrapeOptions:
     timeout: float | None = None
 
 
-def tls_config(options: ScrapeOptions) -> dict[str, Any]:
-    """The scraper's side of mutual TLS, with the workload certificate of OUTPUT_CERTS.
-
-    Prometheus compares DNS names and addresses only, and a workload certificate has neither: it cannot
-    check a SPIFFE ID. So it does not verify the server at all; the servers verify it. This is the one
-    place that says so.
-    """
-    directory = options.credentials_directory.rstrip("/")
-    return {
-        "ca_file": f"{directory}/root-cert.pem",
-        "cert_file": f"{directory}/cert-chain.pem",
-        "key_file": f"{directory}/key.pem",
-        "insecure_skip_verify": True,
-    }
-
-
 def targets_file(directory: str, job: str) -> str:
     """Where a job's targets are."""
     return f"{directory.rstrip('/')}/{job}.json"
@@ -58,7 +43,7 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
             "metrics_path": STATS_PATH,
             # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
             "follow_redirects": False,
-            "tls_config": tls_config(options),
+            "tls_config": direct_tls(options.credentials_directory),
             "file_sd_configs": [
                 {"files": [targets_file(options.targets_directory, job)], "refresh_interval": "5s"}
             ],

@@ -1,0 +1,70 @@
+"""What the pod of a scraper needs to get a workload certificate from its sidecar (OUTPUT_CERTS).
+
+The sidecar is there for the certificate alone: it intercepts nothing. Istio's agent writes the three files
+with mode 0644 as user 1337, so the scraper may run as any user, and the directory must be writable for 1337:
+an emptyDir is. It lives in memory, because one of the files is a private key.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+# Not `istio-certs`: Istio has a volume of that name when `global.mountMtlsCerts` is set.
+VOLUME = "scraper-certs"
+CERTIFICATES = "/etc/istio-output-certs"
+PROXY_CONFIG = "proxy.istio.io/config"
+
+
+def pod_labels(revision: str = "") -> dict[str, str]:
+    """Labels that get the sidecar injected; the annotation of the same name would not reach a webhook.
+
+    `revision` is a revision or tag of the control plane, for namespaces that do not say.
+    """
+    found = {"sidecar.istio.io/inject": "true"}
+    return found | {"istio.io/rev": revision} if revision else found
+
+
+def pod_annotations(harden: bool = False) -> dict[str, str]:
+    """Annotations that make the sidecar write the certificate and intercept nothing.
+
+    `prometheus.io/scrape: "false"` keeps the injector from announcing a plaintext port of this pod. `harden`
+    closes those ports too.
+    """
+    return {
+        "prometheus.io/scrape": "false",
+        PROXY_CONFIG: yaml.safe_dump(proxy_config(harden), sort_keys=False),
+        "sidecar.istio.io/userVolumeMount": json.dumps(user_volume_mount()),
+        "traffic.sidecar.istio.io/includeInboundPorts": "",
+        "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
+    }
+
+
+def proxy_config(harden: bool = False) -> dict[str, Any]:
+    """What goes into `proxy.istio.io/config`.
+
+    Prometheus makes no scrape pool while a certificate file of its job is missing: the targets are then
+    absent, not down, until the next change in discovery. So it starts after the proxy, which has the
+    certificate by then; native sidecars do that anyway.
+    """
+    metadata = {"OUTPUT_CERTS": CERTIFICATES}
+    if harden:
+        metadata["METRICS_LOCALHOST_ACCESS_ONLY"] = "true"
+    return {"holdApplicationUntilProxyStarts": True, "proxyMetadata": metadata}
+
+
+def user_volume_mount() -> dict[str, Any]:
+    """`sidecar.istio.io/userVolumeMount`, the map by name that Istio's template is made for."""
+    return {VOLUME: {"mountPath": CERTIFICATES}}
+
+
+def volume() -> dict[str, Any]:
+    """The pod's volume for the certificate files."""
+    return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+
+
+def volume_mount() -> dict[str, Any]:
+    """The scraper's own mount of that volume."""
+    return {"name": VOLUME, "mountPath": CERTIFICATES, "readOnly": True}
