@@ -29,10 +29,12 @@ def console() -> Console:
 def mesh_view(document: Mapping[str, Any], now: datetime) -> Group:
     """The whole view of `up` and `status`: one row per workload, then where things are."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("WORKLOAD", "SPIFFE ID", "PORTS", "LAST SCRAPE", "HEALTH", "CERTIFICATE"):
-        table.add_column(name, overflow="fold")
+    table.add_column("WORKLOAD, SPIFFE ID", overflow="fold")
+    for name in ("PORTS", "LAST SCRAPE", "HEALTH", "CERTIFICATE"):
+        table.add_column(name, no_wrap=True)
     for workload in document["workloads"]:
-        table.add_row(*_row(workload, now))
+        title, identity, *cells = _row(workload, now)
+        table.add_row(Text.assemble((str(title), "bold"), "\n", (str(identity), "dim")), *cells)
     parts: list[Any] = [table, Text(), *_facts(document)]
     for workload in document["workloads"]:
         if workload["message"]:

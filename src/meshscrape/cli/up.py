@@ -103,7 +103,9 @@ async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], op
             options.report("stopping")
 
     for number in _SIGNALS:
-        loop.add_signal_handler(number, stop, number)
+        # nohup(1) ignores SIGHUP for its command, which then goes on without its terminal.
+        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, stop, number)
     try:
         return await task
     except asyncio.CancelledError:
@@ -181,7 +183,7 @@ async def _print_document(mesh: LocalMesh) -> None:
 
 async def _live(mesh: LocalMesh, screen: Console) -> None:
     """Redraw the table until cancelled."""
-    with Live(console=screen, auto_refresh=False, vertical_overflow="visible") as live:
+    with Live(console=screen, auto_refresh=False) as live:
         while True:
             live.update(mesh_view(mesh.document(), utcnow()), refresh=True)
             await asyncio.sleep(REFRESH)

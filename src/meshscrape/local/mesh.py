@@ -33,7 +33,7 @@ from meshscrape.system.supervisor import Supervisor
 
 CA_NAMES = ("istiod.istio-system.svc", "localhost")
 CA_BOUND = 30.0
-WATCH_SECONDS = 0.5
+WATCH_SECONDS = 0.25
 PROMETHEUS_SECONDS = 1.0
 
 STARTING, READY, STOPPING = "Starting", "Ready", "Stopping"
@@ -83,6 +83,7 @@ class LocalMesh:
         self._trust_domain = ""
         self._changed = asyncio.Event()
         self._tokens: TokenIssuer | None = None
+        self._watch: FileWatch | None = None
         self._ca = Supervisor("CA", self._start_ca)
         self._site = Site(
             run=state.run,
@@ -98,6 +99,8 @@ class LocalMesh:
         InputError for everything that is wrong with the manifest or taken on this machine,
         MissingBinaryError when Prometheus is needed, not here, and cannot be fetched.
         """
+        # Before the manifest is read, so that no later change is missed.
+        self._watch = FileWatch(self._options.manifest)
         mesh = self._parse()
         self._trust_domain = mesh.trust_domain
         self._plans = self._plan(mesh)
@@ -135,7 +138,6 @@ class LocalMesh:
 
         Raises ComponentFailed when the CA or a workload of the first manifest dies too often.
         """
-        watch = FileWatch(self._options.manifest)
         self._tokens = TokenIssuer.load_or_create(self._state.run / "issuer")
         self._write_prometheus_files()
         self._publish()
@@ -146,7 +148,7 @@ class LocalMesh:
                 await self._wait_for_ca()
                 for plan in self._plans.values():
                     self._start(tasks, plan, essential=True)
-                tasks.create_task(self._follow(tasks, watch))
+                tasks.create_task(self._follow(tasks))
                 tasks.create_task(self._observe_prometheus())
                 if self._options.traffic:
                     tasks.create_task(self._make_traffic())
@@ -247,11 +249,11 @@ class LocalMesh:
         slot.task.cancel()
         await asyncio.wait({slot.task})
 
-    async def _follow(self, tasks: asyncio.TaskGroup, watch: FileWatch) -> None:
+    async def _follow(self, tasks: asyncio.TaskGroup) -> None:
         """Apply the manifest whenever it changes; one that cannot be used changes nothing but `problem`."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if not watch.changed():
+            if self._watch is None or not self._watch.changed():
                 continue
             try:
                 await self._apply(tasks)

@@ -7,17 +7,22 @@ from pathlib import Path
 
 
 class FileWatch:
-    """Remembers a file's content; `changed` says, once per change, that it is another one."""
+    """Remembers a file's content; `changed` says, once per change, that it is another one.
+
+    A change counts when two looks in a row see the same file: one that is just being written, and so far
+    declares only half of the mesh, must not stop the other half.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._stamp = self._look()
+        self._stamp = self._seen = self._look()
         self._digest = self._hash()
 
     def changed(self) -> bool:
         """Whether the content differs from what was last seen; False while the file is missing."""
-        stamp = self._look()
-        if stamp is None or stamp == self._stamp:
+        stamp, before = self._look(), self._seen
+        self._seen = stamp
+        if stamp is None or stamp == self._stamp or stamp != before:
             return False
         self._stamp = stamp
         digest = self._hash()

@@ -58,6 +58,7 @@ class RunningWorkload:
         self._changed = changed
         self._credentials = asyncio.Event()
         self._envoy: tuple[int, int] | None = None
+        self._accepting: set[tuple[int, str, int]] = set()
 
     @property
     def agent_directory(self) -> Path:
@@ -158,8 +159,11 @@ class RunningWorkload:
             if running.pid is None:
                 return False, f"{application.name} is not running"
             for host, port in application.listens:
-                if not await accepts(host, port):
+                # Once per process: an application is not bothered with connections for ever.
+                place = (running.pid, host, port)
+                if place not in self._accepting and not await accepts(host, port):
                     return False, f"{application.name} does not accept connections on {host}:{port} yet"
+                self._accepting.add(place)
         return True, ""
 
     def _present_certificate(self) -> CertificateSeen | None:
