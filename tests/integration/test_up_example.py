@@ -7,6 +7,10 @@ import os
 import stat
 from pathlib import Path
 
+import pytest
+
+from meshscrape.local.request import Endpoint, RefusedError, Request, endpoint_of, send
+from support.ca import TestCa
 from support.mesh import PROMETHEUS_ID, Up, meshscrape
 from support.polling import eventually
 
@@ -126,30 +130,41 @@ def test_curl_refuses_an_address_of_which_the_mesh_knows_nobody(example_mesh: Up
     assert done.returncode == 2 and "no workload of the mesh is at 127.0.0.1" in done.stderr
 
 
+def _send(endpoint: Endpoint, credentials: Path) -> None:
+    request = Request("GET", "example:1", "/metrics")
+    _, stream = send(endpoint, request, credentials, timeout=5.0, tell=lambda line: None)
+    stream.close()
+
+
 def test_curl_to_an_expected_identity_that_another_answers_sends_nothing(
-    example_mesh: Up, tmp_path: Path
+    example_mesh: Up,
 ) -> None:
     """A workload that answers at another's address is refused although its certificate is the mesh's."""
     document = example_mesh.document()
     httpbin = next(w for w in document["workloads"] if w["name"] == "httpbin")
     productpage = next(w for w in document["workloads"] if w["name"] == "productpage")
     httpbin["spiffeId"], productpage["spiffeId"] = productpage["spiffeId"], httpbin["spiffeId"]
-    from meshscrape.errors import MeshscrapeError
-    from meshscrape.local.request import Request, endpoint_of, send
-
     endpoint = endpoint_of("https://productpage:9080/", document)
-    try:
-        send(
-            endpoint,
-            Request("GET", "productpage:9080", "/"),
-            Path(httpbin["credentials"]),
-            timeout=5.0,
-            tell=lambda line: None,
-        )
-    except MeshscrapeError as error:
-        assert "nothing was sent" in str(error) and "sa/productpage answers" in str(error)
-    else:
-        raise AssertionError("a wrong identity was accepted")
+    with pytest.raises(RefusedError, match=r"sa/productpage answers.*nothing was sent"):
+        _send(endpoint, Path(httpbin["credentials"]))
+
+
+def test_a_refusal_by_tls_names_the_alert(example_mesh: Up, tmp_path: Path) -> None:
+    """A certificate of another CA is refused by the server, and the line says with which alert."""
+    credentials = TestCa().workload("istio-system", "prometheus").write(tmp_path / "stranger")
+    document = example_mesh.document()
+    (credentials / "root-cert.pem").write_bytes(Path(document["ca"]["rootCertificate"]).read_bytes())
+    endpoint = endpoint_of("https://httpbin:15092/metrics", document)
+    with pytest.raises(RefusedError, match="TLS alert 'unknown ca'"):
+        _send(endpoint, credentials)
+
+
+def test_a_server_of_another_ca_is_not_trusted(example_mesh: Up, tmp_path: Path) -> None:
+    """With another trust bundle the server's certificate is refused before anything is sent."""
+    credentials = TestCa().workload("istio-system", "prometheus").write(tmp_path / "stranger")
+    endpoint = endpoint_of("https://httpbin:15092/metrics", example_mesh.document())
+    with pytest.raises(RefusedError, match="not trusted"):
+        _send(endpoint, credentials)
 
 
 def test_gateway_routes_by_prefix_to_both_applications(example_mesh: Up) -> None:

@@ -200,7 +200,8 @@ def _applications(
             raise InputError(
                 f"container {container.name} of {workload.name} has no local command",
                 where=workload.manifest_where,
-                remedy="add the annotation meshscrape.io/local-command: COMMAND to the pod template",
+                remedy="add the annotation meshscrape.io/local-command to the pod template (for one of several "
+                "containers: meshscrape.io/local-command.CONTAINER)",
             )
         where = f"{workload.manifest_where}: meshscrape.io/local-command"
         variables = {
