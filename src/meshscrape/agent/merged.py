@@ -161,7 +161,7 @@ class MergedMetrics:
     def _judge(self, fetch: _Fetch, merge: SourceMerge) -> SourceHealth:
         """How the source did, added to its totals and said in the log when that changes."""
         totals = self._totals[fetch.source.name]
-        problem = merge.problem or fetch.problem
+        problem = fetch.failed or merge.problem or fetch.problem
         up = not problem
         totals.failures += not up
         totals.dropped_families += merge.dropped_families
@@ -190,6 +190,7 @@ class _Fetch:
         self.source = source
         self.format = Format.TEXT  # known once `answered`
         self.problem = "was not read to its end"
+        self.failed = ""
         self.complete = False
         self.answered = asyncio.Event()
         self.seconds = 0.0
@@ -272,13 +273,18 @@ class _Fetch:
 
 
 async def _merged(fetch: _Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
-    async for chunk in fetch.chunks():
-        if out := merge.feed(chunk):
+    """What of one source is merged, as it arrives; an error of ours is this source's loss alone."""
+    try:
+        async for chunk in fetch.chunks():
+            if out := merge.feed(chunk):
+                yield out
+            if merge.full:
+                break
+        if out := merge.finish(fetch.complete):
             yield out
-        if merge.full:
-            break
-    if out := merge.finish(fetch.complete):
-        yield out
+    except Exception:
+        log.exception("source %s could not be merged", fetch.source.name)
+        fetch.failed = "could not be merged"
 
 
 def _checked(response: FetchedResponse, chosen: Format, where: str) -> Format:

@@ -11,14 +11,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from meshscrape.exposition.grammar import LABEL_VALUE, NAME, is_number, parse_labels
+from meshscrape.exposition.grammar import IN_BRACES, NAME, is_number, parse_labels
 
 UNKNOWN = b"unknown"
 TYPES = (b"counter", b"gauge", b"histogram", b"gaugehistogram", b"summary", b"info", b"stateset", UNKNOWN)
 MAX_EXEMPLAR = 128  # characters of label names and values together
 
 _TIME = rb"-?[0-9]{1,18}(?:\.[0-9]{1,9})?"
-_LABELS = rb"\{((?:[^\"{}\n]|%s)*)\}" % LABEL_VALUE
+_LABELS = rb"\{(%s)\}" % IN_BRACES
 _VALUE = rb" ([^\s{}#\"]+)(?: (%s))?" % _TIME
 _SAMPLE = re.compile(rb"(%s)(?:%s)?%s(?: # %s%s)?" % (NAME, _LABELS, _VALUE, _LABELS, _VALUE))
 _METADATA = re.compile(rb"# (HELP|TYPE|UNIT) (%s)(?: ([^\n]*))?" % NAME)
@@ -127,12 +127,14 @@ def escaped_help(text: bytes) -> bytes:
     return _QUOTE.sub(lambda match: rb"\"" if match[0] == b'"' else match[0], text)
 
 
-def distinct(points: Sequence[Point]) -> list[Point]:
-    """`points` without those whose name and labels came before: OpenMetrics knows a series once."""
-    seen: set[tuple[bytes, Labels]] = set()
+def distinct(points: Sequence[Point], seen: set[int]) -> list[Point]:
+    """`points` without those whose name and labels came before: OpenMetrics knows a series once.
+
+    `seen` are the hashes of those that came before, to which these are added.
+    """
     kept = []
     for point in points:
-        key = (point.name, tuple(sorted(point.labels)))
+        key = hash((point.name, tuple(sorted(point.labels))))
         if key not in seen:
             seen.add(key)
             kept.append(point)

@@ -1,12 +1,13 @@
 """One source's part of a merge in OpenMetrics, whichever of the two formats the source speaks.
 
-Line by line and a family at a time, because OpenMetrics asks for more than lines can say; a family that is
-larger than MAX_FAMILY_BYTES is left out and counted.
+Line by line and a family at a time, because OpenMetrics asks for more than lines can say. A family larger
+than HELD_BYTES is sent on in parts where each of its samples stands alone; a larger distribution is left out
+and counted.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshscrape.exposition import grammar
 from meshscrape.exposition.families import OPENMETRICS_SUFFIXES, TEXT_SUFFIXES, FamilyTable
@@ -25,7 +26,7 @@ from meshscrape.exposition.openmetrics import (
 )
 from meshscrape.exposition.source import MergeLimits, SourceMerge
 
-MAX_FAMILY_BYTES = 2 << 20
+HELD_BYTES = 2 << 20
 
 
 @dataclass(slots=True)
@@ -38,6 +39,10 @@ class _Open:
     unit: bytes | None = None
     points: list[Point] = field(default_factory=list)
     size: int = 0
+    too_large: bool = False
+    # Of what was sent on already: the series (their hashes), and the type that the family got.
+    seen: set[int] = field(default_factory=set)
+    exposed_as: bytes | None = None
 
 
 class OpenMetricsMerge(SourceMerge):
@@ -112,12 +117,23 @@ class OpenMetricsMerge(SourceMerge):
         if self._open is None or not self._belongs(point.name, self._open):
             out = self._close()
             self._open = _Open(point.name)
-        self._open.size += size
-        if self._open.size <= MAX_FAMILY_BYTES:
-            self._open.points.append(point)
-        else:
-            self._open.points.clear()
+        family = self._open
+        family.size += size
+        if not family.too_large:
+            family.points.append(point)
+        if family.size > HELD_BYTES:
+            if self._is_simple(family):
+                family.size = 0
+                return out + self._flush(family)
+            family.too_large = True
+            family.points.clear()
         return out
+
+    def _is_simple(self, family: _Open) -> bool:
+        """Whether each sample is a group of its own, so that the family need not be whole to be sent on."""
+        return family.kind in (None, b"gauge", UNKNOWN, grammar.UNTYPED) or (
+            self._text and family.kind == b"counter"
+        )
 
     def _belongs(self, name: bytes, family: _Open) -> bool:
         """Whether a sample of this name is of the family; in OpenMetrics a counter's own name is none."""
@@ -128,29 +144,47 @@ class OpenMetricsMerge(SourceMerge):
         return name.startswith(family.name) and name[len(family.name) :] in suffixes
 
     def _close(self) -> bytes:
-        """The open family as it is exposed, empty if it has nothing to expose or is not this source's."""
+        """What is left of the open family, as it is exposed."""
         family, self._open = self._open, None
-        if family is None or not family.size:
+        if family is None:
             return b""
-        if family.size > MAX_FAMILY_BYTES:
+        if family.too_large:
             self._drop(family.name, family.kind or UNKNOWN)
             return b""
-        points = distinct(family.points)
+        return self._flush(family) if family.points else b""
+
+    def _flush(self, family: _Open) -> bytes:
+        """The held samples as they are exposed: the whole family, or (of a large simple one) a part of it."""
+        points = distinct(family.points, family.seen)
         self._malformed += len(family.points) - len(points)
+        family.points = []
+        if family.exposed_as is None:
+            family.exposed_as, out = self._begin(family, points)
+            return out
+        # The family has begun: what its type does not allow can only be left out now.
+        allowed = [p for p in points if family.exposed_as != b"counter" or p.number() >= 0]
+        if not family.exposed_as:
+            return b""
+        self._malformed += len(points) - len(allowed)
+        return b"".join(replace(point, exemplar=b"").render() for point in allowed)
+
+    def _begin(self, family: _Open, points: list[Point]) -> tuple[bytes, bytes]:
+        """The type that the family gets (empty: it is another's, or one too many) and its text so far."""
         name, kind = self._identity(family)
         owners = self._families.owners(name, kind)
         if (owners and owners != {self._owner}) or self._is_dropped(name) or not self._has_room(name):
             self._drop(name, kind)
-            return b""
+            return b"", b""
         ordered = None if owners else arranged(kind, name, points)
         text = None if family.help is None else escaped_help(family.help)
         if ordered is None:
-            return self._as_unknown(points, text)
+            out = self._as_unknown(points, text)
+            return UNKNOWN if out else b"", out
         self._own(name, kind)
         unit = family.unit or b""
         if kind in (b"info", b"stateset") or not name.endswith(b"_" + unit):
             unit = b""
-        return PointFamily(name, kind, ordered, text, unit).render()
+        return kind, PointFamily(name, kind, ordered, text, unit).render()
 
     def _identity(self, family: _Open) -> tuple[bytes, bytes]:
         """Name and type in OpenMetrics: a text counter loses its `_total`, and is unknown if it has none."""

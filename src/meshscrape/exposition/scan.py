@@ -16,7 +16,6 @@ import re2
 
 from meshscrape.exposition.grammar import (
     HELP_TEXT,
-    LABEL_VALUE,
     NAME,
     TEXT_TYPES,
     TIMESTAMP,
@@ -31,6 +30,7 @@ from meshscrape.exposition.grammar import (
 _NUMBER = (
     rb"(?:[+-]?(?:[0-9]{1,24}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,2}|[eE]-[0-9]{3})?|[+-]?Inf|NaN)"
 )
+_VALUE = rb'"(?:[^"\\\n\x00]|\\[\\n"])*"'
 _NUMERIC_VALUE = b'"%s"' % _NUMBER
 _TYPES = b"|".join(TEXT_TYPES)
 _COMMENT = rb"# (?:TYPE %s (?:%s)|HELP %s %s)\n" % (NAME, _TYPES, NAME, HELP_TEXT)
@@ -161,11 +161,7 @@ def _trie(shapes: Iterable[Shape]) -> _Node:
 def _labels(node: _Node, comma: bytes) -> bytes:
     """The pattern for the labels that may follow at this node."""
     alternatives = [
-        comma
-        + name
-        + b"="
-        + (_NUMERIC_VALUE if name in _NUMERIC_LABELS else LABEL_VALUE)
-        + _labels(child, b",")
+        comma + name + b"=" + (_NUMERIC_VALUE if name in _NUMERIC_LABELS else _VALUE) + _labels(child, b",")
         for name, child in node.following.items()
     ]
     if not alternatives:

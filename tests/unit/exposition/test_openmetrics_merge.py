@@ -6,9 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Enum, Gauge, Histogram, Info, Summary
 from prometheus_client.openmetrics.exposition import generate_latest
 
+from meshscrape.exposition import openmetrics_merge
 from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.negotiate import Format
-from meshscrape.exposition.openmetrics_merge import MAX_FAMILY_BYTES
 from meshscrape.exposition.source import SourceMerge
 from support.expositions import openmetrics_series
 
@@ -20,6 +20,15 @@ def merged(body: bytes, dialect: Format = Format.TEXT) -> tuple[bytes, SourceMer
     out = source.feed(body) + source.finish()
     openmetrics_series(out + merger.end())
     return out, source
+
+
+HELD_BYTES = 20_000
+
+
+@pytest.fixture
+def small_families(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Less is held than usual, for tests to be quick."""
+    monkeypatch.setattr(openmetrics_merge, "HELD_BYTES", HELD_BYTES)
 
 
 CONVERTED = {
@@ -127,9 +136,44 @@ def test_reserved_counters() -> None:
     )
 
 
-def test_a_family_too_large_to_hold() -> None:
-    """A family is held until it is whole; one that is too large for that is dropped and counted."""
-    line = b'a{x="%d' + b"y" * 1000 + b'"} 1\n'
-    out, source = merged(b"".join(line % n for n in range(MAX_FAMILY_BYTES // 1000)) + b"b 1\n")
+@pytest.mark.usefixtures("small_families")
+@pytest.mark.parametrize("kind", [b"gauge", b"counter", b"untyped"])
+def test_a_large_family_goes_in_parts(kind: bytes) -> None:
+    """A family too large to hold, of samples that stand alone, comes through but for what repeats."""
+    head = b"# HELP a_total Large.\n# TYPE a_total %s\n" % kind
+    lines = [b'a_total{x="%d%s"} 1\n' % (n, b"y" * 100) for n in range(2 * HELD_BYTES // 100)]
+    out, source = merged(head + b"".join(lines) + lines[0] + b"b 1\n")
+    assert [line for line in out.splitlines(keepends=True) if line.startswith(b"a_total{")] == lines
+    assert out.endswith(b"# TYPE b unknown\nb 1\n")
+    assert (source.malformed_lines, source.dropped_families) == (1, 0)
+
+
+@pytest.mark.usefixtures("small_families")
+def test_a_large_counter_with_a_late_flaw() -> None:
+    """Once a family has begun as a counter, a sample that no counter can have is left out and counted."""
+    lines = [b'a_total{x="%d%s"} 1\n' % (n, b"y" * 100) for n in range(2 * HELD_BYTES // 100)]
+    out, source = merged(b"# TYPE a_total counter\n" + b"".join(lines) + b"a_total -1\n")
+    assert out.count(b"\n") == 1 + len(lines)
+    assert source.malformed_lines == 1
+
+
+@pytest.mark.usefixtures("small_families")
+def test_a_large_family_of_another_source() -> None:
+    """A large family that an earlier source has is dropped in all of its parts, and counted once."""
+    merger = Merger(Format.OPENMETRICS)
+    merger.reserve([(b"a", b"gauge")])
+    source = merger.source("s")
+    line = b'a{x="%d' + b"y" * 100 + b'"} 1\n'
+    body = b"# TYPE a gauge\n" + b"".join(line % n for n in range(2 * HELD_BYTES // 100)) + b"b 1\n"
+    assert source.feed(body) + source.finish() == b"# TYPE b unknown\nb 1\n"
+    assert source.dropped_families == 1
+
+
+@pytest.mark.usefixtures("small_families")
+def test_a_distribution_too_large_to_hold() -> None:
+    """A histogram is held until it is whole; one that is too large for that is dropped and counted."""
+    line = b'a_bucket{x="%d' + b"y" * 100 + b'",le="+Inf"} 1\n'
+    body = b"# TYPE a histogram\n" + b"".join(line % n for n in range(HELD_BYTES // 100)) + b"b 1\n"
+    out, source = merged(body)
     assert out == b"# TYPE b unknown\nb 1\n"
     assert source.dropped_families == 1
