@@ -18,6 +18,7 @@ from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
 from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, ProxyOptions
 from meshscrape.istio.scrapers import parse_scrapers
 from meshscrape.system.files import publish
+from support.addresses import loopback
 from support.ca import CaProcess, Credentials
 from support.envoy import running_envoy, write_resources
 from support.sidecar import ALLOW, proxy_options
@@ -156,15 +157,16 @@ def mesh_status(identities: Identities, sidecars: Sequence[dict[str, Any]]) -> d
 
 
 def _entry(identities: Identities, namespace: str, name: str) -> dict[str, Any]:
+    pod, inside = loopback(), loopback()
     return {
         "name": name,
         "namespace": namespace,
         "pod": f"{name}-0",
         "kind": "credentials",
         "spiffeId": f"spiffe://cluster.local/ns/{namespace}/sa/{name}",
-        "address": "127.0.0.1",
-        "addresses": ["127.0.0.1"],
-        "insideAddress": "127.0.0.1",
+        "address": pod,
+        "addresses": [pod],
+        "insideAddress": inside,
         "hardened": False,
         "ports": {"secure": {}, "plaintext": {}, "application": []},
         "credentials": str(identities.workload(namespace, name)),

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import identity_of
-from meshscrape.verify import scraped
+from meshscrape.verify import exposed, scraped
 from meshscrape.verify.findings import CheckResult, Outcome, Severity
 from meshscrape.verify.matrix import Case, Expectation, PlannedCheck
 from meshscrape.verify.observations import (
@@ -67,6 +67,8 @@ def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> 
     check = CHECKS[planned.check]
     if planned.expectation.unable:
         verdict = Verdict("skipped", f"could not be checked: {planned.expectation.unable}")
+    elif planned.expectation.looked:
+        verdict = Verdict("passed", planned.expectation.looked)
     elif check.together:
         verdict = check.judge(seen, planned.expectation, now)
     else:
@@ -267,6 +269,41 @@ def _of_exposition(judge_body: Callable[[Answered, Expectation], tuple[str, str]
     return of_answer
 
 
+_OUTSIDE = "a process beside the mesh listens on every address of this machine"
+
+
+def _metrics_exposed(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    asked = tuple(zip(expectation.paths, seen, strict=True))
+    # An admin API that is open is one finding, not two, though it serves metrics as well.
+    if exposed.admin_at(asked):
+        return Verdict("passed", "Envoy's admin API: see exposed-admin")
+    found = exposed.metrics_at(asked)
+    if not found:
+        return _unexposed(asked)
+    match expectation.exposure:
+        case "hidden":
+            return Verdict("failed", f"a port that nobody announced: {found}")
+        case "announced":
+            return Verdict("noted", f"anyone can read an announced port: {found}")
+        case "outside":
+            return Verdict("noted", f"{_OUTSIDE}: {found}")
+
+
+def _admin_exposed(seen: Sequence[Observation], expectation: Expectation, now: datetime) -> Verdict:
+    asked = tuple(zip(expectation.paths, seen, strict=True))
+    found = exposed.admin_at(asked)
+    if not found:
+        return _unexposed(asked)
+    if expectation.exposure == "outside":
+        return Verdict("noted", f"{_OUTSIDE}: {found}")
+    return Verdict("failed", found)
+
+
+def _unexposed(asked: Sequence[tuple[str, Observation]]) -> Verdict:
+    certain, words = exposed.nothing_at(asked)
+    return Verdict("passed" if certain else "noted", words)
+
+
 # What these checks find explains everything that could not be checked on the same target.
 _GATES = ("scraper-admitted", "application-metrics")
 
@@ -356,5 +393,15 @@ CHECKS: Mapping[str, Check] = {
     "application-metrics": Check(
         "the scraper gets the application's metrics over mutual TLS",
         "see that the application runs and that its declared metrics path is right", "broken", _admitted,
+    ),
+    exposed.METRICS_CHECK: Check(
+        "no port of the pod address serves Prometheus metrics without TLS, announced or not",
+        "bind the exporter to the workload's inside address (its localhost), and let the agent merge it: "
+        "declare port and path in the scrape annotation", "hole", _metrics_exposed, together=True,
+    ),
+    exposed.ADMIN_CHECK: Check(
+        "no port of the pod address serves Envoy's admin API without TLS",
+        "put the admin API on a Unix socket of mode 0600: whoever reaches it reads every secret's name, and "
+        "can stop Envoy", "hole", _admin_exposed, together=True,
     ),
 }  # fmt: skip

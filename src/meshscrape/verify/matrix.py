@@ -15,6 +15,7 @@ IdentityKind: TypeAlias = Literal[
     "plain", "anonymous", "scraper", "stranger", "short-lived", "expired", "workload"
 ]
 ProbeKind: TypeAlias = Literal["http", "certificate", "legacy-tls", "resumption"]
+Exposure: TypeAlias = Literal["hidden", "announced", "outside"]
 
 # A whole merged exposition may have to be read to be judged; of anything else the head is enough.
 WHOLE = 256 * 2**20
@@ -66,12 +67,20 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the judge must know besides the observations."""
+    """What the judge must know besides the observations.
+
+    `exposure` is whose an open port is: "hidden" (of the workload, not announced), "announced" or "outside"
+    (of a process beside the mesh), `paths` what it was asked for, in order. `looked` says that there was
+    nothing to try, and how it was looked for.
+    """
 
     spiffe_id: str = ""
     families: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     versioned: bool = False
+    exposure: Exposure = "hidden"
+    paths: tuple[str, ...] = ()
+    looked: str = ""
     unable: str = ""
 
 

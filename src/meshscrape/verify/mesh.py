@@ -44,6 +44,7 @@ class MeshWorkload:
     credentials: str
     token: str
     scrapers: tuple[Scraper, ...]
+    pids: frozenset[int] = frozenset()
 
     @property
     def title(self) -> str:
@@ -114,7 +115,14 @@ def _workload(entry: Mapping[str, object]) -> MeshWorkload:
         credentials=_text(entry, "credentials", ""),
         token=_text(entry, "token", ""),
         scrapers=parse_scrapers(",".join(str(each) for each in _list(entry, "scrapers")), _WHERE),
+        pids=_pids(_mapping(entry, "pids")),
     )
+
+
+def _pids(entry: Mapping[str, object]) -> frozenset[int]:
+    """The processes of a workload, as far as the status names them."""
+    listed = (entry.get("agent"), entry.get("envoy"), *_list(entry, "application"))
+    return frozenset(each for each in listed if isinstance(each, int) and each > 1)
 
 
 def _application(entry: Mapping[str, object]) -> ApplicationPort:

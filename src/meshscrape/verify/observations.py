@@ -106,6 +106,21 @@ Observation: TypeAlias = (
     | Unreachable | NotHttp | NotObserved
 )  # fmt: skip
 
+
+@dataclass(frozen=True, slots=True)
+class OpenPorts:
+    """The ports of one address that accept connections.
+
+    `own` are the workload's. `outside` are reachable there too, but belong to a process beside the mesh that
+    listens on every address of the machine. `how` says how they were found, `unable` why they could not be.
+    """
+
+    own: tuple[int, ...] = ()
+    outside: tuple[int, ...] = ()
+    how: str = ""
+    unable: str = ""
+
+
 # The peer was there and would not go on: what a refusal below HTTP looks like.
 CLOSED_BY_PEER = (TlsAlert, Reset, Closed)
 

@@ -13,8 +13,10 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import Signer
 from meshscrape.system.clock import utcnow
 from meshscrape.verify import checks, targets
+from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK, plan_exposed
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
+from meshscrape.verify.listening import Bounds, open_ports
 from meshscrape.verify.matrix import METRICS_PATH, SCRAPER, WHOLE, PlannedCheck, Probe, plan
 from meshscrape.verify.mesh import Mesh, MeshWorkload, parse_mesh
 from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
@@ -36,7 +38,8 @@ class VerifyOptions:
 
     `scraper` is NAMESPACE/NAME of the workload to scrape as (by default the mesh's Prometheus). `only` and
     `skip` name checks. `patience` is how many seconds Prometheus may take to see what has just come.
-    `stranger` is another CA to try; by default one that looks like the mesh's is made up.
+    `stranger` is another CA to try; by default one that looks like the mesh's is made up. `scan` bounds the
+    search for open ports at addresses of other machines.
     """
 
     scraper: str = ""
@@ -48,6 +51,7 @@ class VerifyOptions:
     short_life: timedelta = timedelta(seconds=3)
     patience: float = 15.0
     stranger: Signer | None = None
+    scan: Bounds = field(default_factory=Bounds)
 
 
 def _silent(done: int, total: int, message: str) -> None:
@@ -67,7 +71,7 @@ async def verify(
     scraper = _scraper(mesh, options.scraper)
     _check_names(options)
     started, began = utcnow(), monotonic()
-    planned = [each for each in plan(mesh, scraper) if _selected(each.check, options)]
+    planned = [each for each in await _plan(mesh, scraper, options) if _selected(each.check, options)]
     run = _Run(options, progress, _probes(mesh, planned, options))
     async with identities(
         mesh, scraper, life=options.short_life, stranger=options.stranger, waiting=run.wait_for_end
@@ -78,6 +82,14 @@ async def verify(
     results = [*checks.settle(judged)]
     results += await _prometheus(mesh, seen, options, run)
     return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began)
+
+
+async def _plan(mesh: Mesh, scraper: MeshWorkload, options: VerifyOptions) -> list[PlannedCheck]:
+    """What the status announces, and what listens beside it."""
+    planned = list(plan(mesh, scraper))
+    if any(_selected(name, options) for name in (METRICS_CHECK, ADMIN_CHECK)):
+        planned += plan_exposed(mesh, await open_ports(mesh, options.scan))
+    return planned
 
 
 class _Run:

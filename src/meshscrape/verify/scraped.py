@@ -88,6 +88,29 @@ def sample_names(body: bytes) -> frozenset[str]:
     return frozenset(name.decode("ascii") for name in set(_SAMPLE_NAME.findall(body)))
 
 
+@dataclass(frozen=True, slots=True)
+class ExpositionLines:
+    """How far a body looks like an exposition: numbers of lines, and the name of the first sample."""
+
+    samples: int
+    types: int
+    malformed: int
+    first: str
+
+
+def exposition_lines(body: bytes, *, whole: bool) -> ExpositionLines:
+    """Count the lines of a body by what they are; the last one only when the body is `whole`."""
+    lines = body.split(b"\n")
+    if not whole and len(lines) > 1:
+        lines.pop()
+    samples = [each for each in map(_SAMPLE.fullmatch, lines) if each]
+    metadata = [each for each in map(_META.fullmatch, lines) if each]
+    types = [each for each in metadata if each["kind"] == b"TYPE" and (each["rest"] or b"").strip() in _TYPES]
+    harmless = sum(1 for line in lines if not line.strip() or line.startswith(b"#"))
+    first = printable(samples[0]["name"]) if samples else ""
+    return ExpositionLines(len(samples), len(types), len(lines) - harmless - len(samples), first)
+
+
 @dataclass(slots=True)
 class _Scan:
     """What has been seen of one exposition, line by line."""
