@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import yaml
-
 from meshscrape.scrape.access import PODS, access
 from meshscrape.scrape.kubernetes_sd import secure_jobs
 from meshscrape.scrape.prometheus_options import PrometheusOptions
-from meshscrape.scrape.rules import rule_groups
-from meshscrape.scrape.scraper_pod import pod_annotations, pod_labels, volume, volume_mount
+from meshscrape.scrape.rules import rules_file
+from meshscrape.scrape.scraper_pod import pod_annotations, pod_labels, unscraped, volume, volume_mount
+from meshscrape.scrape.text import dump
 
 PORT = 9090
 _CONFIG = "/etc/prometheus"
@@ -40,9 +39,9 @@ def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _config_map(options: PrometheusOptions) -> dict[str, Any]:
-    data = {"prometheus.yml": _text(prometheus_config(options))}
+    data = {"prometheus.yml": dump(prometheus_config(options))}
     if options.rules:
-        data["rules.yml"] = _text({"groups": rule_groups(options.rules)})
+        data["rules.yml"] = rules_file(options.rules)
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": options.metadata(), "data": data}
 
 
@@ -50,7 +49,7 @@ def _deployment(options: PrometheusOptions) -> dict[str, Any]:
     template = {
         "metadata": {
             "labels": {**options.selector, **pod_labels(options.revision)},
-            "annotations": pod_annotations(options.harden),
+            "annotations": {**unscraped(), **pod_annotations(options.harden)},
         },
         "spec": {
             "serviceAccountName": options.service_account,
@@ -136,7 +135,3 @@ def _network_policy(options: PrometheusOptions) -> dict[str, Any]:
             "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": PORT, "protocol": "TCP"}]}],
         },
     }
-
-
-def _text(data: Any) -> str:
-    return yaml.safe_dump(data, sort_keys=False, width=200)

@@ -21,8 +21,15 @@ from meshscrape.scrape.kubernetes_sd import (
     labels,
 )
 from meshscrape.scrape.prometheus_options import PrometheusOptions
-from meshscrape.scrape.rules import rule_groups
-from meshscrape.scrape.scraper_pod import CERTIFICATES, pod_annotations, pod_labels, volume, volume_mount
+from meshscrape.scrape.rules import prometheus_rule
+from meshscrape.scrape.scraper_pod import (
+    CERTIFICATES,
+    pod_annotations,
+    pod_labels,
+    unscraped,
+    volume,
+    volume_mount,
+)
 from meshscrape.scrape.targets import APPLICATION_JOB, STATS_PATH
 
 SCRAPE_CLASS = "istio-mtls"
@@ -41,7 +48,8 @@ def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
         _own_monitor(options),
     ]
     if options.rules:
-        objects.append(prometheus_rule(options))
+        metadata = options.metadata()
+        objects.append(prometheus_rule(options.rules, options.name, options.namespace, metadata["labels"]))
     return tuple(objects)
 
 
@@ -91,19 +99,10 @@ def service_monitor(application: ApplicationPort, options: PrometheusOptions) ->
     }
 
 
-def prometheus_rule(options: PrometheusOptions) -> dict[str, Any]:
-    """The alerting rules as an object."""
-    groups = rule_groups(options.rules) if options.rules else []
-    return {
-        "apiVersion": _MONITORING,
-        "kind": "PrometheusRule",
-        "metadata": options.metadata(),
-        "spec": {"groups": groups},
-    }
-
-
 def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
     chosen = {"matchLabels": options.selector}
+    parts = prometheus_parts(options.revision, options.harden)
+    parts["podMetadata"]["annotations"] |= unscraped()
     return {
         "apiVersion": _MONITORING,
         "kind": "Prometheus",
@@ -122,7 +121,7 @@ def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
             "ruleSelector": chosen,
             "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 2000},
             "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
-            **prometheus_parts(options.revision, options.harden),
+            **parts,
         },
     }
 

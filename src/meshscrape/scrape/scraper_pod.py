@@ -30,16 +30,20 @@ def pod_labels(revision: str = "") -> dict[str, str]:
 def pod_annotations(harden: bool = False) -> dict[str, str]:
     """Annotations that make the sidecar write the certificate and intercept nothing.
 
-    `prometheus.io/scrape: "false"` keeps the injector from announcing a plaintext port of this pod. `harden`
-    closes those ports too.
+    Without interception Prometheus itself presents the certificate, and reaches what is not in the mesh.
+    `harden` closes the plaintext metrics of the sidecar.
     """
     return {
-        "prometheus.io/scrape": "false",
         PROXY_CONFIG: yaml.safe_dump(proxy_config(harden), sort_keys=False),
         "sidecar.istio.io/userVolumeMount": json.dumps(user_volume_mount()),
         "traffic.sidecar.istio.io/includeInboundPorts": "",
         "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
     }
+
+
+def unscraped() -> dict[str, str]:
+    """The annotation that keeps the injector from announcing a plaintext port of a new scraper's pod."""
+    return {"prometheus.io/scrape": "false"}
 
 
 def proxy_config(harden: bool = False) -> dict[str, Any]:
