@@ -200,8 +200,8 @@ def _applications(
             raise InputError(
                 f"container {container.name} of {workload.name} has no local command",
                 where=workload.manifest_where,
-                remedy="add the annotation meshscrape.io/local-command to the pod template (for one of several "
-                "containers: meshscrape.io/local-command.CONTAINER)",
+                remedy="add the annotation meshscrape.io/local-command (of one of several containers: "
+                "meshscrape.io/local-command.CONTAINER) to the pod template",
             )
         where = f"{workload.manifest_where}: meshscrape.io/local-command"
         variables = {

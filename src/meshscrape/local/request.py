@@ -92,17 +92,48 @@ def send(
     fails, UnavailableError when nobody answers.
     """
     where = f"{endpoint.address}:{endpoint.port}"
+    stream = _connected(endpoint, credentials, timeout, tell)
     try:
-        stream: socket.socket = socket.create_connection((endpoint.address, endpoint.port), timeout)
-    except OSError as error:
-        raise UnavailableError(f"cannot connect: {error.strerror or error}", where=where) from error
-    try:
-        if endpoint.identity:
-            stream = _secured(stream, endpoint, credentials, tell)
         return _exchange(stream, request, where, tell), stream
+    except UnavailableError as error:
+        if endpoint.identity and isinstance(error.__cause__, ConnectionError | ssl.SSLEOFError):
+            _raise_alert(endpoint, credentials, timeout)
+        raise
     except BaseException:
         stream.close()
         raise
+
+
+def _connected(
+    endpoint: Endpoint, credentials: Path, timeout: float, tell: Callable[[str], None]
+) -> socket.socket:
+    try:
+        stream = socket.create_connection((endpoint.address, endpoint.port), timeout)
+    except OSError as error:
+        where = f"{endpoint.address}:{endpoint.port}"
+        raise UnavailableError(f"cannot connect: {error.strerror or error}", where=where) from error
+    try:
+        return _secured(stream, endpoint, credentials, tell) if endpoint.identity else stream
+    except BaseException:
+        stream.close()
+        raise
+
+
+def _raise_alert(endpoint: Endpoint, credentials: Path, timeout: float) -> None:
+    """Ask for the reason again, of a server that had reset the connection; raises RefusedError if it says.
+
+    With TLS 1.3 a refusal comes after the client's handshake. A request that crosses it is answered with a
+    reset, which can overtake the alert; a client that sends nothing always gets to read it.
+    """
+    with _connected(endpoint, credentials, min(timeout, 2.0), lambda line: None) as stream:
+        try:
+            stream.recv(1)
+        except TimeoutError:
+            return
+        except OSError as error:
+            refusal = _refusal(error, f"{endpoint.address}:{endpoint.port}")
+            if isinstance(refusal, RefusedError):
+                raise refusal from error
 
 
 def _secured(
@@ -195,6 +226,8 @@ def _event(connection: h11.Connection, stream: socket.socket, where: str) -> Any
 def _refusal(error: OSError, where: str) -> MeshscrapeError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return RefusedError(f"the server's certificate is not trusted: {error.verify_message}", where=where)
+    if isinstance(error, ssl.SSLEOFError):
+        return UnavailableError("the connection was closed in the middle of TLS", where=where)
     if isinstance(error, ssl.SSLError):
         reason = (error.reason or str(error)).lower()
         if "_alert_" in reason:
