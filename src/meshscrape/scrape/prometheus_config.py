@@ -1,10 +1,11 @@
-"""Prometheus' configuration: one job per kind of secure port, targets from files.
+"""Prometheus' configuration: one job per kind of secure port, through the scrape proxy or direct.
 
 Only fields that Prometheus 2.42 and 3, vmagent and the OpenTelemetry Collector all know.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,41 @@ from meshscrape.errors import InputError
 from meshscrape.scrape.direct import direct_tls
 from meshscrape.scrape.targets import JOBS, STATS_PATH
 
+PROXY_PORT = 15094
+PROXY_DISCOVERY_PORT = 15095
+PROXY_JOB = "meshscrape-scrape-proxy"
+
 
 @dataclass(frozen=True, slots=True)
-class ScrapeOptions:
-    """What the jobs are made of; directories as Prometheus sees them.
+class ScrapeProxy:
+    """A scrape proxy as Prometheus sees it: `host:port` for scrapes, and for HTTP SD and its own metrics.
+
+    `token_file` holds the bearer token that both want. `jobs` are those whose targets it tells.
+    """
+
+    address: str
+    discovery: str
+    token_file: str
+    jobs: Sequence[str] = JOBS
+
+
+@dataclass(frozen=True, slots=True)
+class DirectScrapes:
+    """Scraping without a proxy, which leaves the servers' identity unchecked.
 
     `credentials_directory` holds cert-chain.pem, key.pem and root-cert.pem (OUTPUT_CERTS);
-    `targets_directory` one `JOB.json` per job. Intervals in seconds.
+    `targets_directory` one `JOB.json` per job.
     """
 
     credentials_directory: str
     targets_directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeOptions:
+    """What the jobs are made of; files as Prometheus sees them. Intervals in seconds."""
+
+    through: ScrapeProxy | DirectScrapes
     interval: float = 5.0
     timeout: float | None = None
 
@@ -36,20 +61,10 @@ def targets_file(directory: str, job: str) -> str:
 
 def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """The list for Prometheus' `scrape_configs`."""
-    return [
-        {
-            "job_name": job,
-            "scheme": "https",
-            "metrics_path": STATS_PATH,
-            # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
-            "follow_redirects": False,
-            "tls_config": direct_tls(options.credentials_directory),
-            "file_sd_configs": [
-                {"files": [targets_file(options.targets_directory, job)], "refresh_interval": "5s"}
-            ],
-        }
-        for job in JOBS
-    ]
+    through = options.through
+    if isinstance(through, ScrapeProxy):
+        return [*(_proxied_job(through, job) for job in through.jobs), _own_job(through)]
+    return [_direct_job(through, job) for job in JOBS]
 
 
 def render(options: ScrapeOptions) -> str:
@@ -63,13 +78,13 @@ def render(options: ScrapeOptions) -> str:
             remedy="make it positive and no longer than the interval",
         )
     document = {
-        "global": {"scrape_interval": _duration(interval), "scrape_timeout": _duration(timeout)},
+        "global": {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)},
         "scrape_configs": scrape_configs(options),
     }
-    head = "# Made by meshscrape. Servers are not verified yet: see insecure_skip_verify.\n"
-    return head + yaml.safe_dump(document, sort_keys=False, width=200)
+    return _HEADS[type(options.through)] + yaml.safe_dump(document, sort_keys=False, width=200)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as Prometheus spells a duration: `5s`, `250ms`."""
     milliseconds = round(seconds * 1000)
     return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"

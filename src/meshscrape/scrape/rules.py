@@ -149,8 +149,8 @@ def _certificates(options: RuleOptions) -> Iterator[Alert]:
             "5m",
             "warning",
             "A certificate in use ({{ $labels.role }}) ends in {{ $value | humanizeDuration }}",
-            "`meshscrape verify` met it at {{ $labels.namespace }}/{{ $labels.workload }}. A root is replaced "
-            "in stages before it ends; a leaf should have been renewed by the workload's agent.",
+            "`meshscrape verify` met it at {{ $labels.namespace }}/{{ $labels.workload }}. A root is "
+            "replaced in stages before it ends; a leaf should have been renewed by the workload's agent.",
         )
 
 

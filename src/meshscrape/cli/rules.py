@@ -1,0 +1,96 @@
+"""`meshscrape rules`: the alerting rules, as a file for Prometheus or an object of its Operator."""
+
+from __future__ import annotations
+
+import click
+
+from meshscrape.errors import InputError
+from meshscrape.istio.durations import parse_duration
+from meshscrape.scrape.prometheus_options import MANAGED_BY
+from meshscrape.scrape.rules import RuleOptions, prometheus_rule, rules_file
+from meshscrape.scrape.targets import JOBS, MERGED_JOB
+from meshscrape.scrape.text import dump
+
+
+def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:
+    """Options of the form KEY=VALUE as a mapping. InputError for another form."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals:
+            raise InputError(
+                f"{pair!r} is not KEY=VALUE", where=where, remedy="write it like release=monitoring"
+            )
+        found[key] = value
+    return found
+
+
+@click.command()
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(["file", "operator"]),
+    default="file",
+    show_default=True,
+    help="A rules file, or a PrometheusRule of Prometheus' Operator.",
+)
+@click.option("--namespace", default="monitoring", show_default=True, help="Of the PrometheusRule.")
+@click.option("--name", default="meshscrape", show_default=True, help="Of the PrometheusRule.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="On the PrometheusRule, for the ruleSelector of the Prometheus object; repeatable.",
+)
+@click.option(
+    "--certificate-left",
+    default="6h",
+    show_default=True,
+    metavar="DURATION",
+    help="Warn when a workload certificate has less than this left.",
+)
+@click.option(
+    "--root-left",
+    default="720h",
+    show_default=True,
+    metavar="DURATION",
+    help="Warn when a root has less than this left.",
+)
+@click.option(
+    "--job",
+    "jobs",
+    multiple=True,
+    type=click.Choice(JOBS),
+    default=(MERGED_JOB,),
+    show_default=True,
+    help="A job that must have targets; repeatable.",
+)
+def command(
+    target: str,
+    namespace: str,
+    name: str,
+    labels: tuple[str, ...],
+    certificate_left: str,
+    root_left: str,
+    jobs: tuple[str, ...],
+) -> int:
+    """Print the alerting rules; docs/prometheus.md says what each one means."""
+    options = RuleOptions(
+        _seconds(certificate_left, "--certificate-left"), _seconds(root_left, "--root-left"), jobs
+    )
+    if target == "file":
+        print(rules_file(options), end="")
+    else:
+        rule = prometheus_rule(options, name, namespace, {**key_values(labels, "--label"), **MANAGED_BY})
+        print(dump(rule), end="")
+    return 0
+
+
+def _seconds(text: str, where: str) -> int:
+    seconds = int(parse_duration(text, where).total_seconds())
+    if seconds <= 0:
+        raise InputError(
+            f"{text} is no time at all", where=where, remedy="use a positive duration such as 6h"
+        )
+    return seconds
