@@ -1,8 +1,8 @@
 """The merged endpoint end to end: an application's body through the agent's client, merge and server.
 
 The agent's part runs in a process of its own (`python -m bench.merge PORT…`); its CPU time is read from
-schedstat around each scrape, its memory as the peak resident size during the scrapes above the size before the
-first body. One scrape of each body is not measured: what its lines look like is learned once.
+schedstat around each scrape, its memory as the peak resident size during the scrapes above the size before
+the first body. One scrape of each body is not measured: what its lines look like is learned once.
 """
 
 from __future__ import annotations
