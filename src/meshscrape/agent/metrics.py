@@ -30,6 +30,7 @@ class AgentFigures:
     renewals: int
     envoy_restarts: int | None
     envoy_current: bool | None
+    scrapers_current: bool | None = None
 
 
 def render(figures: AgentFigures, now: datetime) -> bytes:
@@ -97,6 +98,12 @@ def _life(figures: AgentFigures) -> Iterator[Family]:
             "meshscrape_agent_envoy_certificate_current",
             "Whether Envoy serves the certificate that was published last.",
             figures.envoy_current,
+        )
+    if figures.scrapers_current is not None:
+        yield _gauge(
+            "meshscrape_agent_scrapers_file_current",
+            "Whether the allow list in force is that of its file.",
+            figures.scrapers_current,
         )
     version = {"version": figures.version}
     yield _gauge("meshscrape_agent_build_info", "Always 1; the label has the version.", 1, version)

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from meshscrape import __version__
@@ -15,8 +15,11 @@ from meshscrape.agent import envoy
 from meshscrape.agent.credentials import CaOptions, Credentials, Places
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
+from meshscrape.agent.schedule import Timing
+from meshscrape.agent.scrapers import ScrapersFile
 from meshscrape.agent.served import ServedCertificate
 from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.istio.scrapers import Scraper
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
@@ -64,12 +67,14 @@ class Agent:
         self._credentials = Credentials(_ca_options(settings), _places(settings, self._state))
         self._admin = EnvoyAdmin(self._state / envoy.ADMIN_SOCKET, timeout=2.0)
         self._envoy: Supervisor | None = None
+        self._scrapers = ScrapersFile(settings.scrapers_file) if settings.scrapers_file else None
         self._served = ServedCertificate(self._admin, self._credentials)
 
     async def run(self) -> None:
         """Start everything and keep it going. Never returns; cancelling it stops everything."""
         self._credentials.check_inputs()
-        files = envoy.render(self._settings) if self._settings.envoy else None
+        scrapers = self._scrapers.read() if self._scrapers else ()
+        files = envoy.render(self._settings, scrapers) if self._settings.envoy else None
         binary = envoy.find_binary(self._settings) if files else None
         with _own_directory(self._state):
             if files:
@@ -120,9 +125,14 @@ class Agent:
                 if self._envoy is not None:
                     group.create_task(self._envoy.run())
                     group.create_task(self._served.follow())
+                    if self._scrapers is not None:
+                        group.create_task(self._scrapers.follow(self._use_scrapers))
                 group.create_task(self._say_when_ready())
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
+
+    def _use_scrapers(self, scrapers: Sequence[Scraper]) -> None:
+        envoy.write_scrapers(self._state, scrapers)
 
     async def _say_when_ready(self) -> None:
         while reason := await self.why_not_ready():
@@ -175,6 +185,7 @@ class Agent:
             renewals=credentials.renewals,
             envoy_restarts=self._envoy.restarts if self._envoy else None,
             envoy_current=self._served.current,
+            scrapers_current=self._scrapers.current if self._scrapers else None,
         )
         return render(figures, utcnow())
 
@@ -208,8 +219,7 @@ def _ca_options(settings: AgentSettings) -> CaOptions:
         ttl=settings.secret_ttl,
         algorithm=settings.key_algorithm,
         rsa_bits=settings.rsa_bits,
-        ratio=settings.grace_ratio,
-        jitter=settings.grace_jitter,
+        timing=Timing(settings.grace_ratio, settings.grace_jitter, settings.renewal_spread),
         wait=settings.ca_wait,
     )
 

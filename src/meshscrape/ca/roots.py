@@ -87,6 +87,11 @@ def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority
     return authority
 
 
+def known_roots(directory: Path) -> dict[str, x509.Certificate]:
+    """The roots whose certificates are in the directory, by fingerprint."""
+    return {name: certificate for name, (certificate, _) in _roots(directory).items()}
+
+
 def published_bundle(directory: Path) -> tuple[str, ...]:
     """Fingerprints of the bundle that the CA has published last; empty when there is none yet."""
     path = directory / ROOT_BUNDLE

@@ -1,4 +1,4 @@
-"""`meshscrape ca`: run the mesh's certificate authority, prepare its files, issue a token."""
+"""`meshscrape ca`: run the mesh's certificate authority, prepare its files, issue a token, rotate it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from meshscrape.ca.run import CaOptions, RunningCa, open_authority, serve_ca
 from meshscrape.ca.service import Lifetimes
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
+from meshscrape.cli.ca_rotate import rotate
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
 from meshscrape.system.clock import utcnow
@@ -30,7 +31,10 @@ _TRUST_DOMAIN = click.option("--trust-domain", default="cluster.local", show_def
 
 @click.group()
 def command() -> None:
-    """Run the mesh's certificate authority, or prepare its files."""
+    """Run the mesh's certificate authority, prepare its files, replace its root."""
+
+
+command.add_command(rotate)
 
 
 @command.command()

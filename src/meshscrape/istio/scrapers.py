@@ -64,6 +64,19 @@ def parse_scrapers(text: str, where: str = "environment variable MESHSCRAPE_SCRA
     return tuple(dict.fromkeys(_parse_entry(entry.strip(), where) for entry in text.split(",")))
 
 
+def parse_scrapers_file(text: str, where: str) -> tuple[Scraper, ...]:
+    """The allow list that a file spells: typed entries, one or several separated by commas on each line.
+
+    Empty lines, and lines that start with #, say nothing; an empty file lets nobody in. Raises InputError
+    at `where` and the line, as `parse_scrapers` does.
+    """
+    found: list[Scraper] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.lstrip().startswith("#"):
+            found += parse_scrapers(line, f"{where}:{number}")
+    return tuple(dict.fromkeys(found))
+
+
 def _parse_entry(entry: str, where: str) -> Scraper:
     if not entry:
         raise InputError("an entry of the allow list is empty", where=where, remedy="remove the extra comma")

@@ -35,9 +35,11 @@ OWN_VARIABLES = frozenset(
         "MESHSCRAPE_INSIDE_ADDRESS",
         "MESHSCRAPE_OPENMETRICS",
         "MESHSCRAPE_OUTPUT_CERTS_MODE",
+        "MESHSCRAPE_RENEWAL_SPREAD",
         "MESHSCRAPE_ROUTES",
         "MESHSCRAPE_SCRAPERS",
         "MESHSCRAPE_SCRAPERS_CA",
+        "MESHSCRAPE_SCRAPERS_FILE",
         "MESHSCRAPE_TOKEN_PATH",
     }
 )
@@ -76,6 +78,7 @@ class AgentSettings:
     secret_ttl: timedelta
     grace_ratio: float
     grace_jitter: float
+    renewal_spread: timedelta
     key_algorithm: KeyAlgorithm
     rsa_bits: int
     state_dir: Path
@@ -91,6 +94,7 @@ class AgentSettings:
     secure_merged_port: int
     localhost_only: bool
     scrapers: tuple[Scraper, ...]
+    scrapers_file: Path | None
     scrapers_ca: Path | None
     sources: tuple[ScrapeSource, ...]
     merge_envoy: bool
@@ -142,6 +146,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         secret_ttl=environment.duration("SECRET_TTL", "24h"),
         grace_ratio=ratio,
         grace_jitter=jitter,
+        renewal_spread=environment.duration("MESHSCRAPE_RENEWAL_SPREAD", "10s"),
         key_algorithm=algorithm,
         rsa_bits=rsa_bits,
         # In an injected pod this is a volume in memory: keys do not touch the node's disk.
@@ -158,6 +163,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         secure_merged_port=environment.port("ENVOY_SECURE_MERGED_METRICS_PORT", 0, allow_zero=True),
         localhost_only=environment.flag("METRICS_LOCALHOST_ACCESS_ONLY", False),
         scrapers=parse_scrapers(environment.text("MESHSCRAPE_SCRAPERS")),
+        scrapers_file=environment.path("MESHSCRAPE_SCRAPERS_FILE"),
         scrapers_ca=environment.path("MESHSCRAPE_SCRAPERS_CA"),
         sources=parse_prometheus_annotations_env(environment.text(targets.VARIABLE)),
         merge_envoy=environment.flag("PILOT_AGENT_MERGE_ENVOY_STATS", True),
@@ -348,6 +354,12 @@ def _check_ports(settings: AgentSettings) -> None:
 
 def _check_files(settings: AgentSettings) -> None:
     """Files that others may read stay apart from the agent's own; only gateways have routes."""
+    if settings.scrapers_file is not None and settings.scrapers:
+        raise InputError(
+            "there are two allow lists",
+            where=Environment.place("MESHSCRAPE_SCRAPERS_FILE"),
+            remedy="remove MESHSCRAPE_SCRAPERS, or write its entries into the file",
+        )
     certificates, own = settings.output_certs, settings.state_dir
     if certificates is not None and (certificates == own or own in certificates.parents):
         raise InputError(

@@ -41,6 +41,12 @@ class EnvoyAdmin:
         """The certificates in use, with serial numbers and expiry."""
         return await self._json("/certs")
 
+    async def secrets(self) -> list[dict[str, Any]]:
+        """The secrets in use, certificates and roots in full, private keys redacted (`Secret` messages)."""
+        dump = await self._json("/config_dump?mask=dynamic_active_secrets")
+        active = [entry for part in dump["configs"] for entry in part.get("dynamic_active_secrets", ())]
+        return [entry["secret"] for entry in active if "secret" in entry]
+
     async def stats(self, pattern: str = "") -> dict[str, int]:
         """Counters and gauges whose name matches the regular expression `pattern` (all without one)."""
         query = f"&filter={quote(pattern, safe='')}" if pattern else ""

@@ -44,7 +44,7 @@ def test_a_chain_with_an_intermediate_is_used() -> None:
 
 def test_it_ends_when_the_first_certificate_of_its_path_ends() -> None:
     """A leaf is of no use for longer than what vouches for it."""
-    ca = TestCa().intermediate(lifetime=timedelta(minutes=10))
+    ca = TestCa().intermediate(lifetime=timedelta(minutes=70))
     assert judged(ca.workload("demo", "web")).not_after == ca.signer.certificate.not_valid_after_utc
 
 

@@ -1,0 +1,60 @@
+"""When an agent asks the CA next. Pure, clock and chance are arguments: thousands of them can be simulated.
+
+Three things decide: a certificate is renewed in the middle of its life; a failure is tried again after a
+pause that grows; and a change of the CA's roots hastens the next request, spread over a while, so that a mesh
+does not ask as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from meshscrape.spiffe.renewal import backoff, renew_at
+
+LONGEST_PAUSE = timedelta(seconds=30)
+DEFAULT_SPREAD = timedelta(seconds=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What an agent was told: the part of a life that is left at renewal, its jitter, and the spread."""
+
+    ratio: float = 0.5
+    jitter: float = 0.01
+    spread: timedelta = DEFAULT_SPREAD
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When the next request is `due`, and how many have failed in a row. `draw` is random, in [0, 1)."""
+
+    due: datetime
+    failures: int = 0
+
+    @classmethod
+    def after_success(
+        cls, received_at: datetime, not_after: datetime, timing: Timing, draw: float
+    ) -> Schedule:
+        """After a certificate that was received then and ends then."""
+        return cls(renew_at(received_at, not_after, ratio=timing.ratio, jitter=timing.jitter, draw=draw))
+
+    def after_failure(self, now: datetime, draw: float) -> Schedule:
+        """After a request that brought no certificate."""
+        return Schedule(now + timedelta(seconds=_pause(self.failures, draw)), self.failures + 1)
+
+    def hastened(self, now: datetime, timing: Timing, draw: float) -> Schedule:
+        """After a change of the CA's roots; an agent that waits after a failure waits no longer for it."""
+        return replace(self, due=min(self.due, now + timing.spread * draw))
+
+    def wait(self, now: datetime) -> timedelta:
+        """How long until it is due; zero or less: now.
+
+        After a failure never longer than the longest pause: a clock that was set back must not stop retries.
+        """
+        left = self.due - now
+        return min(left, LONGEST_PAUSE) if self.failures else left
+
+
+def _pause(failures: int, draw: float) -> float:
+    return backoff(failures, cap=LONGEST_PAUSE.total_seconds(), draw=draw)

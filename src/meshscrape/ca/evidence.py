@@ -1,0 +1,117 @@
+"""What really uses which root: asked of running Envoys, and read from directories of credentials."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+
+from meshscrape.ca.rotation import Seen
+from meshscrape.errors import InputError, UnavailableError
+from meshscrape.spiffe.bundles import is_issued_by
+from meshscrape.spiffe.certificates import fingerprint, load_certificates
+from meshscrape.system.envoy_admin import EnvoyAdmin
+
+# The files of a directory of credentials (Istio's names for OUTPUT_CERTS).
+CHAIN, ROOTS = "cert-chain.pem", "root-cert.pem"
+_ADMIN_SECONDS = 3.0
+# How many are asked at once.
+_WIDTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """Who uses the mesh's certificates: an Envoy, by its admin socket, and directories of credentials."""
+
+    who: str
+    admin_socket: Path | None = None
+    directories: tuple[Path, ...] = ()
+
+
+async def observe(consumers: Sequence[Consumer], roots: Sequence[x509.Certificate]) -> list[Seen]:
+    """What every consumer uses of `roots`; what cannot be looked at has a `problem`."""
+    width = asyncio.Semaphore(_WIDTH)
+
+    async def one(consumer: Consumer) -> list[Seen]:
+        async with width:
+            seen = [_directory(f"{consumer.who} ({each.name})", each, roots) for each in consumer.directories]
+            if consumer.admin_socket is not None:
+                seen += await _envoy(f"{consumer.who} (Envoy)", consumer.admin_socket, roots)
+            return seen
+
+    return [seen for found in await asyncio.gather(*map(one, consumers)) for seen in found]
+
+
+def _directory(who: str, directory: Path, roots: Sequence[x509.Certificate]) -> Seen:
+    try:
+        leaf = load_certificates((directory / CHAIN).read_bytes(), CHAIN)[0]
+        trusted = load_certificates((directory / ROOTS).read_bytes(), ROOTS)
+    except (OSError, InputError):
+        return Seen(who, problem="has no usable certificate yet")
+    found = frozenset(map(fingerprint, trusted)) & frozenset(map(fingerprint, roots))
+    return Seen(who, found, found, frozenset({issuer_of(leaf, roots)}))
+
+
+async def _envoy(who: str, socket: Path, roots: Sequence[x509.Certificate]) -> list[Seen]:
+    admin = EnvoyAdmin(socket, timeout=_ADMIN_SECONDS)
+    try:
+        certs, secrets = await asyncio.gather(admin.certs(), admin.secrets())
+    except UnavailableError:
+        return [Seen(who, problem="does not answer on its admin socket")]
+    seen = envoy_seen(who, certs, secrets, roots)
+    return [seen] if seen else []
+
+
+def envoy_seen(
+    who: str,
+    certs: Mapping[str, Any],
+    secrets: Sequence[Mapping[str, Any]],
+    roots: Sequence[x509.Certificate],
+) -> Seen | None:
+    """What an Envoy's `/certs` and active secrets show; None when it has no TLS context at all (pure).
+
+    `/certs` tells, by serial numbers, what each live TLS context uses; the secrets have the certificates
+    themselves. Only what both show counts.
+    """
+    contexts = certs.get("certificates", ())
+    if not contexts:
+        return None
+    known = set(map(fingerprint, _inline(secrets, "validation_context", "trusted_ca")))
+    by_serial = {root.serial_number: fingerprint(root) for root in roots if fingerprint(root) in known}
+    trusts = [
+        {by_serial[number] for number in _serials(context, "ca_cert") if number in by_serial}
+        for context in contexts
+        if context.get("ca_cert")
+    ]
+    leaves = {leaf.serial_number: leaf for leaf in _inline(secrets, "tls_certificate", "certificate_chain")}
+    shown = {number for context in contexts for number in list(_serials(context, "cert_chain"))[:1]}
+    issuers = {issuer_of(leaves[number], roots) if number in leaves else "" for number in shown}
+    return Seen(
+        who,
+        frozenset(set.intersection(*trusts) if trusts else ()),
+        frozenset(set().union(*trusts)),
+        frozenset(issuers),
+    )
+
+
+def issuer_of(leaf: x509.Certificate, roots: Sequence[x509.Certificate]) -> str:
+    """The fingerprint of the root that has signed `leaf`, empty when it is none of `roots`."""
+    return next((fingerprint(root) for root in roots if is_issued_by(leaf, root)), "")
+
+
+def _serials(context: Mapping[str, Any], part: str) -> Iterator[int]:
+    return (int(each["serial_number"], 16) for each in context.get(part, ()))
+
+
+def _inline(secrets: Sequence[Mapping[str, Any]], kind: str, part: str) -> Iterator[x509.Certificate]:
+    for secret in secrets:
+        text = secret.get(kind, {}).get(part, {}).get("inline_bytes", "")
+        try:
+            yield from load_certificates(base64.b64decode(text), kind) if text else ()
+        except (InputError, ValueError):
+            continue

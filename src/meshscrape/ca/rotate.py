@@ -1,0 +1,100 @@
+"""Takes a rotation from stage to stage, each only when everybody is seen to have followed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshscrape.ca.evidence import Consumer, observe
+from meshscrape.ca.roots import RotationRecord, known_roots, published_bundle
+from meshscrape.ca.rotation import Rotation, Stage, unconfirmed
+from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.system.clock import utcnow
+
+LOOK = 0.5
+
+
+class NotConfirmed(MeshscrapeError):
+    """Somebody did not follow in time; the rotation waits in its stage."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a rotation is, and who has not followed yet, one line each; `seen` is how many were looked at."""
+
+    rotation: Rotation
+    missing: tuple[str, ...]
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rotating:
+    """How to rotate: which directory, who has to follow (asked at each look), the seconds of each stage."""
+
+    directory: Path
+    record: RotationRecord
+    consumers: Callable[[], Sequence[Consumer]]
+    patience: float
+    report: Callable[[Progress], None] = lambda progress: None
+
+    async def rotate(self, until: Stage | None = None) -> Rotation | None:
+        """Begin or go on, until the stage `until` is confirmed, or to the end: then None is returned.
+
+        One that is being aborted goes on with that. NotConfirmed when a stage takes longer than `patience`.
+        """
+        rotation = self.record.present
+        if rotation is not None and rotation.aborting and until is not None:
+            raise InputError(
+                "the rotation is being aborted", remedy="run it without --to to see that through"
+            )
+        if rotation is None:
+            rotation = self.record.begin(utcnow())
+        return await self._go_on(rotation, until)
+
+    async def abort(self) -> None:
+        """Go back to the old root, with the same proofs; nothing happens when no rotation is under way."""
+        rotation = self.record.present
+        if rotation is None:
+            return
+        back = rotation.aborted()
+        if back != rotation:
+            self.record.write(back)
+        await self._go_on(back, None)
+
+    async def look(self, rotation: Rotation) -> Progress:
+        """Who has not followed at this moment."""
+        roots = known_roots(self.directory)
+        both = [roots[each] for each in (rotation.old, rotation.new) if each in roots]
+        seen = await observe(self.consumers(), both)
+        missing = unconfirmed(rotation, published_bundle(self.directory), seen)
+        return Progress(rotation, tuple(missing), len(seen))
+
+    async def _go_on(self, rotation: Rotation, until: Stage | None) -> Rotation | None:
+        while rotation.stage is not Stage.FINISH:
+            if until is not None and rotation.reached(until) and rotation.stage is not until:
+                return rotation
+            await self._confirm(rotation)
+            if rotation.stage is until:
+                return rotation
+            rotation = rotation.advanced()
+            self.record.write(rotation)
+        self.record.finish(rotation)
+        return None
+
+    async def _confirm(self, rotation: Rotation) -> None:
+        deadline = time.monotonic() + self.patience
+        while (progress := await self.look(rotation)).missing:
+            self.report(progress)
+            if time.monotonic() >= deadline:
+                raise NotConfirmed(
+                    f"stage {rotation.stage} is not confirmed after {self.patience:g} s: "
+                    f"{'; '.join(progress.missing)}",
+                    remedy="see to that and run `meshscrape ca rotate` again, or go back with --abort",
+                )
+            await asyncio.sleep(LOOK)
+        self.report(progress)

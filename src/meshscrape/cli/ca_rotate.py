@@ -1,0 +1,188 @@
+"""`meshscrape ca rotate`: another root for a running mesh, in stages that are confirmed one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshscrape.ca.evidence import Consumer
+from meshscrape.ca.roots import held_record, published_bundle, read_rotation
+from meshscrape.ca.rotate import NotConfirmed, Progress, Rotating
+from meshscrape.ca.rotation import Rotation, Stage
+from meshscrape.cli.output import say
+from meshscrape.cli.status import STATE, state_path
+from meshscrape.errors import InputError
+from meshscrape.istio.durations import parse_duration
+from meshscrape.local.state import read_status
+
+_PATH = click.Path(path_type=Path)
+_WORDS = {
+    Stage.DISTRIBUTE: "trust the new root",
+    Stage.ISSUE: "have a certificate of the new root",
+    Stage.WITHDRAW: "trust the old root no more",
+    Stage.FINISH: "have followed",
+}
+
+
+@click.command()
+@STATE
+@click.option(
+    "--dir", "directory", type=_PATH, help="A CA's own directory, for one that no `up` has started."
+)
+@click.option("--envoy", "envoys", type=_PATH, multiple=True, metavar="SOCKET",
+              help="With --dir: the admin socket of an Envoy that must follow; once for each.")  # fmt: skip
+@click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
+              help="With --dir: credentials that must follow; once for each.")  # fmt: skip
+@click.option("--to", "until", type=click.Choice([each.value for each in list(Stage)[:-1]]),
+              help="Stop when this stage is confirmed.")  # fmt: skip
+@click.option("--abort", is_flag=True, help="Go back to the old root, in the same stages.")
+@click.option("--show", is_flag=True, help="Only say where the rotation is and who has not followed.")
+@click.option("--timeout", default="10m", show_default=True, help="How long each stage may take.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def rotate(
+    state: Path | None, directory: Path | None, envoys: tuple[Path, ...], credentials: tuple[Path, ...],
+    until: str | None, abort: bool, show: bool, timeout: str, quiet: bool, output: str,
+) -> int:  # fmt: skip
+    """Replace the root of a running mesh without a failed scrape.
+
+    Stages: distribute (everybody trusts both roots), issue (everybody gets a certificate of the new one),
+    withdraw (nobody trusts the old one any more; its key is destroyed). The next one begins only when every
+    Envoy and every directory of credentials is seen to have followed. Stopped at any point, the same command
+    goes on where it was; --abort goes back. Exit codes: 0 done, 1 not confirmed in time, 2 could not run.
+    """
+    if abort and (until or show):
+        raise InputError("--abort goes with neither --to nor --show")
+    own, consumers = _mesh(state, directory, envoys, credentials)
+    patience = parse_duration(timeout, "--timeout").total_seconds()
+    report = _reporter(quiet)
+    if show:
+        return _show(own, consumers, output)
+    with held_record(own) as record:
+        if abort and record.present is None:
+            say("no rotation is under way: there is nothing to abort")
+            return _result(None, (), output)
+        rotating = Rotating(own, record, consumers, patience, report)
+        work = rotating.abort() if abort else rotating.rotate(Stage(until) if until else None)
+        try:
+            left = asyncio.run(work)
+        except NotConfirmed:
+            _result(record.present, (), output)
+            raise
+        except KeyboardInterrupt:
+            present = record.present
+            say(f"stopped in stage {present.stage}; run it again to go on" if present else "stopped")
+            return 130
+        if not quiet:
+            say(_end(left, published_bundle(own)))
+        return _result(left, (), output)
+
+
+def _mesh(
+    state: Path | None, directory: Path | None, envoys: Sequence[Path], credentials: Sequence[Path]
+) -> tuple[Path, Callable[[], Sequence[Consumer]]]:
+    """The CA's directory, and what tells who has to follow."""
+    if directory is None:
+        if envoys or credentials:
+            raise InputError("--envoy and --credentials go with --dir")
+        path = state_path(state)
+        own = Path(read_status(path)["ca"]["rootCertificate"]).parent
+        return own, lambda: consumers_of(read_status(path))
+    if state is not None:
+        raise InputError("give --state or --dir, not both")
+    if not (envoys or credentials):
+        raise InputError(
+            "nothing is named that could confirm a stage",
+            where="--dir",
+            remedy="name each Envoy's admin socket with --envoy, each scraper's directory with --credentials",
+        )
+    named = [Consumer(str(each), each.absolute()) for each in envoys]
+    named += [Consumer(str(each), None, (each.absolute(),)) for each in credentials]
+    return directory, lambda: named
+
+
+def consumers_of(document: Mapping[str, Any]) -> list[Consumer]:
+    """Who uses certificates in the mesh of a status document: all but workloads with no process at all."""
+    found = [_workload(each) for each in document["workloads"] if _runs(each["pids"])]
+    proxy = document.get("scrapeProxy")
+    if proxy and proxy.get("adminSocket"):
+        found.append(Consumer("scrape proxy", Path(proxy["adminSocket"])))
+    return found
+
+
+def _workload(entry: Mapping[str, Any]) -> Consumer:
+    places = [entry["credentials"], entry["outputCertificates"]]
+    return Consumer(
+        f"{entry['namespace']}/{entry['name']}",
+        Path(entry["adminSocket"]) if entry["adminSocket"] else None,
+        tuple(Path(each) for each in places if each),
+    )
+
+
+def _runs(pids: Mapping[str, Any]) -> bool:
+    return bool(pids["agent"] or pids["envoy"] or pids["application"])
+
+
+def _reporter(quiet: bool) -> Callable[[Progress], None]:
+    """Says each change once: how many have followed, and who has not when few are left."""
+    said = ""
+
+    def report(progress: Progress) -> None:
+        nonlocal said
+        line = _line(progress)
+        if line != said and not quiet:
+            said = line
+            say(line)
+
+    return report
+
+
+def _line(progress: Progress) -> str:
+    rotation, missing = progress.rotation, progress.missing
+    stage = f"{'abort, ' if rotation.aborting else ''}{rotation.stage}"
+    if len(missing) == 1 and progress.seen != 1:
+        return f"{stage}: waiting: {missing[0]}"
+    return f"{stage}: {progress.seen - len(missing)} of {progress.seen} {_WORDS[rotation.stage]}"
+
+
+def _show(own: Path, consumers: Callable[[], Sequence[Consumer]], output: str) -> int:
+    rotation = read_rotation(own)
+    if rotation is None:
+        if output == "text":
+            print("no rotation is under way")
+        return _result(None, (), output)
+    # Looking takes no lock: it may go on while another process rotates.
+    from meshscrape.ca.roots import RotationRecord
+
+    progress = asyncio.run(Rotating(own, RotationRecord(own), consumers, 0.0).look(rotation))
+    if output == "text":
+        print("\n".join([_line(progress), *progress.missing]))
+    _result(rotation, progress.missing, output)
+    return 1 if progress.missing else 0
+
+
+def _end(left: Rotation | None, bundle: Sequence[str]) -> str:
+    if left is not None:
+        return f"stage {left.stage} is confirmed; run it again to go on, or with --abort to go back"
+    return f"done: the root is {bundle[0][:16]}…, alone"
+
+
+def _result(rotation: Rotation | None, missing: Sequence[str], output: str) -> int:
+    if output == "json":
+        document: dict[str, Any] = {"rotation": None}
+        if rotation is not None:
+            document["rotation"] = {
+                "stage": rotation.stage.value,
+                "old": rotation.old,
+                "new": rotation.new,
+                "startedAt": rotation.started_at.isoformat(),
+                "aborting": rotation.aborting,
+                "missing": list(missing),
+            }
+        print(json.dumps(document, indent=2))
+    return 0
