@@ -13,7 +13,7 @@ from meshscrape.errors import MeshscrapeError
 from meshscrape.istio.ports import SECURE_MERGED
 from meshscrape.istio.scrapers import parse_scrapers
 from meshscrape.kubernetes.objects import Inventory
-from meshscrape.kubernetes.observe.observe import observe
+from meshscrape.kubernetes.observe import observe
 from meshscrape.kubernetes.plan.model import Intent, Plan
 from meshscrape.kubernetes.plan.planner import plan
 from meshscrape.kubernetes.selectors import parse_selector

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from meshscrape.errors import InputError
+from meshscrape.istio.scrapers import Scraper as AllowEntry
+from meshscrape.istio.scrapers import SpiffeScraper
 from meshscrape.kubernetes.objects import Inventory
 from meshscrape.kubernetes.observe.model import Observation
 from meshscrape.kubernetes.plan import native, templates
-from meshscrape.kubernetes.plan.draft import Draft
-from meshscrape.kubernetes.plan.model import Intent, Plan
+from meshscrape.kubernetes.plan.bootstrap import plan_bootstrap
+from meshscrape.kubernetes.plan.draft import Draft, Mutable
+from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.kubernetes.plan.hardening import plan_hardening
+from meshscrape.kubernetes.plan.injection import plan_injection
+from meshscrape.kubernetes.plan.legacy import plan_legacy
+from meshscrape.kubernetes.plan.migration import plan_removal
+from meshscrape.kubernetes.plan.model import Gate, Intent, Plan
+from meshscrape.kubernetes.plan.network_policy import plan_network_policies
+from meshscrape.kubernetes.plan.scraping import (
+    new_prometheus,
+    plan_credentials,
+    plan_scraping,
+    secured_scrapers,
+)
 from meshscrape.kubernetes.plan.targets import Context, Target, choose, default_scrapers, restarts_of
+from meshscrape.spiffe.ids import SpiffeId
+
+_REASON = "opens Istio's secure metrics ports"
 
 
 def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan:
@@ -17,27 +35,104 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
     `observation` is what `observe` says of `inventory`. Applied in memory and observed again, the same
     intent gives no changes.
     """
-    context = Context(observation, inventory, intent, Draft(inventory))
-    context.scrapers = intent.scrapers or default_scrapers(observation)
+    draft = Draft(inventory)
+    context = Context(observation, inventory, intent, draft)
+    context.scrapers = _scrapers(context)
     context.targets = choose(context)
-    context.draft.phase = "listeners"
-    for target in context.targets:
-        _listeners(context, target)
-    return Plan(
-        context.draft.changes(),
-        context.draft.notes,
-        (),
-        {target.ref: target.mode for target in context.targets},
+    gates: list[Gate] = []
+    if context.targets:
+        draft.phase = "injection"
+        plan_injection(context)
+        draft.phase = "credentials"
+        plan_credentials(context)
+        draft.phase = "listeners"
+        context.targets = [target for target in context.targets if _listeners(context, target)]
+        if intent.network_policy:
+            plan_network_policies(context)
+        draft.phase = "scrape"
+        moved = plan_scraping(context)
+        draft.phase = "hardening"
+        if intent.harden:
+            gates = plan_hardening(context, moved, _scraped(context))
+        draft.phase = "removal"
+        plan_removal(context)
+        _stale(context)
+    modes = {target.ref: target.mode for target in context.targets}
+    return Plan(draft.changes(), draft.notes, tuple(gates), modes)
+
+
+def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
+    intent = context.intent
+    if intent.scrapers:
+        return intent.scrapers
+    found = default_scrapers(context.observation)
+    if intent.prometheus in ("addon", "operator"):
+        spiffe_id = new_prometheus(context).spiffe_id(context.observation.mesh.trust_domain)
+        found = tuple(dict.fromkeys((*found, SpiffeScraper(SpiffeId.parse(spiffe_id)))))
+    return found
+
+
+def _scraped(context: Context) -> bool:
+    """Whether somebody scrapes the secure ports once the plan is applied, as far as can be told."""
+    match context.intent.prometheus:
+        case "addon" | "operator":
+            return True
+        case "existing" if secured_scrapers(context):
+            return True
+    return bool(context.intent.scrapers) or any(
+        each.over in ("mtls", "tls-unverified") and each.spiffe_id for each in context.observation.consumers
     )
 
 
-def _listeners(context: Context, target: Target) -> None:
-    def change(data: dict[str, object]) -> None:
+def _listeners(context: Context, target: Target) -> bool:
+    """Plan a target's listeners; False, with a note, where that is impossible."""
+    try:
+        _check_ports(context, target)
+        match target.mode:
+            case "native":
+                _native(context, target)
+            case "bootstrap":
+                plan_bootstrap(context, target)
+            case "legacy":
+                plan_legacy(context, target)
+    except InputError as error:
+        context.draft.note(target.ref, str(error), "see the message; nothing is planned for it", refused=True)
+        return False
+    return True
+
+
+def _check_ports(context: Context, target: Target) -> None:
+    wanted = set(context.intent.secure_ports)
+    for port in target.workload.container_ports:
+        if port.number in wanted:
+            raise InputError(
+                f"its application has port {port.number} itself",
+                remedy="take another one: --merged-port, --envoy-port",
+            )
+
+
+def _native(context: Context, target: Target) -> None:
+    workload = target.workload
+    if workload.is_gateway and workload.kind != "gateway-injected":
+        env = native.missing(workload, context.intent)
+        patch = ProxyPatch(env, native.announcements(context.intent))
+        patch_gateway(context, target, patch, _REASON)
+        return
+
+    def change(data: Mutable) -> None:
         native.edit_sidecar(context, target, templates.template_of(data))
 
-    try:
-        context.draft.edit(
-            target.ref, change, "opens Istio's secure metrics ports", restarts_of(target.workload)
-        )
-    except InputError as error:
-        context.draft.note(target.ref, str(error), "correct it first", refused=True)
+    context.draft.edit(target.ref, change, _REASON, restarts_of(workload))
+
+
+def _stale(context: Context) -> None:
+    """Pods that run an older configuration than their template already says."""
+    for target in context.targets:
+        if names := target.workload.stale:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            context.draft.note(
+                target.ref,
+                f"{shown} still run{'s' * (len(names) == 1)} with an older configuration than the template's",
+                f"kubectl -n {target.workload.namespace} rollout restart "
+                f"{target.ref.kind.lower()}/{target.ref.name}",
+            )

@@ -1,0 +1,140 @@
+"""Mode `bootstrap`: the local mesh's listeners, with an allow list, as a bootstrap override."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.dataplane import override as overrides
+from meshscrape.errors import InputError
+from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig
+from meshscrape.kubernetes.plan import native, templates
+from meshscrape.kubernetes.plan.draft import Mutable
+from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
+from meshscrape.kubernetes.plan.targets import GATEWAY_OVERRIDE_SINCE, Context, Target, restarts_of
+from meshscrape.kubernetes.yaml_text import load_text, rewrite
+
+CONFIG_MAP = "meshscrape-bootstrap"
+CHECKSUM = "meshscrape.io/bootstrap-checksum"
+VARIABLE = "ISTIO_BOOTSTRAP_OVERRIDE"
+VOLUME = "meshscrape-bootstrap"
+_PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
+
+
+def plan_bootstrap(context: Context, target: Target) -> None:
+    """The ConfigMap with the listeners and the allow list, and the proxy that reads it."""
+    workload = target.workload
+    name = workload.bootstrap_override or CONFIG_MAP
+    checksum = _config_map(context, Ref("", "ConfigMap", workload.namespace, name))
+    if checksum is None:
+        return
+    noted = native.announcements(context.intent) | {CHECKSUM: checksum}
+    reason = "opens metrics ports that only the allow list may read"
+    by_annotation = workload.kind in ("sidecar", "uninjected") or (
+        workload.kind == "gateway-injected" and bool(target.version.at_least(GATEWAY_OVERRIDE_SINCE))
+    )
+    if not by_annotation:
+        env = {VARIABLE: _PATH, **_native_off(target)}
+        patch = ProxyPatch(env, noted, {}, name, VOLUME, overrides.DIRECTORY)
+        patch_gateway(context, target, patch, reason)
+        return
+
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        templates.annotate(template, {templates.BOOTSTRAP_OVERRIDE: name, **noted})
+        off = _native_off(target)
+        if off:
+            templates.configure_proxy(template, off)
+        excluded = native.excluded_ports(context, workload, template)
+        if excluded is not None:
+            templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
+
+    context.draft.edit(target.ref, change, reason, restarts_of(workload))
+
+
+def _native_off(target: Target) -> dict[str, str]:
+    """Istio's own listeners off: two on one port keep Envoy from starting."""
+    return {
+        key: "0"
+        for key in (native.MERGED, native.ENVOY)
+        if target.workload.env.get(key, "0") not in ("", "0")
+    }
+
+
+def _config_map(context: Context, ref: Ref) -> str | None:
+    """Bring the ConfigMap up to date; the checksum of what Envoy reads at its start, None if impossible."""
+    options = overrides.OverrideOptions(
+        context.intent.merged_port, context.intent.envoy_port, _addresses(context), list_name=str(ref)
+    )
+    wanted = overrides.override(options)
+    reason = "the listeners, and who may scrape (followed while Envoy runs)"
+    if ref.name == CONFIG_MAP:
+        base = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": ref.name,
+                "namespace": ref.namespace,
+                "labels": {MANAGED_BY: MANAGER},
+            },
+        }
+        if not context.draft.ensure(base, reason):
+            return None
+    elif context.draft.get(ref) is None:
+        raise InputError(
+            f"it has a bootstrap override already, in {ref}, which is not among the objects",
+            remedy="give that ConfigMap too, so that both can be in it",
+        )
+    text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
+    merged = _merged(text, wanted, ref)
+    size = len(json.dumps(merged, separators=(",", ":")))
+    if size > overrides.LIMIT_BYTES:
+        raise InputError(
+            f"the override is {size} bytes", where=str(ref), remedy="shorten one's own part of it"
+        )
+
+    def change(data: Mutable) -> None:
+        content = templates.child(data, "data")
+        content[overrides.BOOTSTRAP_FILE] = rewrite(text, merged) if text else _json(merged)
+        content[overrides.SCRAPERS_FILE] = _json(overrides.allow_list(context.scrapers))
+
+    context.draft.edit(ref, change, reason)
+    return hashlib.sha256(json.dumps(merged, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _merged(text: str, wanted: Mapping[str, Any], ref: Ref) -> Mutable:
+    """A user's own override with our listeners in place of those that we put there before."""
+    found = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}") if text else {}
+    if not isinstance(found, dict):
+        raise InputError("not a mapping", where=f"{ref}: {overrides.BOOTSTRAP_FILE}", remedy="correct it")
+    for group, key in (("static_resources", "listeners"), ("layered_runtime", "layers")):
+        camel = "".join([group.split("_")[0], group.split("_")[1].capitalize()])
+        place = templates.child(found, camel if camel in found else group)
+        own = [
+            each
+            for each in as_list(place.get(key))
+            if not overrides.is_ours(str(dig(each, "name", default="")))
+        ]
+        place[key] = own + as_list(as_mapping(wanted[group]).get(key))
+    return found
+
+
+def _json(data: Any) -> str:
+    return json.dumps(data, indent=2) + "\n"
+
+
+def _addresses(context: Context) -> tuple[str, ...]:
+    """The wildcards to listen on, by the addresses that the cluster's pods have; IPv4 where none tells."""
+    families = set()
+    for pod in context.inventory.of_kind("Pod", ""):
+        for each in as_list(dig(pod.data, "status", "podIPs")):
+            families.add(":" in str(dig(each, "ip", default="")))
+        if address := dig(pod.data, "status", "podIP"):
+            families.add(":" in str(address))
+        if len(families) == 2:
+            break
+    wildcards = {False: "0.0.0.0", True: "::"}  # noqa: S104 - mutual TLS decides who gets in
+    return tuple(wildcards[family] for family in sorted(families)) or (wildcards[False],)

@@ -1,0 +1,215 @@
+"""Changes of gateways, each through the object that really owns its pods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.kubernetes.objects import Ref, annotations, as_mapping, dig
+from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan.draft import Mutable
+from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
+from meshscrape.kubernetes.plan.targets import PARAMETERS_SINCE, Context, Target, restarts_of
+from meshscrape.kubernetes.yaml_text import load_text, rewrite
+
+_OVERLAY = "deployment"
+# Istio reads these from the Gateway itself; kubectl's own note belongs nowhere else.
+_NOT_COPIED = ("kubectl.kubernetes.io/last-applied-configuration",)
+# `infrastructure` is honoured from here on.
+_INFRASTRUCTURE_SINCE = "1.22"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPatch:
+    """What a proxy needs: variables, pod annotations, variables of `proxy.istio.io/config`, one volume.
+
+    `config_map` is mounted as a whole at `mount_path`, from a volume called `volume`.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config_map: str = ""
+    volume: str = ""
+    mount_path: str = ""
+
+
+def patch_gateway(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+    """Give a gateway's proxy what `patch` says. Raises InputError where no object can carry it."""
+    match target.workload.kind:
+        case "gateway-api" | "waypoint":
+            _patch_managed(context, target, patch, reason)
+        case "asm-gateway":
+            _patch_asm(context, target, patch, reason)
+        case _:
+            _patch_template(context, target, patch, reason)
+
+
+def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        _fill(template, patch)
+
+    context.draft.edit(target.ref, change, reason, restarts_of(target.workload))
+    if target.workload.kind == "gateway-classic":
+        context.draft.note(
+            target.ref,
+            "helm or istioctl made this gateway, and the next upgrade with it takes the change back",
+            "put the same env and podAnnotations into its values",
+        )
+
+
+def _fill(template: Mutable, patch: ProxyPatch) -> None:
+    proxy = templates.container(template)
+    if proxy is None and (patch.env or patch.config_map):
+        raise InputError(
+            "its template has no container istio-proxy", remedy="give the gateway's manifest as it is applied"
+        )
+    templates.annotate(template, patch.annotations)
+    if patch.metadata:
+        templates.configure_proxy(template, patch.metadata)
+    if proxy is not None:
+        templates.set_env(proxy, patch.env)
+    if patch.config_map and proxy is not None:
+        spec = templates.child(template, "spec")
+        templates.set_named(spec, "volumes", _volume(patch))
+        templates.set_named(proxy, "volumeMounts", _mount(patch), by="mountPath")
+
+
+def _volume(patch: ProxyPatch) -> Mutable:
+    return {"name": patch.volume, "configMap": {"name": patch.config_map}}
+
+
+def _mount(patch: ProxyPatch) -> Mutable:
+    return {"name": patch.volume, "mountPath": patch.mount_path, "readOnly": True}
+
+
+def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+    gateway = target.workload.gateway_ref
+    assert gateway is not None  # noqa: S101 - targets of this kind have one
+    if target.version.at_least(PARAMETERS_SINCE):
+        _patch_overlay(context, target, gateway, patch, reason)
+        return
+    if patch.env or patch.config_map or patch.metadata:
+        raise InputError(
+            f"its settings need parametersRef, which Gateways take from {PARAMETERS_SINCE} on",
+            where=str(target.version),
+            remedy="use --mode legacy, or a ProxyConfig object",
+        )
+    if not target.version.at_least(_INFRASTRUCTURE_SINCE):
+        raise InputError(
+            f"its pods take annotations of one's own from {_INFRASTRUCTURE_SINCE} on",
+            where=f"version {target.version}",
+            remedy="upgrade Istio, or scrape this gateway by a job of its own",
+        )
+    _annotate_infrastructure(context, target, gateway, patch, reason)
+
+
+def _annotate_infrastructure(
+    context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str
+) -> None:
+    def change(data: Mutable) -> None:
+        infrastructure = templates.child(data, "spec", "infrastructure")
+        if "annotations" not in infrastructure:
+            # From now on the Gateway's own are copied no more: cloud load balancers need theirs.
+            own = annotations(data)
+            infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
+        infrastructure["annotations"] |= patch.annotations
+
+    context.draft.edit(gateway, change, reason, _rendered_again(target))
+
+
+def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str) -> None:
+    parameters = as_mapping(dig(context.object_of(gateway), "spec", "infrastructure", "parametersRef"))
+    name = str(parameters.get("name") or f"meshscrape-{gateway.name}")
+    if parameters and (parameters.get("kind") != "ConfigMap" or parameters.get("group")):
+        raise InputError(
+            "its parametersRef is no ConfigMap", where=str(gateway), remedy="Istio takes ConfigMaps only"
+        )
+    config = Ref("", "ConfigMap", gateway.namespace, name)
+    if not parameters:
+        empty = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": name,
+                "namespace": gateway.namespace,
+                "labels": {MANAGED_BY: MANAGER},
+            },
+        }
+        if not context.draft.ensure(empty, reason, _rendered_again(target)):
+            return
+    elif context.draft.get(config) is None:
+        raise InputError(
+            f"its parametersRef names {config}, which is not among the objects", remedy="give that too"
+        )
+
+    def overlay(data: Mutable) -> None:
+        content = templates.child(data, "data")
+        text = str(content.get(_OVERLAY) or "")
+        content[_OVERLAY] = rewrite(text, _overlaid(text, target, patch))
+
+    def refer(data: Mutable) -> None:
+        infrastructure = templates.child(data, "spec", "infrastructure")
+        infrastructure["parametersRef"] = {"group": "", "kind": "ConfigMap", "name": name}
+
+    context.draft.edit(config, overlay, reason, _rendered_again(target))
+    if not parameters:
+        context.draft.edit(gateway, refer, f"{reason}: its Deployment is made from {config}")
+
+
+def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
+    """The strategic-merge overlay of a Gateway's Deployment with the patch in it."""
+    found = load_text(text, "deployment")
+    if found is not None and not isinstance(found, dict):
+        raise InputError("the overlay is not a mapping", where="data.deployment", remedy="correct it first")
+    overlay: Mutable = found or {}
+    template = templates.child(overlay, "spec", "template")
+    if patch.metadata and not templates.annotation(template, PROXY_CONFIG):
+        # The overlay's annotation replaces what the pods have from the Gateway: that goes into it.
+        inherited = target.workload.annotations.get(PROXY_CONFIG, "")
+        if inherited:
+            templates.annotate(template, {PROXY_CONFIG: inherited})
+    spec = templates.child(template, "spec")
+    if templates.container(template) is None and (patch.env or patch.config_map):
+        spec.setdefault("containers", []).append({"name": templates.PROXY})
+    _fill(template, patch)
+    if not spec:
+        del template["spec"]
+    return overlay
+
+
+def _rendered_again(target: Target) -> tuple[str, ...]:
+    return restarts_of(target.workload)
+
+
+def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+    gateway = target.workload.gateway_ref
+    assert gateway is not None  # noqa: S101 - targets of this kind have one
+
+    def change(data: Mutable) -> None:
+        spec = templates.child(data, "spec")
+        templates.set_env(spec, patch.env)
+        pod_annotations = dict(patch.annotations)
+        if patch.metadata:
+            text = str(as_mapping(spec.get("podAnnotations")).get(PROXY_CONFIG) or "")
+            pod_annotations[PROXY_CONFIG] = templates.with_proxy_config(text, patch.metadata)
+        if pod_annotations:
+            templates.child(spec, "podAnnotations").update(pod_annotations)
+        if patch.config_map:
+            item: dict[str, Any] = {
+                "name": patch.volume,
+                "configMapName": patch.config_map,
+                "mountPath": patch.mount_path,
+            }
+            templates.set_named(spec, "configVolumes", item)
+
+    context.draft.edit(gateway, change, reason, restarts_of(target.workload))
+    context.draft.note(
+        gateway,
+        "an IstioGateway of ASM: its fields are taken from ASM's API, and could not be run here",
+        "apply it to ASM's own API server, for one gateway first",
+    )

@@ -1,0 +1,70 @@
+"""The plaintext ports close, once nobody needs them: the gate, and the change itself."""
+
+from __future__ import annotations
+
+from meshscrape.kubernetes.objects import Ref
+from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan.draft import Mutable
+from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.kubernetes.plan.model import Gate
+from meshscrape.kubernetes.plan.scraping import blocks_hardening
+from meshscrape.kubernetes.plan.targets import LOCALHOST_ONLY_SINCE, Context, Target, restarts_of
+
+VARIABLE = "METRICS_LOCALHOST_ACCESS_ONLY"
+_NOBODY = "a scraper over mutual TLS: none was found among the objects, and none is planned"
+_REASON = "closes the plaintext ports 15090 and 15020"
+
+
+def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gate]:
+    """Close the ports of targets that nobody reads in the clear; the gates say what others wait for.
+
+    `moved` are the consumers that the secured pods leave, `scraped` whether anybody reads the secure ports.
+    """
+    planned: dict[tuple[str, ...], list[Ref]] = {}
+    waiting: dict[tuple[str, ...], list[Ref]] = {}
+    for target in context.targets:
+        workload = target.workload
+        if workload.hardened or not _possible(context, target):
+            continue
+        consumers = [each for each in context.observation.consumers if blocks_hardening(each, target.ref)]
+        left = tuple(each.name for each in consumers if each.name not in moved)
+        if not scraped:
+            left = (*left, _NOBODY)
+        if left:
+            waiting.setdefault(left, []).append(target.ref)
+            continue
+        if _harden(context, target) and consumers:
+            names = tuple(f"{each.name}, which the plan moves" for each in consumers)
+            planned.setdefault(names, []).append(target.ref)
+    gates = [Gate("hardening", tuple(refs), names, True) for names, refs in planned.items()]
+    return gates + [Gate("hardening", tuple(refs), names, False) for names, refs in waiting.items()]
+
+
+def _possible(context: Context, target: Target) -> bool:
+    known = target.version.at_least(LOCALHOST_ONLY_SINCE)
+    if known:
+        return True
+    what = f"its proxy ({target.version}) ignores {VARIABLE}" if known is False else "its version is unknown"
+    context.draft.note(
+        target.ref,
+        f"its plaintext ports cannot be closed: {what}",
+        f"upgrade to {LOCALHOST_ONLY_SINCE} or newer, or keep others out with --network-policy"
+        if known is False
+        else "say the version: --istio-version VERSION",
+    )
+    return False
+
+
+def _harden(context: Context, target: Target) -> bool:
+    """Both places: 15090 is bound by proxyMetadata, 15020 checks the process environment."""
+    workload = target.workload
+    value = {VARIABLE: "true"}
+    if workload.is_gateway and workload.kind != "gateway-injected":
+        before = len(context.draft.changes())
+        patch_gateway(context, target, ProxyPatch(env=value, metadata=value), _REASON)
+        return len(context.draft.changes()) > before
+
+    def change(data: Mutable) -> None:
+        templates.configure_proxy(templates.template_of(data), value)
+
+    return context.draft.edit(target.ref, change, _REASON, restarts_of(workload))

@@ -1,0 +1,300 @@
+"""Mode `legacy`: port 15091 through Istio's own configuration, for proxies older than 1.31.
+
+The shapes are those of Istio's documentation before 1.31, with what it leaves out: STRICT on the port (under
+PERMISSIVE, plain HTTP is served there), the application's own ports in the Sidecar (it replaces what the
+Services say), and who may scrape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.istio.ports import MERGED
+from meshscrape.istio.scrapers import DnsScraper, SpiffeScraper, TrustDomainScraper
+from meshscrape.kubernetes.objects import (
+    Manifest,
+    Object,
+    Ref,
+    as_list,
+    as_mapping,
+    dig,
+    labels,
+    selects,
+)
+from meshscrape.kubernetes.observe.model import ObservedWorkload
+from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan.draft import Mutable
+from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.kubernetes.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
+from meshscrape.kubernetes.plan.targets import (
+    Context,
+    Target,
+    default_control_plane,
+    restarts_of,
+    selector_of,
+)
+
+NETWORKING = "networking.istio.io"
+SECURITY = "security.istio.io"
+ADMIN_HOST = "gateway-admin.local"
+_V1_SINCE = "1.22"
+_REASON = f"serves the merged metrics over mutual TLS on {LEGACY_PORT}"
+
+
+def plan_legacy(context: Context, target: Target) -> None:
+    """The objects that open 15091 for a workload, and the annotation that announces it."""
+    announced = {templates.SECURE_PORT: str(LEGACY_PORT)}
+    _authorization_policy(context, target)
+    if target.workload.is_gateway:
+        _gateway(context, target)
+        patch_gateway(context, target, ProxyPatch(annotations=announced), "announces the port to Prometheus")
+        return
+    _strict(context, target)
+    _sidecar(context, target)
+
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        templates.annotate(template, announced)
+        excluded = templates.annotation(template, templates.EXCLUDE_INBOUND)
+        if str(LEGACY_PORT) in excluded.split(","):
+            # The port is a captured one here, unlike Istio's native one.
+            kept = templates.merged_ports(excluded, (), without=(LEGACY_PORT,))
+            templates.annotate(template, {templates.EXCLUDE_INBOUND: kept})
+
+    context.draft.edit(target.ref, change, "announces the port to Prometheus", restarts_of(target.workload))
+
+
+def _object(context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable) -> Mutable:
+    plane = default_control_plane(context.observation)
+    version = "v1" if plane and plane.version.at_least(_V1_SINCE) else "v1beta1"
+    return {
+        "apiVersion": f"{group}/{version}",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}},
+        "spec": spec,
+    }
+
+
+def _name(workload: ObservedWorkload) -> str:
+    return f"meshscrape-{workload.name}"
+
+
+def _authorization_policy(context: Context, target: Target) -> None:
+    workload = target.workload
+    mesh = context.observation.mesh
+    principals: dict[str, None] = {}
+    for scraper in context.scrapers:
+        match scraper:
+            case SpiffeScraper(spiffe_id):
+                path = str(spiffe_id).removeprefix("spiffe://")
+                principals[path] = None
+                domain, _, rest = path.partition("/")
+                if domain == mesh.trust_domain:
+                    principals |= {f"{alias}/{rest}": None for alias in mesh.trust_domain_aliases}
+            case TrustDomainScraper(trust_domain):
+                principals[f"{trust_domain}/*"] = None
+            case DnsScraper():
+                context.draft.note(
+                    None,
+                    f"{scraper} cannot be allowed in legacy mode: Istio's policies know workloads only",
+                    "use --mode bootstrap for scrapers from outside the mesh",
+                )
+    # DENY with a negative match: an ALLOW policy would deny everything else on the workload.
+    rule = {
+        "from": [{"source": {"notPrincipals": list(principals) or ["-"]}}],
+        "to": [{"operation": {"ports": [str(LEGACY_PORT)]}}],
+    }
+    spec = {
+        "selector": {"matchLabels": selector_of(context, workload)},
+        "action": "DENY",
+        "rules": [rule],
+    }
+    wanted = _object(context, SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec)
+    context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
+
+
+def _strict(context: Context, target: Target) -> None:
+    workload = target.workload
+    own = Ref(SECURITY, "PeerAuthentication", workload.namespace, _name(workload))
+    if workload.mtls.of(LEGACY_PORT) == "STRICT" and context.draft.get(own) is None:
+        return
+    reason = f"mutual TLS alone on {LEGACY_PORT}: under PERMISSIVE, plain HTTP is served there"
+    present = _oldest_selecting(context, "PeerAuthentication", SECURITY, workload, ("spec", "selector"))
+    if present is not None:
+
+        def change(data: Mutable) -> None:
+            ports = templates.child(data, "spec", "portLevelMtls")
+            ports[str(LEGACY_PORT)] = {"mode": "STRICT"}
+
+        context.draft.edit(present, change, reason)
+        return
+    spec = {
+        "selector": {"matchLabels": selector_of(context, workload)},
+        "portLevelMtls": {str(LEGACY_PORT): {"mode": "STRICT"}},
+    }
+    wanted = _object(context, SECURITY, "PeerAuthentication", workload.namespace, _name(workload), spec)
+    context.draft.ensure(wanted, reason)
+
+
+def _oldest_selecting(
+    context: Context, kind: str, group: str, workload: ObservedWorkload, path: tuple[str, ...]
+) -> Ref | None:
+    """The policy of the workload itself; of several, Istio takes the oldest."""
+    if workload.namespace == context.observation.mesh.root_namespace:
+        return None
+    found = [
+        each
+        for each in context.inventory.in_namespace(workload.namespace, kind, group)
+        if as_mapping(dig(each.data, *path)) and selects(dig(each.data, *path), workload.labels)
+    ]
+    return min(found, key=_age).ref if found else None
+
+
+def _age(manifest: Manifest) -> tuple[str, str]:
+    return str(dig(manifest.data, "metadata", "creationTimestamp", default="9999")), manifest.ref.name
+
+
+def ingress_of(data: Object) -> list[Any]:
+    """The ingress listeners of a Sidecar."""
+    return as_list(dig(data, "spec", "ingress"))
+
+
+def is_metrics_ingress(ingress: Any) -> bool:
+    """Whether an ingress listener of a Sidecar is the one for metrics, ours or as documented."""
+    endpoint = str(dig(ingress, "defaultEndpoint", default=""))
+    return dig(ingress, "port", "number") == LEGACY_PORT and endpoint.endswith((":15020", ":15090"))
+
+
+def effective_sidecar(
+    context: Context, workload: ObservedWorkload, *, ours: bool = True
+) -> tuple[Ref, bool] | None:
+    """The Sidecar that applies to a workload, and whether it selects it by labels; others' than `ours`."""
+    namespaces = dict.fromkeys((workload.namespace, context.observation.mesh.root_namespace))
+    for namespace in namespaces:
+        found = [
+            each
+            for each in _sidecars(context, namespace)
+            if _selected(each.data, workload) and (ours or labels(each.data).get(MANAGED_BY) != MANAGER)
+        ]
+        by_labels = [each for each in found if _labels_of(each.data)]
+        for candidates in (by_labels if namespace == workload.namespace else [], found):
+            if candidates:
+                first = min(candidates, key=_age)
+                return first.ref, bool(_labels_of(first.data))
+    return None
+
+
+def _sidecars(context: Context, namespace: str) -> list[Manifest]:
+    known = {each.ref: each for each in context.inventory.in_namespace(namespace, "Sidecar", NETWORKING)}
+    latest = ((ref, context.draft.get(ref)) for ref in known)
+    return [Manifest(ref, data) for ref, data in latest if data is not None]
+
+
+def _labels_of(data: Object) -> Object:
+    return as_mapping(dig(data, "spec", "workloadSelector", "labels"))
+
+
+def _selected(data: Object, workload: ObservedWorkload) -> bool:
+    return selects({"matchLabels": _labels_of(data)}, workload.labels)
+
+
+def _sidecar(context: Context, target: Target) -> None:
+    workload = target.workload
+    listener = {
+        "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTP"},
+        "defaultEndpoint": f"127.0.0.1:{MERGED}",
+    }
+    effective = effective_sidecar(context, workload, ours=False)
+    if effective is not None:
+        data = context.object_of(effective[0])
+        if any(is_metrics_ingress(each) for each in ingress_of(data)):
+            return
+        if effective[1]:
+
+            def change(data: Mutable) -> None:
+                ingress = ingress_of(data) or _application_ingress(workload)
+                templates.child(data, "spec")["ingress"] = [*ingress, listener]
+
+            context.draft.edit(effective[0], change, _REASON)
+            return
+    spec: Mutable = {"workloadSelector": {"labels": selector_of(context, workload)}}
+    inherited = as_mapping(dig(context.object_of(effective[0]), "spec")) if effective else {}
+    own = as_list(inherited.get("ingress")) or _application_ingress(workload)
+    spec["ingress"] = [*own, listener]
+    # A Sidecar of the workload's own replaces the namespace's as a whole.
+    spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
+    wanted = _object(context, NETWORKING, "Sidecar", workload.namespace, _name(workload), spec)
+    context.draft.ensure(wanted, _REASON)
+
+
+def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
+    """The application's own ports: with any ingress, Istio takes none from the Services any more."""
+    protocols = {"http": "HTTP", "tcp": "TCP", "auto": "TCP"}
+    return [
+        {
+            "port": {
+                "number": port.number,
+                "name": port.service_port_name or f"{port.protocol}-{port.number}",
+                "protocol": protocols[port.protocol],
+            },
+            # The pod's own address: works for applications that do not listen on localhost, too.
+            "defaultEndpoint": f"0.0.0.0:{port.number}",
+        }
+        for port in sorted(workload.container_ports, key=lambda port: port.number)
+        if port.service_port_name or port.protocol != "auto"
+    ]
+
+
+def _gateway(context: Context, target: Target) -> None:
+    workload = target.workload
+    if _has_metrics_server(context, workload):
+        return
+    name, namespace = _name(workload), workload.namespace
+    server = {
+        "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTPS"},
+        "tls": {"mode": "ISTIO_MUTUAL"},
+        "hosts": ["*"],
+    }
+    gateway = {"selector": selector_of(context, workload), "servers": [server]}
+    admin = {
+        # Only here: elsewhere the host would lead to each sidecar's own metrics.
+        "exportTo": ["."],
+        "hosts": [ADMIN_HOST],
+        "location": "MESH_INTERNAL",
+        "ports": [{"number": MERGED, "name": "http-metrics", "protocol": "HTTP"}],
+        "resolution": "STATIC",
+        "endpoints": [{"address": "127.0.0.1"}],
+    }
+    route = {
+        "match": [{"uri": {"prefix": "/stats/prometheus"}, "port": LEGACY_PORT}],
+        "route": [{"destination": {"host": ADMIN_HOST, "port": {"number": MERGED}}}],
+    }
+    service = {"exportTo": ["."], "hosts": ["*"], "gateways": [name], "http": [route]}
+    for kind, own_name, spec in (
+        ("ServiceEntry", "meshscrape-gateway-admin", admin),
+        ("Gateway", name, gateway),
+        ("VirtualService", name, service),
+    ):
+        context.draft.ensure(_object(context, NETWORKING, kind, namespace, own_name, spec), _REASON)
+
+
+def is_metrics_server(server: Any) -> bool:
+    """Whether a server of a Gateway is the one for metrics, ours or as documented."""
+    return dig(server, "port", "number") == LEGACY_PORT and dig(server, "tls", "mode") == "ISTIO_MUTUAL"
+
+
+def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
+    """The Gateways that open 15091 on a gateway workload, from any namespace."""
+    found = []
+    for each in context.inventory.of_kind("Gateway", NETWORKING):
+        data = context.draft.get(each.ref)
+        selector = {"matchLabels": as_mapping(dig(data, "spec", "selector"))}
+        servers = as_list(dig(data, "spec", "servers"))
+        if any(map(is_metrics_server, servers)) and selects(selector, workload.labels):
+            found.append(each.ref)
+    return found
+
+
+def _has_metrics_server(context: Context, workload: ObservedWorkload) -> bool:
+    own = Ref(NETWORKING, "Gateway", workload.namespace, _name(workload))
+    return any(ref != own for ref in metrics_gateways(context, workload))
