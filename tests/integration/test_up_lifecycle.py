@@ -169,6 +169,29 @@ def test_workloads_come_and_go_with_the_manifest(tmp_path: Path) -> None:
         assert {title: up.workload(title)["pids"] for title in kept} == kept
 
 
+def test_an_edit_that_cannot_run_fails_alone_and_can_be_corrected(tmp_path: Path) -> None:
+    """A new workload whose program dies is shown as failed, the mesh goes on; a correction starts it.
+
+    Prometheus cannot join a mesh that was started without one: the status says so.
+    """
+    manifest = write_mesh(tmp_path / "mesh.yaml", SLEEPER)
+    with running_up(tmp_path / "state", "--quiet", str(manifest)) as up:
+        up.wait_for_phase()
+        kept = up.workload("default/sleeper")["pids"]
+        broken = workload_manifest("late", command="sh -c 'echo last words; exit 3'")
+        write_mesh(manifest, SLEEPER, broken)
+        message = eventually(
+            lambda: "last words" in up.workload("default/late")["message"] and up.workload("default/late"),
+            what="the failure",
+        )
+        assert not message["ready"] and up.process.poll() is None
+        write_mesh(manifest, SLEEPER, workload_manifest("late"))
+        eventually(lambda: up.workload("default/late")["ready"], what="the corrected workload")
+        write_mesh(manifest, SLEEPER, workload_manifest("late"), prometheus_manifest())
+        eventually(lambda: "start the mesh again" in up.document()["message"], what="the refusal")
+        assert up.workload("default/sleeper")["pids"] == kept
+
+
 def test_two_meshes_run_side_by_side(tmp_path: Path, example_mesh: Up) -> None:
     """Each mesh has its own network: a second one with the same ports starts beside the first."""
     manifest = write_mesh(tmp_path / "mesh.yaml", SLEEPER)

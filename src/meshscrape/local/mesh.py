@@ -13,7 +13,7 @@ from typing import Any
 from meshscrape.agent.envoy import find_binary
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
-from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.istio.manifests import Mesh, load_documents
 from meshscrape.istio.mesh import parse_mesh
 from meshscrape.local.addresses import Subnet
@@ -264,21 +264,8 @@ class LocalMesh:
             self._changed.set()
 
     async def _apply(self, tasks: asyncio.TaskGroup) -> None:
-        mesh = self._parse()
-        before = set(self._plans)
-        try:
-            wanted = self._plan(mesh)
-            if mesh.trust_domain != self._trust_domain:
-                raise MeshscrapeError(
-                    "the trust domain of a running mesh cannot change", remedy="start it again"
-                )
-            for key, plan in wanted.items():
-                if key not in self._slots:
-                    _check(plan)
-        except MeshscrapeError:
-            for key in set(keys_of(mesh)) - before:
-                self._subnet.release("/".join(key))
-            raise
+        """Make the running workloads those of the manifest; InputError before anything has changed."""
+        wanted = self._wanted()
         kept = {
             key
             for key, slot in self._slots.items()
@@ -291,10 +278,35 @@ class LocalMesh:
             if key not in wanted:
                 self._subnet.release("/".join(key))
         self._plans = wanted
+        if any(wanted[key].prometheus for key in new):
+            self._write_prometheus_files()
         for key in new:
             self._start(tasks, wanted[key], essential=False)
         names = ", ".join("/".join(key) for key in sorted({*gone, *new})) or "nothing"
         self._report(f"the manifest has changed; changed here: {names}")
+
+    def _wanted(self) -> dict[Key, WorkloadPlan]:
+        """The plans of the manifest as it is now; InputError when this mesh cannot become that one."""
+        mesh = self._parse()
+        try:
+            wanted = self._plan(mesh)
+            if mesh.trust_domain != self._trust_domain:
+                raise InputError("the trust domain of a running mesh cannot change", remedy="start it again")
+            scraper = next((plan for plan in wanted.values() if plan.prometheus), None)
+            if scraper is not None and self._site.prometheus is None:
+                raise InputError(
+                    "Prometheus joins a mesh that has none",
+                    where=scraper.where,
+                    remedy="start the mesh again",
+                )
+            for key, plan in wanted.items():
+                if key not in self._slots:
+                    _check(plan)
+        except MeshscrapeError:
+            for key in set(keys_of(mesh)) - self._plans.keys():
+                self._subnet.release("/".join(key))
+            raise
+        return wanted
 
     def _update_targets(self) -> None:
         if self.prometheus_plan is not None:
