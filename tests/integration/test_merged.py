@@ -151,6 +151,24 @@ def test_what_can_be_mended_is_merged(flaw: str) -> None:
     assert b"istio_agent_x 7" not in body
 
 
+def test_the_agents_own_metrics_may_fail() -> None:
+    """When the agent cannot tell about itself, everybody else's metrics come all the same."""
+
+    def broken() -> bytes:
+        raise RuntimeError("no metrics")
+
+    async def run() -> None:
+        address = loopback()
+        async with application(says(HEALTHY), address) as port:
+            merged = MergedMetrics(MergedOptions((ScrapeSource(port),), address), broken)
+            async with HttpServer(merged.handle, addresses=[(address, 0)]) as server:
+                _, body = await read(f"http://{address}:{server.addresses[0][1]}/metrics")
+        assert HEALTHY in body
+        assert b'istio_agent_scrape_failures_total{type="agent"} 1\n' in body
+
+    asyncio.run(run())
+
+
 def test_order_and_first_owner() -> None:
     """Agent, Envoy, applications as declared; a family of two applications is the first one's."""
 

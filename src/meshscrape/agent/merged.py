@@ -91,6 +91,7 @@ class MergedMetrics:
         self._sources = _sources(options)
         self._totals = {source.name: _Totals() for source in self._sources}
         self._scrapes = 0
+        self._own_failures = 0
         self._agent_scanner = Scanner()
         self._tls = _loopback_tls() if any(s.url.startswith("https:") for s in self._sources) else None
 
@@ -104,7 +105,7 @@ class MergedMetrics:
 
     def families(self) -> list[Family]:
         """Istio's own counters of its merge: scrapes answered, sources that failed by type."""
-        failures = {"application": 0, "envoy": 0}
+        failures = {"application": 0, "envoy": 0, "agent": self._own_failures}
         for source in self._sources:
             failures[source.kind] += self._totals[source.name].failures
         return [
@@ -124,6 +125,7 @@ class MergedMetrics:
             more = self._agent_families()
         except Exception:
             log.exception("the agent's own metrics failed")
+            self._own_failures += 1
             more = b""
         return more + render_families(self.families())
 
