@@ -11,6 +11,8 @@ from meshscrape.kubernetes.observe.control import read_control
 from meshscrape.kubernetes.observe.jobs import read_jobs
 from meshscrape.kubernetes.observe.model import Observation
 from meshscrape.kubernetes.observe.scrapers import find_scrapers
+from meshscrape.kubernetes.observe.traps import find_pitfalls
+from meshscrape.kubernetes.observe.traps.view import View
 from meshscrape.kubernetes.observe.workloads import Workloads
 from meshscrape.kubernetes.versions import UNKNOWN, parse_version
 
@@ -22,20 +24,27 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
     control = read_control(cluster, given)
     found = tuple(Workloads(cluster, control).read())
     scrapers = find_scrapers(cluster, control, found)
-    jobs, _ = read_jobs(cluster, scrapers)
+    jobs, unreadable = read_jobs(cluster, scrapers)
     consumers = find_consumers(jobs, found, control.mesh.prometheus_merge)
     names: dict[Ref, list[str]] = {}
     for consumer in consumers:
         for ref in consumer.matches:
             names.setdefault(ref, []).append(consumer.name)
-    workloads = tuple(
-        replace(each.workload, scraped_by=tuple(dict.fromkeys(names.get(each.workload.ref, ()))))
+    found = tuple(
+        replace(
+            each,
+            workload=replace(
+                each.workload, scraped_by=tuple(dict.fromkeys(names.get(each.workload.ref, ())))
+            ),
+        )
         for each in found
     )
+    view = View(cluster, control, found, tuple(jobs), tuple(unreadable), scrapers, consumers)
     return Observation(
         control_planes=control.planes,
         mesh=control.mesh,
-        workloads=workloads,
+        workloads=tuple(each.workload for each in found),
         consumers=consumers,
         scrapers=scrapers,
+        pitfalls=find_pitfalls(view),
     )

@@ -26,7 +26,7 @@ class _Matched:
 def find_consumers(
     jobs: list[Job], workloads: tuple[Found, ...], prometheus_merge: bool
 ) -> tuple[Consumer, ...]:
-    """The jobs that could scrape workloads, also those that match none; uncertain where that cannot be told."""
+    """The jobs that could scrape workloads, those that match none too; uncertain where it cannot be told."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
     for found in workloads:
