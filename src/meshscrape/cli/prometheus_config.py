@@ -14,7 +14,7 @@ from meshscrape.istio.durations import parse_duration
 from meshscrape.local.state import read_status
 from meshscrape.scrape.collectors import COLLECTORS, Collector, collector_text
 from meshscrape.scrape.kubernetes_sd import ClusterJobs, secure_jobs
-from meshscrape.scrape.prometheus_config import ScrapeOptions, duration, render
+from meshscrape.scrape.prometheus_config import DirectScrapes, ScrapeOptions, duration, render
 from meshscrape.scrape.scraper_pod import CERTIFICATES
 
 
@@ -78,7 +78,8 @@ def command(
         raise InputError("--certs and --targets belong together", remedy="give both, or neither")
     if certs is None or targets is None:
         certs, targets = _of_running_mesh(state_path(state))
-    text = render(ScrapeOptions(str(certs.absolute()), str(targets.absolute()), interval))
+    direct = DirectScrapes(str(certs.absolute()), str(targets.absolute()))
+    text = render(ScrapeOptions(direct, interval))
     print(text if chosen == "prometheus" else collector_text(chosen, yaml.safe_load(text)), end="")
     return 0
 

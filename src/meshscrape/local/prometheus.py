@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.errors import UnavailableError
-from meshscrape.scrape.prometheus_config import ScrapeOptions, render, targets_file
+from meshscrape.scrape.prometheus_config import (
+    PROXY_DISCOVERY_PORT,
+    PROXY_PORT,
+    DirectScrapes,
+    ScrapeOptions,
+    ScrapeProxy,
+    render,
+    targets_file,
+)
+from meshscrape.scrape.target_files import target_file
 from meshscrape.scrape.targets import JOBS, ScrapedWorkload, Target, by_job, file_sd
 from meshscrape.system.files import private_dir, write_atomic
 from meshscrape.system.http_client import FetchLimits, fetch
@@ -29,10 +38,15 @@ class TargetHealth:
 
 
 class PrometheusFiles:
-    """The files that Prometheus reads; target files are replaced only when they change."""
+    """The files that Prometheus, or its scrape proxy, reads; they are replaced only when they change.
 
-    def __init__(self, directory: Path) -> None:
+    With `direct` Prometheus reads the target files itself; else the scrape proxy does, which needs to know
+    who is expected where.
+    """
+
+    def __init__(self, directory: Path, *, direct: bool = False) -> None:
         self.directory = directory
+        self.direct = direct
         self.targets: dict[str, list[Target]] = {job: [] for job in JOBS}
         self._written: dict[str, bytes] = {}
 
@@ -46,27 +60,63 @@ class PrometheusFiles:
         """One JSON file per job."""
         return self.directory / "targets"
 
-    def write_config(self, credentials: Path, interval: float) -> None:
+    def write_config(self, through: ScrapeProxy | DirectScrapes, interval: float) -> None:
         """Write prometheus.yml and empty target files; `interval` in seconds."""
         for path in (self.directory, self.targets_directory, self.directory / "data"):
             private_dir(path)
         self.write_targets(())
-        text = render(options(credentials, self.targets_directory, interval))
-        write_atomic(self.config, text.encode())
+        write_atomic(self.config, render(ScrapeOptions(through, interval)).encode())
 
     def write_targets(self, workloads: Iterable[ScrapedWorkload]) -> None:
         """Make the target files say exactly these workloads."""
         self.targets = by_job(workloads)
+        groups = file_sd if self.direct else target_file
         for job, targets in self.targets.items():
-            data = (json.dumps(file_sd(targets), indent=1) + "\n").encode()
+            data = (json.dumps(groups(targets), indent=1) + "\n").encode()
             if self._written.get(job) != data:
                 write_atomic(Path(targets_file(str(self.targets_directory), job)), data)
                 self._written[job] = data
 
+    def shown_url(self, target: Target) -> str:
+        """The target's URL as Prometheus shows it."""
+        return target.url if self.direct else target.proxied_url
 
-def options(credentials: Path, targets: Path, interval: float) -> ScrapeOptions:
-    """The options of `prometheus_config` for directories of this machine."""
-    return ScrapeOptions(str(credentials), str(targets), interval)
+
+@dataclass(frozen=True, slots=True)
+class ScrapeProxyPlace:
+    """Where the mesh's scrape proxy is: beside Prometheus, on its inside address."""
+
+    inside: str
+    directory: Path
+    token_file: Path
+
+    @property
+    def address(self) -> str:
+        """For scrapes, `host:port`."""
+        return f"{self.inside}:{PROXY_PORT}"
+
+    @property
+    def discovery(self) -> str:
+        """For HTTP SD and its metrics, `host:port`."""
+        return f"{self.inside}:{PROXY_DISCOVERY_PORT}"
+
+    @property
+    def listens(self) -> tuple[tuple[str, int], ...]:
+        """Both addresses."""
+        return ((self.inside, PROXY_PORT), (self.inside, PROXY_DISCOVERY_PORT))
+
+    @property
+    def jobs(self) -> ScrapeProxy:
+        """What Prometheus needs to know."""
+        return ScrapeProxy(self.address, self.discovery, str(self.token_file))
+
+    def arguments(self, credentials: Path, targets: Path) -> list[str]:
+        """The arguments of `meshscrape proxy`."""
+        files = [f"--targets={job}={targets_file(str(targets), job)}" for job in JOBS]
+        return [
+            "--listen", self.address, "--discovery", self.discovery, "--dir", str(self.directory),
+            "--token-file", str(self.token_file), "--credentials", str(credentials), *files,
+        ]  # fmt: skip
 
 
 async def observe_targets(url: str) -> list[TargetHealth]:

@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from meshscrape.errors import InputError
-from meshscrape.scrape.prometheus_config import ScrapeOptions, render
+from meshscrape.scrape.prometheus_config import DirectScrapes, ScrapeOptions, render
 from meshscrape.scrape.targets import JOBS
 
 
 def test_each_job_scrapes_over_mutual_tls_with_the_workloads_credentials() -> None:
     """All three jobs: https, the three files of OUTPUT_CERTS, targets from a file of its own."""
-    document = yaml.safe_load(render(ScrapeOptions("/certs/", "/targets")))
+    document = yaml.safe_load(render(ScrapeOptions(DirectScrapes("/certs/", "/targets"))))
     assert [job["job_name"] for job in document["scrape_configs"]] == list(JOBS)
     for job in document["scrape_configs"]:
         assert (job["scheme"], job["metrics_path"]) == ("https", "/stats/prometheus")
@@ -29,7 +29,7 @@ def test_each_job_scrapes_over_mutual_tls_with_the_workloads_credentials() -> No
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5s"), (0.25, "250ms"), (90, "90s"), (1.5, "1500ms")])
 def test_intervals_are_written_as_prometheus_reads_them(seconds: float, text: str) -> None:
     """Whole seconds or milliseconds; the timeout is the interval unless it is given."""
-    document = yaml.safe_load(render(ScrapeOptions("/c", "/t", seconds)))
+    document = yaml.safe_load(render(ScrapeOptions(DirectScrapes("/c", "/t"), seconds)))
     assert document["global"] == {"scrape_interval": text, "scrape_timeout": text}
 
 
@@ -37,4 +37,4 @@ def test_intervals_are_written_as_prometheus_reads_them(seconds: float, text: st
 def test_impossible_intervals_are_refused(interval: float, timeout: float | None) -> None:
     """Prometheus would refuse a timeout longer than the interval; so does this, with the reason."""
     with pytest.raises(InputError):
-        render(ScrapeOptions("/c", "/t", interval, timeout))
+        render(ScrapeOptions(DirectScrapes("/c", "/t"), interval, timeout))
