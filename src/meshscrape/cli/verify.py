@@ -15,12 +15,17 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from meshscrape.cli.prometheus_config import interval_seconds
+from meshscrape.cli.verify_watch import watch
+from meshscrape.errors import InputError
 from meshscrape.local.state import default_state_path, read_status
 from meshscrape.verify.findings import Report
 from meshscrape.verify.reports import Format, render
-from meshscrape.verify.run import VerifyOptions, verify
+from meshscrape.verify.run import VerifyOptions, check_options, verify
+from meshscrape.verify.watch import WatchOptions, metrics_address
 
 _UNLIMITED = 100_000
+_SHORTEST, _LONGEST = 1, 24 * 3600
 
 
 class ProgressBar:
@@ -84,18 +89,50 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     metavar="SECONDS",
     help="How long Prometheus may take to see what has just come.",
 )
+@click.option("--watch", "watching", is_flag=True, help="Repeat the checks until a signal; a line per run.")
+@click.option(
+    "--interval", default="60s", show_default=True, metavar="DURATION", help="With --watch: from run to run."
+)
+@click.option(
+    "--metrics",
+    metavar="[ADDRESS:]PORT",
+    help="With --watch: serve the results as metrics, in plaintext; on loopback without an ADDRESS.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def command(
     state: Path | None, output: Format, scraper: str, only: frozenset[str], skip: frozenset[str],
-    patience: float, quiet: bool,
+    patience: float, watching: bool, interval: str, metrics: str | None, quiet: bool,
 ) -> int:  # fmt: skip
     """Visit every port of the running mesh as the scraper, as a stranger and as an attacker.
 
-    Exit codes: 0 no finding, 1 findings, 2 could not run, 129, 130 or 143 interrupted. docs/verify.md has
-    every check.
+    Exit codes: 0 no finding, 1 findings, 2 could not run, 129, 130 or 143 interrupted; with --watch those of
+    the last run, whatever signal ended it. docs/verify.md has every check.
     """
-    status = read_status(state or default_state_path(os.environ))
+    place = state or default_state_path(os.environ)
     options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
+    if watching:
+        asked = _watch_options(options, interval, metrics, output)
+        with ProgressBar(quiet) as progress:
+            return watch(place, asked, output == "json", progress, lambda report: None)
+    if metrics is not None:
+        raise InputError("metrics are of --watch", where="--metrics", remedy="add --watch")
+    return _once(place, options, output, quiet)
+
+
+def _watch_options(
+    options: VerifyOptions, interval: str, metrics: str | None, output: Format
+) -> WatchOptions:
+    seconds = interval_seconds(interval, "--interval")
+    if not _SHORTEST <= seconds <= _LONGEST:
+        raise InputError("out of range", where="--interval", remedy="use 1s to 24h")
+    if output == "junit":
+        raise InputError("JUnit XML is one report", where="--watch", remedy="use -o table or -o json")
+    check_options(options)
+    return WatchOptions(options, seconds, metrics=metrics_address(metrics) if metrics is not None else None)
+
+
+def _once(place: Path, options: VerifyOptions, output: Format, quiet: bool) -> int:
+    status = read_status(place)
     ended: list[int] = []
     try:
         with ProgressBar(quiet) as progress:

@@ -104,17 +104,16 @@ def admin_at(asked: Sequence[tuple[str, Observation]]) -> str:
     return ""
 
 
-def nothing_at(asked: Sequence[tuple[str, Observation]]) -> tuple[bool, str]:
-    """Whether the port said enough to be called harmless, and what it said."""
+def nothing_at(asked: Sequence[tuple[str, Observation]]) -> str:
+    """What a port said that serves neither."""
     answers = [seen for _, seen in asked]
     if all(isinstance(seen, Refused) for seen in answers):
-        return True, "nothing listens there any more"
-    if any(isinstance(seen, Answered) for seen in answers):
-        statuses = sorted({seen.status for seen in answers if isinstance(seen, Answered)})
-        return (True, f"answers HTTP {', '.join(map(str, statuses))}: no metrics, no admin API")
-    if all(isinstance(seen, TimedOut) for seen in answers[:1]):
-        return False, "accepts connections and answers no HTTP request in time"
-    return True, "does not answer HTTP without TLS"
+        return "nothing listens there any more"
+    if statuses := sorted({seen.status for seen in answers if isinstance(seen, Answered)}):
+        return f"answers HTTP {', '.join(map(str, statuses))}: no metrics, no admin API"
+    if isinstance(answers[0], TimedOut):
+        return "accepts connections and answers no HTTP request in time"
+    return "does not answer HTTP without TLS"
 
 
 def _metrics(seen: Answered) -> str:

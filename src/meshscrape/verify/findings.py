@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "blocked", "noted"]
 Severity: TypeAlias = Literal["hole", "broken", "skipped"]
+Role: TypeAlias = Literal["server", "scraper", "root"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,23 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenCertificate:
+    """A certificate as it was seen in use; times in UTC, `serial` in hexadecimal.
+
+    `role` is "server" (presented at `target`), "scraper" (verification's own) or "root" (of the bundle).
+    `name` is its SPIFFE ID, or its subject where it has none.
+    """
+
+    role: Role
+    workload: str
+    target: str
+    name: str
+    serial: str
+    not_before: datetime
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Everything one verification found; `started` in UTC, `seconds` it took."""
 
@@ -52,6 +70,7 @@ class Report:
     scraper: str
     started: datetime
     seconds: float
+    certificates: tuple[SeenCertificate, ...] = ()
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -27,6 +27,8 @@ from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
 from meshscrape.system.ca_client import create_certificate
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DATA_LINK, read_input
+from meshscrape.verify.certificates import describe_certificate
+from meshscrape.verify.findings import SeenCertificate
 from meshscrape.verify.matrix import Identity
 from meshscrape.verify.mesh import Mesh, MeshWorkload
 from meshscrape.verify.probes import TlsContexts
@@ -111,6 +113,7 @@ class Identities:
         self._add("scraper", own)
         self._add("stranger", look_alike(own.identity, stranger, utcnow()))
         self._identity = own.identity
+        self._own = own
         self._short_lived: asyncio.Task[tuple[Credentials, TlsContexts]] | None = None
 
     async def contexts(self, identity: Identity) -> TlsContexts | None:
@@ -134,6 +137,15 @@ class Identities:
                 return contexts
             case kind:
                 return self._contexts[kind]
+
+    def certificates(self) -> tuple[SeenCertificate, ...]:
+        """The scraper's own certificate and the roots that it trusts, as they are in its files."""
+        leaf = load_certificates(self._own.chain, self._scraper.credentials)[0]
+        roots = load_certificates(self._roots, self._scraper.credentials)
+        return (
+            describe_certificate("scraper", self._scraper.title, "", leaf),
+            *(describe_certificate("root", "", "", root) for root in roots),
+        )
 
     async def close(self) -> None:
         """End what is under way."""

@@ -13,6 +13,7 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import Signer
 from meshscrape.system.clock import utcnow
 from meshscrape.verify import checks, targets
+from meshscrape.verify.certificates import seen_certificates
 from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK, plan_exposed
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
@@ -69,7 +70,7 @@ async def verify(
     options = options or VerifyOptions()
     mesh = parse_mesh(status)
     scraper = _scraper(mesh, options.scraper)
-    _check_names(options)
+    check_options(options)
     started, began = utcnow(), monotonic()
     planned = [each for each in await _plan(mesh, scraper, options) if _selected(each.check, options)]
     run = _Run(options, progress, _probes(mesh, planned, options))
@@ -77,11 +78,12 @@ async def verify(
         mesh, scraper, life=options.short_life, stranger=options.stranger, waiting=run.wait_for_end
     ) as known:
         seen = await run.observe_all(known)
+        certificates = (*known.certificates(), *seen_certificates(planned, seen))
     now = utcnow()
     judged = (checks.judge(each, [seen[case.probe] for case in each.cases], now) for each in planned)
     results = [*checks.settle(judged)]
     results += await _prometheus(mesh, seen, options, run)
-    return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began)
+    return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began, certificates)
 
 
 async def _plan(mesh: Mesh, scraper: MeshWorkload, options: VerifyOptions) -> list[PlannedCheck]:
@@ -185,7 +187,8 @@ def _scraper(mesh: Mesh, title: str) -> MeshWorkload:
     return scraper
 
 
-def _check_names(options: VerifyOptions) -> None:
+def check_options(options: VerifyOptions) -> None:
+    """InputError for a name that is not a check's."""
     for name in sorted(options.only | options.skip):
         if name not in CHECK_NAMES:
             raise InputError(f"{name!r} is not a check", remedy=f"there are: {', '.join(CHECK_NAMES)}")

@@ -1,0 +1,86 @@
+"""How `meshscrape verify --watch` tells of its runs, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+from meshscrape.cli.output import say
+from meshscrape.local.state import read_status
+from meshscrape.system.clock import utcnow
+from meshscrape.verify.findings import Finding, Report
+from meshscrape.verify.reports import document, summary
+from meshscrape.verify.run import Progress
+from meshscrape.verify.watch import METRICS_PATH, Run, Watch, WatchOptions
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def watch(
+    state: Path, options: WatchOptions, as_json: bool, progress: Progress, keep: Callable[[Report], None]
+) -> int:
+    """Watch the mesh of `state` until a signal; the exit code is the last run's, 128 + signal before one.
+
+    A line per run goes to stdout (with `as_json` one document per line); `keep` gets each report.
+    """
+
+    def tell(run: Run) -> None:
+        if run.report is not None:
+            keep(run.report)
+        now = utcnow()
+        for line in [_json_line(run, now)] if as_json else _lines(run, now):
+            click.echo(line)
+
+    def listening(host: str, port: int) -> None:
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        say(f"metrics on http://{place}{METRICS_PATH}")
+
+    watching = Watch(lambda: read_status(state), options, tell, progress, listening)
+    return asyncio.run(_until_signal(watching))
+
+
+async def _until_signal(watching: Watch) -> int:
+    task, ended = asyncio.ensure_future(watching.run()), list[int]()
+
+    def end(number: int) -> None:
+        ended.append(number)
+        task.cancel()
+
+    for each in _SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(each, end, each)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not ended:
+            raise
+    return watching.watched.exit_code if watching.watched.number else 128 + ended[0]
+
+
+def _lines(run: Run, now: datetime) -> Iterator[str]:
+    """One line per run, then one per finding that is new or gone."""
+    watched = run.watched
+    said = summary(run.report) if run.report else f"COULD NOT RUN: {watched.failure}"
+    yield f"{now:%Y-%m-%dT%H:%M:%SZ} run {watched.number}: {said}; next in {run.next_in:.0f} s"
+    for finding in run.changes.new:
+        yield f"  NEW   {_finding(finding)}; expected: {finding.expected}; do: {finding.remedy}"
+    for finding in run.changes.gone:
+        yield f"  GONE  {_finding(finding)}"
+
+
+def _finding(finding: Finding) -> str:
+    place = f"{finding.workload} {finding.target}".strip()
+    return f"{finding.severity.upper()} {finding.check} {place}: {finding.seen}"
+
+
+def _json_line(run: Run, now: datetime) -> str:
+    """The VerifyReport of the run, or why there is none, without line breaks."""
+    if run.report is not None:
+        return json.dumps(document(run.report))
+    failed = {"apiVersion": "meshscrape.io/v1", "kind": "VerifyFailure"}
+    return json.dumps({**failed, "ended": now.isoformat(timespec="seconds"), "reason": run.watched.failure})

@@ -1,0 +1,42 @@
+"""The certificates that a verification met: whose they are and how long they last (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from cryptography import x509
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.certificates import identity_of
+from meshscrape.verify.findings import Role, SeenCertificate
+from meshscrape.verify.matrix import PlannedCheck, Probe
+from meshscrape.verify.observations import Observation, Presented, printable
+
+
+def seen_certificates(
+    planned: Iterable[PlannedCheck], seen: Mapping[Probe, Observation]
+) -> Iterator[SeenCertificate]:
+    """What the servers presented, in the order of the checks."""
+    for each in planned:
+        for case in each.cases if each.check == "server-certificate" else ():
+            match seen.get(case.probe):
+                case Presented(leaf=leaf):
+                    try:
+                        certificate = x509.load_der_x509_certificate(leaf)
+                    except ValueError:
+                        continue
+                    yield describe_certificate("server", each.workload, each.target, certificate)
+
+
+def describe_certificate(
+    role: Role, workload: str, target: str, certificate: x509.Certificate
+) -> SeenCertificate:
+    """What is worth knowing of a certificate in use."""
+    try:
+        name = str(identity_of(certificate))
+    except InputError:
+        name = printable(certificate.subject.rfc4514_string()) or "without a name"
+    return SeenCertificate(
+        role, workload, target, name,
+        f"{certificate.serial_number:x}", certificate.not_valid_before_utc, certificate.not_valid_after_utc,
+    )  # fmt: skip

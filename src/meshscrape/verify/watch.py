@@ -1,0 +1,117 @@
+"""Verification again and again: runs at an interval with jitter, and its results as metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+
+from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.istio.ports import parse_port
+from meshscrape.system.clock import utcnow
+from meshscrape.system.http_server import HttpServer, Request, Response, ServerLimits, routes
+from meshscrape.verify.findings import Report
+from meshscrape.verify.run import Progress, VerifyOptions, verify
+from meshscrape.verify.watched import Changes, Watched, changes, render
+
+log = logging.getLogger(__name__)
+
+METRICS_PATH = "/metrics"
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_JITTER = 0.1
+_LOOPBACK = "127.0.0.1"
+_LIMITS = ServerLimits(connections=32, requests=4)
+_draw = random.SystemRandom()
+
+# The status document as it is now; read anew for each run, because workloads come and go.
+ReadStatus = Callable[[], Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchOptions:
+    """How to watch: seconds from start to start, the most that a run may take, where metrics are served.
+
+    `metrics` is None for no metrics. The interval varies by a tenth, so that many watchers spread out.
+    """
+
+    verify: VerifyOptions
+    interval: float = 60.0
+    longest: float = 300.0
+    metrics: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run that has ended: what is known after it, how its findings differ, seconds until the next."""
+
+    watched: Watched
+    report: Report | None
+    changes: Changes
+    next_in: float
+
+
+def metrics_address(text: str) -> tuple[str, int]:
+    """Host and port of `PORT`, `:PORT`, `ADDRESS:PORT` or `[IPV6]:PORT`; without an address, loopback."""
+    host, _, port = text.rpartition(":")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise InputError(f"{text!r} is not ADDRESS:PORT", where="--metrics", remedy="write [IPV6]:PORT")
+    return host.strip("[]") or _LOOPBACK, parse_port(port, "--metrics", allow_zero=True)
+
+
+class Watch:
+    """Runs until it is cancelled; `tell` hears of every run, `listening` where metrics are served."""
+
+    def __init__(
+        self, read_status: ReadStatus, options: WatchOptions, tell: Callable[[Run], None],
+        progress: Progress, listening: Callable[[str, int], None] = lambda host, port: None,
+    ) -> None:  # fmt: skip
+        self.watched = Watched(options.interval)
+        self._read_status = read_status
+        self._options = options
+        self._tell = tell
+        self._progress = progress
+        self._listening = listening
+
+    async def run(self) -> None:
+        """Verify, wait, and again. InputError when the metrics' address cannot be listened on."""
+        addresses = [self._options.metrics] if self._options.metrics else []
+        limits = ServerLimits(connections=32, requests=4)
+        async with HttpServer(
+            routes({METRICS_PATH: self._serve}), addresses=addresses, limits=limits
+        ) as server:
+            for host, port in server.addresses:
+                self._listening(host, port)
+            while True:
+                began = monotonic()
+                run = await self._once(began)
+                self._tell(run)
+                await asyncio.sleep(run.next_in)
+
+    async def _once(self, began: float) -> Run:
+        before, report = self.watched.report, None
+        try:
+            async with asyncio.timeout(self._options.longest):
+                report = await verify(self._read_status(), self._options.verify, self._progress)
+        except TimeoutError:
+            self.watched = self.watched.after_failure(f"it did not end within {self._options.longest:g} s")
+        except MeshscrapeError as error:
+            self.watched = self.watched.after_failure(str(error))
+        except Exception as error:
+            # A defect of ours must not leave the last green result standing, nor end the watch.
+            log.exception("a run failed")
+            self.watched = self.watched.after_failure(f"{type(error).__name__}: {error}")
+        else:
+            self.watched = self.watched.after_report(report, utcnow())
+        differ = changes(before, report) if report else Changes((), ())
+        return Run(self.watched, report, differ, self._pause(monotonic() - began))
+
+    def _pause(self, taken: float) -> float:
+        """Seconds until the next start; never so short that runs follow each other without a break."""
+        interval = self._options.interval * _draw.uniform(1 - _JITTER, 1 + _JITTER)
+        return max(interval - taken, self._options.interval * _JITTER)
+
+    async def _serve(self, _: Request) -> Response:
+        return Response(200, render(self.watched, utcnow()), _CONTENT_TYPE)
