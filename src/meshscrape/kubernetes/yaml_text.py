@@ -16,6 +16,10 @@ from meshscrape.errors import InputError
 _CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|null|~|y|n")
 
 
+# What tells the items of a list apart in the texts that are edited here.
+_IDENTITIES = ("job_name", "name")
+
+
 class _Dumper(yaml.SafeDumper):
     """Block style, list items indented like their key (as kubectl writes), literal blocks for long text."""
 
@@ -101,22 +105,40 @@ def _patch(node: yaml.Node, old: Any, new: Any, text: str, edits: list[_Edit]) -
         return
     if isinstance(node, yaml.MappingNode) and isinstance(new, dict) and node.value and new:
         _patch_mapping(node, old, new, text, edits)
-    elif (
-        isinstance(node, yaml.SequenceNode)
-        and isinstance(new, list)
-        and node.value
-        and not node.flow_style
-        and len(new) >= len(old)
-    ):
+    elif isinstance(node, yaml.SequenceNode) and isinstance(new, list) and _matches(node, old, new):
         for item, before, after in zip(node.value, old, new, strict=False):
             _patch(item, before, after, text, edits)
         indent = node.start_mark.column
         for item in new[len(old) :]:
             edits.append(_below(node, text, _indented(dump([item]), indent)))
     else:
-        end = _end(node, text)
-        space = " " if text[node.start_mark.index - 1 : node.start_mark.index] == ":" else ""
-        edits.append(_Edit(node.start_mark.index, max(end, node.start_mark.index), space + _flow(new)))
+        _replace(node, new, text, edits)
+
+
+def _matches(node: yaml.SequenceNode, old: list[Any], new: list[Any]) -> bool:
+    """Whether the items of a block list stay in their places, and what is new comes after them."""
+    if node.flow_style or not old or len(new) < len(old):
+        return False
+    return all(map(_same_item, old, new))
+
+
+def _same_item(old: Any, new: Any) -> bool:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in _IDENTITIES:
+            if key in old:
+                return bool(old[key] == new.get(key))
+    return not _differ(old, new)
+
+
+def _replace(node: yaml.Node, new: Any, text: str, edits: list[_Edit]) -> None:
+    start, end = node.start_mark.index, max(_end(node, text), node.start_mark.index)
+    block = isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value
+    if block and isinstance(new, list | dict) and new:
+        lines = _indented(dump(new), node.start_mark.column).strip()
+        edits.append(_Edit(start, end, lines))
+        return
+    space = " " if text[start - 1 : start] == ":" else ""
+    edits.append(_Edit(start, end, space + _flow(new)))
 
 
 def _patch_mapping(
@@ -124,7 +146,7 @@ def _patch_mapping(
 ) -> None:
     keys = {yaml.safe_load(text[k.start_mark.index : k.end_mark.index]): (k, v) for k, v in node.value}
     if any(key not in new for key in keys) and (node.flow_style or not _own_lines(node, text)):
-        edits.append(_Edit(node.start_mark.index, _end(node, text), _flow(new)))
+        _replace(node, new, text, edits)
         return
     for key, (key_node, value_node) in keys.items():
         if key in new:

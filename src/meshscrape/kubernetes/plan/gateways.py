@@ -8,7 +8,7 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
-from meshscrape.kubernetes.objects import Ref, annotations, as_mapping, dig
+from meshscrape.kubernetes.objects import Ref, as_mapping, dig
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
@@ -115,7 +115,7 @@ def _annotate_infrastructure(
         infrastructure = templates.child(data, "spec", "infrastructure")
         if "annotations" not in infrastructure:
             # From now on the Gateway's own are copied no more: cloud load balancers need theirs.
-            own = annotations(data)
+            own = as_mapping(dig(data, "metadata", "annotations"))
             infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
         infrastructure["annotations"] |= patch.annotations
 

@@ -280,7 +280,7 @@ def _gateway(context: Context, target: Target) -> None:
 
 def is_metrics_server(server: Any) -> bool:
     """Whether a server of a Gateway is the one for metrics, ours or as documented."""
-    return dig(server, "port", "number") == LEGACY_PORT and dig(server, "tls", "mode") == "ISTIO_MUTUAL"
+    return bool(dig(server, "port", "number") == LEGACY_PORT and dig(server, "tls", "mode") == "ISTIO_MUTUAL")
 
 
 def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:

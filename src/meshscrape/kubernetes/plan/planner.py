@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from meshscrape.errors import InputError
 from meshscrape.istio.scrapers import Scraper as AllowEntry
 from meshscrape.istio.scrapers import SpiffeScraper
 from meshscrape.kubernetes.objects import Inventory
+from meshscrape.kubernetes.observe import observe
 from meshscrape.kubernetes.observe.model import Observation
 from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.bootstrap import plan_bootstrap
@@ -49,6 +52,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         context.targets = [target for target in context.targets if _listeners(context, target)]
         if intent.network_policy:
             plan_network_policies(context)
+        _look_again(context)
         draft.phase = "scrape"
         moved = plan_scraping(context)
         draft.phase = "hardening"
@@ -59,6 +63,14 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         _stale(context)
     modes = {target.ref: target.mode for target in context.targets}
     return Plan(draft.changes(), draft.notes, tuple(gates), modes)
+
+
+def _look_again(context: Context) -> None:
+    """Workloads that join the mesh get annotations by which plaintext jobs find them: see which ones do."""
+    if any(target.workload.kind == "uninjected" for target in context.targets):
+        joined = Plan(context.draft.changes()).apply(context.inventory)
+        after = observe(joined, istio_version=context.intent.istio_version)
+        context.observation = replace(context.observation, consumers=after.consumers)
 
 
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:

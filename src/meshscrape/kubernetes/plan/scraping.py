@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
@@ -22,6 +23,7 @@ from meshscrape.scrape.targets import ENVOY_JOB
 OPERATOR = "monitoring.coreos.com"
 PLAINTEXT_PORTS = frozenset({STATS, MERGED})
 _RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
+_ABLE = ("prometheus", "operator", "vmagent")
 _POD = "__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure_port"
 # Only Envoy's and the agent's ports: an application's own one may be in no merge, and stays.
 _DROP = {
@@ -36,7 +38,7 @@ def plan_credentials(context: Context) -> None:
     """Certificates for the scrapers that are found, or the rights of a new one."""
     if context.intent.prometheus == "existing":
         for scraper in secured_scrapers(context):
-            _guarded(context, scraper.ref, lambda scraper=scraper: _credentials(context, scraper))
+            _guarded(context, scraper.ref, partial(_credentials, context, scraper))
     elif context.intent.prometheus != "none":
         for wanted in _new_objects(context):
             if wanted["kind"] in _RIGHTS:
@@ -49,17 +51,14 @@ def plan_scraping(context: Context) -> set[str]:
         return set()
     if context.intent.prometheus == "existing":
         for scraper in secured_scrapers(context):
-            _guarded(context, scraper.ref, lambda scraper=scraper: _jobs(context, scraper))
+            _guarded(context, scraper.ref, partial(_jobs, context, scraper))
     else:
         for wanted in _new_objects(context):
             if wanted["kind"] not in _RIGHTS:
                 context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
     targets = {target.ref for target in context.targets}
-    return {
-        each.name
-        for each in context.observation.consumers
-        if _concerned(each, targets) and _move(context, each)
-    }
+    concerned = [each for each in context.observation.consumers if _concerned(each, targets)]
+    return {each.name for each in concerned if _move(context, each)}
 
 
 def new_prometheus(context: Context) -> PrometheusOptions:
@@ -82,13 +81,10 @@ def _new_objects(context: Context) -> tuple[dict[str, Any], ...]:
 
 def secured_scrapers(context: Context) -> list[Scraper]:
     """The scrapers that a plan moves to mutual TLS: those that scrape the targets, else all that could."""
-    able = [
-        each for each in context.observation.scrapers if each.kind in ("prometheus", "operator", "vmagent")
-    ]
+    able = [each for each in context.observation.scrapers if each.kind in _ABLE]
     targets = {target.ref for target in context.targets}
-    used = {
-        each.scraper for each in context.observation.consumers if _concerned(each, targets) and each.certain
-    }
+    consumers = (each for each in context.observation.consumers if each.certain)
+    used = {each.scraper for each in consumers if _concerned(each, targets)}
     return [each for each in able if each.ref in used] or able
 
 
@@ -119,9 +115,7 @@ def _credentials(context: Context, scraper: Scraper) -> None:
         return
     reason = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
     if scraper.kind == "operator":
-        context.draft.edit(
-            scraper.ref, lambda data: _operator_parts(context, data), reason, _operated(scraper)
-        )
+        context.draft.edit(scraper.ref, partial(_operator_parts, context), reason, _operated(scraper))
         return
     workload = context.observation.workload(scraper.ref)
     restarts = restarts_of(workload) if workload else ()
@@ -173,7 +167,7 @@ def _annotations(data: Mutable) -> Any:
 
 
 def _merged_mounts(text: str) -> str:
-    """`userVolumeMount` with our mount in it; both forms that people write are understood, a map is written."""
+    """`userVolumeMount` with our mount in it; a list is understood as well, a map is written."""
     found = load_text(text, templates.USER_VOLUME_MOUNT)
     if isinstance(found, list):
         found = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in found}
