@@ -96,6 +96,11 @@ _DENIED = (
     'envoy_http_rbac_denied{envoy_http_conn_manager_prefix=~"secure_.+",namespace=~"$namespace"} or '
     '{__name__=~"envoy_http_meshscrape_secure_.+_rbac",authz_enforce_result="denied",namespace=~"$namespace"}'
 )
+_MET = (
+    '{__name__=~"meshscrape_(verify_certificate_not_after_seconds|scrape_target_certificate_expiration_timestamp_'
+    'seconds)",namespace=~"$namespace"}'
+)
+_THERE = '{namespace=~"$namespace"}'
 _DAY = 86400.0
 
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
@@ -182,13 +187,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 unit="s",
             ),
             Panel(
-                "Certificates in use, as verify met them", "table",
-                {
-                    "": "sort(min by (namespace, workload, role) "
-                    '(meshscrape_verify_certificate_not_after_seconds{namespace=~"$namespace"}) - time())'
-                },
-                "Seconds left of each server, scraper and root certificate.", 12, unit="s", base=_BAD,
-                steps={3600: _WARN, _DAY / 4: _GOOD},
+                "Certificates in use, as verify and the scrape proxy met them", "table",
+                {"": f"sort(min by (namespace, workload) ({_MET}) - time())"},
+                "Seconds left of the certificates that were presented, roots included.", 12, unit="s",
+                base=_BAD, steps={3600: _WARN, _DAY / 4: _GOOD},
             ),
         ),
     ),
@@ -204,6 +206,16 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 "By reason; `meshscrape explain` tells the story of one target.", 8, unit="reqps",
             ),
             Panel(
+                "Handshakes of the scrape proxy", "timeseries",
+                {
+                    "handshakes":
+                    f"sum(rate(meshscrape_scrape_handshakes_total{_THERE}[$__rate_interval]))",
+                    "on an open connection":
+                    f"sum(rate(meshscrape_scrape_reused_connections_total{_THERE}[$__rate_interval]))",
+                },
+                "Most scrapes should go over connections that are open already.", 8, unit="reqps",
+            ),
+            Panel(
                 "Scrapers refused by workloads", "timeseries",
                 {"{{namespace}}/{{workload}}": f"sum by (namespace, workload) ({_DENIED})"},
                 "Requests since the proxy's start by valid identities that are not on the allow list.", 8,
@@ -215,12 +227,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             ),
             Panel(
                 "Plaintext ports that verify found", "table",
-                {'': 'meshscrape_plaintext_exposed{namespace=~"$namespace"} > 0'},
-                "Ports of pod addresses that serve metrics or the admin API without TLS.", 12,
+                {"": 'meshscrape_plaintext_exposed{namespace=~"$namespace"} > 0'},
+                "Ports of pod addresses that serve metrics or the admin API without TLS.", 8,
             ),
             Panel(
                 "Failed checks", "table", {"": 'meshscrape_check_failed{namespace=~"$namespace"} == 1'},
-                "What `meshscrape verify` found; docs/verify.md explains each check.", 12,
+                "What `meshscrape verify` found; docs/verify.md explains each check.", 24,
             ),
         ),
     ),

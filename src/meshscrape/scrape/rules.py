@@ -19,6 +19,12 @@ SECURE = 'job=~"istio-secure-.+"'
 PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
 # Answers that mean somebody else than the expected workload is there.
 IDENTITY_REASONS = ("wrong-identity", "untrusted-certificate", "plaintext-server")
+# Answers that somebody has to act on. The others come with workloads that start, stop or are busy; when they
+# last, the target is down.
+POLICY_REASONS = (
+    "expired-certificate", "not-yet-valid-certificate", "scraper-not-accepted", "no-scraper-certificate",
+    "tls-failed", "denied-by-target", "bad-token",
+)  # fmt: skip
 _POD = "namespace, pod, workload"
 
 
@@ -138,20 +144,41 @@ def _certificates(options: RuleOptions) -> Iterator[Alert]:
         "The certificate of {{ $labels.namespace }}/{{ $labels.pod }} has expired",
         "Nobody who checks certificates talks to this workload any more. See its agent's log, and the CA.",
     )
-    seen = "meshscrape_verify_certificate_not_after_seconds"
-    for role, left, name in (
-        ('role!="root"', options.certificate_left, "MeshServedCertificateNearExpiry"),
-        ('role="root"', options.root_left, "MeshRootNearExpiry"),
-    ):
-        yield Alert(
-            name,
-            f"{seen}{{{role}}} - time() < {left}",
-            "5m",
-            "warning",
-            "A certificate in use ({{ $labels.role }}) ends in {{ $value | humanizeDuration }}",
-            "`meshscrape verify` met it at {{ $labels.namespace }}/{{ $labels.workload }}. A root is "
-            "replaced in stages before it ends; a leaf should have been renewed by the workload's agent.",
-        )
+    yield from _met_certificates(options)
+
+
+def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
+    """Certificates as those saw them who made handshakes: verify and the scrape proxy."""
+    verify = "meshscrape_verify_certificate_not_after_seconds"
+    proxy = "meshscrape_scrape_target_certificate_expiration_timestamp_seconds"
+    by = "min by (namespace, workload)"
+    yield Alert(
+        "MeshServedCertificateNearExpiry",
+        f'({by} ({verify}{{role!="root"}}) or {by} ({proxy})) - time() < {options.certificate_left}',
+        "5m",
+        "warning",
+        "{{ $labels.namespace }}/{{ $labels.workload }} uses a certificate that ends in "
+        "{{ $value | humanizeDuration }}",
+        "`meshscrape verify` or the scrape proxy met it in a handshake. It should have been renewed by now.",
+    )
+    yield Alert(
+        "MeshScraperCertificateNearExpiry",
+        "meshscrape_scrape_proxy_certificate_expiration_timestamp_seconds - time()"
+        f" < {options.certificate_left}",
+        "5m",
+        "critical",
+        "The scraper's certificate for {{ $labels.trust_domain }} ends in {{ $value | humanizeDuration }}",
+        "When it ends, every scrape of that mesh fails at once. See the agent beside Prometheus.",
+    )
+    yield Alert(
+        "MeshRootNearExpiry",
+        f'min by (namespace, workload) ({verify}{{role="root"}}) - time() < {options.root_left}',
+        "5m",
+        "warning",
+        "{{ $labels.namespace }}/{{ $labels.workload }} trusts a root that ends in "
+        "{{ $value | humanizeDuration }}",
+        "Replace it before, in stages: distribute the new root, issue from it, withdraw the old one.",
+    )
 
 
 def _refusals() -> Iterator[Alert]:
@@ -173,10 +200,9 @@ def _refusals() -> Iterator[Alert]:
         "A certificate that is valid in the mesh, but not on the allow list, was used on a secure metrics "
         "port. Envoy's log names it.",
     )
-    identity = "|".join(IDENTITY_REASONS)
     yield _proxy_alert(
         "MeshTargetIdentityRefused",
-        f'reason=~"{identity}"',
+        IDENTITY_REASONS,
         "critical",
         "The scrape proxy refuses {{ $labels.namespace }}/{{ $labels.workload }}: {{ $labels.reason }}",
         "Something else than the expected workload answers at the address of a target. Nothing of it was "
@@ -184,15 +210,24 @@ def _refusals() -> Iterator[Alert]:
     )
     yield _proxy_alert(
         "MeshScrapeProxyRefused",
-        f'reason!~"{identity}"',
+        POLICY_REASONS,
         "warning",
         "The scrape proxy refuses scrapes: {{ $labels.reason }}",
         "`meshscrape explain` says why, and what to do.",
     )
 
+    yield Alert(
+        "MeshScrapeProxyDiscoveryDown",
+        "meshscrape_scrape_proxy_source_up == 0",
+        "5m",
+        "warning",
+        "The scrape proxy cannot read its targets from {{ $labels.source }}",
+        "It goes on with the targets that it knew: new workloads are not scraped, and gone ones are down.",
+    )
 
-def _proxy_alert(name: str, reason: str, severity: str, summary: str, description: str) -> Alert:
-    counter = f"meshscrape_scrape_refusals_total{{{reason}}}"
+
+def _proxy_alert(name: str, reasons: tuple[str, ...], severity: str, summary: str, description: str) -> Alert:
+    counter = f'meshscrape_scrape_refusals_total{{reason=~"{"|".join(reasons)}"}}'
     expression = _seen_lately(counter, "reason, namespace, workload")
     return Alert(name, expression, "0m", severity, summary, description)
 
