@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meshscrape.istio.annotations import (
@@ -16,42 +15,44 @@ from meshscrape.istio.annotations import (
 from meshscrape.kubernetes import objects
 from meshscrape.kubernetes.objects import Manifest, Ref
 from meshscrape.kubernetes.observe import gateways
+from meshscrape.kubernetes.observe.application import application_ports
 from meshscrape.kubernetes.observe.bootstrap import Override, override_of
 from meshscrape.kubernetes.observe.cluster import ASM, GATEWAY_GROUP, Cluster
-from meshscrape.kubernetes.observe.control import Control, is_asm_container, is_istiod, split_ports
+from meshscrape.kubernetes.observe.control import Control, split_ports
 from meshscrape.kubernetes.observe.injection import injection_of
+from meshscrape.kubernetes.observe.kinds import (
+    flavour_of,
+    is_infrastructure,
+    kind_of,
+    owned_by_controller,
+    service_account,
+)
 from meshscrape.kubernetes.observe.legacy import Legacy, LegacyPort
 from meshscrape.kubernetes.observe.model import (
-    ContainerPort,
-    Flavour,
     Injection,
     Kind,
     Mode,
     ObservedWorkload,
 )
-from meshscrape.kubernetes.observe.policies import PeerAuthentications, ProxyConfigs
+from meshscrape.kubernetes.observe.policies import PeerAuthentications
 from meshscrape.kubernetes.observe.proxies import (
     ENVOY,
     LOCALHOST_ONLY,
     MERGED,
     Proxy,
-    annotation_metadata,
     config_annotation,
     injected_revision,
     is_injected,
     is_true,
-    metadata_of,
     port_value,
     proxy_of,
     running_pod,
-    uses_gateway_template,
 )
+from meshscrape.kubernetes.observe.settings import ProxySettings
 from meshscrape.kubernetes.observe.stale import compared
 from meshscrape.kubernetes.versions import UNKNOWN, IstioVersion, image_version
 
-DATAPLANE_MODE = "istio.io/dataplane-mode"
 _OWNERS = ("Deployment", "StatefulSet", "DaemonSet", "CronJob", "Job", "ReplicaSet", "ReplicationController")
-_HTTP = ("http", "http2", "grpc", "grpc-web")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,6 @@ class Found:
     services: tuple[Manifest, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """What the agent's process environment and its ProxyConfig say."""
-
-    env: Mapping[str, str] = field(default_factory=dict)
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
-
-
 class Workloads:
     """Reads all workloads of a cluster."""
 
@@ -85,7 +77,7 @@ class Workloads:
         self.control = control
         root = control.mesh.root_namespace
         self.authentications = PeerAuthentications(cluster, root)
-        self.configs = ProxyConfigs(cluster, root)
+        self.settings = ProxySettings(cluster, control)
         self.legacy = Legacy(cluster, root)
 
     def read(self) -> Iterator[Found]:
@@ -94,7 +86,7 @@ class Workloads:
         found = []
         for ref, manifest, template in self._templates():
             seen.add(ref)
-            if not _is_infrastructure(manifest, template):
+            if not is_infrastructure(manifest, template):
                 found.append(self._workload(ref, manifest, template))
         found += self._unrendered({each.workload.gateway_ref for each in found})
         return iter(sorted(found, key=lambda each: each.workload.ref))
@@ -108,7 +100,7 @@ class Workloads:
                 if template and not objects.dig(manifest.data, "metadata", "ownerReferences"):
                     seen.add(manifest.ref)
                     yield manifest.ref, manifest, template
-                elif template and _owned_by_controller(manifest):
+                elif template and owned_by_controller(manifest):
                     # A controller that is not Kubernetes' own (an operator, istiod) made it.
                     seen.add(manifest.ref)
                     yield manifest.ref, manifest, template
@@ -127,12 +119,12 @@ class Workloads:
         if standing_in and is_injected(objects.annotations(template)):
             injection = self._as_running(injection, namespace, space, template)
         gateway_ref = self._gateway_ref(manifest, template)
-        kind = _kind(manifest, template, proxy, injection, gateway_ref, space)
+        kind = kind_of(manifest, template, proxy, injection, gateway_ref, space)
         if kind in ("gateway-classic", "gateway-api", "waypoint", "asm-gateway"):
             injection = Injection(
                 "controller", True, reason="its Deployment holds the proxy; nothing injects it"
             )
-        settings = self._settings(kind, ref, template, proxy, injection, gateway_ref)
+        settings = self.settings.of(kind, ref, template, proxy, injection, gateway_ref)
         revision = self._revision(injection, template, proxy)
         running = tuple(running_pod(pod) for pod in pods)
         return self._assemble(
@@ -142,13 +134,13 @@ class Workloads:
                     kind=kind,
                     namespace=namespace,
                     name=ref.name,
-                    service_account=_service_account(template),
-                    spiffe_id=self._spiffe_id(namespace, _service_account(template), revision),
+                    service_account=service_account(template),
+                    spiffe_id=self._spiffe_id(namespace, service_account(template), revision),
                     labels=objects.labels(template),
                     annotations=settings.annotations,
                     injection=injection,
                     gateway_ref=gateway_ref,
-                    flavour=_flavour(template, control.flavour),
+                    flavour=flavour_of(template, control.flavour),
                     revision=revision,
                     proxy_metadata=settings.metadata,
                     env=settings.env,
@@ -178,15 +170,15 @@ class Workloads:
         """Fill in what depends on the rest."""
         draft, template = found.workload, found.template
         annotations, env = draft.annotations, draft.env
+        after, now = self._versions(draft, found.proxy)
         override = override_of(
             draft.namespace,
-            annotations if _honours_override(draft) else {},
+            annotations if _honours_override(draft, after) else {},
             env,
             template,
             self.cluster.inventory,
         )
         legacy = self._legacy(draft)
-        after, now = self._versions(draft, found.proxy)
         merged, envoy = port_value(env.get(MERGED)), port_value(env.get(ENVOY))
         native = tuple(port for port in (merged, envoy) if port and after.at_least("1.31") is not False)
         overriding = tuple(each.port for each in override.listeners) if override else ()
@@ -211,7 +203,7 @@ class Workloads:
             hardened=hardened,
             half_hardened=half,
             mtls=self.authentications.of(draft.namespace, draft.labels),
-            container_ports=_container_ports(template, services),
+            container_ports=application_ports(template, services),
             exclude_inbound=self._excluded(draft),
             include_inbound=include,
             intercepted=draft.in_mesh and not draft.is_gateway and _is_captured(annotations, include),
@@ -302,54 +294,6 @@ class Workloads:
             return ref
         return gateways.istio_gateway_of(manifest, self.cluster.inventory)
 
-    def _settings(
-        self,
-        kind: Kind,
-        ref: Ref,
-        template: Mapping[str, Any],
-        proxy: Proxy | None,
-        injection: Injection,
-        gateway_ref: Ref | None,
-    ) -> _Settings:
-        annotations = objects.annotations(template)
-        own_env = proxy.env if proxy else {}
-        gateway = self.cluster.inventory.get(gateway_ref) if gateway_ref else None
-        if gateway is not None and gateway_ref is not None:
-            return self._gateway_settings(gateway, annotations, own_env)
-        if kind in ("ambient", "uninjected"):
-            return _Settings(own_env, annotation_metadata(annotations), annotations)
-        if proxy is not None and proxy.complete:
-            metadata = _written_config(own_env) | annotation_metadata(annotations)
-            if kind == "gateway-classic":
-                metadata = {**self.control.mesh.default_metadata, **metadata}
-            return _Settings(own_env, metadata, annotations)
-        plane = self.control.plane(injection.revision)
-        mesh = plane.mesh if plane else self.control.mesh
-        base = {**mesh.default_metadata, **self.configs.wide(ref.namespace)}
-        selected = self.configs.selecting(ref.namespace, objects.labels(template))
-        written = annotation_metadata(annotations)
-        # For the process environment an object that selects the pod wins; for the bootstrap the annotation.
-        return _Settings(
-            {**base, **written, **selected, **own_env}, {**base, **selected, **written}, annotations
-        )
-
-    def _gateway_settings(
-        self, gateway: Manifest, annotations: Mapping[str, str], own_env: Mapping[str, str]
-    ) -> _Settings:
-        if gateway.ref.group == ASM:
-            pod = {**annotations, **objects.as_mapping(objects.dig(gateway.data, "spec", "podAnnotations"))}
-            env = gateways.istio_gateway_env(gateway)
-            return _Settings(env, {**_written_config(own_env), **annotation_metadata(pod)}, pod)
-        mesh = self.control.mesh
-        overlay = gateways.overlay_of(gateway, self.cluster, mesh.root_namespace)
-        base = {
-            **mesh.default_metadata,
-            **self.configs.wide(gateway.ref.namespace),
-            **self.configs.selecting(gateway.ref.namespace, {gateways.GATEWAY_NAME: gateway.ref.name}),
-        }
-        pod = {**gateways.gateway_annotations(gateway), **overlay.annotations}
-        return _Settings({**base, **overlay.env}, {**base, **annotation_metadata(pod)}, pod)
-
     def _unrendered(self, rendered: set[Ref | None]) -> Iterator[Found]:
         """Gateways whose Deployment is not in the dump: the Gateway stands for it."""
         for gateway in self.cluster.inventory.of_kind("Gateway", GATEWAY_GROUP):
@@ -375,7 +319,7 @@ class Workloads:
                 str(k): str(v)
                 for k, v in objects.as_mapping(objects.dig(gateway.data, "spec", "podLabels")).items()
             }
-        settings = self._gateway_settings(gateway, {}, {})
+        settings = self.settings.of_gateway(gateway, {}, {})
         return self._assemble(
             Found(
                 ObservedWorkload(
@@ -400,76 +344,11 @@ class Workloads:
         )
 
 
-def _owned_by_controller(manifest: Manifest) -> bool:
-    owner = next(
-        (each for each in objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))), None
-    )
-    return objects.dig(owner, "kind") not in ("Deployment", "CronJob", "StatefulSet", "DaemonSet", "Rollout")
-
-
-def _is_infrastructure(manifest: Manifest | None, template: Mapping[str, Any]) -> bool:
-    """Istio's own parts, which are no workloads of the mesh: istiod, ztunnel, the CNI agent, agentgateway."""
-    if manifest is not None and is_istiod(manifest):
-        return True
-    if objects.labels(template).get("app") in ("ztunnel", "istiod") or is_agentgateway(template):
-        return True
-    return objects.labels(template).get("k8s-app") == "istio-cni-node"
-
-
-def is_agentgateway(template: Any) -> bool:
-    """Whether a managed gateway runs agentgateway, which has no Envoy."""
-    proxy = proxy_of(template)
-    return proxy is not None and gateways.AGENTGATEWAY in proxy.image.rpartition("/")[2]
-
-
-def _kind(
-    manifest: Manifest | None,
-    template: Mapping[str, Any],
-    proxy: Proxy | None,
-    injection: Injection,
-    gateway_ref: Ref | None,
-    space: Mapping[str, str],
-) -> Kind:
-    labels, annotations = objects.labels(template), objects.annotations(template)
-    role = proxy.role if proxy else ""
-    if gateway_ref is not None and gateway_ref.kind == "IstioGateway":
-        return "asm-gateway"
-    managed = {**(objects.labels(manifest.data) if manifest else {}), **labels}.get(gateways.MANAGED, "")
-    if managed or gateway_ref is not None:
-        return "waypoint" if role == "waypoint" or "mesh-controller" in managed else "gateway-api"
-    if role == "router" and proxy is not None and proxy.complete and not is_injected(annotations):
-        return "gateway-classic"
-    if role == "router" or (injection.injected and uses_gateway_template(annotations)):
-        return "gateway-injected"
-    if injection.injected:
-        return "sidecar"
-    if labels.get(DATAPLANE_MODE, space.get(DATAPLANE_MODE)) == "ambient":
-        return "ambient"
-    return "uninjected"
-
-
-def _service_account(template: Any) -> str:
-    spec = objects.dig(template, "spec")
-    return str(objects.dig(spec, "serviceAccountName") or objects.dig(spec, "serviceAccount") or "default")
-
-
-def _flavour(template: Any, flavour: Flavour) -> Flavour:
-    return "asm" if any(is_asm_container(each) for each in objects.containers(template)) else flavour
-
-
-def _written_config(env: Mapping[str, str]) -> dict[str, str]:
-    """The proxyMetadata in PROXY_CONFIG, which the injection template wrote."""
-    try:
-        return metadata_of(objects.as_mapping(json.loads(env.get("PROXY_CONFIG", "{}"))))
-    except ValueError:
-        return {}
-
-
-def _honours_override(workload: ObservedWorkload) -> bool:
+def _honours_override(workload: ObservedWorkload, after: IstioVersion) -> bool:
     """Whether the annotation bootstrapOverride does anything: only the injector reads it."""
-    if workload.kind == "sidecar":
-        return True
-    return workload.kind == "gateway-injected"
+    if workload.kind == "gateway-injected":
+        return after.at_least("1.27") is not False
+    return workload.kind == "sidecar"
 
 
 def _hardened(workload: ObservedWorkload, after: IstioVersion) -> tuple[bool, str]:
@@ -503,41 +382,3 @@ def _mode(native: bool, bootstrap: bool, legacy: bool) -> Mode:
     if legacy:
         found.append("legacy")
     return found[0] if len(found) == 1 else "mixed" if found else "none"
-
-
-def _container_ports(template: Any, services: tuple[Manifest, ...]) -> tuple[ContainerPort, ...]:
-    found: dict[int, ContainerPort] = {}
-    named: dict[str, int] = {}
-    for container in objects.containers(template):
-        if container.get("name") == "istio-proxy":
-            continue
-        for port in objects.as_list(container.get("ports")):
-            number = objects.dig(port, "containerPort")
-            if isinstance(number, int) and objects.dig(port, "protocol", default="TCP") == "TCP":
-                name = str(objects.dig(port, "name", default=""))
-                found.setdefault(number, ContainerPort(number, name))
-                named.setdefault(name, number)
-    for service in services:
-        for port in objects.as_list(objects.dig(service.data, "spec", "ports")):
-            target = objects.dig(port, "targetPort", default=objects.dig(port, "port"))
-            number = target if isinstance(target, int) else named.get(str(target))
-            if number is not None:
-                found[number] = _service_port(number, found.get(number), port)
-    return tuple(found[number] for number in sorted(found))
-
-
-def _service_port(number: int, known: ContainerPort | None, port: Any) -> ContainerPort:
-    name = str(objects.dig(port, "name", default=""))
-    spelled = str(objects.dig(port, "appProtocol") or name.partition("-")[0] or "").lower()
-    protocol = "auto" if not spelled else "tcp"
-    if spelled.removeprefix("kubernetes.io/") in (*_HTTP, "h2c", "ws"):
-        protocol = "http"
-    elif not objects.dig(port, "appProtocol") and spelled not in _KNOWN_PREFIXES:
-        protocol = "auto"
-    known_name = known.name if known else ""
-    if protocol == "http":
-        return ContainerPort(number, known_name, "http", name)
-    return ContainerPort(number, known_name, "tcp" if protocol == "tcp" else "auto", name)
-
-
-_KNOWN_PREFIXES = (*_HTTP, "tcp", "tls", "https", "mongo", "mysql", "redis", "udp")

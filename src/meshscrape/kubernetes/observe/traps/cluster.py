@@ -41,7 +41,7 @@ def _namespace(namespace: str, labels: Mapping[str, str]) -> Iterator[Pitfall]:
             "warning",
             Ref("", "Namespace", "", namespace),
             f"It has both {NAMESPACE_LABEL}={labels[NAMESPACE_LABEL]} and {REVISION_LABEL}="
-            f"{labels[REVISION_LABEL]}: the former wins, so the revision {labels[REVISION_LABEL]} does not inject.",
+            f"{labels[REVISION_LABEL]}: the former wins, so that revision does not inject.",
             f"Remove one of the two (kubectl label namespace {namespace} {NAMESPACE_LABEL}-).",
         )
 
@@ -93,8 +93,8 @@ def _pods(found: Found) -> Iterator[Pitfall]:
             "pods-stale",
             "warning",
             workload.ref,
-            f"{len(workload.stale)} of {len(workload.running)} pods run with an older configuration ({shown}): "
-            f"{'; '.join(reasons)}. A changed annotation does nothing until pods are recreated.",
+            f"{len(workload.stale)} of {len(workload.running)} pods run with an older configuration "
+            f"({shown}): {'; '.join(reasons)}. A changed annotation does nothing until pods are recreated.",
             f"kubectl -n {workload.namespace} rollout restart {workload.ref.kind.lower()}/{workload.name}"
             if workload.ref.kind in ("Deployment", "StatefulSet", "DaemonSet")
             else "Recreate the pods.",
@@ -229,7 +229,8 @@ def _planes(view: View) -> Iterator[Pitfall]:
                 "version-contradicts",
                 "info",
                 None,
-                f"--istio-version says {given}, but {plane.version_source} says {plane.version}: the objects win.",
+                f"--istio-version says {given}, but {plane.version_source} says {plane.version}: the objects "
+                "win.",
                 "Leave the option out, or give a dump of the cluster that you mean.",
             )
     mixed = sorted(
@@ -240,7 +241,8 @@ def _planes(view: View) -> Iterator[Pitfall]:
             "versions-mixed",
             "info",
             None,
-            f"Proxies of several versions run: {', '.join(mixed)}. What a workload can do is decided by its own.",
+            f"Proxies of several versions run: {', '.join(mixed)}. What a workload can do is decided by the "
+            "version of its own.",
             "Restart what is old after an upgrade; see the versions of each workload.",
         )
 
@@ -263,7 +265,7 @@ def _ambient(view: View) -> Iterator[Pitfall]:
             "info",
             Ref("", "Namespace", "", namespace),
             f"{count} workloads are in ambient mode: they have no sidecar, and their prometheus.io "
-            "annotations are their application's own. Waypoints are managed gateways and are planned as such.",
+            "annotations are their application's own. Waypoints are managed gateways, and planned as such.",
             "Out of scope without a sidecar.",
         )
 
@@ -277,7 +279,8 @@ def _asm(view: View) -> Iterator[Pitfall]:
             "This is a data plane of Alibaba Cloud Service Mesh: the control plane is outside the cluster, "
             "and Istio's objects go to ASM's own API server, unless access through the cluster's is on. "
             "What is planned for ASM could not be run here.",
-            "Apply Istio's objects with ASM's kubeconfig and the rest with the cluster's; try one workload first.",
+            "Apply Istio's objects with ASM's kubeconfig and the rest with the cluster's; try one workload "
+            "first.",
         )
     for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM):
         yield Pitfall(
@@ -295,7 +298,10 @@ def _asm(view: View) -> Iterator[Pitfall]:
 def _arms(scraper: Scraper, view: View) -> Pitfall:
     version = _arms_version(scraper, view)
     if version is None:
-        text = "Its version is that of the Helm chart ack-arms-prometheus, which these objects do not tell (the image's tag is another number)"
+        text = (
+            "Its version is that of the Helm chart ack-arms-prometheus, which these objects do not tell (the "
+            "image's tag is another number)"
+        )
     elif version >= _ARMS_NEEDED:
         text = f"Its chart is {'.'.join(map(str, version))}, which can scrape over mTLS (from 1.1.20 on)"
     else:

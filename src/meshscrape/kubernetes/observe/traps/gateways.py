@@ -107,7 +107,7 @@ def _parameters(gateway: Manifest, view: View) -> Iterator[Pitfall]:
             "gateway-parameters-missing",
             "error",
             gateway.ref,
-            f"infrastructure.parametersRef leads to no ConfigMap among these objects ({ref or 'another kind'}). "
+            f"infrastructure.parametersRef leads to no ConfigMap among these objects ({ref or 'no such'}). "
             "If it is missing in the cluster too, istiod renders nothing for this Gateway any more.",
             'Create the ConfigMap, or correct the reference (group "", kind ConfigMap).',
         )

@@ -73,8 +73,8 @@ def _undeclared_ports(monitor: Manifest) -> Iterator[Pitfall]:
                 "monitor-port-undeclared",
                 "error",
                 monitor.ref,
-                f"The endpoint selects port {found[0]}, which no sidecar declares as a container port: it has "
-                "no targets.",
+                f"The endpoint selects port {found[0]}, which no sidecar declares as a container port: it "
+                "has no targets.",
                 "Select the declared port http-envoy-prom and rewrite __address__ by relabelings.",
             )
 
@@ -116,7 +116,7 @@ def _selection(monitor: Manifest, servers: list[Manifest], view: View) -> Iterat
             "warning",
             monitor.ref,
             "No Prometheus object selects it, by its labels and namespace: it does nothing.",
-            f"Give it the labels that {word}Selector asks for, in a namespace that {word}NamespaceSelector takes.",
+            f"Give it the labels that {word}Selector asks for, in a namespace of {word}NamespaceSelector.",
         )
     spec = objects.as_mapping(monitor.data.get("spec"))
     for taker in takers:
@@ -159,7 +159,8 @@ def _denied_files(monitor: Manifest, server: Manifest) -> Iterator[Pitfall]:
             "monitor-files-denied",
             "error",
             monitor.ref,
-            f"{server.ref} has arbitraryFSAccessThroughSMs.deny: a monitor with certificate files is rejected.",
+            f"{server.ref} has arbitraryFSAccessThroughSMs.deny: a monitor with certificate files is "
+            "rejected.",
             "Put the files into a scrapeClass, which is not affected.",
         )
 
@@ -211,9 +212,9 @@ def _wanted(scraper: Scraper, view: View) -> set[str]:
             if role == "endpointslice":
                 wanted.add("endpointslices")
     server = view.cluster.inventory.get(scraper.ref)
-    if scraper.kind == "operator" and server is not None and wanted:
-        if objects.dig(server.data, "spec", "serviceDiscoveryRole") == "EndpointSlice":
-            wanted.add("endpointslices")
+    slices = objects.dig(server.data if server else None, "spec", "serviceDiscoveryRole") == "EndpointSlice"
+    if scraper.kind == "operator" and slices and wanted:
+        wanted.add("endpointslices")
     return wanted
 
 

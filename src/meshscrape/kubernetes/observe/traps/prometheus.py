@@ -229,8 +229,8 @@ def _verdicts(job: Job, plain: list[Labels]) -> Iterator[tuple[str, str, str]]:
     if any(target["__metrics_path__"] != MERGED_PATH for target in plain):
         yield (
             "relabel-path",
-            f"{name} scrapes {plain[0]['__metrics_path__']} where a pod has no prometheus.io/path: Envoy's "
-            "secure port has no such path, and the target is down.",
+            f"{name} scrapes {plain[0]['__metrics_path__']} where a pod has no prometheus.io/path: only "
+            "Istio's own 15092 serves that; on 15091, and on listeners with exact paths, the target is down.",
             f"Set metrics_path: {MERGED_PATH} and let the annotation override it.",
         )
     broken = _scraped(job, _example(ip="2001:db8::1"))
@@ -286,7 +286,7 @@ def _example(phase: str = "Running", ip: str = "192.0.2.7", native: bool = False
                 "prometheus.io/scrape": "true",
             },
         },
-        "spec": {"containers": [app] if native else [app, proxy], "initContainers": [proxy] if native else []},
+        "spec": {"containers": [app], "initContainers": [proxy]} if native else {"containers": [app, proxy]},
         "status": {"phase": phase, "podIP": ip},
     }  # fmt: skip
     return Manifest(Ref("", "Pod", "example", "app-5d8f6c7b9-x2x4z"), data)

@@ -45,8 +45,8 @@ def _dark_or_twice(workload: ObservedWorkload, consumers: list[Consumer]) -> Ite
             "dark-after-hardening",
             "error",
             workload.ref,
-            f"The plaintext ports are closed (METRICS_LOCALHOST_ACCESS_ONLY), but {names} still scrapes them: "
-            "these targets are down.",
+            f"The plaintext ports are closed (METRICS_LOCALHOST_ACCESS_ONLY), but {names} still scrapes "
+            "them: these targets are down.",
             "Remove the workload from that job, or let it scrape the secure port.",
         )
     elif plain and secure:
@@ -86,7 +86,8 @@ def _refused(workload: ObservedWorkload, consumer: Consumer, number: int) -> Pit
         "plaintext-under-strict",
         "error",
         workload.ref,
-        f"{consumer.name} scrapes port {number} in plain text, but mTLS is STRICT there: the sidecar refuses it.",
+        f"{consumer.name} scrapes port {number} in plain text, but mTLS is STRICT there: the sidecar refuses "
+        "it.",
         "Let the agent merge these metrics (prometheus.io annotations) and scrape the merged secure port.",
     )
 
@@ -99,9 +100,9 @@ def _over_tls(
             "application-port-permissive",
             "error",
             workload.ref,
-            f"{consumer.name} scrapes the application's port {port.number} over TLS, but mTLS is {mode} there: "
-            "the sidecar takes mTLS only with Istio's ALPN, which Prometheus does not send, and passes the "
-            "TLS on to the application.",
+            f"{consumer.name} scrapes the application's port {port.number} over TLS, but mTLS is {mode} "
+            "there: the sidecar takes mTLS only with Istio's ALPN, which Prometheus does not send, and "
+            "passes the TLS on to the application.",
             "Set STRICT for that port, or scrape the merged secure port (15092) instead.",
         )
     elif port.protocol != "http":
@@ -110,7 +111,7 @@ def _over_tls(
             "error",
             workload.ref,
             f"{consumer.name} scrapes port {port.number} over mTLS, but for Istio it is not HTTP "
-            f"(Service port {port.service_port_name or 'without a name'!r}): Prometheus negotiates HTTP/2, which "
-            "is passed on as it is, and the application does not understand it.",
+            f"(Service port {port.service_port_name or 'without a name'!r}): Prometheus negotiates HTTP/2, "
+            "which is passed on as it is, and the application does not understand it.",
             "Name the Service's port http-…, or set appProtocol: http (or enable_http2: false in the job).",
         )
