@@ -58,7 +58,11 @@ class MeshWorkload:
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """The mesh to verify. `prometheus_url` is empty when it has no Prometheus."""
+    """The mesh to verify. `prometheus_url` is empty when it has no Prometheus.
+
+    `scrape_proxy` is `host:port` of the proxy that Prometheus scrapes through, empty when there is none;
+    `proxy_token` is the file with its bearer token.
+    """
 
     trust_domain: str
     ca_address: str
@@ -66,6 +70,8 @@ class Mesh:
     prometheus_url: str
     prometheus_workload: str
     workloads: tuple[MeshWorkload, ...]
+    scrape_proxy: str = ""
+    proxy_token: str = ""
 
     def workload(self, title: str) -> MeshWorkload:
         """The workload NAMESPACE/NAME; InputError when there is none."""
@@ -83,6 +89,7 @@ def parse_mesh(status: Mapping[str, object]) -> Mesh:
         raise InputError(f"this is {seen}, not {API_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
     authority = _mapping(status, "ca")
     prometheus = _mapping(status, "prometheus") if status.get("prometheus") else {}
+    proxy = _mapping(status, "scrapeProxy") if status.get("scrapeProxy") else {}
     listed = _list(status, "workloads")
     return Mesh(
         trust_domain=_text(status, "trustDomain"),
@@ -91,6 +98,8 @@ def parse_mesh(status: Mapping[str, object]) -> Mesh:
         prometheus_url=_text(prometheus, "url", ""),
         prometheus_workload=_text(prometheus, "workload", ""),
         workloads=tuple(_workload(_as_mapping(each, "workloads")) for each in listed),
+        scrape_proxy=_text(proxy, "address", "").removeprefix("http://").rstrip("/"),
+        proxy_token=_text(proxy, "tokenFile", ""),
     )
 
 

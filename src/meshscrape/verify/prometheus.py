@@ -9,12 +9,14 @@ from time import monotonic
 from typing import Any
 from urllib.parse import urlencode
 
+import yaml
+
 from meshscrape.errors import UnavailableError
 from meshscrape.system.http_client import FetchLimits, fetch_stream
 from meshscrape.verify import targets
 from meshscrape.verify.findings import CheckResult
 from meshscrape.verify.mesh import Mesh
-from meshscrape.verify.targets import ScrapeTarget, WantedSeries
+from meshscrape.verify.targets import ScrapeJob, ScrapeTarget, Scraping, WantedSeries
 
 _LIMITS = FetchLimits(connect=3.0, read=10.0, total=20.0, body_bytes=1 << 26)
 _REMEDY = "see that Prometheus runs"
@@ -26,11 +28,33 @@ async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
     data = await _api(url, "targets", {"state": "active"})
     try:
         return tuple(
-            ScrapeTarget(each["scrapeUrl"], each["health"], each.get("lastError", ""), each["labels"])
+            ScrapeTarget(
+                each["scrapeUrl"],
+                each["health"],
+                each.get("lastError", ""),
+                each["labels"],
+                str(each.get("scrapePool") or each["labels"].get("job", "")),
+            )
             for each in data["activeTargets"]
         )
     except (KeyError, TypeError):
         raise UnavailableError("this is no list of targets", where=url, remedy=_REMEDY) from None
+
+
+async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
+    """The scrape jobs that the Prometheus at `url` runs, by name; UnavailableError when it does not say."""
+    data = await _api(url, "status/config", {})
+    try:
+        config = yaml.safe_load(data["yaml"])
+        return {each["job_name"]: _job(each) for each in config.get("scrape_configs") or ()}
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError):
+        raise UnavailableError("this is no configuration", where=url, remedy=_REMEDY) from None
+
+
+async def scraping(mesh: Mesh) -> Scraping:
+    """What the mesh's Prometheus scrapes, and how."""
+    active = await active_targets(mesh.prometheus_url)
+    return Scraping(active, await scrape_jobs(mesh.prometheus_url), mesh.scrape_proxy)
 
 
 async def count_series(url: str, query: str) -> int:
@@ -55,19 +79,25 @@ async def check_prometheus(
             results = await _look(mesh, wanted)
         except UnavailableError as error:
             results = targets.unable(mesh.prometheus_workload, str(error))
-        if all(each.outcome == "passed" for each in results) or monotonic() >= deadline:
+        if all(each.outcome in ("passed", "noted") for each in results) or monotonic() >= deadline:
             return results
         waiting("waiting for Prometheus")
         await asyncio.sleep(_LOOK)
 
 
 async def _look(mesh: Mesh, series: Sequence[WantedSeries]) -> tuple[CheckResult, ...]:
-    active = await active_targets(mesh.prometheus_url)
-    results = [targets.judge_target(wanted, active) for wanted in targets.wanted_targets(mesh)]
-    results.append(targets.judge_schemes(mesh, active, mesh.prometheus_workload))
+    seen = await scraping(mesh)
+    results = [targets.judge_target(wanted, seen) for wanted in targets.wanted_targets(mesh)]
+    results += [targets.judge_schemes(mesh, seen), targets.judge_identities(mesh, seen)]
     for wanted in series:
         results.append(targets.judge_series(wanted, await count_series(mesh.prometheus_url, wanted.query)))
     return tuple(results)
+
+
+def _job(config: dict[str, Any]) -> ScrapeJob:
+    proxy = str(config.get("proxy_url") or "").removeprefix("http://").rstrip("/")
+    tls = config.get("tls_config") or {}
+    return ScrapeJob(proxy, tls.get("insecure_skip_verify") is True)
 
 
 async def _api(url: str, name: str, parameters: dict[str, str]) -> Any:

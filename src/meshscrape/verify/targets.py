@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshscrape.scrape.targets import MERGED_JOB, STATS_PATH
 from meshscrape.verify.findings import CheckResult, Severity
@@ -29,13 +29,17 @@ class PrometheusCheck:
 
 CHECKS: Mapping[str, PrometheusCheck] = {
     "prometheus-target": PrometheusCheck(
-        "Prometheus has this target over https and reports it up",
+        "Prometheus has this target, over https or through the scrape proxy, and reports it up",
         "see its error on Prometheus's page of targets; `meshscrape prometheus-config` writes the jobs",
         "broken",
     ),
     "prometheus-scheme": PrometheusCheck(
         "Prometheus scrapes no address of the mesh over plain http",
         "remove the job that does; use the jobs of `meshscrape prometheus-config`", "hole",
+    ),
+    "prometheus-identity": PrometheusCheck(
+        "every target's SPIFFE ID is checked: no job reads the mesh with insecure_skip_verify",
+        "scrape through the scrape proxy: use the jobs of `meshscrape prometheus-config`", "hole",
     ),
     "application-series": PrometheusCheck(
         "a query returns the application's series with the workload's labels",
@@ -46,12 +50,43 @@ CHECKS: Mapping[str, PrometheusCheck] = {
 
 @dataclass(frozen=True, slots=True)
 class ScrapeTarget:
-    """An active target as Prometheus reports it."""
+    """An active target as Prometheus reports it; `job` is the name of its scrape job."""
 
     url: str
     health: str
     error: str
     labels: Mapping[str, str]
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeJob:
+    """A scrape job as Prometheus runs it: its proxy (`host:port` or empty), and whether it skips verifying."""
+
+    proxy: str = ""
+    unverified: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scraping:
+    """Prometheus's targets and jobs; `proxy` is the mesh's scrape proxy (`host:port`), empty for none."""
+
+    targets: Sequence[ScrapeTarget]
+    jobs: Mapping[str, ScrapeJob]
+    proxy: str = ""
+
+    def proxied(self, target: ScrapeTarget) -> bool:
+        """Whether a target is read through the mesh's scrape proxy, so that plain http stays on this machine.
+
+        An https:// target would be tunnelled through a proxy, not read by it.
+        """
+        job = self.jobs.get(target.job, ScrapeJob())
+        return bool(self.proxy) and job.proxy == self.proxy and target.url.startswith("http://")
+
+    def unverified(self, target: ScrapeTarget) -> bool:
+        """Whether Prometheus believes whoever answers at the target's address."""
+        job = self.jobs.get(target.job, ScrapeJob())
+        return target.url.startswith("https://") and job.unverified
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,33 +125,61 @@ def wanted_series(workload: MeshWorkload, names: Iterable[str]) -> tuple[WantedS
     )
 
 
-def judge_target(wanted: WantedTarget, seen: Sequence[ScrapeTarget]) -> CheckResult:
+def judge_target(wanted: WantedTarget, seen: Scraping) -> CheckResult:
     """Whether Prometheus has the wanted target, and up."""
-    found = [each for each in seen if each.url == wanted.url]
+    name, found = "prometheus-target", target_of(wanted, seen)
     if not found:
-        return _result("prometheus-target", wanted.workload, wanted.target, f"no active target {wanted.url}")
+        return _result(name, wanted.workload, wanted.target, f"no active target {wanted.url}")
     worst = next((each for each in found if each.health != "up"), None)
     if worst is None:
-        return _passed("prometheus-target", wanted.workload, wanted.target, f"{wanted.url} is up")
+        through = " through the scrape proxy" if seen.proxied(found[0]) else ""
+        return _passed(name, wanted.workload, wanted.target, f"{found[0].url} is up{through}")
     reason = f": {printable(worst.error, 200)}" if worst.error else ""
-    return _result(
-        "prometheus-target", wanted.workload, wanted.target, f"{wanted.url} is {worst.health}{reason}"
-    )
+    return _result(name, wanted.workload, wanted.target, f"{worst.url} is {worst.health}{reason}")
 
 
-def judge_schemes(mesh: Mesh, seen: Sequence[ScrapeTarget], prometheus: str) -> CheckResult:
+def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
+    """Prometheus's targets that read what is wanted, securely."""
+    plain = "http://" + wanted.url.removeprefix("https://")
+    return [
+        each for each in seen.targets if each.url == wanted.url or (each.url == plain and seen.proxied(each))
+    ]
+
+
+def judge_schemes(mesh: Mesh, seen: Scraping) -> CheckResult:
     """Whether any target reads an address of the mesh without TLS."""
-    addresses = {address for each in mesh.workloads for address in (*each.addresses, each.inside_address)}
     plain = sorted(
-        {each.url for each in seen if not each.url.startswith("https://") and _host(each.url) in addresses}
+        {
+            each.url
+            for each in _of_mesh(mesh, seen)
+            if not each.url.startswith("https://") and not seen.proxied(each)
+        }
     )
     if plain:
-        return _result(
-            "prometheus-scheme", prometheus, "", f"plain targets: {printable(', '.join(plain), 300)}"
-        )
-    return _passed(
-        "prometheus-scheme", prometheus, "", f"{len(seen)} active targets, none of the mesh over http"
-    )
+        shown = f"plain targets: {printable(', '.join(plain), 300)}"
+        return _result("prometheus-scheme", mesh.prometheus_workload, "", shown)
+    words = f"{len(seen.targets)} active targets, none of the mesh over plain http"
+    return _passed("prometheus-scheme", mesh.prometheus_workload, "", words)
+
+
+def judge_identities(mesh: Mesh, seen: Scraping) -> CheckResult:
+    """Whether every target's SPIFFE ID is checked; without a scrape proxy nobody could, which is a note."""
+    name, prometheus = "prometheus-identity", mesh.prometheus_workload
+    blind = [each for each in _of_mesh(mesh, seen) if seen.unverified(each)]
+    if not blind:
+        checked = sum(1 for each in seen.targets if seen.proxied(each))
+        return _passed(name, prometheus, "", f"{checked} targets through the scrape proxy, none unverified")
+    jobs = ", ".join(sorted({each.job for each in blind}))
+    words = f"{len(blind)} targets of the jobs {printable(jobs)} with insecure_skip_verify"
+    failed = _result(name, prometheus, "", words)
+    return failed if seen.proxy else replace(failed, outcome="noted")
+
+
+def _of_mesh(mesh: Mesh, seen: Scraping) -> list[ScrapeTarget]:
+    """Targets at addresses of the mesh; Prometheus's own inside address is its localhost."""
+    addresses = {address for each in mesh.workloads for address in each.addresses}
+    addresses |= {each.inside_address for each in mesh.workloads if each.title != mesh.prometheus_workload}
+    return [each for each in seen.targets if _host(each.url) in addresses]
 
 
 def judge_series(wanted: WantedSeries, found: int) -> CheckResult:
