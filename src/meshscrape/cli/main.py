@@ -18,6 +18,7 @@ VERBS = {
     "listeners": "Show the listeners of a workload, read from its running Envoy.",
     "observe": "Tell from manifests or a dump what a cluster has, and what will bite.",
     "plan": "Tell what must change in a cluster, as a readable diff.",
+    "proxy": "Run the scrape proxy beside a Prometheus: it checks whom it scrapes.",
     "prometheus-config": "Write the scrape jobs for Prometheus.",
     "render": "Write the changed objects as files for GitOps.",
     "rules": "Write the alerting rules.",

@@ -72,10 +72,19 @@ class _ReportHandler(logging.Handler):
 @click.option(
     "--scrape-interval", metavar="DURATION", help="How often Prometheus scrapes. [default: 5s, --check: 1s]"
 )
+@click.option(
+    "--direct",
+    is_flag=True,
+    help="Let Prometheus scrape by itself, without the scrape proxy: nobody checks whom it scrapes.",
+)
 def command(
-    mesh: Path | None, state: Path | None, check: bool, quiet: bool, output: str, scrape_interval: str | None
-) -> int:
+    mesh: Path | None, state: Path | None, check: bool, quiet: bool, output: str,
+    scrape_interval: str | None, direct: bool,
+) -> int:  # fmt: skip
     """Start the mesh that the manifest MESH declares (default: the example) and keep it until Ctrl-C.
+
+    Prometheus scrapes through the scrape proxy, which checks every target's SPIFFE ID; that is why its
+    targets read http://: it asks the proxy on this machine, and mutual TLS begins there.
 
     The manifest is followed: workloads come and go as it is edited. Exit codes: 0 stopped after it was ready
     (--check: nothing found), 1 --check found something, 2 could not run, 130 or 143 interrupted before.
@@ -84,7 +93,7 @@ def command(
     if not 0.1 <= interval <= 3600:
         raise InputError("out of range", where="--scrape-interval", remedy="use 100ms to 1h")
     # The example's own traffic is for people to watch and for verify to have something to read.
-    options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None)
+    options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None, direct=direct)
     asked = UpOptions(options, state_path(state), check, quiet, output)
     logging.basicConfig(level=logging.WARNING, handlers=[_ReportHandler(asked)])
     return asyncio.run(_until_signal(_check if check else _show, asked))

@@ -61,3 +61,25 @@ TRAFFIC_BREAKER = Breaker(connections=TRAFFIC_CONNECTIONS, pending=TRAFFIC_CONNE
 
 LOCAL_CONNECT_TIMEOUT = 1.0
 MESH_CONNECT_TIMEOUT = 5.0
+
+# The scrape proxy. Towards its targets it gives connections up before they do (IDLE_TIMEOUT,
+# CONNECTION_DURATION), so that no scrape meets the end of its connection; towards the scraper, later than
+# Prometheus may need them at usual intervals.
+PROXY_IDLE_TIMEOUT = IDLE_TIMEOUT - 5.0
+PROXY_CONNECTION_DURATION = CONNECTION_DURATION - 10.0
+# Twice this, as a broken connection is tried again, is less than Prometheus's default patience of 10 s.
+PROXY_CONNECT_TIMEOUT = 3.0
+PROXY_BREAKER = Breaker(connections=2**16, pending=2**16, requests=2**16, retries=64)
+PROXY_CONNECTIONS = 4096
+PROXY = HttpLimits(
+    headers_kb=8,
+    headers_count=50,
+    streams=1,
+    headers_timeout=5.0,
+    request_timeout=10.0,
+    stream_idle_timeout=SCRAPE_TIMEOUT + 5.0,
+    idle_timeout=120.0,
+    stream_duration=None,
+    connection_duration=None,
+    drain_timeout=1.0,
+)

@@ -29,12 +29,28 @@ def scrapers_filter(scrapers: Sequence[Scraper]) -> Resource:
     return typed(_RBAC, matcher=rules)
 
 
-def scrapers_resource(name: str, scrapers: Sequence[Scraper]) -> Resource:
-    """The content of the ECDS file: the filter `name`, as `watched_filter` expects it."""
-    extension = typed(
-        "envoy.config.core.v3.TypedExtensionConfig", name=name, typed_config=scrapers_filter(scrapers)
-    )
+def bearer_filter(tokens: Sequence[str]) -> Resource:
+    """The RBAC filter that lets requests with one of the bearer `tokens` in and refuses all others with 403.
+
+    The whole `authorization` header is compared; several such headers count as one, joined by commas.
+    """
+    headers = [
+        {"header": {"name": "authorization", "string_match": {"exact": f"Bearer {token}"}}}
+        for token in tokens
+    ]
+    policy = {"permissions": headers, "principals": [{"any": True}]}
+    return typed(_RBAC, rules={"action": "ALLOW", "policies": {"token": policy} if headers else {}})
+
+
+def filter_resource(name: str, config: Resource) -> Resource:
+    """The content of the ECDS file: the filter `name` with `config`, as `watched_filter` expects it."""
+    extension = typed("envoy.config.core.v3.TypedExtensionConfig", name=name, typed_config=config)
     return {"resources": [extension]}
+
+
+def scrapers_resource(name: str, scrapers: Sequence[Scraper]) -> Resource:
+    """The ECDS file with the allow list."""
+    return filter_resource(name, scrapers_filter(scrapers))
 
 
 def watched_filter(name: str, path: str) -> Resource:

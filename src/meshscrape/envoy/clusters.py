@@ -11,11 +11,12 @@ _OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """How much one cluster may carry at once: connections, requests waiting for one, requests."""
+    """How much one cluster may carry at once: connections, requests waiting for one, requests, retries."""
 
     connections: int
     pending: int
     requests: int
+    retries: int = 0
 
 
 def static_cluster(
@@ -44,10 +45,53 @@ def static_cluster(
     return cluster
 
 
+def addressed_cluster(
+    name: str,
+    transport_socket: Resource,
+    breaker: Breaker,
+    *,
+    connect_timeout: float,
+    idle_timeout: float,
+    connection_duration: float,
+    requests_per_connection: int = 0,
+) -> Resource:
+    """A cluster that connects to the address (`IP:port`) in the request's `:authority`.
+
+    It goes wherever it is told: only routes that match an exact authority may lead to it. Connections are
+    kept for `idle_timeout` seconds and used for at most `connection_duration` seconds, and
+    `requests_per_connection` requests if that is not 0. `connect_timeout` includes TLS.
+    """
+    common: Resource = {
+        "idle_timeout": seconds(idle_timeout),
+        "max_connection_duration": seconds(connection_duration),
+    }
+    if requests_per_connection:
+        common["max_requests_per_connection"] = requests_per_connection
+    options = typed(
+        _OPTIONS,
+        common_http_protocol_options=common,
+        explicit_http_config={"http_protocol_options": {}},
+    )
+    return typed(
+        "envoy.config.cluster.v3.Cluster",
+        name=name,
+        type="ORIGINAL_DST",
+        lb_policy="CLUSTER_PROVIDED",
+        original_dst_lb_config={"use_http_header": True, "http_header_name": ":authority"},
+        # How long an address is remembered after its last request: longer than its connections are kept.
+        cleanup_interval=seconds(2 * idle_timeout),
+        connect_timeout=seconds(connect_timeout),
+        circuit_breakers={"thresholds": [_thresholds(breaker)]},
+        per_connection_buffer_limit_bytes=1 << 20,
+        transport_socket=transport_socket,
+        typed_extension_protocol_options={_OPTIONS: options},
+    )
+
+
 def _thresholds(breaker: Breaker) -> Resource:
     return {
         "max_connections": breaker.connections,
         "max_pending_requests": breaker.pending,
         "max_requests": breaker.requests,
-        "max_retries": 0,
+        "max_retries": breaker.retries,
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from meshscrape.envoy.values import Resource, seconds, typed
+from meshscrape.envoy.routes import WatchedRoutes
+from meshscrape.envoy.values import Resource, file_source, seconds, typed
 
 _FILTERS = "envoy.extensions.filters.http"
 _COMPRESSION = "envoy.extensions.compression"
@@ -35,11 +36,12 @@ class Manager:
 
     `client_certificate` sets `x-forwarded-client-cert` anew; otherwise the header is removed. `upgrades`
     names protocols such as `websocket`. `server` is the `server` header; None passes the application's on.
-    `absolute_form` accepts requests that spell the target as a whole URI, as proxies do.
+    `absolute_form` accepts requests that spell the target as a whole URI, as proxies do. `routes` is a route
+    configuration, or a `routes.WatchedRoutes`. `codec` is AUTO, or HTTP1 for a port that never speaks HTTP/2.
     """
 
     name: str
-    routes: Resource
+    routes: Resource | WatchedRoutes
     limits: HttpLimits
     filters: tuple[Resource, ...] = ()
     replies: tuple[Resource, ...] = ()
@@ -49,6 +51,7 @@ class Manager:
     upgrades: tuple[str, ...] = ()
     absolute_form: bool = False
     request_ids: bool = False
+    codec: str = "AUTO"
 
 
 def connection_manager(manager: Manager) -> Resource:
@@ -56,16 +59,22 @@ def connection_manager(manager: Manager) -> Resource:
     return typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=manager.name,
-        codec_type="AUTO",
-        route_config=manager.routes,
+        codec_type=manager.codec,
         http_filters=[*manager.filters, router()],
         local_reply_config={"mappers": list(manager.replies)},
         access_log=list(manager.access_log),
         upgrade_configs=[{"upgrade_type": name} for name in manager.upgrades],
+        **_routes(manager.routes),
         **_identity(manager),
         **_paths(),
         **_limits(manager),
     )
+
+
+def _routes(routes: Resource | WatchedRoutes) -> Resource:
+    if isinstance(routes, WatchedRoutes):
+        return {"rds": {"route_config_name": routes.name, "config_source": file_source(routes.path)}}
+    return {"route_config": routes}
 
 
 def _identity(manager: Manager) -> Resource:
@@ -159,6 +168,26 @@ def reply(status: int, text: str) -> Resource:
     return {
         "filter": {"status_code_filter": {"comparison": _equals(status, f"reply_{status}")}},
         "headers_to_add": [nosniff],
+        "body_format_override": {
+            "text_format_source": {"inline_string": text},
+            "content_type": "text/plain; charset=utf-8",
+        },
+    }
+
+
+def refusal(status: int, reason: str, text: str, condition: Resource, header: str) -> Resource:
+    """A reply of `status` for the answers of Envoy's own that meet `condition` (an access log filter).
+
+    `header` carries `reason`, so that programs need not read `text` (as in `reply`).
+    """
+    fields = {"x-content-type-options": "nosniff", header: reason}
+    return {
+        "filter": condition,
+        "status_code": status,
+        "headers_to_add": [
+            {"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+            for key, value in fields.items()
+        ],
         "body_format_override": {
             "text_format_source": {"inline_string": text},
             "content_type": "text/plain; charset=utf-8",

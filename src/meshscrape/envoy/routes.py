@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from meshscrape.envoy.values import Resource, seconds
+from meshscrape.envoy.values import Resource, seconds, typed
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRoutes:
+    """The route configuration `name` in the RDS file at `path`, followed while Envoy runs."""
+
+    name: str
+    path: str
 
 
 def get_route(path: str, cluster: str, timeout: float, queries: Sequence[str] = ()) -> Resource:
@@ -23,6 +32,43 @@ def get_route(path: str, cluster: str, timeout: float, queries: Sequence[str] = 
         },
         "route": {"cluster": cluster, "timeout": seconds(timeout)},
     }
+
+
+def proxied_host(authority: str, routes: Sequence[Resource]) -> Resource:
+    """The virtual host of requests for exactly `authority` (`IP:port`)."""
+    return {"name": authority, "domains": [authority], "routes": list(routes)}
+
+
+def proxied_route(name: str, path: str, cluster: str, timeout: float) -> Resource:
+    """GET of exactly `path`, without a query, to `cluster`; asked a second time after a broken connection."""
+    exactly = {"name": ":path", "string_match": {"exact": path}}
+    return {
+        "name": name,
+        "match": {"path": path, "headers": [{"name": ":method", "string_match": {"exact": "GET"}}, exactly]},
+        "route": {
+            "cluster": cluster,
+            "timeout": seconds(timeout),
+            "retry_policy": {"retry_on": "reset", "num_retries": 1},
+        },
+    }
+
+
+def proxied_routes(
+    name: str, hosts: Sequence[Resource], *, hidden: Sequence[str], unanswerable: Sequence[str]
+) -> Resource:
+    """The RDS resource of a forward proxy that leads to `hosts` alone; anything else is 404 ("unknown").
+
+    `hidden` request headers are kept from the servers, `unanswerable` response headers from the client.
+    """
+    nowhere = {"name": "unknown", "match": {"prefix": "/"}, "direct_response": {"status": 404}}
+    rest = {"name": "unknown", "domains": ["*"], "routes": [nowhere]}
+    return typed(
+        "envoy.config.route.v3.RouteConfiguration",
+        name=name,
+        virtual_hosts=[*hosts, rest],
+        request_headers_to_remove=list(hidden),
+        response_headers_to_remove=list(unanswerable),
+    )
 
 
 def other_methods(path: str) -> Resource:

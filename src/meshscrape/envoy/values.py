@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 Resource = dict[str, object]
 
 _TYPE_PREFIX = "type.googleapis.com/"
@@ -41,3 +43,8 @@ def pipe_address(path: str, mode: int | None = None) -> Resource:
 def file_source(path: str) -> Resource:
     """A config.core.v3.ConfigSource: the file at `path`, read again when a rename replaces it."""
     return {"path_config_source": {"path": path}, "resource_api_version": "V3"}
+
+
+def discovery_response(version: str, resources: Iterable[Resource]) -> Resource:
+    """The content of a file that Envoy watches (service.discovery.v3.DiscoveryResponse)."""
+    return {"version_info": version, "resources": list(resources)}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from meshscrape.local.plan import WorkloadPlan
-from meshscrape.local.prometheus import TargetHealth
+from meshscrape.local.processes import child_named
+from meshscrape.local.prometheus import ScrapeProxyPlace, TargetHealth
 from meshscrape.local.state import API_VERSION
 from meshscrape.local.workload import RunningWorkload
-from meshscrape.scrape.targets import targets_of
+from meshscrape.scrape.targets import Target, targets_of
 
 KIND = "MeshStatus"
 
@@ -25,6 +26,7 @@ def mesh_document(
     trust_domain: str,
     ca: Mapping[str, Any],
     prometheus: Mapping[str, Any] | None,
+    scrape_proxy: Mapping[str, Any] | None,
     workloads: Iterable[dict[str, Any]],
 ) -> dict[str, Any]:
     """The whole document; `message` is empty or says what is wrong with the mesh's manifest."""
@@ -38,14 +40,18 @@ def mesh_document(
         "trustDomain": trust_domain,
         "ca": dict(ca),
         "prometheus": dict(prometheus) if prometheus else None,
+        "scrapeProxy": dict(scrape_proxy) if scrape_proxy else None,
         "workloads": list(workloads),
     }
 
 
 def workload_entry(
-    running: RunningWorkload, health: Mapping[tuple[str, str], TargetHealth], failure: str
+    running: RunningWorkload,
+    health: Mapping[tuple[str, str], TargetHealth],
+    failure: str,
+    shown_url: Callable[[Target], str],
 ) -> dict[str, Any]:
-    """One entry of `workloads`; `health` is Prometheus' view by (job, URL)."""
+    """One entry of `workloads`; `health` is Prometheus' view by (job, URL); `shown_url` how it shows one."""
     plan, settings = running.plan, running.plan.settings
     certificate = running.certificate
     return {
@@ -73,10 +79,23 @@ def workload_entry(
             "envoy": running.envoy_pid,
             "application": [each.pid for each in running.applications if each.pid is not None],
         },
-        "targets": _targets(running, health),
+        "targets": _targets(running, health, shown_url),
         "ready": running.ready,
         "restarts": running.restarts,
         "message": failure or running.message,
+    }
+
+
+def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
+    """The entry `scrapeProxy`; `guard` is its parent process. Process ids are None while it does not run."""
+    proxy = child_named(guard) if guard else None
+    return {
+        "address": place.address,
+        "httpSd": f"http://{place.discovery}/targets",
+        "metrics": f"http://{place.discovery}/metrics",
+        "tokenFile": str(place.token_file),
+        "adminSocket": str(place.directory / "admin.sock"),
+        "pids": {"proxy": proxy, "envoy": child_named(proxy, "envoy") if proxy else None},
     }
 
 
@@ -89,7 +108,7 @@ def _ports(plan: WorkloadPlan) -> dict[str, Any]:
     settings = plan.settings
     metrics = {source.port: source.path for source in plan.scraped.sources}
     if not settings.envoy:
-        own = [port for each in plan.applications for _, port in each.listens]
+        own = [port for each in plan.applications if not each.scrape_proxy for _, port in each.listens]
         return {
             "secure": {},
             "plaintext": {},
@@ -114,18 +133,21 @@ def _ports(plan: WorkloadPlan) -> dict[str, Any]:
 
 
 def _targets(
-    running: RunningWorkload, health: Mapping[tuple[str, str], TargetHealth]
+    running: RunningWorkload,
+    health: Mapping[tuple[str, str], TargetHealth],
+    shown_url: Callable[[Target], str],
 ) -> list[dict[str, Any]]:
     if not running.joined:
         return []
     entries = []
     for job, targets in targets_of(running.plan.scraped).items():
         for target in targets:
-            seen = health.get((job, target.url))
+            url = shown_url(target)
+            seen = health.get((job, url))
             entries.append(
                 {
                     "job": job,
-                    "url": target.url,
+                    "url": url,
                     "health": seen.health if seen else "unknown",
                     "lastScrape": (seen.last_scrape or None) if seen else None,
                     "lastError": seen.last_error if seen else "",

@@ -18,7 +18,7 @@ from meshscrape.istio.manifests import Mesh, load_documents
 from meshscrape.istio.mesh import parse_mesh
 from meshscrape.local.addresses import Subnet
 from meshscrape.local.binaries import ensure_prometheus
-from meshscrape.local.document import mesh_document, workload_entry
+from meshscrape.local.document import mesh_document, proxy_entry, workload_entry
 from meshscrape.local.environment import base_environment
 from meshscrape.local.plan import Key, Site, WorkloadPlan, keys_of, plan_mesh
 from meshscrape.local.prometheus import PrometheusFiles, TargetHealth, observe_targets
@@ -26,6 +26,7 @@ from meshscrape.local.state import StateDirectory
 from meshscrape.local.traffic import trickle
 from meshscrape.local.watch import FileWatch
 from meshscrape.local.workload import RunningWorkload, accepts
+from meshscrape.scrape.prometheus_config import DirectScrapes
 from meshscrape.system.files import read_input
 from meshscrape.system.ports import check_free
 from meshscrape.system.processes import Process, spawn
@@ -42,11 +43,15 @@ EXAMPLE = Path(__file__).with_name("example") / "mesh.yaml"
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """What `up` was asked for: the manifest, the scrape interval (seconds), whether to make traffic."""
+    """What `up` was asked for: the manifest, the scrape interval (seconds), whether to make traffic.
+
+    With `direct` Prometheus scrapes by itself, without a scrape proxy, and checks nobody's identity.
+    """
 
     manifest: Path
     scrape_interval: float = 5.0
     traffic: bool = False
+    direct: bool = False
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
 
 
@@ -73,7 +78,7 @@ class LocalMesh:
         self.problem = ""
         self.ready = asyncio.Event()
         self.health: dict[tuple[str, str], TargetHealth] = {}
-        self.files = PrometheusFiles(state.run / "prometheus")
+        self.files = PrometheusFiles(state.run / "prometheus", direct=options.direct)
         self._options = options
         self._state = state
         self._subnet = subnet
@@ -91,6 +96,8 @@ class LocalMesh:
             ca_root=state.ca / ROOT_BUNDLE,
             environment=base_environment(options.environment),
             envoy=options.environment.get("MESHSCRAPE_ENVOY", ""),
+            direct=options.direct,
+            requests_per_connection=options.environment.get("MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION", ""),
         )
 
     async def prepare(self) -> None:
@@ -170,20 +177,31 @@ class LocalMesh:
                 "pid": self._ca.pid,
             },
             prometheus={"url": url, "workload": plan.title} if url and plan else None,
+            scrape_proxy=self._scrape_proxy(),
             workloads=[
-                workload_entry(each.running, self.health, each.failure) for each in self._slots.values()
+                workload_entry(each.running, self.health, each.failure, self.files.shown_url)
+                for each in self._slots.values()
             ],
         )
+
+    def _scrape_proxy(self) -> dict[str, Any] | None:
+        for slot in self._slots.values():
+            running = slot.running
+            for application, supervisor in zip(running.plan.applications, running.applications, strict=True):
+                if application.scrape_proxy is not None:
+                    return proxy_entry(application.scrape_proxy, supervisor.pid)
+        return None
 
     def awaited_targets(self) -> list[tuple[str, str, str]]:
         """(job, URL, what is known) of every target that Prometheus does not report as up."""
         missing = []
         for job, targets in self.files.targets.items():
             for target in targets:
-                seen = self.health.get((job, target.url))
+                url = self.files.shown_url(target)
+                seen = self.health.get((job, url))
                 if seen is None or seen.health != "up":
                     known = (seen.last_error or seen.health) if seen else "not seen by Prometheus yet"
-                    missing.append((job, target.url, known))
+                    missing.append((job, url, known))
         return missing
 
     def _parse(self) -> Mesh:
@@ -198,8 +216,9 @@ class LocalMesh:
     def _write_prometheus_files(self) -> None:
         plan = self.prometheus_plan
         if plan is not None:
-            credentials = plan.settings.output_certs or plan.settings.state_dir / "credentials"
-            self.files.write_config(credentials, self._options.scrape_interval)
+            direct = DirectScrapes(str(plan.scraper_credentials), str(self.files.targets_directory))
+            through = plan.scrape_proxy.jobs if plan.scrape_proxy else direct
+            self.files.write_config(through, self._options.scrape_interval)
 
     async def _start_ca(self) -> Process:
         argv = [sys.executable, "-m", "meshscrape", "ca", "serve", "--dir", str(self._state.ca)]
@@ -269,8 +288,10 @@ class LocalMesh:
         kept = {
             key
             for key, slot in self._slots.items()
-            if wanted.get(key) == slot.running.plan and not slot.failure
+            if key in wanted and wanted[key].runs_as(slot.running.plan) and not slot.failure
         }
+        for key in kept:
+            self._slots[key].running.follow(wanted[key])
         gone = [key for key in self._slots if key not in kept]
         new = [key for key in wanted if key not in kept]
         for key in gone:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meshscrape.errors import InputError, MissingBinaryError
@@ -13,15 +14,20 @@ from meshscrape.istio.manifests import Mesh, Workload, agent_environment
 from meshscrape.istio.settings import AgentSettings, parse_settings
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import command, substitute
+from meshscrape.local.prometheus import ScrapeProxyPlace
 from meshscrape.scrape.targets import ScrapedWorkload
 
 PROMETHEUS = "prometheus"
+SCRAPERS_FILE = "scrapers"
 Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where the mesh runs: its directories, its CA, the programs, and the environment of its children."""
+    """Where the mesh runs: its directories, its CA, the programs, and the environment of its children.
+
+    With `direct` Prometheus scrapes by itself, without a scrape proxy.
+    """
 
     run: Path
     ca_address: str
@@ -29,6 +35,8 @@ class Site:
     environment: Mapping[str, str]
     prometheus: Path | None = None
     envoy: str = ""
+    direct: bool = False
+    requests_per_connection: str = ""
 
     @property
     def prometheus_directory(self) -> Path:
@@ -49,11 +57,12 @@ class ApplicationPlan:
     environment: tuple[tuple[str, str], ...]
     listens: tuple[tuple[str, int], ...]
     prometheus: bool = False
+    scrape_proxy: ScrapeProxyPlace | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadPlan:
-    """One workload, ready to run. Two equal plans need no restart."""
+    """One workload, ready to run."""
 
     key: Key
     kind: str
@@ -76,6 +85,31 @@ class WorkloadPlan:
     def prometheus(self) -> ApplicationPlan | None:
         """The application that is Prometheus, if this workload has one."""
         return next((each for each in self.applications if each.prometheus), None)
+
+    @property
+    def scrapers_file(self) -> Path:
+        """The allow list, as the agent follows it."""
+        return self.directory / SCRAPERS_FILE
+
+    @property
+    def scrapers_text(self) -> str:
+        """What `scrapers_file` says."""
+        return "".join(f"{scraper}\n" for scraper in self.settings.scrapers)
+
+    def runs_as(self, other: WorkloadPlan) -> bool:
+        """Whether the processes of `other` do for this plan, too: it differs in the allow list at most."""
+        same = replace(self.settings, scrapers=other.settings.scrapers)
+        return replace(self, settings=same) == other
+
+    @property
+    def scrape_proxy(self) -> ScrapeProxyPlace | None:
+        """Where Prometheus's scrape proxy is, if it has one."""
+        return next((each.scrape_proxy for each in self.applications if each.scrape_proxy), None)
+
+    @property
+    def scraper_credentials(self) -> Path:
+        """The directory with the certificate that this workload scrapes with."""
+        return scraper_credentials(self.settings)
 
     @property
     def token(self) -> Path:
@@ -122,6 +156,10 @@ def _plan(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair], site
         # In a pod this is a mounted volume; here it is a directory beside the agent's own.
         environment["OUTPUT_CERTS"] = str(directory / "output-certs")
     settings = parse_settings(environment, workload.role)
+    if settings.envoy and settings.scrapers_file is None:
+        # Followed by the agent: an edit of the allow list restarts nothing.
+        environment.pop("MESHSCRAPE_SCRAPERS", None)
+        environment["MESHSCRAPE_SCRAPERS_FILE"] = str(directory / SCRAPERS_FILE)
     scraped = ScrapedWorkload(
         namespace=workload.namespace,
         pod=pod,
@@ -235,7 +273,36 @@ def _applications(
                 prometheus=prometheus,
             )
         )
+        if prometheus and not site.direct:
+            plans.append(_scrape_proxy(pair, settings, site))
     return tuple(plans)
+
+
+def scraper_credentials(settings: AgentSettings) -> Path:
+    """The directory with cert-chain.pem, key.pem and root-cert.pem of a workload that scrapes."""
+    return settings.output_certs or settings.state_dir / "credentials"
+
+
+def _scrape_proxy(pair: AddressPair, settings: AgentSettings, site: Site) -> ApplicationPlan:
+    """The process beside Prometheus that checks whom it scrapes."""
+    place = ScrapeProxyPlace(
+        inside=pair.inside,
+        directory=site.prometheus_directory / "scrape-proxy",
+        token_file=site.prometheus_directory / "token",
+    )
+    arguments = place.arguments(scraper_credentials(settings), site.prometheus_directory / "targets")
+    environment = dict(site.environment)
+    if site.envoy:
+        environment["MESHSCRAPE_ENVOY"] = site.envoy
+    if site.requests_per_connection:
+        environment["MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION"] = site.requests_per_connection
+    return ApplicationPlan(
+        name="scrape-proxy",
+        argv=(sys.executable, "-m", "meshscrape", "proxy", *arguments),
+        environment=tuple(sorted(environment.items())),
+        listens=place.listens,
+        scrape_proxy=place,
+    )
 
 
 def _require_program(name: str, site: Site, where: str) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 
-def child_named(parent: int, name: str) -> int | None:
-    """The process id of a child of `parent` whose command is `name`; None when there is none (now)."""
+def child_named(parent: int, name: str = "") -> int | None:
+    """The process id of a child of `parent` whose command is `name` (any, when empty); None for none now."""
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -18,6 +18,6 @@ def child_named(parent: int, name: str) -> int | None:
         # proc(5): "pid (comm) state ppid ..."; the command may itself contain parentheses.
         command, _, rest = text.partition("(")[2].rpartition(")")
         fields = rest.split()
-        if len(fields) > 1 and fields[1] == str(parent) and fields[0] != "Z" and command == name:
+        if len(fields) > 1 and fields[1] == str(parent) and fields[0] != "Z" and name in ("", command):
             return int(entry)
     return None

@@ -80,6 +80,7 @@ class RunningWorkload:
         private_dir(self.plan.directory)
         private_dir(self.agent_directory)
         self._write_token()
+        self._write_scrapers()
         if self.plan.routes:
             write_atomic(self.plan.routes_file, self.plan.routes.encode())
         try:
@@ -91,6 +92,16 @@ class RunningWorkload:
                     tasks.create_task(self._run_application(application))
         finally:
             self.ready = False
+
+    def follow(self, plan: WorkloadPlan) -> None:
+        """Take over a plan that `runs_as` the present one: nothing is restarted."""
+        before, self.plan = self.plan.scrapers_text, plan
+        if plan.scrapers_text != before:
+            self._write_scrapers()
+            self._changed()
+
+    def _write_scrapers(self) -> None:
+        write_atomic(self.plan.scrapers_file, self.plan.scrapers_text.encode())
 
     async def _run_application(self, application: Supervisor) -> None:
         if not self.plan.settings.envoy:

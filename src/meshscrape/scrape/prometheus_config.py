@@ -84,6 +84,63 @@ def render(options: ScrapeOptions) -> str:
     return _HEADS[type(options.through)] + yaml.safe_dump(document, sort_keys=False, width=200)
 
 
+def _proxied_job(proxy: ScrapeProxy, job: str) -> dict[str, Any]:
+    """Plain http to the proxy on this machine; from there mutual TLS with the target, whose ID is checked."""
+    return {
+        "job_name": job,
+        "scheme": "http",
+        "proxy_url": f"http://{proxy.address}",
+        "metrics_path": STATS_PATH,
+        "follow_redirects": False,
+        "authorization": _bearer(proxy),
+        "http_sd_configs": [
+            {
+                "url": f"http://{proxy.discovery}/targets/{job}",
+                "refresh_interval": "1s",
+                "follow_redirects": False,
+                "authorization": _bearer(proxy),
+            }
+        ],
+    }
+
+
+def _own_job(proxy: ScrapeProxy) -> dict[str, Any]:
+    """The proxy's own metrics: refusals and their reasons, handshakes, the ends of certificates."""
+    return {
+        "job_name": PROXY_JOB,
+        "scheme": "http",
+        "metrics_path": "/metrics",
+        "follow_redirects": False,
+        "authorization": _bearer(proxy),
+        "static_configs": [{"targets": [proxy.discovery]}],
+    }
+
+
+def _bearer(proxy: ScrapeProxy) -> dict[str, Any]:
+    return {"type": "Bearer", "credentials_file": proxy.token_file}
+
+
+def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:
+    return {
+        "job_name": job,
+        "scheme": "https",
+        "metrics_path": STATS_PATH,
+        # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
+        "follow_redirects": False,
+        "tls_config": direct_tls(direct.credentials_directory),
+        "file_sd_configs": [
+            {"files": [targets_file(direct.targets_directory, job)], "refresh_interval": "5s"}
+        ],
+    }
+
+
+_HEADS = {
+    ScrapeProxy: "# Made by meshscrape. Targets read http:// because Prometheus asks the scrape proxy on "
+    "this machine,\n# which speaks mutual TLS with each target and checks its SPIFFE ID.\n",
+    DirectScrapes: "# Made by meshscrape. Nobody checks whom Prometheus scrapes: see insecure_skip_verify.\n",
+}
+
+
 def duration(seconds: float) -> str:
     """Seconds as Prometheus spells a duration: `5s`, `250ms`."""
     milliseconds = round(seconds * 1000)

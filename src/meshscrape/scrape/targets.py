@@ -36,8 +36,13 @@ class Target:
 
     @property
     def url(self) -> str:
-        """The whole URL, as Prometheus shows it."""
+        """The whole URL, as Prometheus shows it when it scrapes directly."""
         return f"https://{self.authority}{self.path}"
+
+    @property
+    def proxied_url(self) -> str:
+        """The whole URL, as Prometheus shows it when it scrapes through the scrape proxy."""
+        return f"http://{self.authority}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)

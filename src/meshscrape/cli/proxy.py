@@ -1,0 +1,116 @@
+"""`meshscrape proxy`: the scrape proxy beside a Prometheus."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+DEFAULT_LISTEN = "127.0.0.1:15094"
+DEFAULT_DISCOVERY = "127.0.0.1:15095"
+
+
+def default_directory() -> Path:
+    """`$XDG_STATE_HOME/meshscrape-proxy`, by default `~/.local/state/meshscrape-proxy`."""
+    base = os.environ.get("XDG_STATE_HOME")
+    return (Path(base) if base else Path.home() / ".local/state") / "meshscrape-proxy"
+
+
+@click.command()
+@click.option(
+    "--credentials", "credentials", multiple=True, required=True, metavar="[TRUST_DOMAIN=]DIR",
+    help="Directory with cert-chain.pem and key.pem (shown to targets) and root-cert.pem (who is trusted), "
+    "for targets of TRUST_DOMAIN; by default the certificate's own. Repeatable.",
+)
+@click.option(
+    "--targets", "targets", multiple=True, metavar="[JOB=]FILE",
+    help="Target file: Prometheus's file_sd format with the label __meshscrape_spiffe_id, followed while the "
+    "proxy runs. The job is by default the file's name without suffix. Repeatable.",
+)
+@click.option(
+    "--mesh", "meshes", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+    help="The targets of the mesh that `meshscrape up --state DIR` runs. Repeatable.",
+)
+@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="For scrapes.")
+@click.option(
+    "--discovery", default=DEFAULT_DISCOVERY, show_default=True, metavar="IP:PORT",
+    help="For HTTP SD (/targets/JOB) and /metrics.",
+)
+@click.option(
+    "--dir", "directory", type=click.Path(path_type=Path), metavar="DIR",
+    help="The proxy's own directory.  [default: $XDG_STATE_HOME/meshscrape-proxy]",
+)
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="The bearer token that jobs must send; made (0600) if missing.  [default: token, in --dir]",
+)
+@click.option("--remote", is_flag=True, help="Allow addresses that other machines can reach.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Envoy's threads.")
+def command(
+    credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], listen: str,
+    discovery: str, directory: Path | None, token_file: Path | None, remote: bool, workers: int,
+) -> None:  # fmt: skip
+    """Run the scrape proxy until SIGTERM: Prometheus scrapes through it, it checks every target's SPIFFE ID.
+
+    `meshscrape prometheus-config --proxy` writes the jobs. docs/scrape-proxy.md has the rest.
+    """
+    from meshscrape.errors import InputError
+    from meshscrape.proxy.discovery import target_file_source
+    from meshscrape.proxy.options import ProxyOptions
+    from meshscrape.proxy.run import run
+
+    if not targets and not meshes:
+        raise InputError("there is no source of targets", remedy="give --targets FILE or --mesh DIR")
+    own = directory or default_directory()
+    files = [_job_and_file(each) for each in targets]
+    sources = [target_file_source(path, job) for job, path in files]
+    if meshes:
+        from meshscrape.local.discovery import mesh_source
+
+        sources += [mesh_source(path) for path in meshes]
+    named = os.environ.get("MESHSCRAPE_ENVOY")
+    requests = os.environ.get("MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION", "0")
+    if not requests.isdecimal():
+        raise InputError(
+            f"{requests!a} is no number of requests", where="MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION"
+        )
+    options = ProxyOptions(
+        listen=_address(listen, "--listen"),
+        discovery=_address(discovery, "--discovery"),
+        directory=own,
+        token_file=token_file or own / "token",
+        credentials=[_domain_and_directory(each) for each in credentials],
+        sources=sources,
+        remote=remote,
+        workers=workers,
+        requests_per_connection=int(requests),
+        envoy=Path(named) if named else None,
+    )
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s proxy: %(message)s"
+    )
+    run(options)
+
+
+def _job_and_file(text: str) -> tuple[str, Path]:
+    job, equals, path = text.partition("=")
+    return (job, Path(path)) if equals and "/" not in job else (Path(text).stem, Path(text))
+
+
+def _domain_and_directory(text: str) -> tuple[str, Path]:
+    from meshscrape.spiffe.ids import check_trust_domain
+
+    name, equals, path = text.partition("=")
+    return (check_trust_domain(name), Path(path)) if equals and "/" not in name else ("", Path(text))
+
+
+def _address(text: str, where: str) -> tuple[str, int]:
+    from meshscrape.errors import InputError
+
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise InputError(f"{text!a} is no address with a port", where=where, remedy="write 127.0.0.1:15094")
+    return host.strip("[]"), int(port)

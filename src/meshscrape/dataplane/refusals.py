@@ -1,0 +1,177 @@
+"""Why the scrape proxy refuses or fails a scrape: one catalogue for Envoy, its metrics and its explanations.
+
+Envoy itself decides, by the first condition of the catalogue that is met, and says the reason in the body
+and in the header `REASON_HEADER` of its answer. Sources: Envoy's response flags and details
+("Access logging", "Response Code Details"), BoringSSL's error names, all seen with Envoy 1.40.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+REASON_HEADER = "x-meshscrape-refusal"
+UNKNOWN_ROUTE = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One reason: the `status` of the answer, `when` it applies (a CEL expression), what to say about it.
+
+    `detail` is what Envoy adds to the body (its command operators). Without `when`, Envoy gives no answer
+    that could say so: the proxy tells it from the log.
+    """
+
+    reason: str
+    status: int
+    meaning: str
+    remedy: str
+    when: str = ""
+    detail: str = ""
+
+
+_TLS = "upstream.transport_failure_reason"
+_DETAILS = "response.code_details"
+_SEEN = " (%UPSTREAM_TRANSPORT_FAILURE_REASON%)"
+_DETAIL = " (%RESPONSE_CODE_DETAILS%)"
+
+
+def _tls(*texts: str) -> str:
+    return " || ".join(f"{_TLS}.contains('{text}')" for text in texts)
+
+
+def _details(*texts: str) -> str:
+    return " || ".join(f"{_DETAILS}.contains('{text}')" for text in texts)
+
+
+CATALOGUE: tuple[Refusal, ...] = (
+    Refusal(
+        "bad-token", 401,
+        "the request does not carry the proxy's bearer token",
+        "let the job send it: authorization.credentials_file, as `meshscrape prometheus-config` writes",
+        "response.code_details.contains('rbac_access_denied')",
+    ),
+    Refusal(
+        "bad-method", 405, "the proxy passes GET requests on, nothing else", "scrape with GET",
+        "response.code == 404 && request.method != 'GET'",
+    ),
+    Refusal(
+        "unknown-target", 404,
+        "no target of the proxy has this address",
+        "see that discovery announces it; a target that has just gone is unknown at once",
+        f"response.code == 404 && xds.route_name == '{UNKNOWN_ROUTE}'",
+    ),
+    Refusal(
+        "unknown-path", 404,
+        "the target is known, but not with exactly this path (a query is part of it)",
+        "scrape the path that discovery announces, without parameters",
+        "response.code_details == 'route_not_found'",
+    ),
+    Refusal(
+        "wrong-identity", 503,
+        "another SPIFFE ID than the expected one answers at the target's address",
+        "do not trust that address: see what listens there, and whether discovery is up to date",
+        _tls("SAN matcher"), _SEEN,
+    ),
+    Refusal(
+        "expired-certificate", 503, "the target's certificate has expired",
+        "see why the target's agent does not renew it (its log, the CA)",
+        _tls("certificate has expired"), _SEEN,
+    ),
+    Refusal(
+        "not-yet-valid-certificate", 503, "the target's certificate is not valid yet",
+        "compare the clocks of the target, the CA and this machine",
+        _tls("certificate is not yet valid"), _SEEN,
+    ),
+    Refusal(
+        "untrusted-certificate", 503,
+        "the target's certificate is not signed by a root of its trust domain's bundle",
+        "see that the bundle given for the trust domain is the mesh's present one",
+        _tls("CERTIFICATE_VERIFY_FAILED"), _SEEN,
+    ),
+    Refusal(
+        "plaintext-server", 503, "the target does not speak TLS on this port",
+        "announce the secure port (15091, 15092), or secure the target",
+        _tls("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"), _SEEN,
+    ),
+    Refusal(
+        "scraper-not-accepted", 503,
+        "the target refuses the scraper's certificate in TLS",
+        "see that the scraper's certificate is valid and that the target trusts its root",
+        _tls("ALERT"), _SEEN,
+    ),
+    Refusal(
+        "no-scraper-certificate", 503, "the proxy has no certificate to present",
+        "see that the credentials directory has cert-chain.pem, key.pem and root-cert.pem",
+        _tls("Secret is not supplied"), _SEEN,
+    ),
+    Refusal(
+        "tls-failed", 503, "the TLS handshake with the target failed", "see the failure's own words",
+        f"{_TLS} != '' && !{_TLS}.contains('delayed connect error') && !{_TLS}.contains('immediate connect')",
+        _SEEN,
+    ),
+    Refusal(
+        "unreachable", 503, "nothing answers at the target's address",
+        "see that the target runs and that the network lets the proxy reach it",
+        _details("connection_failure", "connection_timeout"), _DETAIL,
+    ),
+    Refusal(
+        "timeout", 504, "the target did not answer in time",
+        "see what keeps the target's application; its sources' health is in the merged metrics",
+        "response.code == 504", _DETAIL,
+    ),
+    Refusal(
+        "overloaded", 503, "the proxy has as many scrapes of this identity under way as it takes",
+        "scrape less often, or see why the targets answer slowly",
+        _details("overflow"), _DETAIL,
+    ),
+    Refusal(
+        "malformed-answer", 502, "what the target answers is not HTTP",
+        "see what listens on that port", _details("protocol_error"), _DETAIL,
+    ),
+    Refusal(
+        "connection-lost", 503, "the target ended the connection instead of answering",
+        "see the target's log; a target that is just ending does this",
+        _details("upstream_reset", "connection_termination"), _DETAIL,
+    ),
+    Refusal(
+        "bad-request", 400, "the request is malformed or for something a forward proxy here never does",
+        "send GET http://TARGET:PORT/PATH",
+        "response.code >= 400 && response.code != 404 && response.code < 500", _DETAIL,
+    ),
+    Refusal(
+        "unavailable", 503, "the proxy cannot pass the request on", "see the proxy's log",
+        "response.code >= 500", _DETAIL,
+    ),
+    Refusal("cut-off", 0, "the target's answer ended in its middle", "see the target's log"),
+    Refusal(
+        "scraper-gave-up", 0, "the scraper ended its request before the target had answered",
+        "the scrape timeout is too short for the target, or the target hangs",
+    ),
+    Refusal(
+        "denied-by-target", 0, "the target knows the scraper's certificate and does not let it scrape",
+        "add the scraper's SPIFFE ID to MESHSCRAPE_SCRAPERS of the target",
+    ),
+)  # fmt: skip
+
+REASONS = tuple(each.reason for each in CATALOGUE)
+_BY_REASON = {each.reason: each for each in CATALOGUE}
+
+
+def refusal_of(reason: str) -> Refusal | None:
+    """The catalogue's entry, None for a word that is no reason."""
+    return _BY_REASON.get(reason)
+
+
+def classify(status: int, flags: str, reason: str, *, connected: bool) -> str:
+    """The reason for one line of the proxy's log, empty for a scrape that went well.
+
+    `reason` is what Envoy answered in `REASON_HEADER`; `flags` are its response flags; `connected` is whether
+    a connection to the target was there.
+    """
+    if reason in _BY_REASON:
+        return reason
+    if "DC" in flags.split(","):
+        return "scraper-gave-up" if connected else "unreachable"
+    if flags and flags != "-":
+        return "cut-off"
+    return "denied-by-target" if status in (401, 403) else ""

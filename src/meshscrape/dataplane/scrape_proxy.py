@@ -1,0 +1,232 @@
+"""The scraper's Envoy: a forward proxy that reaches known targets alone, over mutual TLS, each checked.
+
+It is no confused deputy: a request needs the bearer token, a known address, its exact path and GET.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from meshscrape.dataplane import bounds
+from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS
+from meshscrape.dataplane.refusals import CATALOGUE, REASON_HEADER
+from meshscrape.envoy import authorization, clusters, http, listeners, logs, routes, secrets, server, tls
+from meshscrape.envoy.values import Resource, discovery_response, file_source
+from meshscrape.errors import InputError
+from meshscrape.scrape.targets import Target
+
+CLUSTERS_FILE = "cds.json"
+ROUTES_FILE = "rds.json"
+TOKEN_FILE = "ecds-token.json"  # noqa: S105
+LISTENER = "scrape_proxy"
+ROUTES = "targets"
+TOKEN = "token"  # noqa: S105
+FLUSH_MILLISECONDS = 200
+
+# One line per request. What a client wrote is in none of the fields that label a metric.
+LOG_FIELDS = {
+    "route": "%ROUTE_NAME%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "refusal": f"%RESP({REASON_HEADER})%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "tls": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "peer": "%UPSTREAM_PEER_URI_SAN%",
+    "not_after": "%UPSTREAM_PEER_CERT_V_END%",
+    "connection": "%UPSTREAM_CONNECTION_ID%",
+    "authority": "%REQ(:AUTHORITY):64%",
+    "milliseconds": "%DURATION%",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeProxyOptions:
+    """One scrape proxy's Envoy.
+
+    It listens on `address`:`port`. `admin_socket` is relative to its working directory; `files_dir`
+    (absolute) holds what it watches; `access_log` is the named pipe for its lines.
+    """
+
+    node_id: str
+    address: str
+    port: int
+    admin_socket: str
+    files_dir: str
+    access_log: str
+
+
+def bootstrap(options: ScrapeProxyOptions) -> Resource:
+    """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret."""
+    limit = dict([listeners.connection_limit(LISTENER, bounds.PROXY_CONNECTIONS)])
+    return {
+        "node": {"id": options.node_id, "cluster": LISTENER},
+        "admin": server.admin(options.admin_socket),
+        "static_resources": {"listeners": [_listener(options)]},
+        "dynamic_resources": {"cds_config": file_source(f"{options.files_dir}/{CLUSTERS_FILE}")},
+        "overload_manager": server.overload_manager(bounds.PROXY_CONNECTIONS),
+        "layered_runtime": server.static_runtime(limit),
+        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _STATS}}},
+    }
+
+
+def envoy_arguments(bootstrap_path: str, workers: int) -> list[str]:
+    """Envoy's command line, without the program; see `dataplane.bootstrap.envoy_arguments`."""
+    return [
+        "--config-path", bootstrap_path,
+        "--disable-hot-restart",
+        "--reject-unknown-dynamic-fields",
+        "--concurrency", str(workers),
+        "--log-level", "warning",
+        "--log-format-escaped",
+        "--drain-time-s", "1",
+        "--file-flush-interval-msec", str(FLUSH_MILLISECONDS),
+    ]  # fmt: skip
+
+
+def token_resource(tokens: Sequence[str]) -> Resource:
+    """The content of `TOKEN_FILE`: requests need one of these bearer tokens."""
+    return authorization.filter_resource(TOKEN, authorization.bearer_filter(tokens))
+
+
+def secret_files(directories: Mapping[str, str]) -> dict[str, Resource]:
+    """The SDS files, by name, for each trust domain's directory of credentials.
+
+    A directory has cert-chain.pem, key.pem (presented to targets) and root-cert.pem (whom to trust).
+    """
+    files: dict[str, Resource] = {}
+    for number, directory in enumerate(_ordered(directories).values()):
+        files[_file("certificate", number)] = secrets.certificate_secret(
+            f"certificate-{number}", directory, CERTIFICATE_CHAIN, PRIVATE_KEY
+        )
+        files[_file("roots", number)] = secrets.roots_secret(f"roots-{number}", directory, ROOTS)
+    return files
+
+
+def clusters_resource(
+    targets: Iterable[Target],
+    directories: Mapping[str, str],
+    files_dir: str,
+    version: str,
+    requests_per_connection: int = 0,
+) -> Resource:
+    """The content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
+
+    A connection serves `requests_per_connection` scrapes, or as many as it can (0). Raises InputError for
+    a target in a trust domain without a directory of credentials.
+    """
+    numbers = {name: number for number, name in enumerate(_ordered(directories))}
+    identities = sorted({target.spiffe_id for target in targets})
+    found = []
+    for identity in identities:
+        if identity.trust_domain not in numbers:
+            raise InputError(
+                f"there are no credentials for the trust domain {identity.trust_domain} of {identity}",
+                remedy=f"give them: --credentials {identity.trust_domain}=DIR",
+            )
+        number = numbers[identity.trust_domain]
+        socket = tls.mutual_tls_client(
+            secrets.secret_reference(f"certificate-{number}", f"{files_dir}/{_file('certificate', number)}"),
+            secrets.secret_reference(f"roots-{number}", f"{files_dir}/{_file('roots', number)}"),
+            str(identity),
+        )
+        found.append(
+            clusters.addressed_cluster(
+                str(identity),
+                socket,
+                bounds.PROXY_BREAKER,
+                connect_timeout=bounds.PROXY_CONNECT_TIMEOUT,
+                idle_timeout=bounds.PROXY_IDLE_TIMEOUT,
+                connection_duration=bounds.PROXY_CONNECTION_DURATION,
+                requests_per_connection=requests_per_connection,
+            )
+        )
+    return discovery_response(version, found)
+
+
+def routes_resource(targets: Iterable[Target], version: str) -> Resource:
+    """The content of `ROUTES_FILE`: one virtual host for each address, its exact paths, GET only.
+
+    Raises InputError when two different SPIFFE IDs are expected at one address.
+    """
+    by_authority: dict[str, dict[str, Target]] = {}
+    for target in targets:
+        paths = by_authority.setdefault(target.authority, {})
+        first = next(iter(paths.values()), target)
+        if first.spiffe_id != target.spiffe_id:
+            raise InputError(
+                f"{target.authority} is expected to be both {first.spiffe_id} and {target.spiffe_id}",
+                remedy="announce each address with one identity",
+            )
+        paths[target.path] = target
+    hosts = [routes.proxied_host(name, _routes(paths)) for name, paths in sorted(by_authority.items())]
+    table = routes.proxied_routes(
+        ROUTES,
+        hosts,
+        hidden=_HIDDEN,
+        unanswerable=(REASON_HEADER,),
+    )
+    return discovery_response(version, [table])
+
+
+def route_name(target: Target) -> str:
+    """How the log calls a target: `address:port/path`."""
+    return f"{target.authority}{target.path}"
+
+
+def _routes(paths: Mapping[str, Target]) -> list[Resource]:
+    return [
+        routes.proxied_route(route_name(each), each.path, str(each.spiffe_id), bounds.SCRAPE_TIMEOUT)
+        for _, each in sorted(paths.items())
+    ]
+
+
+def _listener(options: ScrapeProxyOptions) -> Resource:
+    token = authorization.watched_filter(TOKEN, f"{options.files_dir}/{TOKEN_FILE}")
+    manager = http.Manager(
+        name=LISTENER,
+        routes=routes.WatchedRoutes(ROUTES, f"{options.files_dir}/{ROUTES_FILE}"),
+        limits=bounds.PROXY,
+        filters=(token,),
+        replies=tuple(
+            http.refusal(
+                each.status,
+                each.reason,
+                f"{each.reason}: {each.meaning}{each.detail}; {each.remedy}\n",
+                logs.condition(each.when),
+                REASON_HEADER,
+            )
+            for each in CATALOGUE
+            if each.when
+        ),
+        access_log=(logs.file_log(options.access_log, LOG_FIELDS),),
+        absolute_form=True,
+        codec="HTTP1",
+    )
+    chain = listeners.filter_chain(http.connection_manager(manager))
+    return listeners.listener(LISTENER, [options.address], options.port, [chain])
+
+
+def _ordered(directories: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted(directories.items()))
+
+
+def _file(kind: str, number: int) -> str:
+    return f"sds-{kind}-{number}.json"
+
+
+# The proxy's own business: the token, and what Envoy adds about who asked.
+_HIDDEN = (
+    "authorization", "proxy-authorization", "proxy-connection", "x-forwarded-for", "x-forwarded-proto",
+    "x-envoy-internal", "x-envoy-external-address",
+)  # fmt: skip
+
+# Clusters have a hundred statistics each: with many identities, most of the memory. These are read.
+_STATS = [
+    {"prefix": "cluster_manager."},
+    {"prefix": "http.scrape_proxy."},
+    {"prefix": "listener."},
+    {"prefix": "server."},
+    {"prefix": "sds."},
+    {"safe_regex": {"regex": r"cluster\..*\.upstream_cx_(total|active)"}},
+]

@@ -1,0 +1,43 @@
+"""The running mesh as a source of targets for a scrape proxy: its status document, followed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.local.state import StateDirectory
+from meshscrape.proxy.discovery import Targets, WatchedFile
+from meshscrape.scrape.targets import JOBS, Target
+from meshscrape.spiffe.ids import SpiffeId
+
+
+def mesh_source(state: Path) -> WatchedFile:
+    """The targets of the mesh that runs in the state directory, now and later."""
+    return WatchedFile(StateDirectory.at(state).status_file, JOBS, parse_status)
+
+
+def parse_status(data: bytes, where: str) -> Targets:
+    """The targets of a status document by job. InputError when it is none."""
+    try:
+        document: Mapping[str, Any] = json.loads(data)
+        found: dict[str, list[Target]] = {job: [] for job in JOBS}
+        for workload in document["workloads"]:
+            labels = {
+                "namespace": workload["namespace"], "pod": workload["pod"], "workload": workload["name"],
+            }  # fmt: skip
+            identity = SpiffeId.parse(workload["spiffeId"])
+            for entry in workload["targets"]:
+                address, port, path = _parts(entry["url"])
+                found[entry["job"]].append(Target(address, port, identity, labels, path))
+    except (ValueError, KeyError, TypeError):
+        raise InputError("this is no status document of a mesh", where=where) from None
+    return {job: tuple(targets) for job, targets in found.items()}
+
+
+def _parts(url: str) -> tuple[str, int, str]:
+    authority, slash, path = url.partition("://")[2].partition("/")
+    host, _, port = authority.rpartition(":")
+    return host.strip("[]"), int(port), slash + path

@@ -1,0 +1,1 @@
+"""The scrape proxy: follows discovery, keeps its Envoy's routes, answers HTTP SD, counts refusals."""

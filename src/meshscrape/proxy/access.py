@@ -1,0 +1,87 @@
+"""Envoy's log lines from a named pipe, and what each says of one scrape."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from meshscrape.dataplane.refusals import classify
+
+_CHUNK = 1 << 16
+# A line is some hundred bytes; what has no end after this many is no line of ours.
+_LONGEST = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Scrape:
+    """One request: `route` is what it was for (empty: nothing known), `reason` why it failed (empty: not).
+
+    `connection` is Envoy's number of the connection to the target, 0 when there was none.
+    """
+
+    route: str
+    reason: str
+    details: str
+    connection: int
+    peer: str
+    not_after: datetime | None
+
+
+def parse_line(line: bytes) -> Scrape | None:
+    """What a line says; None for one that is no JSON object of ours."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        connection = int(fields["connection"] or 0)
+        reason = classify(
+            int(fields["status"] or 0),
+            fields["flags"] or "",
+            fields["refusal"] or "",
+            connected=connection > 0,
+        )
+        ends = fields["not_after"]
+        return Scrape(
+            route=fields["route"] or "",
+            reason=reason,
+            details=fields["tls"] or fields["details"] or "",
+            connection=connection,
+            peer=fields["peer"] or "",
+            not_after=datetime.fromisoformat(ends).astimezone(UTC) if ends else None,
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class LogPipe:
+    """The reading end of a named pipe, which hands every whole line to `receive`."""
+
+    def __init__(self, path: Path, receive: Callable[[bytes], None]) -> None:
+        self._receive = receive
+        self._rest = b""
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        os.mkfifo(path, 0o600)
+        # Open for writing too: the pipe never ends when Envoy does, and Envoy never waits for a reader.
+        self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        asyncio.get_running_loop().add_reader(self._descriptor, self._read)
+
+    def close(self) -> None:
+        """Stop reading."""
+        asyncio.get_running_loop().remove_reader(self._descriptor)
+        os.close(self._descriptor)
+
+    def _read(self) -> None:
+        try:
+            chunk = os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return
+        *lines, rest = (self._rest + chunk).split(b"\n")
+        self._rest = rest if len(rest) <= _LONGEST else b""
+        for line in lines:
+            self._receive(line)

@@ -1,0 +1,124 @@
+"""Where targets come from, and what is known of each source now."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from meshscrape.errors import MeshscrapeError
+from meshscrape.scrape.target_files import parse_target_file
+from meshscrape.scrape.targets import Target
+from meshscrape.system.files import read_input
+
+logger = logging.getLogger(__name__)
+
+Targets = Mapping[str, tuple[Target, ...]]
+
+
+class Source(Protocol):
+    """Tells the targets of one or more jobs."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people and as a label."""
+
+    @property
+    def jobs(self) -> Sequence[str]:
+        """The jobs whose targets it tells."""
+
+    def read(self) -> Targets | None:
+        """All its targets by job; None when they are as at the last call. Raises MeshscrapeError."""
+
+
+class WatchedFile:
+    """A source that is one file, read again whenever it is another one: `parse` makes targets of it."""
+
+    def __init__(self, path: Path, jobs: Sequence[str], parse: Callable[[bytes, str], Targets]) -> None:
+        self.path = path
+        self.jobs = tuple(jobs)
+        self._parse = parse
+        self._stamp: tuple[int, int, int] | None = None
+        self._data: bytes | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def read(self) -> Targets | None:
+        """See `Source.read`; a content that could not be used is not tried again until it changes."""
+        try:
+            seen = self.path.stat()
+            stamp = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
+        except OSError:
+            stamp = (0, 0, 0)
+        if stamp == self._stamp:
+            return None
+        data = read_input(self.path, "the targets") if stamp[2] else self._missing(stamp)
+        self._stamp = stamp
+        if data == self._data:
+            return None
+        self._data = data
+        return self._parse(data, str(self.path))
+
+    def _missing(self, stamp: tuple[int, int, int]) -> bytes:
+        self._stamp, self._data = stamp, None
+        return read_input(self.path, "the targets")
+
+
+def target_file_source(path: Path, job: str) -> WatchedFile:
+    """The targets of `job` from a target file (see `scrape.target_files`)."""
+    return WatchedFile(path, (job,), lambda data, where: {job: parse_target_file(data, where)})
+
+
+@dataclass(slots=True)
+class SourceState:
+    """The last targets of a source that could be used, and what is wrong with it now (empty: nothing)."""
+
+    source: Source
+    targets: Targets
+    problem: str = ""
+    failures: int = 0
+
+
+class Discovery:
+    """All sources together; a source that cannot be used keeps its last targets."""
+
+    def __init__(self, sources: Iterable[Source]) -> None:
+        self.states = [SourceState(source, {}) for source in sources]
+
+    def start(self) -> None:
+        """Read every source for the first time. Raises MeshscrapeError for one that cannot be used."""
+        for state in self.states:
+            state.targets = state.source.read() or {}
+
+    def look(self) -> bool:
+        """Read what has changed; whether targets may be others than before."""
+        changed = False
+        for state in self.states:
+            try:
+                found = state.source.read()
+            except MeshscrapeError as error:
+                state.failures += 1
+                state.problem = str(error)
+                logger.error("the targets stay as they were: %s", error)
+                continue
+            if found is not None:
+                changed = changed or found != state.targets
+                state.targets, state.problem = found, ""
+        return changed
+
+    @property
+    def jobs(self) -> tuple[str, ...]:
+        """Every job that some source tells."""
+        return tuple(dict.fromkeys(job for state in self.states for job in state.source.jobs))
+
+    def targets(self) -> dict[str, list[Target]]:
+        """All targets by job, every job present."""
+        found: dict[str, list[Target]] = {job: [] for job in self.jobs}
+        for state in self.states:
+            for job, targets in state.targets.items():
+                found[job].extend(targets)
+        return found

@@ -1,0 +1,203 @@
+"""What the proxy knows of its targets, as metrics. Labels come from discovery and from our own catalogue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from meshscrape.dataplane.scrape_proxy import route_name
+from meshscrape.exposition.health import Family, render_families
+from meshscrape.proxy.access import Scrape
+from meshscrape.proxy.discovery import Discovery
+from meshscrape.scrape.targets import Target
+
+_NOBODY = {"target": "", "path": "", "namespace": "", "workload": "", "spiffe_id": ""}
+
+
+@dataclass(slots=True)
+class TargetFigures:
+    """One target since it is known."""
+
+    target: Target
+    scrapes: int = 0
+    handshakes: int = 0
+    reused: int = 0
+    newest_connection: int = 0
+    not_after: datetime | None = None
+    refusals: Counter[str] = field(default_factory=Counter)
+    last_refusal: str = ""
+
+    @property
+    def labels(self) -> dict[str, str]:
+        target = self.target
+        return {
+            "target": target.authority,
+            "path": target.path,
+            "namespace": target.labels.get("namespace", ""),
+            "workload": target.labels.get("workload", ""),
+            "spiffe_id": str(target.spiffe_id),
+        }
+
+
+@dataclass(slots=True)
+class ProxyFigures:
+    """What concerns the proxy as a whole."""
+
+    reloads: int = 0
+    reload_failures: int = 0
+    current: bool = True
+    last_reload: float = 0.0
+    envoy_restarts: int = 0
+
+
+class ScrapeCounters:
+    """Counts what Envoy's log says. Only known targets are told apart: the rest is one sum per reason."""
+
+    def __init__(self) -> None:
+        self.by_route: dict[str, TargetFigures] = {}
+        self.strangers: Counter[str] = Counter()
+
+    def know(self, targets: Iterable[Target]) -> None:
+        """From now on these are the targets; what was counted for others is forgotten."""
+        known: dict[str, TargetFigures] = {}
+        for target in targets:
+            route = route_name(target)
+            present = self.by_route.get(route)
+            if present is not None and present.target.spiffe_id == target.spiffe_id:
+                present.target = target
+                known[route] = present
+            else:
+                known[route] = TargetFigures(target)
+        self.by_route = known
+
+    def forget_connections(self) -> None:
+        """Envoy has been started anew: it counts connections from the beginning."""
+        for figures in self.by_route.values():
+            figures.newest_connection = 0
+
+    def count(self, scrape: Scrape) -> None:
+        """Count one request."""
+        figures = self.by_route.get(scrape.route)
+        if figures is None or scrape.reason == "bad-token":
+            if scrape.reason:
+                self.strangers[scrape.reason] += 1
+            return
+        figures.scrapes += 1
+        if scrape.reason:
+            figures.refusals[scrape.reason] += 1
+            figures.last_refusal = scrape.details
+        if scrape.connection > figures.newest_connection:
+            figures.newest_connection = scrape.connection
+            figures.handshakes += 1
+        elif scrape.connection:
+            figures.reused += 1
+        if scrape.not_after is not None:
+            figures.not_after = scrape.not_after
+
+
+def render(
+    counters: ScrapeCounters,
+    discovery: Discovery,
+    proxy: ProxyFigures,
+    certificates: Mapping[str, float],
+) -> bytes:
+    """All families; `certificates` has the end of the scraper's own certificate by trust domain."""
+    return render_families(
+        [*_target_families(counters), *_source_families(discovery), *_proxy_families(proxy, certificates)]
+    )
+
+
+def _target_families(counters: ScrapeCounters) -> list[Family]:
+    known = list(counters.by_route.values())
+    refusals: list[tuple[Mapping[str, str], float]] = [
+        ({"reason": reason, **each.labels}, count)
+        for each in known
+        for reason, count in sorted(each.refusals.items())
+    ]
+    refusals += [
+        ({"reason": reason, **_NOBODY}, count)
+        for reason, count in sorted(counters.strangers.items())
+    ]
+
+    def each_target(value: Callable[[TargetFigures], float]) -> list[tuple[Mapping[str, str], float]]:
+        return [(each.labels, value(each)) for each in known]
+
+    ends: list[tuple[Mapping[str, str], float]] = [
+        (each.labels, each.not_after.timestamp()) for each in known if each.not_after
+    ]
+    return [
+        Family(
+            "meshscrape_scrape_refusals_total", "counter",
+            "Scrapes that failed or were refused, by reason; without a target: requests for none.", refusals,
+        ),
+        Family(
+            "meshscrape_scrape_requests_total", "counter", "Requests for the target, failed ones included.",
+            each_target(lambda each: each.scrapes),
+        ),
+        Family(
+            "meshscrape_scrape_handshakes_total", "counter",
+            "TLS handshakes with the target that succeeded: its SPIFFE ID was checked.",
+            each_target(lambda each: each.handshakes),
+        ),
+        Family(
+            "meshscrape_scrape_reused_connections_total", "counter",
+            "Scrapes on a connection that an earlier one had made.", each_target(lambda each: each.reused),
+        ),
+        Family(
+            "meshscrape_scrape_target_certificate_expiration_timestamp_seconds", "gauge",
+            "End (not-after) of the certificate that the target showed last.", ends,
+        ),
+    ]  # fmt: skip
+
+
+def _source_families(discovery: Discovery) -> list[Family]:
+    targets = discovery.targets()
+    states = discovery.states
+    return [
+        Family(
+            "meshscrape_scrape_proxy_targets", "gauge", "Targets that discovery announces.",
+            [({"job": job}, len(found)) for job, found in targets.items()],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_source_up", "gauge",
+            "Whether the source could be used when it was read last; if not, its last targets are kept.",
+            [({"source": each.source.name}, float(not each.problem)) for each in states],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_source_failures_total", "counter",
+            "How often the source had changed and could not be used.",
+            [({"source": each.source.name}, each.failures) for each in states],
+        ),
+    ]  # fmt: skip
+
+
+def _proxy_families(proxy: ProxyFigures, certificates: Mapping[str, float]) -> list[Family]:
+    return [
+        Family(
+            "meshscrape_scrape_proxy_reloads_total", "counter",
+            "Changes of targets that Envoy has taken over.", [({}, proxy.reloads)],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_reload_failures_total", "counter",
+            "Changes of targets that could not be taken over.", [({}, proxy.reload_failures)],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_current", "gauge", "Whether Envoy uses the targets of discovery.",
+            [({}, float(proxy.current))],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_last_reload_timestamp_seconds", "gauge",
+            "When Envoy took the targets over last.", [({}, proxy.last_reload)],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_envoy_restarts_total", "counter", "Restarts of the proxy's Envoy.",
+            [({}, proxy.envoy_restarts)],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_certificate_expiration_timestamp_seconds", "gauge",
+            "End (not-after) of the certificate that the proxy presents in the trust domain.",
+            [({"trust_domain": name}, end) for name, end in sorted(certificates.items())],
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,132 @@
+"""What a scrape proxy is made from, and what of it must be in place before it starts."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import secrets
+import stat
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS
+from meshscrape.errors import InputError
+from meshscrape.proxy.discovery import Source
+from meshscrape.spiffe.bundles import load_bundle
+from meshscrape.spiffe.certificates import identity_of, load_certificates
+from meshscrape.system.files import private_dir, read_input, write_atomic
+
+_TOKEN_BYTES = 32
+_FILES = (CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS)
+_LOOK = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyOptions:
+    """One scrape proxy.
+
+    `listen` is for scrapes, `discovery` for HTTP SD and metrics. `directory` is its own, for as long as it
+    runs. `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each by the trust
+    domain of the targets that it is for; an empty name stands for the trust domain of the certificate.
+    """
+
+    listen: tuple[str, int]
+    discovery: tuple[str, int]
+    directory: Path
+    token_file: Path
+    credentials: Sequence[tuple[str, Path]]
+    sources: Sequence[Source]
+    remote: bool = False
+    workers: int = 1
+    requests_per_connection: int = 0
+    envoy: Path | None = None
+    patience: float = 60.0
+
+
+def check_addresses(options: ProxyOptions) -> None:
+    """InputError when it would listen where others than this machine can reach it, unless `remote`."""
+    for host, port in (options.listen, options.discovery):
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            raise InputError(f"{host!a} is no IP address", remedy="write 127.0.0.1:15094") from None
+        if not address.is_loopback and not options.remote:
+            raise InputError(
+                "this is no loopback address: whoever has the token could scrape as Prometheus does",
+                where=f"{host}:{port}",
+                remedy="listen on 127.0.0.1, or say --remote",
+            )
+
+
+def load_token(path: Path) -> str:
+    """The bearer token in `path` (0600), made when there is none. InputError when others can read it."""
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        private = path.parent
+        if not private.exists():
+            private_dir(private)
+        write_atomic(path, f"{secrets.token_urlsafe(_TOKEN_BYTES)}\n".encode(), mode=0o600)
+        seen = path.stat()
+    if stat.S_IMODE(seen.st_mode) & 0o077 or seen.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            "others than its owner can read the token", where=str(path), remedy="remove it: a new one is made"
+        )
+    token = read_input(path, "the token").decode("ascii", "replace").strip()
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(
+            "this is no token", where=str(path), remedy="remove the file: a new token is made at the start"
+        )
+    return token
+
+
+async def await_credentials(options: ProxyOptions) -> dict[str, Path]:
+    """The directories by trust domain, once their files are there; InputError after `patience` seconds."""
+    deadline = time.monotonic() + options.patience
+    while True:
+        try:
+            return trust_domains(options.credentials)
+        except InputError:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(_LOOK)
+
+
+def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """The directories by trust domain. InputError for missing files and a trust domain named twice."""
+    found: dict[str, Path] = {}
+    for name, directory in credentials:
+        for file in _FILES:
+            data = read_input(directory / file, "the scraper's credentials")
+            if file == ROOTS:
+                load_bundle(data, str(directory / file))
+        domain = name or _own_trust_domain(directory)
+        if domain in found:
+            raise InputError(
+                f"two directories are for the trust domain {domain}",
+                where=str(directory),
+                remedy="write TRUST_DOMAIN=DIR",
+            )
+        found[domain] = directory.absolute()
+    return found
+
+
+def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
+    """The end (Unix time) of the certificate presented in each trust domain; unreadable ones are left out."""
+    ends: dict[str, float] = {}
+    for name, directory in directories.items():
+        try:
+            leaf = load_certificates((directory / CERTIFICATE_CHAIN).read_bytes(), str(directory))[0]
+        except (OSError, InputError):
+            continue
+        ends[name] = leaf.not_valid_after_utc.timestamp()
+    return ends
+
+
+def _own_trust_domain(directory: Path) -> str:
+    where = str(directory / CERTIFICATE_CHAIN)
+    leaf = load_certificates(read_input(directory / CERTIFICATE_CHAIN, "the certificate"), where)[0]
+    return identity_of(leaf).trust_domain
