@@ -1,0 +1,88 @@
+"""What an Envoy's admin API shows, read as which roots it really uses."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+from typing import Any
+
+from meshscrape.ca.evidence import Consumer, envoy_seen, observe
+from meshscrape.spiffe.certificates import fingerprint
+from support.ca import Credentials, TestCa
+
+OLD, NEW, OTHER = TestCa(), TestCa(), TestCa("elsewhere.example")
+ROOTS = [OLD.signer.certificate, NEW.signer.certificate]
+A, B = map(fingerprint, ROOTS)
+
+
+def secret(kind: str, part: str, pem: bytes) -> dict[str, Any]:
+    """A secret as /config_dump has it."""
+    return {kind: {part: {"inline_bytes": base64.b64encode(pem).decode()}}}
+
+
+def secrets(leaf: Credentials, *cas: TestCa) -> list[dict[str, Any]]:
+    """The secrets of an Envoy with this certificate and these roots."""
+    bundle = b"".join(ca.root_pem for ca in cas)
+    return [
+        secret("tls_certificate", "certificate_chain", leaf.chain_pem),
+        secret("validation_context", "trusted_ca", bundle),
+    ]
+
+
+def context(leaf: Credentials, *cas: TestCa) -> dict[str, Any]:
+    """A TLS context as /certs has it."""
+    return {
+        "ca_cert": [{"serial_number": f"{ca.signer.certificate.serial_number:x}"} for ca in cas],
+        "cert_chain": [{"serial_number": f"{leaf.certificate.serial_number:x}"}],
+    }
+
+
+def test_what_all_contexts_use_and_what_one_does() -> None:
+    """A root counts as trusted when each context has it, and as still trusted when one does."""
+    leaf, newer = OLD.workload("demo", "web"), NEW.workload("demo", "web")
+    certs = {"certificates": [context(leaf, OLD), context(newer, NEW, OLD, OTHER)]}
+    both = [*secrets(leaf, OLD, NEW, OTHER), secret("tls_certificate", "certificate_chain", newer.chain_pem)]
+    seen = envoy_seen("web", certs, both, ROOTS)
+    assert seen is not None
+    assert (seen.trusts, seen.trusts_anywhere, seen.issuers) == ({A}, {A, B}, {A, B})
+
+
+def test_a_serial_number_alone_is_no_proof() -> None:
+    """What /certs names but no secret contains is not counted: serial numbers can be anybody's."""
+    leaf = OLD.workload("demo", "web")
+    certs = {"certificates": [context(leaf, OLD, NEW)]}
+    seen = envoy_seen("web", certs, secrets(leaf, OLD), ROOTS)
+    assert seen is not None
+    assert seen.trusts == {A}
+    unknown = envoy_seen("web", certs, secrets(NEW.workload("demo", "web"), OLD), ROOTS)
+    assert unknown is not None
+    assert unknown.issuers == {""}
+
+
+def test_a_certificate_of_neither_root_is_nobodys() -> None:
+    """It cannot pass for one of the new root."""
+    leaf = OTHER.workload("demo", "web")
+    seen = envoy_seen("web", {"certificates": [context(leaf, NEW)]}, secrets(leaf, NEW), ROOTS)
+    assert seen is not None
+    assert seen.issuers == {""}
+
+
+def test_an_envoy_without_tls_has_nothing_to_follow() -> None:
+    """No TLS context, no statement; malformed secrets are no statement either."""
+    assert envoy_seen("web", {"certificates": []}, [], ROOTS) is None
+    leaf = OLD.workload("demo", "web")
+    broken = [secret("tls_certificate", "certificate_chain", b"junk"), {"name": "other"}]
+    seen = envoy_seen("web", {"certificates": [context(leaf, OLD)]}, broken, ROOTS)
+    assert seen is not None
+    assert (seen.trusts, seen.issuers) == (set(), {""})
+
+
+def test_directories_and_silent_envoys(tmp_path: Path) -> None:
+    """A directory shows its certificate and bundle; what is not there, or does not answer, is a problem."""
+    NEW.workload("demo", "web").write(tmp_path / "certs")
+    consumer = Consumer("web", tmp_path / "admin.sock", (tmp_path / "certs", tmp_path / "none"))
+    found, missing, silent = asyncio.run(observe([consumer], ROOTS))
+    assert (found.who, found.trusts, found.issuers, found.problem) == ("web (certs)", {B}, {B}, "")
+    assert missing.problem == "has no usable certificate yet"
+    assert silent.problem == "does not answer on its admin socket"
