@@ -392,7 +392,8 @@ CHECKS: Mapping[str, Check] = {
     exposed.METRICS_CHECK: Check(
         "no port of the pod address serves Prometheus metrics without TLS, announced or not",
         "bind the exporter to the workload's inside address (its localhost), and let the agent merge it: "
-        "declare port and path in the scrape annotation", "hole", _metrics_exposed, together=True,
+        "declare port and path in the scrape annotation; a gateway should not route that path", "hole",
+        _metrics_exposed, together=True,
     ),
     exposed.ADMIN_CHECK: Check(
         "no port of the pod address serves Envoy's admin API without TLS",

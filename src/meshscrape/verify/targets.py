@@ -61,7 +61,7 @@ class ScrapeTarget:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeJob:
-    """A scrape job as Prometheus runs it: its proxy (`host:port` or empty), and whether it skips verifying."""
+    """A scrape job as Prometheus runs it: its proxy (`host:port` or empty), and whether it checks nobody."""
 
     proxy: str = ""
     unverified: bool = False

@@ -32,7 +32,7 @@ def target(url: str = URL, health: str = "up", error: str = "", job: str = "") -
 
 
 def scraped(*targets: ScrapeTarget, proxy: str = "") -> Scraping:
-    """What Prometheus scrapes, with a job through the proxy, one through another and one that believes all."""
+    """What Prometheus scrapes; its jobs go through the proxy, through another one, or believe everybody."""
     jobs = {
         "proxied": ScrapeJob(proxy=PROXY),
         "elsewhere": ScrapeJob(proxy="127.9.9.9:15094"),
@@ -109,7 +109,7 @@ def test_the_scrape_proxy_makes_plain_http_safe() -> None:
 
 
 def test_an_unverified_target_is_a_hole_only_beside_a_proxy() -> None:
-    """Without a scrape proxy Prometheus has no way to check: a note. With one, a job that goes around it is not."""
+    """Without a scrape proxy Prometheus has no way to check: a note. With one, a job goes around it."""
     assert judge_identities(MESH, scraped(target(PLAIN, job="proxied"), proxy=PROXY)).outcome == "passed"
     assert judge_identities(MESH, scraped(target(job="blind"))).outcome == "noted"
     for job in ("blind", "both"):
