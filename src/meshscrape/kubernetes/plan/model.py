@@ -90,12 +90,16 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Changes in the order in which they are to be applied."""
+    """Changes in the order in which they are to be applied.
+
+    `apart`: Istio's objects belong to another API server than the workloads (ASM).
+    """
 
     changes: tuple[Change, ...] = ()
     notes: tuple[Note, ...] = ()
     gates: tuple[Gate, ...] = ()
     modes: Mapping[Ref, Decided] = field(default_factory=dict)
+    apart: bool = False
 
     def apply(self, inventory: Inventory) -> Inventory:
         """The objects after all changes, in memory; nothing of a cluster is touched."""
@@ -122,4 +126,4 @@ def revert(plan: Plan) -> Plan:
         )
         for each in reversed(plan.changes)
     )
-    return Plan(back)
+    return Plan(back, apart=plan.apart)

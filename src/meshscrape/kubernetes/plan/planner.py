@@ -62,7 +62,8 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         plan_removal(context)
         _stale(context)
     modes = {target.ref: target.mode for target in context.targets}
-    return Plan(draft.changes(), draft.notes, tuple(gates), modes)
+    apart = any(each.flavour == "asm" and each.external for each in observation.control_planes)
+    return Plan(draft.changes(), draft.notes, tuple(gates), modes, apart)
 
 
 def _look_again(context: Context) -> None:

@@ -1,0 +1,94 @@
+"""`meshscrape render`: the changed objects as files, for GitOps."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshscrape.cli.intent import OneIsError, intent_options, make_plan
+from meshscrape.cli.output import say
+from meshscrape.errors import InputError
+from meshscrape.kubernetes.render.diff import summary
+from meshscrape.kubernetes.render.files import HEAD, OVERVIEW, plan_files, plan_stream
+from meshscrape.kubernetes.render.kustomize import kustomize_files
+
+
+@click.command(cls=OneIsError)
+@intent_options
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a directory per phase into DIR; without it, one YAML stream to standard output.",
+)
+@click.option("--kustomize", is_flag=True, help="Overlays with patches, one per phase (needs --out).")
+@click.option(
+    "--base",
+    default="../../base",
+    show_default=True,
+    metavar="PATH",
+    help="Your own kustomization, as seen from a phase's directory.",
+)
+def command(out: Path | None, kustomize: bool, base: str, **options: Any) -> int:
+    """Write the changed objects as files, one directory per phase, in the order to apply them.
+
+    The same objects and options give the same bytes. Exit codes: 0 done, 1 error.
+    """
+    if kustomize and out is None:
+        raise InputError("--kustomize writes several files", remedy="say where: --out DIR")
+    _, plan = make_plan(**options)
+    if out is None:
+        sys.stdout.write(plan_stream(plan))
+    else:
+        write_directory(out, kustomize_files(plan, base) if kustomize else plan_files(plan))
+    for note in plan.notes:
+        say(f"{'refused' if note.refused else 'note'}: {note.ref or 'all'}: {note.text}; {note.remedy}")
+    say(summary(plan))
+    return 0
+
+
+def write_directory(directory: Path, files: Mapping[str, str]) -> None:
+    """Make `directory` hold exactly `files`: all of them or, when anything fails, what was there before.
+
+    Raises InputError for a directory that is there with other files than an earlier rendering.
+    """
+    overview = directory / OVERVIEW
+    if directory.exists() and not (overview.is_file() and overview.read_text().startswith(HEAD)):
+        if not directory.is_dir() or any(directory.iterdir()):
+            raise InputError(
+                "it holds other files than an earlier rendering",
+                where=str(directory),
+                remedy="name a new or empty directory",
+            )
+        directory.rmdir()
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
+            fresh = Path(temporary) / "new"
+            for name, text in files.items():
+                path = fresh / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+            _swap(fresh, directory, Path(temporary) / "old")
+    except OSError as error:
+        raise InputError(
+            f"cannot be written: {error.strerror}", where=str(directory), remedy="choose another directory"
+        ) from error
+
+
+def _swap(fresh: Path, directory: Path, aside: Path) -> None:
+    if directory.exists():
+        directory.rename(aside)
+    try:
+        fresh.rename(directory)
+    except OSError:
+        if aside.exists():
+            aside.rename(directory)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
