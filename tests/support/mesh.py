@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from support.polling import eventually
 
 MESHSCRAPE = (sys.executable, "-m", "meshscrape")
@@ -98,6 +100,12 @@ class Up:
         """Prometheus' own view of its targets."""
         url = self.document()["prometheus"]["url"]
         return list(_get_json(f"{url}/api/v1/targets?state=active")["data"]["activeTargets"])
+
+    def prometheus_config(self) -> dict[str, Any]:
+        """The configuration that Prometheus runs, from its own API."""
+        url = self.document()["prometheus"]["url"]
+        config: dict[str, Any] = yaml.safe_load(_get_json(f"{url}/api/v1/status/config")["data"]["yaml"])
+        return config
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Signal it and wait; the exit code."""

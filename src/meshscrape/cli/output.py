@@ -12,6 +12,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+WHY_HTTP = (
+    "targets read http:// in Prometheus: it asks the scrape proxy on this machine, which speaks mutual TLS "
+    "with each target and checks its SPIFFE ID"
+)
 _STYLES = {"up": "green", "ready": "green", "down": "red", "failed": "red"}
 
 
@@ -128,4 +132,8 @@ def _facts(document: Mapping[str, Any]) -> list[Text]:
     facts = [("state", document["stateDirectory"]), ("CA", document["ca"]["address"])]
     if document["prometheus"]:
         facts.insert(0, ("Prometheus", document["prometheus"]["url"]))
+    if document["scrapeProxy"]:
+        facts.insert(1, ("through", f"scrape proxy {document['scrapeProxy']['address']}; {WHY_HTTP}"))
+    elif document["prometheus"]:
+        facts.insert(1, ("directly", "nobody checks whom Prometheus scrapes (--direct)"))
     return [Text.assemble((f"{name:<11}", "bold"), value) for name, value in facts]

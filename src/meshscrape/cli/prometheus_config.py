@@ -8,14 +8,23 @@ from typing import cast
 import click
 import yaml
 
+from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
 from meshscrape.local.state import read_status
 from meshscrape.scrape.collectors import COLLECTORS, Collector, collector_text
 from meshscrape.scrape.kubernetes_sd import ClusterJobs, secure_jobs
-from meshscrape.scrape.prometheus_config import DirectScrapes, ScrapeOptions, duration, render
+from meshscrape.scrape.prometheus_config import (
+    PROXY_DISCOVERY_PORT,
+    DirectScrapes,
+    ScrapeOptions,
+    ScrapeProxy,
+    duration,
+    render,
+)
 from meshscrape.scrape.scraper_pod import CERTIFICATES
+from meshscrape.scrape.targets import JOBS
 
 
 def interval_seconds(text: str, where: str) -> float:
@@ -26,16 +35,29 @@ def interval_seconds(text: str, where: str) -> float:
 @click.command()
 @STATE
 @click.option(
+    "--proxy",
+    metavar="IP:PORT",
+    help="For your own Prometheus: through the scrape proxy that takes scrapes there (its --listen).",
+)
+@click.option(
+    "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: the same IP, port 15095]"
+)
+@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --proxy: its token.")
+@click.option("--job", "jobs", multiple=True, metavar="JOB", help="With --proxy: a job it tells; repeatable.")
+@click.option(
+    "--direct", is_flag=True, help="Without a scrape proxy. Nobody then checks whom Prometheus scrapes."
+)
+@click.option(
     "--certs",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory with cert-chain.pem, key.pem and root-cert.pem (the agent's OUTPUT_CERTS).",
+    help="With --direct: directory with cert-chain.pem, key.pem and root-cert.pem (the agent's OUTPUT_CERTS).",
 )
 @click.option(
     "--targets",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory with one JOB.json of targets per job (Prometheus' file_sd format).",
+    help="With --direct: directory with one JOB.json of targets per job (Prometheus' file_sd format).",
 )
 @click.option("--scrape-interval", default="5s", show_default=True, metavar="DURATION")
 @click.option(
@@ -55,33 +77,51 @@ def interval_seconds(text: str, where: str) -> float:
     "--namespace", "namespaces", multiple=True, help="With --kubernetes: only its pods; repeatable."
 )
 def command(
-    state: Path | None,
-    certs: Path | None,
-    targets: Path | None,
-    scrape_interval: str,
-    collector: str,
-    kubernetes: bool,
-    namespaces: tuple[str, ...],
-) -> int:
-    """Print Prometheus' configuration for the running mesh; with --certs and --targets, for your own.
+    state: Path | None, proxy: str | None, discovery: str | None, token_file: Path | None,
+    jobs: tuple[str, ...], direct: bool, certs: Path | None, targets: Path | None, scrape_interval: str,
+    collector: str, kubernetes: bool, namespaces: tuple[str, ...],
+) -> int:  # fmt: skip
+    """Print Prometheus' configuration for the running mesh, or with --proxy for your own Prometheus.
+
+    Prometheus asks the scrape proxy, and the scrape proxy checks every target's SPIFFE ID. With --direct
+    nobody does: Prometheus cannot, so those jobs carry insecure_skip_verify.
 
     With --kubernetes, for a scraper in a cluster that has a workload certificate there.
-
-    The jobs do not verify the servers' identity yet (insecure_skip_verify): the servers verify the scraper.
     """
     chosen = cast(Collector, collector)
     interval = interval_seconds(scrape_interval, "--scrape-interval")
     if kubernetes:
         print(_of_cluster(chosen, certs, namespaces, interval), end="")
         return 0
-    if (certs is None) != (targets is None):
+    if (certs or targets) and not direct:
+        raise InputError(
+            "--certs and --targets make jobs that check nobody's identity",
+            remedy="say --direct if you mean it, or use the scrape proxy: --proxy IP:PORT --token-file FILE",
+        )
+    through: ScrapeProxy | DirectScrapes
+    if proxy is not None:
+        through = _through_proxy(proxy, discovery, token_file, jobs)
+    elif certs is not None and targets is not None:
+        through = DirectScrapes(str(certs.absolute()), str(targets.absolute()))
+    elif certs is not None or targets is not None:
         raise InputError("--certs and --targets belong together", remedy="give both, or neither")
-    if certs is None or targets is None:
-        certs, targets = _of_running_mesh(state_path(state))
-    direct = DirectScrapes(str(certs.absolute()), str(targets.absolute()))
-    text = render(ScrapeOptions(direct, interval))
+    else:
+        through = _of_running_mesh(state_path(state), direct)
+    if isinstance(through, DirectScrapes):
+        say("warning: these jobs do not check whom Prometheus scrapes (insecure_skip_verify)")
+    text = render(ScrapeOptions(through, interval))
     print(text if chosen == "prometheus" else collector_text(chosen, yaml.safe_load(text)), end="")
     return 0
+
+
+def _through_proxy(
+    proxy: str, discovery: str | None, token_file: Path | None, jobs: tuple[str, ...]
+) -> ScrapeProxy:
+    if token_file is None:
+        raise InputError("--proxy needs the proxy's token", remedy="add --token-file FILE")
+    host = proxy.rpartition(":")[0]
+    own = discovery or f"{host}:{PROXY_DISCOVERY_PORT}"
+    return ScrapeProxy(proxy, own, str(token_file.absolute()), jobs or JOBS)
 
 
 def _of_cluster(
@@ -92,15 +132,18 @@ def _of_cluster(
     return collector_text(collector, document)
 
 
-def _of_running_mesh(state: Path) -> tuple[Path, Path]:
+def _of_running_mesh(state: Path, direct: bool) -> ScrapeProxy | DirectScrapes:
     document = read_status(state)
+    proxy = document["scrapeProxy"]
+    if proxy is not None and not direct:
+        return ScrapeProxy(proxy["address"], proxy["discovery"], proxy["tokenFile"])
     title = (document["prometheus"] or {}).get("workload")
     for workload in document["workloads"]:
         if f"{workload['namespace']}/{workload['name']}" == title:
             certs = workload["outputCertificates"] or workload["credentials"]
-            return Path(certs), Path(document["stateDirectory"]) / "run/prometheus/targets"
+            return DirectScrapes(certs, str(Path(document["stateDirectory"]) / "run/prometheus/targets"))
     raise InputError(
         "the running mesh has no Prometheus",
         where=str(state),
-        remedy="give --certs DIR and --targets DIR for your own",
+        remedy="give --proxy IP:PORT --token-file FILE for your own",
     )

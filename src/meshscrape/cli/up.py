@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from meshscrape.cli.output import console, health_of, mesh_view, say, workload_line
+from meshscrape.cli.output import WHY_HTTP, console, health_of, mesh_view, say, workload_line
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.cli.verify import ProgressBar, print_report
@@ -94,6 +94,8 @@ def command(
         raise InputError("out of range", where="--scrape-interval", remedy="use 100ms to 1h")
     # The example's own traffic is for people to watch and for verify to have something to read.
     options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None, direct=direct)
+    if direct:
+        say("warning: Prometheus scrapes directly and checks nobody's identity (insecure_skip_verify)")
     asked = UpOptions(options, state_path(state), check, quiet, output)
     logging.basicConfig(level=logging.WARNING, handlers=[_ReportHandler(asked)])
     return asyncio.run(_until_signal(_check if check else _show, asked))
@@ -213,4 +215,6 @@ async def _lines(mesh: LocalMesh) -> None:
             told = True
             where = f"; Prometheus: {mesh.prometheus_url}" if mesh.prometheus_url else ""
             print(f"the mesh is ready{where}; state: {document['stateDirectory']}", flush=True)
+            if document["scrapeProxy"]:
+                print(WHY_HTTP, flush=True)
         await asyncio.sleep(REFRESH)

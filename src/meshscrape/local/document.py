@@ -91,8 +91,8 @@ def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
     proxy = child_named(guard) if guard else None
     return {
         "address": place.address,
+        "discovery": place.discovery,
         "httpSd": f"http://{place.discovery}/targets",
-        "metrics": f"http://{place.discovery}/metrics",
         "tokenFile": str(place.token_file),
         "adminSocket": str(place.directory / "admin.sock"),
         "pids": {"proxy": proxy, "envoy": child_named(proxy, "envoy") if proxy else None},
