@@ -156,7 +156,7 @@ def test_nothing_is_lost_or_renamed_in_the_merge(running: Proxy) -> None:
         assert f'"name": "{name}"' in dump
     layers = json.loads(running.envoy.admin("/runtime")[1])["entries"]
     limit = layers["envoy.resource_limits.listener.meshscrape_secure_metrics_15091.connection_limit"]
-    assert limit["final_value"] == str(bounds.METRICS_CONNECTIONS)
+    assert limit["final_value"] == str(bounds.SECURE_CONNECTIONS)
 
 
 def test_envoy_understands_every_field(running: Proxy) -> None:

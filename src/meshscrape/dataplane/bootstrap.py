@@ -113,7 +113,8 @@ def _connection_limits(options: ProxyOptions) -> dict[str, int]:
     """The most connections of each listener, by its name. Their sum bounds the process: no port's clients
     can use up what another port has been promised."""
     limits = {
-        f"{port.name}_{port.port}": bounds.METRICS_CONNECTIONS for port in metrics.metrics_ports(options)
+        f"{port.name}_{port.port}": bounds.SECURE_CONNECTIONS if port.secure else bounds.PLAINTEXT_CONNECTIONS
+        for port in metrics.metrics_ports(options)
     }
     limits |= {f"inbound_{each.port}": bounds.TRAFFIC_CONNECTIONS for each in _inbound(options)}
     if options.gateway_port is not None:

@@ -47,9 +47,10 @@ TRAFFIC = HttpLimits(
     drain_timeout=5.0,
 )
 
-# Open connections per listener. Metrics ports have few clients; the rest is room for handshakes that lead to
-# nothing and are cut after a few seconds.
-METRICS_CONNECTIONS = 512
+# Open connections per listener. A secure port has few clients; the rest is room for thousands of connections
+# that never finish a handshake (cut after 5 s, 17 kB each) beside which the scraper still gets in.
+SECURE_CONNECTIONS = 4096
+PLAINTEXT_CONNECTIONS = 512
 TRAFFIC_CONNECTIONS = 4096
 
 # Each port has a cluster, and breakers, of its own. Anybody can use the plaintext ports, so they get less of

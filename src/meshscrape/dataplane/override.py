@@ -57,7 +57,7 @@ def override(options: OverrideOptions) -> Resource:
     Who may scrape stands in the file SCRAPERS_FILE beside it, which Envoy follows while it runs.
     """
     found = _listeners(options)
-    limits = dict(listeners.connection_limit(str(each["name"]), bounds.METRICS_CONNECTIONS) for each in found)
+    limits = dict(listeners.connection_limit(str(each["name"]), bounds.SECURE_CONNECTIONS) for each in found)
     layer = {"name": PREFIX, "static_layer": limits}
     return {"static_resources": {"listeners": found}, "layered_runtime": {"layers": [layer]}}
 
