@@ -11,10 +11,12 @@ from typing import Any
 
 from cryptography import x509
 
+from meshscrape.ca.authority import trust_domain_of
 from meshscrape.ca.rotation import Seen
 from meshscrape.errors import InputError, UnavailableError
 from meshscrape.spiffe.bundles import is_issued_by
 from meshscrape.spiffe.certificates import fingerprint, load_certificates
+from meshscrape.spiffe.ids import SCHEME
 from meshscrape.system.envoy_admin import EnvoyAdmin
 
 # The files of a directory of credentials (Istio's names for OUTPUT_CERTS).
@@ -75,10 +77,12 @@ def envoy_seen(
 ) -> Seen | None:
     """What an Envoy's `/certs` and active secrets show; None when it has no TLS context at all (pure).
 
-    `/certs` tells, by serial numbers, what each live TLS context uses; the secrets have the certificates
+    Contexts in which it shows a certificate of another trust domain are another mesh's (a scrape proxy may
+    serve several). `/certs` tells, by serial numbers, what each live TLS context uses; the secrets have the certificates
     themselves. Only what both show counts.
     """
-    contexts = certs.get("certificates", ())
+    domains = {trust_domain_of(root) for root in roots}
+    contexts = [each for each in certs.get("certificates", ()) if _trust_domain(each) in (*domains, None)]
     if not contexts:
         return None
     known = set(map(fingerprint, _inline(secrets, "validation_context", "trusted_ca")))
@@ -106,6 +110,15 @@ def issuer_of(leaf: x509.Certificate, roots: Sequence[x509.Certificate]) -> str:
 
 def _serials(context: Mapping[str, Any], part: str) -> Iterator[int]:
     return (int(each["serial_number"], 16) for each in context.get(part, ()))
+
+
+def _trust_domain(context: Mapping[str, Any]) -> str | None:
+    """The trust domain of the certificate that a TLS context shows, None when it names none."""
+    for leaf in list(context.get("cert_chain", ()))[:1]:
+        for name in leaf.get("subject_alt_names", ()):
+            if str(name.get("uri", "")).startswith(SCHEME):
+                return str(name["uri"]).removeprefix(SCHEME).partition("/")[0]
+    return None
 
 
 def _inline(secrets: Sequence[Mapping[str, Any]], kind: str, part: str) -> Iterator[x509.Certificate]:

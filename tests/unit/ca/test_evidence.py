@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.ca.evidence import Consumer, envoy_seen, observe
-from meshscrape.spiffe.certificates import fingerprint
+from meshscrape.spiffe.certificates import fingerprint, identity_of
 from support.ca import Credentials, TestCa
 
 OLD, NEW, OTHER = TestCa(), TestCa(), TestCa("elsewhere.example")
@@ -34,7 +34,12 @@ def context(leaf: Credentials, *cas: TestCa) -> dict[str, Any]:
     """A TLS context as /certs has it."""
     return {
         "ca_cert": [{"serial_number": f"{ca.signer.certificate.serial_number:x}"} for ca in cas],
-        "cert_chain": [{"serial_number": f"{leaf.certificate.serial_number:x}"}],
+        "cert_chain": [
+            {
+                "serial_number": f"{leaf.certificate.serial_number:x}",
+                "subject_alt_names": [{"uri": str(identity_of(leaf.certificate))}],
+            }
+        ],
     }
 
 
@@ -60,9 +65,19 @@ def test_a_serial_number_alone_is_no_proof() -> None:
     assert unknown.issuers == {""}
 
 
+def test_contexts_of_another_mesh_are_not_asked() -> None:
+    """A scrape proxy that serves two meshes confirms each with what it uses in that one."""
+    leaf, foreign = OLD.workload("demo", "web"), OTHER.workload("demo", "web")
+    certs = {"certificates": [context(leaf, OLD, NEW), context(foreign, OTHER)]}
+    seen = envoy_seen("proxy", certs, secrets(leaf, OLD, NEW), ROOTS)
+    assert seen is not None
+    assert (seen.trusts, seen.issuers) == ({A, B}, {A})
+    assert envoy_seen("proxy", {"certificates": [context(foreign, OTHER)]}, [], ROOTS) is None
+
+
 def test_a_certificate_of_neither_root_is_nobodys() -> None:
     """It cannot pass for one of the new root."""
-    leaf = OTHER.workload("demo", "web")
+    leaf = TestCa().workload("demo", "web")
     seen = envoy_seen("web", {"certificates": [context(leaf, NEW)]}, secrets(leaf, NEW), ROOTS)
     assert seen is not None
     assert seen.issuers == {""}
