@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 
 from meshscrape.kubernetes import objects
 from meshscrape.kubernetes.objects import Manifest, Ref
-from meshscrape.kubernetes.observe.discovery import META, Labels, pod_targets, service_targets, shapes
+from meshscrape.kubernetes.observe.discovery import (
+    META,
+    Labels,
+    pod_targets,
+    predicted,
+    service_targets,
+    shapes,
+)
 from meshscrape.kubernetes.observe.jobs import Job, is_endpoints
 from meshscrape.kubernetes.observe.model import Consumer, Over
 from meshscrape.kubernetes.observe.relabel import relabel
@@ -20,7 +27,27 @@ _OTHER_ROLES = ("service", "node", "ingress")
 class _Matched:
     job: Job
     over: Over
-    ports: dict[Ref, set[int]] = field(default_factory=dict)
+    now: dict[Ref, set[int]] = field(default_factory=dict)
+    after: dict[Ref, set[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """What discovery makes of a workload's pods: by role pod, and behind its Services."""
+
+    pods: list[tuple[Manifest, list[Labels]]]
+    behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
+
+    @classmethod
+    def of(cls, found: Found, pods: list[Manifest]) -> _Targets:
+        return cls(
+            [(pod, list(pod_targets(pod))) for pod in pods],
+            [
+                (pod, service, list(service_targets(pod, service)))
+                for pod in pods
+                for service in found.services
+            ],
+        )
 
 
 def find_consumers(
@@ -32,15 +59,14 @@ def find_consumers(
     for found in workloads:
         if not relevant:
             break
-        pods = shapes(found, prometheus_merge)
-        targets = [(pod, list(pod_targets(pod))) for pod in pods]
-        behind = [
-            (pod, service, list(service_targets(pod, service))) for pod in pods for service in found.services
-        ]
+        now = _Targets.of(found, shapes(found, prometheus_merge))
+        after = _Targets.of(found, [predicted(found, prometheus_merge)]) if found.pods else now
         for index, job in relevant:
-            for over, port in _scraped(job, targets, behind):
-                each = matched.setdefault((index, over), _Matched(job, over))
-                each.ports.setdefault(found.workload.ref, set()).add(port)
+            for targets, when in ((now, "now"), (after, "after")):
+                for over, port in _scraped(job, targets):
+                    each = matched.setdefault((index, over), _Matched(job, over))
+                    ports = each.now if when == "now" else each.after
+                    ports.setdefault(found.workload.ref, set()).add(port)
     consumers = [_consumer(each) for _, each in sorted(matched.items(), key=lambda item: item[0])]
     matching = {index for index, _ in matched}
     consumers += [_unmatched(job) for index, job in enumerate(jobs) if index not in matching and _counts(job)]
@@ -56,14 +82,10 @@ def _finds_pods(job: Job) -> bool:
     return bool(job.static) or any(role not in _OTHER_ROLES for role, _ in job.roles)
 
 
-def _scraped(
-    job: Job,
-    targets: list[tuple[Manifest, list[Labels]]],
-    behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]],
-) -> Iterator[tuple[Over, int]]:
+def _scraped(job: Job, targets: _Targets) -> Iterator[tuple[Over, int]]:
     for role, namespaces in job.roles:
         if role == "pod":
-            for pod, found in targets:
+            for pod, found in targets.pods:
                 if namespaces and pod.ref.namespace not in namespaces:
                     continue
                 if job.pod_selector is not None and not objects.selects(
@@ -72,7 +94,7 @@ def _scraped(
                     continue
                 yield from _tried(job, (labels for labels in found if _has_port(job, labels)))
         elif is_endpoints(role):
-            for pod, service, behind_service in behind:
+            for pod, service, behind_service in targets.behind:
                 if namespaces and pod.ref.namespace not in namespaces:
                     continue
                 if job.service_selector is not None and not objects.selects(
@@ -83,7 +105,7 @@ def _scraped(
                     job, (labels for labels, name in behind_service if _leads(job, labels, name))
                 )
     if job.static:
-        yield from _static(job, behind)
+        yield from _static(job, targets.behind)
 
 
 def _static(
@@ -151,7 +173,7 @@ def _name(job: Job) -> str:
 
 def _consumer(matched: _Matched) -> Consumer:
     job = matched.job
-    ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.ports.items())}
+    ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.now.items())}
     scraper = job.scraper
     return Consumer(
         name=_name(job),
@@ -163,6 +185,7 @@ def _consumer(matched: _Matched) -> Consumer:
         scraper=scraper.ref if scraper else None,
         spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
         ports_of=ports,
+        ports_after={ref: tuple(sorted(found)) for ref, found in sorted(matched.after.items())},
     )
 
 

@@ -43,10 +43,11 @@ def shapes(found: Found, prometheus_merge: bool) -> list[Manifest]:
             phase = objects.dig(pod.data, "status", "phase")
             seen.setdefault((written, phase, len(list(objects.containers(pod.data)))), pod)
         return list(seen.values())
-    return [_predicted(found, prometheus_merge)]
+    return [predicted(found, prometheus_merge)]
 
 
-def _predicted(found: Found, prometheus_merge: bool) -> Manifest:
+def predicted(found: Found, prometheus_merge: bool) -> Manifest:
+    """A pod of the workload as it would be made now: the template, with what the injector adds."""
     workload = found.workload
     annotations = {key: str(value) for key, value in workload.annotations.items()}
     spec = dict(objects.as_mapping(found.template.get("spec")))

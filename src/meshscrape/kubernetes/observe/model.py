@@ -126,7 +126,8 @@ class ObservedWorkload:
     `proxy_metadata` is effective, after a restart: mesh default, ProxyConfig objects, annotation.
     `env` is what the process environment of istio-proxy will have of it, with the container's own variables.
     `secure_port` (merged) and `secure_envoy_port` are Istio's native listeners as configured;
-    `listener_ports` are all that serve metrics over mTLS, by whichever mode.
+    `listener_ports` are all that serve metrics over mTLS, by whichever mode; a proxy of an unknown version
+    is taken to open what it is told to. `proxy_version_after` of an uninjected workload is what it would get.
     `announced_secure_port` is the `secure-port` annotation that pods carry or will carry.
     `hardened` is whether 15090 and 15020 are both closed; `half_hardened` when only one of them is.
     """
@@ -188,6 +189,7 @@ class Consumer:
     `ref` is the object that declares it; `scraper` the object that runs it; `spiffe_id` the identity that it
     scrapes with, if any. `ports` are those of the matched workloads' pods; `ports_of` says which of whom.
     `over` is `mtls` when it presents a client certificate, `tls-unverified` for TLS without one.
+    `ports_after` is the same once all pods are as their templates say (the same where there are no pods).
     `certain` is False when what it matches could not be told from the objects (then it may match nothing).
     """
 
@@ -201,6 +203,7 @@ class Consumer:
     spiffe_id: str | None = None
     certain: bool = True
     ports_of: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
+    ports_after: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

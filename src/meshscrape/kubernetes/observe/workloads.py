@@ -18,7 +18,7 @@ from meshscrape.kubernetes.observe import gateways
 from meshscrape.kubernetes.observe.application import application_ports
 from meshscrape.kubernetes.observe.bootstrap import Override, override_of
 from meshscrape.kubernetes.observe.cluster import ASM, GATEWAY_GROUP, Cluster
-from meshscrape.kubernetes.observe.control import Control, split_ports
+from meshscrape.kubernetes.observe.control import DEFAULT, Control, split_ports
 from meshscrape.kubernetes.observe.injection import injection_of
 from meshscrape.kubernetes.observe.kinds import (
     flavour_of,
@@ -111,9 +111,12 @@ class Workloads:
 
     def _workload(self, ref: Ref, manifest: Manifest | None, template: Mapping[str, Any]) -> Found:
         control, namespace = self.control, ref.namespace
-        pods = tuple(self.cluster.pods.get(ref, ()))
+        # A pod without a status is a manifest that nobody has applied yet.
+        pods = tuple(
+            pod for pod in self.cluster.pods.get(ref, ()) if objects.dig(pod.data, "status", "phase")
+        )
         proxy = proxy_of(template)
-        standing_in = manifest is None or manifest.ref.kind == "Pod"
+        standing_in = template.get("kind") == "Pod"
         space = self.cluster.namespace_labels(namespace)
         injection = injection_of(namespace, space, template, proxy)
         if standing_in and is_injected(objects.annotations(template)):
@@ -257,7 +260,7 @@ class Workloads:
         self, workload: ObservedWorkload, proxy: Proxy | None
     ) -> tuple[IstioVersion, tuple[IstioVersion, ...]]:
         if not workload.in_mesh:
-            return UNKNOWN, ()
+            return self.control.version_of(DEFAULT), ()
         given = self.control.given
         own = image_version(proxy.image) if proxy is not None and proxy.complete else UNKNOWN
         after = self.control.version_of(workload.revision)

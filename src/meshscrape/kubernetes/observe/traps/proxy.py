@@ -91,7 +91,9 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "version-unknown",
             "info",
             workload.ref,
-            "Nothing in these objects tells which version the proxy has (or will have after a restart).",
+            f"Its pods run {workload.proxy_version_now}; nothing in these objects tells what a restart gives."
+            if workload.proxy_version_now.known
+            else "Nothing in these objects tells which version the proxy has, or will have after a restart.",
             "Add the control plane's objects (namespace istio-system) to the dump, or give --istio-version.",
         )
 
