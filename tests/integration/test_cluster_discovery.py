@@ -159,13 +159,10 @@ def test_a_plaintext_job_leaves_secured_pods(tmp_path: Path) -> None:
     del silent["metadata"]["annotations"]["prometheus.istio.io/secure-port"]
     job = {"job_name": "kubernetes-pods", "relabel_configs": [drop_secured()]}
     found = relabelled(job, [*discovered(pod("secured")), *discovered(silent)], tmp_path)
-    assert found
-    assert {each["__address__"] for each in found} == {
-        "10.0.0.7:9080",
-        "10.0.0.7:81",
-        "10.0.0.7:15090",
-        "10.0.0.7:80",
-    }
+    # Prometheus 2 adds the scheme's port where there is none.
+    assert [each["__address__"].removesuffix(":80") for each in found] == [
+        "10.0.0.7:9080", "10.0.0.7:81", "10.0.0.7:15090", "10.0.0.7",
+    ]  # fmt: skip
 
 
 @needs_samples
