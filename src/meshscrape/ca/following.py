@@ -71,7 +71,8 @@ class RootFollower:
             self._server.end_connections()
             # From Python 3.12 on this waits for connections that are still in their handshake, too.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._accepting.wait_closed(), _STOP_SECONDS)
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await self._accepting.wait_closed()
 
     async def follow(self) -> None:
         """Look at the record for ever."""

@@ -102,8 +102,10 @@ class Process:
     async def wait(self) -> int:
         """Wait for its end, with everything that it left in its group, and for its last output."""
         await self._ended.wait()
+        # Not wait_for: until Python 3.12 it can swallow a cancellation, and with it the order to stop.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._silent.wait(), _DRAIN)
+            async with asyncio.timeout(_DRAIN):
+                await self._silent.wait()
         self._close_output()
         return self._child.returncode
 
@@ -112,7 +114,8 @@ class Process:
         if not self._ended.is_set():
             self._child.terminate()
             try:
-                await asyncio.wait_for(self._ended.wait(), grace)
+                async with asyncio.timeout(grace):
+                    await self._ended.wait()
             except TimeoutError:
                 self.kill()
             except asyncio.CancelledError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshscrape.system.processes import spawn
+from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import ComponentFailed, GiveUp, Policy, Restart, Supervisor, decide
 from support.polling import eventually_async
 
@@ -73,3 +73,26 @@ def test_a_killed_component_is_started_again(tmp_path: Path) -> None:
         assert supervisor.pid is None
 
     asyncio.run(scenario())
+
+
+def test_an_order_to_stop_is_not_lost_while_a_component_ends(tmp_path: Path) -> None:
+    """However the order falls together with the component's own end, nothing is started after it."""
+
+    async def stopped_after(steps: int) -> None:
+        started: list[Process] = []
+
+        async def start() -> Process:
+            started.append(await spawn(["/bin/true"], env={}, cwd=tmp_path))
+            return started[-1]
+
+        task = asyncio.create_task(Supervisor("true", start, policy=Policy(base=60, cap=60)).run())
+        while not started or started[0].returncode is None:
+            await asyncio.sleep(0)
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=1)
+        assert task.cancelled(), f"lost when given {steps} steps after the end"
+
+    for steps in range(8):
+        asyncio.run(stopped_after(steps))
