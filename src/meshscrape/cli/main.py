@@ -15,6 +15,7 @@ VERBS = {
     "ca": "Run the mesh's certificate authority, or prepare its files.",
     "curl": "Make a request with a workload's credentials.",
     "dashboard": "Write a Grafana dashboard of the secured scraping.",
+    "explain": "Say why a target is down or refused, step by step, and what to do.",
     "listeners": "Show the listeners of a workload, read from its running Envoy.",
     "observe": "Tell from manifests or a dump what a cluster has, and what will bite.",
     "plan": "Tell what must change in a cluster, as a readable diff.",

@@ -187,16 +187,21 @@ class Identities:
             await asyncio.sleep(min(left.total_seconds(), _LOOK))
 
     def _add(self, name: str, credentials: Credentials | None) -> TlsContexts:
-        blind, older, strict = _context(), _context(), _context()
-        older.maximum_version = ssl.TLSVersion.TLSv1_2
-        strict.verify_mode = ssl.CERT_REQUIRED
-        strict.load_verify_locations(cadata=self._roots.decode("ascii"))
-        if credentials is not None:
-            with _in_memory(credentials.chain) as chain, _in_memory(credentials.key) as key:
-                for context in (blind, older, strict):
-                    context.load_cert_chain(chain, key)
-        self._contexts[name] = TlsContexts(blind, older, strict)
+        self._contexts[name] = tls_contexts(self._roots, credentials)
         return self._contexts[name]
+
+
+def tls_contexts(roots: bytes, credentials: Credentials | None) -> TlsContexts:
+    """How to open TLS with these credentials, or with none, towards servers of the bundle `roots` (PEM)."""
+    blind, older, strict = _context(), _context(), _context()
+    older.maximum_version = ssl.TLSVersion.TLSv1_2
+    strict.verify_mode = ssl.CERT_REQUIRED
+    strict.load_verify_locations(cadata=roots.decode("ascii"))
+    if credentials is not None:
+        with _in_memory(credentials.chain) as chain, _in_memory(credentials.key) as key:
+            for context in (blind, older, strict):
+                context.load_cert_chain(chain, key)
+    return TlsContexts(blind, older, strict)
 
 
 @asynccontextmanager

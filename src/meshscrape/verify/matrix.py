@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from meshscrape.verify.mesh import ApplicationPort, Mesh, MeshWorkload
@@ -40,7 +40,10 @@ EXPIRED = Identity("expired")
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One visit: to where, as whom, asking for what. `limit` is how many bytes of a body are read."""
+    """One visit: to where, as whom, asking for what. `limit` is how many bytes of a body are read.
+
+    `headers` are sent besides the usual ones; they may hold a token, and are never shown.
+    """
 
     address: str
     port: int
@@ -50,6 +53,7 @@ class Probe:
     path: str = METRICS_PATH
     limit: int = HEAD
     version: str = ""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
     @property
     def target(self) -> str:

@@ -26,7 +26,11 @@ class ApplicationPort:
 
 @dataclass(frozen=True, slots=True)
 class MeshWorkload:
-    """One workload as its status describes it; ports that are off are None."""
+    """One workload as its status describes it; ports that are off are None.
+
+    `announced` are the URLs that discovery gives to Prometheus, as Prometheus shows them; `message` says what
+    keeps the workload from being ready.
+    """
 
     name: str
     namespace: str
@@ -45,6 +49,10 @@ class MeshWorkload:
     token: str
     scrapers: tuple[Scraper, ...]
     pids: frozenset[int] = frozenset()
+    output_certificates: str = ""
+    ready: bool = True
+    message: str = ""
+    announced: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -125,6 +133,10 @@ def _workload(entry: Mapping[str, object]) -> MeshWorkload:
         token=_text(entry, "token", ""),
         scrapers=parse_scrapers(",".join(str(each) for each in _list(entry, "scrapers")), _WHERE),
         pids=_pids(_mapping(entry, "pids")),
+        output_certificates=_text(entry, "outputCertificates", ""),
+        ready=entry.get("ready") is not False,
+        message=_text(entry, "message", ""),
+        announced=tuple(_text(_as_mapping(each, "targets"), "url") for each in _list(entry, "targets")),
     )
 
 

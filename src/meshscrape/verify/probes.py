@@ -272,7 +272,7 @@ async def _connected(probe: Probe, timeouts: Timeouts) -> AsyncIterator[_Wire]:
 async def _exchange(probe: Probe, wire: _Wire | _Tls, timeouts: Timeouts) -> Observation:
     connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_CHUNK)
     headers = [("Host", probe.target), ("Accept", ACCEPT), ("User-Agent", "meshscrape-verify"),
-               ("Connection", "close")]  # fmt: skip
+               ("Connection", "close"), *probe.headers]  # fmt: skip
     request = h11.Request(method=probe.method, target=probe.path, headers=headers)
     await wire.send((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
     return await _Answer(probe.limit).read(connection, wire, timeouts)

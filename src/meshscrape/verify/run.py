@@ -69,7 +69,7 @@ async def verify(
     """
     options = options or VerifyOptions()
     mesh = parse_mesh(status)
-    scraper = _scraper(mesh, options.scraper)
+    scraper = scraper_of(mesh, options.scraper)
     check_options(options)
     started, began = utcnow(), monotonic()
     planned = [each for each in await _plan(mesh, scraper, options) if _selected(each.check, options)]
@@ -177,7 +177,8 @@ def _probes(mesh: Mesh, planned: Sequence[PlannedCheck], options: VerifyOptions)
     return tuple(probes)
 
 
-def _scraper(mesh: Mesh, title: str) -> MeshWorkload:
+def scraper_of(mesh: Mesh, title: str) -> MeshWorkload:
+    """The workload NAMESPACE/NAME to scrape as, by default the mesh's Prometheus; InputError for none."""
     wanted = title or mesh.prometheus_workload
     if not wanted:
         raise InputError("the mesh has no Prometheus", remedy="name a scraper with --as NAMESPACE/NAME")
