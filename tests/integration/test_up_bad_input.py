@@ -91,6 +91,20 @@ def test_a_port_taken_on_every_address_names_its_holder(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_a_taken_port_of_the_proxy_says_which_setting_moves_it(tmp_path: Path) -> None:
+    """Of a port that is the proxy's own, the remedy names the variable to change."""
+    with socket.socket() as listening:
+        listening.bind(("0.0.0.0", 0))
+        listening.listen()
+        port = listening.getsockname()[1]
+        manifest = write_mesh(
+            tmp_path / "mesh.yaml", workload_manifest("sleeper", metadata=[f'STATUS_PORT: "{port}"'])
+        )
+        done = meshscrape("up", "--state", str(tmp_path / "state"), str(manifest))
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith("stop that process, or give STATUS_PORT another port")
+
+
 def test_a_state_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
     """--state must be a directory of one's own."""
     manifest = write_mesh(tmp_path / "mesh.yaml", GOOD)

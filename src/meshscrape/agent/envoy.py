@@ -82,18 +82,23 @@ def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFi
 
 def check_ports(settings: AgentSettings, files: EnvoyFiles) -> None:
     """InputError when one of Envoy's ports, or the agent's own, is taken: which, by whom, what to change."""
-    settings_of = {
+    remedies = port_remedies(settings)
+    if settings.role == "sidecar":
+        inside = f"let the application listen on {settings.inside_address} alone"
+        remedies |= {inbound.port: inside for inbound in settings.inbound}
+    check_free([(settings.inside_address, settings.merged_port), *files.addresses()], remedies)
+
+
+def port_remedies(settings: AgentSettings) -> dict[int, str]:
+    """What to do when a port of the proxy's own is taken, for each of them that is on."""
+    names = {
         settings.stats_port: "ENVOY_PROMETHEUS_PORT",
         settings.merged_port: "STATUS_PORT",
         settings.health_port: "ENVOY_STATUS_PORT",
         settings.secure_stats_port: "ENVOY_SECURE_METRICS_PORT",
         settings.secure_merged_port: "ENVOY_SECURE_MERGED_METRICS_PORT",
     }
-    remedies = {port: f"give {name} another port" for port, name in settings_of.items()}
-    if settings.role == "sidecar":
-        inside = f"let the application listen on {settings.inside_address} alone"
-        remedies |= {inbound.port: inside for inbound in settings.inbound}
-    check_free([(settings.inside_address, settings.merged_port), *files.addresses()], remedies)
+    return {port: f"give {name} another port" for port, name in names.items() if port}
 
 
 def find_binary(settings: AgentSettings) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from meshscrape.agent.envoy import find_binary
+from meshscrape.agent.envoy import find_binary, port_remedies
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
@@ -116,7 +116,7 @@ class LocalMesh:
             self._site = replace(self._site, prometheus=found.server)
             self._plans = self._plan(mesh)
         host, port = self._subnet.ca_address.rsplit(":", 1)
-        check_free([(host, int(port))], {int(port): "the CA"})
+        check_free([(host, int(port))], {int(port): "let it listen on another address than the CA's"})
         for plan in self._plans.values():
             _check(plan)
 
@@ -390,17 +390,11 @@ def _check(plan: WorkloadPlan) -> None:
     settings = plan.settings
     if settings.envoy:
         find_binary(settings)
-    names = {
-        settings.stats_port: "ENVOY_PROMETHEUS_PORT",
-        settings.merged_port: "STATUS_PORT",
-        settings.health_port: "ENVOY_STATUS_PORT",
-        settings.secure_stats_port: "ENVOY_SECURE_METRICS_PORT",
-        settings.secure_merged_port: "ENVOY_SECURE_MERGED_METRICS_PORT",
-    }
+    remedies = port_remedies(settings)
     wanted = [(settings.inside_address, settings.merged_port)]
     if settings.envoy:
-        own = [port for port in names if port] + [inbound.port for inbound in settings.inbound]
+        own = [*remedies, *(inbound.port for inbound in settings.inbound)]
         wanted += [(address, port) for address in settings.pod_addresses for port in own]
     for application in plan.applications:
         wanted += application.listens
-    check_free(dict.fromkeys(wanted), names)
+    check_free(dict.fromkeys(wanted), remedies)
