@@ -138,6 +138,19 @@ def test_urls_that_cannot_be_asked(url: str) -> None:
         asyncio.run(fetch(url))
 
 
+@pytest.mark.parametrize("path", ["/caf\u00e9", "/two words"])
+def test_requests_that_cannot_be_written(path: str) -> None:
+    """A target that HTTP/1.1 cannot spell is an InputError, and never sent."""
+
+    async def run() -> None:
+        address = loopback()
+        async with application(says(b"hello"), address) as port:
+            await fetch(f"http://{address}:{port}{path}")
+
+    with pytest.raises(InputError, match="cannot be written"):
+        asyncio.run(run())
+
+
 @pytest.mark.parametrize("depth", [1, 30])
 def test_unix_sockets_of_any_length(tmp_path: Path, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A socket is reached through a path longer than the 107 bytes that the kernel takes."""

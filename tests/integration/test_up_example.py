@@ -124,6 +124,15 @@ def test_curl_without_tls_is_cut_off_by_a_strict_port(example_mesh: Up) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_curl_says_that_a_request_cannot_be_written(example_mesh: Up) -> None:
+    """A path, a header or a method outside ASCII is one clear line and exit code 2."""
+    url = "https://productpage:9080/"
+    for more in ([f"{url}caf\u00e9"], [url, "-H", "x: \u00e9"], [url, "-X", "G\u00c9T"]):
+        done = example_mesh.run("curl", "--as", "default/httpbin", *more)
+        assert done.returncode == 2
+        assert "cannot be written" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
 def test_curl_refuses_an_address_of_which_the_mesh_knows_nobody(example_mesh: Up) -> None:
     """Where no identity is expected nothing can be checked, so nothing is sent."""
     done = example_mesh.run("curl", "--as", "default/httpbin", "https://127.0.0.1:1/")

@@ -17,6 +17,7 @@ from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.spiffe.certificates import identity_of
 
 _CHUNK = 64 * 1024
+_ESCAPE = "write only ASCII, without spaces: %20 for a space, %C3%A9 for é"
 
 
 class RefusedError(MeshscrapeError):
@@ -60,7 +61,10 @@ def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
     For https the answering identity is the one that the mesh's status document gives for the address;
     InputError when the mesh has nobody there, because then nobody could be checked.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"this is not a URL ({error})", where=url) from error
     try:
         port = parts.port
     except ValueError as error:
@@ -181,8 +185,8 @@ def _exchange(stream: socket.socket, request: Request, where: str, tell: Callabl
         if request.body:
             data += connection.send(h11.Data(data=request.body)) or b""
         data += connection.send(h11.EndOfMessage()) or b""
-    except h11.LocalProtocolError as error:
-        raise InputError(f"the request cannot be written: {error}") from error
+    except (h11.LocalProtocolError, UnicodeEncodeError) as error:
+        raise InputError(f"the request cannot be written: {error}", remedy=_ESCAPE) from error
     for line in (f"{request.method} {request.target} HTTP/1.1", *(f"{n}: {v}" for n, v in headers)):
         tell(f"> {line}")
     try:

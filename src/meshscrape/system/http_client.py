@@ -148,7 +148,7 @@ class _Exchange:
             request = h11.Request(method=method, target=target, headers=list(sent.items()))
             data = self.connection.send(request) or b""
             data += self.connection.send(h11.EndOfMessage()) or b""
-        except h11.LocalProtocolError as error:
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise InputError(f"the request cannot be written ({error})", where=self.url) from error
         # A refused or reset write shows as a missing answer, which says more.
         with contextlib.suppress(OSError):

@@ -38,7 +38,7 @@ def test_the_address_decides_which_identity_must_answer(url: str, endpoint: Endp
 
 
 @pytest.mark.parametrize(
-    "url", ["https://127.0.0.1/", "ftp://web/", "web:9080", "https://web:99999/", "https:///x"]
+    "url", ["https://127.0.0.1/", "ftp://web/", "web:9080", "https://web:99999/", "https:///x", "http://["]
 )
 def test_urls_that_lead_nowhere_are_refused(url: str) -> None:
     """Unknown https hosts, other schemes, impossible ports."""
