@@ -203,7 +203,7 @@ def _address(sources: list[str], port_pattern: str | None, port: str = "$2") -> 
 def _replace(sources: list[str], regex: str, target: str, replacement: str) -> Rule:
     return {
         "action": "replace",
-        "source_labels": sources,
+        "source_labels": list(sources),
         "regex": regex,
         "target_label": target,
         "replacement": replacement,

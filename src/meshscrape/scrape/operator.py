@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.errors import InputError
 from meshscrape.scrape.access import PODS, SERVICES, access
 from meshscrape.scrape.direct import direct_tls
 from meshscrape.scrape.kubernetes_sd import (
@@ -41,7 +42,7 @@ _MONITORING = "monitoring.coreos.com/v1"
 def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
     """ServiceAccount, roles, Prometheus, monitors and, with rules, a PrometheusRule."""
     objects = [
-        *access(options, [*PODS, *SERVICES]),
+        *access(options, (*PODS, *SERVICES)),
         _prometheus(options),
         *pod_monitors(options),
         *(service_monitor(each, options) for each in options.applications),
@@ -75,7 +76,15 @@ def pod_monitors(options: PrometheusOptions) -> list[dict[str, Any]]:
 
 
 def service_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
-    """The monitor of an application's own port, through a port of its Service by name."""
+    """The monitor of an application's own port, through a port of its Service by name.
+
+    Raises InputError for a port without a name, which no ServiceMonitor can select.
+    """
+    if not application.service_port:
+        raise InputError(
+            f"the Service's port for application {application.namespace}/{application.name} has no name",
+            remedy="give the port of the Service a name that begins with http-",
+        )
     job = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
     endpoint = {
         "port": application.service_port,
