@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 
 import click
 
@@ -73,4 +74,8 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except Exception:
+        # A mistake of ours is shown whole; Python's own exit code for it would say "findings".
+        traceback.print_exc()
+        sys.exit(MeshscrapeError.exit_code)
     sys.exit(code if isinstance(code, int) else 0)

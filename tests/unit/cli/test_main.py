@@ -1,0 +1,41 @@
+"""What the command line makes of errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshscrape.cli import main as entry
+from meshscrape.cli import status
+from meshscrape.errors import MeshscrapeError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            MeshscrapeError("it broke", where="here", remedy="mend it"),
+            2,
+            "meshscrape: here: it broke; mend it\n",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+        (RuntimeError("a mistake"), 2, "RuntimeError: a mistake\n"),
+    ],
+)
+def test_an_error_never_looks_like_a_finding(
+    error: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 1 is for findings alone: what could not run is 2, a mistake of ours with its traceback."""
+
+    def fail(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(status, "read_status", fail)
+    monkeypatch.setattr("sys.argv", ["meshscrape", "status"])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == code
+    assert capsys.readouterr().err.endswith(said)
