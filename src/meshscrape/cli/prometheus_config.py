@@ -40,9 +40,11 @@ def interval_seconds(text: str, where: str) -> float:
     help="For your own Prometheus: through the scrape proxy that takes scrapes there (its --listen).",
 )
 @click.option(
-    "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: the same IP, port 15095]"
+    "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: same IP, port 15095]"
 )
-@click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --proxy: its token.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --proxy: its token."
+)
 @click.option("--job", "jobs", multiple=True, metavar="JOB", help="With --proxy: a job it tells; repeatable.")
 @click.option(
     "--direct", is_flag=True, help="Without a scrape proxy. Nobody then checks whom Prometheus scrapes."
@@ -51,7 +53,7 @@ def interval_seconds(text: str, where: str) -> float:
     "--certs",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="With --direct: directory with cert-chain.pem, key.pem and root-cert.pem (the agent's OUTPUT_CERTS).",
+    help="With --direct: directory with cert-chain.pem, key.pem and root-cert.pem (OUTPUT_CERTS).",
 )
 @click.option(
     "--targets",

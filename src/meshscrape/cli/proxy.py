@@ -48,10 +48,14 @@ def default_directory() -> Path:
     help="The bearer token that jobs must send; made (0600) if missing.  [default: token, in --dir]",
 )
 @click.option("--remote", is_flag=True, help="Allow addresses that other machines can reach.")
+@click.option(
+    "--wait", default=60.0, show_default=True, type=click.FloatRange(0, 3600), metavar="SECONDS",
+    help="How long the credentials may take to come.",
+)
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Envoy's threads.")
 def command(
     credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], listen: str,
-    discovery: str, directory: Path | None, token_file: Path | None, remote: bool, workers: int,
+    discovery: str, directory: Path | None, token_file: Path | None, remote: bool, wait: float, workers: int,
 ) -> None:  # fmt: skip
     """Run the scrape proxy until SIGTERM: Prometheus scrapes through it, it checks every target's SPIFFE ID.
 
@@ -86,6 +90,7 @@ def command(
         sources=sources,
         remote=remote,
         workers=workers,
+        patience=wait,
         requests_per_connection=int(requests),
         envoy=Path(named) if named else None,
     )
