@@ -13,6 +13,9 @@ from datetime import datetime, timedelta
 from meshscrape.spiffe.renewal import backoff, renew_at
 
 LONGEST_PAUSE = timedelta(seconds=30)
+SHORTEST_CAP = timedelta(seconds=0.5)
+# Of a certificate's life: the longest pause between retries. Half of the life is left when they begin.
+PAUSE_PART = 10
 DEFAULT_SPREAD = timedelta(seconds=10)
 
 
@@ -27,21 +30,32 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When the next request is `due`, and how many have failed in a row. `draw` is random, in [0, 1)."""
+    """When the next request is `due`, and how many have failed in a row; pauses grow up to `longest`.
+
+    `draw` is random, in [0, 1).
+    """
 
     due: datetime
     failures: int = 0
+    longest: timedelta = LONGEST_PAUSE
 
     @classmethod
     def after_success(
         cls, received_at: datetime, not_after: datetime, timing: Timing, draw: float
     ) -> Schedule:
-        """After a certificate that was received then and ends then."""
-        return cls(renew_at(received_at, not_after, ratio=timing.ratio, jitter=timing.jitter, draw=draw))
+        """After a certificate that was received then and ends then.
+
+        The shorter its life, the shorter are the pauses after a failure, so that a CA which comes back in
+        time is noticed in time.
+        """
+        due = renew_at(received_at, not_after, ratio=timing.ratio, jitter=timing.jitter, draw=draw)
+        part = (not_after - received_at) / PAUSE_PART
+        return cls(due, longest=min(LONGEST_PAUSE, max(SHORTEST_CAP, part)))
 
     def after_failure(self, now: datetime, draw: float) -> Schedule:
         """After a request that brought no certificate."""
-        return Schedule(now + timedelta(seconds=_pause(self.failures, draw)), self.failures + 1)
+        pause = backoff(self.failures, cap=self.longest.total_seconds(), draw=draw)
+        return replace(self, due=now + timedelta(seconds=pause), failures=self.failures + 1)
 
     def hastened(self, now: datetime, timing: Timing, draw: float) -> Schedule:
         """After a change of the CA's roots; an agent that waits after a failure waits no longer for it."""
@@ -53,8 +67,4 @@ class Schedule:
         After a failure never longer than the longest pause: a clock that was set back must not stop retries.
         """
         left = self.due - now
-        return min(left, LONGEST_PAUSE) if self.failures else left
-
-
-def _pause(failures: int, draw: float) -> float:
-    return backoff(failures, cap=LONGEST_PAUSE.total_seconds(), draw=draw)
+        return min(left, self.longest) if self.failures else left

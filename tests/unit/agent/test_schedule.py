@@ -42,6 +42,17 @@ def test_pauses_after_failures_grow_to_a_bound(draws: list[float]) -> None:
         now = schedule.due
 
 
+@given(life=st.floats(5, 600), draws=st.lists(DRAWS, min_size=40, max_size=40))
+def test_a_ca_that_comes_back_in_time_is_noticed_in_time(life: float, draws: list[float]) -> None:
+    """Between two retries is at most a tenth of the life: one falls into the last tenth before the end."""
+    schedule = Schedule.after_success(NOW, NOW + seconds(life), Timing(), draws[0])
+    tries = [schedule.due]
+    for draw in draws:
+        schedule = schedule.after_failure(schedule.due, draw)
+        tries.append(schedule.due)
+    assert any(0.9 * life - 0.001 <= (each - NOW).total_seconds() < life for each in tries)
+
+
 @given(spread=st.floats(0.1, 60), draw=DRAWS)
 def test_changed_roots_hasten_the_next_request(spread: float, draw: float) -> None:
     """Within the spread instead of hours later; never later than it would have been anyway."""
@@ -119,7 +130,7 @@ def test_a_thousand_agents_do_not_stampede_a_ca_that_comes_back(
 ) -> None:
     """Down from before the renewals until well after them: at its return at most 80 requests come in any
     second, all agents are served within half a minute, and none was without a valid certificate."""
-    back = half * 1.4
+    back = half + 1.01 * min(half / 2, 900.0)
     answered, refused, ends = simulate(lives, lambda second: second >= back, back + 40)
     assert sum(refused.values()) > AGENTS, "they have tried before"
     assert max(answered.values()) <= 80
