@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from meshscrape.kubernetes.objects import Ref
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
@@ -20,6 +22,7 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
 
     `moved` are the consumers that the secured pods leave, `scraped` whether anybody reads the secure ports.
     """
+    unseen = tuple(_unseen(context))
     planned: dict[tuple[str, ...], list[Ref]] = {}
     waiting: dict[tuple[str, ...], list[Ref]] = {}
     for target in context.targets:
@@ -28,8 +31,7 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
             continue
         consumers = [each for each in context.observation.consumers if blocks_hardening(each, target.ref)]
         left = tuple(each.name for each in consumers if each.name not in moved)
-        if not scraped:
-            left = (*left, _NOBODY)
+        left = (*left, *unseen, *(() if scraped else (_NOBODY,)))
         if left:
             waiting.setdefault(left, []).append(target.ref)
             continue
@@ -38,6 +40,15 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
             planned.setdefault(names, []).append(target.ref)
     gates = [Gate("hardening", tuple(refs), names, True) for names, refs in planned.items()]
     return gates + [Gate("hardening", tuple(refs), names, False) for names, refs in waiting.items()]
+
+
+def _unseen(context: Context) -> Iterator[str]:
+    """Scrapers whose jobs are not among the objects: what they read in the clear cannot be told."""
+    known = {each.scraper for each in context.observation.consumers}
+    for scraper in context.observation.scrapers:
+        elsewhere = scraper.config is None or context.draft.get(scraper.config) is None
+        if scraper.ref not in known and scraper.kind != "operator" and elsewhere:
+            yield f"{scraper.ref}: what it scrapes cannot be told from the objects"
 
 
 def _possible(context: Context, target: Target) -> bool:

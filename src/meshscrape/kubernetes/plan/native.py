@@ -12,6 +12,7 @@ from meshscrape.kubernetes.plan.targets import Context, Target
 
 MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
 ENVOY = "ENVOY_SECURE_METRICS_PORT"
+_INTERCEPTION = "sidecar.istio.io/interceptionMode"
 
 
 def variables(intent: Intent) -> dict[str, str]:
@@ -39,7 +40,10 @@ def excluded_ports(
     Captured connections are decrypted by the sidecar before they reach a listener that wants to decrypt them
     itself: under STRICT always, and a stricter policy later would break what works today.
     """
-    if workload.is_gateway or not workload.intercepted or workload.include_inbound is not None:
+    intercepted = workload.intercepted or (
+        workload.kind == "uninjected" and templates.annotation(template, _INTERCEPTION) != "NONE"
+    )
+    if workload.is_gateway or not intercepted or workload.include_inbound is not None:
         return None
     present = templates.annotation(template, templates.EXCLUDE_INBOUND)
     # The annotation replaces the mesh-wide list, so that list goes into it.

@@ -62,7 +62,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         plan_removal(context)
         _stale(context)
     modes = {target.ref: target.mode for target in context.targets}
-    apart = any(each.flavour == "asm" and each.external for each in observation.control_planes)
+    apart = any(target.workload.flavour == "asm" for target in context.targets)
     return Plan(draft.changes(), draft.notes, tuple(gates), modes, apart)
 
 
