@@ -1,0 +1,186 @@
+"""`meshscrape explain` on running sidecars, each with one fault: it stops at that fault, and names it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshscrape.dataplane.options import ProxyOptions
+from meshscrape.system.clock import utcnow
+from meshscrape.verify.explain import Explanation
+from meshscrape.verify.explain_target import find_targets
+from meshscrape.verify.explaining import explain_all
+from meshscrape.verify.mesh import parse_mesh
+from meshscrape.verify.probes import Timeouts
+from support.ca import TestCa, ca_process
+from support.mesh import Up
+from support.subject import (
+    MERGED,
+    Bootstrap,
+    Identities,
+    Inside,
+    Spoiled,
+    inside_server,
+    mesh_status,
+    subject,
+)
+
+ELSEWHERE = TestCa()
+STRANGER = ELSEWHERE.workload("istio-system", "prometheus")
+FILES, SERVER = ("cert-chain.pem", "key.pem", "root-cert.pem"), "server's identity"
+OUTLIVED = ELSEWHERE.expired("istio-system", "prometheus")
+
+
+def without_tls(config: Bootstrap) -> None:
+    """The secure port answers plain HTTP."""
+    for each in config["static_resources"]["listeners"]:
+        if each["address"]["socket_address"]["port_value"] == 15092:
+            del each["filter_chains"][0]["transport_socket"]
+
+
+def elsewhere(options: ProxyOptions) -> ProxyOptions:
+    """The merged port is not where the status says."""
+    return replace(options, secure_merged_port=15093)
+
+
+FAULTS = {
+    "fine": Spoiled(),
+    "unlisted": Spoiled(scrapers=""),
+    "impostor": Spoiled(server=lambda known: known.read("default", "somebody-else")),
+    "foreign": Spoiled(server=lambda known: ELSEWHERE.workload("default", "foreign")),
+    "plaintext": Spoiled(edit=without_tls),
+    "moved": Spoiled(real=elsewhere),
+    "broken-body": Spoiled(inside=Inside(body=MERGED + b"what is this\n")),
+    "app-down": Spoiled(inside=Inside(body=MERGED.replace(b'9080"} 1', b'9080"} 0'))),
+    "agent-down": Spoiled(inside=Inside(status=503)),
+}
+EXPECTED = {
+    "fine": None,
+    "unlisted": ("authorisation", "403"),
+    "impostor": ("server's identity", "sa/somebody-else instead of spiffe://cluster.local/ns/default/sa/impostor"),
+    "foreign": ("server's identity", "does not vouch for"),
+    "plaintext": ("TLS handshake", "does not speak TLS"),
+    "moved": ("TCP connection", "refuses connections"),
+    "broken-body": ("exposition", "what is this"),
+    "app-down": ("sources", "application:9080 is down"),
+    "agent-down": ("HTTP status", "503"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def status(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """A mesh of sidecars with one fault each."""
+    directory = tmp_path_factory.mktemp("explained")
+    with ca_process(directory / "ca") as ca, contextlib.ExitStack() as stack:
+        (directory / "identities").mkdir()
+        identities = Identities(ca, directory / "identities")
+        entries = [
+            stack.enter_context(subject(directory / name, identities, name, spoiled))
+            for name, spoiled in FAULTS.items()
+        ]
+        yield mesh_status(identities, entries)
+
+
+def explained(status: dict[str, Any], name: str) -> Explanation:
+    """The explanation of the merged port of default/NAME."""
+    mesh = parse_mesh(status)
+    [target] = [each for each in find_targets(mesh, name) if each.merged]
+    scraper = mesh.workload("istio-system/prometheus")
+    return asyncio.run(explain_all(mesh, scraper, (target,), utcnow(), Timeouts()))[0]
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_each_fault_is_where_the_explanation_ends(status: dict[str, Any], name: str) -> None:
+    """Everything before it was seen to work; nothing after it is claimed."""
+    found, expected = explained(status, name), EXPECTED[name]
+    if expected is None:
+        assert found.broken is None
+        return
+    assert found.broken is not None, found.steps
+    assert found.broken.name == expected[0]
+    assert expected[1] in found.broken.seen
+    assert found.broken.remedy
+    assert found.steps[-1] == found.broken
+    assert {each.outcome for each in found.steps[:-1]} <= {"ok", "note"}
+
+
+@pytest.mark.parametrize(
+    ("own", "step"),
+    [
+        ({"key.pem": b""}, "scraper's certificate"),
+        ({"key.pem": STRANGER.key_pem}, "scraper's key"),
+        ({"root-cert.pem": STRANGER.root_pem}, "certificate's chain"),
+        ({"cert-chain.pem": OUTLIVED.chain_pem, "key.pem": OUTLIVED.key_pem}, "certificate's life"),
+        (dict(zip(FILES, (STRANGER.chain_pem, STRANGER.key_pem, STRANGER.root_pem), strict=True)), SERVER),
+    ],
+    ids=["no key", "another key", "another bundle", "ended", "another mesh"],
+)
+def test_the_scraper_s_own_files_are_the_first_suspects(
+    status: dict[str, Any], tmp_path: Path, own: dict[str, bytes], step: str
+) -> None:
+    """Files that are no good are told before any target is blamed; those of another mesh fit no server here.
+
+    A file without content stands for one that is missing.
+    """
+    scraper = next(each for each in status["workloads"] if each["name"] == "prometheus")
+    for name in FILES:
+        if content := own.get(name, (Path(scraper["credentials"]) / name).read_bytes()):
+            (tmp_path / name).write_bytes(content)
+    others = [each for each in status["workloads"] if each is not scraper]
+    spoiled = {**status, "workloads": [scraper | {"outputCertificates": str(tmp_path)}, *others]}
+    found = explained(spoiled, "fine").broken
+    assert found is not None
+    assert found.name == step
+
+
+def test_a_running_mesh_is_healthy_from_end_to_end(example_mesh: Up) -> None:
+    """Every target of a workload, through Prometheus; as text and as a document; exit code 0."""
+    example_mesh.wait_until_up()
+    done = example_mesh.run("explain", "productpage")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("healthy") == 3
+    assert "BROKEN" not in done.stdout
+    document = json.loads(example_mesh.run("explain", "default/productpage", "-o", "json").stdout)
+    assert document["kind"] == "Explanation"
+    assert [each["healthy"] for each in document["targets"]] == [True] * 3
+    # The URL of every target as Prometheus shows it can be asked for.
+    for target in example_mesh.active_targets():
+        if ":15092/" in target["scrapeUrl"]:
+            one = json.loads(example_mesh.run("explain", target["scrapeUrl"], "-o", "json").stdout)
+            assert [each["url"] for each in one["targets"]] == [target["scrapeUrl"]]
+            assert one["healthy"] is True
+
+
+def test_what_is_no_target_is_exit_1_and_nonsense_exit_2(example_mesh: Up) -> None:
+    """An address may be asked for although nobody has it; a name must be somebody's."""
+    done = example_mesh.run("explain", "127.9.9.9:15092")
+    assert done.returncode == 1
+    assert "BROKEN  discovery" in done.stdout
+    done = example_mesh.run("explain", "nobody")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_without_a_mesh_it_cannot_run(tmp_path: Path) -> None:
+    """Exit code 2, one line."""
+    command = [sys.executable, "-m", "meshscrape", "explain", "--state", str(tmp_path), "httpbin"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no mesh is running" in done.stderr
+
+
+def test_nothing_is_remembered(status: dict[str, Any]) -> None:
+    """Another thing at the same address is another explanation."""
+    entry = next(each for each in status["workloads"] if each["name"] == "moved")
+    assert explained(status, "moved").steps[-1].name == "TCP connection"
+    with inside_server(entry["address"], entry["ports"]["secure"]["merged"], Inside()):
+        assert explained(status, "moved").steps[-1].name == "TLS handshake"
