@@ -50,7 +50,8 @@ class Forge:
     """A CA that signs whatever it is asked for. Two forges with the same name are still two CAs."""
 
     def __init__(self, name: str = "cluster.local") -> None:
-        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._key: ec.EllipticCurvePrivateKey = ec.generate_private_key(ec.SECP256R1())
+        self._chain = b""
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, name)])
         now = datetime.now(UTC)
         self._root = (
@@ -66,6 +67,16 @@ class Forge:
             .sign(self._key, hashes.SHA256())
         )
 
+    @classmethod
+    def below(cls, pair: Pair) -> Forge:
+        """Whoever holds `pair` and signs with it as if it were a CA's."""
+        forge = cls()
+        key = serialization.load_pem_private_key(pair.key, None)
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        forge._key, forge._chain = key, pair.chain
+        forge._name = x509.load_pem_x509_certificate(pair.chain).subject
+        return forge
+
     @property
     def root(self) -> bytes:
         """The root certificate in PEM."""
@@ -77,15 +88,20 @@ class Forge:
         dns: Sequence[str] = (),
         valid_from: timedelta = -HOUR,
         valid_until: timedelta = HOUR,
+        client: bool = True,
+        self_signed: bool = False,
     ) -> Pair:
-        """A certificate with these SANs, valid between two moments counted from now."""
+        """A certificate with these SANs, valid between two moments counted from now.
+
+        Without `client` it is for servers alone; a `self_signed` one is its own issuer.
+        """
         now = datetime.now(UTC)
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = self._key if self_signed else ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(each) for each in uris]
         names += [x509.DNSName(each) for each in dns]
         builder = (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([]))
+            .subject_name(self._name if self_signed else x509.Name([]))
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -94,14 +110,15 @@ class Forge:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs=False), critical=True)
             .add_extension(
-                x509.ExtendedKeyUsage([x509.OID_CLIENT_AUTH, x509.OID_SERVER_AUTH]), critical=False
+                x509.ExtendedKeyUsage([x509.OID_SERVER_AUTH, *([x509.OID_CLIENT_AUTH] if client else [])]),
+                critical=False,
             )
         )
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=True)
         certificate = builder.sign(self._key, hashes.SHA256())
         return Pair(
-            certificate.public_bytes(serialization.Encoding.PEM),
+            certificate.public_bytes(serialization.Encoding.PEM) + self._chain,
             key.private_bytes(
                 serialization.Encoding.PEM,
                 serialization.PrivateFormat.PKCS8,
