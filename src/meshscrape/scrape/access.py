@@ -15,11 +15,11 @@ PODS: Resources = (("", ("pods",)),)
 SERVICES: Resources = (("", ("services", "endpoints")), ("discovery.k8s.io", ("endpointslices",)))
 
 
-def access(options: PrometheusOptions, resources: Resources) -> list[dict[str, Any]]:
+def access(options: PrometheusOptions, resources: Resources, own: bool = False) -> list[dict[str, Any]]:
     """ServiceAccount, a role to read `resources`, and its binding.
 
     They are of the cluster, or of each namespace when `options` names some. A role without a binding gives
-    no right: Prometheus then finds no target, and logs why.
+    no right: Prometheus then finds no target, and logs why. `own`: in Prometheus' own namespace, too.
     """
     objects: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": options.metadata()}
@@ -28,7 +28,8 @@ def access(options: PrometheusOptions, resources: Resources) -> list[dict[str, A
     cluster_name = f"{options.namespace}-{options.name}"
     if not options.namespaces:
         return objects + _granted(options, resources, "Cluster", cluster_name, "")
-    for namespace in sorted({*options.namespaces, *(each.namespace for each in options.applications)}):
+    wanted = {*options.namespaces, *(each.namespace for each in options.applications)}
+    for namespace in sorted(wanted | ({options.namespace} if own else set())):
         objects += _granted(options, resources, "", cluster_name, namespace)
     return objects
 

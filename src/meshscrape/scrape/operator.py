@@ -42,7 +42,7 @@ _MONITORING = "monitoring.coreos.com/v1"
 def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
     """ServiceAccount, roles, Prometheus, monitors and, with rules, a PrometheusRule."""
     objects = [
-        *access(options, (*PODS, *SERVICES)),
+        *access(options, (*PODS, *SERVICES), own=True),
         _prometheus(options),
         *pod_monitors(options),
         *(service_monitor(each, options) for each in options.applications),

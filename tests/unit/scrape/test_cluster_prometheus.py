@@ -163,6 +163,19 @@ def test_the_operator_may_read_endpoint_slices() -> None:
     assert prometheus["spec"]["serviceDiscoveryRole"] == "EndpointSlice"
 
 
+def test_every_namespace_that_a_monitor_looks_into_may_be_read() -> None:
+    """With namespaces named, the Operator's Prometheus still finds itself."""
+    objects = prometheus_objects("operator", FULL)
+    readable = {each["metadata"]["namespace"] for each in objects if each["kind"] == "Role"}
+    looked_into = {
+        name
+        for each in objects
+        if each["kind"] in ("PodMonitor", "ServiceMonitor")
+        for name in each["spec"]["namespaceSelector"]["matchNames"]
+    }
+    assert looked_into == readable == {"shop", "bank", "monitoring"}
+
+
 def test_two_prometheuses_of_one_name_do_not_share_a_role() -> None:
     """Roles of the cluster carry the namespace in their name."""
     one, other = (of_kind("addon", "ClusterRole", PrometheusOptions(ns))[0] for ns in ("a", "b"))
