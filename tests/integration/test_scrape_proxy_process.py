@@ -34,9 +34,7 @@ def target(tmp_path: Path) -> Iterator[tuple[Target, Forge]]:
         yield served, forge
 
 
-def _proxy(
-    directory: Path, target: Target, forge: Forge
-) -> contextlib.AbstractContextManager[RunningProxy]:
+def _proxy(directory: Path, target: Target, forge: Forge) -> contextlib.AbstractContextManager[RunningProxy]:
     own = str(credentials(directory / "scraper", forge))
     return running_proxy(directory, [own], [group(target.authority, HTTPBIN)])
 
@@ -57,9 +55,7 @@ def test_a_killed_envoy_comes_back_with_its_routes(tmp_path: Path, target: tuple
         eventually(lambda: proxy.scrape(served.authority).status == 200)
         assert proxy.envoy_pid() != killed
         assert proxy.metric("meshscrape_scrape_proxy_envoy_restarts_total") == 1
-        eventually(
-            lambda: proxy.metric("meshscrape_scrape_handshakes_total", target=served.authority) == 1
-        )
+        eventually(lambda: proxy.metric("meshscrape_scrape_handshakes_total", target=served.authority) == 1)
         proxy.announce_and_wait([])
         assert proxy.scrape(served.authority).reason == "unknown-target"
 

@@ -21,35 +21,58 @@ def default_directory() -> Path:
 
 @click.command()
 @click.option(
-    "--credentials", "credentials", multiple=True, required=True, metavar="[TRUST_DOMAIN=]DIR",
+    "--credentials",
+    "credentials",
+    multiple=True,
+    required=True,
+    metavar="[TRUST_DOMAIN=]DIR",
     help="Directory with cert-chain.pem and key.pem (shown to targets) and root-cert.pem (who is trusted), "
     "for targets of TRUST_DOMAIN; by default the certificate's own. Repeatable.",
 )
 @click.option(
-    "--targets", "targets", multiple=True, metavar="[JOB=]FILE",
+    "--targets",
+    "targets",
+    multiple=True,
+    metavar="[JOB=]FILE",
     help="Target file: Prometheus's file_sd format with the label __meshscrape_spiffe_id, followed while the "
     "proxy runs. The job is by default the file's name without suffix. Repeatable.",
 )
 @click.option(
-    "--mesh", "meshes", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
+    "--mesh",
+    "meshes",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
     help="The targets of the mesh that `meshscrape up --state DIR` runs. Repeatable.",
 )
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="For scrapes.")
 @click.option(
-    "--discovery", default=DEFAULT_DISCOVERY, show_default=True, metavar="IP:PORT",
+    "--discovery",
+    default=DEFAULT_DISCOVERY,
+    show_default=True,
+    metavar="IP:PORT",
     help="For HTTP SD (/targets/JOB) and /metrics.",
 )
 @click.option(
-    "--dir", "directory", type=click.Path(path_type=Path), metavar="DIR",
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
     help="The proxy's own directory.  [default: $XDG_STATE_HOME/meshscrape-proxy]",
 )
 @click.option(
-    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
+    "--token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
     help="The bearer token that jobs must send; made (0600) if missing.  [default: token, in --dir]",
 )
 @click.option("--remote", is_flag=True, help="Allow addresses that other machines can reach.")
 @click.option(
-    "--wait", default=60.0, show_default=True, type=click.FloatRange(0, 3600), metavar="SECONDS",
+    "--wait",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(0, 3600),
+    metavar="SECONDS",
     help="How long the credentials may take to come.",
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Envoy's threads.")

@@ -41,17 +41,17 @@ def parse_line(line: bytes) -> Scrape | None:
         connection = int(fields["connection"] or 0)
         reason = classify(
             int(fields["status"] or 0),
-            fields["flags"] or "",
-            fields["refusal"] or "",
+            str(fields["flags"] or ""),
+            str(fields["refusal"] or ""),
             connected=connection > 0,
         )
         ends = fields["not_after"]
         return Scrape(
-            route=fields["route"] or "",
+            route=str(fields["route"] or ""),
             reason=reason,
-            details=fields["tls"] or fields["details"] or "",
+            details=str(fields["tls"] or fields["details"] or ""),
             connection=connection,
-            peer=fields["peer"] or "",
+            peer=str(fields["peer"] or ""),
             not_after=datetime.fromisoformat(ends).astimezone(UTC) if ends else None,
         )
     except (ValueError, KeyError, TypeError):

@@ -117,8 +117,7 @@ def _target_families(counters: ScrapeCounters) -> list[Family]:
         for reason, count in sorted(each.refusals.items())
     ]
     refusals += [
-        ({"reason": reason, **_NOBODY}, count)
-        for reason, count in sorted(counters.strangers.items())
+        ({"reason": reason, **_NOBODY}, count) for reason, count in sorted(counters.strangers.items())
     ]
 
     def each_target(value: Callable[[TargetFigures], float]) -> list[tuple[Mapping[str, str], float]]:

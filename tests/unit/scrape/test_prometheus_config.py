@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from meshscrape.errors import InputError
-from meshscrape.scrape.prometheus_config import DirectScrapes, ScrapeOptions, render
+from meshscrape.scrape.prometheus_config import DirectScrapes, ScrapeOptions, ScrapeProxy, render
 from meshscrape.scrape.targets import JOBS
 
 
@@ -38,3 +38,22 @@ def test_impossible_intervals_are_refused(interval: float, timeout: float | None
     """Prometheus would refuse a timeout longer than the interval; so does this, with the reason."""
     with pytest.raises(InputError):
         render(ScrapeOptions(DirectScrapes("/c", "/t"), interval, timeout))
+
+
+def test_through_the_proxy_no_job_leaves_the_server_unverified() -> None:
+    """Plain http to the proxy with its token; no TLS settings that could skip a check; targets by HTTP SD."""
+    address = "127.0.0.1:15094"
+    proxy = ScrapeProxy(address, "127.0.0.1:15095", "/run/token")
+    text = render(ScrapeOptions(proxy))
+    assert "insecure_skip_verify" not in text
+    # An alias would be read as an empty setting by some of Prometheus's own decoders.
+    assert "&id" not in text
+    *jobs, own = yaml.safe_load(text)["scrape_configs"]
+    assert [job["job_name"] for job in jobs] == list(JOBS)
+    token = {"type": "Bearer", "credentials_file": "/run/token"}
+    for job in jobs:
+        assert (job["scheme"], job["proxy_url"], job["authorization"]) == ("http", f"http://{address}", token)
+        (discovery,) = job["http_sd_configs"]
+        assert discovery["url"] == f"http://127.0.0.1:15095/targets/{job['job_name']}"
+        assert discovery["authorization"] == token
+    assert own["authorization"] == token and "proxy_url" not in own
