@@ -8,12 +8,15 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from meshscrape.kubernetes.objects import Inventory, Manifest, load_inventory, manifest_of
+from meshscrape.kubernetes.observe import observe
+from meshscrape.kubernetes.observe.model import Observation, Pitfall
 
+T = TypeVar("T")
 Object = dict[str, Any]
 SECURE = {"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}
 LOCALHOST_ONLY = {"METRICS_LOCALHOST_ACCESS_ONLY": "true"}
@@ -27,6 +30,23 @@ def inventory(*parts: Object | Iterable[Object]) -> Inventory:
         for data in [part] if isinstance(part, dict) else part:
             found.append(manifest_of(data, f"{data['kind']} {data['metadata']['name']}"))
     return load_inventory(found)
+
+
+def observed(*parts: Object | Iterable[Object], istio_version: str | None = None) -> Observation:
+    """What is observed in objects and lists of objects."""
+    return observe(inventory(*parts), istio_version=istio_version)
+
+
+def pitfalls(code: str, *parts: Object | Iterable[Object], istio_version: str | None = None) -> list[Pitfall]:
+    """The pitfalls of one code."""
+    found = observed(*parts, istio_version=istio_version).pitfalls
+    return [each for each in found if each.code == code]
+
+
+def only(found: Iterable[T]) -> T:
+    """The one element."""
+    (element,) = found
+    return element
 
 
 def proxy_config(metadata: Mapping[str, str] | None = None, **fields: Any) -> dict[str, str]:
@@ -319,21 +339,25 @@ def legacy_gateway(selector: str = "ingressgateway", export_to: list[str] | None
 
 
 def injected_gateway(
-    name: str = "istio-ingressgateway", namespace: str = "istio-ingress", **annotations: str
+    name: str = "istio-ingressgateway",
+    namespace: str = "istio-ingress",
+    annotations: Mapping[str, str] | None = None,
 ) -> Object:
     """The Deployment of the chart istio/gateway: injected by the gateway template."""
     found = deployment(
         name,
         namespace,
         labels={"istio": "ingressgateway", "sidecar.istio.io/inject": "true"},
-        annotations={"inject.istio.io/templates": "gateway", **annotations},
+        annotations={"inject.istio.io/templates": "gateway", **(annotations or {})},
     )
     found["spec"]["template"]["spec"]["containers"] = [{"name": "istio-proxy", "image": "auto"}]
     return found
 
 
 def classic_gateway(
-    version: str = "1.31.0", variables: Mapping[str, str] | None = None, **annotations: str
+    version: str = "1.31.0",
+    variables: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> Object:
     """The Deployment of istioctl's ingress gateway: a whole proxy that nothing injects."""
     found = deployment(
@@ -735,7 +759,7 @@ def legacy(version: str = "1.29.2") -> list[Object]:
         legacy_sidecar(app="httpbin", ports=[8080]),
         peer_authentication("", "default", name="metrics", app="httpbin", p15091="STRICT"),
         istio("security", "AuthorizationPolicy", "metrics", "default", policy),
-        classic_gateway(version, **{"prometheus.istio.io/secure-port": "15091"}),
+        classic_gateway(version, annotations={"prometheus.istio.io/secure-port": "15091"}),
         *legacy_gateway(export_to=["."]),
         *prometheus(secure_job()),
     ]
