@@ -93,6 +93,10 @@ def command(
     chosen = cast(Collector, collector)
     interval = interval_seconds(scrape_interval, "--scrape-interval")
     if kubernetes:
+        say(
+            "warning: these jobs do not check whom they scrape (insecure_skip_verify): "
+            "the scrape proxy cannot find a cluster's pods yet"
+        )
         print(_of_cluster(chosen, certs, namespaces, interval), end="")
         return 0
     if (certs or targets) and not direct:

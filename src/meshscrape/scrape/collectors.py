@@ -38,8 +38,12 @@ def collector_config(collector: Collector, config: Mapping[str, Any]) -> dict[st
 
 
 def collector_text(collector: Collector, config: Mapping[str, Any]) -> str:
-    """The same as text, with a line that says where it belongs."""
-    return f"# Made by meshscrape. {_PLACES[collector]}\n" + dump(collector_config(collector, config))
+    """The same as text, under lines that say where it belongs and what it does not check."""
+    head = f"# Made by meshscrape. {_PLACES[collector]}\n"
+    jobs = config.get("scrape_configs") or ()
+    if any(job.get("tls_config", {}).get("insecure_skip_verify") for job in jobs):
+        head += "# Nobody checks whom it scrapes: see insecure_skip_verify.\n"
+    return head + dump(collector_config(collector, config))
 
 
 def _prometheus(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import yaml
 from meshscrape.scrape.addon import prometheus_config
 from meshscrape.scrape.collectors import Collector, collector_config, collector_text
 from meshscrape.scrape.kubernetes_sd import ApplicationPort
+from meshscrape.scrape.prometheus_config import ScrapeOptions, ScrapeProxy, scrape_configs
 from meshscrape.scrape.prometheus_objects import PrometheusOptions
 
 WEB = ApplicationPort("shop", "web", {"app": "web"}, 9080)
@@ -79,6 +80,25 @@ def test_the_text_is_the_data(collector: Collector) -> None:
     assert yaml.safe_load(text) == collector_config(collector, CONFIG)
     assert text.startswith("# Made by meshscrape. ")
     assert "&id" not in text
+
+
+def test_direct_scrapes_say_what_they_do_not_check() -> None:
+    """The text warns where the server stays unverified, and only there."""
+    assert "insecure_skip_verify.\n" in collector_text("prometheus", CONFIG)
+    assert "insecure_skip_verify" not in collector_text("prometheus", LOCAL)
+
+
+@pytest.mark.parametrize("collector", ["vmagent", "otel"])
+def test_jobs_through_the_scrape_proxy_stay_so(collector: Collector) -> None:
+    """A proxied job keeps its proxy and its token in every variant."""
+    proxy = ScrapeProxy("127.1.0.2:15094", "127.1.0.2:15095", "/run/token")
+    config = {"scrape_configs": scrape_configs(ScrapeOptions(proxy))}
+    made = collector_config(collector, config)
+    found = made if collector == "vmagent" else made["receivers"]["prometheus"]["config"]
+    assert [job.get("proxy_url") for job in found["scrape_configs"]] == [
+        job.get("proxy_url") for job in config["scrape_configs"]
+    ]
+    assert all(job["authorization"]["credentials_file"] == "/run/token" for job in found["scrape_configs"])
 
 
 def test_the_input_is_left_alone() -> None:
