@@ -18,6 +18,7 @@ import jwt
 import pytest
 from cryptography import x509
 
+from meshscrape.ca import server
 from meshscrape.ca.authority import open_own
 from meshscrape.ca.server import MAX_CONNECTIONS_PER_ADDRESS, ServerCertificate
 from meshscrape.ca.tokens import TokenIssuer
@@ -194,6 +195,41 @@ def test_one_address_cannot_take_every_connection(tmp_path: Path) -> None:
         eventually(lambda: _connects(ca, "127.0.0.9"), within=10, what="room for the first peer again")
 
 
+def test_connections_without_a_handshake_count_too(tmp_path: Path) -> None:
+    """Whoever opens connections and begins no TLS meets the same bound, at once; another peer is served."""
+    with ca_process(tmp_path) as ca, contextlib.ExitStack() as stack:
+        host, port = ca.address.rsplit(":", 1)
+
+        def connect() -> socket.socket:
+            opened = socket.create_connection((host, int(port)), 5, source_address=("127.0.0.9", 0))
+            return stack.enter_context(opened)
+
+        for _ in range(MAX_CONNECTIONS_PER_ADDRESS):
+            connect()
+        with contextlib.suppress(ConnectionResetError):
+            assert connect().recv(1) == b""
+        assert call(ca, request_bytes(CSR), metadata=bearer(ca.token("foo", "bar")))
+        stack.close()
+        eventually(lambda: _connects(ca, "127.0.0.9"), within=10, what="room for the first peer again")
+        assert "Traceback" not in ca.log()
+
+
+def test_failed_handshakes_leave_nothing(tmp_path: Path) -> None:
+    """Peers that break off their handshake, in whichever way, take no place for longer than that."""
+    with ca_process(tmp_path) as ca:
+        host, port = ca.address.rsplit(":", 1)
+        for number in range(MAX_CONNECTIONS_PER_ADDRESS + 20):
+            with socket.create_connection((host, int(port)), 5, source_address=("127.0.0.9", 0)) as tcp:
+                if number % 2:
+                    tcp.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                if number % 3 == 0:
+                    tcp.shutdown(socket.SHUT_WR)
+                    with contextlib.suppress(ConnectionResetError):
+                        tcp.recv(1)
+        eventually(lambda: _connects(ca, "127.0.0.9"), within=5, what="room for another connection")
+        assert "Traceback" not in ca.log()
+
+
 def test_broken_http2_costs_its_sender_only(tmp_path: Path) -> None:
     """Garbage and frames out of order end one connection without a stack trace; others are served."""
     start = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS)
@@ -261,6 +297,39 @@ def test_its_own_certificate_is_renewed_under_way(tmp_path: Path) -> None:
 
     asyncio.run(scenario())
     assert (tmp_path / "server.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_full_disk_does_not_end_the_renewal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the new certificate cannot be written, the CA tries again later."""
+    monkeypatch.setattr(server, "_LONGEST_SLEEP", 0.01)
+    directory = tmp_path / "ca"
+    directory.mkdir()
+    authority = open_own(directory, "cluster.local", utcnow())
+    moment = [utcnow()]
+
+    def clock() -> datetime:
+        moment[0] += timedelta(seconds=30)
+        return moment[0]
+
+    async def scenario() -> None:
+        certificate = ServerCertificate(authority, ["127.0.0.1"], tmp_path / "gone")
+        keeper = asyncio.create_task(certificate.keep(utcnow(), clock))
+        before = moment[0]
+
+        async def tried_again() -> bool:
+            assert not keeper.done(), keeper
+            return moment[0] > before + timedelta(minutes=5)
+
+        await eventually_async(tried_again, what="further looks at the clock")
+        (tmp_path / "gone").mkdir()
+
+        async def renewed() -> bool:
+            return (tmp_path / "gone" / "server.pem").exists()
+
+        await eventually_async(renewed, what="the certificate")
+        keeper.cancel()
+
+    asyncio.run(scenario())
 
 
 DATA, HEADERS, RESET, SETTINGS, PUSH, CONTINUATION = 0, 1, 3, 4, 5, 9

@@ -108,7 +108,8 @@ class RootFollower:
         self._metrics.roots(authority.not_after, len(authority.signer.roots))
         write_atomic(self._directory / ROOT_BUNDLE, authority.bundle_pem, 0o644)
         if set(before.signer.roots) - set(authority.signer.roots):
-            self._server.withdraw()
+            # Who proved itself before did so to roots of which one is trusted no more.
+            self._server.end_connections()
         if before is not authority:
             log.info(
                 "roots changed: signing with %s, trusting %s",

@@ -19,7 +19,7 @@ from grpclib.server import Server
 from meshscrape.ca.authority import Authority
 from meshscrape.ca.complaints import BoundedLog
 from meshscrape.ca.storage import SERVER_CREDENTIALS
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.spiffe.certificates import certificates_to_pem
 from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.spiffe.renewal import renew_at
@@ -78,24 +78,33 @@ class ServerCertificate:
             try:
                 due = self.renew(clock())
                 log.info("server certificate renewed, next at %s", f"{due:%Y-%m-%dT%H:%M:%SZ}")
-            except InputError as error:
+            except (MeshscrapeError, OSError) as error:
                 log.error("server certificate not renewed: %s", error)
                 due = clock() + timedelta(minutes=1)
 
 
 class BoundedServer(Server):
-    """grpclib's server with a bound on connections, on their idle time and on their life."""
+    """grpclib's server with a bound on connections, on their idle time and on their life.
+
+    A connection counts from its first moment: one in its handshake costs a quarter of a megabyte, and nobody
+    has proven anything by it.
+    """
 
     def __init__(self, handlers: Collection[IServable]) -> None:
         super().__init__(handlers, config=_WINDOWS)
-        self.generation = 0
+        self._context: ssl.SSLContext | None = None
         self._open: set[_Connection] = set()
         self._complaints = BoundedLog()
 
+    @property
+    def context(self) -> ssl.SSLContext:
+        """What handshakes that begin now are made with."""
+        if self._context is None:
+            raise RuntimeError("nobody can have connected before `listen`")
+        return self._context
+
     def admit(self, connection: _Connection) -> bool:
-        """Take note of a new connection; False when there are too many, or its handshake is out of date."""
-        if connection.generation != self.generation:
-            return False
+        """Take note of a new connection; False when there are too many."""
         same = sum(other.address == connection.address for other in self._open)
         if len(self._open) >= MAX_CONNECTIONS or same >= MAX_CONNECTIONS_PER_ADDRESS:
             self.complain(f"refused {connection.address}: too many connections")
@@ -111,59 +120,91 @@ class BoundedServer(Server):
         """A connection has ended."""
         self._open.discard(connection)
 
-    def withdraw(self) -> None:
-        """End every connection, and those whose handshake has only begun: who they trusted is out of date."""
-        self.generation += 1
-        self.end_connections()
-
     def end_connections(self) -> None:
-        """End every connection now, answered or not."""
+        """End every connection now, answered or not, and those whose handshake has only begun."""
         for connection in tuple(self._open):
             connection.end()
 
-    def _protocol_factory(self) -> asyncio.Protocol:  # type: ignore[override]
-        return _Connection(self, super()._protocol_factory())
-
     async def listen(self, listening: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
-        """Accept TLS connections on a bound socket."""
-        loop = asyncio.get_running_loop()
-        return await loop.create_server(
-            self._protocol_factory, sock=listening, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS
+        """Accept connections on a bound socket; from now on every handshake is made with `context`."""
+        self._context = context
+        return await asyncio.get_running_loop().create_server(
+            lambda: _Arrival(_Connection(self, self._protocol_factory())), sock=listening
         )
 
 
+class _Arrival(asyncio.Protocol):
+    """A TCP connection until TLS takes it over. Nothing is read in the clear."""
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
+        self._connection.arrive(transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._connection.end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connection.connection_lost(exc)
+
+
 class _Connection(asyncio.Protocol):
-    """Passes everything on to `inner`, and ends what lasts too long."""
+    """Passes everything on to `inner` once TLS is there, and ends what lasts too long."""
 
     def __init__(self, server: BoundedServer, inner: asyncio.Protocol) -> None:
         self._server = server
         self._inner = inner
-        self._accepted = False
-        self.generation = server.generation
+        self._secure = False
+        # What came with the end of the handshake, before `inner` could be told of the connection.
+        self._early = b""
         self.address = ""
         self._timers: list[asyncio.TimerHandle] = []
         self._transport: asyncio.Transport | None = None
+        self._handshake: asyncio.Task[None] | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
+    def arrive(self, transport: asyncio.Transport) -> None:
+        """Begin with a TCP connection."""
         self._transport = transport
         self.address = str((transport.get_extra_info("peername") or ("",))[0])
-        self._accepted = self._server.admit(self)
-        if not self._accepted:
+        if not self._server.admit(self):
             transport.abort()
             return
         loop = asyncio.get_running_loop()
-        self._timers = [
-            loop.call_later(IDLE_SECONDS, self.end),
-            loop.call_later(CONNECTION_SECONDS, self.end),
-        ]
-        self._inner.connection_made(transport)
+        self._timers = [loop.call_later(CONNECTION_SECONDS, self.end)]
+        self._handshake = loop.create_task(self._shake_hands(transport), name="handshake")
+
+    async def _shake_hands(self, tcp: asyncio.Transport) -> None:
+        tls = None
+        try:
+            tls = await asyncio.get_running_loop().start_tls(
+                tcp, self, self._server.context, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
+            )
+        except OSError as error:
+            log.debug("no handshake with %s: %r", self.address, error)
+        finally:
+            # None, too, for a connection that ended meanwhile.
+            if tls is None:
+                tcp.abort()
+                self.connection_lost(None)
+        if tls is not None:
+            self._transport, self._secure = tls, True
+            self._timers.append(asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end))
+            self._inner.connection_made(tls)
+            if self._early:
+                self._pass_on(self._early)
+                self._early = b""
 
     def data_received(self, data: bytes) -> None:
-        if not self._accepted:
+        if not self._secure:
+            self._early += data
             return
-        self._timers[0].cancel()
-        self._timers[0] = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end)
+        self._timers.pop().cancel()
+        self._timers.append(asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end))
+        self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
         try:
             self._inner.data_received(data)
         except Exception as error:
@@ -180,12 +221,14 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in self._timers:
             timer.cancel()
-        if self._accepted:
-            self._server.forget(self)
+        self._server.forget(self)
+        if self._secure:
             self._inner.connection_lost(exc)
 
     def end(self) -> None:
         """Close the connection at once."""
+        if self._handshake is not None:
+            self._handshake.cancel()
         # abort, not close: a peer that does not read would never let a clean TLS shutdown finish.
         if self._transport is not None:
             self._transport.abort()
@@ -194,7 +237,9 @@ class _Connection(asyncio.Protocol):
 def bind(host: str, port: int) -> socket.socket:
     """A TCP socket bound to an IP address and not shared (no SO_REUSEPORT); InputError when it is taken."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio turns off Nagle's algorithm only for sockets that say that they are TCP.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
