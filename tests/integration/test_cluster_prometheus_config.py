@@ -13,6 +13,7 @@ import yaml
 from meshscrape.scrape.collectors import collector_text
 from meshscrape.scrape.existing import with_secure_jobs
 from meshscrape.scrape.kubernetes_sd import ApplicationPort, ClusterJobs, secure_jobs
+from meshscrape.scrape.prometheus_config import ScrapeOptions, ScrapeProxy, scrape_configs
 from meshscrape.scrape.prometheus_objects import PrometheusOptions, prometheus_objects
 from support.ca import TestCa
 from support.mesh import meshscrape
@@ -90,12 +91,19 @@ def test_the_command_prints_rules_that_promtool_accepts(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(VMAGENT is None, reason="no vmagent on PATH, and MESHSCRAPE_VMAGENT is not set")
 def test_vmagent_takes_its_variant(tmp_path: Path) -> None:
-    """With its strict parsing, which refuses unknown fields."""
+    """Its strict parsing refuses unknown fields: jobs of a cluster, and jobs through the scrape proxy."""
     directory = TestCa().workload("monitoring", "prometheus").write(tmp_path / "certs")
+    token = tmp_path / "token"
+    token.write_text("secret")
+    proxy = ScrapeProxy("127.1.0.2:15094", "127.1.0.2:15095", str(token))
+    cluster = secure_jobs(ClusterJobs(str(directory), ("shop",), (APPLICATION,)))
+    through_proxy = scrape_configs(ScrapeOptions(proxy))
+    for job in through_proxy:
+        job["job_name"] += "-local"
     config = {
         "global": {"scrape_interval": "15s", "evaluation_interval": "15s"},
         "rule_files": ["a.yml"],
-        "scrape_configs": secure_jobs(ClusterJobs(str(directory), ("shop",), (APPLICATION,))),
+        "scrape_configs": [*cluster, *through_proxy],
     }
     path = tmp_path / "vmagent.yml"
     path.write_text(collector_text("vmagent", config))

@@ -24,7 +24,8 @@ _VMAGENT_JOB = frozenset(
         "fallback_scrape_protocol", "track_timestamps_staleness", "metric_name_validation_scheme",
     }
 )  # fmt: skip
-_VMAGENT_DISCOVERY = frozenset({"refresh_interval"})
+# Only newer ones can refuse redirects of discovery itself; here that is the scrape proxy, which sends none.
+_VMAGENT_DISCOVERY = frozenset({"refresh_interval", "follow_redirects"})
 # The Collector refuses these: it has no rules, and writes elsewhere.
 _OTEL_TOP = frozenset({"rule_files", "alerting", "remote_write", "remote_read", "storage", "tracing"})
 
