@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -65,10 +66,7 @@ def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> N
         _prepare(directory, directory_mode)
         present = _present_generation(directory)
         generation = Path(tempfile.mkdtemp(dir=directory, prefix="..gen-"))
-        os.chmod(generation, directory_mode)
-        for name, data in files.items():
-            descriptor = os.open(generation / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            _fill(descriptor, data, mode)
+        _fill_directory(generation, files, directory_mode, mode)
         _link(directory / DATA_LINK, generation.name)
         for name in files:
             _link(directory / name, f"{DATA_LINK}/{name}")
@@ -188,6 +186,24 @@ def _fill(descriptor: int, data: bytes, mode: int, durable: bool = False) -> Non
         if durable:
             file.flush()
             os.fsync(file.fileno())
+
+
+def _fill_directory(generation: Path, files: Mapping[str, bytes], directory_mode: int, mode: int) -> None:
+    """Write `files` into a directory that was just made, and into no other.
+
+    Whoever owns the directory around it could have put a link, or a directory of their own, in its place.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    inside = os.open(generation, flags)
+    try:
+        if os.fstat(inside).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(generation))
+        os.fchmod(inside, directory_mode)
+        for name, data in files.items():
+            new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            _fill(os.open(name, new, 0o600, dir_fd=inside), data, mode)
+    finally:
+        os.close(inside)
 
 
 def _link(path: Path, target: str) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +148,27 @@ def test_publish_that_fails_leaves_the_present_files(tmp_path: Path) -> None:
         publish(directory, {"key.pem": b"new", "no/such/dir": b""})
     assert (directory / "key.pem").read_bytes() == b"old"
     assert names(directory) == before
+
+
+def test_publish_is_not_led_astray_by_the_directorys_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link put in the new generation's place gets neither the secret nor a change of its target's mode."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    make = tempfile.mkdtemp
+
+    def make_and_swap(**where: Any) -> str:
+        made = str(make(**where))
+        os.rename(made, tmp_path / "stolen")
+        os.symlink(elsewhere, made)
+        return made
+
+    monkeypatch.setattr(tempfile, "mkdtemp", make_and_swap)
+    with pytest.raises(MeshscrapeError, match="cannot write"):
+        publish(tmp_path / "d", {"key.pem": b"secret"})
+    assert names(elsewhere) == set()
+    assert mode(elsewhere) == 0o755
 
 
 def test_read_input_names_what_and_where(tmp_path: Path) -> None:
