@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from meshscrape.scrape.existing import with_secure_jobs
 from meshscrape.scrape.kubernetes_sd import (
     ApplicationPort,
     ClusterJobs,
@@ -153,16 +154,33 @@ def test_an_applications_own_port(tmp_path: Path) -> None:
     assert (found["__metrics_path__"], found["__scheme__"]) == ("/metrics", "https")
 
 
-def test_a_plaintext_job_leaves_secured_pods(tmp_path: Path) -> None:
-    """With the rule in front, the add-on's kind of job keeps pods without a secure port, and no others."""
-    silent = pod("silent")
+def test_a_plaintext_job_leaves_the_proxy_of_secured_pods(tmp_path: Path) -> None:
+    """Port 15090 of pods that announce a secure port is dropped; applications and other pods are not."""
+    silent = pod("silent", address="10.0.0.8")
     del silent["metadata"]["annotations"]["prometheus.istio.io/secure-port"]
     job = {"job_name": "kubernetes-pods", "relabel_configs": [drop_secured()]}
     found = relabelled(job, [*discovered(pod("secured")), *discovered(silent)], tmp_path)
-    # Prometheus 2 adds the scheme's port where there is none.
+    # Prometheus 2 adds the scheme's port where there is none (the init container's target).
     assert [each["__address__"].removesuffix(":80") for each in found] == [
-        "10.0.0.7:9080", "10.0.0.7:81", "10.0.0.7:15090", "10.0.0.7",
+        "10.0.0.7:9080", "10.0.0.7:81", "10.0.0.7",
+        "10.0.0.8:9080", "10.0.0.8:81", "10.0.0.8:15090", "10.0.0.8",
     ]  # fmt: skip
+
+
+@needs_samples
+def test_istios_addon_moves_pod_by_pod(tmp_path: Path) -> None:
+    """Its job `kubernetes-pods`, with the rule: secured pods are gone from it, over IPv6 too; others stay."""
+    documents = yaml.safe_load_all((SAMPLES.parent / "prometheus-secure-metrics.yaml").read_text())
+    data = next(each for each in documents if each["kind"] == "ConfigMap")["data"]
+    config = with_secure_jobs(yaml.safe_load(data["prometheus.yml"]), ClusterJobs("/c"), ["kubernetes-pods"])
+    (job,) = [each for each in config["scrape_configs"] if each["job_name"] == "kubernetes-pods"]
+    merged = {"prometheus.io/scrape": "true", "prometheus.io/port": "15020"}
+    own = {"prometheus.io/scrape": "true", "prometheus.io/port": "9080"}
+    silent = pod("silent", **merged)
+    del silent["metadata"]["annotations"]["prometheus.istio.io/secure-port"]
+    pods = [pod("secured", **merged), pod("six", address="fd00::7", **merged), pod("own-port", **own), silent]
+    found = relabelled(job, [labels for each in pods for labels in discovered(each)], tmp_path)
+    assert {each["pod"] for each in found} == {"own-port", "silent"}
 
 
 @needs_samples

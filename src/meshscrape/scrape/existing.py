@@ -36,7 +36,7 @@ def with_secure_jobs(
     """`config` (prometheus.yml as data) with the secure jobs, each pod of which leaves the plaintext jobs.
 
     Jobs of the same name are replaced where they stand; new ones are appended. `plaintext_jobs` names the
-    jobs that scrape proxies in the clear: they get a rule that drops pods with a secure port, first of all.
+    jobs that scrape proxies in the clear: they get a last rule that drops pods with a secure port.
     """
     wanted = {job["job_name"]: job for job in secure_jobs(jobs)}
     found = []
@@ -73,7 +73,7 @@ def existing_advice(
             advice.append(
                 Advice(
                     "add",
-                    f"relabel_configs of job {name}, as the first rule",
+                    f"relabel_configs of job {name}, as the last rule",
                     "a pod that announces a secure port is no longer scraped in plaintext as well",
                     [drop_secured()],
                 )
@@ -119,7 +119,7 @@ def pod_parts(revision: str = "") -> dict[str, Any]:
 def _moved(job: Mapping[str, Any]) -> dict[str, Any]:
     if _drops_secured(job):
         return dict(job)
-    return {**job, "relabel_configs": [drop_secured(), *(job.get("relabel_configs") or ())]}
+    return {**job, "relabel_configs": [*(job.get("relabel_configs") or ()), drop_secured()]}
 
 
 def _drops_secured(job: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.ports import HIGHEST, STATS
+from meshscrape.istio.ports import HIGHEST, MERGED, STATS
 from meshscrape.scrape.direct import direct_tls
 from meshscrape.scrape.targets import APPLICATION_JOB, ENVOY_JOB, MERGED_JOB, STATS_PATH
 
@@ -73,11 +73,16 @@ def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
 
 
 def drop_secured() -> Rule:
-    """For a plaintext job: leave out the pods that announce a secure port, so none is scraped twice.
+    """For a plaintext job, as its last rule: leave out the proxy's ports of pods that announce a secure one.
 
-    A pod moves by itself when it gets the annotation, and moves back when it loses it.
+    So none is scraped twice: a pod moves by itself when it gets the annotation, and back when it loses it. An
+    application's own port stays, for it may be in no merge.
     """
-    return {"action": "drop", "source_labels": [f"{_POD}annotationpresent_{SECURE_PORT}"], "regex": "true"}
+    return {
+        "action": "drop",
+        "source_labels": [f"{_POD}annotationpresent_{SECURE_PORT}", "__address__"],
+        "regex": f"true;.*:({MERGED}|{STATS})",
+    }
 
 
 def drop_secured_monitor() -> Rule:

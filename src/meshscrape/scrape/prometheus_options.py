@@ -63,5 +63,5 @@ class PrometheusOptions:
         return {
             "name": name or self.name,
             **({"namespace": place} if place else {}),
-            "labels": {**self.labels, **self.selector, **MANAGED_BY},
+            "labels": {**self.selector, **self.labels, **MANAGED_BY},
         }

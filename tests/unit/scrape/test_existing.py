@@ -30,14 +30,14 @@ def job(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def test_secure_jobs_are_appended_and_plaintext_jobs_let_go() -> None:
-    """The user's jobs keep their place and rules; the drop comes first, so that it always acts."""
+    """The user's jobs keep their place and rules; the drop comes last, when the address is known."""
     changed = with_secure_jobs(CONFIG, JOBS, ["kubernetes-pods"])
     assert changed["global"] == CONFIG["global"]
     assert [each["job_name"] for each in changed["scrape_configs"]] == [
         "kubernetes-pods", "prometheus", "istio-secure-merged-metrics", "istio-secure-envoy-metrics",
     ]  # fmt: skip
     rules = job(changed, "kubernetes-pods")["relabel_configs"]
-    assert rules == [drop_secured(), {"action": "keep", "regex": "true"}]
+    assert rules == [{"action": "keep", "regex": "true"}, drop_secured()]
     assert job(changed, "prometheus") == CONFIG["scrape_configs"][1]
 
 

@@ -60,9 +60,10 @@ def test_an_applications_job_asks_its_own_namespace_only() -> None:
 
 def test_the_drop_rule_in_both_spellings() -> None:
     """Prometheus' own, and the one of monitors."""
-    source = ["__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure_port"]
-    assert drop_secured() == {"action": "drop", "source_labels": source, "regex": "true"}
-    assert drop_secured_monitor() == {"action": "drop", "sourceLabels": source, "regex": "true"}
+    present = "__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure_port"
+    rest = {"action": "drop", "regex": "true;.*:(15020|15090)"}
+    assert drop_secured() == {**rest, "source_labels": [present, "__address__"]}
+    assert drop_secured_monitor() == {**rest, "sourceLabels": [present, "__address__"]}
 
 
 @pytest.mark.parametrize(
