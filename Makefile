@@ -4,7 +4,7 @@ BIN := .venv/bin
 MESH ?=
 ARGS ?=
 
-.PHONY: help setup up test unit lint check bench lock image clean
+.PHONY: help setup up test unit soak lint check bench lock image clean
 
 help: ## show these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -18,10 +18,13 @@ up: setup ## start a mesh on this machine and show it until Ctrl-C
 	@$(BIN)/meshscrape up $(ARGS) $(MESH)
 
 test: setup ## run every test
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 unit: setup ## run the tests that start no process
 	@$(BIN)/pytest tests/unit $(ARGS)
+
+soak: setup ## run the long variants (SOAK_MINUTES=10 each): rotations, kills, direct scraping's rate
+	@$(BIN)/pytest tests/soak -s $(ARGS)
 
 lint: setup ## types, style, import direction
 	@$(BIN)/ruff check .
