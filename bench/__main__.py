@@ -9,13 +9,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import agents, merge, plan, scrapes
+from bench import agents, authority, merge, plan, scrapes
 from bench.measure import Row
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
     "scrapes": scrapes.run,
     "merge": merge.run,
     "agents": agents.run,
+    "authority": authority.run,
     "plan": plan.run,
 }
 
