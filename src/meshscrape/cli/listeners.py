@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from meshscrape.cli.output import console
 from meshscrape.cli.status import STATE, state_path
-from meshscrape.dataplane.listing import listeners_table
+from meshscrape.dataplane.listing import ListenerRow, listeners_table
 from meshscrape.errors import InputError
 from meshscrape.local.state import read_status
 from meshscrape.system.envoy_admin import EnvoyAdmin
@@ -46,10 +47,16 @@ def command(workload: str, state: Path | None, output: str) -> int:
     if output == "json":
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return 0
+    console().print(listeners_view(rows))
+    return 0
+
+
+def listeners_view(rows: Iterable[ListenerRow]) -> Table:
+    """The rows as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ADDRESSES", "PORT", "MATCH", "DESTINATION"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(row.address, str(row.port), row.match, row.destination)
-    console().print(table)
-    return 0
+        # As Text, because a path may hold what rich takes for markup.
+        table.add_row(*map(Text, (row.address, str(row.port), row.match, row.destination)))
+    return table
