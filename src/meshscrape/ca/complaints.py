@@ -19,7 +19,8 @@ class BoundedLog:
 
     def say(self, now: datetime, line: str) -> None:
         """Log `line`, unless this minute has had enough."""
-        if self._since is None or now - self._since >= timedelta(minutes=1):
+        # A clock that was set back must not keep the log shut.
+        if self._since is None or not timedelta(0) <= now - self._since < timedelta(minutes=1):
             if self._unsaid:
                 log.warning("%d more were not logged", self._unsaid)
             self._since, self._said, self._unsaid = now, 0, 0
