@@ -20,7 +20,7 @@ from meshscrape.scrape.prometheus_config import (
     DirectScrapes,
     ScrapeOptions,
     ScrapeProxy,
-    duration,
+    global_settings,
     render,
 )
 from meshscrape.scrape.scraper_pod import CERTIFICATES
@@ -93,12 +93,14 @@ def command(
     chosen = cast(Collector, collector)
     interval = interval_seconds(scrape_interval, "--scrape-interval")
     if kubernetes:
+        _refuse_others("--kubernetes", proxy=proxy, direct=direct, targets=targets)
         say(
             "warning: these jobs do not check whom they scrape (insecure_skip_verify): "
             "the scrape proxy cannot find a cluster's pods yet"
         )
         print(_of_cluster(chosen, certs, namespaces, interval), end="")
         return 0
+    _refuse_others("a mesh on this machine", namespace=namespaces)
     if (certs or targets) and not direct:
         raise InputError(
             "--certs and --targets make jobs that check nobody's identity",
@@ -134,8 +136,14 @@ def _of_cluster(
     collector: Collector, certs: Path | None, namespaces: tuple[str, ...], interval: float
 ) -> str:
     jobs = ClusterJobs(str(certs or CERTIFICATES), namespaces)
-    document = {"global": {"scrape_interval": duration(interval)}, "scrape_configs": secure_jobs(jobs)}
+    document = {"global": global_settings(interval, min(interval, 10)), "scrape_configs": secure_jobs(jobs)}
     return collector_text(collector, document)
+
+
+def _refuse_others(chosen: str, **options: object) -> None:
+    given = [f"--{name}" for name, value in options.items() if value]
+    if given:
+        raise InputError(f"{' and '.join(given)} cannot be used with {chosen}", remedy="leave them out")
 
 
 def _of_running_mesh(state: Path, direct: bool) -> ScrapeProxy | DirectScrapes:

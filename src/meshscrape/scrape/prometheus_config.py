@@ -69,7 +69,16 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
 
 def render(options: ScrapeOptions) -> str:
     """A whole prometheus.yml. InputError when an interval is not one."""
-    interval, timeout = options.interval, options.timeout if options.timeout is not None else options.interval
+    document = {
+        "global": global_settings(options.interval, options.timeout),
+        "scrape_configs": scrape_configs(options),
+    }
+    return _HEADS[type(options.through)] + yaml.safe_dump(document, sort_keys=False, width=200)
+
+
+def global_settings(interval: float, timeout: float | None = None) -> dict[str, Any]:
+    """The section `global`; seconds. InputError when the timeout, by default the interval, does not fit."""
+    timeout = interval if timeout is None else timeout
     if not 0.1 <= interval <= 86400:
         raise InputError(f"{interval:g} s is not a scrape interval", remedy="use 0.1 s to 24 h")
     if not 0 < timeout <= interval:
@@ -77,11 +86,7 @@ def render(options: ScrapeOptions) -> str:
             f"the scrape timeout {timeout:g} s does not fit into the interval {interval:g} s",
             remedy="make it positive and no longer than the interval",
         )
-    document = {
-        "global": {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)},
-        "scrape_configs": scrape_configs(options),
-    }
-    return _HEADS[type(options.through)] + yaml.safe_dump(document, sort_keys=False, width=200)
+    return {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)}
 
 
 def _proxied_job(proxy: ScrapeProxy, job: str) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""The commands that print what a cluster's scrapers need."""
+
+from __future__ import annotations
+
+import json
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from meshscrape.cli import dashboard, prometheus_config, rules
+from meshscrape.errors import InputError
+from meshscrape.scrape.kubernetes_sd import ClusterJobs, secure_jobs
+from meshscrape.scrape.rules import RuleOptions, rule_groups
+from support.schemas import assert_valid, needs_crds
+
+
+def printed(command: click.Command, *arguments: str) -> str:
+    """What a command prints; its errors are raised."""
+    done = CliRunner().invoke(command, arguments, standalone_mode=False)
+    if done.exception:
+        raise done.exception
+    return done.stdout
+
+
+@pytest.mark.parametrize("collector", ["prometheus", "vmagent", "otel"])
+def test_jobs_of_a_cluster(collector: str) -> None:
+    """The secure jobs, for whoever reads them, with a timeout that fits into the interval."""
+    text = printed(
+        prometheus_config.command, "--kubernetes", "--for", collector, "--namespace", "shop", "--certs", "/c"
+    )
+    config = yaml.safe_load(text)
+    if collector == "otel":
+        config = config["receivers"]["prometheus"]["config"]
+    assert config["global"] == {"scrape_interval": "5s", "scrape_timeout": "5s"}
+    wanted = secure_jobs(ClusterJobs("/c", ("shop",)))
+    assert [job["tls_config"] for job in config["scrape_configs"]] == [job["tls_config"] for job in wanted]
+    assert (config["scrape_configs"] == wanted) is (collector != "otel")
+
+
+def test_the_default_directory_is_where_the_sidecar_writes() -> None:
+    """Without --certs, the place that the planned pods use."""
+    config = yaml.safe_load(printed(prometheus_config.command, "--kubernetes"))
+    assert config["scrape_configs"] == secure_jobs(ClusterJobs("/etc/istio-output-certs"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--kubernetes", "--proxy", "127.0.0.1:15094"),
+        ("--kubernetes", "--direct"),
+        ("--kubernetes", "--targets", "/t"),
+        ("--namespace", "shop"),
+        ("--kubernetes", "--scrape-interval", "0s"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(arguments: tuple[str, ...]) -> None:
+    """Rather than leaving one out without a word."""
+    with pytest.raises(InputError):
+        printed(prometheus_config.command, *arguments)
+
+
+def test_rules_as_a_file_with_thresholds() -> None:
+    """Durations as Go writes them."""
+    text = printed(rules.command, "--certificate-left", "90m", "--root-left", "48h")
+    assert yaml.safe_load(text) == {"groups": rule_groups(RuleOptions(5400, 172800))}
+
+
+@needs_crds
+def test_rules_as_an_object() -> None:
+    """With the labels that a ruleSelector asks for."""
+    rule = yaml.safe_load(
+        printed(rules.command, "--for", "operator", "--namespace", "watch", "--label", "release=kube")
+    )
+    assert_valid(rule)
+    assert rule["metadata"]["namespace"] == "watch"
+    assert rule["metadata"]["labels"] == {"release": "kube", "app.kubernetes.io/managed-by": "meshscrape"}
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--label", "release"), ("--certificate-left", "0s"), ("--root-left", "x")]
+)
+def test_bad_values_are_named(arguments: tuple[str, ...]) -> None:
+    """The option is in the message."""
+    with pytest.raises(InputError) as caught:
+        printed(rules.command, *arguments)
+    assert arguments[0] in str(caught.value)
+
+
+def test_the_dashboard_is_json() -> None:
+    """One document, ready to import."""
+    assert json.loads(printed(dashboard.command))["title"] == "Mesh scraping over mTLS"
