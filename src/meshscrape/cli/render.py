@@ -48,7 +48,8 @@ def command(out: Path | None, kustomize: bool, base: str, **options: Any) -> int
     else:
         write_directory(out, kustomize_files(plan, base) if kustomize else plan_files(plan))
     for note in plan.notes:
-        say(f"{'refused' if note.refused else 'note'}: {note.ref or 'all'}: {note.text}; {note.remedy}")
+        if note.refused:
+            say(f"refused: {note.ref}: {note.text}; {note.remedy}")
     say(summary(plan))
     return 0
 

@@ -52,7 +52,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
         if excluded is not None:
             templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
 
-    context.draft.edit(target.ref, change, reason, restarts_of(workload))
+    context.draft.edit(target.ref, change, reason, restarts_of(context, workload))
 
 
 def _native_off(target: Target) -> dict[str, str]:

@@ -53,8 +53,8 @@ def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason:
         template = templates.template_of(data)
         _fill(template, patch)
 
-    context.draft.edit(target.ref, change, reason, restarts_of(target.workload))
-    if target.workload.kind == "gateway-classic":
+    changed = context.draft.edit(target.ref, change, reason, restarts_of(context, target.workload))
+    if changed and target.workload.kind == "gateway-classic":
         context.draft.note(
             target.ref,
             "helm or istioctl made this gateway, and the next upgrade with it takes the change back",
@@ -119,7 +119,7 @@ def _annotate_infrastructure(
             infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
         infrastructure["annotations"] |= patch.annotations
 
-    context.draft.edit(gateway, change, reason, _rendered_again(target))
+    context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
 
 
 def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str) -> None:
@@ -140,7 +140,7 @@ def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyP
                 "labels": {MANAGED_BY: MANAGER},
             },
         }
-        if not context.draft.ensure(empty, reason, _rendered_again(target)):
+        if not context.draft.ensure(empty, reason):
             return
     elif context.draft.get(config) is None:
         raise InputError(
@@ -156,9 +156,11 @@ def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyP
         infrastructure = templates.child(data, "spec", "infrastructure")
         infrastructure["parametersRef"] = {"group": "", "kind": "ConfigMap", "name": name}
 
-    context.draft.edit(config, overlay, reason, _rendered_again(target))
+    # Istio renders the Deployment anew when the Gateway or a ConfigMap that it refers to changes.
+    restarts = restarts_of(context, target.workload)
+    context.draft.edit(config, overlay, reason, restarts if parameters else ())
     if not parameters:
-        context.draft.edit(gateway, refer, f"{reason}: its Deployment is made from {config}")
+        context.draft.edit(gateway, refer, f"{reason}: its Deployment is made from {config}", restarts)
 
 
 def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
@@ -182,10 +184,6 @@ def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
     return overlay
 
 
-def _rendered_again(target: Target) -> tuple[str, ...]:
-    return restarts_of(target.workload)
-
-
 def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
@@ -207,7 +205,7 @@ def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str)
             }
             templates.set_named(spec, "configVolumes", item)
 
-    context.draft.edit(gateway, change, reason, restarts_of(target.workload))
+    context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
     context.draft.note(
         gateway,
         "an IstioGateway of ASM: its fields are taken from ASM's API, and could not be run here",

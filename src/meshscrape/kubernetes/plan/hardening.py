@@ -78,4 +78,4 @@ def _harden(context: Context, target: Target) -> bool:
     def change(data: Mutable) -> None:
         templates.configure_proxy(templates.template_of(data), value)
 
-    return context.draft.edit(target.ref, change, _REASON, restarts_of(workload))
+    return context.draft.edit(target.ref, change, _REASON, restarts_of(context, workload))

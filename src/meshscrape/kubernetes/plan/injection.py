@@ -56,4 +56,4 @@ def _label_pods(context: Context, target: Target, plane: ControlPlane | None) ->
         if templates.REVISION not in labels(template):
             templates.label(template, injection_labels(plane))
 
-    context.draft.edit(target.ref, change, "its pods get a sidecar", restarts_of(target.workload))
+    context.draft.edit(target.ref, change, "its pods get a sidecar", restarts_of(context, target.workload))

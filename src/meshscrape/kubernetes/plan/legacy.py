@@ -61,7 +61,9 @@ def plan_legacy(context: Context, target: Target) -> None:
             kept = templates.merged_ports(excluded, (), without=(LEGACY_PORT,))
             templates.annotate(template, {templates.EXCLUDE_INBOUND: kept})
 
-    context.draft.edit(target.ref, change, "announces the port to Prometheus", restarts_of(target.workload))
+    context.draft.edit(
+        target.ref, change, "announces the port to Prometheus", restarts_of(context, target.workload)
+    )
 
 
 def _object(context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable) -> Mutable:

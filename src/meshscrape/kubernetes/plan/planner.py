@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshscrape.errors import InputError
+from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.istio.scrapers import Scraper as AllowEntry
 from meshscrape.istio.scrapers import SpiffeScraper
 from meshscrape.kubernetes.objects import Inventory
@@ -18,7 +19,7 @@ from meshscrape.kubernetes.plan.hardening import plan_hardening
 from meshscrape.kubernetes.plan.injection import plan_injection
 from meshscrape.kubernetes.plan.legacy import plan_legacy
 from meshscrape.kubernetes.plan.migration import plan_removal
-from meshscrape.kubernetes.plan.model import Gate, Intent, Plan
+from meshscrape.kubernetes.plan.model import LEGACY_PORT, Gate, Intent, Plan
 from meshscrape.kubernetes.plan.network_policy import plan_network_policies
 from meshscrape.kubernetes.plan.scraping import (
     new_prometheus,
@@ -38,6 +39,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
     `observation` is what `observe` says of `inventory`. Applied in memory and observed again, the same
     intent gives no changes.
     """
+    _check(intent)
     draft = Draft(inventory)
     context = Context(observation, inventory, intent, draft)
     context.scrapers = _scrapers(context)
@@ -61,9 +63,21 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         draft.phase = "removal"
         plan_removal(context)
         _stale(context)
+        _general(context)
     modes = {target.ref: target.mode for target in context.targets}
     apart = any(target.workload.flavour == "asm" for target in context.targets)
     return Plan(draft.changes(), draft.notes, tuple(gates), modes, apart)
+
+
+def _check(intent: Intent) -> None:
+    own = (SECURE_STATS, SECURE_MERGED)
+    for option, port in (("--merged-port", intent.merged_port), ("--envoy-port", intent.envoy_port)):
+        if port not in own:
+            refuse_reserved(port, option)
+    if intent.merged_port == intent.envoy_port:
+        raise InputError(
+            f"both ports are {intent.merged_port}", where="--envoy-port", remedy="use two different ones"
+        )
 
 
 def _look_again(context: Context) -> None:
@@ -75,14 +89,13 @@ def _look_again(context: Context) -> None:
 
 
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
+    """The allow list, in an order that does not depend on how it came about."""
     intent = context.intent
-    if intent.scrapers:
-        return intent.scrapers
-    found = default_scrapers(context.observation)
-    if intent.prometheus in ("addon", "operator"):
+    found = set(intent.scrapers or default_scrapers(context))
+    if intent.prometheus in ("addon", "operator") and not intent.scrapers:
         spiffe_id = new_prometheus(context).spiffe_id(context.observation.mesh.trust_domain)
-        found = tuple(dict.fromkeys((*found, SpiffeScraper(SpiffeId.parse(spiffe_id)))))
-    return found
+        found.add(SpiffeScraper(SpiffeId.parse(spiffe_id)))
+    return tuple(sorted(found, key=str))
 
 
 def _scraped(context: Context) -> bool:
@@ -116,7 +129,13 @@ def _listeners(context: Context, target: Target) -> bool:
 
 def _check_ports(context: Context, target: Target) -> None:
     wanted = set(context.intent.secure_ports)
-    for port in target.workload.container_ports:
+    workload = target.workload
+    if workload.is_gateway and workload.mode_now in ("legacy", "mixed") and LEGACY_PORT in wanted:
+        raise InputError(
+            f"its Gateway object has port {LEGACY_PORT} open as yet",
+            remedy="leave --envoy-port out until the old objects are gone, or take another port",
+        )
+    for port in workload.container_ports:
         if port.number in wanted:
             raise InputError(
                 f"its application has port {port.number} itself",
@@ -135,7 +154,25 @@ def _native(context: Context, target: Target) -> None:
     def change(data: Mutable) -> None:
         native.edit_sidecar(context, target, templates.template_of(data))
 
-    context.draft.edit(target.ref, change, _REASON, restarts_of(workload))
+    context.draft.edit(target.ref, change, _REASON, restarts_of(context, workload))
+
+
+def _general(context: Context) -> None:
+    """What holds for the whole mesh."""
+    if any(target.mode == "native" for target in context.targets):
+        context.draft.note(
+            None,
+            "native mode: every workload of the mesh may read the secure ports; Istio has no list of who may",
+            "use --mode bootstrap where only the scraper should, or --network-policy",
+        )
+    for plane in context.observation.control_planes:
+        if plane.custom_templates:
+            context.draft.note(
+                None,
+                f"revision {plane.revision} has injection templates of its own "
+                f"({', '.join(plane.custom_templates)}): they may not honour all annotations",
+                "look at one pod after its restart: meshscrape observe",
+            )
 
 
 def _stale(context: Context) -> None:

@@ -14,16 +14,20 @@ from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.injection import injection_labels
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
-from meshscrape.kubernetes.plan.targets import Context, default_control_plane, restarts_of
+from meshscrape.kubernetes.plan.targets import (
+    ABLE,
+    PLAINTEXT_PORTS,
+    Context,
+    default_control_plane,
+    restarts_of,
+)
 from meshscrape.kubernetes.yaml_text import load_text, rewrite
 from meshscrape.scrape import kubernetes_sd, operator, scraper_pod
 from meshscrape.scrape.prometheus_objects import PrometheusOptions, prometheus_objects
 from meshscrape.scrape.targets import ENVOY_JOB
 
 OPERATOR = "monitoring.coreos.com"
-PLAINTEXT_PORTS = frozenset({STATS, MERGED})
 _RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-_ABLE = ("prometheus", "operator", "vmagent")
 _POD = "__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure_port"
 # Only Envoy's and the agent's ports: an application's own one may be in no merge, and stays.
 _DROP = {
@@ -81,7 +85,7 @@ def _new_objects(context: Context) -> tuple[dict[str, Any], ...]:
 
 def secured_scrapers(context: Context) -> list[Scraper]:
     """The scrapers that a plan moves to mutual TLS: those that scrape the targets, else all that could."""
-    able = [each for each in context.observation.scrapers if each.kind in _ABLE]
+    able = [each for each in context.observation.scrapers if each.kind in ABLE]
     targets = {target.ref for target in context.targets}
     consumers = (each for each in context.observation.consumers if each.certain)
     used = {each.scraper for each in consumers if _concerned(each, targets)}
@@ -89,11 +93,13 @@ def secured_scrapers(context: Context) -> list[Scraper]:
 
 
 def blocks_hardening(consumer: Consumer, workload: Ref) -> bool:
-    """Whether a consumer reads this workload's plaintext ports, as far as can be told."""
+    """Whether a consumer reads this workload's plaintext ports, now or after a restart."""
     if consumer.over != "plaintext":
         return False
-    ports = not consumer.ports or bool(PLAINTEXT_PORTS & set(consumer.ports))
-    return ports and (workload in consumer.matches or (not consumer.certain and not consumer.matches))
+    if not consumer.certain and not consumer.matches:
+        return True
+    ports = (*consumer.ports_of.get(workload, ()), *consumer.ports_after.get(workload, ()))
+    return not PLAINTEXT_PORTS.isdisjoint(ports)
 
 
 def _concerned(consumer: Consumer, targets: set[Ref]) -> bool:
@@ -118,7 +124,12 @@ def _credentials(context: Context, scraper: Scraper) -> None:
         context.draft.edit(scraper.ref, partial(_operator_parts, context), reason, _operated(scraper))
         return
     workload = context.observation.workload(scraper.ref)
-    restarts = restarts_of(workload) if workload else ()
+    restarts = restarts_of(context, workload) if workload else ()
+    if workload and workload.host_network:
+        raise InputError(
+            "it uses the host's network, where Istio injects nothing",
+            remedy="let it run in the pod network, or write a new one: --prometheus addon",
+        )
 
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
@@ -156,9 +167,6 @@ def _scraper_metadata(context: Context, metadata_owner: Mutable, injected: bool)
         for key in (templates.INCLUDE_INBOUND, templates.INCLUDE_OUTBOUND):
             if templates.annotation(metadata_owner, key) or key not in _annotations(metadata_owner):
                 wanted.pop(key, None)
-    for key in ("prometheus.io/scrape",):
-        if key in _annotations(metadata_owner):
-            wanted.pop(key, None)
     templates.annotate(metadata_owner, wanted)
 
 

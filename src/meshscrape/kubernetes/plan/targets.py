@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.scrapers import Scraper as AllowEntry
 from meshscrape.istio.scrapers import SpiffeScraper
 from meshscrape.kubernetes.objects import Inventory, Object, Ref, as_mapping, dig, selects
-from meshscrape.kubernetes.observe.model import ControlPlane, Observation, ObservedWorkload
+from meshscrape.kubernetes.observe.model import Consumer, ControlPlane, Observation, ObservedWorkload
 from meshscrape.kubernetes.plan.draft import Draft
 from meshscrape.kubernetes.plan.model import Decided, Intent
 from meshscrape.kubernetes.versions import UNKNOWN, IstioVersion
@@ -20,6 +21,10 @@ PARAMETERS_SINCE = "1.26"
 GATEWAY_OVERRIDE_SINCE = "1.27"
 # RBAC's matcher and the URI SAN input came with Envoy 1.24; what does not know them would refuse everybody.
 BOOTSTRAP_SINCE = "1.17"
+# The plaintext ports of a proxy: Envoy's statistics and the agent's merged metrics.
+PLAINTEXT_PORTS = frozenset({STATS, MERGED})
+# Scrapers that can be given a certificate and jobs over mutual TLS.
+ABLE = ("prometheus", "operator", "vmagent")
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
 _SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-path-storage")
 
@@ -54,13 +59,15 @@ class Target:
         return self.workload.ref
 
 
-def restarts_of(workload: ObservedWorkload) -> tuple[str, ...]:
+def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]:
     """What a changed pod template restarts, in plain words."""
+    if workload.ref.kind not in _RESTARTED:
+        return ()
     count = len(workload.running)
     pods = f" ({count} pod{'s' * (count != 1)})" if count else ""
-    if workload.ref.kind in _RESTARTED:
-        return (f"{workload.ref.kind} {workload.namespace}/{workload.name}{pods}",)
-    return ()
+    strategy = dig(context.object_of(workload.ref), "spec", "updateStrategy", "type")
+    by_hand = ", only as its pods are deleted (OnDelete)" if strategy == "OnDelete" else ""
+    return (f"{workload.ref.kind} {workload.namespace}/{workload.name}{pods}{by_hand}",)
 
 
 def selector_of(context: Context, workload: ObservedWorkload) -> dict[str, str]:
@@ -70,12 +77,35 @@ def selector_of(context: Context, workload: ObservedWorkload) -> dict[str, str]:
     return dict(own or workload.labels)
 
 
-def default_scrapers(observation: Observation) -> tuple[AllowEntry, ...]:
-    """The identities of the scrapers that were found."""
-    found = sorted(
-        {each.spiffe_id for each in observation.scrapers if each.spiffe_id and each.kind != "arms"}
-    )
-    return tuple(SpiffeScraper(SpiffeId.parse(text)) for text in found)
+def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
+    """The identities of the scrapers that read proxies' metrics, else of all that were found and could.
+
+    Beside a new Prometheus, only those count that use mutual TLS already: it takes the others' place.
+    """
+    observation = context.observation
+    replaced = context.intent.prometheus in ("addon", "operator")
+    used = {
+        each.scraper
+        for each in observation.consumers
+        if (each.over == "mtls" and (each.ports_of or each.ports_after))
+        or (not replaced and reads_plaintext(each))
+    }
+    able = [each for each in observation.scrapers if each.kind in ABLE and each.spiffe_id]
+    chosen = [each for each in able if each.ref in used] or ([] if replaced else able)
+    for each in chosen:
+        if each.service_account == "default":
+            context.draft.note(
+                each.ref,
+                "it runs as ServiceAccount `default`: every pod of its namespace that does may scrape, too",
+                "give it a ServiceAccount of its own",
+            )
+    return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)
+
+
+def reads_plaintext(consumer: Consumer) -> bool:
+    """Whether a consumer reads plaintext ports of any proxy, now or after a restart."""
+    seen = (*consumer.ports_of.values(), *consumer.ports_after.values())
+    return consumer.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
 
 
 def choose(context: Context) -> list[Target]:
@@ -153,6 +183,14 @@ def _changeable(context: Context, workload: ObservedWorkload) -> bool:
             )
             return False
         return True
+    if context.draft.get(workload.ref) is None:
+        note(
+            workload.ref,
+            "its pods are among the objects, it is not",
+            f"give the {workload.ref.kind} too: that is what has to change",
+            refused=True,
+        )
+        return False
     if workload.standalone or workload.ref.kind in ("Pod", "Job", "ReplicaSet", "ReplicationController"):
         note(
             workload.ref,

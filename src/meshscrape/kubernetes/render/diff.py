@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from meshscrape.kubernetes.objects import Object, Ref, stable
 from meshscrape.kubernetes.plan.model import PHASES, Change, Gate, Note, Phase, Plan
 from meshscrape.kubernetes.yaml_text import dump
 
 _CONTEXT = 3
+# So many objects are named where many share a note.
+_SHOWN = 5
 _HEADINGS: dict[Phase, str] = {
     "injection": "Injection: workloads join the mesh",
     "credentials": "Credentials: who scrapes gets a certificate",
@@ -25,7 +27,7 @@ def plan_text(plan: Plan, *, colour: bool = False) -> str:
     """The whole plan: phases with their changes, gates, notes, and one line of summary at the end."""
     lines = [line for phase in PHASES for line in _phase(plan, phase)]
     lines += [line for gate in plan.gates for line in _gate(gate)]
-    lines += [line for note in plan.notes for line in _note(note)]
+    lines += _notes(plan.notes)
     lines.append(summary(plan))
     return "\n".join(_coloured(line) if colour else line for line in lines) + "\n"
 
@@ -77,19 +79,30 @@ def _phase(plan: Plan, phase: Phase) -> Iterator[str]:
 
 
 def _gate(gate: Gate) -> Iterator[str]:
-    names = ", ".join(str(ref) for ref in gate.workloads)
     state = "wait until the phases before it have taken effect" if gate.planned else "not planned yet"
-    yield f"# gate: {gate.phase} of {names}: {state}"
+    yield f"# gate: {gate.phase} of {_shown(gate.workloads)}: {state}"
     for text in gate.waits_for:
         yield f"#   waits for: {text}"
     yield ""
 
 
-def _note(note: Note) -> Iterator[str]:
-    kind = "refused" if note.refused else "note"
-    yield f"# {kind}: {f'{note.ref}: ' if note.ref else ''}{note.text}"
-    yield f"#   {note.remedy}"
-    yield ""
+def _notes(notes: Iterable[Note]) -> Iterator[str]:
+    """The notes, those that say the same of several objects together."""
+    grouped: dict[tuple[bool, str, str], list[Ref]] = {}
+    for note in notes:
+        refs = grouped.setdefault((note.refused, note.text, note.remedy), [])
+        refs.extend([note.ref] if note.ref else [])
+    for (refused, text, remedy), refs in grouped.items():
+        yield f"# {'refused' if refused else 'note'}: {f'{_shown(refs)}: ' if refs else ''}{text}"
+        yield f"#   {remedy}"
+        yield ""
+
+
+def _shown(refs: Sequence[Ref]) -> str:
+    names = [str(ref) for ref in refs[:_SHOWN]]
+    if len(refs) > _SHOWN:
+        names.append(f"{len(refs) - _SHOWN} more")
+    return ", ".join(names)
 
 
 def _lines(data: Object | None) -> list[str]:
