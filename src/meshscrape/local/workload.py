@@ -14,7 +14,7 @@ from pathlib import Path
 from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.errors import MeshscrapeError, UnavailableError
 from meshscrape.local.plan import ApplicationPlan, WorkloadPlan
-from meshscrape.local.processes import child_named
+from meshscrape.local.processes import child_named, is_child
 from meshscrape.spiffe.certificates import load_certificates
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import private_dir, write_atomic
@@ -147,12 +147,19 @@ class RunningWorkload:
             self.certificate = self._present_certificate()
             if self.certificate is not None:
                 self._credentials.set()
-            if self.agent.pid is not None and self.envoy_pid is None and self.plan.settings.envoy:
-                found = child_named(self.agent.pid, "envoy")
-                self._envoy = (self.agent.pid, found) if found else None
+            self._find_envoy()
             if before != (self.ready, self.message, self.certificate, self._envoy):
                 self._changed()
             await asyncio.sleep(_LOOK_READY if self.ready else _LOOK_UNREADY)
+
+    def _find_envoy(self) -> None:
+        """Envoy's process: the known one for as long as it lives, else whichever the agent has now."""
+        agent = self.agent.pid
+        if agent is None or not self.plan.settings.envoy:
+            self._envoy = None
+        elif self._envoy is None or self._envoy[0] != agent or not is_child(self._envoy[1], agent):
+            found = child_named(agent, "envoy")
+            self._envoy = (agent, found) if found else None
 
     async def _readiness(self) -> tuple[bool, str]:
         settings = self.plan.settings
