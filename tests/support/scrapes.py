@@ -26,17 +26,20 @@ class Watch:
         self._up = up
         self._began = time.time()
 
-    def account(self) -> Account:
-        """By `up` and `scrape_samples_scraped` of Prometheus itself."""
-        window = f"[{int((time.time() - self._began) * 1000)}ms]"
-        scrapes = self._sum(f"sum(count_over_time(up{window}))")
-        succeeded = self._sum(f"sum(sum_over_time(up{window}))")
+    def account(self, of: str = "") -> Account:
+        """By `up` and `scrape_samples_scraped` of Prometheus itself; `of` chooses targets (`job="x"`)."""
+        window = f"{{{of}}}[{int((time.time() - self._began) * 1000)}ms]"
         return Account(
-            scrapes=scrapes,
-            failed=scrapes - succeeded,
+            scrapes=self._sum(f"sum(count_over_time(up{window}))"),
+            # One expression: scrapes that end between two of them would count in one alone.
+            failed=self._sum(f"sum(count_over_time(up{window}) - sum_over_time(up{window}))"),
             fewest_samples=self._sum(f"min(min_over_time(scrape_samples_scraped{window}))"),
             targets=self._sum(f"count(count_over_time(up{window}))"),
         )
+
+    def down(self, of: str = "") -> int:
+        """How many of these targets failed their latest scrape."""
+        return self._sum(f"count(up{{{of}}} == 0)")
 
     def _sum(self, expression: str) -> int:
         found = self._up.query(expression)

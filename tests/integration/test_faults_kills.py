@@ -1,0 +1,219 @@
+"""kill -9 of each part of a mesh under scraping by Prometheus: it comes back, alone and without orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshscrape.spiffe.certificates import make_csr
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.spiffe.keys import generate_key
+from meshscrape.system.ca_client import create_certificate
+from support.mesh import SECURE, Up, prometheus_manifest, running_up, workload_manifest, write_mesh
+from support.polling import eventually
+from support.scrapes import Watch
+
+BACK_WITHIN = 10.0
+"""docs/failures.md promises this, in seconds, for each part alone."""
+
+WEB, PROMETHEUS = "default/web", "istio-system/prometheus"
+OTHERS = ("default/shop", "default/cart")
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """Three workloads and Prometheus, which scrapes twice a second through its proxy."""
+    directory = tmp_path_factory.mktemp("mesh")
+    names = [title.partition("/")[2] for title in (WEB, *OTHERS)]
+    webs = [workload_manifest(name, metadata=SECURE) for name in names]
+    manifest = write_mesh(directory / "mesh.yaml", prometheus_manifest(), *webs)
+    with running_up(directory / "state", str(manifest), "--scrape-interval", "500ms", "--quiet") as up:
+        up.wait_for_phase()
+        yield up
+
+
+def pids(up: Up, title: str) -> dict[str, Any]:
+    """The processes of a workload, as the status document has them."""
+    return dict(up.workload(title)["pids"])
+
+
+def kill(pid: int) -> None:
+    """kill -9, of a process of this mesh."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def programs(up: Up) -> Counter[str]:
+    """How many processes of the mesh run which program, and where."""
+    found: Counter[str] = Counter()
+    for pid in up.processes():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            where = os.readlink(f"/proc/{pid}/cwd")
+        except OSError:
+            continue
+        found[f"{b' '.join(words[:4]).decode()} in {where}"] += 1
+    return found
+
+
+def orphans(up: Up) -> list[int]:
+    """Processes of the mesh whose parent is none of it."""
+    family = up.processes()
+    return [pid for pid in family - {up.process.pid} if _parent(pid) not in family | {None}]
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[1])
+
+
+def assert_whole(up: Up, before: Counter[str]) -> None:
+    """The mesh has exactly the processes that it had, each with a parent of its own kin, and is ready."""
+    eventually(lambda: programs(up) == before, within=BACK_WITHIN, what="the same processes as before")
+    assert orphans(up) == []
+    eventually(lambda: all(each["ready"] for each in up.document()["workloads"]), within=BACK_WITHIN)
+
+
+def assert_lossless(watch: Watch, of: str, targets: int) -> None:
+    """Each of so many targets is scraped again and again, and since the watch began no scrape has failed."""
+    eventually(lambda: watch.account(of).scrapes >= 3 * targets, within=BACK_WITHIN, what="scrapes")
+    account = watch.account(of)
+    assert account.targets == targets
+    assert account.failed == 0
+    assert account.fewest_samples > 0
+
+
+def until_scraped(watch: Watch, of: str) -> None:
+    """Wait until these targets have had failed scrapes since the watch began, and none is down now."""
+
+    def again() -> bool:
+        account = watch.account(of)
+        return account.failed > 0 and not watch.down(of)
+
+    eventually(again, within=BACK_WITHIN, what="scrapes again")
+
+
+def test_an_envoy(mesh: Up) -> None:
+    """The agent starts another Envoy with the same certificate; nobody else loses a scrape."""
+    watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
+    serial = mesh.workload(WEB)["certificate"]["serial"]
+    kill(before["envoy"])
+    until_scraped(watch, 'workload="web"')
+    eventually(lambda: pids(mesh, WEB)["envoy"] not in (None, before["envoy"]), what="its pid in the status")
+    assert pids(mesh, WEB)["agent"] == before["agent"]
+    assert mesh.workload(WEB)["certificate"]["serial"] == serial
+    assert_whole(mesh, whole)
+    assert_lossless(watch, 'workload=~"shop|cart"', 4)
+
+
+def test_an_agent(mesh: Up) -> None:
+    """Its Envoy goes with it; the next one uses the certificate on disk; nobody else loses a scrape."""
+    watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
+    serial = mesh.workload(WEB)["certificate"]["serial"]
+    kill(before["agent"])
+    eventually(lambda: not os.path.exists(f"/proc/{before['envoy']}"), within=BACK_WITHIN, what="Envoy's end")
+    until_scraped(watch, 'workload="web"')
+    after = eventually(lambda: pids(mesh, WEB)["envoy"] and pids(mesh, WEB), what="its pids in the status")
+    assert not {after["agent"], after["envoy"]} & {before["agent"], before["envoy"]}
+    assert mesh.workload(WEB)["certificate"]["serial"] == serial
+    assert_whole(mesh, whole)
+    assert_lossless(watch, 'workload=~"shop|cart"', 4)
+
+
+def test_an_application(mesh: Up) -> None:
+    """With its guard or without: it comes back, and Envoy's metrics are scraped all the while."""
+    for index in (0, -1):
+        watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
+        kill(before["application"][index])
+        eventually(
+            lambda before=before: set(pids(mesh, WEB)["application"]) - set(before["application"]),  # type: ignore[misc]
+            within=BACK_WITHIN,
+            what="another application",
+        )
+        assert_whole(mesh, whole)
+        assert_lossless(watch, 'workload=~"web|shop|cart"', 6)
+
+
+def test_the_ca(mesh: Up) -> None:
+    """It issues again, with the same root; no scrape of anybody fails."""
+    watch, whole, before = Watch(mesh), programs(mesh), mesh.document()["ca"]
+    root = Path(before["rootCertificate"]).read_bytes()
+    kill(before["pid"])
+    eventually(lambda: issued(mesh), within=BACK_WITHIN, what="a certificate")
+    eventually(
+        lambda: mesh.document()["ca"]["pid"] not in (None, before["pid"]), what="its pid in the status"
+    )
+    assert Path(before["rootCertificate"]).read_bytes() == root
+    assert_whole(mesh, whole)
+    assert_lossless(watch, 'workload=~"web|shop|cart"', 6)
+
+
+def issued(up: Up) -> bool:
+    """Whether the CA gives a workload a certificate now."""
+    entry, ca = up.workload(WEB), up.document()["ca"]
+    csr = make_csr(generate_key(), SpiffeId.parse(entry["spiffeId"]))
+    token, roots = Path(entry["token"]).read_text(), Path(ca["rootCertificate"]).read_bytes()
+    asking = create_certificate(
+        ca["address"], roots, csr, timedelta(hours=1), token=token, client_credentials=None, deadline=2
+    )
+    try:
+        return bool(asyncio.run(asking)[0])
+    except Exception:
+        return False
+
+
+def test_prometheus(mesh: Up) -> None:
+    """It comes back with what it had recorded, and scrapes everybody; no workload notices."""
+    watch, whole, document = Watch(mesh), programs(mesh), mesh.document()
+    kept = {title: pids(mesh, title) for title in (WEB, *OTHERS)}
+    eventually(lambda: watch.account('workload="web"').scrapes >= 4, what="scrapes to remember")
+    remembered = watch.account('workload=~"web|shop|cart"').scrapes
+    kill(prometheus_pid(mesh))
+    eventually(
+        lambda: watch.account('workload=~"web|shop|cart"').scrapes > remembered + 12,
+        within=BACK_WITHIN,
+        what="more scrapes than before",
+    )
+    assert watch.account().failed == 0
+    assert {title: pids(mesh, title) for title in kept} == kept
+    assert mesh.document()["scrapeProxy"]["pids"] == document["scrapeProxy"]["pids"]
+    assert_whole(mesh, whole)
+
+
+def prometheus_pid(up: Up) -> int:
+    """Prometheus itself, not its guard."""
+    found = [pid for pid in up.processes() if _command(pid).endswith("/prometheus")]
+    assert len(found) == 1
+    return found[0]
+
+
+def _command(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/exe")
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("victim", ["envoy", "proxy"])
+def test_the_scrape_proxy(mesh: Up, victim: str) -> None:
+    """Either half comes back, the proxy after its Envoy's end; all are scraped again, none restarts."""
+    watch, whole = Watch(mesh), programs(mesh)
+    kept = {title: pids(mesh, title) for title in (WEB, *OTHERS)}
+    before = mesh.document()["scrapeProxy"]["pids"]
+    token = Path(mesh.document()["scrapeProxy"]["tokenFile"]).read_text()
+    kill(before[victim])
+    eventually(lambda: not os.path.exists(f"/proc/{before['envoy']}"), within=BACK_WITHIN, what="Envoy's end")
+    until_scraped(watch, "")
+    assert_whole(mesh, whole)
+    assert {title: pids(mesh, title) for title in kept} == kept
+    assert Path(mesh.document()["scrapeProxy"]["tokenFile"]).read_text() == token
