@@ -16,6 +16,7 @@ from meshscrape.errors import InputError
 _CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|null|~|y|n")
 
 
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What tells the items of a list apart in the texts that are edited here.
 _IDENTITIES = ("job_name", "name")
 
@@ -51,8 +52,13 @@ def dump_documents(documents: list[Any]) -> str:
 
 def load_text(text: str, where: str) -> Any:
     """The data of one YAML (or JSON) text of a user; None for an empty one. Raises InputError at `where`."""
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass  # YAML's flow style begins like JSON.
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         problem = str(error).splitlines()[0]
         raise InputError(f"not YAML: {problem}", where=where, remedy="correct the text there") from error
@@ -72,7 +78,7 @@ def rewrite(text: str, wanted: Any) -> str:
     if old is None:
         return text.rstrip("\n") + "\n" * bool(text.strip()) + dump(wanted)
     edits: list[_Edit] = []
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    root = yaml.compose(text, Loader=_Loader)
     if root is not None:
         _patch(root, old, wanted, text, edits)
     result = text
@@ -80,8 +86,8 @@ def rewrite(text: str, wanted: Any) -> str:
     for _, edit in sorted(enumerate(edits), key=lambda pair: (pair[1].start, pair[0]), reverse=True):
         result = result[: edit.start] + edit.text + result[edit.end :]
     try:
-        faithful = not _differ(yaml.safe_load(result), wanted)
-    except yaml.YAMLError:
+        faithful = not _differ(load_text(result, "text"), wanted)
+    except InputError:
         faithful = False
     return result if faithful else dump(wanted)
 

@@ -15,8 +15,10 @@ FILES = sorted(str(path.relative_to(SAMPLES)) for path in SAMPLES.rglob("*.yaml"
 ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/istio-system/sa/prometheus")
 
 
-@pytest.mark.parametrize("mode", ["auto", "native", "bootstrap", "legacy"])
-@pytest.mark.parametrize("version", [None, "1.31.0", "1.29.0"])
+@pytest.mark.parametrize(
+    ("mode", "version"),
+    [("auto", None), ("auto", "1.31.0"), ("auto", "1.29.0"), ("bootstrap", None), ("legacy", None)],
+)
 @pytest.mark.parametrize("name", FILES)
 def test_every_sample_settles(name: str, version: str | None, mode: Any) -> None:
     """Planned, applied in memory, planned again: nothing to do; reverted: the input."""

@@ -76,6 +76,14 @@ def test_json_stays_json(text: str) -> None:
     assert json.loads(rewrite(text, {"a": {"b": 1, "c": "2"}})) == {"a": {"b": 1, "c": "2"}}
 
 
+def test_places_are_counted_in_characters() -> None:
+    """Text beyond ASCII before an edit does not move it."""
+    assert (
+        edited("a: ü €  # çé 😀\nb: {c: x}\n", b={"c": "x", "d": "y"})
+        == 'a: ü €  # çé 😀\nb: {c: x, "d": "y"}\n'
+    )
+
+
 def test_what_is_no_yaml_is_refused() -> None:
     """With the place, never silently replaced."""
     with pytest.raises(InputError, match="here: not YAML"):

@@ -28,7 +28,10 @@ def plan_bootstrap(context: Context, target: Target) -> None:
     """The ConfigMap with the listeners and the allow list, and the proxy that reads it."""
     workload = target.workload
     name = workload.bootstrap_override or CONFIG_MAP
-    checksum = _config_map(context, Ref("", "ConfigMap", workload.namespace, name))
+    ref = Ref("", "ConfigMap", workload.namespace, name)
+    if ref not in context.checksums:
+        context.checksums[ref] = _config_map(context, ref)
+    checksum = context.checksums[ref]
     if checksum is None:
         return
     noted = native.announcements(context.intent) | {CHECKSUM: checksum}

@@ -31,7 +31,7 @@ _SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-pa
 
 @dataclass(slots=True)
 class Context:
-    """What every part of the planner works with."""
+    """What every part of the planner works with; `checksums` are those of overrides planned already."""
 
     observation: Observation
     inventory: Inventory
@@ -39,6 +39,7 @@ class Context:
     draft: Draft
     scrapers: tuple[AllowEntry, ...] = ()
     targets: list[Target] = field(default_factory=list)
+    checksums: dict[Ref, str | None] = field(default_factory=dict)
 
     def object_of(self, ref: Ref) -> Object:
         """The object, as the plan so far leaves it; empty when it is not known."""
