@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -35,7 +36,7 @@ def problems(obj: Mapping[str, Any], versions: Iterable[str] = KUBERNETES) -> li
     """
     group, _, version = str(obj["apiVersion"]).rpartition("/")
     kind = str(obj["kind"])
-    if (group, kind) in _crds():
+    if (group, kind) in crds():
         return _named(kind, "", _errors(_crd_validator(group, kind, version), obj))
     found = []
     for each in versions:
@@ -70,26 +71,28 @@ def _named(kind: str, suffix: str, errors: Iterable[str]) -> list[str]:
 
 
 @functools.cache
-def _crds() -> dict[tuple[str, str], dict[str, Any]]:
-    """Schemas of served versions by group and kind."""
-    found: dict[tuple[str, str], dict[str, Any]] = {}
+def crds() -> dict[tuple[str, str], str]:
+    """The text of each CRD by group and kind. Parsing all of them would take longer than all tests do."""
+    found = {}
     for path in sorted(CRDS.glob("*.yaml")):
-        with path.open() as handle:
-            for document in yaml.load_all(handle, Loader=_LOADER):
-                if document and document.get("kind") == "CustomResourceDefinition":
-                    spec = document["spec"]
-                    key = (spec["group"], spec["names"]["kind"])
-                    found[key] = {
-                        each["name"]: each["schema"]["openAPIV3Schema"]
-                        for each in spec["versions"]
-                        if each["served"]
-                    }
+        for text in re.split(r"^---$", path.read_text(), flags=re.MULTILINE):
+            group = re.search(r"^  group: (\S+)$", text, re.MULTILINE)
+            kind = re.search(r"^    kind: (\S+)$", text, re.MULTILINE)
+            if group and kind and re.search(r"^kind: CustomResourceDefinition$", text, re.MULTILINE):
+                found[group[1], kind[1]] = text
     return found
+
+
+def _versions(group: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The schemas of a kind's served versions."""
+    spec = yaml.load(crds()[group, kind], Loader=_LOADER)["spec"]
+    assert (spec["group"], spec["names"]["kind"]) == (group, kind)
+    return {each["name"]: each["schema"]["openAPIV3Schema"] for each in spec["versions"] if each["served"]}
 
 
 @functools.cache
 def _crd_validator(group: str, kind: str, version: str) -> Any:
-    schemas = _crds()[group, kind]
+    schemas = _versions(group, kind)
     if version not in schemas:
         raise LookupError(f"{kind}.{group} has no served version {version!r}, only {sorted(schemas)}")
     schema = _closed(schemas[version])

@@ -79,11 +79,11 @@ def command(
     options = RuleOptions(
         _seconds(certificate_left, "--certificate-left"), _seconds(root_left, "--root-left"), jobs
     )
+    chosen = {**key_values(labels, "--label"), **MANAGED_BY}
     if target == "file":
         print(rules_file(options), end="")
     else:
-        rule = prometheus_rule(options, name, namespace, {**key_values(labels, "--label"), **MANAGED_BY})
-        print(dump(rule), end="")
+        print(dump(prometheus_rule(options, name, namespace, chosen)), end="")
     return 0
 
 

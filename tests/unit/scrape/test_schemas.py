@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.schemas import _crds, assert_valid, known, needs_crds, problems
+from support.schemas import crds, assert_valid, known, needscrds, problems
 
 SAMPLES = Path(__file__).parents[4] / "shared/samples"
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/samples beside the repository")
@@ -43,13 +43,13 @@ def changed(obj: dict[str, Any], *path: str | int, value: Any) -> dict[str, Any]
     return result
 
 
-@needs_crds
+@needscrds
 def test_what_is_right_passes() -> None:
     """A custom resource of the Operator, one of Istio, one of Kubernetes."""
     assert_valid(POD_MONITOR, SIDECAR, ROLE)
 
 
-@needs_crds
+@needscrds
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_told(wrong: dict[str, Any]) -> None:
     assert problems(wrong)
 
 
-@needs_crds
+@needscrds
 def test_an_unserved_version_and_an_unknown_kind_are_errors_of_the_test() -> None:
     """Not taken for valid."""
     with pytest.raises(LookupError):
@@ -79,19 +79,19 @@ def test_an_unserved_version_and_an_unknown_kind_are_errors_of_the_test() -> Non
     assert not known({"apiVersion": "istio.alibabacloud.com/v1", "kind": "IstioGateway"})
 
 
-@needs_crds
+@needscrds
 def test_every_kind_that_is_rendered_has_a_schema() -> None:
     """Istio's, the Gateway API's and the Operator's."""
-    kinds = {kind for _, kind in _crds()}
+    kinds = {kind for _, kind in crds()}
     wanted = "Sidecar PeerAuthentication AuthorizationPolicy VirtualService ServiceEntry ProxyConfig Gateway"
     wanted += " Prometheus PodMonitor ServiceMonitor PrometheusRule ScrapeConfig"
     assert kinds >= set(wanted.split())
-    assert {group for group, kind in _crds() if kind == "Gateway"} == {
+    assert {group for group, kind in crds() if kind == "Gateway"} == {
         "networking.istio.io", "gateway.networking.k8s.io",
     }  # fmt: skip
 
 
-@needs_crds
+@needscrds
 @needs_samples
 def test_upstreams_own_manifests_pass() -> None:
     """The schemas are not stricter than reality."""
