@@ -71,6 +71,7 @@ class Credentials:
         self._places = places
         self._news = asyncio.Event()
         self._roots_seen: tuple[str, ...] = ()
+        self._inherited = False
         self._scraper_pem = self._scraper_roots = b""
         self._scraper_problem = ""
 
@@ -90,6 +91,7 @@ class Credentials:
         if found := self._left_by_predecessor():
             logger.info("using the certificate of before, %r", found)
             self._use(found)
+            self._inherited = True
             return
         deadline = time.monotonic() + self._ca.wait.total_seconds()
         refused: list[str] = []
@@ -154,9 +156,13 @@ class Credentials:
 
     def _schedule(self) -> Schedule:
         issued = self.issued
-        if issued is None:
+        if issued is None or self._inherited_other_roots():
             return Schedule(utcnow())
         return Schedule.after_success(issued.received_at, issued.not_after, self._ca.timing, _draw())
+
+    def _inherited_other_roots(self) -> bool:
+        """Whether a predecessor left a bundle that is not the CA's roots of now: who knows how old it is."""
+        return self._inherited and self._roots_changed()
 
     def _roots_changed(self) -> bool:
         """Whether the CA's roots are others than before the last request, once for each change.
@@ -199,6 +205,7 @@ class Credentials:
                 where=f"the answer of the CA at {self._ca.address}",
             )
             self._use(issued)
+            self._inherited = False
         except MeshscrapeError as error:
             self.failures += 1
             self.problem = str(error)

@@ -78,8 +78,8 @@ def envoy_seen(
     """What an Envoy's `/certs` and active secrets show; None when it has no TLS context at all (pure).
 
     Contexts in which it shows a certificate of another trust domain are another mesh's (a scrape proxy may
-    serve several). `/certs` tells, by serial numbers, what each live TLS context uses; the secrets have the certificates
-    themselves. Only what both show counts.
+    serve several). `/certs` tells, by serial numbers, what each live TLS context uses; the secrets have the
+    certificates themselves. Only what both show counts.
     """
     domains = {trust_domain_of(root) for root in roots}
     contexts = [each for each in certs.get("certificates", ()) if _trust_domain(each) in (*domains, None)]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from meshscrape.ca.authority import Authority
 from meshscrape.ca.metrics import Metrics
-from meshscrape.ca.roots import RECORD, ROTATION
+from meshscrape.ca.roots import record_state
 from meshscrape.ca.server import BoundedServer, ServerCertificate
 from meshscrape.ca.service import CertificateService
 from meshscrape.ca.storage import ROOT_BUNDLE
@@ -41,23 +40,24 @@ class RootFollower:
         service: CertificateService,
         metrics: Metrics,
         reopen: Callable[[], Authority],
+        seen: object,
     ) -> None:
+        """`seen` is `record_state` from before the service's authority was opened: no change is missed."""
         self._directory = directory
         self._names = names
         self._service = service
         self._metrics = metrics
         self._reopen = reopen
+        self._seen = seen
         self._server = BoundedServer([service])
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Server | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._seen: object = None
         self._problem = ""
 
     async def start(self, listening: socket.socket, authority: Authority) -> None:
         """Serve on a bound socket, which is closed with `stop`; publishes the bundle."""
         self._listening = listening
-        self._seen = self._state()
         await self._use(authority)
 
     async def stop(self) -> None:
@@ -78,7 +78,7 @@ class RootFollower:
         """Look at the record for ever."""
         while True:
             await asyncio.sleep(LOOK)
-            state = self._state()
+            state = record_state(self._directory)
             if state == self._seen:
                 continue
             try:
@@ -116,10 +116,3 @@ class RootFollower:
                 fingerprint(authority.anchor)[:16],
                 ", ".join(fingerprint(root)[:16] for root in authority.signer.roots),
             )
-
-    def _state(self) -> tuple[int, int, int] | None:
-        try:
-            seen = os.stat(self._directory / ROTATION / RECORD)
-        except OSError:
-            return None
-        return seen.st_ino, seen.st_mtime_ns, seen.st_size

@@ -64,6 +64,15 @@ def read_rotation(directory: Path) -> Rotation | None:
         raise InputError(f"cannot read the rotation's record: {error.strerror}", where=str(path)) from error
 
 
+def record_state(directory: Path) -> tuple[int, int, int] | None:
+    """What changes whenever the record does, cheaply; None while there is no record."""
+    try:
+        seen = os.stat(directory / ROTATION / RECORD)
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+
+
 def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority:
     """The self-signed CA of `directory` as the rotation under way wants it, or as it is without one."""
     rotation = read_rotation(directory)

@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
 from meshscrape.ca.authority import Authority, OperatorFiles, open_operators
 from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
-from meshscrape.ca.roots import open_present
+from meshscrape.ca.roots import open_present, record_state
 from meshscrape.ca.server import bind, own_names
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
@@ -72,6 +73,7 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
     async with contextlib.AsyncExitStack() as stack:
         lock = DirectoryLock(options.directory, "a CA")
         stack.callback(lock.release)
+        seen = record_state(options.directory)
         authority = open_authority(options)
         tokens = _token_authenticator(options)
         metrics = Metrics(authority.not_after)
@@ -82,7 +84,8 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
             metrics_address = _spelled(*endpoint.addresses[0])
         listening = bind(host, port)
         address = _spelled(*listening.getsockname()[:2])
-        roots = RootFollower(options.directory, names, service, metrics, lambda: open_authority(options))
+        reopen = partial(open_authority, options)
+        roots = RootFollower(options.directory, names, service, metrics, reopen, seen)
         stack.push_async_callback(roots.stop)
         await roots.start(listening, authority)
         if options.operator is None:
