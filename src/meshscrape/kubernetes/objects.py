@@ -208,12 +208,20 @@ def as_list(value: Any) -> list[Any]:
 
 def labels(data: Any) -> Mapping[str, str]:
     """The labels of an object (or of a pod template)."""
-    return as_mapping(dig(data, "metadata", "labels"))
+    return _strings(dig(data, "metadata", "labels"))
 
 
 def annotations(data: Any) -> Mapping[str, str]:
     """The annotations of an object (or of a pod template)."""
-    return as_mapping(dig(data, "metadata", "annotations"))
+    return _strings(dig(data, "metadata", "annotations"))
+
+
+def _strings(value: Any) -> Mapping[str, str]:
+    """The strings of a mapping; the API server lets nothing else in, but a manifest may hold anything."""
+    found = as_mapping(value)
+    if all(isinstance(each, str) for each in found.values()):
+        return found
+    return {key: each for key, each in found.items() if isinstance(each, str)}
 
 
 def template_path(kind: str) -> tuple[str, ...] | None:

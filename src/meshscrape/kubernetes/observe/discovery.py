@@ -40,7 +40,7 @@ def shapes(found: Found, prometheus_merge: bool) -> list[Manifest]:
         for pod in found.pods:
             annotations = objects.annotations(pod.data)
             written = tuple(sorted((k, v) for k, v in annotations.items() if k.startswith("prometheus")))
-            phase = objects.dig(pod.data, "status", "phase")
+            phase = str(objects.dig(pod.data, "status", "phase"))
             seen.setdefault((written, phase, len(list(objects.containers(pod.data)))), pod)
         return list(seen.values())
     return [predicted(found, prometheus_merge)]
@@ -164,9 +164,9 @@ def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, 
     for port in objects.as_list(objects.dig(service.data, "spec", "ports")):
         target = objects.dig(port, "targetPort", default=objects.dig(port, "port"))
         number = target if isinstance(target, int) else named.get(str(target))
-        if number is None:
+        if not isinstance(number, int):
             continue
-        covered.add(number)
+        covered.add(str(number))
         name = str(objects.dig(port, "name", default=""))
         yield (
             common
@@ -180,7 +180,7 @@ def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, 
         )
     for target_labels in pod_targets(pod):
         number_text = target_labels.get(f"{META}pod_container_port_number", "")
-        if number_text and int(number_text) not in covered:
+        if number_text and number_text not in covered:
             yield common | target_labels, ""
 
 

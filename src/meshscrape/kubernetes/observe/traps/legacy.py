@@ -102,10 +102,10 @@ def _hidden(found: Found, legacy: Legacy, view: View) -> Iterator[Pitfall]:
     if workload.kind != "sidecar" or (plane is not None and plane.env.get(_LISTENER_MERGE) == "true"):
         return
     sidecar = legacy.sidecars.of(workload.namespace, workload.labels)[0]
-    served = {
+    served = [
         objects.dig(each, "port", "number")
         for each in objects.as_list(objects.dig(sidecar.data, "spec", "ingress"))
-    }
+    ]
     hidden = [str(each.number) for each in workload.container_ports if each.number not in served]
     if hidden:
         yield Pitfall(

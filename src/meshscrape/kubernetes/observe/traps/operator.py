@@ -253,7 +253,7 @@ def _allows(role: Manifest | None, resource: str) -> bool:
     for rule in objects.as_list(role.data.get("rules")):
         allowed = [objects.as_list(objects.dig(rule, key)) for key in ("apiGroups", "resources", "verbs")]
         if all(
-            "*" in have or set(need) <= set(have)
+            "*" in have or all(each in have for each in need)
             for have, need in zip(allowed, ([group], [resource], ["list", "watch"]), strict=True)
         ):
             return True

@@ -1,0 +1,121 @@
+"""Pitfalls of the older way, Istio's recipe for proxies before 1.31."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from support.clusters import (
+    SECURE,
+    Object,
+    config_map,
+    control_plane,
+    deployment,
+    legacy,
+    legacy_gateway,
+    legacy_sidecar,
+    namespace,
+    observed,
+    only,
+    peer_authentication,
+    pitfalls,
+    proxy_config,
+    service,
+)
+
+INJECTED = namespace("default", istio_injection="enabled")
+STRICT = peer_authentication("", "default", name="metrics", app="httpbin", p15091="STRICT")
+
+
+def mesh(*parts: Any, version: str = "1.29.2", **plane: Any) -> list[Any]:
+    return [*control_plane(version, **plane), INJECTED, deployment(), service(), *parts]
+
+
+def test_the_recipe_done_right() -> None:
+    """With a selector, STRICT on the port, the application's ports and a policy nothing is left to say."""
+    found = [each for each in observed(legacy()).pitfalls if each.ref and each.ref.namespace == "default"]
+    assert found == []
+
+
+@pytest.mark.parametrize("mode", ["PERMISSIVE", "DISABLE"])
+def test_legacy_not_strict(mode: str) -> None:
+    """Where the port is not STRICT Prometheus is refused, and everybody else served in plain text."""
+    sidecar = legacy_sidecar(app="httpbin")
+    pitfall = only(pitfalls("legacy-not-strict", mesh(sidecar, peer_authentication(mode))))
+    assert mode in pitfall.text and "portLevelMtls" in pitfall.remedy
+    assert pitfalls("legacy-not-strict", mesh(sidecar, STRICT)) == []
+    assert pitfalls("legacy-not-strict", mesh(sidecar, peer_authentication("STRICT"))) == []
+
+
+def test_legacy_without_selector() -> None:
+    """A Sidecar for a whole namespace replaces everybody's listeners; one without metrics is not meant."""
+    assert only(pitfalls("legacy-without-selector", mesh(legacy_sidecar(), STRICT))).ref.kind == "Sidecar"  # type: ignore[union-attr]
+    assert pitfalls("legacy-without-selector", mesh(legacy_sidecar(app="httpbin"), STRICT)) == []
+    other = legacy_sidecar(target=8080)
+    assert pitfalls("legacy-without-selector", mesh(other)) == []
+
+
+def test_legacy_hides_ports() -> None:
+    """An ingress replaces all inbound listeners: the application's ports must be in it too."""
+    code = "legacy-hides-ports"
+    assert "8080" in only(pitfalls(code, mesh(legacy_sidecar(app="httpbin"), STRICT))).text
+    assert pitfalls(code, mesh(legacy_sidecar(app="httpbin", ports=[8080]), STRICT)) == []
+    merging = {"PILOT_ALLOW_SIDECAR_SERVICE_INBOUND_LISTENER_MERGE": "true"}
+    assert pitfalls(code, mesh(legacy_sidecar(app="httpbin"), STRICT, variables=merging)) == []
+
+
+def test_gateway_admin_exported() -> None:
+    """A ServiceEntry for one's own loopback must not be visible in the whole mesh."""
+    assert "exportTo" in only(pitfalls("gateway-admin-exported", legacy_gateway())).remedy
+    assert pitfalls("gateway-admin-exported", legacy_gateway(export_to=["."])) == []
+    assert only(pitfalls("gateway-admin-exported", legacy_gateway(export_to=["*"])))
+
+
+def test_sidecars_conflict() -> None:
+    """Two Sidecars that select one workload are undefined; the namespace's beside one that does is not."""
+    first, second = legacy_sidecar(app="httpbin"), legacy_sidecar(app="httpbin")
+    second["metadata"]["name"] = "other"
+    assert "other" in only(pitfalls("sidecars-conflict", mesh(first, second))).text
+    second["spec"].pop("workloadSelector")
+    assert pitfalls("sidecars-conflict", mesh(first, second)) == []
+
+
+def test_legacy_same_port() -> None:
+    """The native listener and the Sidecar's on one port: only one of them answers."""
+    app = deployment(annotations=proxy_config({"ENVOY_SECURE_METRICS_PORT": "15091"}))
+    parts: list[Any] = [*control_plane(), INJECTED, legacy_sidecar(app="httpbin"), STRICT]
+    assert only(pitfalls("legacy-same-port", *parts, app)).severity == "error"
+    assert pitfalls("legacy-same-port", *parts, deployment(annotations=proxy_config(SECURE))) == []
+
+
+def test_legacy_same_port_as_an_override() -> None:
+    """A bootstrap override on the Sidecar's port collides as well."""
+    address = {"socket_address": {"address": "0.0.0.0", "port_value": 15091}}
+    text = f'{{"static_resources": {{"listeners": [{{"name": "own", "address": {address}}}]}}}}'.replace(
+        "'", '"'
+    )
+    boot = config_map("boot", {"custom_bootstrap.json": text}, namespace="default")
+    app = deployment(annotations={"sidecar.istio.io/bootstrapOverride": "boot"})
+    parts: list[Any] = [*control_plane("1.29.2"), INJECTED, legacy_sidecar(app="httpbin"), STRICT]
+    assert only(pitfalls("legacy-same-port", *parts, app, boot))
+
+
+def policy(action: str, port: str) -> Object:
+    return {
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "p", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "httpbin"}}, "action": action,
+            "rules": [{"to": [{"operation": {"ports": [port]}}]}],
+        },
+    }  # fmt: skip
+
+
+def test_legacy_any_identity() -> None:
+    """Without an AuthorizationPolicy about the port every identity of the mesh may scrape."""
+    parts = mesh(legacy_sidecar(app="httpbin"), STRICT)
+    assert only(pitfalls("legacy-any-identity", parts)).severity == "info"
+    assert pitfalls("legacy-any-identity", parts, policy("DENY", "15091")) == []
+    assert pitfalls("legacy-any-identity", parts, policy("ALLOW", "8080")) == []
+    assert only(pitfalls("legacy-any-identity", parts, policy("DENY", "8080")))
