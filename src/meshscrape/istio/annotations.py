@@ -33,13 +33,15 @@ INJECT = "sidecar.istio.io/inject"
 STATUS = "sidecar.istio.io/status"
 TEMPLATES = "inject.istio.io/templates"
 LOCAL_COMMAND = "meshscrape.io/local-command"
+# Changes when a proxy has to start anew for another bootstrap override.
+BOOTSTRAP_CHECKSUM = "meshscrape.io/bootstrap-checksum"
 
 # Where the agent serves the merged metrics; the injector points prometheus.io/path there.
 MERGED_PATH = "/stats/prometheus"
 
 # Namespaces of annotations of which every name is known here: an unknown one is a mistake.
 _CLOSED = {
-    "meshscrape.io": (LOCAL_COMMAND,),
+    "meshscrape.io": (LOCAL_COMMAND, BOOTSTRAP_CHECKSUM),
     "prometheus.istio.io": (MERGE_METRICS, SCRAPE_TARGETS, SECURE_PORT, SECURE_ENVOY_PORT),
 }
 # Names that may be joined by others in a later Istio: only near misses are mistakes.

@@ -20,10 +20,12 @@ from support.plans import (
     meta,
     namespace,
     notes,
+    peer_authentication,
     planned,
     prometheus,
     proxy_config,
     refs,
+    service,
     settled,
     template,
 )
@@ -427,3 +429,43 @@ def test_stale_pods_are_named() -> None:
     plan = planned(objects, prometheus="none", harden=False)
     assert "httpbin-abc-1 still runs with an older configuration" in notes(plan)
     assert "rollout restart" in notes(plan)
+
+
+class TestApplications:
+    """Trap 10: an application's own port, where its metrics are in no merge."""
+
+    OWN = {
+        "prometheus.istio.io/merge-metrics": "false",
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": "8080",
+    }
+
+    def app(self, mode: str, *more: Any, port_name: str = "http") -> Inventory:
+        made = service(port_name=port_name)
+        made["metadata"]["labels"] = {"app": "httpbin"}
+        return mesh(peer_authentication(mode), made, *more, annotations=self.OWN)
+
+    def test_under_strict_it_is_scraped_over_mutual_tls(self) -> None:
+        """A job of its own on the application's port, with its path."""
+        found = jobs(settled(self.app("STRICT", prometheus())))
+        job = found["istio-secure-application-metrics/shop/httpbin"]
+        assert (job["scheme"], job["metrics_path"]) == ("https", "/metrics")
+
+    def test_the_operator_gets_a_servicemonitor(self) -> None:
+        """With the scrape class, by the name of the Service's port."""
+        operated_one = operated(podMonitorSelector={}, serviceMonitorSelector={})
+        spec = changed(settled(self.app("STRICT", operated_one)), "ServiceMonitor")["spec"]
+        assert spec["endpoints"][0]["port"] == "http"
+        assert spec["selector"] == {"matchLabels": {"app": "httpbin"}}
+
+    def test_under_permissive_it_stays_in_the_clear(self) -> None:
+        """Istio's sidecar takes mutual TLS there only with an ALPN that Prometheus does not send."""
+        plan = settled(self.app("PERMISSIVE", prometheus()))
+        assert not [name for name in jobs(plan) if "application" in name]
+        assert "stays in the clear" in notes(plan)
+        assert "merge-metrics" in notes(plan)
+
+    def test_a_port_of_unknown_protocol_is_said(self) -> None:
+        """Without `http` in the port's name Envoy forwards bytes, HTTP/2 among them."""
+        plan = settled(self.app("STRICT", prometheus(), port_name="metrics"))
+        assert "does not know" in notes(plan)

@@ -9,6 +9,7 @@ from typing import Any
 
 from meshscrape.dataplane import override as overrides
 from meshscrape.errors import InputError
+from meshscrape.istio.annotations import BOOTSTRAP_CHECKSUM
 from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig
 from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.draft import Mutable
@@ -18,7 +19,6 @@ from meshscrape.kubernetes.plan.targets import GATEWAY_OVERRIDE_SINCE, Context, 
 from meshscrape.kubernetes.yaml_text import load_text, rewrite
 
 CONFIG_MAP = "meshscrape-bootstrap"
-CHECKSUM = "meshscrape.io/bootstrap-checksum"
 VARIABLE = "ISTIO_BOOTSTRAP_OVERRIDE"
 VOLUME = "meshscrape-bootstrap"
 _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
@@ -34,7 +34,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
     checksum = context.checksums[ref]
     if checksum is None:
         return
-    noted = native.announcements(context.intent) | {CHECKSUM: checksum}
+    noted = native.announcements(context.intent) | {BOOTSTRAP_CHECKSUM: checksum}
     reason = "opens metrics ports that only the allow list may read"
     by_annotation = workload.kind in ("sidecar", "uninjected") or (
         workload.kind == "gateway-injected" and bool(target.version.at_least(GATEWAY_OVERRIDE_SINCE))

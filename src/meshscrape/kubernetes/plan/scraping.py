@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig, labels, selects
 from meshscrape.kubernetes.observe.model import Consumer, Scraper
 from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan.applications import application_ports
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.injection import injection_labels
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
@@ -28,13 +28,6 @@ from meshscrape.scrape.targets import ENVOY_JOB
 
 OPERATOR = "monitoring.coreos.com"
 _RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-_POD = "__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure_port"
-# Only Envoy's and the agent's ports: an application's own one may be in no merge, and stays.
-_DROP = {
-    "action": "drop",
-    "source_labels": [_POD, "__address__"],
-    "regex": f"true;.*:({MERGED}|{STATS})",
-}
 _DROP_REASON = "pods that announce a secure port leave this plaintext job, each as it is recreated"
 
 
@@ -72,6 +65,7 @@ def new_prometheus(context: Context) -> PrometheusOptions:
         namespace=context.intent.prometheus_namespace,
         revision=injection_labels(plane).get(templates.REVISION, ""),
         namespaces=tuple(sorted(context.intent.namespaces)),
+        applications=application_ports(context),
         harden=context.intent.harden,
         network_policy=context.intent.network_policy,
     )
@@ -219,7 +213,8 @@ def _jobs(context: Context, scraper: Scraper) -> None:
         return
     directory = scraper.certs_mount or scraper_pod.CERTIFICATES
     namespaces = tuple(sorted(context.intent.namespaces))
-    wanted = kubernetes_sd.secure_jobs(kubernetes_sd.ClusterJobs(directory, namespaces))
+    options = kubernetes_sd.ClusterJobs(directory, namespaces, application_ports(context))
+    wanted = kubernetes_sd.secure_jobs(options)
     if not context.intent.envoy_port:
         wanted = [job for job in wanted if job["job_name"] != ENVOY_JOB]
     if scraper.config is None or context.draft.get(scraper.config) is None:
@@ -293,18 +288,24 @@ def _monitors(context: Context, scraper: Scraper) -> None:
                 remedy="let it select app.kubernetes.io/managed-by: meshscrape too",
             )
         context.draft.ensure(monitor, "scrapes the secure ports over mutual TLS")
+    for application in application_ports(context):
+        wanted = operator.service_monitor(application, options)
+        context.draft.ensure(wanted, "scrapes the application's own port over mutual TLS")
 
 
 def _move(context: Context, consumer: Consumer) -> bool:
     """Take secured pods out of a plaintext job; whether that is (or was already) done."""
     if consumer.ref.kind == "ConfigMap":
         moved = False
+        rule = kubernetes_sd.drop_secured()
 
         def drop(config: Mutable) -> None:
             nonlocal moved
             for job in as_list(config.get("scrape_configs")):
                 if isinstance(job, dict) and job.get("job_name") == consumer.job:
-                    job["relabel_configs"] = _with_drop(job.get("relabel_configs"), _DROP)
+                    job["relabel_configs"] = _with_drop(
+                        job.get("relabel_configs"), kubernetes_sd.drop_secured()
+                    )
                     moved = True
 
         try:
@@ -314,11 +315,11 @@ def _move(context: Context, consumer: Consumer) -> bool:
             return False
         return moved
     if consumer.ref.kind == "PodMonitor" and consumer.ref.group == OPERATOR:
-        rule = kubernetes_sd.camel_rule(_DROP)
+        own = kubernetes_sd.drop_secured_monitor()
 
         def change(data: Mutable) -> None:
             for endpoint in as_list(dig(data, "spec", "podMetricsEndpoints")):
-                endpoint["relabelings"] = _with_drop(endpoint.get("relabelings"), rule)
+                endpoint["relabelings"] = _with_drop(endpoint.get("relabelings"), own)
 
         context.draft.edit(consumer.ref, change, _DROP_REASON)
         return context.draft.get(consumer.ref) is not None
