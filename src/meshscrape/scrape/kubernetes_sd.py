@@ -28,8 +28,9 @@ _PORT = "[1-9][0-9]{0,4}"
 class ApplicationPort:
     """An application's own metrics port, scraped over mTLS: `https://POD:port path`.
 
-    `labels` select the pods of `namespace`. `service` and `service_port` name the Service's port, which a
-    ServiceMonitor needs. Works where the port's mTLS mode is STRICT and Istio takes the port for HTTP.
+    `labels` select the pods of `namespace`. `service_labels` and `service_port` are the labels of the Service
+    and the name of its port, for a ServiceMonitor; without them a PodMonitor does it. Works where the port's
+    mTLS mode is STRICT and Istio takes the port for HTTP.
     """
 
     namespace: str

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshscrape.errors import InputError
 from meshscrape.scrape.access import PODS, SERVICES, access
 from meshscrape.scrape.direct import direct_tls
 from meshscrape.scrape.kubernetes_sd import (
@@ -17,6 +16,7 @@ from meshscrape.scrape.kubernetes_sd import (
     ApplicationPort,
     anchor,
     announced,
+    application_rules,
     camel,
     camel_rule,
     labels,
@@ -45,7 +45,7 @@ def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
         *access(options, (*PODS, *SERVICES), own=True),
         _prometheus(options),
         *pod_monitors(options),
-        *(service_monitor(each, options) for each in options.applications),
+        *(application_monitor(each, options) for each in options.applications),
         _own_monitor(options),
     ]
     if options.rules:
@@ -75,35 +75,32 @@ def pod_monitors(options: PrometheusOptions) -> list[dict[str, Any]]:
     return [_pod_monitor(job, annotation, options) for job, annotation in SECURE_JOBS.items()]
 
 
-def service_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
-    """The monitor of an application's own port, through a port of its Service by name.
-
-    Raises InputError for a port without a name, which no ServiceMonitor can select.
-    """
-    if not application.service_port:
-        raise InputError(
-            f"the Service's port for application {application.namespace}/{application.name} has no name",
-            remedy="give the port of the Service a name that begins with http-",
-        )
+def application_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
+    """The monitor of an application's own port: of its Service where that can be selected, else of its pods."""
     job = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
+    of_service = bool(application.service_labels and application.service_port)
+    found = (
+        [*anchor()[:1], *labels()] if of_service else [*anchor(), *application_rules(application), *labels()]
+    )
     endpoint = {
-        "port": application.service_port,
+        "port": application.service_port if of_service else ENVOY_PORT,
         "path": application.path,
         "scheme": "https",
         "followRedirects": False,
         # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that speaks HTTP/1.1 alone.
         "enableHttp2": False,
-        "relabelings": [*map(camel_rule, anchor()[:1]), *map(camel_rule, labels()), _job_label(job)],
+        "relabelings": [*map(camel_rule, found), _job_label(job)],
     }
+    chosen = application.service_labels if of_service else application.labels
     return {
         "apiVersion": _MONITORING,
-        "kind": "ServiceMonitor",
+        "kind": "ServiceMonitor" if of_service else "PodMonitor",
         "metadata": options.metadata(f"{options.name}-{application.namespace}-{application.name}"),
         "spec": {
             "scrapeClass": SCRAPE_CLASS,
-            "selector": {"matchLabels": dict(application.service_labels or application.labels)},
+            "selector": {"matchLabels": dict(chosen or {})},
             "namespaceSelector": {"matchNames": [application.namespace]},
-            "endpoints": [endpoint],
+            "endpoints" if of_service else "podMetricsEndpoints": [endpoint],
         },
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
@@ -65,11 +66,14 @@ def test_what_announces_nothing_is_left_alone(kind: Literal["addon", "operator"]
 
 def test_an_applications_own_port_under_strict_is_no_pitfall() -> None:
     """An HTTP port by name, STRICT: the ServiceMonitor and the job work."""
-    application = ApplicationPort("default", "web", {"app": "web"}, 9080, service_port="http-web")
+    application = ApplicationPort(
+        "default", "web", {"app": "web"}, 9080, "/metrics", {"svc": "web"}, "http-web"
+    )
     options = PrometheusOptions("monitoring", applications=(application,))
+    by_pod = PrometheusOptions("monitoring", applications=(replace(application, service_port=""),))
     web = deployment("web", port=9080)
     exposed = service("web", target=9080, port_name="http-web")
-    exposed["metadata"]["labels"] = {"app": "web"}
+    exposed["metadata"]["labels"] = {"svc": "web"}
     cluster = [
         *control_plane("1.31.0"),
         namespace("default", istio_injection="enabled"),
@@ -78,8 +82,8 @@ def test_an_applications_own_port_under_strict_is_no_pitfall() -> None:
         exposed,
         peer_authentication("STRICT"),
     ]
-    for kind in KINDS:
-        seen = observed(cluster, made(kind, options))
+    for objects in (made("addon", options), made("operator", options), made("operator", by_pod)):
+        seen = observed(cluster, objects)
         assert [each for each in seen.pitfalls if each.severity != "info"] == []
         ours = only(each for each in seen.consumers if "web" in each.name)
         assert [ref.name for ref in ours.matches] == ["web"]

@@ -16,7 +16,7 @@ from support.schemas import assert_valid, needs_crds
 
 Kind = Literal["addon", "operator"]
 KINDS: tuple[Kind, ...] = ("addon", "operator")
-WEB = ApplicationPort("shop", "web", {"app": "web"}, 9080, service_port="http-web")
+WEB = ApplicationPort("shop", "web", {"app": "web"}, 9080, "/metrics", {"svc": "web"}, "http-web")
 OPTIONS = PrometheusOptions("monitoring")
 FULL = PrometheusOptions(
     "monitoring",
@@ -234,6 +234,7 @@ def test_an_applications_own_port_goes_through_its_service() -> None:
     (endpoint,) = monitor["spec"]["endpoints"]
     assert (endpoint["port"], endpoint["path"], endpoint["enableHttp2"]) == ("http-web", "/metrics", False)
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["shop"]}
+    assert monitor["spec"]["selector"] == {"matchLabels": {"svc": "web"}}, "labels of the Service"
     (job,) = [each for each in _config(FULL)["scrape_configs"] if "application" in each["job_name"]]
     assert (job["metrics_path"], job["enable_http2"]) == ("/metrics", False)
 
@@ -245,10 +246,22 @@ def test_an_application_that_selects_everything_is_refused(broken: Mapping[str, 
         replace(WEB, **broken)
 
 
-def test_a_service_monitor_without_a_named_port_is_refused() -> None:
-    """The Operator cannot select a Service's port without a name."""
-    with pytest.raises(InputError, match="shop/web"):
-        prometheus_objects("operator", replace(FULL, applications=(replace(WEB, service_port=""),)))
+@needs_crds
+@pytest.mark.parametrize("unknown", [{"service_port": ""}, {"service_labels": None}, {"service_labels": {}}])
+def test_an_application_without_a_service_to_select(unknown: Mapping[str, Any]) -> None:
+    """A port without a name, or a Service without labels: a PodMonitor finds the pods by their own labels."""
+    options = replace(FULL, applications=(replace(WEB, **unknown),))
+    assert not of_kind("operator", "ServiceMonitor", options)
+    monitor = next(
+        m for m in of_kind("operator", "PodMonitor", options) if m["metadata"]["name"].endswith("shop-web")
+    )
+    assert_valid(monitor)
+    assert monitor["spec"]["selector"] == {"matchLabels": {"app": "web"}}
+    assert monitor["spec"]["scrapeClass"] == "istio-mtls"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("http-envoy-prom", "/metrics")
+    replaced = [r["replacement"] for r in endpoint["relabelings"] if r.get("targetLabel") == "__address__"]
+    assert replaced == ["[$1]:9080", "$1:9080"]
 
 
 def test_the_addons_container_is_locked_down() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.schemas import crds, assert_valid, known, needscrds, problems
+from support.schemas import assert_valid, crds, known, needs_crds, problems
 
 SAMPLES = Path(__file__).parents[4] / "shared/samples"
 needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/samples beside the repository")
@@ -43,13 +43,13 @@ def changed(obj: dict[str, Any], *path: str | int, value: Any) -> dict[str, Any]
     return result
 
 
-@needscrds
+@needs_crds
 def test_what_is_right_passes() -> None:
     """A custom resource of the Operator, one of Istio, one of Kubernetes."""
     assert_valid(POD_MONITOR, SIDECAR, ROLE)
 
 
-@needscrds
+@needs_crds
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -71,7 +71,7 @@ def test_what_is_wrong_is_told(wrong: dict[str, Any]) -> None:
     assert problems(wrong)
 
 
-@needscrds
+@needs_crds
 def test_an_unserved_version_and_an_unknown_kind_are_errors_of_the_test() -> None:
     """Not taken for valid."""
     with pytest.raises(LookupError):
@@ -79,7 +79,7 @@ def test_an_unserved_version_and_an_unknown_kind_are_errors_of_the_test() -> Non
     assert not known({"apiVersion": "istio.alibabacloud.com/v1", "kind": "IstioGateway"})
 
 
-@needscrds
+@needs_crds
 def test_every_kind_that_is_rendered_has_a_schema() -> None:
     """Istio's, the Gateway API's and the Operator's."""
     kinds = {kind for _, kind in crds()}
@@ -91,7 +91,7 @@ def test_every_kind_that_is_rendered_has_a_schema() -> None:
     }  # fmt: skip
 
 
-@needscrds
+@needs_crds
 @needs_samples
 def test_upstreams_own_manifests_pass() -> None:
     """The schemas are not stricter than reality."""
