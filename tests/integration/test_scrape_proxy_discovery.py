@@ -17,7 +17,7 @@ from support.scrape_proxy import JOB, SCRAPER, RunningProxy, credentials, group,
 from support.targets import Target, tls_target
 
 HTTPBIN = "spiffe://cluster.local/ns/default/sa/httpbin"
-CHANGES = 30
+CHANGES = 20
 
 
 @pytest.fixture

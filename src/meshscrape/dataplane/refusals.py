@@ -48,11 +48,12 @@ CATALOGUE: tuple[Refusal, ...] = (
         "bad-token", 401,
         "the request does not carry the proxy's bearer token",
         "let the job send it: authorization.credentials_file, as `meshscrape prometheus-config` writes",
-        "response.code_details.contains('rbac_access_denied')",
+        "response.code_details == 'rbac_access_denied_matched_policy[none]'",
     ),
     Refusal(
         "bad-method", 405, "the proxy passes GET requests on, nothing else", "scrape with GET",
-        "response.code == 404 && request.method != 'GET'",
+        "response.code_details == 'rbac_access_denied_matched_policy[method]' || "
+        "(response.code == 404 && request.method != 'GET')",
     ),
     Refusal(
         "unknown-target", 404,
@@ -62,9 +63,9 @@ CATALOGUE: tuple[Refusal, ...] = (
     ),
     Refusal(
         "unknown-path", 404,
-        "the target is known, but not with exactly this path (a query is part of it)",
+        "the target may be known, but not with exactly this path, and never with a query",
         "scrape the path that discovery announces, without parameters",
-        "response.code_details == 'route_not_found'",
+        "response.code_details in ['route_not_found', 'rbac_access_denied_matched_policy[query]']",
     ),
     Refusal(
         "wrong-identity", 503,

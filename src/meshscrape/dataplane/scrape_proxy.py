@@ -15,6 +15,7 @@ from meshscrape.envoy import authorization, clusters, http, listeners, logs, rou
 from meshscrape.envoy.values import Resource, discovery_response, file_source
 from meshscrape.errors import InputError
 from meshscrape.scrape.targets import Target
+from meshscrape.spiffe.ids import SpiffeId
 
 CLUSTERS_FILE = "cds.json"
 ROUTES_FILE = "rds.json"
@@ -24,9 +25,10 @@ ROUTES = "targets"
 TOKEN = "token"  # noqa: S105
 FLUSH_MILLISECONDS = 200
 
-# One line per request. What a client wrote is in none of the fields that label a metric.
+# One line per request. What a client wrote (authority, path) is only ever looked up among known targets.
 LOG_FIELDS = {
-    "route": "%ROUTE_NAME%",
+    "authority": "%REQ(:AUTHORITY):256%",
+    "path": "%REQ(:PATH):1024%",
     "status": "%RESPONSE_CODE%",
     "flags": "%RESPONSE_FLAGS%",
     "refusal": f"%RESP({REASON_HEADER})%",
@@ -35,8 +37,6 @@ LOG_FIELDS = {
     "peer": "%UPSTREAM_PEER_URI_SAN%",
     "not_after": "%UPSTREAM_PEER_CERT_V_END%",
     "connection": "%UPSTREAM_CONNECTION_ID%",
-    "authority": "%REQ(:AUTHORITY):64%",
-    "milliseconds": "%DURATION%",
 }
 
 
@@ -104,7 +104,7 @@ def secret_files(directories: Mapping[str, str]) -> dict[str, Resource]:
 
 
 def clusters_resource(
-    targets: Iterable[Target],
+    identities: Iterable[SpiffeId],
     directories: Mapping[str, str],
     files_dir: str,
     version: str,
@@ -113,12 +113,11 @@ def clusters_resource(
     """The content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
 
     A connection serves `requests_per_connection` scrapes, or as many as it can (0). Raises InputError for
-    a target in a trust domain without a directory of credentials.
+    an ID of a trust domain without a directory of credentials.
     """
     numbers = {name: number for number, name in enumerate(_ordered(directories))}
-    identities = sorted({target.spiffe_id for target in targets})
     found = []
-    for identity in identities:
+    for identity in sorted(identities):
         if identity.trust_domain not in numbers:
             raise InputError(
                 f"there are no credentials for the trust domain {identity.trust_domain} of {identity}",
@@ -144,41 +143,42 @@ def clusters_resource(
     return discovery_response(version, found)
 
 
-def routes_resource(targets: Iterable[Target], version: str) -> Resource:
-    """The content of `ROUTES_FILE`: one virtual host for each address, its exact paths, GET only.
+def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[str, ...]]]:
+    """Who is expected at each address (`IP:port`), and the paths that are scraped there; in a stable order.
 
     Raises InputError when two different SPIFFE IDs are expected at one address.
     """
-    by_authority: dict[str, dict[str, Target]] = {}
+    identities: dict[str, SpiffeId] = {}
+    paths: dict[str, set[str]] = {}
     for target in targets:
-        paths = by_authority.setdefault(target.authority, {})
-        first = next(iter(paths.values()), target)
-        if first.spiffe_id != target.spiffe_id:
+        authority = target.authority
+        expected = identities.setdefault(authority, target.spiffe_id)
+        if expected != target.spiffe_id:
             raise InputError(
-                f"{target.authority} is expected to be both {first.spiffe_id} and {target.spiffe_id}",
+                f"{authority} is expected to be both {expected} and {target.spiffe_id}",
                 remedy="announce each address with one identity",
             )
-        paths[target.path] = target
-    hosts = [routes.proxied_host(name, _routes(paths)) for name, paths in sorted(by_authority.items())]
-    table = routes.proxied_routes(
-        ROUTES,
-        hosts,
-        hidden=_HIDDEN,
-        unanswerable=(REASON_HEADER,),
+        paths.setdefault(authority, set()).add(target.path)
+    return {each: (identities[each], tuple(sorted(paths[each]))) for each in sorted(identities)}
+
+
+def host(authority: str, identity: SpiffeId, paths: Sequence[str]) -> Resource:
+    """The virtual host of one address: its exact paths, to the cluster of who is expected there."""
+    timeout = bounds.SCRAPE_TIMEOUT
+    return routes.proxied_host(
+        authority, [routes.proxied_route(path, str(identity), timeout) for path in paths]
     )
+
+
+def routes_resource(hosts: Sequence[Resource], version: str) -> Resource:
+    """The content of `ROUTES_FILE`: these virtual hosts, and for everything else a refusal."""
+    table = routes.proxied_routes(ROUTES, hosts, hidden=_HIDDEN, unanswerable=(REASON_HEADER,))
     return discovery_response(version, [table])
 
 
 def route_name(target: Target) -> str:
-    """How the log calls a target: `address:port/path`."""
+    """What a target is called by authority and path of the log: `address:port/path`."""
     return f"{target.authority}{target.path}"
-
-
-def _routes(paths: Mapping[str, Target]) -> list[Resource]:
-    return [
-        routes.proxied_route(route_name(each), each.path, str(each.spiffe_id), bounds.SCRAPE_TIMEOUT)
-        for _, each in sorted(paths.items())
-    ]
 
 
 def _listener(options: ScrapeProxyOptions) -> Resource:
@@ -187,7 +187,7 @@ def _listener(options: ScrapeProxyOptions) -> Resource:
         name=LISTENER,
         routes=routes.WatchedRoutes(ROUTES, f"{options.files_dir}/{ROUTES_FILE}"),
         limits=bounds.PROXY,
-        filters=(token,),
+        filters=(token, authorization.only_plain_gets()),
         replies=tuple(
             http.refusal(
                 each.status,

@@ -39,17 +39,15 @@ def proxied_host(authority: str, routes: Sequence[Resource]) -> Resource:
     return {"name": authority, "domains": [authority], "routes": list(routes)}
 
 
-def proxied_route(name: str, path: str, cluster: str, timeout: float) -> Resource:
-    """GET of exactly `path`, without a query, to `cluster`; asked a second time after a broken connection."""
-    exactly = {"name": ":path", "string_match": {"exact": path}}
+def proxied_route(path: str, cluster: str, timeout: float) -> Resource:
+    """Exactly `path` to `cluster`; asked a second time after a broken connection.
+
+    Method and query are not looked at: `authorization.only_plain_gets` does that, once for all routes.
+    """
+    retry = {"retry_on": "reset", "num_retries": 1}
     return {
-        "name": name,
-        "match": {"path": path, "headers": [{"name": ":method", "string_match": {"exact": "GET"}}, exactly]},
-        "route": {
-            "cluster": cluster,
-            "timeout": seconds(timeout),
-            "retry_policy": {"retry_on": "reset", "num_retries": 1},
-        },
+        "match": {"path": path},
+        "route": {"cluster": cluster, "timeout": seconds(timeout), "retry_policy": retry},
     }
 
 

@@ -21,7 +21,7 @@ _LONGEST = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """One request: `route` is what it was for (empty: nothing known), `reason` why it failed (empty: not).
+    """One request: `route` is what it was for, as the client wrote it; `reason` why it failed (empty: not).
 
     `connection` is Envoy's number of the connection to the target, 0 when there was none.
     """
@@ -47,7 +47,7 @@ def parse_line(line: bytes) -> Scrape | None:
         )
         ends = fields["not_after"]
         return Scrape(
-            route=str(fields["route"] or ""),
+            route=f"{fields['authority']}{fields['path']}",
             reason=reason,
             details=str(fields["tls"] or fields["details"] or ""),
             connection=connection,

@@ -11,9 +11,11 @@ from pathlib import Path
 from meshscrape.dataplane import scrape_proxy
 from meshscrape.errors import UnavailableError
 from meshscrape.scrape.targets import Target
+from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import write_atomic
 
+_HOSTS = '"virtual_hosts":['
 PATIENCE = 10.0
 _LOOK = 0.01
 _CLUSTERS_VERSION = "cluster_manager.cds.version_text"
@@ -38,49 +40,64 @@ class Routing:
         self._admin = admin
         self._requests_per_connection = requests_per_connection
         self._version = 0
-        self._clusters: frozenset[str] = frozenset()
+        self._clusters: frozenset[SpiffeId] = frozenset()
+        self._hosts: dict[tuple[str, SpiffeId, tuple[str, ...]], str] = {}
 
     def write(self, targets: Iterable[Target]) -> None:
         """Write everything for an Envoy that does not run yet. Raises InputError (see `dataplane`)."""
         known = list(targets)
-        clusters = self._clusters_of(known, "0")
-        routes = scrape_proxy.routes_resource(known, "0")
-        files = scrape_proxy.secret_files(self._credentials)
-        files |= {scrape_proxy.CLUSTERS_FILE: clusters, scrape_proxy.ROUTES_FILE: routes}
-        for name, resource in files.items():
-            self._write(name, resource)
+        clusters = self._clusters_of(_identities(known), "0")
+        routes = self._routes_of(known, "0")
+        for name, resource in scrape_proxy.secret_files(self._credentials).items():
+            self._write(name, _json(resource))
+        self._write(scrape_proxy.CLUSTERS_FILE, clusters)
+        self._write(scrape_proxy.ROUTES_FILE, routes)
         self._clusters = _identities(known)
 
-    async def apply(self, before: Iterable[Target], targets: Iterable[Target]) -> None:
-        """Make the running Envoy go from the targets `before` to `targets`; done when it uses them.
+    async def apply(self, targets: Iterable[Target]) -> None:
+        """Make the running Envoy know these targets and no others; done when it uses them.
 
         A cluster is there before the first route that leads to it, and goes after the last one: a scrape of
         another target meets no gap. Raises InputError when the targets contradict each other (nothing
         is written then), UnavailableError when Envoy does not follow within `PATIENCE` seconds.
         """
-        wanted, old = list(targets), list(before)
+        known = list(targets)
+        wanted = _identities(known)
         self._version += 1
         version = str(self._version)
-        routes = scrape_proxy.routes_resource(wanted, version)
-        wide = self._clusters_of([*old, *wanted], f"{version}+")
-        exact = self._clusters_of(wanted, version)
-        if _identities(wanted) - self._clusters:
-            self._write(scrape_proxy.CLUSTERS_FILE, wide)
-            await self._await(_CLUSTERS_VERSION, f"{version}+")
-            self._clusters = _identities([*old, *wanted])
+        routes = self._routes_of(known, version)
+        if not wanted <= self._clusters:
+            await self._use_clusters(self._clusters | wanted, f"{version}+")
         self._write(scrape_proxy.ROUTES_FILE, routes)
         await self._await(_ROUTES_VERSION, version)
-        if self._clusters != _identities(wanted):
-            self._write(scrape_proxy.CLUSTERS_FILE, exact)
-            self._clusters = _identities(wanted)
+        if wanted != self._clusters:
+            await self._use_clusters(wanted, version)
 
-    def _clusters_of(self, targets: Iterable[Target], version: str) -> dict[str, object]:
-        return scrape_proxy.clusters_resource(
-            targets, self._credentials, str(self._directory), version, self._requests_per_connection
+    async def _use_clusters(self, identities: frozenset[SpiffeId], version: str) -> None:
+        self._write(scrape_proxy.CLUSTERS_FILE, self._clusters_of(identities, version))
+        await self._await(_CLUSTERS_VERSION, version)
+        self._clusters = identities
+
+    def _clusters_of(self, identities: Iterable[SpiffeId], version: str) -> str:
+        return _json(
+            scrape_proxy.clusters_resource(
+                identities, self._credentials, str(self._directory), version, self._requests_per_connection
+            )
         )
 
-    def _write(self, name: str, resource: Mapping[str, object]) -> None:
-        write_atomic(self._directory / name, json.dumps(resource, separators=(",", ":")).encode())
+    def _routes_of(self, targets: Iterable[Target], version: str) -> str:
+        """The routes as JSON. What has not changed since the last time is not made again: with thousands
+        of targets and one change, making the text would take longer than anything else."""
+        hosts = scrape_proxy.by_authority(targets)
+        known, self._hosts = self._hosts, {}
+        for authority, (identity, paths) in hosts.items():
+            key = (authority, identity, paths)
+            self._hosts[key] = known.get(key) or _json(scrape_proxy.host(authority, identity, paths))
+        empty = _json(scrape_proxy.routes_resource([], version))
+        return empty.replace(_HOSTS, _HOSTS + "".join(f"{text}," for text in self._hosts.values()), 1)
+
+    def _write(self, name: str, text: str) -> None:
+        write_atomic(self._directory / name, text.encode())
 
     async def _await(self, statistic: str, version: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -101,5 +118,9 @@ class Routing:
         return next((str(each["value"]) for each in found if each.get("name") == statistic), "")
 
 
-def _identities(targets: Iterable[Target]) -> frozenset[str]:
-    return frozenset(str(target.spiffe_id) for target in targets)
+def _json(resource: Mapping[str, object]) -> str:
+    return json.dumps(resource, separators=(",", ":"))
+
+
+def _identities(targets: Iterable[Target]) -> frozenset[SpiffeId]:
+    return frozenset(target.spiffe_id for target in targets)

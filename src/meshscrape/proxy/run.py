@@ -170,7 +170,7 @@ class ScrapeProxy:
         wanted = self._discovery.targets()
         targets = _all(wanted)
         try:
-            await routing.apply(self._routed, targets)
+            await routing.apply(targets)
         except MeshscrapeError as error:
             self._figures.reload_failures += 1
             self._figures.current = False

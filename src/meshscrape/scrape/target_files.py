@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -100,7 +101,7 @@ def _targets(group: Any, where: str) -> list[Target]:
         raise InputError("`labels` is no mapping", where=where)
     for name, value in labels.items():
         _check_label(name, value, where)
-    identity = _identity(labels, where)
+    identity = _identity(labels.get(IDENTITY_LABEL), where)
     path = _path(labels.get(_PATH_LABEL, STATS_PATH), where)
     kept = {
         name: value for name, value in labels.items()
@@ -110,17 +111,15 @@ def _targets(group: Any, where: str) -> list[Target]:
 
 
 def _check_label(name: Any, value: Any, where: str) -> None:
-    if not isinstance(name, str) or not _LABEL.fullmatch(name) or not isinstance(value, str):
+    if not isinstance(name, str) or not isinstance(value, str) or (kind := _kind_of_label(name)) == "none":
         raise InputError(f"{str(name)[:100]!a} is no label with a text as its value", where=where)
-    known = name in (IDENTITY_LABEL, _PATH_LABEL, *_PASSED) or name.startswith("__meta_")
-    if name == _SCHEME_LABEL:
-        if value != "https":
-            raise InputError(
-                f"`__scheme__` is {value[:20]!a}",
-                where=where,
-                remedy="leave it out: the proxy speaks mutual TLS",
-            )
-    elif name.startswith("__") and not known:
+    if name == _SCHEME_LABEL and value != "https":
+        raise InputError(
+            f"`__scheme__` is {value[:20]!a}",
+            where=where,
+            remedy="leave it out: the proxy speaks mutual TLS",
+        )
+    if kind == "reserved":
         raise InputError(
             f"the label {name} cannot be kept through the scrape proxy",
             where=where,
@@ -128,13 +127,22 @@ def _check_label(name: Any, value: Any, where: str) -> None:
         )
 
 
-def _identity(labels: Mapping[str, str], where: str) -> SpiffeId:
-    if IDENTITY_LABEL not in labels:
+@lru_cache(1 << 10)
+def _kind_of_label(name: str) -> str:
+    """`none` for what is no label's name, `reserved` for one that Prometheus would act upon, else `kept`."""
+    if not _LABEL.fullmatch(name):
+        return "none"
+    known = name in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL, *_PASSED) or name.startswith("__meta_")
+    return "reserved" if name.startswith("__") and not known else "kept"
+
+
+def _identity(text: str | None, where: str) -> SpiffeId:
+    if text is None:
         raise InputError(
             "nobody is expected there", where=where, remedy=f"add the label {IDENTITY_LABEL}: spiffe://…"
         )
     try:
-        identity = SpiffeId.parse(labels[IDENTITY_LABEL])
+        identity = _parsed_identity(text)
     except InputError as error:
         raise InputError(error.what, where=where, remedy=error.remedy) from None
     if not identity.path:
@@ -143,7 +151,7 @@ def _identity(labels: Mapping[str, str], where: str) -> SpiffeId:
 
 
 def _path(path: str, where: str) -> str:
-    if not _PATH.fullmatch(path) or any(part in (".", "..") for part in path.split("/")) or "//" in path:
+    if not _is_plain_path(path):
         raise InputError(
             f"{path[:100]!a} is no plain path", where=where, remedy="write it without query, %XX, // and dots"
         )
@@ -151,18 +159,36 @@ def _path(path: str, where: str) -> str:
 
 
 def _address(text: str, where: str) -> tuple[str, int]:
-    match = _AUTHORITY.fullmatch(text)
-    try:
-        if match is None:
-            raise ValueError
-        address = ipaddress.ip_address(match["v6"] or match["v4"])
-        port = int(match["port"])
-        if not 0 < port < 65536 or address.is_unspecified or address.is_multicast:
-            raise ValueError
-    except ValueError:
+    found = _parsed_address(text)
+    if found is None:
         raise InputError(
             f"{text[:100]!a} is no IP address with a port",
             where=where,
             remedy="write 10.0.0.7:15092 or [fd00::7]:15092",
-        ) from None
+        )
+    return found
+
+
+# A file with one changed target among thousands is read again as a whole: what is in it is mostly known.
+_parsed_identity = lru_cache(1 << 12)(SpiffeId.parse)
+
+
+@lru_cache(1 << 8)
+def _is_plain_path(path: str) -> bool:
+    dots = any(part in (".", "..") for part in path.split("/"))
+    return _PATH.fullmatch(path) is not None and "//" not in path and not dots
+
+
+@lru_cache(1 << 16)
+def _parsed_address(text: str) -> tuple[str, int] | None:
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        address = ipaddress.ip_address(match["v6"] or match["v4"])
+    except ValueError:
+        return None
+    port = int(match["port"])
+    if not 0 < port < 65536 or address.is_unspecified or address.is_multicast:
+        return None
     return str(address), port

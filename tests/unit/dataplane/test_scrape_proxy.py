@@ -21,12 +21,15 @@ def _target(address: str, trust_domain: str = "east.example", path: str = "/metr
 
 
 def _clusters(*targets: Target) -> dict[str, Any]:
-    resource: Any = scrape_proxy.clusters_resource(targets, DIRECTORIES, "/run/p", "7")
+    identities = {target.spiffe_id for target in targets}
+    resource: Any = scrape_proxy.clusters_resource(identities, DIRECTORIES, "/run/p", "7")
     return {each["name"]: each for each in resource["resources"]}
 
 
 def _hosts(*targets: Target) -> dict[str, Any]:
-    resource: Any = scrape_proxy.routes_resource(targets, "7")
+    known = scrape_proxy.by_authority(targets)
+    hosts = [scrape_proxy.host(authority, *expected) for authority, expected in known.items()]
+    resource: Any = scrape_proxy.routes_resource(hosts, "7")
     return {host["name"]: host for host in resource["resources"][0]["virtual_hosts"]}
 
 
@@ -56,15 +59,13 @@ def test_a_trust_domain_without_credentials_is_refused() -> None:
         _clusters(_target("10.0.0.1", "north.example"))
 
 
-def test_an_address_is_one_host_with_its_exact_paths_and_get_alone() -> None:
+def test_an_address_is_one_host_with_its_exact_paths() -> None:
     """No wildcard anywhere but in the host that leads nowhere."""
     hosts = _hosts(_target("10.0.0.1"), _target("10.0.0.1", path="/stats/prometheus"))
     assert hosts.keys() == {"10.0.0.1:15092", "unknown"}
     assert hosts["10.0.0.1:15092"]["domains"] == ["10.0.0.1:15092"]
-    for route in hosts["10.0.0.1:15092"]["routes"]:
-        path = route["match"]["path"]
-        matched = {each["name"]: each["string_match"] for each in route["match"]["headers"]}
-        assert matched == {":method": {"exact": "GET"}, ":path": {"exact": path}}
+    matches = [route["match"] for route in hosts["10.0.0.1:15092"]["routes"]]
+    assert matches == [{"path": "/metrics"}, {"path": "/stats/prometheus"}]
     assert [list(route) for route in hosts["unknown"]["routes"]] == [["name", "match", "direct_response"]]
 
 
