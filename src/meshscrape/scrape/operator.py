@@ -76,7 +76,7 @@ def pod_monitors(options: PrometheusOptions) -> list[dict[str, Any]]:
 
 
 def application_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
-    """The monitor of an application's own port: of its Service where that can be selected, else of its pods."""
+    """The monitor of an application's own port: of its Service if it can be selected, else of its pods."""
     job = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
     of_service = bool(application.service_labels and application.service_port)
     found = (
