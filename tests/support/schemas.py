@@ -152,5 +152,18 @@ def _definitions(kubernetes: str) -> Any:
     return referencing.Registry().with_resource(_DEFINITIONS, resource)
 
 
+def _unique(_: Any, keys: list[str], instance: Any, __: Any) -> Iterator[jsonschema.ValidationError]:
+    """No two entries of a list that is a map by `keys`: the API server refuses it, or merges them."""
+    if isinstance(instance, list):
+        seen = [tuple(each.get(key) for key in keys) for each in instance if isinstance(each, dict)]
+        for twice in {each for each in seen if seen.count(each) > 1}:
+            yield jsonschema.ValidationError(f"two entries with {keys} = {twice}")
+
+
+_Closed = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator, {"x-kubernetes-list-map-keys": _unique}
+)
+
+
 def _validator(schema: Mapping[str, Any], kubernetes: str) -> Any:
-    return jsonschema.Draft202012Validator(schema, registry=_definitions(kubernetes))
+    return _Closed(schema, registry=_definitions(kubernetes))

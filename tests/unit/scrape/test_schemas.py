@@ -32,6 +32,19 @@ ROLE = {
     "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]}],
 }
 
+SERVICE = {
+    "apiVersion": "v1",
+    "kind": "Service",
+    "metadata": {"name": "a"},
+    "spec": {"selector": {"app": "a"}, "ports": [{"name": "a", "port": 1, "protocol": "TCP"}]},
+}
+PROMETHEUS = {
+    "apiVersion": "monitoring.coreos.com/v1",
+    "kind": "Prometheus",
+    "metadata": {"name": "a"},
+    "spec": {"scrapeClasses": [{"name": "a"}]},
+}
+
 
 def changed(obj: dict[str, Any], *path: str | int, value: Any) -> dict[str, Any]:
     """A copy with `value` at a path."""
@@ -46,7 +59,7 @@ def changed(obj: dict[str, Any], *path: str | int, value: Any) -> dict[str, Any]
 @needs_crds
 def test_what_is_right_passes() -> None:
     """A custom resource of the Operator, one of Istio, one of Kubernetes."""
-    assert_valid(POD_MONITOR, SIDECAR, ROLE)
+    assert_valid(POD_MONITOR, SIDECAR, ROLE, SERVICE, PROMETHEUS)
 
 
 @needs_crds
@@ -61,13 +74,17 @@ def test_what_is_right_passes() -> None:
         changed(SIDECAR, "spec", "ingres", value=[]),
         changed(SIDECAR, "spec", "ingress", 0, "port", "number", value="15091"),
         changed(SIDECAR, "status", value={"unknown": 1}) | {"extra": 1},
+        changed(SIDECAR, "spec", "ingress", 0, "port", value={"number": 1, "name": "a"})
+        | {"kind": "Gateway"},
         changed(ROLE, "rules", 0, "verb", value=["get"]),
+        changed(SERVICE, "spec", "ports", value=[{"name": "a", "port": 1}, {"name": "b", "port": 1}]),
+        changed(PROMETHEUS, "spec", "scrapeClasses", value=[{"name": "a"}, {"name": "a"}]),
         changed(ROLE, "rules", 0, "verbs", value="get"),
         {key: value for key, value in SIDECAR.items() if key != "metadata"},
     ],
 )
 def test_what_is_wrong_is_told(wrong: dict[str, Any]) -> None:
-    """Unknown fields, wrong types, values outside an enumeration, nulls, missing metadata."""
+    """Unknown fields, wrong types, values outside an enumeration, nulls, doubles, missing metadata."""
     assert problems(wrong)
 
 
