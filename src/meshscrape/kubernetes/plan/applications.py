@@ -1,4 +1,4 @@
-"""Applications whose metrics are in no merge: scraped over mutual TLS at their own ports, where that works."""
+"""Applications whose metrics are in no merge: scraped over mutual TLS at their own ports, if possible."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.kubernetes.plan.model import Gate
-from meshscrape.kubernetes.plan.scraping import blocks_hardening
+from meshscrape.kubernetes.plan.scrapers import blocks_hardening
 from meshscrape.kubernetes.plan.targets import LOCALHOST_ONLY_SINCE, Context, Target, restarts_of
 
 VARIABLE = "METRICS_LOCALHOST_ACCESS_ONLY"

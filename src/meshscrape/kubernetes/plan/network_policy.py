@@ -8,7 +8,7 @@ from meshscrape.istio.ports import HIGHEST
 from meshscrape.kubernetes.objects import as_list, dig, labels, selects
 from meshscrape.kubernetes.observe.model import ObservedWorkload
 from meshscrape.kubernetes.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
-from meshscrape.kubernetes.plan.scraping import scraper_pods
+from meshscrape.kubernetes.plan.scrapers import scraper_pods
 from meshscrape.kubernetes.plan.targets import Context, Target, selector_of
 
 _GROUP = "networking.k8s.io"

@@ -13,6 +13,7 @@ from meshscrape.kubernetes.observe import observe
 from meshscrape.kubernetes.observe.model import Observation
 from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.bootstrap import plan_bootstrap
+from meshscrape.kubernetes.plan.credentials import plan_credentials
 from meshscrape.kubernetes.plan.draft import Draft, Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.kubernetes.plan.hardening import plan_hardening
@@ -21,12 +22,8 @@ from meshscrape.kubernetes.plan.legacy import plan_legacy
 from meshscrape.kubernetes.plan.migration import plan_removal
 from meshscrape.kubernetes.plan.model import LEGACY_PORT, Gate, Intent, Plan
 from meshscrape.kubernetes.plan.network_policy import plan_network_policies
-from meshscrape.kubernetes.plan.scraping import (
-    new_prometheus,
-    plan_credentials,
-    plan_scraping,
-    secured_scrapers,
-)
+from meshscrape.kubernetes.plan.scrapers import new_prometheus, secured_scrapers
+from meshscrape.kubernetes.plan.scraping import plan_scraping
 from meshscrape.kubernetes.plan.targets import Context, Target, choose, default_scrapers, restarts_of
 from meshscrape.spiffe.ids import SpiffeId
 

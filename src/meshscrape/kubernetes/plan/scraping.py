@@ -1,45 +1,26 @@
-"""Who scrapes: its certificate, its jobs over mutual TLS, and what leaves its plaintext jobs."""
+"""The jobs: over mutual TLS for the secured pods, and without them for those in the clear."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig, labels, selects
+from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig, selects
 from meshscrape.kubernetes.observe.model import Consumer, Scraper
-from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.applications import application_ports
 from meshscrape.kubernetes.plan.draft import Mutable
-from meshscrape.kubernetes.plan.injection import injection_labels
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
-from meshscrape.kubernetes.plan.targets import (
-    ABLE,
-    PLAINTEXT_PORTS,
-    Context,
-    default_control_plane,
-    restarts_of,
-)
+from meshscrape.kubernetes.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
+from meshscrape.kubernetes.plan.targets import Context
 from meshscrape.kubernetes.yaml_text import load_text, rewrite
 from meshscrape.scrape import kubernetes_sd, operator, scraper_pod
-from meshscrape.scrape.prometheus_objects import PrometheusOptions, prometheus_objects
+from meshscrape.scrape.prometheus_objects import PrometheusOptions
 from meshscrape.scrape.targets import ENVOY_JOB
 
 OPERATOR = "monitoring.coreos.com"
-_RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 _DROP_REASON = "pods that announce a secure port leave this plaintext job, each as it is recreated"
-
-
-def plan_credentials(context: Context) -> None:
-    """Certificates for the scrapers that are found, or the rights of a new one."""
-    if context.intent.prometheus == "existing":
-        for scraper in secured_scrapers(context):
-            _guarded(context, scraper.ref, partial(_credentials, context, scraper))
-    elif context.intent.prometheus != "none":
-        for wanted in _new_objects(context):
-            if wanted["kind"] in _RIGHTS:
-                context.draft.ensure(wanted, "the identity of Prometheus, and what it may read")
 
 
 def plan_scraping(context: Context) -> set[str]:
@@ -48,163 +29,14 @@ def plan_scraping(context: Context) -> set[str]:
         return set()
     if context.intent.prometheus == "existing":
         for scraper in secured_scrapers(context):
-            _guarded(context, scraper.ref, partial(_jobs, context, scraper))
+            guarded(context, scraper.ref, partial(_jobs, context, scraper))
     else:
-        for wanted in _new_objects(context):
-            if wanted["kind"] not in _RIGHTS:
+        for wanted in new_objects(context):
+            if wanted["kind"] not in RIGHTS:
                 context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
     targets = {target.ref for target in context.targets}
-    concerned = [each for each in context.observation.consumers if _concerned(each, targets)]
+    concerned = [each for each in context.observation.consumers if concerns(each, targets)]
     return {each.name for each in concerned if _move(context, each)}
-
-
-def new_prometheus(context: Context) -> PrometheusOptions:
-    """The options of a new Prometheus."""
-    plane = default_control_plane(context.observation)
-    return PrometheusOptions(
-        namespace=context.intent.prometheus_namespace,
-        revision=injection_labels(plane).get(templates.REVISION, ""),
-        namespaces=tuple(sorted(context.intent.namespaces)),
-        applications=application_ports(context),
-        harden=context.intent.harden,
-        network_policy=context.intent.network_policy,
-    )
-
-
-def _new_objects(context: Context) -> tuple[dict[str, Any], ...]:
-    kind = context.intent.prometheus
-    assert kind in ("addon", "operator")  # noqa: S101 - the callers checked
-    return prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
-
-
-def secured_scrapers(context: Context) -> list[Scraper]:
-    """The scrapers that a plan moves to mutual TLS: those that scrape the targets, else all that could."""
-    able = [each for each in context.observation.scrapers if each.kind in ABLE]
-    targets = {target.ref for target in context.targets}
-    consumers = (each for each in context.observation.consumers if each.certain)
-    used = {each.scraper for each in consumers if _concerned(each, targets)}
-    return [each for each in able if each.ref in used] or able
-
-
-def blocks_hardening(consumer: Consumer, workload: Ref) -> bool:
-    """Whether a consumer reads this workload's plaintext ports, now or after a restart."""
-    if consumer.over != "plaintext":
-        return False
-    if not consumer.certain and not consumer.matches:
-        return True
-    ports = (*consumer.ports_of.get(workload, ()), *consumer.ports_after.get(workload, ()))
-    return not PLAINTEXT_PORTS.isdisjoint(ports)
-
-
-def _concerned(consumer: Consumer, targets: set[Ref]) -> bool:
-    return any(blocks_hardening(consumer, ref) for ref in targets)
-
-
-def _guarded(context: Context, ref: Ref, act: Callable[[], None]) -> None:
-    try:
-        act()
-    except InputError as error:
-        context.draft.note(ref, str(error), "correct it, or see `--prometheus none`", refused=True)
-
-
-# -- certificates -----------------------------------------------------------------------------------------
-
-
-def _credentials(context: Context, scraper: Scraper) -> None:
-    if scraper.output_certs and scraper.certs_mount and scraper.injected:
-        return
-    reason = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
-    if scraper.kind == "operator":
-        context.draft.edit(scraper.ref, partial(_operator_parts, context), reason, _operated(scraper))
-        return
-    workload = context.observation.workload(scraper.ref)
-    restarts = restarts_of(context, workload) if workload else ()
-    if workload and workload.host_network:
-        raise InputError(
-            "it uses the host's network, where Istio injects nothing",
-            remedy="let it run in the pod network, or write a new one: --prometheus addon",
-        )
-
-    def change(data: Mutable) -> None:
-        template = templates.template_of(data)
-        _scraper_metadata(context, template, scraper.injected)
-        spec = templates.child(template, "spec")
-        templates.set_named(spec, "volumes", scraper_pod.volume())
-        container = _scraping_container(spec)
-        templates.set_named(container, "volumeMounts", scraper_pod.volume_mount())
-
-    context.draft.edit(scraper.ref, change, reason, restarts)
-
-
-def _operated(scraper: Scraper) -> tuple[str, ...]:
-    return (f"StatefulSet prometheus-{scraper.name} of {scraper.namespace}, by the Operator",)
-
-
-def _scraper_metadata(context: Context, metadata_owner: Mutable, injected: bool) -> None:
-    """Labels and annotations of a scraper's pods (K8s metadata below `metadata`)."""
-    plane = default_control_plane(context.observation)
-    own = labels(metadata_owner)
-    if not injected or own.get(templates.INJECT) == "false":
-        revision = injection_labels(plane).get(templates.REVISION, "")
-        templates.label(metadata_owner, scraper_pod.pod_labels(revision))
-    wanted = scraper_pod.pod_annotations()
-    config = scraper_pod.proxy_config()
-    text = templates.annotation(metadata_owner, scraper_pod.PROXY_CONFIG)
-    wanted[scraper_pod.PROXY_CONFIG] = templates.with_proxy_config(
-        text, config["proxyMetadata"], {k: v for k, v in config.items() if k != "proxyMetadata"}
-    )
-    mounts = templates.annotation(metadata_owner, templates.USER_VOLUME_MOUNT)
-    if mounts:
-        wanted[templates.USER_VOLUME_MOUNT] = _merged_mounts(mounts)
-    if injected:
-        # It is in the mesh already, perhaps on purpose: how it is intercepted stays its own business.
-        for key in (templates.INCLUDE_INBOUND, templates.INCLUDE_OUTBOUND):
-            if templates.annotation(metadata_owner, key) or key not in _annotations(metadata_owner):
-                wanted.pop(key, None)
-    templates.annotate(metadata_owner, wanted)
-
-
-def _annotations(data: Mutable) -> Any:
-    return as_mapping(dig(data, "metadata", "annotations"))
-
-
-def _merged_mounts(text: str) -> str:
-    """`userVolumeMount` with our mount in it; a list is understood as well, a map is written."""
-    found = load_text(text, templates.USER_VOLUME_MOUNT)
-    if isinstance(found, list):
-        found = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in found}
-    if not isinstance(found, dict):
-        raise InputError("neither a map nor a list", where=templates.USER_VOLUME_MOUNT, remedy="correct it")
-    return rewrite(text if text.lstrip().startswith("{") else "{}", found | scraper_pod.user_volume_mount())
-
-
-def _scraping_container(spec: Mutable) -> Mutable:
-    """The container that scrapes: by its image, else the first one that is not the proxy."""
-    found = [each for each in as_list(spec.get("containers")) if isinstance(each, dict)]
-    others = [each for each in found if each.get("name") != templates.PROXY]
-    named = [
-        each
-        for each in others
-        if "reload" not in str(each.get("name"))
-        and any(word in str(each.get("image")) for word in ("prometheus:", "/prometheus", "vmagent"))
-    ]
-    if not others:
-        raise InputError("its pod template has no container", remedy="give its manifest as it is applied")
-    return (named or others)[0]
-
-
-def _operator_parts(context: Context, data: Mutable) -> None:
-    spec = templates.child(data, "spec")
-    parts = operator.prometheus_parts()
-    holder: Mutable = {"metadata": spec.get("podMetadata") or {}}
-    _scraper_metadata(context, holder, injected=False)
-    spec["podMetadata"] = holder["metadata"]
-    for key, by in (("volumes", "name"), ("volumeMounts", "name"), ("scrapeClasses", "name")):
-        for item in parts[key]:
-            templates.set_named(spec, key, item, by)
-
-
-# -- jobs -------------------------------------------------------------------------------------------------
 
 
 def _jobs(context: Context, scraper: Scraper) -> None:
@@ -289,7 +121,7 @@ def _monitors(context: Context, scraper: Scraper) -> None:
             )
         context.draft.ensure(monitor, "scrapes the secure ports over mutual TLS")
     for application in application_ports(context):
-        wanted = operator.service_monitor(application, options)
+        wanted = operator.application_monitor(application, options)
         context.draft.ensure(wanted, "scrapes the application's own port over mutual TLS")
 
 
@@ -303,9 +135,7 @@ def _move(context: Context, consumer: Consumer) -> bool:
             nonlocal moved
             for job in as_list(config.get("scrape_configs")):
                 if isinstance(job, dict) and job.get("job_name") == consumer.job:
-                    job["relabel_configs"] = _with_drop(
-                        job.get("relabel_configs"), kubernetes_sd.drop_secured()
-                    )
+                    job["relabel_configs"] = _with_drop(job.get("relabel_configs"), rule)
                     moved = True
 
         try:
@@ -329,22 +159,3 @@ def _move(context: Context, consumer: Consumer) -> bool:
 def _with_drop(rules: Any, rule: Mutable) -> list[Any]:
     present = as_list(rules)
     return present if rule in present else [*present, rule]
-
-
-def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
-    """Namespace and pod labels of each scraper that may scrape, for NetworkPolicies."""
-    if context.intent.prometheus in ("addon", "operator"):
-        options = new_prometheus(context)
-        own = options.selector
-        if context.intent.prometheus == "operator":
-            own = {"operator.prometheus.io/name": options.name}
-        yield options.namespace, own
-        return
-    for scraper in secured_scrapers(context):
-        if scraper.kind == "operator":
-            yield scraper.namespace, {"operator.prometheus.io/name": scraper.name}
-            continue
-        data = context.object_of(scraper.ref)
-        own = dict(as_mapping(dig(data, "spec", "selector", "matchLabels")))
-        if own:
-            yield scraper.namespace, own
