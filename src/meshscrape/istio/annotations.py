@@ -81,11 +81,6 @@ class PodAnnotations:
         """The endpoints that the agent merges: none when merging is off."""
         return self.endpoints if self.merge_metrics else ()
 
-    @property
-    def local_command(self) -> str | None:
-        """The command line that stands for the pod's only container."""
-        return self.local_commands.get("")
-
 
 def parse_annotations(annotations: Mapping[str, str], where: str = "") -> PodAnnotations:
     """What `annotations` of a pod say; `where` names the pod in errors.

@@ -54,7 +54,6 @@ class Deployment:
     annotations: PodAnnotations
     annotations_field: Field
     containers: tuple[Container, ...]
-    port_fields: Mapping[int, Field]
     proxy_env: Mapping[str, tuple[str, Field]]
 
 
@@ -116,7 +115,6 @@ def parse_deployment(named: Named) -> Deployment:
     annotations_field = metadata.at("annotations")
     annotations = _parse_pod_annotations(metadata, named)
     _refuse_uninjected(metadata, labels, annotations)
-    containers, port_fields = _containers(pod, annotations, annotations_field)
     # serviceAccount is Kubernetes' deprecated name of the field.
     account_field = pod.at("serviceAccountName")
     if account_field.value is None:
@@ -129,8 +127,7 @@ def parse_deployment(named: Named) -> Deployment:
         labels=labels,
         annotations=annotations,
         annotations_field=annotations_field,
-        containers=containers,
-        port_fields=port_fields,
+        containers=_containers(pod, annotations, annotations_field),
         proxy_env=_proxy_env(pod),
     )
 
@@ -177,18 +174,15 @@ def _refuse_uninjected(metadata: Field, labels: Mapping[str, str], annotations: 
         )
 
 
-def _containers(
-    pod: Field, annotations: PodAnnotations, annotations_field: Field
-) -> tuple[tuple[Container, ...], dict[int, Field]]:
+def _containers(pod: Field, annotations: PodAnnotations, annotations_field: Field) -> tuple[Container, ...]:
     items = [item for item in pod.items("containers") if item.text("name") != PROXY_CONTAINER]
     names = [item.text("name") for item in items]
     for item in items:
         if names.count(item.text("name")) > 1:
             item.at("name").refuse("two containers have this name", "give each its own")
     commands = _commands(names, annotations, annotations_field)
-    port_fields: dict[int, Field] = {}
-    containers = tuple(_container(item, commands, port_fields) for item in items)
-    return containers, port_fields
+    ports: set[int] = set()
+    return tuple(_container(item, commands, ports) for item in items)
 
 
 def _commands(names: list[str], annotations: PodAnnotations, place: Field) -> dict[str, str]:
@@ -208,7 +202,8 @@ def _commands(names: list[str], annotations: PodAnnotations, place: Field) -> di
     return {names[0]: only}
 
 
-def _container(item: Field, commands: Mapping[str, str], port_fields: dict[int, Field]) -> Container:
+def _container(item: Field, commands: Mapping[str, str], taken: set[int]) -> Container:
+    """One container; the ports that it declares are added to those that the pod's others have `taken`."""
     item.no_misspelt(*_CONTAINER_FIELDS, also=_CONTAINER_ALSO)
     name = item.text("name")
     ports = []
@@ -219,11 +214,11 @@ def _container(item: Field, commands: Mapping[str, str], port_fields: dict[int, 
         port = port_item.port("containerPort")
         place = port_item.at("containerPort")
         refuse_reserved(port, place.where)
-        if port in port_fields:
+        if port in taken:
             place.refuse(
                 f"port {port} is declared twice", "containers of a pod share their ports: use another"
             )
-        port_fields[port] = place
+        taken.add(port)
         ports.append(ContainerPort(port_item.text("name", ""), port))
     env = tuple((variable, value) for variable, (value, _) in _env(item).items())
     return Container(name, commands.get(name), env, tuple(ports))

@@ -77,7 +77,7 @@ def test_every_annotation_is_parsed() -> None:
     assert (parsed.secure_port, parsed.secure_envoy_port) == (15092, 15091)
     assert (parsed.include_inbound_ports, parsed.exclude_inbound_ports) == ((9080, 9090), (9100,))
     assert (parsed.inject, parsed.injected, parsed.templates) == (True, True, ("gateway", "custom"))
-    assert parsed.local_command == "gunicorn --bind '$(INSIDE_ADDRESS):9080' app"
+    assert parsed.local_commands[""] == "gunicorn --bind '$(INSIDE_ADDRESS):9080' app"
     assert parsed.proxy_config.metadata == {"SECRET_TTL": "1h"}
     assert parsed.proxy_config.raw["concurrency"] == 2
 
