@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meshscrape.errors import InputError
 from support.plans import (
     annotations,
     cluster,
@@ -12,6 +13,7 @@ from support.plans import (
     namespace,
     notes,
     peer_authentication,
+    prometheus,
     proxy_config,
     refs,
     settled,
@@ -172,3 +174,43 @@ def test_ambient_workloads_are_out_of_scope() -> None:
     plan = settled(cluster(objects), prometheus="none")
     assert plan.changes == ()
     assert "ambient" in notes(plan)
+
+
+def test_a_users_own_proxy_container_is_set_too() -> None:
+    """Variables on a container istio-proxy of the pod win over the annotation: they are changed there."""
+    made = deployment()
+    own = {"name": "istio-proxy", "image": "auto", "env": [
+        {"name": "ENVOY_SECURE_MERGED_METRICS_PORT", "value": "0"}, {"name": "MINE", "value": "x"}
+    ]}  # fmt: skip
+    made["spec"]["template"]["spec"]["containers"].append(own)
+    plan = settled(cluster(control_plane(), namespace(), made), prometheus="none", harden=False)
+    (_, proxy) = plan.changes[0].after["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
+    assert proxy["env"] == [
+        {"name": "ENVOY_SECURE_MERGED_METRICS_PORT", "value": "15092"}, {"name": "MINE", "value": "x"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("port", [15090, 15020, 15006])
+def test_reserved_ports_are_refused(port: int) -> None:
+    """The data plane's own ports cannot be taken for anything else."""
+    with pytest.raises(InputError, match="reserved"):
+        settled(cluster(shop()), merged_port=port)
+
+
+def test_one_port_for_both_is_refused() -> None:
+    """Two listeners on one port keep Envoy from starting."""
+    with pytest.raises(InputError, match="both ports are 15092"):
+        settled(cluster(shop()), envoy_port=15092)
+
+
+def test_planning_one_namespace_after_another_loses_nothing() -> None:
+    """The jobs are of all namespaces: a plan for the next one does not take the first one's targets away."""
+    inventory = cluster(shop(), namespace("other"), deployment("b", "other"), prometheus())
+    first = settled(inventory, namespaces=("shop",))
+    second = settled(first.apply(inventory), namespaces=("other",))
+    assert [name for _, _, name in refs(second)] == ["Deployment/b", "Deployment/b"]
+
+
+def test_native_says_that_everybody_in_the_mesh_may_read() -> None:
+    """Istio's own listeners have no allow list."""
+    assert "every workload of the mesh may read" in notes(settled(cluster(shop()), prometheus="none"))

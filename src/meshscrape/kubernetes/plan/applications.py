@@ -15,8 +15,14 @@ _REMEDY = (
 
 
 def application_ports(context: Context) -> tuple[ApplicationPort, ...]:
-    """The targets' own metrics ports that Prometheus can read through the sidecar; the others are noted."""
-    found = (_port(context, target.workload) for target in context.targets if not target.workload.is_gateway)
+    """Own metrics ports of the mesh that Prometheus can read through the sidecar; the others are noted."""
+    planned = {target.ref for target in context.targets}
+    found = (
+        _port(context, each)
+        for each in context.observation.workloads
+        # Of all in the mesh, not of the chosen alone: a plan for others must not take a job away.
+        if each.kind == "sidecar" or (each.ref in planned and not each.is_gateway)
+    )
     return tuple(sorted((each for each in found if each), key=lambda each: (each.namespace, each.name)))
 
 

@@ -21,7 +21,7 @@ from meshscrape.kubernetes.objects import (
     labels,
     selects,
 )
-from meshscrape.kubernetes.observe.model import ObservedWorkload
+from meshscrape.kubernetes.observe.model import ContainerPort, ObservedWorkload
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
@@ -38,6 +38,7 @@ NETWORKING = "networking.istio.io"
 SECURITY = "security.istio.io"
 ADMIN_HOST = "gateway-admin.local"
 _V1_SINCE = "1.22"
+_PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
 _REASON = f"serves the merged metrics over mutual TLS on {LEGACY_PORT}"
 
 
@@ -231,13 +232,12 @@ def _sidecar(context: Context, target: Target) -> None:
 
 def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
     """The application's own ports: with any ingress, Istio takes none from the Services any more."""
-    protocols = {"http": "HTTP", "tcp": "TCP", "auto": "TCP"}
     return [
         {
             "port": {
                 "number": port.number,
-                "name": port.service_port_name or f"{port.protocol}-{port.number}",
-                "protocol": protocols[port.protocol],
+                "name": f"{_protocol(port).lower()}-{port.number}",
+                "protocol": _protocol(port),
             },
             # The pod's own address: works for applications that do not listen on localhost, too.
             "defaultEndpoint": f"0.0.0.0:{port.number}",
@@ -245,6 +245,14 @@ def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
         for port in sorted(workload.container_ports, key=lambda port: port.number)
         if port.service_port_name or port.protocol != "auto"
     ]
+
+
+def _protocol(port: ContainerPort) -> str:
+    """The protocol as a Sidecar spells it, from the name of the Service's port."""
+    prefix = port.service_port_name.partition("-")[0].upper()
+    if prefix in _PROTOCOLS:
+        return prefix
+    return "HTTP" if port.protocol == "http" else "TCP"
 
 
 def _gateway(context: Context, target: Target) -> None:

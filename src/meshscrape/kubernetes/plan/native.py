@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.kubernetes.objects import as_list, dig
 from meshscrape.kubernetes.observe.model import ObservedWorkload
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
@@ -51,12 +53,29 @@ def excluded_ports(
     return templates.merged_ports(start, context.intent.secure_ports)
 
 
+def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
+    """Set variables in the annotation, and on a container istio-proxy of the user's where it has them: that
+    one wins over the annotation. A ProxyConfig object that selects the workload wins over both."""
+    before = templates.proxy_variables(templates.annotation(template, PROXY_CONFIG))
+    if workload.kind != "uninjected" and all(before.get(key) == value for key, value in wanted.items()):
+        context.draft.note(
+            workload.ref,
+            "its annotation has the ports, but something else overrides them",
+            "look for a ProxyConfig object that selects it, and set the variables there",
+        )
+    templates.configure_proxy(template, wanted)
+    proxy = templates.container(template)
+    if proxy is not None:
+        own = {dig(each, "name") for each in as_list(proxy.get("env"))}
+        templates.set_env(proxy, {key: value for key, value in wanted.items() if key in own})
+
+
 def edit_sidecar(context: Context, target: Target, template: Mutable) -> None:
     """Open the ports of a sidecar (or of an injected gateway) through its template's annotations."""
     workload, intent = target.workload, context.intent
     wanted = missing(workload, intent)
     if wanted:
-        templates.configure_proxy(template, wanted)
+        _set(context, workload, template, wanted)
     ports = [port for port in intent.secure_ports if workload.mtls.of(port) == "STRICT"]
     excluded = excluded_ports(context, workload, template)
     if excluded is not None and (wanted or ports):

@@ -23,7 +23,6 @@ def new_prometheus(context: Context) -> PrometheusOptions:
     return PrometheusOptions(
         namespace=context.intent.prometheus_namespace,
         revision=injection_labels(plane).get(templates.REVISION, ""),
-        namespaces=tuple(sorted(context.intent.namespaces)),
         applications=application_ports(context),
         harden=context.intent.harden,
         network_policy=context.intent.network_policy,

@@ -28,7 +28,14 @@ def plan_scraping(context: Context) -> set[str]:
     if context.intent.prometheus == "none":
         return set()
     if context.intent.prometheus == "existing":
-        for scraper in secured_scrapers(context):
+        found = secured_scrapers(context)
+        if not found:
+            context.draft.note(
+                None,
+                "no Prometheus is among the objects: none is given the jobs over mutual TLS",
+                "give it too, or take --prometheus addon (operator), or meshscrape prometheus-config",
+            )
+        for scraper in found:
             guarded(context, scraper.ref, partial(_jobs, context, scraper))
     else:
         for wanted in new_objects(context):
@@ -44,8 +51,8 @@ def _jobs(context: Context, scraper: Scraper) -> None:
         _monitors(context, scraper)
         return
     directory = scraper.certs_mount or scraper_pod.CERTIFICATES
-    namespaces = tuple(sorted(context.intent.namespaces))
-    options = kubernetes_sd.ClusterJobs(directory, namespaces, application_ports(context))
+    # Of all namespaces, whichever are planned for: only pods that announce a secure port are found.
+    options = kubernetes_sd.ClusterJobs(directory, (), application_ports(context))
     wanted = kubernetes_sd.secure_jobs(options)
     if not context.intent.envoy_port:
         wanted = [job for job in wanted if job["job_name"] != ENVOY_JOB]
@@ -97,7 +104,6 @@ def _monitors(context: Context, scraper: Scraper) -> None:
     options = PrometheusOptions(
         namespace=scraper.namespace,
         name=f"meshscrape-{scraper.name}",
-        namespaces=tuple(sorted(context.intent.namespaces)),
         labels=as_mapping(as_mapping(selector).get("matchLabels")),
     )
     if selector is None:

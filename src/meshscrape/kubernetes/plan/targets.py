@@ -286,6 +286,12 @@ def _from(version: IstioVersion) -> str:
 
 def _native(context: Context, workload: ObservedWorkload, version: IstioVersion) -> Decided | None:
     if version.at_least(NATIVE_SINCE):
+        if workload.flavour == "asm":
+            context.draft.note(
+                workload.ref,
+                f"native mode on ASM {version}: no such version could be run here",
+                "try it on one workload first",
+            )
         return "native"
     known = f"{version} ignores it silently" if version.known else f"the version is unknown{_from(version)}"
     context.draft.note(
