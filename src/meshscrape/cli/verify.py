@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from meshscrape.cli.prometheus_config import interval_seconds
+from meshscrape.cli.verify_page import check_page, write_page
 from meshscrape.cli.verify_watch import watch
 from meshscrape.errors import InputError
 from meshscrape.local.state import default_state_path, read_status
@@ -98,25 +99,35 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     metavar="[ADDRESS:]PORT",
     help="With --watch: serve the results as metrics, in plaintext; on loopback without an ADDRESS.",
 )
+@click.option(
+    "--html",
+    "page_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the report as one page, too: the mesh in a picture, findings, certificates.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def command(
     state: Path | None, output: Format, scraper: str, only: frozenset[str], skip: frozenset[str],
-    patience: float, watching: bool, interval: str, metrics: str | None, quiet: bool,
+    patience: float, watching: bool, interval: str, metrics: str | None, page_file: Path | None,
+    quiet: bool,
 ) -> int:  # fmt: skip
     """Visit every port of the running mesh as the scraper, as a stranger and as an attacker.
 
     Exit codes: 0 no finding, 1 findings, 2 could not run, 129, 130 or 143 interrupted; with --watch those of
     the last run, whatever signal ended it. docs/verify.md has every check.
     """
+    if page_file is not None:
+        check_page(page_file)
     place = state or default_state_path(os.environ)
     options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
     if watching:
         asked = _watch_options(options, interval, metrics, output)
         with ProgressBar(quiet) as progress:
-            return watch(place, asked, output == "json", progress, lambda report: None)
+            return watch(place, asked, output == "json", progress, page_file)
     if metrics is not None:
         raise InputError("metrics are of --watch", where="--metrics", remedy="add --watch")
-    return _once(place, options, output, quiet)
+    return _once(place, options, output, page_file, quiet)
 
 
 def _watch_options(
@@ -131,7 +142,7 @@ def _watch_options(
     return WatchOptions(options, seconds, metrics=metrics_address(metrics) if metrics is not None else None)
 
 
-def _once(place: Path, options: VerifyOptions, output: Format, quiet: bool) -> int:
+def _once(place: Path, options: VerifyOptions, output: Format, page_file: Path | None, quiet: bool) -> int:
     status = read_status(place)
     ended: list[int] = []
     try:
@@ -141,6 +152,8 @@ def _once(place: Path, options: VerifyOptions, output: Format, quiet: bool) -> i
         if not ended:
             raise
         return 128 + ended[0]
+    if page_file is not None:
+        write_page(page_file, report)
     print_report(report, output)
     return report.exit_code
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import click
 
 from meshscrape.cli.output import say
+from meshscrape.cli.verify_page import write_page
 from meshscrape.local.state import read_status
 from meshscrape.system.clock import utcnow
-from meshscrape.verify.findings import Finding, Report
+from meshscrape.verify.findings import Finding
 from meshscrape.verify.reports import document, summary
 from meshscrape.verify.run import Progress
 from meshscrape.verify.watch import METRICS_PATH, Run, Watch, WatchOptions
@@ -23,16 +24,16 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def watch(
-    state: Path, options: WatchOptions, as_json: bool, progress: Progress, keep: Callable[[Report], None]
+    state: Path, options: WatchOptions, as_json: bool, progress: Progress, page_file: Path | None
 ) -> int:
     """Watch the mesh of `state` until a signal; the exit code is the last run's, 128 + signal before one.
 
-    A line per run goes to stdout (with `as_json` one document per line); `keep` gets each report.
+    A line per run goes to stdout (with `as_json` one document per line); `page_file` is written after each.
     """
 
     def tell(run: Run) -> None:
-        if run.report is not None:
-            keep(run.report)
+        if page_file is not None:
+            write_page(page_file, run.watched.report, run.watched.failure)
         now = utcnow()
         for line in [_json_line(run, now)] if as_json else _lines(run, now):
             click.echo(line)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from meshscrape.verify.mesh import Mesh
+
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "blocked", "noted"]
 Severity: TypeAlias = Literal["hole", "broken", "skipped"]
 Role: TypeAlias = Literal["server", "scraper", "root"]
@@ -64,13 +66,14 @@ class SeenCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything one verification found; `started` in UTC, `seconds` it took."""
+    """Everything one verification found; `started` in UTC, `seconds` it took; `mesh` is what it looked at."""
 
     checks: tuple[CheckResult, ...]
     scraper: str
     started: datetime
     seconds: float
     certificates: tuple[SeenCertificate, ...] = ()
+    mesh: Mesh | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:

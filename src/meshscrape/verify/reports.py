@@ -99,7 +99,7 @@ def _table(report: Report, color: bool, width: int) -> str:
     table = Table(box=None, pad_edge=False, header_style="bold" if color else "")
     for heading in ("WORKLOAD", "TARGET", "CHECK", "RESULT", "SEEN"):
         table.add_column(heading, overflow="fold")
-    for workload, results in _grouped(report.checks):
+    for workload, results in grouped(report.checks):
         title, above = workload, None
         for each in results:
             word, style = _WORDS[each.outcome]
@@ -125,7 +125,7 @@ def _junit(report: Report) -> str:
     root = Element(
         "testsuites", _counts(report.checks), name="meshscrape verify", time=f"{report.seconds:.3f}"
     )
-    for workload, results in _grouped(report.checks):
+    for workload, results in grouped(report.checks):
         name = _xml(workload or "mesh")
         suite = SubElement(
             root,
@@ -167,8 +167,8 @@ def _counts(results: Iterable[CheckResult]) -> dict[str, str]:
     }
 
 
-def _grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
-    """By workload, in the order in which workloads first appear."""
+def grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
+    """Results by workload, in the order in which workloads first appear."""
     order: dict[str, int] = {}
     listed = tuple(results)
     for each in listed:

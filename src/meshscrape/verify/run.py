@@ -83,7 +83,7 @@ async def verify(
     judged = (checks.judge(each, [seen[case.probe] for case in each.cases], now) for each in planned)
     results = [*checks.settle(judged)]
     results += await _prometheus(mesh, seen, options, run)
-    return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began, certificates)
+    return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began, certificates, mesh)
 
 
 async def _plan(mesh: Mesh, scraper: MeshWorkload, options: VerifyOptions) -> list[PlannedCheck]:

@@ -1,0 +1,74 @@
+"""Building HTML and SVG as text that is well-formed and escapes whatever comes from outside (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from html import escape
+
+# What XML 1.0 cannot hold even escaped, and what would turn or hide the text around it (Unicode, UAX #9).
+_UNFIT = re.compile(
+    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+    "|[\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+_VOID = frozenset({"meta", "br", "hr"})
+
+
+class Markup(str):
+    """Text that is markup already: only `element`, `join` and literals of this program make it."""
+
+    __slots__ = ()
+
+
+Child = Markup | str
+
+
+def element(name: str, /, *children: Child, **attributes: str | float) -> Markup:
+    """`<name …>children</name>`; a child that is not Markup is text and is escaped.
+
+    `class_` loses its underscore, other underscores become hyphens (`stroke_width`).
+    """
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(clean(str(value)))}"'
+        for key, value in attributes.items()
+    )
+    if name in _VOID:
+        return Markup(f"<{name}{given} />")
+    return Markup(f"<{name}{given}>{join(children)}</{name}>")
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """The children after each other, text escaped."""
+    return Markup(
+        "".join(each if isinstance(each, Markup) else escape(clean(each), quote=False) for each in children)
+    )
+
+
+def clean(text: str) -> str:
+    """`text` with everything replaced that HTML cannot hold or that would disguise what it says."""
+    return _UNFIT.sub("?", text)
+
+
+def fit(text: str, width: float, size: float = 11.5) -> str:
+    """`text`, shortened until a common sans-serif face of `size` pixels writes it in `width` pixels."""
+    limit = len(text)
+    while limit > 1 and sum(map(_advance, shorten(text, limit))) * size > width:
+        limit -= 1
+    return shorten(text, limit)
+
+
+def _advance(character: str) -> float:
+    """How wide a character is, in the face's size; on the safe side of DejaVu Sans, a wide face."""
+    if character in "mwMW@%…":
+        return 1.05
+    if character in "ijlrtf.,:;'|!I/-":
+        return 0.43
+    return 0.78 if character.isupper() or character in "✓✗" else 0.64
+
+
+def shorten(text: str, limit: int) -> str:
+    """At most `limit` characters, the middle left out: both ends of a name tell more than its middle."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[len(text) - (limit - 1 - head) :]}"
