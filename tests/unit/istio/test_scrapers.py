@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
-from meshscrape.istio.scrapers import DnsScraper, SpiffeScraper, TrustDomainScraper, parse_scrapers
+from meshscrape.istio.scrapers import (
+    DnsScraper,
+    SpiffeScraper,
+    TrustDomainScraper,
+    parse_scrapers,
+    parse_scrapers_file,
+)
 from meshscrape.spiffe.ids import SpiffeId
 
 PROMETHEUS = "spiffe://cluster.local/ns/istio-system/sa/prometheus"
@@ -21,6 +27,26 @@ def test_entries_are_typed_and_keep_their_order() -> None:
         SpiffeScraper(SpiffeId.parse(PROMETHEUS)),
         TrustDomainScraper("other.example"),
     )
+
+
+def test_a_file_has_entries_on_lines_and_comments() -> None:
+    """Entries separated by lines or commas; comments and empty lines say nothing; repetitions are dropped."""
+    text = (
+        f"# scrapers\n\n  spiffe:{PROMETHEUS}\n dns:a.example, dns:b.example \r\n  # no more\ndns:a.example\n"
+    )
+    assert parse_scrapers_file(text, "list") == (
+        SpiffeScraper(SpiffeId.parse(PROMETHEUS)),
+        DnsScraper("a.example"),
+        DnsScraper("b.example"),
+    )
+    assert parse_scrapers_file("", "list") == ()
+
+
+@pytest.mark.parametrize("line", ["everybody", "dns:a.example dns:b.example", "dns:a.example # x", "dns:a,"])
+def test_a_mistake_in_a_file_is_named_with_its_line(line: str) -> None:
+    """Nothing of a file with a mistake is used."""
+    with pytest.raises(InputError, match=r"^list:3: "):
+        parse_scrapers_file(f"dns:a.example\n\n{line}\n", "list")
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])

@@ -55,6 +55,14 @@ def test_the_defaults_are_closed() -> None:
     assert found.workload_name == "httpbin-0"
 
 
+def test_there_is_one_allow_list() -> None:
+    """A file that the agent follows, or a variable: with both, nobody could say which one is in force."""
+    found = settings(MESHSCRAPE_SCRAPERS_FILE="/scrapers")
+    assert (found.scrapers, found.scrapers_file) == ((), Path("/scrapers"))
+    with pytest.raises(InputError, match="MESHSCRAPE_SCRAPERS_FILE: there are two allow lists"):
+        settings(MESHSCRAPE_SCRAPERS_FILE="/scrapers", MESHSCRAPE_SCRAPERS="dns:prom.example")
+
+
 def test_every_variable_has_its_effect() -> None:
     """One value after the other, as it is spelled in the environment."""
     found = settings(

@@ -1,0 +1,112 @@
+"""Rotation without a local mesh: one CA, one agent, and what the CA itself refuses afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc  # type: ignore[import-untyped]
+import pytest
+
+from meshscrape.ca.roots import held_record, published_bundle
+from meshscrape.cli.ca import command
+from meshscrape.errors import InputError
+from meshscrape.local.state import NotRunningError
+from meshscrape.spiffe.keys import generate_key
+from meshscrape.system.clock import utcnow
+from support.agent import AgentProcess, agent_process
+from support.ca import CaProcess, ca_process
+from support.grpc_ca import METHOD, any_csr, call, request_bytes
+from support.polling import eventually
+
+pytestmark = pytest.mark.timeout(90)
+CSR = any_csr(generate_key())
+
+
+def rotate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`meshscrape ca rotate ARGUMENTS` to its end."""
+    command = [sys.executable, "-m", "meshscrape", "ca", "rotate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=80)
+
+
+def named(ca: CaProcess, agent: AgentProcess) -> tuple[str, ...]:
+    """Everything that has to follow, for --dir."""
+    evidence = ("--envoy", str(agent.state / "admin.sock"), "--credentials", str(agent.output))
+    return ("--dir", str(ca.directory), *evidence, "--timeout", "40s")
+
+
+def test_a_ca_of_its_own_rotates_with_what_is_named(tmp_path: Path) -> None:
+    """--envoy and --credentials confirm the stages; in the end the CA refuses certificates of the old root,
+    on a connection that was opened with one before, too."""
+    changes = {"CA_ROOT_CA": str(tmp_path / "ca/root-cert.pem"), "MESHSCRAPE_RENEWAL_SPREAD": "200ms"}
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, **changes) as agent:
+        agent.await_ready()
+        before, old = published_bundle(ca.directory), ca.issue("foo", "bar")
+        tls = grpc.ssl_channel_credentials(ca.root_pem, old.key_pem, old.chain_pem)
+        with grpc.secure_channel(ca.address, tls) as kept:
+            ask = kept.unary_unary(METHOD)
+            assert ask(request_bytes(CSR), timeout=10)
+            done = rotate(*named(ca, agent))
+            assert done.returncode == 0, done.stderr
+            with pytest.raises(grpc.RpcError):
+                ask(request_bytes(CSR), timeout=10)
+        after = published_bundle(ca.directory)
+        assert (len(after), after != before) == (1, True)
+        with pytest.raises(grpc.RpcError):
+            call(ca, request_bytes(CSR), credentials=old)
+        assert call(ca, request_bytes(CSR), credentials=ca.issue("foo", "bar"))
+        assert agent.scrape(15091, agent.output)[0] == 200
+
+
+def test_an_agent_with_a_stale_copy_of_the_root_holds_the_stage_up(tmp_path: Path) -> None:
+    """It is named, its log says why, and going back costs nothing."""
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="6s") as agent:
+        agent.await_ready()
+        before = published_bundle(ca.directory)
+        assert rotate(*named(ca, agent), "--to", "distribute", "-q").returncode == 0
+        stuck = rotate(*named(ca, agent)[:-1], "3s")
+        assert stuck.returncode == 1
+        assert "still has a certificate of the old root" in stuck.stderr
+        eventually(lambda: "the CA's certificate is not accepted" in agent.log())
+        assert rotate(*named(ca, agent), "--abort", "-q").returncode == 0
+        assert published_bundle(ca.directory) == before
+        assert agent.scrape(15091, agent.output)[0] == 200
+
+
+def test_a_ca_that_starts_in_a_rotation_goes_on_with_it(tmp_path: Path) -> None:
+    """The record alone decides: a CA that was down when a stage began publishes that stage."""
+    with ca_process(tmp_path / "ca") as ca:
+        pass
+    with held_record(ca.directory) as record:
+        rotation = record.begin(utcnow())
+    with ca_process(tmp_path / "ca") as again:
+        assert published_bundle(again.directory) == rotation.trusted
+        with held_record(again.directory) as record:
+            record.write(rotation.advanced())
+        eventually(lambda: published_bundle(again.directory) == rotation.advanced().trusted)
+        (again.directory / "rotation" / "rotation.json").write_text("{}")
+        eventually(lambda: "the roots stay as they were" in again.log())
+        assert again.issue("foo", "bar").certificate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--dir", "{}"), "nothing is named that could confirm a stage"),
+        (("--dir", "{}", "--envoy", "x"), "here is no CA with a root of its own"),
+        (("--dir", "{}", "--state", "{}"), "give --state or --dir, not both"),
+        (("--envoy", "x"), "--envoy and --credentials go with --dir"),
+        (("--state", "{}"), "no mesh is running"),
+        (("--abort", "--show"), "--abort goes with neither --to nor --show"),
+        (("--dir", "{}", "--envoy", "x", "--timeout", "soon"), "--timeout: "),
+    ],
+)
+def test_what_cannot_work_is_one_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    """The reason, exit code 2, and nothing is made in the directory."""
+    with pytest.raises(InputError if "no mesh" not in reason else NotRunningError) as caught:
+        command.main(["rotate", *(each.format(tmp_path) for each in arguments)], standalone_mode=False)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
