@@ -145,6 +145,13 @@ scrape_configs:
     source_labels: [__meta_kubernetes_pod_annotation_prometheus_io_path]
     target_label: __metrics_path__
   - action: replace
+    regex: (\\d+);(([A-Fa-f0-9]{1,4}::?){1,7}[A-Fa-f0-9]{1,4})
+    replacement: '[$2]:$1'
+    source_labels:
+    - __meta_kubernetes_pod_annotation_prometheus_io_port
+    - __meta_kubernetes_pod_ip
+    target_label: __address__
+  - action: replace
     regex: (\\d+);([^:]+)
     replacement: $2:$1
     source_labels:

@@ -111,7 +111,21 @@ def reads_plaintext(consumer: Consumer) -> bool:
 
 def choose(context: Context) -> list[Target]:
     """The targets among the chosen workloads; why others are none is noted."""
-    return [target for workload in _chosen(context) if (target := _target(context, workload))]
+    chosen = list(_chosen(context))
+    if not context.intent.inject:
+        _note_outside(context, chosen)
+    return [target for workload in chosen if (target := _target(context, workload))]
+
+
+def _note_outside(context: Context, chosen: list[ObservedWorkload]) -> None:
+    system = (*_SYSTEM_NAMESPACES, context.observation.mesh.root_namespace)
+    outside = [each for each in chosen if each.kind == "uninjected" and each.namespace not in system]
+    for each in outside:
+        context.draft.note(
+            each.ref,
+            "it has no sidecar, and is left alone",
+            "take it into the mesh with --inject if it belongs in",
+        )
 
 
 def _chosen(context: Context) -> Iterator[ObservedWorkload]:

@@ -1,0 +1,69 @@
+"""The configuration that a plan leaves, in Prometheus' own hands: promtool's checks and relabeling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meshscrape.kubernetes.objects import manifest_of
+from meshscrape.kubernetes.observe.discovery import pod_targets
+from support.plans import changed, cluster, control_plane, deployment, namespace, planned, prometheus
+from support.promtool import check_config, relabelled
+
+PLAIN = {
+    "prometheus.io/scrape": "true",
+    "prometheus.io/port": "15020",
+    "prometheus.io/path": "/stats/prometheus",
+}
+
+
+def config() -> str:
+    """prometheus.yml after the plan."""
+    inventory = cluster(control_plane(), namespace(), deployment(), prometheus())
+    text: str = changed(planned(inventory), "ConfigMap")["data"]["prometheus.yml"]
+    return text
+
+
+def pod(
+    name: str, address: str, annotations: Mapping[str, str], phase: str = "Running"
+) -> list[dict[str, str]]:
+    """The targets that discovery makes of an injected pod (a native sidecar)."""
+    proxy = {"name": "istio-proxy", "ports": [{"containerPort": 15090, "name": "http-envoy-prom"}]}
+    app = {"name": "app", "ports": [{"containerPort": 8080}, {"containerPort": 8081}]}
+    data = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "annotations": dict(annotations)},
+        "spec": {"containers": [app], "initContainers": [proxy]},
+        "status": {"phase": phase, "podIP": address},
+    }
+    return list(pod_targets(manifest_of(data)))
+
+
+def test_promtool_accepts_it(tmp_path: Path) -> None:
+    """The user's text with what the plan adds is a configuration that Prometheus loads."""
+    for name in ("cert-chain.pem", "key.pem", "root-cert.pem"):
+        (tmp_path / name).touch()
+    check_config(config().replace("/etc/istio-output-certs", str(tmp_path)), tmp_path)
+
+
+def test_every_pod_is_scraped_once(tmp_path: Path) -> None:
+    """Pods that run with the old configuration stay in the plaintext job, those with the new one move."""
+    secured = PLAIN | {"prometheus.istio.io/secure-port": "15092"}
+    discovered = [
+        *pod("old", "10.0.0.1", PLAIN),
+        *pod("new", "10.0.0.2", secured),
+        *pod("six", "fd00::2", secured),
+        *pod("gone", "10.0.0.3", secured, phase="Succeeded"),
+    ]
+    jobs: dict[str, Any] = {job["job_name"]: job for job in yaml.safe_load(config())["scrape_configs"]}
+    plaintext = relabelled(jobs["kubernetes-pods"], discovered, tmp_path)
+    secure = relabelled(jobs["istio-secure-merged-metrics"], discovered, tmp_path)
+    assert {each["instance"] for each in plaintext} == {"10.0.0.1:15020"}
+    assert [(each["pod"], each["instance"]) for each in secure] == [
+        ("new", "10.0.0.2:15092"),
+        ("six", "[fd00::2]:15092"),
+    ]
