@@ -66,9 +66,16 @@ def test_a_gateway_expects_the_identity_of_each_destination(example: dict[Key, W
     """Routes lead to pod addresses, with the SPIFFE ID that must answer there."""
     routes = json.loads(example["istio-system", "istio-ingressgateway"].routes)
     upstreams = {route["prefix"]: route["upstream"] for route in routes}
-    assert upstreams["/"]["address"] == "127.20.1.2" and upstreams["/"]["port"] == 9080
-    assert upstreams["/"]["spiffeId"] == "spiffe://cluster.local/ns/default/sa/productpage"
+    page = upstreams["/productpage"]
+    assert page["address"] == "127.20.1.2" and page["port"] == 9080
+    assert page["spiffeId"] == "spiffe://cluster.local/ns/default/sa/productpage"
     assert upstreams["/get"]["spiffeId"] == "spiffe://cluster.local/ns/default/sa/httpbin"
+
+
+def test_the_examples_gateway_publishes_no_metrics(example: dict[Key, WorkloadPlan]) -> None:
+    """What an application serves to scrapers is not served to everybody through the gateway."""
+    routes = json.loads(example["istio-system", "istio-ingressgateway"].routes)
+    assert routes and not any("/metrics".startswith(route["prefix"]) for route in routes)
 
 
 def test_prometheus_is_the_program_that_was_found(example: dict[Key, WorkloadPlan]) -> None:

@@ -67,7 +67,7 @@ def test_no_leaf_outlives_its_signer() -> None:
     ca = signer(timedelta(hours=5))
     leaf = issue_leaf(ca, generate_key().public_key(), BAR, NOW, timedelta(days=30))
     assert leaf.not_valid_after_utc == ca.certificate.not_valid_after_utc
-    below = TestCa().intermediate(timedelta(minutes=30))
+    below = TestCa().intermediate(timedelta(hours=2))
     long = below.workload("foo", "bar", lifetime=timedelta(days=300))
     assert long.certificate.not_valid_after_utc == below.signer.certificate.not_valid_after_utc
 
