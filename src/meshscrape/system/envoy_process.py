@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from meshscrape.errors import MissingBinaryError
+from meshscrape.errors import MeshscrapeError, MissingBinaryError
 from meshscrape.system.processes import Process, spawn
 
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ")
+# inotify instances of one Envoy with the files that it watches here (inotify(7), max_user_instances).
+WATCHES = 6
+_libc = ctypes.CDLL(None)
 
 
 def find_envoy(named: Path | None) -> Path:
@@ -28,10 +32,29 @@ def find_envoy(named: Path | None) -> Path:
     return path.absolute()
 
 
+def check_watches(needed: int = WATCHES) -> None:
+    """MeshscrapeError when this user has not `needed` inotify instances left: Envoy would just abort."""
+    held: list[int] = []
+    try:
+        for _ in range(needed):
+            descriptor = _libc.inotify_init1(os.O_CLOEXEC)
+            if descriptor < 0:
+                raise MeshscrapeError(
+                    f"this user's inotify instances are used up, and an Envoy takes {needed}",
+                    where="fs.inotify.max_user_instances",
+                    remedy="raise it (sysctl fs.inotify.max_user_instances=1024), or run fewer Envoys",
+                )
+            held.append(descriptor)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
 async def start_envoy(
     binary: Path, arguments: Sequence[str], directory: Path, admin: str, log: str
 ) -> Process:
     """Start Envoy in `directory`, where its admin socket (`admin`) and its log are."""
+    check_watches()
     # Envoy does not replace a socket that a killed one has left.
     (directory / admin).unlink(missing_ok=True)
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
