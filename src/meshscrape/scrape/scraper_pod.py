@@ -21,9 +21,12 @@ PROXY_CONFIG = "proxy.istio.io/config"
 def pod_labels(revision: str = "") -> dict[str, str]:
     """Labels that get the sidecar injected; the annotation of the same name would not reach a webhook.
 
-    `revision` is a revision or tag of the control plane, for namespaces that do not say.
+    Clients with sidecars (Grafana, Kiali) take a pod with one for mutual TLS, and nothing here intercepts
+    theirs: `tlsMode` tells them. Istio's injection template keeps it (istio/istio
+    `files/injection-template.yaml`, since 1.14 at least). `revision` is a revision or tag of the control
+    plane, for namespaces that do not say.
     """
-    found = {"sidecar.istio.io/inject": "true"}
+    found = {"sidecar.istio.io/inject": "true", "security.istio.io/tlsMode": "disabled"}
     return found | {"istio.io/rev": revision} if revision else found
 
 

@@ -75,6 +75,7 @@ def test_the_sidecar_is_injected_by_label_and_intercepts_nothing(kind: Kind) -> 
     metadata = template(kind, FULL)["metadata"]
     assert metadata["labels"]["sidecar.istio.io/inject"] == "true"
     assert metadata["labels"]["istio.io/rev"] == "canary"
+    assert metadata["labels"]["security.istio.io/tlsMode"] == "disabled", "mesh clients must not try mTLS"
     assert metadata["annotations"]["traffic.sidecar.istio.io/includeInboundPorts"] == ""
     assert metadata["annotations"]["traffic.sidecar.istio.io/includeOutboundIPRanges"] == ""
     assert metadata["annotations"]["prometheus.io/scrape"] == "false"
