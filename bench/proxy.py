@@ -28,7 +28,7 @@ from meshscrape.scrape.targets import ENVOY_JOB, JOBS, Target, file_sd
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.files import write_atomic
 
-TARGETS = 10
+TARGETS = 50
 INTERVAL = 1.0
 WARM_UP, WINDOW = 8.0, 20.0
 LISTEN, DISCOVERY, PROMETHEUS = "127.9.3.1:15094", "127.9.3.1:15095", "127.9.3.1:9090"

@@ -13,12 +13,15 @@ from meshscrape.exposition.negotiate import Format
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family to render: `kind` is counter or gauge, a counter's name ends in `_total`; labels → value."""
+    """A family to render: `kind` is counter or gauge, a counter's name ends in `_total`; labels → value.
+
+    Labels may be given as `label_text` made it: for thousands of series that text is worth keeping.
+    """
 
     name: str
     kind: str
     help: str
-    samples: Sequence[tuple[Mapping[str, str], float]]
+    samples: Sequence[tuple[Mapping[str, str] | str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,15 @@ def render_families(families: Iterable[Family], chosen: Format = Format.TEXT) ->
             title = title.removesuffix("_total")
         quoted = _escaped(family.help, quotes=chosen is Format.OPENMETRICS)
         lines += [f"# HELP {title} {quoted}\n", f"# TYPE {title} {family.kind}\n"]
-        lines += [f"{family.name}{_labels(labels)} {_number(value)}\n" for labels, value in family.samples]
+        lines += [
+            f"{family.name}{labels if isinstance(labels, str) else label_text(labels)} {_number(value)}\n"
+            for labels, value in family.samples
+        ]
     return "".join(lines).encode()
 
 
-def _labels(labels: Mapping[str, str]) -> str:
+def label_text(labels: Mapping[str, str]) -> str:
+    """The labels as they stand behind a sample's name, braces included; empty for none."""
     pairs = ",".join(f'{name}="{_escaped(value, quotes=True)}"' for name, value in labels.items())
     return f"{{{pairs}}}" if pairs else ""
 

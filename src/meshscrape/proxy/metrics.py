@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from meshscrape.dataplane.scrape_proxy import route_name
-from meshscrape.exposition.health import Family, render_families
+from meshscrape.exposition.health import Family, label_text, render_families
 from meshscrape.proxy.access import Scrape
 from meshscrape.proxy.discovery import Discovery
 from meshscrape.scrape.targets import Target
 
+Sample = tuple[Mapping[str, str] | str, float]
 _NOBODY = {"target": "", "path": "", "namespace": "", "workload": "", "spiffe_id": ""}
 
 
@@ -27,10 +28,11 @@ class TargetFigures:
     newest_connection: int = 0
     not_after: datetime | None = None
     refusals: Counter[str] = field(default_factory=Counter)
-    last_refusal: str = ""
+    text: str = ""
 
     @property
     def labels(self) -> dict[str, str]:
+        """What tells the target from others; all of it from discovery."""
         target = self.target
         return {
             "target": target.authority,
@@ -65,11 +67,12 @@ class ScrapeCounters:
         for target in targets:
             route = route_name(target)
             present = self.by_route.get(route)
-            if present is not None and present.target.spiffe_id == target.spiffe_id:
+            if present is None or present.target.spiffe_id != target.spiffe_id:
+                present = TargetFigures(target)
+            if not present.text or present.target != target:
                 present.target = target
-                known[route] = present
-            else:
-                known[route] = TargetFigures(target)
+                present.text = label_text(present.labels)
+            known[route] = present
         self.by_route = known
 
     def forget_connections(self) -> None:
@@ -87,7 +90,6 @@ class ScrapeCounters:
         figures.scrapes += 1
         if scrape.reason:
             figures.refusals[scrape.reason] += 1
-            figures.last_refusal = scrape.details
         if scrape.connection > figures.newest_connection:
             figures.newest_connection = scrape.connection
             figures.handshakes += 1
@@ -111,7 +113,7 @@ def render(
 
 def _target_families(counters: ScrapeCounters) -> list[Family]:
     known = list(counters.by_route.values())
-    refusals: list[tuple[Mapping[str, str], float]] = [
+    refusals: list[Sample] = [
         ({"reason": reason, **each.labels}, count)
         for each in known
         for reason, count in sorted(each.refusals.items())
@@ -120,12 +122,10 @@ def _target_families(counters: ScrapeCounters) -> list[Family]:
         ({"reason": reason, **_NOBODY}, count) for reason, count in sorted(counters.strangers.items())
     ]
 
-    def each_target(value: Callable[[TargetFigures], float]) -> list[tuple[Mapping[str, str], float]]:
-        return [(each.labels, value(each)) for each in known]
+    def each_target(value: Callable[[TargetFigures], float]) -> list[Sample]:
+        return [(each.text, value(each)) for each in known]
 
-    ends: list[tuple[Mapping[str, str], float]] = [
-        (each.labels, each.not_after.timestamp()) for each in known if each.not_after
-    ]
+    ends: list[Sample] = [(each.text, each.not_after.timestamp()) for each in known if each.not_after]
     return [
         Family(
             "meshscrape_scrape_refusals_total", "counter",

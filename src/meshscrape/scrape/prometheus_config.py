@@ -63,7 +63,8 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """The list for Prometheus' `scrape_configs`."""
     through = options.through
     if isinstance(through, ScrapeProxy):
-        return [*(_proxied_job(through, job) for job in through.jobs), _own_job(through)]
+        refresh = duration(min(5.0, max(1.0, options.interval)))
+        return [*(_proxied_job(through, job, refresh) for job in through.jobs), _own_job(through)]
     return [_direct_job(through, job) for job in JOBS]
 
 
@@ -89,7 +90,7 @@ def global_settings(interval: float, timeout: float | None = None) -> dict[str, 
     return {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)}
 
 
-def _proxied_job(proxy: ScrapeProxy, job: str) -> dict[str, Any]:
+def _proxied_job(proxy: ScrapeProxy, job: str, refresh: str) -> dict[str, Any]:
     """Plain http to the proxy on this machine; from there mutual TLS with the target, whose ID is checked."""
     return {
         "job_name": job,
@@ -101,7 +102,7 @@ def _proxied_job(proxy: ScrapeProxy, job: str) -> dict[str, Any]:
         "http_sd_configs": [
             {
                 "url": f"http://{proxy.discovery}/targets/{job}",
-                "refresh_interval": "1s",
+                "refresh_interval": refresh,
                 "follow_redirects": False,
                 "authorization": _bearer(proxy),
             }
