@@ -66,7 +66,8 @@ def test_istios_sample_with_our_jobs_passes_promtool(certificates: Path, tmp_pat
     text = yaml.safe_dump(changed)
     for name in ("ca.crt", "token"):
         (tmp_path / name).touch()
-    check_config(text.replace("/var/run/secrets/kubernetes.io/serviceaccount", str(tmp_path)), tmp_path)
+    text = text.replace("/var/run/secrets/kubernetes.io/serviceaccount", str(tmp_path))
+    check_config(text.replace("/etc/istio-certs", str(certificates)), tmp_path)
 
 
 def test_the_command_prints_what_promtool_accepts(certificates: Path, tmp_path: Path) -> None:

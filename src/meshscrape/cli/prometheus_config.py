@@ -12,8 +12,10 @@ from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
+from meshscrape.kubernetes.yaml_text import load_text, rewrite
 from meshscrape.local.state import read_status
 from meshscrape.scrape.collectors import COLLECTORS, Collector, collector_text
+from meshscrape.scrape.existing import existing_advice, plaintext_pod_jobs, with_secure_jobs
 from meshscrape.scrape.kubernetes_sd import ClusterJobs, secure_jobs
 from meshscrape.scrape.prometheus_config import (
     PROXY_DISCOVERY_PORT,
@@ -78,10 +80,16 @@ def interval_seconds(text: str, where: str) -> float:
 @click.option(
     "--namespace", "namespaces", multiple=True, help="With --kubernetes: only its pods; repeatable."
 )
+@click.option(
+    "--existing",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --kubernetes: print this prometheus.yml of yours with the jobs in it, comments and all.",
+)
 def command(
     state: Path | None, proxy: str | None, discovery: str | None, token_file: Path | None,
     jobs: tuple[str, ...], direct: bool, certs: Path | None, targets: Path | None, scrape_interval: str,
-    collector: str, kubernetes: bool, namespaces: tuple[str, ...],
+    collector: str, kubernetes: bool, namespaces: tuple[str, ...], existing: Path | None,
 ) -> int:  # fmt: skip
     """Print Prometheus' configuration for the running mesh, or with --proxy for your own Prometheus.
 
@@ -98,9 +106,14 @@ def command(
             "warning: these jobs do not check whom they scrape (insecure_skip_verify): "
             "the scrape proxy cannot find a cluster's pods yet"
         )
-        print(_of_cluster(chosen, certs, namespaces, interval), end="")
+        jobs_of = ClusterJobs(str(certs or CERTIFICATES), namespaces)
+        if existing is not None:
+            _refuse_others("--existing", **{"for": chosen == "otel"})
+            print(_with_secure_jobs(existing, jobs_of), end="")
+        else:
+            print(_of_cluster(chosen, jobs_of, interval), end="")
         return 0
-    _refuse_others("a mesh on this machine", namespace=namespaces)
+    _refuse_others("a mesh on this machine", namespace=namespaces, existing=existing)
     if (certs or targets) and not direct:
         raise InputError(
             "--certs and --targets make jobs that check nobody's identity",
@@ -132,12 +145,21 @@ def _through_proxy(
     return ScrapeProxy(proxy, own, str(token_file.absolute()), jobs or JOBS)
 
 
-def _of_cluster(
-    collector: Collector, certs: Path | None, namespaces: tuple[str, ...], interval: float
-) -> str:
-    jobs = ClusterJobs(str(certs or CERTIFICATES), namespaces)
+def _of_cluster(collector: Collector, jobs: ClusterJobs, interval: float) -> str:
     document = {"global": global_settings(interval, min(interval, 10)), "scrape_configs": secure_jobs(jobs)}
     return collector_text(collector, document)
+
+
+def _with_secure_jobs(path: Path, jobs: ClusterJobs) -> str:
+    """The user's file with the secure jobs; what else there is to do is said on stderr."""
+    text = path.read_text()
+    config = load_text(text, str(path))
+    if not isinstance(config, dict):
+        raise InputError("not a configuration of Prometheus", where=str(path), remedy="name a prometheus.yml")
+    plaintext = plaintext_pod_jobs(config)
+    for advice in existing_advice(config, jobs, plaintext):
+        say(f"{advice.action}: {advice.where}: {advice.reason}")
+    return rewrite(text, with_secure_jobs(config, jobs, plaintext))
 
 
 def _refuse_others(chosen: str, **options: object) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from meshscrape.scrape import scraper_pod
 from meshscrape.scrape.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
-from meshscrape.scrape.operator import SCRAPE_CLASS, scrape_class
 from meshscrape.scrape.text import dump
 
 
@@ -35,15 +34,16 @@ def with_secure_jobs(
 ) -> dict[str, Any]:
     """`config` (prometheus.yml as data) with the secure jobs, each pod of which leaves the plaintext jobs.
 
-    Jobs of the same name are replaced where they stand; new ones are appended. `plaintext_jobs` names the
-    jobs that scrape proxies in the clear: they get a last rule that drops pods with a secure port.
+    Jobs of the same name are corrected where they stand and keep their certificate files; new ones are
+    appended. `plaintext_jobs` names the jobs that scrape proxies in the clear: they get a last rule that drops
+    pods with a secure port.
     """
     wanted = {job["job_name"]: job for job in secure_jobs(jobs)}
     found = []
     for job in config.get("scrape_configs") or ():
         name = job.get("job_name")
         if name in wanted:
-            found.append(wanted.pop(name))
+            found.append(_corrected(job, wanted.pop(name)))
         else:
             found.append(_moved(job) if name in plaintext_jobs else dict(job))
     return {**config, "scrape_configs": [*found, *wanted.values()]}
@@ -64,7 +64,7 @@ def existing_advice(
     ]
     for job in secure_jobs(jobs):
         name = job["job_name"]
-        if present.get(name) != job:
+        if name not in present or present[name] != _corrected(present[name], job):
             action: Literal["add", "change"] = "change" if name in present else "add"
             reason = "Running pods only, one target each, IPv6 too, the path of the secure port, labels"
             advice.append(Advice(action, f"scrape_configs, job {name}", reason, job))
@@ -81,26 +81,16 @@ def existing_advice(
     return tuple(advice)
 
 
-def operator_advice(revision: str = "") -> tuple[Advice, ...]:
-    """The same for a Prometheus object of the Operator; its monitors come on top."""
-    parts = pod_parts(revision)
-    return (
-        Advice(
-            "add",
-            "the Prometheus object: spec.podMetadata, spec.volumes, spec.volumeMounts",
-            "a sidecar that gets a workload certificate and writes it for Prometheus, and does nothing else",
-            {
-                "podMetadata": parts["metadata"],
-                "volumes": parts["volumes"],
-                "volumeMounts": parts["volumeMounts"],
-            },
-        ),
-        Advice(
-            "add",
-            "the Prometheus object: spec.scrapeClasses",
-            f"PodMonitors take no certificate files; they name the class {SCRAPE_CLASS} (from Operator 0.74)",
-            {"scrapeClasses": [scrape_class()]},
-        ),
+def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The jobs that find pods and may scrape their proxies in the clear, by name.
+
+    The rule against scraping twice only ever drops ports 15020 and 15090, so a job too many does no harm.
+    """
+    return tuple(
+        str(job.get("job_name"))
+        for job in config.get("scrape_configs") or ()
+        if job.get("scheme", "http") == "http"
+        and any(each.get("role") == "pod" for each in job.get("kubernetes_sd_configs") or ())
     )
 
 
@@ -114,6 +104,11 @@ def pod_parts(revision: str = "") -> dict[str, Any]:
         "volumes": [scraper_pod.volume()],
         "volumeMounts": [scraper_pod.volume_mount()],
     }
+
+
+def _corrected(theirs: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """Their job as ours; they know best where their certificate is, and how often they want to scrape."""
+    return {**job, **theirs, **{key: value for key, value in job.items() if key != "tls_config"}}
 
 
 def _moved(job: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from meshscrape.cli import dashboard, prometheus_config, rules
 from meshscrape.errors import InputError
-from meshscrape.scrape.kubernetes_sd import ClusterJobs, secure_jobs
+from meshscrape.scrape.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
 from meshscrape.scrape.rules import RuleOptions, rule_groups
 from support.schemas import assert_valid, needs_crds
 
@@ -52,6 +53,8 @@ def test_the_default_directory_is_where_the_sidecar_writes() -> None:
         ("--kubernetes", "--direct"),
         ("--kubernetes", "--targets", "/t"),
         ("--namespace", "shop"),
+        ("--kubernetes", "--existing", __file__),
+        ("--kubernetes", "--for", "otel", "--existing", __file__),
         ("--kubernetes", "--scrape-interval", "0s"),
     ],
 )
@@ -59,6 +62,22 @@ def test_options_that_do_not_go_together_are_refused(arguments: tuple[str, ...])
     """Rather than leaving one out without a word."""
     with pytest.raises(InputError):
         printed(prometheus_config.command, *arguments)
+
+
+def test_an_existing_configuration_keeps_its_text(tmp_path: Path) -> None:
+    """The jobs are added and the plaintext job lets secured pods go; comments stay; again changes nothing."""
+    path = tmp_path / "prometheus.yml"
+    path.write_text(
+        "# ours\nglobal: {scrape_interval: 1m}\nscrape_configs:\n"
+        "- job_name: kubernetes-pods  # all pods\n  kubernetes_sd_configs:\n  - role: pod\n"
+    )
+    text = printed(prometheus_config.command, "--kubernetes", "--existing", str(path))
+    assert "# ours" in text and "# all pods" in text
+    config = yaml.safe_load(text)
+    assert config["scrape_configs"][0]["relabel_configs"] == [drop_secured()]
+    assert config["scrape_configs"][1:] == secure_jobs(ClusterJobs("/etc/istio-output-certs"))
+    path.write_text(text)
+    assert printed(prometheus_config.command, "--kubernetes", "--existing", str(path)) == text
 
 
 def test_rules_as_a_file_with_thresholds() -> None:

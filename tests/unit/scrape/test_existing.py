@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshscrape.scrape.existing import existing_advice, operator_advice, with_secure_jobs
+from meshscrape.scrape.existing import existing_advice, plaintext_pod_jobs, with_secure_jobs
 from meshscrape.scrape.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
 
 JOBS = ClusterJobs("/etc/istio-output-certs")
@@ -71,6 +71,18 @@ def test_no_advice_on_what_is_done() -> None:
     assert len(existing_advice(done, JOBS, ["kubernetes-pods"])) == 1
 
 
+def test_a_job_of_the_same_name_keeps_its_interval_and_certificate() -> None:
+    """Where the files are and how often to scrape is the user's own; what is scraped is ours."""
+    theirs = {
+        "job_name": "istio-secure-merged-metrics",
+        "scrape_interval": "1m",
+        "tls_config": {"ca_file": "/c"},
+    }
+    (changed, _) = with_secure_jobs({"scrape_configs": [theirs]}, JOBS)["scrape_configs"]
+    (ours, _) = secure_jobs(JOBS)
+    assert changed == {**ours, "scrape_interval": "1m", "tls_config": {"ca_file": "/c"}}
+
+
 @needs_sample
 def test_the_jobs_of_istios_sample_are_corrected_where_they_stand() -> None:
     """Same names, same place: Running pods, IPv6, default path and labels come in, nothing else moves."""
@@ -80,7 +92,10 @@ def test_the_jobs_of_istios_sample_are_corrected_where_they_stand() -> None:
     changed = with_secure_jobs(config, JOBS, ["kubernetes-pods", "kubernetes-pods-slow"])
     names = [each["job_name"] for each in config["scrape_configs"]]
     assert [each["job_name"] for each in changed["scrape_configs"]] == names
-    assert changed["scrape_configs"][:2] == secure_jobs(JOBS)
+    for job, theirs, ours in zip(
+        changed["scrape_configs"], config["scrape_configs"], secure_jobs(JOBS), strict=False
+    ):
+        assert job == {**ours, "tls_config": theirs["tls_config"]}
     touched = {
         "istio-secure-merged-metrics",
         "istio-secure-envoy-metrics",
@@ -92,14 +107,20 @@ def test_the_jobs_of_istios_sample_are_corrected_where_they_stand() -> None:
     assert [each.action for each in existing_advice(config, JOBS)] == ["add", "change", "change"]
 
 
-def test_an_operators_prometheus_gets_pod_parts_and_the_class() -> None:
-    """Metadata, volumes and mounts, and a class that is not the default."""
-    pod, classes = operator_advice("canary")
-    assert set(pod.data) == {"podMetadata", "volumes", "volumeMounts"}
-    assert pod.data["podMetadata"]["labels"]["istio.io/rev"] == "canary"
-    (scrape_class,) = classes.data["scrapeClasses"]
-    assert "default" not in scrape_class
-    assert scrape_class["tlsConfig"]["insecureSkipVerify"] is True
+def test_jobs_that_may_read_proxies_in_the_clear_are_found() -> None:
+    """Those that find pods and speak http; not those on nodes, over TLS, or with fixed targets."""
+    pods = [{"role": "pod"}]
+    config = {
+        "scrape_configs": [
+            {"job_name": "plain", "kubernetes_sd_configs": pods},
+            {"job_name": "said", "scheme": "http", "kubernetes_sd_configs": pods},
+            {"job_name": "secure", "scheme": "https", "kubernetes_sd_configs": pods},
+            {"job_name": "nodes", "kubernetes_sd_configs": [{"role": "node"}]},
+            {"job_name": "fixed", "static_configs": []},
+        ]
+    }
+    assert plaintext_pod_jobs(config) == ("plain", "said")
+    assert plaintext_pod_jobs({}) == ()
 
 
 def test_an_existing_prometheus_keeps_its_own_scraping() -> None:
