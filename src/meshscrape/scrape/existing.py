@@ -35,8 +35,8 @@ def with_secure_jobs(
     """`config` (prometheus.yml as data) with the secure jobs, each pod of which leaves the plaintext jobs.
 
     Jobs of the same name are corrected where they stand and keep their certificate files; new ones are
-    appended. `plaintext_jobs` names the jobs that scrape proxies in the clear: they get a last rule that drops
-    pods with a secure port.
+    appended. `plaintext_jobs` names the jobs that scrape proxies in the clear: they get a last rule that
+    drops pods with a secure port.
     """
     wanted = {job["job_name"]: job for job in secure_jobs(jobs)}
     found = []
