@@ -1,0 +1,1 @@
+"""What the tests share: real peers, real processes, and looking until something is so."""

@@ -9,7 +9,15 @@ import itertools
 from meshscrape.errors import MeshscrapeError
 from meshscrape.system.http_client import FetchLimits, fetch
 
-PATHS = ("/productpage", "/get", "/products/lamp", "/headers", "/api/v1/products", "/anything", "/products/none")
+PATHS = (
+    "/productpage",
+    "/get",
+    "/products/lamp",
+    "/headers",
+    "/api/v1/products",
+    "/anything",
+    "/products/none",
+)
 PAUSE = 0.5
 _LIMITS = FetchLimits(total=5.0, body_bytes=1 << 20)
 
