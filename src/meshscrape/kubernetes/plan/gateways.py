@@ -37,18 +37,20 @@ class ProxyPatch:
     mount_path: str = ""
 
 
-def patch_gateway(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
-    """Give a gateway's proxy what `patch` says. Raises InputError where no object can carry it."""
+def patch_gateway(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+    """Give a gateway's proxy what `patch` says; whether that changes anything.
+
+    Raises InputError where no object can carry it.
+    """
     match target.workload.kind:
         case "gateway-api" | "waypoint":
-            _patch_managed(context, target, patch, reason)
+            return _patch_managed(context, target, patch, reason)
         case "asm-gateway":
-            _patch_asm(context, target, patch, reason)
-        case _:
-            _patch_template(context, target, patch, reason)
+            return _patch_asm(context, target, patch, reason)
+    return _patch_template(context, target, patch, reason)
 
 
-def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         _fill(template, patch)
@@ -60,6 +62,7 @@ def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason:
             "helm or istioctl made this gateway, and the next upgrade with it takes the change back",
             "put the same env and podAnnotations into its values",
         )
+    return changed
 
 
 def _fill(template: Mutable, patch: ProxyPatch) -> None:
@@ -87,12 +90,11 @@ def _mount(patch: ProxyPatch) -> Mutable:
     return {"name": patch.volume, "mountPath": patch.mount_path, "readOnly": True}
 
 
-def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
     if target.version.at_least(PARAMETERS_SINCE):
-        _patch_overlay(context, target, gateway, patch, reason)
-        return
+        return _patch_overlay(context, target, gateway, patch, reason)
     if patch.env or patch.config_map or patch.metadata:
         raise InputError(
             f"its settings need parametersRef, which Gateways take from {PARAMETERS_SINCE} on",
@@ -105,12 +107,12 @@ def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: 
             where=f"version {target.version}",
             remedy="upgrade Istio, or scrape this gateway by a job of its own",
         )
-    _annotate_infrastructure(context, target, gateway, patch, reason)
+    return _annotate_infrastructure(context, target, gateway, patch, reason)
 
 
 def _annotate_infrastructure(
     context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str
-) -> None:
+) -> bool:
     def change(data: Mutable) -> None:
         infrastructure = templates.child(data, "spec", "infrastructure")
         if "annotations" not in infrastructure:
@@ -119,10 +121,10 @@ def _annotate_infrastructure(
             infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
         infrastructure["annotations"] |= patch.annotations
 
-    context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+    return context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
 
 
-def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str) -> None:
+def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str) -> bool:
     parameters = as_mapping(dig(context.object_of(gateway), "spec", "infrastructure", "parametersRef"))
     name = str(parameters.get("name") or f"meshscrape-{gateway.name}")
     if parameters and (parameters.get("kind") != "ConfigMap" or parameters.get("group")):
@@ -141,7 +143,7 @@ def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyP
             },
         }
         if not context.draft.ensure(empty, reason):
-            return
+            return False
     elif context.draft.get(config) is None:
         raise InputError(
             f"its parametersRef names {config}, which is not among the objects", remedy="give that too"
@@ -158,9 +160,11 @@ def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyP
 
     # Istio renders the Deployment anew when the Gateway or a ConfigMap that it refers to changes.
     restarts = restarts_of(context, target.workload)
-    context.draft.edit(config, overlay, reason, restarts if parameters else ())
+    changed = context.draft.edit(config, overlay, reason, restarts if parameters else ())
     if not parameters:
-        context.draft.edit(gateway, refer, f"{reason}: its Deployment is made from {config}", restarts)
+        referring = f"{reason}: its Deployment is made from {config}"
+        changed = context.draft.edit(gateway, refer, referring, restarts) or changed
+    return changed
 
 
 def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
@@ -184,7 +188,7 @@ def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
     return overlay
 
 
-def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str) -> None:
+def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
 
@@ -205,9 +209,10 @@ def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str)
             }
             templates.set_named(spec, "configVolumes", item)
 
-    context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+    changed = context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
     context.draft.note(
         gateway,
         "an IstioGateway of ASM: its fields are taken from ASM's API, and could not be run here",
         "apply it to ASM's own API server, for one gateway first",
     )
+    return changed

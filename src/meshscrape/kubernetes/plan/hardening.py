@@ -71,9 +71,7 @@ def _harden(context: Context, target: Target) -> bool:
     workload = target.workload
     value = {VARIABLE: "true"}
     if workload.is_gateway and workload.kind != "gateway-injected":
-        before = len(context.draft.changes())
-        patch_gateway(context, target, ProxyPatch(env=value, metadata=value), _REASON)
-        return len(context.draft.changes()) > before
+        return patch_gateway(context, target, ProxyPatch(env=value, metadata=value), _REASON)
 
     def change(data: Mutable) -> None:
         templates.configure_proxy(templates.template_of(data), value)
