@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import agents, authority, merge, plan, scrapes
+from bench import agents, authority, merge, plan, proxy, scrapes
 from bench.measure import Row
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
@@ -18,6 +18,7 @@ SUITES: dict[str, Callable[[int], list[Row]]] = {
     "agents": agents.run,
     "authority": authority.run,
     "plan": plan.run,
+    "proxy": proxy.run,
 }
 
 
