@@ -32,6 +32,15 @@ class Progress:
     seen: int
 
 
+async def look(directory: Path, rotation: Rotation, consumers: Sequence[Consumer]) -> Progress:
+    """Who has not followed at this moment, in the rotation of the CA in `directory`; changes nothing."""
+    roots = known_roots(directory)
+    both = [roots[each] for each in (rotation.old, rotation.new) if each in roots]
+    seen = await observe(consumers, both)
+    missing = unconfirmed(rotation, published_bundle(directory), seen)
+    return Progress(rotation, tuple(missing), len(seen))
+
+
 @dataclass(frozen=True, slots=True)
 class Rotating:
     """How to rotate: which directory, who has to follow (asked at each look), the seconds of each stage."""
@@ -66,14 +75,6 @@ class Rotating:
             self.record.write(back)
         await self._go_on(back, None)
 
-    async def look(self, rotation: Rotation) -> Progress:
-        """Who has not followed at this moment."""
-        roots = known_roots(self.directory)
-        both = [roots[each] for each in (rotation.old, rotation.new) if each in roots]
-        seen = await observe(self.consumers(), both)
-        missing = unconfirmed(rotation, published_bundle(self.directory), seen)
-        return Progress(rotation, tuple(missing), len(seen))
-
     async def _go_on(self, rotation: Rotation, until: Stage | None) -> Rotation | None:
         while rotation.stage is not Stage.FINISH:
             if until is not None and rotation.reached(until) and rotation.stage is not until:
@@ -88,7 +89,7 @@ class Rotating:
 
     async def _confirm(self, rotation: Rotation) -> None:
         deadline = time.monotonic() + self.patience
-        while (progress := await self.look(rotation)).missing:
+        while (progress := await look(self.directory, rotation, self.consumers())).missing:
             self.report(progress)
             if time.monotonic() >= deadline:
                 raise NotConfirmed(

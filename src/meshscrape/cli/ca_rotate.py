@@ -12,7 +12,7 @@ import click
 
 from meshscrape.ca.evidence import Consumer
 from meshscrape.ca.roots import held_record, published_bundle, read_rotation
-from meshscrape.ca.rotate import NotConfirmed, Progress, Rotating
+from meshscrape.ca.rotate import NotConfirmed, Progress, Rotating, look
 from meshscrape.ca.rotation import Rotation, Stage
 from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
@@ -66,13 +66,13 @@ def rotate(
     with held_record(own) as record:
         if abort and record.present is None:
             say("no rotation is under way: there is nothing to abort")
-            return _result(None, (), output)
+            return _result(own, None, (), output)
         rotating = Rotating(own, record, consumers, patience, report)
         work = rotating.abort() if abort else rotating.rotate(Stage(until) if until else None)
         try:
             left = asyncio.run(work)
         except NotConfirmed:
-            _result(record.present, (), output)
+            _result(own, record.present, (), output)
             raise
         except KeyboardInterrupt:
             present = record.present
@@ -80,7 +80,7 @@ def rotate(
             return 130
         if not quiet:
             say(_end(left, published_bundle(own)))
-        return _result(left, (), output)
+        return _result(own, left, (), output)
 
 
 def _mesh(
@@ -155,14 +155,12 @@ def _show(own: Path, consumers: Callable[[], Sequence[Consumer]], output: str) -
     if rotation is None:
         if output == "text":
             print("no rotation is under way")
-        return _result(None, (), output)
+        return _result(own, None, (), output)
     # Looking takes no lock: it may go on while another process rotates.
-    from meshscrape.ca.roots import RotationRecord
-
-    progress = asyncio.run(Rotating(own, RotationRecord(own), consumers, 0.0).look(rotation))
+    progress = asyncio.run(look(own, rotation, consumers()))
     if output == "text":
         print("\n".join([_line(progress), *progress.missing]))
-    _result(rotation, progress.missing, output)
+    _result(own, rotation, progress.missing, output)
     return 1 if progress.missing else 0
 
 
@@ -172,9 +170,10 @@ def _end(left: Rotation | None, bundle: Sequence[str]) -> str:
     return f"done: the root is {bundle[0][:16]}…, alone"
 
 
-def _result(rotation: Rotation | None, missing: Sequence[str], output: str) -> int:
+def _result(own: Path, rotation: Rotation | None, missing: Sequence[str], output: str) -> int:
+    """Print the outcome with `-o json`: the bundle that the CA has published, and the rotation under way."""
     if output == "json":
-        document: dict[str, Any] = {"rotation": None}
+        document: dict[str, Any] = {"roots": list(published_bundle(own)), "rotation": None}
         if rotation is not None:
             document["rotation"] = {
                 "stage": rotation.stage.value,
