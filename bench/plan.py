@@ -35,7 +35,7 @@ def run(rounds: int) -> list[Row]:
         )
         rows = []
         for name, arguments in (
-            ("plan", ["plan", "-f", str(dump), "-o", "json"]),
+            ("plan", ["plan", "-f", str(dump), "--mode", "bootstrap"]),
             ("observe", ["observe", "-f", str(dump), "-o", "json"]),
         ):
             seconds, megabytes = _measured(arguments)

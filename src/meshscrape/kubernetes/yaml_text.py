@@ -16,12 +16,13 @@ from meshscrape.errors import InputError
 _CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|null|~|y|n")
 
 
+_BaseDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What tells the items of a list apart in the texts that are edited here.
 _IDENTITIES = ("job_name", "name")
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(_BaseDumper):  # type: ignore[misc, valid-type]
     """Block style, list items indented like their key (as kubectl writes), literal blocks for long text."""
 
     def ignore_aliases(self, data: Any) -> bool:

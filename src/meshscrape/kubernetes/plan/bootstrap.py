@@ -10,7 +10,7 @@ from typing import Any
 from meshscrape.dataplane import override as overrides
 from meshscrape.errors import InputError
 from meshscrape.istio.annotations import BOOTSTRAP_CHECKSUM
-from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig
+from meshscrape.kubernetes.objects import Inventory, Ref, as_list, as_mapping, dig
 from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
@@ -69,8 +69,10 @@ def _native_off(target: Target) -> dict[str, str]:
 
 def _config_map(context: Context, ref: Ref) -> str | None:
     """Bring the ConfigMap up to date; the checksum of what Envoy reads at its start, None if impossible."""
+    if not context.addresses:
+        context.addresses = wildcard_addresses(context.inventory)
     options = overrides.OverrideOptions(
-        context.intent.merged_port, context.intent.envoy_port, _addresses(context), list_name=str(ref)
+        context.intent.merged_port, context.intent.envoy_port, context.addresses, list_name=str(ref)
     )
     wanted = overrides.override(options)
     reason = "the listeners, and who may scrape (followed while Envoy runs)"
@@ -129,10 +131,10 @@ def _json(data: Any) -> str:
     return json.dumps(data, indent=2) + "\n"
 
 
-def _addresses(context: Context) -> tuple[str, ...]:
+def wildcard_addresses(inventory: Inventory) -> tuple[str, ...]:
     """The wildcards to listen on, by the addresses that the cluster's pods have; IPv4 where none tells."""
     families = set()
-    for pod in context.inventory.of_kind("Pod", ""):
+    for pod in inventory.of_kind("Pod", ""):
         for each in as_list(dig(pod.data, "status", "podIPs")):
             families.add(":" in str(dig(each, "ip", default="")))
         if address := dig(pod.data, "status", "podIP"):

@@ -31,7 +31,10 @@ _SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-pa
 
 @dataclass(slots=True)
 class Context:
-    """What every part of the planner works with; `checksums` are those of overrides planned already."""
+    """What every part of the planner works with.
+
+    `checksums` are those of overrides planned already, `addresses` the wildcards that they listen on.
+    """
 
     observation: Observation
     inventory: Inventory
@@ -40,6 +43,7 @@ class Context:
     scrapers: tuple[AllowEntry, ...] = ()
     targets: list[Target] = field(default_factory=list)
     checksums: dict[Ref, str | None] = field(default_factory=dict)
+    addresses: tuple[str, ...] = ()
 
     def object_of(self, ref: Ref) -> Object:
         """The object, as the plan so far leaves it; empty when it is not known."""
