@@ -58,7 +58,7 @@ def command(
 def _view(observation: Observation) -> Iterator[RenderableType]:
     yield _planes(observation)
     yield Text()
-    yield _workloads(observation.workloads)
+    yield _workloads(observation)
     consumers = [each for each in observation.consumers if each.matches or not each.certain]
     if consumers:
         yield Text()
@@ -93,13 +93,13 @@ def _planes(observation: Observation) -> RenderableType:
     return table
 
 
-def _workloads(workloads: tuple[ObservedWorkload, ...]) -> Table:
+def _workloads(observation: Observation) -> Table:
+    over = {each.name: each.over for each in observation.consumers}
     table = _table("WORKLOAD", "KIND", "PROXY", "INJECTED BY", "MODE", "SECURE PORTS", "MTLS", "SCRAPED BY")
-    for each in workloads:
+    for each in observation.workloads:
+        scraped = "\n".join(f"{name}, {over[name]}" for name in each.scraped_by)
         if not each.in_mesh:
-            table.add_row(
-                _title(each), each.kind, "", each.injection.reason, "", "", "", "\n".join(each.scraped_by)
-            )
+            table.add_row(_title(each), each.kind, "", each.injection.reason, "", "", "", scraped)
             continue
         table.add_row(
             _title(each),
@@ -109,7 +109,7 @@ def _workloads(workloads: tuple[ObservedWorkload, ...]) -> Table:
             each.mode_now + (", hardened" if each.hardened else ""),
             ",".join(map(str, each.listener_ports)),
             _mtls(each),
-            "\n".join(each.scraped_by),
+            scraped,
         )
     return table
 

@@ -7,6 +7,7 @@ memory; whatever is not that plain goes to the strict loader of `istio.documents
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,6 +31,12 @@ _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
 _MAX_DEPTH = 100
 # Smaller blocks are cheaper to read than to look up.
 _WORTH_SHARING = 3
+# Lines before the items of a dumped list.
+_MAX_HEAD = 10
+
+
+class _RepeatedKeyError(Exception):
+    """An object of JSON has a key twice."""
 
 
 class _NotPlainError(Exception):
@@ -50,24 +57,34 @@ def load_manifests(lines: Iterable[str], where: str) -> Iterator[Manifest]:
     YAML (one or many documents, lists taken apart) or JSON. Raises InputError with the place.
     """
     reader = _Reader(where)
+    shared = _SharedJson()
     for part in _split(lines):
-        first = next((line for line in part.lines if line.strip()), "")
-        if first.startswith("{") and not part.is_item:
-            yield from _json(part, where, reader)
+        first = next((line.lstrip() for line in part.lines if line.strip()), "")
+        if first.startswith("{"):
+            yield from _json(part, where, reader, shared)
         elif first:
             yield from reader.objects(part)
 
 
 def _split(lines: Iterable[str]) -> Iterator[_Part]:
-    """The documents; a dumped list's items one by one, so that a dump is never in memory as a whole.
+    """The documents; a dumped list's items one by one, so that a dump is never in memory as a whole."""
+    numbered = iter(enumerate((line.rstrip("\r\n") for line in lines), 1))
+    for number, line in numbered:
+        if not line.strip():
+            continue
+        rest = itertools.chain([(number, line)], numbered)
+        return _split_json(rest) if line == "{" else _split_yaml(rest, number)
+    return iter(())
 
-    `---` at the beginning of a line always ends a document: block scalars are indented, and quoted ones may
-    not contain it there.
+
+def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Part]:
+    """`---` at the beginning of a line always ends a document.
+
+    Block scalars are indented, and quoted ones may not contain it there.
     """
     gathered: list[str] = []
-    start, in_items = 1, False
-    for number, raw in enumerate(lines, 1):
-        line = raw.rstrip("\r\n")
+    in_items = False
+    for number, line in numbered:
         if line[:3] in ("---", "...") and line[3:4] in ("", " ", "\t"):
             yield _Part(start, gathered, in_items)
             rest = line[3:].strip()
@@ -87,6 +104,60 @@ def _split(lines: Iterable[str]) -> Iterator[_Part]:
     yield _Part(start, gathered, in_items)
 
 
+def _split_json(numbered: Iterator[tuple[int, str]]) -> Iterator[_Part]:
+    """JSON in kubectl's indentation: no string holds a line end, so indentation tells where an item is."""
+    outside: list[str] = []
+    gathered: list[str] = []
+    start, item, after = 1, "", ""
+    for number, line in numbered:
+        if not item and line.strip() == '"items": [' and len(outside) < _MAX_HEAD:
+            indent = line[: len(line) - len(line.lstrip())]
+            item, after = f"{indent}{indent}{{", f"{indent}]"
+            outside.append(line)
+        elif item and line == item and not gathered:
+            gathered, start = [line], number
+        elif gathered:
+            gathered.append(line)
+            if line.rstrip(",") == item.replace("{", "}"):
+                yield _Part(start, [*gathered[:-1], line.rstrip(",")], True)
+                gathered = []
+        else:
+            outside.append(line)
+            if item and line.rstrip(",") == after:
+                item = ""
+    yield _Part(1, [*outside, *gathered], False)
+
+
+class _SharedJson:
+    """Decodes JSON so that equal parts are one object; repeated keys are refused."""
+
+    def __init__(self) -> None:
+        self._scalars: dict[Any, Any] = {}
+        self._parts: dict[tuple[Any, ...], Any] = {}
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._mapping)
+
+    def decode(self, text: str) -> Any:
+        """The data. Raises ValueError for what is no JSON."""
+        return self._decoder.decode(text)
+
+    def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = {key: self._shared(value) for key, value in pairs}
+        if len(result) != len(pairs):
+            raise _RepeatedKeyError
+        # Values that are kept in the index live on, so their identities stand for them.
+        key = (*result, *map(id, result.values()))
+        found: dict[str, Any] = self._parts.setdefault(key, result)
+        return found
+
+    def _shared(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, list):
+            items = [self._shared(each) for each in value]
+            return self._parts.setdefault((list, *map(id, items)), items)
+        return self._scalars.setdefault((type(value), value), value)
+
+
 class _Reader:
     """Reads the documents of one file, and remembers the blocks that it has read."""
 
@@ -95,21 +166,23 @@ class _Reader:
         self._blocks: dict[bytes, Any] = {}
 
     def objects(self, part: _Part) -> Iterator[Manifest]:
+        """The objects of a part."""
         where = f"{self._source}:{part.start}"
         try:
             data = _Plain(list(part.lines), self._blocks).read()
         except _NotPlainError:
-            yield from self._strictly(part)
+            yield from self.strictly(part)
             return
         if part.is_item and isinstance(data, list) and len(data) == 1:
             data = data[0]
         if not isinstance(data, dict):
-            yield from self._strictly(part)
+            yield from self.strictly(part)
             return
         for item, place in flatten(data, where):
             yield manifest_of(item, place)
 
-    def _strictly(self, part: _Part) -> Iterator[Manifest]:
+    def strictly(self, part: _Part) -> Iterator[Manifest]:
+        """The objects of a part as the strict loader reads it."""
         lines = part.lines
         if part.is_item:
             lines = ["kind: List", "items:", *lines]
@@ -257,13 +330,12 @@ def _indent(line: str) -> int:
     return len(line) - len(stripped) if stripped.strip() else -1
 
 
-def _json(part: _Part, where: str, reader: _Reader) -> Iterator[Manifest]:
-    text = "\n".join(part.lines)
+def _json(part: _Part, where: str, reader: _Reader, shared: _SharedJson) -> Iterator[Manifest]:
     try:
-        data = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        # YAML's flow style begins like JSON.
-        yield from reader.objects(part)
+        data = shared.decode("\n".join(part.lines))
+    except (ValueError, RecursionError, _RepeatedKeyError):
+        # YAML's flow style begins like JSON; the strict loader reads it, or says what is wrong and where.
+        yield from reader.strictly(part._replace(is_item=False))
         return
     for item, place in flatten(data, f"{where}:{part.start}"):
         yield manifest_of(item, place)

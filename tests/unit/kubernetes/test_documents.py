@@ -67,7 +67,8 @@ _SCALARS = st.one_of(
     st.sampled_from([
         "yes", "No", "1e3", "0x1f", "010", "1_000", "12:30:45", "2026-01-02", "~", "null", "=", "a: b", "- x",
         "a #b", "", "10.0.0.1", "  lead", "trail ", "'", '"', "\\", "{}", "[]", "*", "&a", "!t", "%", "@",
-        "`", ">", "5Gi", "100m", ".5", "1.5", "0o7", "0b1", "on", "y", "a:", ":a", "---", "...", "# a", "? a", "|",
+        "`", ">", "5Gi", "100m", ".5", "1.5", "0o7", "0b1",
+        "on", "y", "a:", ":a", "---", "...", "# a", "? a", "|",
     ]),
     st.sampled_from(
         ["line\nline\n", "a\n\n\nb", "\n", "a\n", "x" * 200, "word " * 40, "|", "a\n---\nb\n", "\ta"]
@@ -117,6 +118,29 @@ def test_equal_blocks_are_shared_in_memory() -> None:
         assert other["metadata"] is not first["metadata"]
 
 
+def test_json_is_shared_and_read_item_by_item() -> None:
+    """A dump in JSON shares equal parts as well, and knows where each item begins."""
+    app = deployment()
+    pods = [pod_of(app, name=f"httpbin-{index}") for index in range(3)]
+    text = json.dumps({"apiVersion": "v1", "items": pods, "kind": "List", "metadata": {}}, indent=4)
+    found = list(load_manifests(text.splitlines(), "x.json"))
+    assert [each.data for each in found] == pods
+    first, *others = found
+    for other in others:
+        assert other.data["spec"]["initContainers"] is first.data["spec"]["initContainers"]
+        number = int(other.where.partition(":")[2].partition(":")[0])
+        assert text.splitlines()[number - 1] == "        {"
+
+
+def test_values_of_other_types_are_not_taken_for_equal() -> None:
+    """1, 1.0 and true are equal for Python, and different data."""
+    data = {"a": [1, 1.0, True, 0, False, "1"], "b": [True, 1, 1.0, "1", False, 0]}
+    item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data}
+    (found,) = read(json.dumps({"items": [item], "kind": "List", "apiVersion": "v1"}, indent=2))
+    for key, values in data.items():
+        assert [(type(each), each) for each in found["data"][key]] == [(type(each), each) for each in values]
+
+
 @pytest.mark.parametrize(
     ("text", "place", "what"),
     [
@@ -133,6 +157,13 @@ def test_equal_blocks_are_shared_in_memory() -> None:
         ("apiVersion: v1\nkind: A\nmetadata: {}\n", "x.yaml:1", "without a name"),
         ("- apiVersion: v1\n", "x.yaml:1", "not an object"),
         ("just text\n", "x.yaml:1", "not an object"),
+        ('{\n  "apiVersion": "v1",\n  "kind": "A",\n  "kind": "B"\n}\n', "x.yaml:4", "repeated"),
+        (
+            '{\n  "items": [\n    {\n      "kind": "A",\n      "kind": "A"\n    }\n  ]\n}\n',
+            "x.yaml:5",
+            "repeated",
+        ),
+        ('{\n  "items": [\n    {\n      "kind": "A"\n', "x.yaml:", "not YAML"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_line(text: str, place: str, what: str) -> None:

@@ -196,6 +196,22 @@ def test_a_rule_that_drops_secured_pods_is_seen() -> None:
     assert {ref.name for ref in found.ports_after} == {"other"}
 
 
+def test_a_job_over_both_is_two_consumers() -> None:
+    """The scheme can come from the pod's annotation: one job in plain text and over TLS has two names."""
+    job = kubernetes_pods()
+    scheme = {
+        "source_labels": ["__meta_kubernetes_pod_annotation_prometheus_io_scheme"], "regex": "(https?)",
+        "target_label": "__scheme__",
+    }  # fmt: skip
+    job["relabel_configs"].append(scheme)
+    over_tls = deployment("tls", annotations={"prometheus.io/scheme": "https"})
+    found = observed(INJECTED, deployment(), over_tls, prometheus(job, labels={}, annotations={}))
+    assert {each.name: ports(each) for each in found.consumers} == {
+        "istio-system/prometheus: kubernetes-pods (plaintext)": {"httpbin": (15020,)},
+        "istio-system/prometheus: kubernetes-pods (tls-unverified)": {"tls": (15020,)},
+    }
+
+
 def test_services_and_static_targets() -> None:
     """Jobs that discover Services, and targets written as a Service's name, find the pods behind."""
     annotated = service()

@@ -48,6 +48,7 @@ SAMPLES = Path(__file__).parents[4] / "shared/samples"
 needs_samples = pytest.mark.skipif(
     not SAMPLES.is_dir(), reason="the folder of sample manifests is not beside the repository"
 )
+INCLUDE = "traffic.sidecar.istio.io/includeInboundPorts"
 EXCLUDE = "traffic.sidecar.istio.io/excludeInboundPorts"
 INJECTED = namespace("default", istio_injection="enabled")
 
@@ -527,6 +528,17 @@ def test_a_changed_annotation_makes_pods_stale(change: dict[str, str], reason: s
     found = workload(control_plane(), INJECTED, app, pod)
     assert found.stale == (pod["metadata"]["name"],)
     assert reason in only(found.running).differs
+
+
+def test_what_the_injector_writes_for_the_cni_plugin_is_no_difference() -> None:
+    """With Istio's CNI plugin pods carry the ports of interception, the agent's own among them."""
+    app = deployment(annotations={EXCLUDE: "15091,15092"})
+    written = {EXCLUDE: "15091,15092,15020", INCLUDE: "*", "sidecar.istio.io/interceptionMode": "REDIRECT"}
+    assert workload(control_plane(), INJECTED, app, pod_of(app, annotations=written)).stale == ()
+    other = pod_of(app, annotations={**written, EXCLUDE: "15020"})
+    assert workload(control_plane(), INJECTED, app, other).stale != ()
+    plain = deployment()
+    assert workload(control_plane(), INJECTED, plain, pod_of(plain, annotations=written)).stale == ()
 
 
 def test_pods_from_before_injection() -> None:

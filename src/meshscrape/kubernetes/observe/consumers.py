@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -67,7 +68,11 @@ def find_consumers(
                     each = matched.setdefault((index, over), _Matched(job, over))
                     ports = each.now if when == "now" else each.after
                     ports.setdefault(found.workload.ref, set()).add(port)
-    consumers = [_consumer(each) for _, each in sorted(matched.items(), key=lambda item: item[0])]
+    several = Counter(index for index, _ in matched)
+    consumers = [
+        _consumer(each, tell=several[index] > 1)
+        for (index, _), each in sorted(matched.items(), key=lambda item: item[0])
+    ]
     matching = {index for index, _ in matched}
     consumers += [_unmatched(job) for index, job in enumerate(jobs) if index not in matching and _counts(job)]
     return tuple(consumers)
@@ -171,12 +176,12 @@ def _name(job: Job) -> str:
     return f"{owner.namespace}/{owner.name}: {job.name}"
 
 
-def _consumer(matched: _Matched) -> Consumer:
+def _consumer(matched: _Matched, tell: bool) -> Consumer:
     job = matched.job
     ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.now.items())}
     scraper = job.scraper
     return Consumer(
-        name=_name(job),
+        name=_name(job) + (f" ({matched.over})" if tell else ""),
         ref=job.ref,
         job=job.name,
         over=matched.over,

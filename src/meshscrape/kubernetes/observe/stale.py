@@ -7,20 +7,23 @@ from dataclasses import replace
 from typing import Any
 
 from meshscrape.istio.annotations import EXCLUDE_INBOUND, INCLUDE_INBOUND, SECURE_PORT
+from meshscrape.istio.ports import MERGED
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.kubernetes import objects
 from meshscrape.kubernetes.objects import Inventory, Manifest, Ref
 from meshscrape.kubernetes.observe.cluster import owners
+from meshscrape.kubernetes.observe.control import split_ports
 from meshscrape.kubernetes.observe.model import ObservedWorkload, RunningPod
 from meshscrape.kubernetes.observe.proxies import BOOTSTRAP_OVERRIDE
 
 _REVISION = "deployment.kubernetes.io/revision"
+_INTERCEPTION = "sidecar.istio.io/interceptionMode"
 _WATCHED = (
     PROXY_CONFIG, BOOTSTRAP_OVERRIDE, EXCLUDE_INBOUND, INCLUDE_INBOUND,
-    "sidecar.istio.io/userVolume", "sidecar.istio.io/userVolumeMount", "sidecar.istio.io/interceptionMode",
+    "sidecar.istio.io/userVolume", "sidecar.istio.io/userVolumeMount", _INTERCEPTION,
 )  # fmt: skip
 # The injector writes these on pods by itself when Istio's CNI plugin is used.
-_WRITTEN_ON_PODS = (EXCLUDE_INBOUND, INCLUDE_INBOUND)
+_WRITTEN_ON_PODS = (EXCLUDE_INBOUND, INCLUDE_INBOUND, _INTERCEPTION)
 
 
 def compared(
@@ -88,11 +91,18 @@ def _annotations(pod: Manifest, template: Mapping[str, Any]) -> list[str]:
     differs = []
     for key in _WATCHED:
         expected = key in wanted or key not in _WRITTEN_ON_PODS
-        if expected and here.get(key) != wanted.get(key):
+        if expected and not _same(key, here.get(key), wanted.get(key)):
             differs.append(f"annotation {key}")
     if SECURE_PORT in wanted and here.get(SECURE_PORT) != wanted[SECURE_PORT]:
         differs.append(f"annotation {SECURE_PORT}")
     return differs
+
+
+def _same(key: str, here: str | None, wanted: str | None) -> bool:
+    if key == EXCLUDE_INBOUND and here is not None and wanted is not None:
+        # With Istio's CNI plugin the injector adds the agent's port to the pod's list.
+        return {*split_ports(here), str(MERGED)} == {*split_ports(wanted), str(MERGED)}
+    return here == wanted
 
 
 def _newest_replica_set(ref: Ref, pods: tuple[Manifest, ...], inventory: Inventory) -> Ref | None:
