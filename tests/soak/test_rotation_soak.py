@@ -109,8 +109,8 @@ def test_rotations_lose_no_scrape(
         account = watch.account()
         handshakes = total(up, "meshscrape_scrape_handshakes_total")
     print(
-        f"\n{account}; besides {dict(client.statuses)}; {sum(serials.rotations.values())} changed certificates "
-        f"seen, {roots} new roots, {aborted} aborted rotations, {killer.kills} kills of the CA, "
+        f"\n{account}; besides {dict(client.statuses)}; {sum(serials.rotations.values())} changed "
+        f"certificates seen, {roots} new roots, {aborted} aborted rotations, {killer.kills} kills of the CA, "
         f"{handshakes} handshakes"
     )
     assert client.failures == []

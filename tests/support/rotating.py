@@ -15,7 +15,7 @@ WORKLOADS = ("web", "shop", "cart")
 
 @contextmanager
 def short_lived_mesh(
-    directory: Path, *arguments: str, ttl: str = "5s", interval: str = "500ms"
+    directory: Path, *arguments: str, ttl: str = "6s", interval: str = "500ms"
 ) -> Iterator[Up]:
     """Three workloads and Prometheus, whose certificates last `ttl`, scraped at `interval`."""
     lines = (f"SECRET_TTL: {ttl}", "MESHSCRAPE_RENEWAL_SPREAD: 500ms")
