@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -163,6 +164,38 @@ def test_a_target_that_denies_the_scraper_is_passed_on_and_counted(field: Field)
     assert (answer.status, answer.body) == (403, "403 not on the list\n")
     name = "meshscrape_scrape_refusals_total"
     eventually(lambda: field.proxy.metric(name, reason="denied-by-target", target=target))
+
+
+def test_a_target_cannot_claim_to_be_refused(field: Field) -> None:
+    """The header of refusals is Envoy's alone: a target's own is removed, and counted as nothing."""
+    field.good.headers["x-meshscrape-refusal"] = "overloaded"
+    answer = field.proxy.scrape(field.good.authority)
+    field.good.headers.clear()
+    assert (answer.status, answer.reason) == (200, "")
+    field.proxy.scrape("127.0.0.1:1")
+    name = "meshscrape_scrape_refusals_total"
+    eventually(lambda: field.proxy.metric(name, reason="unknown-target"))
+    assert not field.proxy.metric(name, reason="overloaded")
+
+
+def test_a_redirect_is_passed_on_not_followed(field: Field) -> None:
+    """Nobody sends the proxy, with its certificate, elsewhere."""
+    field.good.status, field.good.headers["location"] = 302, f"http://{field.addresses['closed']}:15092/"
+    answer = field.proxy.scrape(field.good.authority)
+    field.good.status = 200
+    field.good.headers.clear()
+    assert (answer.status, answer.reason) == (302, "")
+
+
+def test_idle_strangers_do_not_keep_the_scraper_out(field: Field) -> None:
+    """A thousand connections of other local processes, silent or without the token, change nothing."""
+    host, port = field.proxy.listen.rsplit(":", 1)
+    with contextlib.ExitStack() as stack:
+        for number in range(1000):
+            stranger = stack.enter_context(socket.create_connection((host, int(port)), timeout=10))
+            if number % 2:
+                stranger.sendall(b"GET http://10.0.0.1:1/ HTTP/1.1\r\nHost: 10.0.0.1:1\r\n\r\n")
+        assert field.proxy.scrape(field.good.authority).status == 200
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:22", "169.254.169.254:80", "example.com:80", "localhost:15095"])

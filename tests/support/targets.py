@@ -35,6 +35,7 @@ class Target:
     address: str
     body: bytes = b"shown 1\n"
     status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
 
@@ -72,6 +73,8 @@ def tls_target(target: Target, pair: Pair, roots: bytes, directory: Path) -> Ite
             self.send_response(target.status)
             self.send_header("content-type", "text/plain; version=0.0.4")
             self.send_header("content-length", str(len(target.body)))
+            for name, value in target.headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(target.body)
 
