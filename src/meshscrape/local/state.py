@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
-from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
+from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
 
 API_VERSION = "meshscrape.io/v1"
+OWN = frozenset({"ca", "run", "status.json"})
 
 
 class NotRunningError(MeshscrapeError):
@@ -75,6 +76,7 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
     What a killed predecessor left is removed first. Afterwards only the CA's directory stays.
     """
     state = StateDirectory.at(path)
+    _refuse_foreign(state.path)
     private_dir(state.path)
     lock = _take_lock(state.path)
     try:
@@ -86,6 +88,25 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
             _clean(state)
     finally:
         lock.release()
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """What is in a state directory is removed at every start: only what `up` made may be there."""
+    try:
+        names = [entry.name for entry in directory.iterdir()]
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(
+            f"cannot be read: {error.strerror}", where=str(directory), remedy="name a directory of your own"
+        ) from error
+    foreign = sorted(name for name in names if name not in OWN and not name.startswith(".status.json."))
+    if foreign:
+        raise InputError(
+            f"holds {foreign[0]!r}, so it is no state directory of meshscrape",
+            where=str(directory),
+            remedy="name an empty or a new one with --state",
+        )
 
 
 def _take_lock(directory: Path) -> DirectoryLock:
@@ -100,6 +121,7 @@ def _take_lock(directory: Path) -> DirectoryLock:
 
 def _clean(state: StateDirectory) -> None:
     state.status_file.unlink(missing_ok=True)
+    remove_staged(state.path)
     if state.run.exists():
         shutil.rmtree(state.run)
 

@@ -72,3 +72,26 @@ def test_default_place_follows_the_xdg_convention() -> None:
     """XDG_STATE_HOME, else ~/.local/state."""
     assert default_state_path({"XDG_STATE_HOME": "/x", "HOME": "/h"}) == Path("/x/meshscrape")
     assert default_state_path({"HOME": "/h"}) == Path("/h/.local/state/meshscrape")
+
+
+def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    """A mistyped --state neither empties a directory nor changes its mode."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("kept")
+    (tmp_path / "notes.txt").write_text("kept")
+    tmp_path.chmod(0o755)
+    with pytest.raises(InputError, match=r"'notes\.txt'.*no state directory.*--state"), hold_state(tmp_path):
+        raise AssertionError("it was taken")
+    assert (tmp_path / "run" / "precious").read_text() == "kept"
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_a_killed_up_left_is_removed(tmp_path: Path) -> None:
+    """A half-written status document and the last run go; the CA's keys stay."""
+    (tmp_path / "ca").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").touch()
+    (tmp_path / ".status.json.abcd1234").touch()
+    with hold_state(tmp_path) as state:
+        assert not list(state.run.iterdir())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["ca"]
