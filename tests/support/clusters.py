@@ -21,6 +21,7 @@ Object = dict[str, Any]
 SECURE = {"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}
 LOCALHOST_ONLY = {"METRICS_LOCALHOST_ACCESS_ONLY": "true"}
 CONFIG = "proxy.istio.io/config"
+SCRAPER_LABELS = {"sidecar.istio.io/inject": "true", "security.istio.io/tlsMode": "disabled"}
 
 
 def inventory(*parts: Object | Iterable[Object]) -> Inventory:
@@ -108,7 +109,7 @@ def service(
     namespace: str = "default",
     *,
     port_name: str = "http",
-    target: int = 8080,
+    target: Any = 8080,
     **extra: Any,
 ) -> Object:
     """A Service for the application of the same name."""
@@ -547,7 +548,7 @@ def prometheus(
     found = deployment(
         "prometheus",
         "istio-system",
-        labels={"sidecar.istio.io/inject": "true"} if labels is None else labels,
+        labels=SCRAPER_LABELS if labels is None else labels,
         annotations=wanted if annotations is None else annotations,
         proxy=proxy,
         volumes=[
@@ -620,7 +621,7 @@ def operated_prometheus(**changes: Any) -> Object:
         "serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {},
         "scrapeConfigSelector": {}, "scrapeConfigNamespaceSelector": {},
         "podMetadata": {
-            "labels": {"sidecar.istio.io/inject": "true"},
+            "labels": dict(SCRAPER_LABELS),
             "annotations": {
                 "traffic.sidecar.istio.io/includeInboundPorts": "",
                 "traffic.sidecar.istio.io/includeOutboundIPRanges": "",

@@ -14,7 +14,7 @@ from meshscrape.errors import InputError
 from meshscrape.kubernetes.observe.document import observation_document
 from support.clusters import CLUSTERS, observed
 
-_JUNK = st.sampled_from(
+_JUNK: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 15092, "", "x", "*", "a: [", "{", [], [None], ["x"], {}, {"x": None}, [[]], 1.5]
 )
 _CLUSTERS = {name: build() for name, build in CLUSTERS.items()}

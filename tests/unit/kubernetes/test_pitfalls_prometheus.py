@@ -90,6 +90,19 @@ def test_prometheus_intercepted(name: str) -> None:
     assert pitfalls("prometheus-intercepted", with_annotations()) == []
 
 
+def test_scraper_unreachable_in_mesh() -> None:
+    """Not intercepted, but labelled as one that takes mTLS: clients with a sidecar cannot reach it."""
+    code, labels = "scraper-unreachable-in-mesh", {"sidecar.istio.io/inject": "true"}
+    pitfall = only(pitfalls(code, control_plane(), prometheus(secure_job(), labels=labels)))
+    assert "security.istio.io/tlsMode" in pitfall.remedy
+    assert pitfalls(code, with_annotations()) == []
+    intercepted = annotated(**{INBOUND: None})
+    assert (
+        pitfalls(code, control_plane(), prometheus(secure_job(), labels=labels, annotations=intercepted))
+        == []
+    )
+
+
 @pytest.mark.parametrize("labels", [{}, {"sidecar.istio.io/inject": "false"}])
 def test_output_certs_not_injected(labels: dict[str, str]) -> None:
     """Without a proxy nobody writes the certificates."""

@@ -18,6 +18,7 @@ from meshscrape.kubernetes.observe.traps.view import View
 from meshscrape.kubernetes.observe.volumes import USER_VOLUME, named_items
 
 INCLUDE_OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
+TLS_MODE = "security.istio.io/tlsMode"
 _CAPTURE_VARIABLE = "INBOUND_CAPTURE_PORTS"
 _SECURE = ("prometheus_istio_io_secure_port", "prometheus_istio_io_secure_envoy_port")
 
@@ -29,6 +30,7 @@ def prometheus_traps(view: View) -> Iterator[Pitfall]:
         if template is not None:
             yield from _injection(scraper, template)
             yield from _interception(scraper, template)
+            yield from _clients(scraper, template)
             yield from _certificates(scraper, template, view)
             yield from _late(scraper, template, view)
     for job in view.jobs:
@@ -87,6 +89,20 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
             "The sidecar is there for its certificate alone, yet it intercepts the scraper's traffic too: "
             "scrapes go through one more proxy, and the scraper's own port is the mesh's.",
             f"Set the pod annotations {' and '.join(open_ones)} to the empty string.",
+        )
+
+
+def _clients(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
+    """istiod goes by the label of the pod when it decides whether clients speak mTLS to it."""
+    intercepts = objects.annotations(template).get(INCLUDE_INBOUND) != ""
+    if scraper.injected and not intercepts and objects.labels(template).get(TLS_MODE) != "disabled":
+        yield Pitfall(
+            "scraper-unreachable-in-mesh",
+            "warning",
+            scraper.ref,
+            "Its inbound traffic is not intercepted, but the injector labels the pod as one that takes mTLS: "
+            "clients with a sidecar (Grafana, Kiali) speak mTLS to a port that does not, and fail.",
+            f"Set the pod label {TLS_MODE}: disabled.",
         )
 
 
