@@ -121,7 +121,7 @@ class TestJobs:
         assert tls["ca_file"].startswith(mount["mountPath"])
 
     def test_the_widespread_sample_is_brought_up_to_date(self) -> None:
-        """Trap 8: a job of that name gets the relabeling; its own certificates and interval stay."""
+        """Trap 8: a job of that name gets the relabeling and the new certificates; its interval stays."""
         config = """\
 scrape_configs:
 - job_name: istio-secure-merged-metrics
@@ -136,10 +136,36 @@ scrape_configs:
 """
         job = jobs(settled(mesh(prometheus(config))))["istio-secure-merged-metrics"]
         assert job["scrape_interval"] == "7s"
-        assert job["tls_config"]["ca_file"] == "/mine/root-cert.pem"
+        assert job["tls_config"]["ca_file"] == "/etc/istio-output-certs/root-cert.pem"
         rules = json.dumps(job["relabel_configs"])
         for label in ("pod_phase", "pod_container_name", 'target_label": "namespace', 'target_label": "pod'):
             assert label in rules
+
+    def test_certificates_that_are_there_already_are_kept(self) -> None:
+        """A Prometheus with OUTPUT_CERTS of its own is not given others, and its job keeps its files."""
+        config = (
+            KUBERNETES_PODS
+            + """\
+- job_name: istio-secure-merged-metrics
+  kubernetes_sd_configs: [{role: pod}]
+  scheme: https
+  tls_config: {ca_file: /mine/root-cert.pem, cert_file: /mine/cert-chain.pem, key_file: /mine/key.pem}
+"""
+        )
+        deployed, configured = prometheus(
+            config,
+            labels={"app": "prometheus", "sidecar.istio.io/inject": "true"},
+            annotations={
+                CONFIG: "proxyMetadata: {OUTPUT_CERTS: /out}",
+                MOUNT: '{"certs": {"mountPath": "/out"}}',
+            },
+        )
+        spec = deployed["spec"]["template"]["spec"]
+        spec["volumes"].append({"name": "certs", "emptyDir": {"medium": "Memory"}})
+        spec["containers"][0]["volumeMounts"].append({"name": "certs", "mountPath": "/mine"})
+        plan = settled(mesh(deployed, configured), harden=False)
+        assert [name for phase, _, name in refs(plan) if phase == "credentials"] == []
+        assert jobs(plan)["istio-secure-merged-metrics"]["tls_config"]["ca_file"] == "/mine/root-cert.pem"
 
     def test_envoys_own_port_has_its_own_job(self) -> None:
         """Only with --envoy-port: the merged metrics include Envoy's."""

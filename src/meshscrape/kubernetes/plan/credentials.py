@@ -33,7 +33,9 @@ def _credentials(context: Context, scraper: Scraper) -> None:
         return
     reason = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
     if scraper.kind == "operator":
-        context.draft.edit(scraper.ref, partial(_operator_parts, context), reason, _operated(scraper))
+        context.draft.edit(
+            scraper.ref, partial(_operator_parts, context, scraper.injected), reason, _operated(scraper)
+        )
         return
     workload = context.observation.workload(scraper.ref)
     restarts = restarts_of(context, workload) if workload else ()
@@ -111,11 +113,11 @@ def _scraping_container(spec: Mutable) -> Mutable:
     return (named or others)[0]
 
 
-def _operator_parts(context: Context, data: Mutable) -> None:
+def _operator_parts(context: Context, injected: bool, data: Mutable) -> None:
     spec = templates.child(data, "spec")
     parts = operator.prometheus_parts()
     holder: Mutable = {"metadata": spec.get("podMetadata") or {}}
-    _scraper_metadata(context, holder, injected=False)
+    _scraper_metadata(context, holder, injected)
     spec["podMetadata"] = holder["metadata"]
     for key, by in (("volumes", "name"), ("volumeMounts", "name"), ("scrapeClasses", "name")):
         for item in parts[key]:

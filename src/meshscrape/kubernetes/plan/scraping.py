@@ -32,8 +32,8 @@ def plan_scraping(context: Context) -> set[str]:
         if not found:
             context.draft.note(
                 None,
-                "no Prometheus is among the objects: none is given the jobs over mutual TLS",
-                "give it too, or take --prometheus addon (operator), or meshscrape prometheus-config",
+                "no Prometheus is among the objects: none gets the jobs over mutual TLS",
+                "give it too, or take --prometheus addon or operator, or see prometheus-config",
             )
         for scraper in found:
             guarded(context, scraper.ref, partial(_jobs, context, scraper))
@@ -59,7 +59,7 @@ def _jobs(context: Context, scraper: Scraper) -> None:
     if scraper.config is None or context.draft.get(scraper.config) is None:
         raise InputError(
             "its configuration is not among the objects",
-            remedy="add the jobs of `meshscrape prometheus-config --for prometheus` yourself",
+            remedy="put the jobs in yourself: meshscrape prometheus-config --kubernetes --existing FILE",
         )
 
     def change(config: Mutable) -> None:
@@ -70,8 +70,11 @@ def _jobs(context: Context, scraper: Scraper) -> None:
             if theirs is None:
                 present.append(job)
             else:
-                theirs.update({key: value for key, value in job.items() if key != "tls_config"})
-                theirs.setdefault("tls_config", job["tls_config"])
+                own = theirs.get("tls_config")
+                theirs.update(job)
+                if own and scraper.certs_mount:
+                    # It has certificates already, and this job knows where.
+                    theirs["tls_config"] = own
         config["scrape_configs"] = present
 
     _edit_config(context, scraper.config, change, "scrapes the secure ports over mutual TLS")
@@ -110,7 +113,7 @@ def _monitors(context: Context, scraper: Scraper) -> None:
         if all(spec.get(f"{kind}Selector") is None for kind in ("serviceMonitor", "scrapeConfig", "probe")):
             raise InputError(
                 "it has no selector at all: its configuration is its owner's own Secret",
-                remedy="add the jobs of `meshscrape prometheus-config --for prometheus` there",
+                remedy="put the jobs in there: meshscrape prometheus-config --kubernetes --existing FILE",
             )
 
         def select(data: Mutable) -> None:

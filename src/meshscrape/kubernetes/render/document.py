@@ -11,6 +11,8 @@ from meshscrape.kubernetes.plan.model import Change, Plan
 def plan_document(plan: Plan) -> dict[str, Any]:
     """The plan for `json.dumps`: changes in order, notes, gates, and the mode of each workload."""
     return {
+        "apiVersion": "meshscrape.io/v1",
+        "kind": "Plan",
         "changes": [_change(change) for change in plan.changes],
         "notes": [
             {"object": _ref(note.ref), "text": note.text, "remedy": note.remedy, "refused": note.refused}
