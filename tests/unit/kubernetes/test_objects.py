@@ -162,7 +162,7 @@ def test_selectors(selector: Any, expected: bool) -> None:
 
 def test_pod_templates_of_all_owners() -> None:
     """Deployment, Job and CronJob keep their template in different places; a Pod is its own."""
-    template = {"spec": {"containers": []}}
+    template: dict[str, Any] = {"spec": {"containers": []}}
     base = {"apiVersion": "batch/v1", "metadata": {"name": "j"}}
     assert objects.pod_template({**base, "kind": "Job", "spec": {"template": template}}) == template
     cron = {"spec": {"jobTemplate": {"spec": {"template": template}}}}
