@@ -110,7 +110,7 @@ class RootFollower:
         if set(before.signer.roots) - set(authority.signer.roots):
             # Who proved itself before did so to roots of which one is trusted no more.
             self._server.end_connections()
-        if before is not authority:
+        if before.signer.roots != authority.signer.roots:
             log.info(
                 "roots changed: signing with %s, trusting %s",
                 fingerprint(authority.anchor)[:16],
