@@ -7,7 +7,7 @@ import contextlib
 import json
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -97,14 +97,20 @@ def sockets() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def proxy(directory: Path, *, own: Pair | None = None, roots: bytes = b"") -> Iterator[Proxy]:
+def proxy(
+    directory: Path,
+    *,
+    own: Pair | None = None,
+    roots: bytes = b"",
+    edit: Callable[[Any], Any] = lambda it: it,
+) -> Iterator[Proxy]:
     """An Istio-shaped Envoy with the override, an agent behind it, and secrets over gRPC."""
     forge = Forge()
     address = loopback()
     volume = Volume(directory / "custom-bootstrap")
     files = {
-        BOOTSTRAP_FILE: json.dumps(override(options_at(address, volume.directory))),
-        SCRAPERS_FILE: json.dumps(allow_list(parse_scrapers(ALLOW))),
+        BOOTSTRAP_FILE: json.dumps(edit(override(options_at(address, volume.directory)))),
+        SCRAPERS_FILE: json.dumps(edit(allow_list(parse_scrapers(ALLOW)))),
     }
     volume.write(files)
     secrets = Secrets(own or forge.leaf(SERVER), roots or forge.root)
@@ -223,6 +229,20 @@ def test_verify_finds_nothing(tmp_path: Path) -> None:
         "no-certificate",
         "plain-http",
     } <= passed
+
+
+def without_matchers(value: Any) -> Any:
+    """The configuration as an Envoy understands it that does not know RBAC's matcher."""
+    if isinstance(value, dict):
+        return {key: without_matchers(item) for key, item in value.items() if key != "matcher"}
+    return [without_matchers(item) for item in value] if isinstance(value, list) else value
+
+
+def test_an_envoy_that_drops_the_list_refuses_everybody(tmp_path: Path) -> None:
+    """Istio's agent lets Envoy drop fields that it does not know: what is left lets nobody in."""
+    with proxy(tmp_path, edit=without_matchers) as running:
+        for identity in (SCRAPER, STRANGER):
+            assert running.status(running.forge.leaf(identity)) == 403
 
 
 def test_a_port_that_istio_has_open_already_stops_envoy(tmp_path: Path) -> None:

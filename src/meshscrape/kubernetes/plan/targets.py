@@ -304,12 +304,7 @@ def _from(version: IstioVersion) -> str:
 
 def _native(context: Context, workload: ObservedWorkload, version: IstioVersion) -> Decided | None:
     if version.at_least(NATIVE_SINCE):
-        if workload.flavour == "asm":
-            context.draft.note(
-                workload.ref,
-                f"native mode on ASM {version}: no such version could be run here",
-                "try it on one workload first",
-            )
+        _note_asm(context, workload, version, "native")
         return "native"
     known = f"{version} ignores it silently" if version.known else f"the version is unknown{_from(version)}"
     context.draft.note(
@@ -329,6 +324,14 @@ def _bootstrap(context: Context, workload: ObservedWorkload, version: IstioVersi
         text = f"a Gateway takes parametersRef from {PARAMETERS_SINCE} on; this is {version}"
         remedy = "use --mode legacy, or say the version: --istio-version VERSION"
     else:
+        _note_asm(context, workload, version, "bootstrap")
         return "bootstrap"
     context.draft.note(workload.ref, text, remedy, refused=True)
     return None
+
+
+def _note_asm(context: Context, workload: ObservedWorkload, version: IstioVersion, mode: Decided) -> None:
+    if workload.flavour == "asm":
+        context.draft.note(
+            workload.ref, f"{mode} mode on ASM {version}: it could not be run here", "try one workload first"
+        )
