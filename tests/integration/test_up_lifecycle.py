@@ -161,7 +161,7 @@ def test_workloads_come_and_go_with_the_manifest(tmp_path: Path) -> None:
         write_mesh(manifest, prometheus_manifest(), SLEEPER)
         eventually(lambda: len(up.document()["workloads"]) == 2, what="the workload gone")
         eventually(lambda: _gone({gone["agent"], gone["envoy"], *gone["application"]}), what="its processes")
-        assert up.document()["message"] == ""
+        eventually(lambda: up.document()["message"] == "", what="the problem gone")
         eventually(
             lambda: (
                 {name for target in up.active_targets() if (name := target["labels"].get("workload"))}
