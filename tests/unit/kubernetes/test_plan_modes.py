@@ -318,3 +318,11 @@ def test_the_found_prometheus_is_the_scraper() -> None:
     plan = planned(cluster(shop(), prometheus()), mode="bootstrap", prometheus="none", harden=False)
     assert SCRAPER in changed(plan, "ConfigMap")["data"]["scrapers.json"]
     assert template(plan)["metadata"]["annotations"][OVERRIDE] == "meshscrape-bootstrap"
+
+
+def test_forced_legacy_turns_native_listeners_off() -> None:
+    """Otherwise Istio's own port would stay open to every workload of the mesh, beside the listed one."""
+    own = {"proxy.istio.io/config": 'proxyMetadata: {ENVOY_SECURE_MERGED_METRICS_PORT: "15092"}'}
+    plan = settled(cluster(shop("1.31.0", annotations=own)), mode="legacy", **PLAIN)
+    assert proxy_config(plan)["proxyMetadata"] == {"ENVOY_SECURE_MERGED_METRICS_PORT": "0"}
+    assert annotations(plan)[SECURE] == "15091"

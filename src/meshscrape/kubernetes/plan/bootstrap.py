@@ -40,7 +40,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
         workload.kind == "gateway-injected" and bool(target.version.at_least(GATEWAY_OVERRIDE_SINCE))
     )
     if not by_annotation:
-        env = {VARIABLE: _PATH, **_native_off(target)}
+        env = {VARIABLE: _PATH, **native.off(workload)}
         patch = ProxyPatch(env, noted, {}, name, VOLUME, overrides.DIRECTORY)
         patch_gateway(context, target, patch, reason)
         return
@@ -48,7 +48,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         templates.annotate(template, {templates.BOOTSTRAP_OVERRIDE: name, **noted})
-        off = _native_off(target)
+        off = native.off(workload)
         if off:
             templates.configure_proxy(template, off)
         excluded = native.excluded_ports(context, workload, template)
@@ -56,15 +56,6 @@ def plan_bootstrap(context: Context, target: Target) -> None:
             templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
 
     context.draft.edit(target.ref, change, reason, restarts_of(context, workload))
-
-
-def _native_off(target: Target) -> dict[str, str]:
-    """Istio's own listeners off: two on one port keep Envoy from starting."""
-    return {
-        key: "0"
-        for key in (native.MERGED, native.ENVOY)
-        if target.workload.env.get(key, "0") not in ("", "0")
-    }
 
 
 def _config_map(context: Context, ref: Ref) -> str | None:

@@ -22,7 +22,7 @@ from meshscrape.kubernetes.objects import (
     selects,
 )
 from meshscrape.kubernetes.observe.model import ContainerPort, ObservedWorkload
-from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.kubernetes.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
@@ -48,7 +48,8 @@ def plan_legacy(context: Context, target: Target) -> None:
     _authorization_policy(context, target)
     if target.workload.is_gateway:
         _gateway(context, target)
-        patch_gateway(context, target, ProxyPatch(annotations=announced), "announces the port to Prometheus")
+        patch = ProxyPatch(native.off(target.workload), announced)
+        patch_gateway(context, target, patch, "announces the port to Prometheus")
         return
     _strict(context, target)
     _sidecar(context, target)
@@ -56,6 +57,8 @@ def plan_legacy(context: Context, target: Target) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         templates.annotate(template, announced)
+        if off := native.off(target.workload):
+            templates.configure_proxy(template, off)
         excluded = templates.annotation(template, templates.EXCLUDE_INBOUND)
         if str(LEGACY_PORT) in excluded.split(","):
             # The port is a captured one here, unlike Istio's native one.

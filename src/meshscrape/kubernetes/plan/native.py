@@ -29,6 +29,14 @@ def announcements(intent: Intent) -> dict[str, str]:
     return found | ({templates.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
 
 
+def off(workload: ObservedWorkload) -> dict[str, str]:
+    """The variables that turn listeners off which are on, wherever that comes from.
+
+    Two listeners on one port keep Envoy from starting; and Istio's own let everybody in the mesh read.
+    """
+    return {key: "0" for key in (MERGED, ENVOY) if workload.env.get(key, "0") not in ("", "0")}
+
+
 def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
     """The variables that do not have the wanted value yet, wherever they come from now."""
     return {key: value for key, value in variables(intent).items() if workload.env.get(key) != value}
