@@ -74,7 +74,7 @@ def _await_all_up(status: Mapping[str, Any]) -> None:
     url = f"{status['prometheus']['url']}/api/v1/targets?state=active"
 
     def all_up() -> bool:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310 - our own Prometheus on loopback
+        with urllib.request.urlopen(url, timeout=2) as answer:
             targets = json.load(answer)["data"]["activeTargets"]
         return len(targets) >= expected and all(each["health"] == "up" for each in targets)
 

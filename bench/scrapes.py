@@ -31,7 +31,10 @@ POD, INSIDE = "127.9.1.1", "127.9.2.1"
 IDENTITY = "spiffe://cluster.local/ns/default/sa/bench"
 PLAIN, SECURE = 15090, 15091
 # What Prometheus 2.42 sends.
-ACCEPT = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+ACCEPT = (
+    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
+    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+)
 BYTES_PER_CLUSTER = 24_500
 SIZES = {"100 kB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000}
 
