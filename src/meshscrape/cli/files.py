@@ -14,6 +14,8 @@ from meshscrape.kubernetes.documents import load_manifests
 from meshscrape.kubernetes.objects import Inventory, Manifest, load_inventory
 
 _SUFFIXES = (".yaml", ".yml", ".json")
+# Not objects of a cluster.
+_OTHERS = ("kustomization.yaml", "kustomization.yml", "Chart.yaml", "values.yaml")
 
 
 def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +61,9 @@ def _manifests(name: str) -> Iterator[Manifest]:
 
 def _files(directory: Path) -> list[Path]:
     found = (path for path in directory.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
-    return sorted(path for path in found if not _hidden(path.relative_to(directory)))
+    return sorted(
+        path for path in found if path.name not in _OTHERS and not _hidden(path.relative_to(directory))
+    )
 
 
 def _hidden(path: Path) -> bool:

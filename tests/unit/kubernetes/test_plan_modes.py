@@ -326,3 +326,38 @@ def test_forced_legacy_turns_native_listeners_off() -> None:
     plan = settled(cluster(shop("1.31.0", annotations=own)), mode="legacy", **PLAIN)
     assert proxy_config(plan)["proxyMetadata"] == {"ENVOY_SECURE_MERGED_METRICS_PORT": "0"}
     assert annotations(plan)[SECURE] == "15091"
+
+
+class TestFromBootstrap:
+    """Workloads that have the override already."""
+
+    def bootstrapped(self, version: str = "1.31.0", **workload: Any) -> Any:
+        inventory = cluster(shop(version, **workload))
+        return settled(inventory, mode="bootstrap", **PLAIN).apply(inventory)
+
+    @pytest.mark.parametrize("version", ["1.31.0", "1.29.0"])
+    def test_auto_leaves_them_there(self, version: str) -> None:
+        """Native listeners on the same port would keep Envoy from starting, on every pod."""
+        plan = settled(self.bootstrapped(version), **PLAIN)
+        assert plan.changes == ()
+        assert list(plan.modes.values()) == ["bootstrap"]
+
+    @pytest.mark.parametrize("mode", ["native", "legacy"])
+    def test_another_mode_takes_the_override_away(self, mode: Any) -> None:
+        """In the same change of the template, so that no pod ever has both."""
+        plan = settled(self.bootstrapped(), mode=mode, **PLAIN)
+        assert OVERRIDE not in annotations(plan)
+        assert "meshscrape.io/bootstrap-checksum" not in annotations(plan)
+        assert len([each for each in refs(plan) if each[2] == "Deployment/httpbin"]) == 1
+
+    def test_a_users_own_override_is_not_taken_apart(self) -> None:
+        """Where our listeners stand in the user's override, the user decides."""
+        config = {
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("mine"),
+            "data": {"custom_bootstrap.json": "{}"},
+        }  # fmt: skip
+        inventory = cluster(shop("1.31.0", annotations={OVERRIDE: "mine"}), config)
+        after = settled(inventory, mode="bootstrap", **PLAIN).apply(inventory)
+        plan = settled(after, mode="native", **PLAIN)
+        assert plan.changes == ()
+        assert "by a bootstrap override" in notes(plan)

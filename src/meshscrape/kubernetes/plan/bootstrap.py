@@ -15,10 +15,15 @@ from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
-from meshscrape.kubernetes.plan.targets import GATEWAY_OVERRIDE_SINCE, Context, Target, restarts_of
+from meshscrape.kubernetes.plan.targets import (
+    GATEWAY_OVERRIDE_SINCE,
+    OVERRIDE_NAME,
+    Context,
+    Target,
+    restarts_of,
+)
 from meshscrape.kubernetes.yaml_text import load_text, rewrite
 
-CONFIG_MAP = "meshscrape-bootstrap"
 VARIABLE = "ISTIO_BOOTSTRAP_OVERRIDE"
 VOLUME = "meshscrape-bootstrap"
 _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
@@ -27,7 +32,7 @@ _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
 def plan_bootstrap(context: Context, target: Target) -> None:
     """The ConfigMap with the listeners and the allow list, and the proxy that reads it."""
     workload = target.workload
-    name = workload.bootstrap_override or CONFIG_MAP
+    name = workload.bootstrap_override or OVERRIDE_NAME
     ref = Ref("", "ConfigMap", workload.namespace, name)
     if ref not in context.checksums:
         context.checksums[ref] = _config_map(context, ref)
@@ -67,7 +72,7 @@ def _config_map(context: Context, ref: Ref) -> str | None:
     )
     wanted = overrides.override(options)
     reason = "the listeners, and who may scrape (followed while Envoy runs)"
-    if ref.name == CONFIG_MAP:
+    if ref.name == OVERRIDE_NAME:
         base = {
             "apiVersion": "v1",
             "kind": "ConfigMap",

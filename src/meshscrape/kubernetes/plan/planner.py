@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshscrape.errors import InputError
+from meshscrape.istio.annotations import BOOTSTRAP_CHECKSUM
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.istio.scrapers import Scraper as AllowEntry
 from meshscrape.istio.scrapers import SpiffeScraper
@@ -24,7 +25,15 @@ from meshscrape.kubernetes.plan.model import LEGACY_PORT, Gate, Intent, Plan
 from meshscrape.kubernetes.plan.network_policy import plan_network_policies
 from meshscrape.kubernetes.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.kubernetes.plan.scraping import plan_scraping
-from meshscrape.kubernetes.plan.targets import Context, Target, choose, default_scrapers, restarts_of
+from meshscrape.kubernetes.plan.targets import (
+    OVERRIDE_NAME,
+    Context,
+    Target,
+    choose,
+    default_scrapers,
+    has_override,
+    restarts_of,
+)
 from meshscrape.spiffe.ids import SpiffeId
 
 _REASON = "opens Istio's secure metrics ports"
@@ -111,6 +120,7 @@ def _listeners(context: Context, target: Target) -> bool:
     """Plan a target's listeners; False, with a note, where that is impossible."""
     try:
         _check_ports(context, target)
+        _leave_override(context, target)
         match target.mode:
             case "native":
                 _native(context, target)
@@ -122,6 +132,26 @@ def _listeners(context: Context, target: Target) -> bool:
         context.draft.note(target.ref, str(error), "see the message; nothing is planned for it", refused=True)
         return False
     return True
+
+
+def _leave_override(context: Context, target: Target) -> None:
+    """Take our override from a template that gets other listeners: Envoy does not start with two on a port."""
+    workload = target.workload
+    if target.mode == "bootstrap" or not has_override(context, workload):
+        return
+    if workload.kind not in ("sidecar", "gateway-injected") or workload.bootstrap_override != OVERRIDE_NAME:
+        raise InputError(
+            f"ConfigMap {workload.bootstrap_override} opens the same ports on it by a bootstrap override",
+            remedy="take the listeners out of that override first, or stay with --mode bootstrap",
+        )
+
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        own = templates.child(template, "metadata", "annotations")
+        for key in (templates.BOOTSTRAP_OVERRIDE, BOOTSTRAP_CHECKSUM):
+            own.pop(key, None)
+
+    context.draft.edit(target.ref, change, "leaves the bootstrap override", restarts_of(context, workload))
 
 
 def _check_ports(context: Context, target: Target) -> None:

@@ -68,6 +68,14 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
         yield options.namespace, own
         return
     for scraper in secured_scrapers(context):
+        workload = context.observation.workload(scraper.ref)
+        if workload and workload.host_network:
+            context.draft.note(
+                scraper.ref,
+                "it uses the host's network: a NetworkPolicy cannot tell it from its node",
+                "let it run in the pod network, or leave --network-policy out",
+            )
+            continue
         if scraper.kind == "operator":
             yield scraper.namespace, {"operator.prometheus.io/name": scraper.name}
             continue

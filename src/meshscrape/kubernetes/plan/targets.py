@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from meshscrape.dataplane.override import BOOTSTRAP_FILE, PREFIX
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.scrapers import Scraper as AllowEntry
 from meshscrape.istio.scrapers import SpiffeScraper
@@ -25,6 +26,8 @@ BOOTSTRAP_SINCE = "1.17"
 PLAINTEXT_PORTS = frozenset({STATS, MERGED})
 # Scrapers that can be given a certificate and jobs over mutual TLS.
 ABLE = ("prometheus", "operator", "vmagent")
+# The ConfigMap with the bootstrap override of a namespace's proxies.
+OVERRIDE_NAME = "meshscrape-bootstrap"
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
 _SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-path-storage")
 
@@ -278,6 +281,9 @@ def _mode(context: Context, workload: ObservedWorkload, version: IstioVersion) -
 
 
 def _automatic(context: Context, workload: ObservedWorkload, version: IstioVersion) -> Decided | None:
+    if has_override(context, workload):
+        # Its listeners would be on the same ports as others: it stays until another mode is asked for.
+        return _bootstrap(context, workload, version)
     native = version.at_least(NATIVE_SINCE)
     if native is None:
         context.draft.note(
@@ -296,6 +302,15 @@ def _automatic(context: Context, workload: ObservedWorkload, version: IstioVersi
         )
         return "legacy"
     return "native" if native else "legacy"
+
+
+def has_override(context: Context, workload: ObservedWorkload) -> bool:
+    """Whether a bootstrap override opens our listeners on this workload already."""
+    if not workload.bootstrap_override:
+        return False
+    data = context.draft.get(Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override))
+    text = str(dig(data, "data", BOOTSTRAP_FILE, default=""))
+    return workload.bootstrap_override == OVERRIDE_NAME or f'"{PREFIX}_' in text
 
 
 def _from(version: IstioVersion) -> str:
