@@ -135,7 +135,7 @@ def _listeners(context: Context, target: Target) -> bool:
 
 
 def _leave_override(context: Context, target: Target) -> None:
-    """Take our override from a template that gets other listeners: Envoy does not start with two on a port."""
+    """Take our override from a template that gets other listeners: with two on a port, Envoy ends."""
     workload = target.workload
     if target.mode == "bootstrap" or not has_override(context, workload):
         return
