@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from meshscrape.local.binaries import find_prometheus
+from meshscrape.scrape.targets import MERGED_JOB
 from support.addresses import free_port, loopback
 from support.forgery import Forge
 from support.mesh import EXAMPLE, Up, meshscrape, running_up
@@ -235,3 +236,17 @@ def test_direct_scraping_is_there_when_asked_for(tmp_path: Path) -> None:
         assert all(each["scrapeUrl"].startswith("https://") for each in up.active_targets())
         assert "warning" in up.errors.read_text()
         assert "insecure_skip_verify" in up.run("prometheus-config").stdout
+
+
+def test_a_running_mesh_is_a_source(tmp_path: Path, example_mesh: Up) -> None:
+    """`--mesh DIR`: another proxy knows the workloads of a running mesh, by job and identity."""
+    example_mesh.wait_until_up()
+    own = example_mesh.workload("istio-system/prometheus")["outputCertificates"]
+    with running_proxy(tmp_path, [own], [], "--mesh", str(example_mesh.state)) as proxy:
+        merged = proxy.http_sd(MERGED_JOB)
+        assert {each["labels"]["workload"] for each in merged} == {
+            "httpbin", "productpage", "istio-ingressgateway",
+        }  # fmt: skip
+        for each in merged:
+            answer = proxy.scrape(each["targets"][0])
+            assert answer.status == 200 and "envoy_server_live" in answer.body

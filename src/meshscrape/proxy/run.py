@@ -44,6 +44,8 @@ LOG = "envoy.log"
 # The first restart comes at once: scrapes fail meanwhile.
 ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
 ENVOY_GRACE = 2.0
+# inotify instances: token, clusters, routes; and for each trust domain two secrets with their directories.
+WATCHES, WATCHES_PER_DOMAIN = 3, 4
 FOLLOW_SECONDS = 0.1
 PORTS_PATIENCE = 2.0
 _LOOK = 0.02
@@ -148,7 +150,8 @@ class ScrapeProxy:
         async def start() -> Process:
             self._counters.forget_connections()
             arguments = scrape_proxy.envoy_arguments(BOOTSTRAP, self._options.workers)
-            return await start_envoy(binary, arguments, self._directory, ADMIN_SOCKET, LOG)
+            watches = WATCHES + WATCHES_PER_DOMAIN * len(self._credentials)
+            return await start_envoy(binary, arguments, self._directory, ADMIN_SOCKET, LOG, watches=watches)
 
         return Supervisor("the proxy's Envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 

@@ -51,10 +51,10 @@ def check_watches(needed: int = WATCHES) -> None:
 
 
 async def start_envoy(
-    binary: Path, arguments: Sequence[str], directory: Path, admin: str, log: str
+    binary: Path, arguments: Sequence[str], directory: Path, admin: str, log: str, *, watches: int = WATCHES
 ) -> Process:
-    """Start Envoy in `directory`, where its admin socket (`admin`) and its log are."""
-    check_watches()
+    """Start Envoy in `directory`, where its admin socket (`admin`) and its log are; it takes `watches`."""
+    check_watches(watches)
     # Envoy does not replace a socket that a killed one has left.
     (directory / admin).unlink(missing_ok=True)
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
