@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from meshscrape.agent import merged as merged_module
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.targets import ScrapeSource
@@ -24,6 +25,7 @@ from support.applications import (
     Behaviour,
     application,
     drips,
+    flood,
     floods,
     hangs,
     header,
@@ -233,6 +235,51 @@ def test_first_bytes_before_the_slowest_source() -> None:
             first = await anext(aiter(response.body))
             assert b"istio_agent_x 1" in first
             assert b"meshscrape_source_up" not in first
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_who_waits_for_its_turn_is_not_late(openmetrics: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large healthy source behind a hanging one is whole: that it had to wait is not its fault."""
+    monkeypatch.setattr(merged_module, "AHEAD_BYTES", 1 << 14)
+    large = b"".join(b'large{n="%d"} 1\n' % number for number in range(20_000))
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0"} if openmetrics else {}
+
+    async def run() -> None:
+        address = loopback()
+        async with contextlib.AsyncExitStack() as stack:
+            behaviours = (hangs, says(large), says(HEALTHY))
+            ports = [await stack.enter_async_context(application(each, address)) for each in behaviours]
+            options = MergedOptions(
+                tuple(ScrapeSource(port) for port in ports), address, openmetrics=openmetrics
+            )
+            url = await stack.enter_async_context(agent(options, address))
+            _, body = await read(url, {"X-Prometheus-Scrape-Timeout-Seconds": "3", **accept})
+        assert body.count(b"\nlarge{") == 20_000
+        for port, expected in zip(ports, (0, 1, 1), strict=True):
+            assert f'meshscrape_source_up{{source="application:{port}"}} {expected}'.encode() in body
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("openmetrics", [False, True])
+def test_a_flood_costs_neither_the_budget_nor_who_is_behind_it(openmetrics: bool) -> None:
+    """What was read of it and not merged in time is left out; the next source and the health are there."""
+    accept = {"Accept": "application/openmetrics-text;version=1.0.0"} if openmetrics else {}
+
+    async def run() -> None:
+        address = loopback()
+        with flood(address, 'x_total{a="1"} 1\n') as odd:
+            async with application(says(HEALTHY), address) as healthy:
+                sources = (ScrapeSource(odd), ScrapeSource(healthy))
+                limits = MergeLimits(max_bytes=1 << 40)
+                options = MergedOptions(sources, address, openmetrics=openmetrics, limits=limits)
+                async with agent(options, address) as url, asyncio.timeout(10):
+                    _, body = await read(url, {"X-Prometheus-Scrape-Timeout-Seconds": "2", **accept})
+        assert f'meshscrape_source_up{{source="application:{odd}"}} 0'.encode() in body
+        assert f'meshscrape_source_up{{source="application:{healthy}"}} 1'.encode() in body
+        assert b"app_seconds_count 2" in body
 
     asyncio.run(run())
 

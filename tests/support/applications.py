@@ -8,7 +8,10 @@ import gzip
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -130,3 +133,58 @@ async def application(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.contextmanager
+def applications(address: str, behaviours: Mapping[str, Behaviour]) -> Iterator[dict[str, int]]:
+    """Several at once, in a thread of their own, for tests that are not asynchronous; their ports."""
+    ports: dict[str, int] = {}
+    loop = asyncio.new_event_loop()
+    ready, ended = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for name, behaviour in behaviours.items():
+                ports[name] = await stack.enter_async_context(application(behaviour, address))
+            ready.set()
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    try:
+        assert ready.wait(10), "the applications did not start"
+        yield ports
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join(20)
+        loop.close()
+
+
+_FLOOD = """
+import socket, sys
+with socket.create_server((sys.argv[1], 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    block = sys.argv[2].encode() * 4000
+    while True:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(65536)
+            try:
+                connection.sendall(b"HTTP/1.1 200 OK\\r\\ncontent-type: text/plain\\r\\n\\r\\n")
+                while True:
+                    connection.sendall(block)
+            except OSError:
+                pass
+"""
+
+
+@contextlib.contextmanager
+def flood(address: str, line: str) -> Iterator[int]:
+    """An application that sends `line` for ever, in a process of its own: as fast as it is read; its port."""
+    command = [sys.executable, "-S", "-c", _FLOOD, address, line]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.kill()

@@ -46,7 +46,8 @@ EARLY_RATIO = 0.8
 PATIENCE = 30.0
 # Bytes of all sources together that wait for their turn; a source that is ahead of it is not read further.
 AHEAD_BYTES = 4 << 20
-BATCH_BYTES = 1 << 17
+# What is merged at once, so that nothing keeps the event loop for more than some 10 ms: OpenMetrics is slow.
+BATCH_BYTES = {Format.TEXT: 1 << 17, Format.OPENMETRICS: 1 << 15}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +135,21 @@ class MergedMetrics:
         merger.reserve(health_names())
         ahead = AHEAD_BYTES // max(1, len(self._sources))
         last = len(self._sources) - 1
+        clock = asyncio.get_running_loop().time
+        end = clock() + budget
+        # Who answered whole may be merged a little longer: half of what the scrape keeps for itself.
+        merge_by = end + min(MARGIN, budget / 3) / 2
         fetches = [
-            _Fetch(source, chosen, budget * (1.0 if i == last else EARLY_RATIO), ahead, self._tls)
+            _Fetch(
+                source,
+                chosen,
+                _Times(budget * (1.0 if i == last else EARLY_RATIO), end, merge_by),
+                ahead,
+                self._tls,
+            )
             for i, source in enumerate(self._sources)
         ]
         tasks = [asyncio.create_task(fetch.run()) for fetch in fetches]
-        clock = asyncio.get_running_loop().time
-        latest = clock() + budget + PATIENCE
         try:
             own = merger.source("agent", scanner=self._agent_scanner)
             yield own.feed(self._own_families()) + own.finish(True)
@@ -151,7 +160,7 @@ class MergedMetrics:
                 merge = merger.source(fetch.source.name, dialect=fetch.format, scanner=totals.scanner)
                 async for chunk in _merged(fetch, merge):
                     yield chunk
-                    if clock() > latest:
+                    if clock() > end + PATIENCE:
                         raise UnavailableError("the scraper reads too slowly")
                 health.append(self._judge(fetch, merge))
             yield render_families(health_families(health), chosen) + merger.end()
@@ -183,11 +192,20 @@ class MergedMetrics:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Times:
+    """Seconds to be read in; by the loop's clock, when reading and merging end for everybody."""
+
+    budget: float
+    read_by: float
+    merge_by: float
+
+
 class _Fetch:
     """One source being read, ahead of its turn by a bounded number of bytes."""
 
     def __init__(
-        self, source: _Source, chosen: Format, budget: float, ahead: int, tls: ssl.SSLContext | None
+        self, source: _Source, chosen: Format, times: _Times, ahead: int, tls: ssl.SSLContext | None
     ) -> None:
         self.source = source
         self.format = Format.TEXT  # known once `answered`
@@ -196,8 +214,13 @@ class _Fetch:
         self.complete = False
         self.answered = asyncio.Event()
         self.seconds = 0.0
+        self._merged_as = chosen
         self._chosen = chosen if source.kind == "application" else Format.TEXT
-        self._budget = budget
+        self._times = times
+        self._merge_by = times.merge_by
+        self._patience: asyncio.Timeout | None = None
+        self._its_turn = False
+        self._held_up = False
         self._tls = tls
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -211,11 +234,13 @@ class _Fetch:
         clock = asyncio.get_running_loop().time
         started = clock()
         try:
-            async with asyncio.timeout(self._budget):
+            async with asyncio.timeout(self._times.budget) as self._patience:
                 await self._read()
             self.problem = ""
         except TimeoutError:
-            self.problem = f"did not answer whole within {self._budget:.3g} s"
+            self.problem = f"did not answer whole within {self._times.budget:.3g} s"
+            # It had its time: who comes behind it needs some to be merged.
+            self._merge_by = clock() + (self._merge_by - clock()) / 3
         except MeshscrapeError as error:
             self.problem = str(error)
         finally:
@@ -225,13 +250,22 @@ class _Fetch:
             self._changed.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What was read, as it arrives, in pieces that do not keep the event loop for long."""
+        """What was read, as it arrives, in pieces that do not keep the event loop for long.
+
+        Ends with `failed` set when the time to merge it is over: what it sent must not cost the others' time.
+        """
+        clock = asyncio.get_running_loop().time
+        batch = BATCH_BYTES[self._merged_as]
+        self._begin_turn()
         while True:
             while self._waiting:
-                pieces = [self._waiting.popleft()]
+                if clock() > self._merge_by:
+                    self.failed = "could not be merged in the scrape's time"
+                    return
+                pieces = [self._next(batch)]
                 size = len(pieces[0])
                 # Small ones together, because a merge's cost is per call as much as per byte.
-                while self._waiting and size + len(self._waiting[0]) <= BATCH_BYTES:
+                while self._waiting and size + len(self._waiting[0]) <= batch:
                     pieces.append(self._waiting.popleft())
                     size += len(pieces[-1])
                 self._waiting_bytes -= size
@@ -243,15 +277,31 @@ class _Fetch:
             self._changed.clear()
             await self._changed.wait()
 
+    def _begin_turn(self) -> None:
+        """From now on what it sends is taken; who had to wait for that gets half of what time is left."""
+        self._its_turn = True
+        if self._held_up and not self._ended and self._patience is not None:
+            now = asyncio.get_running_loop().time()
+            self._patience.reschedule(now + (self._times.read_by - now) / 2)
+
+    def _next(self, most: int) -> bytes:
+        """The first of what waits, or so many bytes of it."""
+        first = self._waiting.popleft()
+        if len(first) > most:
+            self._waiting.appendleft(first[most:])
+        return first[:most]
+
     async def _read(self) -> None:
         headers = {
             # Not the inside address: applications that check the Host know this name, which Istio uses too.
             "Host": self.source.host,
             "Accept": accept_header(self._chosen),
             "User-Agent": "meshscrape-agent",
-            "X-Prometheus-Scrape-Timeout-Seconds": f"{self._budget:.3f}",
+            "X-Prometheus-Scrape-Timeout-Seconds": f"{self._times.budget:.3f}",
         }
-        limits = FetchLimits(connect=self._budget, read=self._budget, total=self._budget)
+        # Their sum is bounded by `run`, which knows when the source is not to blame.
+        left = self._times.read_by - asyncio.get_running_loop().time()
+        limits = FetchLimits(connect=left, read=left, total=left)
         async with fetch_stream(
             self.source.url,
             unix_socket=self.source.unix_socket,
@@ -270,6 +320,10 @@ class _Fetch:
         self._waiting_bytes += len(chunk)
         self._changed.set()
         while self._waiting_bytes >= self._ahead:
+            if not self._its_turn and self._patience is not None:
+                # Nobody reads on before its turn: that is not the source's fault.
+                self._held_up = True
+                self._patience.reschedule(self._times.read_by)
             self._room.clear()
             await self._room.wait()
 
@@ -282,7 +336,7 @@ async def _merged(fetch: _Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
                 yield out
             if merge.full:
                 break
-        if out := merge.finish(fetch.complete):
+        if not fetch.failed and (out := merge.finish(fetch.complete)):
             yield out
     except Exception:
         log.exception("source %s could not be merged", fetch.source.name)

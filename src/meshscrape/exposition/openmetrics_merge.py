@@ -1,8 +1,8 @@
 """One source's part of a merge in OpenMetrics, whichever of the two formats the source speaks.
 
 Line by line and a family at a time, because OpenMetrics asks for more than lines can say. A family larger
-than HELD_BYTES is sent on in parts where each of its samples stands alone; a larger distribution is left out
-and counted.
+than PART_BYTES is sent on in parts where each of its samples stands alone; a distribution larger than
+HELD_BYTES is left out and counted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from meshscrape.exposition.openmetrics import (
 from meshscrape.exposition.source import MergeLimits, SourceMerge
 
 HELD_BYTES = 2 << 20
+# A part keeps the event loop for 50 ms.
+PART_BYTES = 1 << 18
 
 
 @dataclass(slots=True)
@@ -121,10 +123,10 @@ class OpenMetricsMerge(SourceMerge):
         family.size += size
         if not family.too_large:
             family.points.append(point)
+        if family.size > PART_BYTES and self._is_simple(family):
+            family.size = 0
+            return out + self._flush(family)
         if family.size > HELD_BYTES:
-            if self._is_simple(family):
-                family.size = 0
-                return out + self._flush(family)
             family.too_large = True
             family.points.clear()
         return out

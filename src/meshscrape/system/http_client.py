@@ -23,6 +23,8 @@ from meshscrape.system.http_body import CloseReader, FramingError, body_reader
 
 READ_SIZE = 1 << 18
 INFLATE_SIZE = 1 << 18
+# Interim answers (RFC 9110, section 15.2) before the one that counts.
+MAX_INTERIM = 8
 UNIX_PATH_MAX = 107  # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7))
 
 
@@ -155,10 +157,12 @@ class _Exchange:
             self.writer.write(data)
             await self.writer.drain()
         answer = await self._event()
-        while isinstance(answer, h11.InformationalResponse):
+        for _ in range(MAX_INTERIM):
+            if not isinstance(answer, h11.InformationalResponse):
+                break
             answer = await self._event()
         if not isinstance(answer, h11.Response):
-            raise UnavailableError("closed the connection without an answer", where=self.url)
+            raise UnavailableError("never came to its answer", where=self.url)
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
         response = FetchedResponse(answer.status_code, names, _nothing())
         response.body = self._decoded(response, method)

@@ -29,6 +29,7 @@ HELD_BYTES = 20_000
 def small_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """Less is held than usual, for tests to be quick."""
     monkeypatch.setattr(openmetrics_merge, "HELD_BYTES", HELD_BYTES)
+    monkeypatch.setattr(openmetrics_merge, "PART_BYTES", HELD_BYTES)
 
 
 CONVERTED = {
