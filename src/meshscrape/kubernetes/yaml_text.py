@@ -46,11 +46,6 @@ def dump(data: Any) -> str:
     return yaml.dump(_plain(data), Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
-def dump_documents(documents: list[Any]) -> str:
-    """Several documents, separated by `---`."""
-    return "---\n".join(dump(document) for document in documents)
-
-
 def load_text(text: str, where: str) -> Any:
     """The data of one YAML (or JSON) text of a user; None for an empty one. Raises InputError at `where`."""
     if text.lstrip().startswith("{"):

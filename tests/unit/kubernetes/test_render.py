@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from meshscrape.cli.render import command as render_command
 from meshscrape.cli.render import write_directory
 from meshscrape.errors import InputError
 from meshscrape.istio.scrapers import parse_scrapers
-from meshscrape.kubernetes.objects import Inventory, manifest_of
+from meshscrape.kubernetes.objects import Inventory, Ref, manifest_of
 from meshscrape.kubernetes.plan.model import Change, Plan
 from meshscrape.kubernetes.render.diff import change_diff, plan_text, summary
 from meshscrape.kubernetes.render.files import plan_files, plan_stream
@@ -104,18 +104,36 @@ class TestFiles:
         """Applied one after the other they give what the plan says."""
         before, plan = migrated()
         files = plan_files(plan)
-        directories = sorted({name.partition("/")[0] for name in files if "/" in name})
+        directories = sorted({name.partition("/")[0] for name in files if name[0].isdigit()})
         assert directories[0].startswith("3-listeners")
         assert directories[-1].startswith("6-removal")
-        latest = {manifest_of(yaml.safe_load(text)).ref: yaml.safe_load(text) for name, text in files.items()
-                  if name.endswith(".yaml") and "/delete/" not in name}  # fmt: skip
-        removed = [
-            manifest_of(yaml.safe_load(text)).ref for name, text in files.items() if "/delete/" in name
-        ]
+        phases = {name: text for name, text in files.items() if name[0].isdigit()}
+        latest = self.objects(text for name, text in phases.items() if "/delete/" not in name)
+        removed = self.objects(text for name, text in phases.items() if "/delete/" in name)
         after = {each.ref: each.data for each in plan.apply(before)}
         assert all(after[each] == data for each, data in latest.items())
         assert removed
         assert not set(removed) & set(after)
+
+    @pytest.mark.parametrize("mode", ["auto", "bootstrap"])
+    def test_the_originals_lead_back(self, mode: Any) -> None:
+        """What was changed or removed is there as it was; what is new is named for deletion."""
+        before, _ = migrated()
+        plan = planned(before, mode=mode)
+        files = plan_files(plan)
+        kept = self.objects(
+            text for name, text in files.items() if name.startswith("originals/") and "/delete/" not in name
+        )
+        created = self.objects(text for name, text in files.items() if name.startswith("originals/delete/"))
+        state = {each.ref: each.data for each in plan.apply(before)}
+        assert bool(created) is (mode == "bootstrap")
+        back = {ref: data for ref, data in (state | kept).items() if ref not in created}
+        assert back == {each.ref: each.data for each in before}
+
+    def objects(self, texts: Iterable[str]) -> dict[Ref, Any]:
+        """The objects of these files."""
+        data = [yaml.safe_load(text) for text in texts]
+        return {manifest_of(each).ref: each for each in data}
 
     def test_the_same_plan_gives_the_same_bytes(self) -> None:
         """Whatever the order in which the objects were read."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
-from meshscrape.kubernetes.yaml_text import dump, dump_documents, load_text, rewrite
+from meshscrape.kubernetes.yaml_text import dump, load_text, rewrite
 
 CONFIG = """\
 # top
@@ -128,4 +128,3 @@ def test_shared_parts_get_no_anchors() -> None:
     """Kubernetes' own readers know aliases, people do not like them."""
     part = {"x": 1}
     assert dump({"a": part, "b": part}) == "a:\n  x: 1\nb:\n  x: 1\n"
-    assert dump_documents([{"a": 1}, {"b": 2}]) == "a: 1\n---\nb: 2\n"

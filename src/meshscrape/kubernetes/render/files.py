@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from meshscrape.kubernetes.objects import Object, Ref, stable
-from meshscrape.kubernetes.plan.model import PHASES, Change, Phase, Plan
+from meshscrape.kubernetes.plan.model import PHASES, Change, Phase, Plan, revert
 from meshscrape.kubernetes.render.diff import plan_text
 from meshscrape.kubernetes.yaml_text import dump
 
@@ -14,13 +14,15 @@ HEAD = "# Made by meshscrape render: apply one directory after the other, in ord
 # ASM keeps Istio's objects in an API server of its own.
 _CONTROL_PLANE_GROUPS = ("networking.istio.io", "security.istio.io", "telemetry.istio.io")
 _ASM_GROUP = "istio.alibabacloud.com"
+ORIGINALS = "originals"
 CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 
 
 def plan_files(plan: Plan) -> dict[str, str]:
     """Relative paths and their text: `PHASE/NAMESPACE.KIND.NAME.yaml`, and an overview of the whole plan.
 
-    What is to be removed stands in `PHASE/delete/`, as it is now. With ASM each API server has a tree.
+    What is to be removed stands in `PHASE/delete/`, as it is now. `originals/` has each object as it was, and
+    in `originals/delete/` what the plan creates: the way back. With ASM each API server has a tree.
     """
     found = {OVERVIEW: HEAD + plan_text(plan)}
     for change in plan.changes:
@@ -30,7 +32,20 @@ def plan_files(plan: Plan) -> dict[str, str]:
             directory, data = f"{directory}/delete", change.before
         assert data is not None  # noqa: S101 - a change has one of both
         found[f"{directory}/{file_name(change.ref)}"] = _head(change) + dump(clean(data))
+    found |= _originals(plan)
     return dict(sorted(found.items()))
+
+
+def _originals(plan: Plan) -> dict[str, str]:
+    latest = {change.ref: change for change in revert(plan).changes}
+    found = {}
+    for ref, change in latest.items():
+        directory, data = f"{place(plan, ref)}{ORIGINALS}", change.after
+        if data is None:
+            directory, data = f"{directory}/delete", change.before
+        assert data is not None  # noqa: S101 - a change has one of both
+        found[f"{directory}/{file_name(ref)}"] = dump(clean(data))
+    return found
 
 
 def plan_stream(plan: Plan) -> str:
