@@ -240,6 +240,19 @@ class TestLegacy:
         plan = settled(cluster(shop(annotations={EXCLUDE: "15091,3306"})), **PLAIN)
         assert annotations(plan)[EXCLUDE] == "3306"
 
+    def test_an_explicit_list_of_captured_ports_gets_the_port(self) -> None:
+        """What is not captured never reaches the Sidecar's listener."""
+        include = "traffic.sidecar.istio.io/includeInboundPorts"
+        plan = settled(cluster(shop(annotations={include: "8080"})), **PLAIN)
+        assert annotations(plan)[include] == "8080,15091"
+
+    def test_a_sidecar_that_captures_nothing_is_refused(self) -> None:
+        """Legacy mode is the sidecar's interception; without it there is only bootstrap."""
+        include = "traffic.sidecar.istio.io/includeInboundPorts"
+        plan = settled(cluster(shop(annotations={include: ""})), **PLAIN)
+        assert plan.changes == ()
+        assert "not intercepted" in notes(plan)
+
     @pytest.mark.parametrize(("version", "api"), [("1.21.0", "v1beta1"), ("1.22.0", "v1")])
     def test_the_api_version_fits_the_control_plane(self, version: str, api: str) -> None:
         """The v1 APIs exist from 1.22 on."""

@@ -10,7 +10,13 @@ from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.kubernetes.plan.model import Gate
 from meshscrape.kubernetes.plan.scrapers import blocks_hardening
-from meshscrape.kubernetes.plan.targets import LOCALHOST_ONLY_SINCE, Context, Target, restarts_of
+from meshscrape.kubernetes.plan.targets import (
+    LOCALHOST_ONLY_SINCE,
+    PARAMETERS_SINCE,
+    Context,
+    Target,
+    restarts_of,
+)
 
 VARIABLE = "METRICS_LOCALHOST_ACCESS_ONLY"
 _NOBODY = "a scraper over mutual TLS: none was found among the objects, and none is planned"
@@ -53,6 +59,15 @@ def _unseen(context: Context) -> Iterator[str]:
 
 def _possible(context: Context, target: Target) -> bool:
     known = target.version.at_least(LOCALHOST_ONLY_SINCE)
+    managed = target.workload.kind in ("gateway-api", "waypoint")
+    if known and managed and not target.version.at_least(PARAMETERS_SINCE):
+        context.draft.note(
+            target.ref,
+            f"its plaintext ports stay open: a Gateway's settings need parametersRef, from {PARAMETERS_SINCE} "
+            f"on; this is {target.version}",
+            f"set {VARIABLE} by a ProxyConfig object, upgrade Istio, or keep others out with --network-policy",
+        )
+        return False
     if known:
         return True
     what = f"its proxy ({target.version}) ignores {VARIABLE}" if known is False else "its version is unknown"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.errors import InputError
 from meshscrape.istio.ports import MERGED
 from meshscrape.istio.scrapers import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.kubernetes.objects import (
@@ -45,6 +46,12 @@ _REASON = f"serves the merged metrics over mutual TLS on {LEGACY_PORT}"
 def plan_legacy(context: Context, target: Target) -> None:
     """The objects that open 15091 for a workload, and the annotation that announces it."""
     announced = {templates.SECURE_PORT: str(LEGACY_PORT)}
+    included = target.workload.include_inbound
+    if not target.workload.is_gateway and included == ():
+        raise InputError(
+            "its inbound traffic is not intercepted, which legacy mode needs",
+            remedy="use --mode bootstrap, whose listeners are reached directly",
+        )
     _authorization_policy(context, target)
     if target.workload.is_gateway:
         _gateway(context, target)
@@ -59,6 +66,9 @@ def plan_legacy(context: Context, target: Target) -> None:
         templates.annotate(template, announced)
         if off := native.off(target.workload):
             templates.configure_proxy(template, off)
+        if included:
+            ports = templates.merged_ports(",".join(included), (LEGACY_PORT,))
+            templates.annotate(template, {templates.INCLUDE_INBOUND: ports})
         excluded = templates.annotation(template, templates.EXCLUDE_INBOUND)
         if str(LEGACY_PORT) in excluded.split(","):
             # The port is a captured one here, unlike Istio's native one.
