@@ -101,6 +101,14 @@ def test_what_captures_nothing_needs_no_exclusion(own: dict[str, str]) -> None:
     assert EXCLUDE not in annotations(settled(cluster(objects), prometheus="none", harden=False))
 
 
+def test_a_list_that_captures_the_port_is_answered_by_an_exclusion() -> None:
+    """Trap 2: with an explicit list, only what it names is captured."""
+    own = {"traffic.sidecar.istio.io/includeInboundPorts": "8080,15092"}
+    objects = [*shop(annotations=own), peer_authentication("STRICT")]
+    plan = settled(cluster(objects), prometheus="none", harden=False, envoy_port=15091)
+    assert annotations(plan)[EXCLUDE] == "15092"
+
+
 def test_the_announcement_of_the_merged_port_is_the_injectors() -> None:
     """Trap 3: secure-port is written at injection; secure-envoy-port never, so that one is planned."""
     plan = settled(cluster(shop()), prometheus="none", harden=False, envoy_port=15091)

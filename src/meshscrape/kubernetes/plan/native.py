@@ -53,12 +53,14 @@ def excluded_ports(
     intercepted = workload.intercepted or (
         workload.kind == "uninjected" and templates.annotation(template, _INTERCEPTION) != "NONE"
     )
-    if workload.is_gateway or not intercepted or workload.include_inbound is not None:
+    listed = workload.include_inbound
+    captured = [port for port in context.intent.secure_ports if listed is None or str(port) in listed]
+    if workload.is_gateway or not intercepted or not captured:
         return None
     present = templates.annotation(template, templates.EXCLUDE_INBOUND)
     # The annotation replaces the mesh-wide list, so that list goes into it.
     start = present or ",".join(context.observation.mesh.exclude_inbound_ports)
-    return templates.merged_ports(start, context.intent.secure_ports)
+    return templates.merged_ports(start, captured)
 
 
 def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
