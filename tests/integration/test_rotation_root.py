@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -88,6 +89,16 @@ def kill_ca(mesh: Up) -> int:
     return pid
 
 
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process does nothing meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_a_rotation_loses_no_scrape_although_the_ca_is_killed_in_every_stage(
     mesh: Up, tmp_path: Path
 ) -> None:
@@ -154,13 +165,15 @@ def test_stages_can_be_taken_one_by_one_and_repeated(mesh: Up) -> None:
     assert json.loads(again.stdout)["rotation"] == record
     shown = rotate(mesh, "--show")
     assert (shown.returncode, shown.stdout.splitlines()[0].startswith("distribute: ")) == (0, True)
-    running = rotating(mesh, "--to", "issue")
-    eventually(lambda: _stage(mesh) is Stage.ISSUE, what="the next stage")
-    refused = rotate(mesh)
-    assert refused.returncode == 2
-    assert f"a rotation already runs here (pid {running.pid})" in refused.stderr
-    running.kill()
-    running.wait(10)
+    # Without its CA the mesh serves on, and nobody can follow.
+    with stopped(mesh.document()["ca"]["pid"]):
+        running = rotating(mesh, "--to", "issue")
+        eventually(lambda: _stage(mesh) is Stage.ISSUE, what="the next stage")
+        refused = rotate(mesh)
+        assert refused.returncode == 2
+        assert f"a rotation already runs here (pid {running.pid})" in refused.stderr
+        running.kill()
+        running.wait(10)
     done = rotate(mesh)
     assert done.returncode == 0, done.stderr
     assert published_bundle(ca_of(mesh)) == (record["new"],)
@@ -172,12 +185,8 @@ def test_stages_can_be_taken_one_by_one_and_repeated(mesh: Up) -> None:
 def test_who_does_not_follow_is_named_and_stops_the_rotation(mesh: Up) -> None:
     """With a stopped agent no stage ends: exit code 1, the workload's name, and the old root still serves."""
     before = published_bundle(ca_of(mesh))
-    pid = mesh.workload("default/web")["pids"]["agent"]
-    os.kill(pid, signal.SIGSTOP)
-    try:
+    with stopped(mesh.workload("default/web")["pids"]["agent"]):
         stuck = meshscrape("ca", "rotate", "--state", str(mesh.state), "--timeout", "4s", "-q")
-    finally:
-        os.kill(pid, signal.SIGCONT)
     assert stuck.returncode == 1
     assert "stage distribute is not confirmed after 4 s" in stuck.stderr
     assert "default/web (credentials): does not trust the new root yet" in stuck.stderr
