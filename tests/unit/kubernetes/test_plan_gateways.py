@@ -302,3 +302,16 @@ class TestAsm:
         plan = settled(cluster(self.gateway()), **NAMED, harden=False)
         assert set(plan.modes.values()) == {"legacy"}
         assert plan.apart
+
+
+@pytest.mark.parametrize("version", ["1.22.0", "1.24.1", "1.25.3"])
+def test_a_gateway_that_takes_no_overlay_yet_stays_open_and_the_rest_is_hardened(version: str) -> None:
+    """Nothing can carry the setting to its proxy: that is said, and stops no other part of the plan."""
+    edge = gateway_api()
+    edge[1]["spec"]["template"]["spec"]["containers"][0]["image"] = f"docker.io/istio/proxyv2:{version}"
+    objects = cluster(control_plane(version), namespace(), deployment(), edge)
+    plan = settled(objects, **NAMED)
+    hardened = [change.ref for change in plan.changes if change.phase == "hardening"]
+    assert [each.name for each in hardened] == ["httpbin"]
+    assert "its plaintext ports stay open" in notes(plan)
+    assert "ProxyConfig" in notes(plan)

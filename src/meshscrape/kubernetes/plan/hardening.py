@@ -63,9 +63,9 @@ def _possible(context: Context, target: Target) -> bool:
     if known and managed and not target.version.at_least(PARAMETERS_SINCE):
         context.draft.note(
             target.ref,
-            f"its plaintext ports stay open: a Gateway's settings need parametersRef, from {PARAMETERS_SINCE} "
-            f"on; this is {target.version}",
-            f"set {VARIABLE} by a ProxyConfig object, upgrade Istio, or keep others out with --network-policy",
+            "its plaintext ports stay open: a Gateway's settings need parametersRef, "
+            f"from {PARAMETERS_SINCE} on; this is {target.version}",
+            f"upgrade Istio, set {VARIABLE} by a ProxyConfig object, or use --network-policy",
         )
         return False
     if known:
