@@ -59,7 +59,8 @@ def addressed_cluster(
 
     It goes wherever it is told: only routes that match an exact authority may lead to it. Connections are
     kept for `idle_timeout` seconds and used for at most `connection_duration` seconds, and
-    `requests_per_connection` requests if that is not 0. `connect_timeout` includes TLS.
+    `requests_per_connection` requests if that is not 0. `connect_timeout` includes TLS. A request is tried a
+    second time after a broken connection: it may have met the end of an idle one.
     """
     common: Resource = {
         "idle_timeout": seconds(idle_timeout),
@@ -70,6 +71,7 @@ def addressed_cluster(
     options = typed(
         _OPTIONS,
         common_http_protocol_options=common,
+        retry_policy={"retry_on": "reset", "num_retries": 1},
         explicit_http_config={"http_protocol_options": {}},
     )
     return typed(

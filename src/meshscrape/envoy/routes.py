@@ -40,15 +40,12 @@ def proxied_host(authority: str, routes: Sequence[Resource]) -> Resource:
 
 
 def proxied_route(path: str, cluster: str, timeout: float) -> Resource:
-    """Exactly `path` to `cluster`; asked a second time after a broken connection.
+    """Exactly `path` to `cluster`.
 
     Method and query are not looked at: `authorization.only_plain_gets` does that, once for all routes.
+    There may be many thousands of these: what the cluster can say, the route does not repeat.
     """
-    retry = {"retry_on": "reset", "num_retries": 1}
-    return {
-        "match": {"path": path},
-        "route": {"cluster": cluster, "timeout": seconds(timeout), "retry_policy": retry},
-    }
+    return {"match": {"path": path}, "route": {"cluster": cluster, "timeout": seconds(timeout)}}
 
 
 def proxied_routes(
