@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshscrape.errors import InputError
 from meshscrape.kubernetes.objects import Ref
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
@@ -41,7 +42,7 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
         if left:
             waiting.setdefault(left, []).append(target.ref)
             continue
-        if _harden(context, target) and consumers:
+        if _hardened(context, target) and consumers:
             names = tuple(f"{each.name}, which the plan moves" for each in consumers)
             planned.setdefault(names, []).append(target.ref)
     gates = [Gate("hardening", tuple(refs), names, True) for names, refs in planned.items()]
@@ -79,6 +80,16 @@ def _possible(context: Context, target: Target) -> bool:
         else "say the version: --istio-version VERSION",
     )
     return False
+
+
+def _hardened(context: Context, target: Target) -> bool:
+    try:
+        return _harden(context, target)
+    except InputError as error:
+        context.draft.note(
+            target.ref, f"its plaintext ports stay open: {error}", "correct it first", refused=True
+        )
+        return False
 
 
 def _harden(context: Context, target: Target) -> bool:
