@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
+from time import monotonic
 from types import TracebackType
 
 import click
@@ -26,6 +27,7 @@ from meshscrape.verify.run import VerifyOptions, check_options, verify
 from meshscrape.verify.watch import WatchOptions, metrics_address
 
 _UNLIMITED = 100_000
+_REDRAW = 0.05
 _SHORTEST, _LONGEST = 1, 24 * 3600
 
 
@@ -39,6 +41,7 @@ class ProgressBar:
             disable=quiet or not sys.stderr.isatty(),
         )  # fmt: skip
         self._task: TaskID | None = None
+        self._drawn = 0.0
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()
@@ -51,6 +54,10 @@ class ProgressBar:
 
     def __call__(self, done: int, total: int, message: str) -> None:
         """Show how far verification is."""
+        # Drawing costs more than many a probe.
+        if done < total and (now := monotonic()) - self._drawn < _REDRAW:
+            return
+        self._drawn = now if done < total else 0.0
         if self._task is None:
             self._task = self._bar.add_task(message, total=total)
         self._bar.update(self._task, completed=done, total=total, description=message)

@@ -11,8 +11,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,6 +37,7 @@ from meshscrape.verify.observations import (
 ACCEPT = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
 
 _CHUNK = 65536
+_ENDING = (("Connection", "close"),)
 _ALERT_REASON = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_([A-Z0-9_]+)")
 
 
@@ -79,6 +80,67 @@ async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts
         return ended.seen
     except TimeoutError:
         return TimedOut("answer")
+
+
+class Visitor:
+    """Visits one port as one identity; requests share a connection for as long as the server keeps it.
+
+    Handshakes are most of what a verification costs, on both sides.
+    """
+
+    def __init__(self, contexts: TlsContexts | None, timeouts: Timeouts) -> None:
+        self._contexts = contexts
+        self._timeouts = timeouts
+        self._stack = AsyncExitStack()
+        self._kept: tuple[_Wire | _Tls, h11.Connection] | None = None
+
+    async def observe(self, probe: Probe) -> Observation:
+        """As the function of this name; probes of other kinds than "http" have connections of their own."""
+        if probe.kind != "http":
+            return await observe(probe, self._contexts, self._timeouts)
+        try:
+            async with asyncio.timeout(self._timeouts.total):
+                return await self._request(probe)
+        except _Ended as ended:
+            seen = ended.seen
+        except TimeoutError:
+            seen = TimedOut("answer")
+        await self.close()
+        return seen
+
+    async def close(self) -> None:
+        """End the connection, if there is one."""
+        self._kept = None
+        await self._stack.aclose()
+
+    async def _request(self, probe: Probe) -> Observation:
+        if self._kept is not None:
+            try:
+                seen = await self._over(*self._kept, probe)
+            except _Ended as ended:
+                seen = ended.seen
+            if isinstance(seen, TimedOut) or (isinstance(seen, Answered) and seen.end != "cut"):
+                return seen
+            # The server may have ended the connection after the request before: only a fresh one tells.
+            await self.close()
+        wire = await self._stack.enter_async_context(_connected(probe, self._timeouts))
+        if self._contexts is None:
+            return await self._over(wire, _client(), probe)
+        tls = _Tls(wire, self._contexts.blind, None)
+        await tls.handshake(self._timeouts.handshake)
+        return await self._over(tls, _client(), probe)
+
+    async def _over(self, wire: _Wire | _Tls, connection: h11.Connection, probe: Probe) -> Observation:
+        """One request over an open connection, which is kept when the answer leaves nothing in doubt."""
+        self._kept = None
+        seen = await _exchange(probe, wire, self._timeouts, connection, ())
+        done = (connection.our_state, connection.their_state) == (h11.DONE, h11.DONE)
+        if isinstance(seen, Answered) and seen.end == "whole" and done and not connection.trailing_data[0]:
+            connection.start_next_cycle()
+            self._kept = (wire, connection)
+        else:
+            await self.close()
+        return seen
 
 
 async def _visit(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
@@ -136,10 +198,12 @@ async def _http(
 ) -> tuple[Observation, ssl.SSLSession | None]:
     async with _connected(probe, timeouts) as wire:
         if context is None:
-            return await _exchange(probe, wire, timeouts), None
+            return await _exchange(probe, wire, timeouts, _client()), None
         tls = _Tls(wire, context, session)
         await tls.handshake(timeouts.handshake)
-        seen = await _exchange(probe, tls, timeouts)
+        seen = await _exchange(probe, tls, timeouts, _client())
+        if probe.kind != "resumption":
+            return seen, None
         if isinstance(seen, Answered):
             seen = replace(seen, resumed=tls.resumed)
         return seen, tls.session
@@ -269,10 +333,16 @@ async def _connected(probe: Probe, timeouts: Timeouts) -> AsyncIterator[_Wire]:
         yield _Wire(sock)
 
 
-async def _exchange(probe: Probe, wire: _Wire | _Tls, timeouts: Timeouts) -> Observation:
-    connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=_CHUNK)
+def _client() -> h11.Connection:
+    return h11.Connection(h11.CLIENT, max_incomplete_event_size=_CHUNK)
+
+
+async def _exchange(
+    probe: Probe, wire: _Wire | _Tls, timeouts: Timeouts, connection: h11.Connection,
+    ending: Sequence[tuple[str, str]] = _ENDING,
+) -> Observation:  # fmt: skip
     headers = [("Host", probe.target), ("Accept", ACCEPT), ("User-Agent", "meshscrape-verify"),
-               ("Connection", "close"), *probe.headers]  # fmt: skip
+               *ending, *probe.headers]  # fmt: skip
     request = h11.Request(method=probe.method, target=probe.path, headers=headers)
     await wire.send((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
     return await _Answer(probe.limit).read(connection, wire, timeouts)

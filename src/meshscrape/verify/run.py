@@ -21,7 +21,7 @@ from meshscrape.verify.listening import Bounds, open_ports
 from meshscrape.verify.matrix import METRICS_PATH, SCRAPER, WHOLE, PlannedCheck, Probe, plan
 from meshscrape.verify.mesh import Mesh, MeshWorkload, parse_mesh
 from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
-from meshscrape.verify.probes import Timeouts, TlsContexts, observe
+from meshscrape.verify.probes import Timeouts, Visitor
 from meshscrape.verify.prometheus import check_prometheus
 from meshscrape.verify.scraped import sample_names
 from meshscrape.verify.targets import WantedSeries, wanted_series
@@ -109,10 +109,14 @@ class _Run:
         )
 
     async def observe_all(self, known: Identities) -> dict[Probe, Observation]:
-        """What each probe saw."""
+        """What each probe saw. Requests of one identity to one port are made one after the other."""
+        visits: dict[tuple[object, ...], list[Probe]] = defaultdict(list)
+        for probe in self._probes:
+            own = () if probe.kind == "http" else (probe,)
+            visits[probe.target, probe.identity, *own].append(probe)
         async with asyncio.TaskGroup() as group:
-            tasks = {probe: group.create_task(self._observe(probe, known)) for probe in self._probes}
-        return {probe: task.result() for probe, task in tasks.items()}
+            tasks = [group.create_task(self._observe(probes, known)) for probes in visits.values()]
+        return {probe: seen for task in tasks for probe, seen in task.result()}
 
     def wait_for_end(self, left: timedelta) -> None:
         """Say that only a certificate's end is waited for."""
@@ -122,25 +126,31 @@ class _Run:
         """Show `message` with the count so far."""
         self._progress(self._done, len(self._probes), message)
 
-    async def _observe(self, probe: Probe, known: Identities) -> Observation:
+    async def _observe(self, probes: Sequence[Probe], known: Identities) -> list[tuple[Probe, Observation]]:
+        target, identity = probes[0].target, probes[0].identity
         try:
             # Before a slot is taken: an expired certificate is waited for, and must not keep others waiting.
-            contexts = await known.contexts(probe.identity)
+            contexts = await known.contexts(identity)
         except UnavailableIdentity as error:
-            seen: Observation = NotObserved(str(error))
-        else:
-            async with self._targets[probe.target], self._everywhere:
-                seen = await self._visit(probe, contexts)
+            return [(probe, self._count(probe, NotObserved(str(error)))) for probe in probes]
+        async with self._targets[target], self._everywhere:
+            visitor = Visitor(contexts, self._options.timeouts)
+            try:
+                return [(probe, self._count(probe, await self._visit(visitor, probe))) for probe in probes]
+            finally:
+                await visitor.close()
+
+    async def _visit(self, visitor: Visitor, probe: Probe) -> Observation:
+        """One visit, unless the port has been silent so often that waiting again would tell nothing new."""
+        if self._silences[probe.target] >= _MOST_SILENCES:
+            return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port were not answered")
+        return await visitor.observe(probe)
+
+    def _count(self, probe: Probe, seen: Observation) -> Observation:
         self._done += 1
         self._silences[probe.target] += isinstance(seen, TimedOut)
         self.say(f"{probe.target} as {probe.identity.workload or probe.identity.kind}")
         return seen
-
-    async def _visit(self, probe: Probe, contexts: TlsContexts | None) -> Observation:
-        """One visit, unless the port has been silent so often that waiting again would tell nothing new."""
-        if self._silences[probe.target] >= _MOST_SILENCES:
-            return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port were not answered")
-        return await observe(probe, contexts, self._options.timeouts)
 
 
 async def _prometheus(
