@@ -57,6 +57,10 @@ class FamilyTable:
         family = self._families.get(name)
         return family is not None and family[0] in (b"histogram", b"summary")
 
+    def widens(self, known: bytes, kind: bytes) -> bool:
+        """Whether a family of type `kind` has series names that one of type `known` has not."""
+        return len(self.suffixes.get(kind, ())) > len(self.suffixes.get(known, ()))
+
     def conflicts(self, name: bytes, kind: bytes) -> bool:
         """Whether a new family of this name and type would expose a series name that is already owned."""
         if name in self._families or (name.endswith(self._endings) and self.parent(name) is not None):

@@ -118,7 +118,10 @@ class TextMerge(SourceMerge):
             self._drop(name, kind)
             return False
         self._malformed += 1
-        if name in self._families or self._families.parent(name) is None:
+        known = self._families.get(name)
+        free = known is None and self._families.parent(name) is None
+        # A type that was exposed goes on owning its series, whatever a later line calls the family.
+        if free or (known is not None and self._families.widens(known[0], kind)):
             self._families.add(name, kind, self._owner)
         self._current, self._keeping = (name, kind), True
         return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +19,8 @@ from support.expositions import (
     text_series,
 )
 
-EXAMPLES = 50
+EXAMPLES = int(os.environ.get("MESHSCRAPE_TEST_EXAMPLES", "50"))
+"""Of each property; a long run takes thousands."""
 
 cuts = st.lists(st.integers(0, 2000), max_size=6)
 
