@@ -15,6 +15,7 @@ from support.plans import (
     cluster,
     control_plane,
     deployment,
+    gateway_api,
     meta,
     namespace,
     notes,
@@ -374,3 +375,22 @@ class TestFromBootstrap:
         plan = settled(after, mode="native", **PLAIN)
         assert plan.changes == ()
         assert "by a bootstrap override" in notes(plan)
+
+
+def test_a_refused_workload_leaves_nothing_behind() -> None:
+    """Where a later step is impossible, the objects of the earlier ones are not planned either."""
+    gateway, made = gateway_api()
+    made["spec"]["template"]["spec"]["containers"][0]["image"] = "docker.io/istio/proxyv2:1.21.0"
+    plan = settled(cluster(control_plane("1.21.0"), namespace(), gateway, made), **PLAIN)
+    assert plan.changes == ()
+    assert "annotations of one's own from 1.22 on" in notes(plan)
+
+
+def test_a_refused_workload_takes_no_shared_override_away() -> None:
+    """The override of a namespace stays planned for the others when the first workload is refused."""
+    broken = deployment("a", labels={"istio": "gw"}, proxy="docker.io/istio/proxyv2:1.30.1")
+    broken["metadata"]["labels"] = {"operator.istio.io/component": "IngressGateways"}
+    broken["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] = "false"
+    broken["spec"]["template"]["spec"]["containers"][0]["name"] = "renamed"
+    plan = settled(cluster(shop(), broken), mode="bootstrap", **PLAIN)
+    assert ("listeners", "create", "ConfigMap/meshscrape-bootstrap") in refs(plan)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from meshscrape.errors import InputError
 from meshscrape.kubernetes.objects import Inventory, Object, Ref, labels, ref_of
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER, PHASES, Action, Change, Note, Phase
 
@@ -36,6 +39,7 @@ class Draft:
         self._state: dict[Ref, Object | None] = {}
         self._entries: dict[tuple[Phase, Ref], _Entry] = {}
         self._notes: dict[Note, None] = {}
+        self._undo: list[Callable[[], None]] = []
         self.phase: Phase = PHASES[0]
 
     @property
@@ -46,6 +50,17 @@ class Draft:
     def note(self, ref: Ref | None, text: str, remedy: str, *, refused: bool = False) -> None:
         """Record something that a person must know."""
         self._notes[Note(ref, text, remedy, refused)] = None
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """All changes made within, or none of them when an InputError ends it."""
+        self._undo.clear()
+        try:
+            yield
+        except InputError:
+            for undo in reversed(self._undo):
+                undo()
+            raise
 
     def get(self, ref: Ref) -> Object | None:
         """The object as the changes so far leave it; not to be modified."""
@@ -100,12 +115,32 @@ class Draft:
     def _record(
         self, ref: Ref, before: Object | None, after: Object | None, reason: str, restarts: tuple[str, ...]
     ) -> None:
-        entry = self._entries.setdefault((self.phase, ref), _Entry(before, after))
-        entry.after = after
+        key = (self.phase, ref)
+        self._undo.append(partial(self._restore, key, self._entries.get(key), ref in self._state, before))
+        known = self._entries.get(key)
+        # A new entry each time: the old one is what an undo puts back.
+        entry = (
+            _Entry(before, after)
+            if known is None
+            else _Entry(known.before, after, [*known.reasons], [*known.restarts])
+        )
+        self._entries[key] = entry
         self._state[ref] = after
         if reason not in entry.reasons:
             entry.reasons.append(reason)
         entry.restarts.extend(text for text in restarts if text not in entry.restarts)
+
+    def _restore(
+        self, key: tuple[Phase, Ref], entry: _Entry | None, was_changed: bool, state: Object | None
+    ) -> None:
+        if entry is None:
+            del self._entries[key]
+        else:
+            self._entries[key] = entry
+        if was_changed:
+            self._state[key[1]] = state
+        else:
+            del self._state[key[1]]
 
     def changes(self) -> tuple[Change, ...]:
         """All changes in the order in which they are to be applied."""

@@ -84,7 +84,8 @@ def _possible(context: Context, target: Target) -> bool:
 
 def _hardened(context: Context, target: Target) -> bool:
     try:
-        return _harden(context, target)
+        with context.draft.whole():
+            return _harden(context, target)
     except InputError as error:
         context.draft.note(
             target.ref, f"its plaintext ports stay open: {error}", "correct it first", refused=True

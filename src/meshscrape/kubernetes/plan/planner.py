@@ -119,19 +119,26 @@ def _scraped(context: Context) -> bool:
 def _listeners(context: Context, target: Target) -> bool:
     """Plan a target's listeners; False, with a note, where that is impossible."""
     try:
-        _check_ports(context, target)
-        _leave_override(context, target)
-        match target.mode:
-            case "native":
-                _native(context, target)
-            case "bootstrap":
-                plan_bootstrap(context, target)
-            case "legacy":
-                plan_legacy(context, target)
+        with context.draft.whole():
+            _open_ports(context, target)
     except InputError as error:
+        # Overrides that this target alone brought about are gone with it: others make them again.
+        context.checksums.clear()
         context.draft.note(target.ref, str(error), "see the message; nothing is planned for it", refused=True)
         return False
     return True
+
+
+def _open_ports(context: Context, target: Target) -> None:
+    _check_ports(context, target)
+    _leave_override(context, target)
+    match target.mode:
+        case "native":
+            _native(context, target)
+        case "bootstrap":
+            plan_bootstrap(context, target)
+        case "legacy":
+            plan_legacy(context, target)
 
 
 def _leave_override(context: Context, target: Target) -> None:

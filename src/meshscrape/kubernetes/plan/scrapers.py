@@ -87,6 +87,7 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
 
 def guarded(context: Context, ref: Ref, act: Callable[[], None]) -> None:
     try:
-        act()
+        with context.draft.whole():
+            act()
     except InputError as error:
         context.draft.note(ref, str(error), "correct it, or see `--prometheus none`", refused=True)
