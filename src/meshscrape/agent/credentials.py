@@ -71,6 +71,8 @@ class Credentials:
         self._places = places
         self._news = asyncio.Event()
         self._roots_seen: tuple[str, ...] = ()
+        self._roots: tuple[str, ...] = ()
+        self._roots_pem = b""
         self._inherited = False
         self._scraper_pem = self._scraper_roots = b""
         self._scraper_problem = ""
@@ -223,7 +225,10 @@ class Credentials:
     def _read_roots(self) -> tuple[bytes, tuple[str, ...]]:
         """The roots that the CA must prove itself with, and what they are; their order counts."""
         pem = read_input(self._ca.roots, "the CA's root certificate")
-        return pem, _fingerprints(pem, str(self._ca.roots))
+        if pem != self._roots_pem:
+            self._roots = _fingerprints(pem, str(self._ca.roots))
+            self._roots_pem = pem
+        return pem, self._roots
 
     def _read_token(self) -> str | None:
         """The token as it is now; None when there is none but a valid certificate can speak for itself."""
