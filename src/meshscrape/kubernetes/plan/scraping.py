@@ -157,7 +157,8 @@ def _move(context: Context, consumer: Consumer) -> bool:
         own = kubernetes_sd.drop_secured_monitor()
 
         def change(data: Mutable) -> None:
-            for endpoint in as_list(dig(data, "spec", "podMetricsEndpoints")):
+            found = as_list(dig(data, "spec", "podMetricsEndpoints"))
+            for endpoint in (each for each in found if isinstance(each, dict)):
                 endpoint["relabelings"] = _with_drop(endpoint.get("relabelings"), own)
 
         context.draft.edit(consumer.ref, change, _DROP_REASON)
