@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -16,10 +17,19 @@ from typing import Any
 import pytest
 
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.scrape.targets import MERGED_JOB
+from meshscrape.scrape.targets import JOBS, MERGED_JOB
 from support.addresses import free_port, loopback
 from support.forgery import Forge
-from support.mesh import EXAMPLE, Up, meshscrape, running_up
+from support.mesh import (
+    EXAMPLE,
+    SECURE,
+    Up,
+    meshscrape,
+    prometheus_manifest,
+    running_up,
+    workload_manifest,
+    write_mesh,
+)
 from support.polling import eventually
 from support.scrape_proxy import JOB, RunningProxy, credentials, group, running_proxy
 from support.targets import Target, tls_target
@@ -236,6 +246,43 @@ def test_direct_scraping_is_there_when_asked_for(tmp_path: Path) -> None:
         assert all(each["scrapeUrl"].startswith("https://") for each in up.active_targets())
         assert "warning" in up.errors.read_text()
         assert "insecure_skip_verify" in up.run("prometheus-config").stdout
+
+
+def _announced(up: Up) -> set[str]:
+    """The workloads in HTTP SD of the mesh's own proxy."""
+    proxy = up.document()["scrapeProxy"]
+    assert proxy, "not there yet"
+    token = Path(proxy["tokenFile"]).read_text().strip()
+    found: set[str] = set()
+    for job in JOBS:
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{proxy['httpSd']}/{job}", headers=headers)
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            found |= {each["labels"]["workload"] for each in json.load(answer)}
+    return found
+
+
+def test_only_workloads_that_were_ready_are_targets(tmp_path: Path) -> None:
+    """One whose application never listens is none; one that is removed is none any more, without a route."""
+    manifest = tmp_path / "mesh.yaml"
+    good = workload_manifest("good", metadata=SECURE)
+    # It declares a port that nothing listens on.
+    waiting = workload_manifest("waiting", metadata=SECURE, port=8000)
+    write_mesh(manifest, prometheus_manifest(), good, waiting)
+    with running_up(tmp_path / "state", "--scrape-interval", "1s", str(manifest)) as up:
+        eventually(lambda: _announced(up) == {"good"}, within=60)
+        assert not up.workload("default/waiting")["ready"]
+        address = up.workload("default/good")["address"]
+        write_mesh(manifest, prometheus_manifest(), waiting)
+        eventually(lambda: _announced(up) == set(), within=60)
+        proxy = up.document()["scrapeProxy"]
+        token = Path(proxy["tokenFile"]).read_text().strip()
+        request = urllib.request.Request(f"http://{address}:15092/stats/prometheus")
+        request.set_proxy(proxy["address"], "http")
+        request.add_header("Authorization", f"Bearer {token}")
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=5)
+        assert refused.value.headers["x-meshscrape-refusal"] == "unknown-target"
 
 
 def test_a_running_mesh_is_a_source(tmp_path: Path, example_mesh: Up) -> None:

@@ -46,7 +46,7 @@ ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
 ENVOY_GRACE = 2.0
 # inotify instances: token, clusters, routes; and for each trust domain two secrets with their directories.
 WATCHES, WATCHES_PER_DOMAIN = 3, 4
-FOLLOW_SECONDS = 0.1
+FOLLOW_SECONDS = 0.2
 PORTS_PATIENCE = 2.0
 _LOOK = 0.02
 
