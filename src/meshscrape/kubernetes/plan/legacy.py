@@ -52,6 +52,7 @@ def plan_legacy(context: Context, target: Target) -> None:
             "its inbound traffic is not intercepted, which legacy mode needs",
             remedy="use --mode bootstrap, whose listeners are reached directly",
         )
+    _check_root_namespace(context, target.workload)
     _authorization_policy(context, target)
     if target.workload.is_gateway:
         _gateway(context, target)
@@ -127,6 +128,18 @@ def _authorization_policy(context: Context, target: Target) -> None:
     }
     wanted = _object(context, SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec)
     context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
+
+
+def _check_root_namespace(context: Context, workload: ObservedWorkload) -> None:
+    """Raise InputError for a sidecar whose port nothing can make STRICT."""
+    root = context.observation.mesh.root_namespace
+    if workload.is_gateway or workload.namespace != root or workload.mtls.of(LEGACY_PORT) == "STRICT":
+        return
+    raise InputError(
+        f"Istio ignores a PeerAuthentication for single workloads in its root namespace {root}, and "
+        f"{LEGACY_PORT} would not be STRICT",
+        remedy="use --mode bootstrap, make the mesh STRICT, or move it to another namespace",
+    )
 
 
 def _strict(context: Context, target: Target) -> None:

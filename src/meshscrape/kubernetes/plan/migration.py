@@ -29,7 +29,7 @@ def plan_removal(context: Context) -> None:
             _gateway(context, workload, remaining)
         else:
             _sidecar(context, workload, remaining)
-        _policies(context, workload)
+        _policies(context, workload, remaining)
 
 
 def _sidecar(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
@@ -80,21 +80,28 @@ def _ours(data: Object | None) -> bool:
     return data is not None and labels(data).get(MANAGED_BY) == MANAGER
 
 
-def _policies(context: Context, workload: ObservedWorkload) -> None:
+def _policies(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
+    here = [each for each in remaining if each.namespace == workload.namespace and not each.is_gateway]
     for each in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", legacy.SECURITY):
-        _peer_authentication(context, each.ref, workload)
+        _peer_authentication(context, each.ref, workload, here)
     ref = Ref(legacy.SECURITY, "AuthorizationPolicy", workload.namespace, f"meshscrape-{workload.name}")
     if _ours(context.draft.get(ref)):
         context.draft.delete(ref, _REASON)
 
 
-def _peer_authentication(context: Context, ref: Ref, workload: ObservedWorkload) -> None:
+def _peer_authentication(
+    context: Context, ref: Ref, workload: ObservedWorkload, others: list[ObservedWorkload]
+) -> None:
     data = context.draft.get(ref)
     selector = dig(data, "spec", "selector")
     ports = as_mapping(dig(data, "spec", "portLevelMtls"))
     if data is None or not as_mapping(selector) or not selects(selector, workload.labels):
         return
-    if str(LEGACY_PORT) not in ports:
+    # Another mode than legacy's own is somebody's wish, such as one that lets native listeners have the port.
+    if dig(ports, str(LEGACY_PORT), "mode") != "STRICT":
+        return
+    # Without it, those would serve their metrics in plain HTTP.
+    if any(selects(selector, each.labels) for each in others):
         return
     rest = {key: value for key, value in ports.items() if key != str(LEGACY_PORT)}
     if not rest and not dig(data, "spec", "mtls"):
