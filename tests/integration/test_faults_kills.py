@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,12 +14,10 @@ from meshscrape.spiffe.certificates import make_csr
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import generate_key
 from meshscrape.system.ca_client import create_certificate
+from support.kills import BACK_WITHIN, assert_whole, kill, pids, programs, prometheus_pid
 from support.mesh import SECURE, Up, prometheus_manifest, running_up, workload_manifest, write_mesh
 from support.polling import eventually
 from support.scrapes import Watch
-
-BACK_WITHIN = 10.0
-"""docs/failures.md promises this, in seconds, for each part alone."""
 
 WEB, PROMETHEUS = "default/web", "istio-system/prometheus"
 OTHERS = ("default/shop", "default/cart")
@@ -38,50 +33,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with running_up(directory / "state", str(manifest), "--scrape-interval", "500ms", "--quiet") as up:
         up.wait_for_phase()
         yield up
-
-
-def pids(up: Up, title: str) -> dict[str, Any]:
-    """The processes of a workload, as the status document has them."""
-    return dict(up.workload(title)["pids"])
-
-
-def kill(pid: int) -> None:
-    """kill -9, of a process of this mesh."""
-    os.kill(pid, signal.SIGKILL)
-
-
-def programs(up: Up) -> Counter[str]:
-    """How many processes of the mesh run which program, and where."""
-    found: Counter[str] = Counter()
-    for pid in up.processes():
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            where = os.readlink(f"/proc/{pid}/cwd")
-        except OSError:
-            continue
-        found[f"{b' '.join(words[:4]).decode()} in {where}"] += 1
-    return found
-
-
-def orphans(up: Up) -> list[int]:
-    """Processes of the mesh whose parent is none of it."""
-    family = up.processes()
-    return [pid for pid in family - {up.process.pid} if _parent(pid) not in family | {None}]
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[1])
-
-
-def assert_whole(up: Up, before: Counter[str]) -> None:
-    """The mesh has exactly the processes that it had, each with a parent of its own kin, and is ready."""
-    eventually(lambda: programs(up) == before, within=BACK_WITHIN, what="the same processes as before")
-    assert orphans(up) == []
-    eventually(lambda: all(each["ready"] for each in up.document()["workloads"]), within=BACK_WITHIN)
 
 
 def assert_lossless(watch: Watch, of: str, targets: int) -> None:
@@ -188,20 +139,6 @@ def test_prometheus(mesh: Up) -> None:
     assert {title: pids(mesh, title) for title in kept} == kept
     assert mesh.document()["scrapeProxy"]["pids"] == document["scrapeProxy"]["pids"]
     assert_whole(mesh, whole)
-
-
-def prometheus_pid(up: Up) -> int:
-    """Prometheus itself, not its guard."""
-    found = [pid for pid in up.processes() if _command(pid).endswith("/prometheus")]
-    assert len(found) == 1
-    return found[0]
-
-
-def _command(pid: int) -> str:
-    try:
-        return os.readlink(f"/proc/{pid}/exe")
-    except OSError:
-        return ""
 
 
 @pytest.mark.parametrize("victim", ["envoy", "proxy"])
