@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench import agents, authority, merge, plan, proxy, scrapes
+from bench import agents, authority, merge, plan, proxy, scrapes, verify
 from bench.measure import Row
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
@@ -19,6 +19,7 @@ SUITES: dict[str, Callable[[int], list[Row]]] = {
     "authority": authority.run,
     "plan": plan.run,
     "proxy": proxy.run,
+    "verify": verify.run,
 }
 
 
