@@ -41,6 +41,11 @@ class Ref:
         kind = f"{self.kind}.{self.group}" if self.group else self.kind
         return f"{kind} {self.namespace}/{self.name}" if self.namespace else f"{kind} {self.name}"
 
+    @property
+    def printable(self) -> bool:
+        """Whether it can stand on one line of a terminal or a comment, and does nothing there."""
+        return all(part.isprintable() for part in (self.group, self.kind, self.namespace, self.name))
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -168,8 +173,14 @@ def ref_of(data: Object, where: str = "") -> Ref:
         namespace = ""
     elif not isinstance(namespace, str) or not namespace:
         namespace = "default"
-    group = api_version.rpartition("/")[0]
-    return Ref(group, kind, namespace, name)
+    found = Ref(api_version.rpartition("/")[0], kind, namespace, name)
+    if not found.printable:
+        raise InputError(
+            f"{shorten(kind)!r} with control characters in its name",
+            where=where,
+            remedy="no API server takes such a name: correct it",
+        )
+    return found
 
 
 def stable(data: Object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from meshscrape.errors import InputError
 from meshscrape.istio.documents import load_documents
 from meshscrape.kubernetes import objects
 from meshscrape.kubernetes.objects import Inventory, Ref, load_inventory, manifest_of, stable
-from support.clusters import deployment, inventory, namespace, service
+from support.clusters import deployment, inventory, namespace, observed, pod_of, service
 
 
 def test_references_say_which_object() -> None:
@@ -31,6 +31,26 @@ def test_a_namespace_defaults() -> None:
     app = deployment()
     del app["metadata"]["namespace"]
     assert manifest_of(app).ref.namespace == "default"
+
+
+@pytest.mark.parametrize("name", ["a\nkind: Role", "a\x1b[31m", "a\u202eb", "a\x00"])
+@pytest.mark.parametrize("field", ["name", "namespace"])
+def test_a_name_cannot_write_elsewhere(field: str, name: str) -> None:
+    """Names stand in comments of rendered files and on terminals: line ends and escapes are refused."""
+    data = deployment()
+    data["metadata"][field] = name
+    with pytest.raises(InputError, match="control characters in its name") as caught:
+        manifest_of(data, "dump.yaml:3")
+    assert str(caught.value).isprintable()
+
+
+def test_an_owner_that_is_no_name_is_none() -> None:
+    """Whoever makes a pod may write anything as its owner: such a pod stands for itself."""
+    app = deployment()
+    pod = pod_of(app)
+    pod["metadata"]["ownerReferences"][0]["name"] = "x\x1b[2J\n"
+    (found,) = [each for each in observed(pod).workloads if each.standalone]
+    assert found.ref == manifest_of(pod).ref
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,10 @@ def owners(manifest: Manifest) -> Iterator[Ref]:
     found = [each for each in references if isinstance(each, Mapping)]
     for each in sorted(found, key=lambda each: each.get("controller") is not True):
         group = str(each.get("apiVersion", "")).rpartition("/")[0]
-        yield Ref(group, str(each.get("kind")), manifest.ref.namespace, str(each.get("name")))
+        ref = Ref(group, str(each.get("kind")), manifest.ref.namespace, str(each.get("name")))
+        # Nothing checks that an owner is a name, and whoever makes a pod writes it.
+        if ref.printable:
+            yield ref
 
 
 def oldest(manifests: Iterable[Manifest]) -> Manifest | None:
