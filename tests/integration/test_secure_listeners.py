@@ -321,6 +321,16 @@ def test_the_plaintext_ports_serve_what_they_should(sidecar: Sidecar) -> None:
     assert json.loads(ask(sidecar.pod, 15021, "/healthz/ready").body)["path"] == "/healthz/ready"
 
 
+@pytest.mark.parametrize(("port", "path"), [(15021, "/healthz/ready"), (15090, "/stats/prometheus")])
+def test_envoy_takes_no_orders_from_a_clients_headers(sidecar: Sidecar, port: int, path: str) -> None:
+    """`x-envoy-*` neither names new statistics (each would stay for ever) nor sets a timeout."""
+    with Wire(sidecar.pod, port) as wire:
+        told = wire.get(path, x_envoy_upstream_alt_stat_name="told", x_envoy_upstream_rq_timeout_ms="1")
+    assert told.status == 200
+    own = ask(sidecar.pod, 15090, "/stats/prometheus").text
+    assert "envoy_cluster_upstream_rq_completed" in own and "told" not in own
+
+
 def test_refusals_say_what_is_served(sidecar: Sidecar) -> None:
     """A 404 and a 405 explain themselves in plain text."""
     wrong = ask(sidecar.pod, 15090, "/metrics")

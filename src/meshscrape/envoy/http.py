@@ -14,6 +14,11 @@ _COMPRESSION = "envoy.extensions.compression"
 METRICS_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
 
 
+# Of "internal" clients Envoy obeys x-envoy-* headers: timeouts, retries, names of new statistics without end.
+# An empty list of them would mean every private and loopback address. This one is nobody's.
+_NOBODY = {"address_prefix": "0.0.0.0", "prefix_len": 32}  # noqa: S104
+
+
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
     """What one client may take; times in seconds, None where the client may take as long as it likes."""
@@ -81,7 +86,7 @@ def _identity(manager: Manager) -> Resource:
     """Headers that say who: made anew from the connection, whatever the client wrote."""
     fields: Resource = {
         "use_remote_address": True,
-        "internal_address_config": {"unix_sockets": False},
+        "internal_address_config": {"unix_sockets": False, "cidr_ranges": [_NOBODY]},
         "generate_request_id": manager.request_ids,
         "forward_client_cert_details": "SANITIZE_SET" if manager.client_certificate else "SANITIZE",
         "server_header_transformation": "OVERWRITE" if manager.server else "PASS_THROUGH",
