@@ -74,6 +74,15 @@ def _table(*names: str) -> Table:
     return table
 
 
+def _add(table: Table, *cells: str) -> None:
+    """A row of plain text: what objects say is neither rich's markup nor the terminal's."""
+    table.add_row(*(Text(_plain(cell)) for cell in cells))
+
+
+def _plain(text: str) -> str:
+    return "".join(each if each.isprintable() or each == "\n" else "?" for each in text)
+
+
 def _planes(observation: Observation) -> RenderableType:
     if not observation.control_planes:
         return Text(
@@ -82,7 +91,8 @@ def _planes(observation: Observation) -> RenderableType:
     table = _table("CONTROL PLANE", "VERSION", "TOLD BY", "TAGS", "WHERE", "TRUST DOMAIN")
     for plane in observation.control_planes:
         where = "outside the cluster, or not in the dump" if plane.external else plane.namespace
-        table.add_row(
+        _add(
+            table,
             f"{plane.revision} ({plane.flavour})",
             str(plane.version),
             plane.version_source or "nothing",
@@ -99,9 +109,10 @@ def _workloads(observation: Observation) -> Table:
     for each in observation.workloads:
         scraped = "\n".join(f"{name}, {over[name]}" for name in each.scraped_by)
         if not each.in_mesh:
-            table.add_row(_title(each), each.kind, "", each.injection.reason, "", "", "", scraped)
+            _add(table, _title(each), each.kind, "", each.injection.reason, "", "", "", scraped)
             continue
-        table.add_row(
+        _add(
+            table,
             _title(each),
             each.kind + (" (native)" if each.native_sidecar else ""),
             _proxy(each),
@@ -140,7 +151,7 @@ def _consumers(consumers: list[Consumer]) -> Table:
     for each in consumers:
         count = str(len(each.matches)) if each.certain else "cannot be told"
         ports = ",".join(map(str, each.ports))
-        table.add_row(each.name, each.over, ports, count, str(each.ref))
+        _add(table, each.name, each.over, ports, count, str(each.ref))
     return table
 
 
@@ -155,9 +166,9 @@ def _pitfalls(pitfalls: tuple[Pitfall, ...]) -> Iterator[RenderableType]:
         yield Text.assemble((f"{severity.upper():<8}", _STYLES[severity]), (f"{code}{count}", "bold"))
         seen: set[tuple[str, str]] = set()
         for each in found[:_SHOWN]:
-            yield Text(f"  {each.ref}: {each.text}" if each.ref else f"  {each.text}")
+            yield Text(_plain(f"  {each.ref}: {each.text}" if each.ref else f"  {each.text}"))
             if (each.code, each.remedy) not in seen:
-                yield Text(f"  → {each.remedy}", style="dim")
+                yield Text(_plain(f"  → {each.remedy}"), style="dim")
                 seen.add((each.code, each.remedy))
         if len(found) > _SHOWN:
             yield Text(f"  … and {len(found) - _SHOWN} more: -o json has all of them")

@@ -116,3 +116,17 @@ def test_every_key_of_the_document_is_documented() -> None:
             workload["metrics"]["annotations"] = {}
             workload["mtls"]["ports"] = {}
         assert sorted(key for key in _keys(document) - free if key not in words) == []
+
+
+def test_the_table_shows_what_objects_say_as_plain_text(tmp_path: Path) -> None:
+    """What a tenant wrote is neither an escape of the terminal nor markup of the table."""
+    parts = operated()
+    for part in parts:
+        if part["kind"] == "PodMonitor":
+            part["spec"]["scrapeClass"] = "\x1b[2Jnone"
+        if part["kind"] == "Namespace":
+            part["metadata"]["labels"]["istio.io/rev"] = "[red]x[/nothing]"
+    table = run("-f", str(write(tmp_path / "dump.yaml", parts)))
+    assert "\x1b" not in table
+    assert "?[2Jnone" in table
+    assert "[red]x[/nothing]" in table
