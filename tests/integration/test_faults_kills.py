@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from meshscrape.local.processes import child_named
 from meshscrape.spiffe.certificates import make_csr
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import generate_key
@@ -81,18 +82,18 @@ def test_an_agent(mesh: Up) -> None:
     assert_lossless(watch, 'workload=~"shop|cart"', 4)
 
 
-def test_an_application(mesh: Up) -> None:
-    """With its guard or without: it comes back, and Envoy's metrics are scraped all the while."""
-    for index in (0, -1):
-        watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
-        kill(before["application"][index])
-        eventually(
-            lambda before=before: set(pids(mesh, WEB)["application"]) - set(before["application"]),  # type: ignore[misc]
-            within=BACK_WITHIN,
-            what="another application",
-        )
-        assert_whole(mesh, whole)
-        assert_lossless(watch, 'workload=~"web|shop|cart"', 6)
+@pytest.mark.parametrize("victim", ["guard", "application"])
+def test_an_application(mesh: Up, victim: str) -> None:
+    """It comes back, also when its guard dies, and Envoy's metrics are scraped all the while."""
+    watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
+    (guard,) = before["application"]
+    application = child_named(guard)
+    assert application is not None
+    kill(guard if victim == "guard" else application)
+    eventually(lambda: pids(mesh, WEB)["application"] not in ([], [None], [guard]), within=BACK_WITHIN)
+    eventually(lambda: not os.path.exists(f"/proc/{application}"), within=BACK_WITHIN, what="its end")
+    assert_whole(mesh, whole)
+    assert_lossless(watch, 'workload=~"web|shop|cart"', 6)
 
 
 def test_the_ca(mesh: Up) -> None:
