@@ -66,6 +66,22 @@ def test_only_exact_paths_and_reading_methods(request_line: bytes, status: bytes
     assert served(request_line + b"\r\n" + CLOSE).split()[1] == status
 
 
+def test_headers_of_the_same_name_are_one_value() -> None:
+    """All of them, joined by commas: of two tokens none is the token."""
+    seen: list[str] = []
+
+    async def handler(request: Request) -> Response:
+        seen.append(request.headers["authorization"])
+        return Response(200)
+
+    async def run() -> None:
+        async with HttpServer(handler, addresses=[(loopback(), 0)]) as server:
+            await exchange(server, b"GET / HTTP/1.1\r\nAuthorization: a\r\nauthorization: b\r\n" + CLOSE)
+
+    asyncio.run(run())
+    assert seen == ["a, b"]
+
+
 def test_head_has_no_body() -> None:
     """HEAD is answered like GET without the body."""
     answer = served(b"HEAD / HTTP/1.1\r\n" + CLOSE)

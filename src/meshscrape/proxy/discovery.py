@@ -56,16 +56,10 @@ class WatchedFile:
             stamp = (0, 0, 0)
         if stamp == self._stamp:
             return None
-        data = read_input(self.path, "the targets") if stamp[2] else self._missing(stamp)
-        self._stamp = stamp
-        if data == self._data:
-            return None
-        self._data = data
-        return self._parse(data, str(self.path))
-
-    def _missing(self, stamp: tuple[int, int, int]) -> bytes:
-        self._stamp, self._data = stamp, None
-        return read_input(self.path, "the targets")
+        before, self._stamp, self._data = self._data, None, None
+        data = read_input(self.path, "the targets")
+        self._stamp, self._data = stamp, data
+        return None if data == before else self._parse(data, str(self.path))
 
 
 def target_file_source(path: Path, job: str) -> WatchedFile:
@@ -101,9 +95,11 @@ class Discovery:
             try:
                 found = state.source.read()
             except MeshscrapeError as error:
-                state.failures += 1
-                state.problem = str(error)
-                logger.error("the targets stay as they were: %s", error)
+                # A file that cannot be read is tried at every look: once is enough to say so.
+                if str(error) != state.problem:
+                    state.failures += 1
+                    state.problem = str(error)
+                    logger.error("the targets stay as they were: %s", error)
                 continue
             if found is not None:
                 changed = changed or found != state.targets

@@ -10,7 +10,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,10 @@ class ServerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request without its body: `path` as sent, not decoded, without the query; lower-case header names."""
+    """A request without its body: `path` as sent, not decoded, without the query.
+
+    Header names are in lower case; values of the same name are one, joined by commas (RFC 9110, 5.3).
+    """
 
     method: str
     path: str
@@ -207,8 +210,7 @@ class _Conversation:
 
     async def _answer(self, request: h11.Request) -> None:
         path, _, query = request.target.decode("latin-1").partition("?")
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
-        asked = Request(request.method.decode("latin-1"), path, query, headers)
+        asked = Request(request.method.decode("latin-1"), path, query, _combined(request.headers))
         head = asked.method == "HEAD"
         if self.server.requests.locked():
             busy = Response(503, b"too many requests at a time\n", headers={"Retry-After": "1"})
@@ -261,6 +263,14 @@ class _Conversation:
         self.writer.close()
         async with asyncio.timeout(self.limits.write_seconds):
             await self.writer.wait_closed()
+
+
+def _combined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for raw_name, raw_value in headers:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        found[name] = f"{found[name]}, {value}" if name in found else value
+    return found
 
 
 def _listen_tcp(host: str, port: int) -> socket.socket:

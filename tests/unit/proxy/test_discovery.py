@@ -82,6 +82,22 @@ def test_a_vanished_file_keeps_its_last_targets(file: Path) -> None:
     assert not state.problem and _addresses(discovery) == ["10.0.0.1:1"]
 
 
+def test_what_cannot_be_read_is_said_once_and_tried_until_it_can(file: Path) -> None:
+    """The very same file is used again after something unreadable (here a directory) stood in its place."""
+    discovery = Discovery([target_file_source(file, "a")])
+    discovery.start()
+    aside = file.rename(file.with_suffix(".aside"))
+    file.mkdir()
+    for _ in range(3):
+        assert not discovery.look()
+    (state,) = discovery.states
+    assert state.failures == 1 and state.problem
+    file.rmdir()
+    aside.rename(file)
+    discovery.look()
+    assert not state.problem and _addresses(discovery) == ["10.0.0.1:1"]
+
+
 def test_a_source_that_cannot_be_used_at_the_start_is_an_error(tmp_path: Path) -> None:
     """There are no last targets to keep."""
     with pytest.raises(InputError):
