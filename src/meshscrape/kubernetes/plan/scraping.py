@@ -8,16 +8,17 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig, selects
+from meshscrape.kubernetes.observe import observe
 from meshscrape.kubernetes.observe.model import Consumer, Scraper
 from meshscrape.kubernetes.plan.applications import application_ports
 from meshscrape.kubernetes.plan.draft import Mutable
-from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
+from meshscrape.kubernetes.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, Plan
 from meshscrape.kubernetes.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
 from meshscrape.kubernetes.plan.targets import Context
 from meshscrape.kubernetes.yaml_text import load_text, rewrite
 from meshscrape.scrape import kubernetes_sd, operator, scraper_pod
 from meshscrape.scrape.prometheus_objects import PrometheusOptions
-from meshscrape.scrape.targets import ENVOY_JOB
+from meshscrape.scrape.targets import ENVOY_JOB, MERGED_JOB
 
 OPERATOR = "monitoring.coreos.com"
 _DROP_REASON = "pods that announce a secure port leave this plaintext job, each as it is recreated"
@@ -46,9 +47,36 @@ def plan_scraping(context: Context) -> set[str]:
     return {each.name for each in concerned if _move(context, each)}
 
 
+def _reads_them_already(context: Context, scraper: Scraper) -> bool:
+    """Whether a job of another name reads every target's merged metrics over mutual TLS, once all pods are as
+    their templates say: with ours beside it, each pod would be scraped twice."""
+    if not any(_is_their_own(each, scraper) for each in context.observation.consumers):
+        return False
+    joined = Plan(context.draft.changes()).apply(context.inventory)
+    after = observe(joined, istio_version=context.intent.istio_version)
+    merged = context.intent.merged_port
+    ports = {each.ref: LEGACY_PORT if each.mode == "legacy" else merged for each in context.targets}
+    for each in after.consumers:
+        read = each.ports_after
+        if _is_their_own(each, scraper) and all(port in read.get(ref, ()) for ref, port in ports.items()):
+            context.draft.note(
+                scraper.ref,
+                f"{each.name} reads the secure ports over mutual TLS already: no other job is added",
+                "take it away to get ours in its place",
+            )
+            return True
+    return False
+
+
+def _is_their_own(consumer: Consumer, scraper: Scraper) -> bool:
+    ours = consumer.job in (MERGED_JOB, ENVOY_JOB) or "/meshscrape-" in consumer.job
+    return consumer.scraper == scraper.ref and consumer.over == "mtls" and not ours
+
+
 def _jobs(context: Context, scraper: Scraper) -> None:
+    known = _reads_them_already(context, scraper)
     if scraper.kind == "operator":
-        _monitors(context, scraper)
+        _monitors(context, scraper, known)
         return
     directory = scraper.certs_mount or scraper_pod.CERTIFICATES
     # Of all namespaces, whichever are planned for: only pods that announce a secure port are found.
@@ -56,6 +84,8 @@ def _jobs(context: Context, scraper: Scraper) -> None:
     wanted = kubernetes_sd.secure_jobs(options)
     if not context.intent.envoy_port:
         wanted = [job for job in wanted if job["job_name"] != ENVOY_JOB]
+    if known:
+        wanted = [job for job in wanted if job["job_name"] != MERGED_JOB]
     if scraper.config is None or context.draft.get(scraper.config) is None:
         raise InputError(
             "its configuration is not among the objects",
@@ -100,7 +130,7 @@ def _edit_config(context: Context, ref: Ref, change: Callable[[Mutable], None], 
     return False
 
 
-def _monitors(context: Context, scraper: Scraper) -> None:
+def _monitors(context: Context, scraper: Scraper, known: bool) -> None:
     """PodMonitors that an existing Prometheus object selects."""
     spec = as_mapping(dig(context.object_of(scraper.ref), "spec"))
     selector = spec.get("podMonitorSelector")
@@ -122,6 +152,8 @@ def _monitors(context: Context, scraper: Scraper) -> None:
         context.draft.edit(scraper.ref, select, "a null podMonitorSelector selects nothing")
     for monitor in operator.pod_monitors(options):
         if monitor["metadata"]["name"].endswith("envoy-metrics") and not context.intent.envoy_port:
+            continue
+        if monitor["metadata"]["name"].endswith("merged-metrics") and known:
             continue
         if selector is not None and not selects(selector, monitor["metadata"]["labels"]):
             raise InputError(
