@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
 
 from meshscrape.cli.files import files_option, read_inventory
-from meshscrape.errors import MeshscrapeError
+from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.ports import SECURE_MERGED
 from meshscrape.istio.scrapers import parse_scrapers
-from meshscrape.kubernetes.objects import Inventory
+from meshscrape.kubernetes.objects import Inventory, Ref, selects
 from meshscrape.kubernetes.observe import observe
+from meshscrape.kubernetes.observe.model import Observation
 from meshscrape.kubernetes.plan.model import Intent, Plan
 from meshscrape.kubernetes.plan.planner import plan
 from meshscrape.kubernetes.selectors import parse_selector
+from meshscrape.kubernetes.versions import parse_version
 
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = click.IntRange(1, 65535)
 _OPTIONS = (
     files_option,
@@ -96,7 +100,12 @@ def make_plan(
     inject: bool | None,
     **options: Any,
 ) -> tuple[Inventory, Plan]:
-    """The objects that were read and the plan for them, from the values of `intent_options`."""
+    """The objects that were read and the plan for them, from the values of `intent_options`.
+
+    Raises InputError for options that cannot be meant: a mistyped namespace must not look like "nothing to
+    do".
+    """
+    _check(options)
     intent = Intent(
         namespaces=namespaces,
         selector=parse_selector(selector) if selector else None,
@@ -106,7 +115,39 @@ def make_plan(
     )
     inventory = read_inventory(files)
     observation = observe(inventory, istio_version=intent.istio_version)
+    _check_chosen(observation, inventory, intent)
     return inventory, plan(observation, inventory, intent)
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    version, namespace = options["istio_version"], options["prometheus_namespace"]
+    if version is not None and not parse_version(version).known:
+        raise InputError(
+            f"{version!r} is not a version of Istio", where="--istio-version", remedy="write it as 1.31.0"
+        )
+    if not _NAMESPACE.fullmatch(namespace):
+        raise InputError(
+            f"{namespace!r} is not the name of a namespace",
+            where="--prometheus-namespace",
+            remedy="use lower-case letters, digits and -",
+        )
+
+
+def _check_chosen(observation: Observation, inventory: Inventory, intent: Intent) -> None:
+    used = {each.namespace for each in observation.workloads}
+    for name in intent.namespaces:
+        if name not in used and inventory.get(Ref("", "Namespace", "", name)) is None:
+            raise InputError(
+                f"no object is in {name!r}",
+                where="--namespace",
+                remedy="correct it, or give a dump that has it",
+            )
+    if intent.selector is not None and not any(
+        selects(intent.selector, each.labels)
+        and (not intent.namespaces or each.namespace in intent.namespaces)
+        for each in observation.workloads
+    ):
+        raise InputError("it selects no workload", where="--selector", remedy="correct it, or the namespace")
 
 
 class OneIsError(click.Command):

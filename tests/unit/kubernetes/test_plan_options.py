@@ -1,0 +1,33 @@
+"""Options of `plan` and `render` that cannot be meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from meshscrape.cli.plan import command
+from support.clusters import plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--namespace", "shpo"], "--namespace: no object is in 'shpo'"),
+        (["--selector", "app=htpbin"], "--selector: it selects no workload"),
+        (["--namespace", "istio-system", "--selector", "app=httpbin"], "--selector: it selects no workload"),
+        (["--istio-version", "banana"], "--istio-version: 'banana' is not a version"),
+        (["--prometheus", "addon", "--prometheus-namespace", "A_B"], "--prometheus-namespace: 'A_B'"),
+    ],
+)
+def test_a_slip_is_an_error_and_not_a_finished_plan(tmp_path: Path, arguments: list[str], said: str) -> None:
+    """Exit code 1 and one line: a pipeline must not take a mistyped name for `nothing to do`."""
+    dump = tmp_path / "dump.yaml"
+    dump.write_text(yaml.safe_dump_all(plain()))
+    result = CliRunner().invoke(command, ["-f", str(dump), *arguments])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
