@@ -69,7 +69,7 @@ def test_nothing_fails_before_expiry_and_all_recovers_in_time(tmp_path: Path) ->
 
 
 def test_everything_recovers_by_itself_after_expiry(tmp_path: Path) -> None:
-    """Away until after the end: expired is not ready; the CA's return alone brings it back."""
+    """Away until after the end: not ready (why: told inside alone); the CA's return alone brings it back."""
     listen, ttl = f"127.0.0.1:{free_port()}", "4s"
     with (
         ca_process(tmp_path / "ca", listen=listen) as ca,
@@ -80,6 +80,8 @@ def test_everything_recovers_by_itself_after_expiry(tmp_path: Path) -> None:
         ca.process.kill()
         ca.process.wait(10)
         eventually(lambda: agent.health()[0] == 503, what="the end of the certificate")
+        assert str(ca.address) in agent.health()[1]
+        assert agent.get(agent.pod, 15021, "/healthz/ready") == (503, "not ready\n")
         with pytest.raises((ssl.SSLError, OSError)):
             agent.scrape(15091, agent.output)
         with ca_process(tmp_path / "ca", listen=listen):

@@ -31,6 +31,7 @@ from meshscrape.system.supervisor import Policy, Supervisor
 logger = logging.getLogger(__name__)
 
 READY = "/healthz/ready"
+_ADDED_BY_ENVOY = "x-forwarded-for"
 # Five restarts within a minute, the first at once: the workload's ports are closed meanwhile.
 ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
 # Shorter than what a supervisor of agents grants an agent (processes.STOP_GRACE).
@@ -167,9 +168,13 @@ class Agent:
         )
         return routes({READY: self._answer_ready, **dict.fromkeys(PATHS, merged.handle)})
 
-    async def _answer_ready(self, _: Request) -> Response:
+    async def _answer_ready(self, request: Request) -> Response:
         reason = await self.why_not_ready()
-        return Response(503, f"{reason}\n".encode()) if reason else Response(200, b"ready\n")
+        if not reason:
+            return Response(200, b"ready\n")
+        # The network, which comes through Envoy, learns neither addresses nor paths.
+        said = "not ready" if _ADDED_BY_ENVOY in request.headers else reason
+        return Response(503, f"{said}\n".encode())
 
     def own_metrics(self) -> bytes:
         """The agent's own families."""

@@ -83,7 +83,7 @@ class RootFollower:
                 continue
             try:
                 await self._use(self._reopen())
-            except MeshscrapeError as error:
+            except (MeshscrapeError, OSError) as error:
                 if str(error) != self._problem:
                     self._problem = str(error)
                     log.error("the roots stay as they were: %s", error)
