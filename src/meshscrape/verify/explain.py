@@ -292,8 +292,10 @@ def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
     if not found:
         remedy = "it learns of targets every few seconds; else see its jobs: `meshscrape prometheus-config`"
         return Step(name, "broken", f"it does not have the target {target.url}", remedy)
-    worst = next((each for each in found if each.health != "up"), None)
+    worst = next((each for each in found if each.health not in ("up", "unknown")), None)
     if worst is None:
+        if new := next((each for each in found if each.health == "unknown"), None):
+            return Step(name, "note", f"it knows {new.url}, and has not scraped it yet")
         through = " through the scrape proxy" if seen.proxied(found[0]) else ""
         return Step(name, "ok", f"{found[0].url} is up{through}")
     said = f": {printable(worst.error, 300)}" if worst.error else ""

@@ -262,6 +262,13 @@ def test_prometheus_has_the_last_word() -> None:
     assert explained(prometheus=None).steps[-1].outcome == "skipped"
 
 
+def test_a_target_that_has_just_come_is_not_broken() -> None:
+    """Prometheus calls it unknown until its first scrape."""
+    found = explained(prometheus=prometheus("unknown"))
+    assert found.broken is None
+    assert (found.steps[-1].outcome, "not scraped it yet" in found.steps[-1].seen) == ("note", True)
+
+
 def test_an_application_s_own_port_needs_no_families() -> None:
     """No allow list, no sources, any exposition."""
     target = find_targets(mesh(), "127.9.1.1:9080")[0]
