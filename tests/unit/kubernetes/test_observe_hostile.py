@@ -1,4 +1,4 @@
-"""Observing survives whatever a dump holds: objects that no API server would have let in."""
+"""Observing and planning survive whatever a dump holds: objects that no API server would have let in."""
 
 from __future__ import annotations
 
@@ -11,8 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
+from meshscrape.kubernetes.observe import observe
 from meshscrape.kubernetes.observe.document import observation_document
-from support.clusters import CLUSTERS, observed
+from meshscrape.kubernetes.plan.model import Intent
+from meshscrape.kubernetes.plan.planner import plan
+from meshscrape.kubernetes.render.diff import plan_text, summary
+from meshscrape.kubernetes.render.files import plan_files
+from meshscrape.kubernetes.render.kustomize import kustomize_files
+from support.clusters import CLUSTERS, inventory, observed
 
 _JUNK: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 15092, "", "x", "*", "a: [", "{", [], [None], ["x"], {}, {"x": None}, [[]], 1.5]
@@ -58,3 +64,18 @@ def test_broken_objects_are_no_crash(parts: list[dict[str, Any]]) -> None:
     except InputError:
         return
     json.dumps(observation_document(found))
+
+
+@settings(max_examples=40, deadline=None)
+@given(broken_clusters(), st.sampled_from(["auto", "native", "bootstrap", "legacy"]))
+def test_broken_objects_give_a_plan_or_one_line(parts: list[dict[str, Any]], mode: Any) -> None:
+    """Any value may be anything: there is a plan that can be shown and written, or one line for the user."""
+    try:
+        objects = inventory(parts)
+        intent = Intent(mode=mode, inject=True, network_policy=True)
+        found = plan(observe(objects), objects, intent)
+    except InputError:
+        return
+    assert plan_text(found).splitlines()[-1] == summary(found)
+    kustomize_files(found, "../base")
+    plan_files(found)

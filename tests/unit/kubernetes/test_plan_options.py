@@ -31,3 +31,13 @@ def test_a_slip_is_an_error_and_not_a_finished_plan(tmp_path: Path, arguments: l
     assert result.stdout == ""
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("namespace", "missing"), [("observability", True), ("default", False)])
+def test_a_new_prometheus_needs_its_namespace(tmp_path: Path, namespace: str, missing: bool) -> None:
+    """Nothing else makes it, and its objects cannot be applied before."""
+    dump = tmp_path / "dump.yaml"
+    dump.write_text(yaml.safe_dump_all(plain()))
+    arguments = ["-f", str(dump), "--prometheus", "addon", "--prometheus-namespace", namespace]
+    told = CliRunner().invoke(command, arguments).stdout
+    assert ("kubectl create namespace" in told) is missing

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.kubernetes.objects import as_list, as_mapping, dig, labels
+from meshscrape.kubernetes.objects import Ref, as_list, as_mapping, dig, labels
 from meshscrape.kubernetes.observe.model import Scraper
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
@@ -23,9 +23,24 @@ def plan_credentials(context: Context) -> None:
         for scraper in secured_scrapers(context):
             guarded(context, scraper.ref, partial(_credentials, context, scraper))
     elif context.intent.prometheus != "none":
+        _check_namespace(context)
         for wanted in new_objects(context):
             if wanted["kind"] in RIGHTS:
                 context.draft.ensure(wanted, "the identity of Prometheus, and what it may read")
+
+
+def _check_namespace(context: Context) -> None:
+    """Say that a new Prometheus needs its namespace, where the objects show that it is missing."""
+    name = context.intent.prometheus_namespace
+    if next(iter(context.inventory.of_kind("Namespace", "")), None) is None:
+        return
+    ref = Ref("", "Namespace", "", name)
+    if context.draft.get(ref) is None:
+        context.draft.note(
+            ref,
+            "it is not among the objects, and the new Prometheus goes there",
+            f"kubectl create namespace {name}, or take another one: --prometheus-namespace",
+        )
 
 
 def _credentials(context: Context, scraper: Scraper) -> None:
