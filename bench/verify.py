@@ -27,6 +27,7 @@ from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files, envoy_arguments
 from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, ProxyOptions, SecretFiles
 from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.local.addresses import claim_subnet
 from meshscrape.local.state import StateDirectory, hold_state
 from meshscrape.spiffe.certificates import make_csr
 from meshscrape.spiffe.ids import workload_id
@@ -123,7 +124,8 @@ def _mesh(directory: Path, workloads: int) -> Iterator[_Mesh]:
     with contextlib.ExitStack() as stack:
         state = stack.enter_context(hold_state(directory / "state"))
         authority = _Authority(directory / "ca", *stack.enter_context(_ca(directory / "ca")))
-        sidecars = [_Sidecar(directory, number) for number in range(workloads)]
+        octet = stack.enter_context(claim_subnet()).octet
+        sidecars = [_Sidecar(directory, octet, number) for number in range(workloads)]
         others = [SCRAPER, ("default", "other")]
         accounts = dict.fromkeys(("default", each.account) for each in sidecars)
         asyncio.run(authority.issue(directory, [*others, *accounts]))
@@ -132,7 +134,7 @@ def _mesh(directory: Path, workloads: int) -> Iterator[_Mesh]:
             stack.enter_context(_envoy(directory / f"envoy-{start}", sidecars[start : start + TOGETHER]))
             for start in range(0, workloads, TOGETHER)
         ]
-        entries = [_credentials(directory, *each) for each in others]
+        entries = [_credentials(directory, octet, *each) for each in others]
         entries += [each.entry(directory) for each in sidecars]
         state.publish(_status(authority, directory, entries))
         yield _Mesh(state, envoys)
@@ -184,13 +186,14 @@ class _Authority:
 class _Sidecar:
     """A replica of a deployment, with the shipped listeners at addresses of its own."""
 
-    def __init__(self, directory: Path, number: int) -> None:
+    def __init__(self, directory: Path, octet: int, number: int) -> None:
+        self.octet = octet
         self.account = f"deployment-{number // TOGETHER}"
         self.name = f"{self.account}-{number % TOGETHER}"
         self.credentials = directory / "credentials/default" / self.account
         self.options = ProxyOptions(
             node_id=f"sidecar~{self.name}.default", cluster=f"{self.name}.default", role="sidecar",
-            pod_addresses=(f"127.251.1.{number + 1}",), inside_address=f"127.251.2.{number + 1}",
+            pod_addresses=(f"127.{octet}.1.{number + 1}",), inside_address=f"127.{octet}.2.{number + 1}",
             secrets=SecretFiles(str(self.credentials)), admin_socket="admin.sock", stats_port=15090,
             merged_port=15020, health_port=15021, secure_stats_port=15091, secure_merged_port=15092,
             localhost_only=True, inbound=(), trust_domain=TRUST_DOMAIN,
@@ -216,7 +219,9 @@ class _Sidecar:
         pod = self.options.pod_addresses[0]
         own = {"kind": "sidecar", "address": pod, "addresses": [pod], "ports": ports, "hardened": True}
         inside = {"insideAddress": self.options.inside_address, "scrapers": [ALLOW]}
-        return _credentials(directory, "default", self.account) | {"name": self.name} | own | inside
+        return (
+            _credentials(directory, self.octet, "default", self.account) | {"name": self.name} | own | inside
+        )
 
 
 @contextlib.contextmanager
@@ -284,20 +289,21 @@ def _agents(addresses: Sequence[str]) -> Iterator[None]:
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
     try:
-        started.wait(BOUND)
+        if not started.wait(BOUND):
+            raise RuntimeError("the agents' stand-in did not start")
         yield
     finally:
         stop.set()
         thread.join()
 
 
-def _credentials(directory: Path, namespace: str, name: str) -> dict[str, Any]:
+def _credentials(directory: Path, octet: int, namespace: str, name: str) -> dict[str, Any]:
     number = 1 if (namespace, name) == SCRAPER else 2
-    pod = f"127.251.3.{number}"
+    pod = f"127.{octet}.3.{number}"
     return {
         "name": name, "namespace": namespace, "pod": f"{name}-0", "kind": "credentials",
         "spiffeId": f"spiffe://{TRUST_DOMAIN}/ns/{namespace}/sa/{name}", "address": pod, "addresses": [pod],
-        "insideAddress": f"127.251.4.{number}", "hardened": False,
+        "insideAddress": f"127.{octet}.4.{number}", "hardened": False,
         "ports": {"secure": {}, "plaintext": {}, "application": []},
         "credentials": str(directory / "credentials" / namespace / name), "token": "", "scrapers": [],
     }  # fmt: skip

@@ -31,7 +31,7 @@ from meshscrape.verify.observations import (
     TlsAlert,
     TlsFailed,
 )
-from meshscrape.verify.probes import Timeouts, TlsContexts, observe
+from meshscrape.verify.probes import Timeouts, TlsContexts, Visitor, observe
 from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import loopback
 from support.ca import TestCa
@@ -308,3 +308,66 @@ def test_the_look_alike_differs_in_its_signer_only() -> None:
     assert fake.identity == identity_of(honest.certificate)
     assert fake.not_after > datetime.now(UTC) + timedelta(minutes=30)
     assert AUTHORITY.root_pem not in fake.chain
+
+
+class _Keeping:
+    """A plain server that keeps connections and counts them; it ends one after `patience` requests."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.connections = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        for _ in range(self.patience):
+            try:
+                request = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                break
+            path = request.split()[1]
+            writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: %d\r\n\r\n%s" % (len(path), path))
+        writer.close()
+
+
+@pytest.mark.parametrize(("patience", "connections"), [(100, 1), (4, 3), (1, 10)])
+def test_requests_share_a_connection_as_long_as_the_server_keeps_it(patience: int, connections: int) -> None:
+    """Each gets the answer to its own request; one that the server ends in between is asked for anew."""
+    address, keeping = loopback(), _Keeping(patience)
+
+    async def visit() -> list[Observation]:
+        server = await asyncio.start_server(keeping.serve, address, 8080)
+        async with server:
+            visitor = Visitor(None, Timeouts())
+            probes = [Probe(address, 8080, PLAIN, path=f"/{number}") for number in range(10)]
+            seen = [await visitor.observe(probe) for probe in probes]
+            await visitor.close()
+            return seen
+
+    seen = asyncio.run(visit())
+    assert [(each.status, each.body) for each in seen if isinstance(each, Answered)] == [
+        (404, b"/%d" % number) for number in range(10)
+    ]
+    assert keeping.connections == connections
+
+
+def test_bytes_after_an_answer_are_not_the_next_one() -> None:
+    """A server that says more than it was asked gets a connection of its own for each request."""
+    address = loopback()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        refused = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n"
+        granted = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        writer.write(refused + granted if b"/first" in request else granted)
+        await writer.drain()
+
+    async def visit() -> list[Observation]:
+        server = await asyncio.start_server(serve, address, 8080)
+        async with server:
+            visitor = Visitor(None, Timeouts())
+            probe = Probe(address, 8080, PLAIN, path="/first")
+            seen = [await visitor.observe(probe) for _ in range(2)]
+            await visitor.close()
+            return seen
+
+    assert [each.status for each in asyncio.run(visit()) if isinstance(each, Answered)] == [403, 403]

@@ -168,10 +168,12 @@ def test_json_is_a_document_per_line(tmp_path: Path, mesh: tuple[StateDirectory,
 
 def test_no_mesh_yet_is_a_failed_run_not_an_end(tmp_path: Path) -> None:
     """A watch may start before the mesh; its exit code says that nothing was ever verified."""
-    with watching(tmp_path, tmp_path / "nowhere", "--metrics", "0") as watch:
+    page = tmp_path / "page.html"
+    with watching(tmp_path, tmp_path / "nowhere", "--metrics", "0", "--html", str(page)) as watch:
         watch.until(lambda: watch.value("meshscrape_verify_runs_total", "failed"), "a failed run")
         assert watch.value("meshscrape_verify_last_run_success") == 0
         assert watch.samples(FAILED) == {}
+        watch.until(lambda: "The last run could not be made" in page.read_text(), "the page")
         watch.process.terminate()
         assert watch.process.wait(10) == 2
 

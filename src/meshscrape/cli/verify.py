@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
@@ -151,6 +152,8 @@ def _watch_options(
 
 def _once(place: Path, options: VerifyOptions, output: Format, page_file: Path | None, quiet: bool) -> int:
     status = read_status(place)
+    # One run and then the end: looking for cycles among a large mesh's probes would cost more than it frees.
+    gc.disable()
     ended: list[int] = []
     try:
         with ProgressBar(quiet) as progress:

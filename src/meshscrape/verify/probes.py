@@ -206,7 +206,7 @@ async def _http(
             return seen, None
         if isinstance(seen, Answered):
             seen = replace(seen, resumed=tls.resumed)
-        return seen, tls.session
+        return seen, tls.session if session is None else None
 
 
 class _Wire:

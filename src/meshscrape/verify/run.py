@@ -132,24 +132,27 @@ class _Run:
             # Before a slot is taken: an expired certificate is waited for, and must not keep others waiting.
             contexts = await known.contexts(identity)
         except UnavailableIdentity as error:
-            return [(probe, self._count(probe, NotObserved(str(error)))) for probe in probes]
+            return [(probe, self._count(probe, target, NotObserved(str(error)))) for probe in probes]
         async with self._targets[target], self._everywhere:
             visitor = Visitor(contexts, self._options.timeouts)
             try:
-                return [(probe, self._count(probe, await self._visit(visitor, probe))) for probe in probes]
+                return [
+                    (probe, self._count(probe, target, await self._visit(visitor, probe, target)))
+                    for probe in probes
+                ]
             finally:
                 await visitor.close()
 
-    async def _visit(self, visitor: Visitor, probe: Probe) -> Observation:
+    async def _visit(self, visitor: Visitor, probe: Probe, target: str) -> Observation:
         """One visit, unless the port has been silent so often that waiting again would tell nothing new."""
-        if self._silences[probe.target] >= _MOST_SILENCES:
+        if self._silences[target] >= _MOST_SILENCES:
             return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port were not answered")
         return await visitor.observe(probe)
 
-    def _count(self, probe: Probe, seen: Observation) -> Observation:
+    def _count(self, probe: Probe, target: str, seen: Observation) -> Observation:
         self._done += 1
-        self._silences[probe.target] += isinstance(seen, TimedOut)
-        self.say(f"{probe.target} as {probe.identity.workload or probe.identity.kind}")
+        self._silences[target] += isinstance(seen, TimedOut)
+        self.say(f"{target} as {probe.identity.workload or probe.identity.kind}")
         return seen
 
 
