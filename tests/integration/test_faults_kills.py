@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -45,12 +46,15 @@ def assert_lossless(watch: Watch, of: str, targets: int) -> None:
     assert account.fewest_samples > 0
 
 
-def until_scraped(watch: Watch, of: str) -> None:
-    """Wait until these targets have had failed scrapes since the watch began, and none is down now."""
+def until_scraped(up: Up, of: str, targets: int) -> None:
+    """Wait until each of so many targets has been scraped twice from now on."""
+    began = time.time()
 
     def again() -> bool:
-        account = watch.account(of)
-        return account.failed > 0 and not watch.down(of)
+        window = f"{{{of}}}[{int((time.time() - began) * 1000) + 1}ms]"
+        return [each["value"][1] for each in up.query(f"count(sum_over_time(up{window}) >= 2)")] == [
+            str(targets)
+        ]
 
     eventually(again, within=BACK_WITHIN, what="scrapes again")
 
@@ -60,8 +64,8 @@ def test_an_envoy(mesh: Up) -> None:
     watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
     serial = mesh.workload(WEB)["certificate"]["serial"]
     kill(before["envoy"])
-    until_scraped(watch, 'workload="web"')
-    eventually(lambda: pids(mesh, WEB)["envoy"] not in (None, before["envoy"]), what="its pid in the status")
+    eventually(lambda: pids(mesh, WEB)["envoy"] not in (None, before["envoy"]), within=BACK_WITHIN)
+    until_scraped(mesh, 'workload="web"', 2)
     assert pids(mesh, WEB)["agent"] == before["agent"]
     assert mesh.workload(WEB)["certificate"]["serial"] == serial
     assert_whole(mesh, whole)
@@ -74,8 +78,12 @@ def test_an_agent(mesh: Up) -> None:
     serial = mesh.workload(WEB)["certificate"]["serial"]
     kill(before["agent"])
     eventually(lambda: not os.path.exists(f"/proc/{before['envoy']}"), within=BACK_WITHIN, what="Envoy's end")
-    until_scraped(watch, 'workload="web"')
-    after = eventually(lambda: pids(mesh, WEB)["envoy"] and pids(mesh, WEB), what="its pids in the status")
+    after = eventually(
+        lambda: pids(mesh, WEB)["envoy"] not in (None, before["envoy"]) and pids(mesh, WEB),
+        within=BACK_WITHIN,
+        what="its pids in the status",
+    )
+    until_scraped(mesh, 'workload="web"', 2)
     assert not {after["agent"], after["envoy"]} & {before["agent"], before["envoy"]}
     assert mesh.workload(WEB)["certificate"]["serial"] == serial
     assert_whole(mesh, whole)
@@ -145,13 +153,13 @@ def test_prometheus(mesh: Up) -> None:
 @pytest.mark.parametrize("victim", ["envoy", "proxy"])
 def test_the_scrape_proxy(mesh: Up, victim: str) -> None:
     """Either half comes back, the proxy after its Envoy's end; all are scraped again, none restarts."""
-    watch, whole = Watch(mesh), programs(mesh)
-    kept = {title: pids(mesh, title) for title in (WEB, *OTHERS)}
+    mesh.wait_until_up()
+    whole, kept = programs(mesh), {title: pids(mesh, title) for title in (WEB, *OTHERS)}
     before = mesh.document()["scrapeProxy"]["pids"]
     token = Path(mesh.document()["scrapeProxy"]["tokenFile"]).read_text()
     kill(before[victim])
     eventually(lambda: not os.path.exists(f"/proc/{before['envoy']}"), within=BACK_WITHIN, what="Envoy's end")
-    until_scraped(watch, "")
     assert_whole(mesh, whole)
+    until_scraped(mesh, "", 7)
     assert {title: pids(mesh, title) for title in kept} == kept
     assert Path(mesh.document()["scrapeProxy"]["tokenFile"]).read_text() == token
