@@ -55,7 +55,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
         templates.annotate(template, {templates.BOOTSTRAP_OVERRIDE: name, **noted})
         off = native.off(workload)
         if off:
-            templates.configure_proxy(template, off)
+            native.set_variables(template, off)
         excluded = native.excluded_ports(context, workload, template)
         if excluded is not None:
             templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})

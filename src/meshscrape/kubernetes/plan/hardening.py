@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from meshscrape.errors import InputError
 from meshscrape.kubernetes.objects import Ref
-from meshscrape.kubernetes.plan import templates
+from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.kubernetes.plan.model import Gate
@@ -100,7 +100,9 @@ def _harden(context: Context, target: Target) -> bool:
     if workload.is_gateway and workload.kind != "gateway-injected":
         return patch_gateway(context, target, ProxyPatch(env=value, metadata=value), _REASON)
 
+    native.refuse_overridden(context, workload, value)
+
     def change(data: Mutable) -> None:
-        templates.configure_proxy(templates.template_of(data), value)
+        native.set_variables(templates.template_of(data), value)
 
     return context.draft.edit(target.ref, change, _REASON, restarts_of(context, workload))

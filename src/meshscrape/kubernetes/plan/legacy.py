@@ -66,7 +66,7 @@ def plan_legacy(context: Context, target: Target) -> None:
         template = templates.template_of(data)
         templates.annotate(template, announced)
         if off := native.off(target.workload):
-            templates.configure_proxy(template, off)
+            native.set_variables(template, off)
         if included:
             ports = templates.merged_ports(",".join(included), (LEGACY_PORT,))
             templates.annotate(template, {templates.INCLUDE_INBOUND: ports})

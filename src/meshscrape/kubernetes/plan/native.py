@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from meshscrape.errors import InputError
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
-from meshscrape.kubernetes.objects import as_list, dig
+from meshscrape.kubernetes.objects import as_list, as_mapping, dig, selects
 from meshscrape.kubernetes.observe.model import ObservedWorkload
 from meshscrape.kubernetes.plan import templates
-from meshscrape.kubernetes.plan.draft import Mutable
+from meshscrape.kubernetes.plan.draft import Mutable, clone
 from meshscrape.kubernetes.plan.model import Intent
 from meshscrape.kubernetes.plan.targets import Context, Target
 
@@ -37,6 +39,26 @@ def off(workload: ObservedWorkload) -> dict[str, str]:
     return {key: "0" for key in (MERGED, ENVOY) if workload.env.get(key, "0") not in ("", "0")}
 
 
+def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> None:
+    """Raise InputError where a ProxyConfig object for this workload says otherwise than `wanted`.
+
+    For the process environment such an object wins over the pod's annotation, which then changes nothing.
+    """
+    template = templates.template_of(clone(context.object_of(workload.ref)))
+    own = _own_variables(template)
+    for config in context.inventory.in_namespace(workload.namespace, "ProxyConfig", "networking.istio.io"):
+        selector = dig(config.data, "spec", "selector")
+        if not as_mapping(dig(selector, "matchLabels")) or not selects(selector, workload.labels):
+            continue
+        said = as_mapping(dig(config.data, "spec", "environmentVariables"))
+        for key, value in wanted.items():
+            if key in said and str(said[key]) != value and key not in own:
+                raise InputError(
+                    f'{config.ref} sets {key} to "{said[key]}", and wins over the pod\'s annotation',
+                    remedy=f'set it there to "{value}", or take it out, and plan again',
+                )
+
+
 def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
     """The variables that do not have the wanted value yet, wherever they come from now."""
     return {key: value for key, value in variables(intent).items() if workload.env.get(key) != value}
@@ -63,9 +85,21 @@ def excluded_ports(
     return templates.merged_ports(start, captured)
 
 
-def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
+def set_variables(template: Mutable, wanted: Mapping[str, str]) -> None:
     """Set variables in the annotation, and on a container istio-proxy of the user's where it has them: that
-    one wins over the annotation. A ProxyConfig object that selects the workload wins over both."""
+    one wins over the annotation."""
+    own = _own_variables(template)
+    templates.configure_proxy(template, wanted)
+    proxy = templates.container(template)
+    if proxy is not None:
+        templates.set_env(proxy, {key: value for key, value in wanted.items() if key in own})
+
+
+def _own_variables(template: Mutable) -> set[Any]:
+    return {dig(each, "name") for each in as_list(dig(templates.container(template), "env"))}
+
+
+def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
     before = templates.proxy_variables(templates.annotation(template, PROXY_CONFIG))
     if workload.kind != "uninjected" and all(before.get(key) == value for key, value in wanted.items()):
         context.draft.note(
@@ -73,11 +107,7 @@ def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted
             "its annotation has the ports, but something else overrides them",
             "look for a ProxyConfig object that selects it, and set the variables there",
         )
-    templates.configure_proxy(template, wanted)
-    proxy = templates.container(template)
-    if proxy is not None:
-        own = {dig(each, "name") for each in as_list(proxy.get("env"))}
-        templates.set_env(proxy, {key: value for key, value in wanted.items() if key in own})
+    set_variables(template, wanted)
 
 
 def edit_sidecar(context: Context, target: Target, template: Mutable) -> None:

@@ -131,6 +131,10 @@ def _listeners(context: Context, target: Target) -> bool:
 
 def _open_ports(context: Context, target: Target) -> None:
     _check_ports(context, target)
+    if target.workload.kind in ("sidecar", "gateway-injected", "uninjected"):
+        off = {native.MERGED: "0", native.ENVOY: "0"}
+        wanted = native.variables(context.intent) if target.mode == "native" else off
+        native.refuse_overridden(context, target.workload, wanted)
     _leave_override(context, target)
     match target.mode:
         case "native":
