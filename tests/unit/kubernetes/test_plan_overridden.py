@@ -68,3 +68,11 @@ def test_a_users_own_container_is_turned_off_too() -> None:
     plan = settled(cluster(control_plane(), namespace(), app), mode="bootstrap", **NAMED)
     (proxy,) = template(plan)["spec"]["containers"]
     assert {"name": MERGED, "value": "0"} in proxy["env"]
+
+
+def test_legacy_without_interception_is_refused() -> None:
+    """Legacy mode is the sidecar's interception: with NONE, no connection reaches the Sidecar's listener."""
+    app = deployment(annotations={"sidecar.istio.io/interceptionMode": "NONE"})
+    plan = settled(cluster(control_plane("1.29.0"), namespace(), app), **NAMED)
+    assert plan.changes == ()
+    assert "not intercepted" in notes(plan)

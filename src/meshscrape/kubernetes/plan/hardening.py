@@ -66,7 +66,7 @@ def _possible(context: Context, target: Target) -> bool:
             target.ref,
             "its plaintext ports stay open: a Gateway's settings need parametersRef, "
             f"from {PARAMETERS_SINCE} on; this is {target.version}",
-            f"upgrade Istio, set {VARIABLE} by a ProxyConfig object, or use --network-policy",
+            f"upgrade Istio, or set {VARIABLE} by a ProxyConfig object",
         )
         return False
     if known:
@@ -75,7 +75,7 @@ def _possible(context: Context, target: Target) -> bool:
     context.draft.note(
         target.ref,
         f"its plaintext ports cannot be closed: {what}",
-        f"upgrade to {LOCALHOST_ONLY_SINCE} or newer, or keep others out with --network-policy"
+        f"upgrade to {LOCALHOST_ONLY_SINCE} or newer, or write a NetworkPolicy for 15090 and 15020"
         if known is False
         else "say the version: --istio-version VERSION",
     )

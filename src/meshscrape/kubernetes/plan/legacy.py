@@ -47,7 +47,8 @@ def plan_legacy(context: Context, target: Target) -> None:
     """The objects that open 15091 for a workload, and the annotation that announces it."""
     announced = {templates.SECURE_PORT: str(LEGACY_PORT)}
     included = target.workload.include_inbound
-    if not target.workload.is_gateway and included == ():
+    uncaptured = target.workload.kind == "sidecar" and not target.workload.intercepted
+    if not target.workload.is_gateway and (uncaptured or included == ()):
         raise InputError(
             "its inbound traffic is not intercepted, which legacy mode needs",
             remedy="use --mode bootstrap, whose listeners are reached directly",
