@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,45 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     proxy.announce_and_wait([])
     assert proxy.metric("meshscrape_scrape_proxy_source_up") == 1
     assert proxy.metric("meshscrape_scrape_proxy_current") == 1
+
+
+def test_sources_that_contradict_each_other_hold_nothing_else_up(
+    tmp_path: Path, forge: Forge, target: Target
+) -> None:
+    """Where two identities are expected nobody is scraped; what is withdrawn elsewhere loses its route."""
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    directory = str(credentials(tmp_path / "scraper", forge))
+    both = [group(target.authority, HTTPBIN), group("127.9.9.9:15092", HTTPBIN)]
+    with running_proxy(tmp_path, [directory], both, "--targets", str(other)) as running:
+        other.write_text(json.dumps([group(target.authority, f"{HTTPBIN}-v2")]))
+        eventually(lambda: running.announced() == ["127.9.9.9:15092"] and not running.http_sd("other"))
+        assert running.scrape(target.authority).reason == "unknown-target"
+        assert running.metric("meshscrape_scrape_proxy_current") == 0
+        assert "two identities" in running.said()
+        running.announce([group(target.authority, HTTPBIN)])
+        eventually(lambda: running.announced() == [])
+        assert running.scrape("127.9.9.9:15092").reason == "unknown-target"
+        other.write_text("[]")
+        eventually(lambda: running.announced() == [target.authority])
+        assert running.scrape(target.authority).status == 200
+        assert running.metric("meshscrape_scrape_proxy_current") == 1
+
+
+def test_a_source_of_an_unknown_trust_domain_holds_no_other_up(
+    tmp_path: Path, forge: Forge, target: Target
+) -> None:
+    """It keeps its last targets; another source's targets still go."""
+    other = tmp_path / "other.json"
+    other.write_text("[]")
+    directory = str(credentials(tmp_path / "scraper", forge))
+    groups = [group(target.authority, HTTPBIN)]
+    with running_proxy(tmp_path, [directory], groups, "--targets", str(other)) as running:
+        other.write_text(json.dumps([group("127.9.9.9:15092", "spiffe://elsewhere/ns/a/sa/b")]))
+        eventually(lambda: running.metric("meshscrape_scrape_proxy_source_up", source=str(other)) == 0)
+        running.announce_and_wait([])
+        assert running.scrape(target.authority).reason == "unknown-target"
+        assert "no credentials for the trust domain elsewhere" in running.said()
 
 
 def test_a_file_that_is_gone_changes_nothing(proxy: RunningProxy, target: Target) -> None:

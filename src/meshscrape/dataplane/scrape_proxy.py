@@ -5,7 +5,7 @@ It is no confused deputy: a request needs the bearer token, a known address, its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshscrape.dataplane import bounds
@@ -116,13 +116,9 @@ def clusters_resource(
     an ID of a trust domain without a directory of credentials.
     """
     numbers = {name: number for number, name in enumerate(_ordered(directories))}
-    found = []
-    for identity in sorted(identities):
-        if identity.trust_domain not in numbers:
-            raise InputError(
-                f"there are no credentials for the trust domain {identity.trust_domain} of {identity}",
-                remedy=f"give them: --credentials {identity.trust_domain}=DIR",
-            )
+    wanted, found = sorted(identities), []
+    check_credentials(wanted, numbers)
+    for identity in wanted:
         number = numbers[identity.trust_domain]
         socket = tls.mutual_tls_client(
             secrets.secret_reference(f"certificate-{number}", f"{files_dir}/{_file('certificate', number)}"),
@@ -141,6 +137,16 @@ def clusters_resource(
             )
         )
     return discovery_response(version, found)
+
+
+def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[str]) -> None:
+    """InputError for an ID of none of the `trust_domains`."""
+    for identity in identities:
+        if identity.trust_domain not in trust_domains:
+            raise InputError(
+                f"there are no credentials for the trust domain {identity.trust_domain} of {identity}",
+                remedy=f"give them: --credentials {identity.trust_domain}=DIR",
+            )
 
 
 def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[str, ...]]]:

@@ -11,6 +11,7 @@ from typing import Protocol
 from meshscrape.errors import MeshscrapeError
 from meshscrape.scrape.target_files import parse_target_file
 from meshscrape.scrape.targets import Target
+from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.files import read_input
 
 logger = logging.getLogger(__name__)
@@ -80,20 +81,24 @@ class SourceState:
 class Discovery:
     """All sources together; a source that cannot be used keeps its last targets."""
 
-    def __init__(self, sources: Iterable[Source]) -> None:
+    def __init__(
+        self, sources: Iterable[Source], check: Callable[[Iterable[Target]], None] = lambda targets: None
+    ) -> None:
+        """`check` raises InputError for targets of one source that can never be used."""
         self.states = [SourceState(source, {}) for source in sources]
+        self._check = check
 
     def start(self) -> None:
         """Read every source for the first time. Raises MeshscrapeError for one that cannot be used."""
         for state in self.states:
-            state.targets = state.source.read() or {}
+            state.targets = self._read(state.source) or {}
 
     def look(self) -> bool:
         """Read what has changed; whether targets may be others than before."""
         changed = False
         for state in self.states:
             try:
-                found = state.source.read()
+                found = self._read(state.source)
             except MeshscrapeError as error:
                 # A file that cannot be read is tried at every look: once is enough to say so.
                 if str(error) != state.problem:
@@ -105,6 +110,12 @@ class Discovery:
                 changed = changed or found != state.targets
                 state.targets, state.problem = found, ""
         return changed
+
+    def _read(self, source: Source) -> Targets | None:
+        found = source.read()
+        if found is not None:
+            self._check(target for targets in found.values() for target in targets)
+        return found
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -118,3 +129,22 @@ class Discovery:
             for job, targets in state.targets.items():
                 found[job].extend(targets)
         return found
+
+
+def uncontested(targets: Mapping[str, Sequence[Target]]) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
+    """The targets without those at addresses where two sources expect different identities; these addresses.
+
+    Nobody can tell which source is right, so nobody is scraped there; all other targets go on.
+    """
+    expected: dict[str, SpiffeId] = {}
+    contested: set[str] = set()
+    for found in targets.values():
+        for target in found:
+            if expected.setdefault(target.authority, target.spiffe_id) != target.spiffe_id:
+                contested.add(target.authority)
+    if not contested:
+        return {job: list(found) for job, found in targets.items()}, ()
+    kept = {
+        job: [each for each in found if each.authority not in contested] for job, found in targets.items()
+    }
+    return kept, tuple(sorted(contested))

@@ -15,7 +15,7 @@ from meshscrape.dataplane import scrape_proxy
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
-from meshscrape.proxy.discovery import Discovery
+from meshscrape.proxy.discovery import Discovery, uncontested
 from meshscrape.proxy.http_sd import HttpDiscovery, handler
 from meshscrape.proxy.options import (
     ProxyOptions,
@@ -76,7 +76,7 @@ class ScrapeProxy:
         self._options = options
         self._directory = options.directory.absolute()
         self._admin = EnvoyAdmin(self._directory / ADMIN_SOCKET, timeout=2.0)
-        self._discovery = Discovery(options.sources)
+        self._discovery = Discovery(options.sources, self._check)
         self._http = HttpDiscovery(self._discovery.jobs)
         self._counters = metrics.ScrapeCounters()
         self._figures = metrics.ProxyFigures()
@@ -170,7 +170,7 @@ class ScrapeProxy:
 
     async def _apply(self, routing: Routing) -> bool:
         """Whether there is nothing left to do: Envoy has the targets, or they can never be used."""
-        wanted = self._discovery.targets()
+        wanted, contested = uncontested(self._discovery.targets())
         targets = _all(wanted)
         try:
             await routing.apply(targets)
@@ -182,7 +182,18 @@ class ScrapeProxy:
         self._routed = targets
         self._figures.reloads += 1
         self._announce(wanted)
+        if contested:
+            self._figures.current = False
+            logger.error("nobody is scraped where two identities are expected: %s", ", ".join(contested))
         return True
+
+    def _check(self, targets: Iterable[Target]) -> None:
+        """InputError for one source's targets that contradict each other or need credentials not given."""
+        expected = scrape_proxy.by_authority(targets)
+        # Not known yet at the start: then writing the clusters says the same.
+        if self._credentials:
+            identities = {identity for identity, _ in expected.values()}
+            scrape_proxy.check_credentials(identities, self._credentials)
 
     def _announce(self, targets: Mapping[str, Sequence[Target]]) -> None:
         self._figures.current = True
