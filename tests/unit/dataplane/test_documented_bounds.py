@@ -9,6 +9,7 @@ import pytest
 from meshscrape.dataplane import bounds
 from meshscrape.envoy.listeners import HANDSHAKE_TIMEOUT
 from meshscrape.exposition.source import MergeLimits
+from support.kills import BACK_WITHIN
 
 FAILURES = (Path(__file__).parents[3] / "docs" / "failures.md").read_text()
 
@@ -16,6 +17,7 @@ FAILURES = (Path(__file__).parents[3] / "docs" / "failures.md").read_text()
 @pytest.mark.parametrize(
     "promise",
     [
+        f"within {BACK_WITHIN:g} s it is back",
         f"{bounds.SECURE_CONNECTIONS} fit on each secure port",
         f"15021 take {bounds.PLAINTEXT_CONNECTIONS} connections each",
         f"a silent one is cut after {HANDSHAKE_TIMEOUT:g} s",
