@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
-from meshscrape.kubernetes.objects import Object, Ref, stable
+from meshscrape.kubernetes.objects import Object, Ref, as_mapping, stable
 from meshscrape.kubernetes.plan.model import PHASES, Change, Gate, Note, Phase, Plan
 from meshscrape.kubernetes.yaml_text import dump
 
 _CONTEXT = 3
+# Texts of so many lines are cut to their beginning.
+_LONG = 100
+_BEGINNING = 12
 # So many objects are named where many share a note.
 _SHOWN = 5
 _HEADINGS: dict[Phase, str] = {
@@ -48,8 +51,13 @@ def summary(plan: Plan) -> str:
 
 
 def change_diff(change: Change) -> list[str]:
-    """The unified diff of one change's YAML, without status and what a cluster adds."""
-    before, after = _lines(change.before), _lines(change.after)
+    """The unified diff of one change's YAML, without status and what a cluster adds.
+
+    Long texts in a new ConfigMap are cut, and say so: hundreds of lines of listeners, for each namespace
+    anew, hide what one has to decide on.
+    """
+    before = _lines(change.before)
+    after = _lines(change.after if before else _abridged(change.after))
     name = _path(change.ref)
     return list(
         difflib.unified_diff(
@@ -107,6 +115,21 @@ def _shown(refs: Sequence[Ref]) -> str:
 
 def _lines(data: Object | None) -> list[str]:
     return dump(stable(data)).splitlines() if data is not None else []
+
+
+def _abridged(data: Object | None) -> Object | None:
+    if data is None or data.get("kind") != "ConfigMap":
+        return data
+    texts = as_mapping(data.get("data"))
+    return {**data, "data": {key: _cut(text) for key, text in texts.items()}}
+
+
+def _cut(text: object) -> object:
+    lines = str(text).splitlines()
+    if len(lines) <= _LONG:
+        return text
+    left = f"... {len(lines) - _BEGINNING} more lines: `meshscrape render` writes all of them"
+    return "\n".join([*lines[:_BEGINNING], left, ""])
 
 
 def _path(ref: Ref) -> str:
