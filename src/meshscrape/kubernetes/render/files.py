@@ -21,17 +21,18 @@ CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 def plan_files(plan: Plan) -> dict[str, str]:
     """Relative paths and their text: `PHASE/NAMESPACE.KIND.NAME.yaml`, and an overview of the whole plan.
 
-    What is to be removed stands in `PHASE/delete/`, as it is now. `originals/` has each object as it was, and
+    What is to be removed stands in `PHASE/delete/`, as it is now, numbered in its order: kubectl takes files by
+    name, and a port has to go before the policies that guard it. `originals/` has each object as it was, and
     in `originals/delete/` what the plan creates: the way back. With ASM each API server has a tree.
     """
     found = {OVERVIEW: HEAD + plan_text(plan)}
-    for change in plan.changes:
+    for number, change in enumerate(plan.changes, 1):
         directory = f"{place(plan, change.ref)}{phase_directory(change.phase)}"
-        data = change.after
+        data, name = change.after, file_name(change.ref)
         if data is None:
-            directory, data = f"{directory}/delete", change.before
+            directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
         assert data is not None  # noqa: S101 - a change has one of both
-        found[f"{directory}/{file_name(change.ref)}"] = _head(change) + dump(clean(data))
+        found[f"{directory}/{name}"] = _head(change) + dump(clean(data))
     found |= _originals(plan)
     return dict(sorted(found.items()))
 
@@ -39,12 +40,12 @@ def plan_files(plan: Plan) -> dict[str, str]:
 def _originals(plan: Plan) -> dict[str, str]:
     latest = {change.ref: change for change in revert(plan).changes}
     found = {}
-    for ref, change in latest.items():
-        directory, data = f"{place(plan, ref)}{ORIGINALS}", change.after
+    for number, (ref, change) in enumerate(latest.items(), 1):
+        directory, data, name = f"{place(plan, ref)}{ORIGINALS}", change.after, file_name(ref)
         if data is None:
-            directory, data = f"{directory}/delete", change.before
+            directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
         assert data is not None  # noqa: S101 - a change has one of both
-        found[f"{directory}/{file_name(ref)}"] = dump(clean(data))
+        found[f"{directory}/{name}"] = dump(clean(data))
     return found
 
 
