@@ -7,7 +7,7 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
-from meshscrape.kubernetes.objects import as_mapping, template_path
+from meshscrape.kubernetes.objects import as_list, as_mapping, template_path
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.yaml_text import load_text, rewrite
 
@@ -103,7 +103,7 @@ def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -
 def container(template: Mutable, name: str = PROXY) -> Mutable | None:
     """The container of this name, among the native sidecars too; None when there is none."""
     for group in ("containers", "initContainers"):
-        for each in as_mapping(template.get("spec")).get(group) or ():
+        for each in as_list(as_mapping(template.get("spec")).get(group)):
             if isinstance(each, dict) and each.get("name") == name:
                 return each
     return None

@@ -21,9 +21,9 @@ CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 def plan_files(plan: Plan) -> dict[str, str]:
     """Relative paths and their text: `PHASE/NAMESPACE.KIND.NAME.yaml`, and an overview of the whole plan.
 
-    What is to be removed stands in `PHASE/delete/`, as it is now, numbered in its order: kubectl takes files by
-    name, and a port has to go before the policies that guard it. `originals/` has each object as it was, and
-    in `originals/delete/` what the plan creates: the way back. With ASM each API server has a tree.
+    What is to be removed stands in `PHASE/delete/`, as it is now, numbered in its order: kubectl takes files
+    by name, and a port has to go before the policies that guard it. `originals/` has each object as it was,
+    and in `originals/delete/` what the plan creates: the way back. With ASM each API server has a tree.
     """
     found = {OVERVIEW: HEAD + plan_text(plan)}
     for number, change in enumerate(plan.changes, 1):
