@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -18,13 +17,14 @@ from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.agent.schedule import Timing
 from meshscrape.agent.scrapers import ScrapersFile
 from meshscrape.agent.served import ServedCertificate
-from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.errors import InputError
 from meshscrape.istio.scrapers import Scraper
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged
 from meshscrape.system.http_server import Handler, HttpServer, Request, Response, routes
+from meshscrape.system.life import first_failure, run_until_signal
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
 
@@ -43,18 +43,7 @@ _LOOK = 0.05
 
 def run(settings: AgentSettings) -> None:
     """Be the agent until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
-    asyncio.run(_until_signal(settings))
-
-
-async def _until_signal(settings: AgentSettings) -> None:
-    loop = asyncio.get_running_loop()
-    life = asyncio.create_task(Agent(settings).run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, life.cancel)
-    try:
-        await life
-    except asyncio.CancelledError:
-        logger.info("stopped")
+    run_until_signal(Agent(settings).run())
 
 
 class Agent:
@@ -130,7 +119,7 @@ class Agent:
                         group.create_task(self._scrapers.follow(self._use_scrapers))
                 group.create_task(self._say_when_ready())
         except BaseExceptionGroup as failures:
-            raise _first(failures) from None
+            raise first_failure(failures) from None
 
     def _use_scrapers(self, scrapers: Sequence[Scraper]) -> None:
         envoy.write_scrapers(self._state, scrapers)
@@ -233,16 +222,3 @@ def _places(settings: AgentSettings, state: Path) -> Places:
     return Places(
         state / envoy.CREDENTIALS, settings.output_certs, settings.output_certs_mode, settings.scrapers_ca
     )
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to show of a group: the first that a user can act on, else the first."""
-    leaves = list(_leaves(failures))
-    return next((each for each in leaves if isinstance(each, MeshscrapeError)), leaves[0])
-
-
-def _leaves(failures: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for each in failures.exceptions:
-        found += _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
-    return found

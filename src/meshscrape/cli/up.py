@@ -19,9 +19,10 @@ from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.cli.verify import ProgressBar, print_report
 from meshscrape.errors import InputError
-from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions, first_error
+from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions
 from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
 from meshscrape.system.clock import utcnow
+from meshscrape.system.life import first_failure
 from meshscrape.verify.findings import Report
 from meshscrape.verify.run import VerifyOptions, verify
 
@@ -125,7 +126,7 @@ async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], op
         return outcome.exit_code
     except BaseExceptionGroup as group:
         # One reason is enough for a person; the others are mostly its consequences.
-        raise first_error(group) from None
+        raise first_failure(group) from None
 
 
 @dataclass(slots=True)

@@ -54,12 +54,14 @@ def dynamic_files(options: ProxyOptions, scrapers: tuple[Scraper, ...]) -> dict[
     return files
 
 
-def envoy_arguments(bootstrap_path: str, workers: int = WORKERS) -> list[str]:
+def envoy_arguments(
+    bootstrap_path: str, workers: int = WORKERS, *, drain_seconds: int = 5, flush_milliseconds: int = 1000
+) -> list[str]:
     """Envoy's command line, without the program; its working directory is where the admin socket belongs.
 
     Hot restart is off, and with it shared memory and an abstract socket: any process of the pod could take
     the listeners over that one, or stop Envoy. Files that Envoy does not fully understand are refused, so
-    that a misspelled rule is never half a rule.
+    that a misspelled rule is never half a rule. Log lines wait for `flush_milliseconds` at most.
     """
     return [
         "--config-path", bootstrap_path,
@@ -68,8 +70,8 @@ def envoy_arguments(bootstrap_path: str, workers: int = WORKERS) -> list[str]:
         "--concurrency", str(workers),
         "--log-level", "warning",
         "--log-format-escaped",
-        "--drain-time-s", "5",
-        "--file-flush-interval-msec", "1000",
+        "--drain-time-s", str(drain_seconds),
+        "--file-flush-interval-msec", str(flush_milliseconds),
     ]  # fmt: skip
 
 

@@ -23,7 +23,6 @@ TOKEN_FILE = "ecds-token.json"  # noqa: S105
 LISTENER = "scrape_proxy"
 ROUTES = "targets"
 TOKEN = "token"  # noqa: S105
-FLUSH_MILLISECONDS = 200
 
 # One line per request. What a client wrote (authority, path) is only ever looked up among known targets.
 LOG_FIELDS = {
@@ -68,20 +67,6 @@ def bootstrap(options: ScrapeProxyOptions) -> Resource:
         "layered_runtime": server.static_runtime(limit),
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _STATS}}},
     }
-
-
-def envoy_arguments(bootstrap_path: str, workers: int) -> list[str]:
-    """Envoy's command line, without the program; see `dataplane.bootstrap.envoy_arguments`."""
-    return [
-        "--config-path", bootstrap_path,
-        "--disable-hot-restart",
-        "--reject-unknown-dynamic-fields",
-        "--concurrency", str(workers),
-        "--log-level", "warning",
-        "--log-format-escaped",
-        "--drain-time-s", "1",
-        "--file-flush-interval-msec", str(FLUSH_MILLISECONDS),
-    ]  # fmt: skip
 
 
 def token_resource(tokens: Sequence[str]) -> Resource:

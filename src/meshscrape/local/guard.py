@@ -32,9 +32,12 @@ def main(argv: list[str]) -> int:
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 1
+    own = os.getpid()
     child = os.fork()
     if child == 0:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != own:
+            os._exit(1)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, watched)
         try:
             os.execvpe(argv[0], argv, os.environ)  # noqa: S606

@@ -28,6 +28,7 @@ from meshscrape.local.watch import FileWatch
 from meshscrape.local.workload import RunningWorkload, accepts
 from meshscrape.scrape.prometheus_config import DirectScrapes
 from meshscrape.system.files import read_input
+from meshscrape.system.life import first_failure
 from meshscrape.system.ports import check_free
 from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import Supervisor
@@ -255,7 +256,7 @@ class LocalMesh:
             except* MeshscrapeError as group:
                 if essential:
                     raise
-                slot.failure = str(first_error(group))
+                slot.failure = str(first_failure(group))
                 self._report(f"{plan.title}: {slot.failure}")
                 self._changed.set()
 
@@ -374,15 +375,6 @@ class LocalMesh:
         await self.ready.wait()
         if self.gateway_url is not None:
             await trickle(self.gateway_url)
-
-
-def first_error(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The first MeshscrapeError in a group of groups, else its first exception."""
-    chosen = group.subgroup(MeshscrapeError) or group
-    error: BaseException = chosen
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _check(plan: WorkloadPlan) -> None:

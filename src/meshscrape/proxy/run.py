@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import json
 import logging
-import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from meshscrape.dataplane import scrape_proxy
+from meshscrape.dataplane.bootstrap import envoy_arguments
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
@@ -31,6 +31,7 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
 from meshscrape.system.http_server import HttpServer
+from meshscrape.system.life import run_until_signal
 from meshscrape.system.ports import check_free
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
@@ -47,26 +48,15 @@ ENVOY_GRACE = 2.0
 # inotify instances: token, clusters, routes; and for each trust domain two secrets with their directories.
 WATCHES, WATCHES_PER_DOMAIN = 3, 4
 FOLLOW_SECONDS = 0.2
+# How long a line of the log may wait in Envoy before it is counted here.
+FLUSH_MILLISECONDS = 200
 PORTS_PATIENCE = 2.0
 _LOOK = 0.02
 
 
 def run(options: ProxyOptions) -> None:
     """Be the proxy until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
-    asyncio.run(_until_signal(options))
-
-
-async def _until_signal(options: ProxyOptions) -> None:
-    loop = asyncio.get_running_loop()
-    life = asyncio.create_task(ScrapeProxy(options).run())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, life.cancel)
-    try:
-        await life
-    except asyncio.CancelledError:
-        logger.info("stopped")
-    except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+    run_until_signal(ScrapeProxy(options).run())
 
 
 class ScrapeProxy:
@@ -149,7 +139,9 @@ class ScrapeProxy:
     def _supervised(self, binary: Path) -> Supervisor:
         async def start() -> Process:
             self._counters.forget_connections()
-            arguments = scrape_proxy.envoy_arguments(BOOTSTRAP, self._options.workers)
+            arguments = envoy_arguments(
+                BOOTSTRAP, self._options.workers, drain_seconds=1, flush_milliseconds=FLUSH_MILLISECONDS
+            )
             watches = WATCHES + WATCHES_PER_DOMAIN * len(self._credentials)
             return await start_envoy(binary, arguments, self._directory, ADMIN_SOCKET, LOG, watches=watches)
 
@@ -234,11 +226,3 @@ def _own_directory(directory: Path) -> Iterator[None]:
 
 def _all(targets: Mapping[str, Iterable[Target]]) -> list[Target]:
     return [target for found in targets.values() for target in found]
-
-
-def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error to show of a group: the first that a user can act on, else the first."""
-    chosen: BaseException = failures.subgroup(MeshscrapeError) or failures
-    while isinstance(chosen, BaseExceptionGroup):
-        chosen = chosen.exceptions[0]
-    return chosen
