@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from meshscrape.istio.scrapers import parse_scrapers
-from support.plans import cluster, control_plane, deployment, meta, namespace, notes, settled, template
+from support.plans import (
+    cluster,
+    control_plane,
+    deployment,
+    meta,
+    namespace,
+    notes,
+    settled,
+    template,
+)
+from support.plans import proxy_config as planned_config
 
 MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
 LOCAL = "METRICS_LOCALHOST_ACCESS_ONLY"
@@ -76,3 +86,20 @@ def test_legacy_without_interception_is_refused() -> None:
     plan = settled(cluster(control_plane("1.29.0"), namespace(), app), **NAMED)
     assert plan.changes == ()
     assert "not intercepted" in notes(plan)
+
+
+@pytest.mark.parametrize("mode", ["bootstrap", "legacy"])
+@pytest.mark.parametrize("where", ["annotation", "mesh", "namespace"])
+def test_who_joins_the_mesh_gets_no_native_listeners_by_default(mode: Any, where: str) -> None:
+    """They come with the sidecar: from the first pod on, Envoy would have two listeners on a port."""
+    text = f"proxyMetadata: {{{MERGED}: '15092'}}"
+    wide = proxy_config(**{MERGED: "15092"})
+    del wide["spec"]["selector"]
+    objects = cluster(
+        control_plane(mesh=f"defaultConfig: {{{text}}}" if where == "mesh" else ""),
+        namespace(labels={"team": "shop"}),
+        deployment(annotations={"proxy.istio.io/config": text} if where == "annotation" else {}),
+        [wide] if where == "namespace" else [],
+    )
+    plan = settled(objects, mode=mode, inject=True, **NAMED)
+    assert planned_config(plan)["proxyMetadata"][MERGED] == "0"

@@ -45,7 +45,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
         workload.kind == "gateway-injected" and bool(target.version.at_least(GATEWAY_OVERRIDE_SINCE))
     )
     if not by_annotation:
-        env = {VARIABLE: _PATH, **native.off(workload)}
+        env = {VARIABLE: _PATH, **native.off(context, workload)}
         patch = ProxyPatch(env, noted, {}, name, VOLUME, overrides.DIRECTORY)
         patch_gateway(context, target, patch, reason)
         return
@@ -53,7 +53,7 @@ def plan_bootstrap(context: Context, target: Target) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         templates.annotate(template, {templates.BOOTSTRAP_OVERRIDE: name, **noted})
-        off = native.off(workload)
+        off = native.off(context, workload)
         if off:
             native.set_variables(template, off)
         excluded = native.excluded_ports(context, workload, template)

@@ -57,7 +57,7 @@ def plan_legacy(context: Context, target: Target) -> None:
     _authorization_policy(context, target)
     if target.workload.is_gateway:
         _gateway(context, target)
-        patch = ProxyPatch(native.off(target.workload), announced)
+        patch = ProxyPatch(native.off(context, target.workload), announced)
         patch_gateway(context, target, patch, "announces the port to Prometheus")
         return
     _strict(context, target)
@@ -66,7 +66,7 @@ def plan_legacy(context: Context, target: Target) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         templates.annotate(template, announced)
-        if off := native.off(target.workload):
+        if off := native.off(context, target.workload):
             native.set_variables(template, off)
         if included:
             ports = templates.merged_ports(",".join(included), (LEGACY_PORT,))

@@ -16,6 +16,7 @@ from meshscrape.kubernetes.plan.targets import Context, Target
 
 MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
 ENVOY = "ENVOY_SECURE_METRICS_PORT"
+_NETWORKING = "networking.istio.io"
 _INTERCEPTION = "sidecar.istio.io/interceptionMode"
 
 
@@ -31,12 +32,25 @@ def announcements(intent: Intent) -> dict[str, str]:
     return found | ({templates.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
 
 
-def off(workload: ObservedWorkload) -> dict[str, str]:
+def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
     """The variables that turn listeners off which are on, wherever that comes from.
 
     Two listeners on one port keep Envoy from starting; and Istio's own let everybody in the mesh read.
     """
-    return {key: "0" for key in (MERGED, ENVOY) if workload.env.get(key, "0") not in ("", "0")}
+    said = _once_injected(context, workload) if workload.kind == "uninjected" else workload.env
+    return {key: "0" for key in (MERGED, ENVOY) if said.get(key, "0") not in ("", "0")}
+
+
+def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, str]:
+    """The variables that a workload gets when it joins the mesh: it is observed without a proxy as yet."""
+    mesh = context.observation.mesh
+    found = dict(mesh.default_metadata)
+    for namespace in (mesh.root_namespace, workload.namespace):
+        for config in context.inventory.in_namespace(namespace, "ProxyConfig", _NETWORKING):
+            if not as_mapping(dig(config.data, "spec", "selector", "matchLabels")):
+                said = as_mapping(dig(config.data, "spec", "environmentVariables"))
+                found |= {str(key): str(value) for key, value in said.items()}
+    return {**found, **workload.proxy_metadata}
 
 
 def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> None:
@@ -46,7 +60,7 @@ def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapp
     """
     template = templates.template_of(clone(context.object_of(workload.ref)))
     own = _own_variables(template)
-    for config in context.inventory.in_namespace(workload.namespace, "ProxyConfig", "networking.istio.io"):
+    for config in context.inventory.in_namespace(workload.namespace, "ProxyConfig", _NETWORKING):
         selector = dig(config.data, "spec", "selector")
         if not as_mapping(dig(selector, "matchLabels")) or not selects(selector, workload.labels):
             continue
