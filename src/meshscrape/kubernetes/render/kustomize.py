@@ -107,6 +107,8 @@ def _items(before: list[Any], after: list[Any], merge_key: str, by_name: bool) -
 
 def _named(items: Any, merge_key: str) -> bool:
     """Whether the items of a list have distinct names."""
-    if not isinstance(items, list) or not all(isinstance(each, dict) and merge_key in each for each in items):
+    if not isinstance(items, list):
+        return False
+    if not all(isinstance(each, dict) and isinstance(each.get(merge_key), str) for each in items):
         return False
     return len({each[merge_key] for each in items}) == len(items)
