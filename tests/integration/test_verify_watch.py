@@ -98,6 +98,20 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StateDirect
             yield state, status
 
 
+def test_a_page_that_cannot_be_written_does_not_end_the_watch(
+    tmp_path: Path, mesh: tuple[StateDirectory, dict[str, object]]
+) -> None:
+    """It is said, runs go on, and the page is there again as soon as it can be."""
+    page = tmp_path / "pages" / "mesh.html"
+    page.parent.mkdir()
+    with watching(tmp_path, mesh[0].path, "--html", str(page)) as watch:
+        watch.until(page.exists, "the page")
+        page.parent.rename(tmp_path / "elsewhere")
+        watch.until(lambda: "the page stays as it was" in watch.err.read_text(), "what is wrong")
+        page.parent.mkdir()
+        watch.until(page.exists, "the page again")
+
+
 def test_results_follow_the_mesh(tmp_path: Path, mesh: tuple[StateDirectory, dict[str, object]]) -> None:
     """Green; a port opens: red; it closes: green; no mesh: no green; it returns: green. TERM ends it."""
     state, status = mesh

@@ -13,6 +13,7 @@ import click
 
 from meshscrape.cli.output import say
 from meshscrape.cli.verify_page import write_page
+from meshscrape.errors import MeshscrapeError
 from meshscrape.local.state import read_status
 from meshscrape.system.clock import utcnow
 from meshscrape.verify.findings import Finding
@@ -33,7 +34,11 @@ def watch(
 
     def tell(run: Run) -> None:
         if page_file is not None:
-            write_page(page_file, run.watched.report, run.watched.failure)
+            try:
+                write_page(page_file, run.watched.report, run.watched.failure)
+            except MeshscrapeError as error:
+                # The metrics are worth more than the page: a full disk must not end them.
+                say(f"the page stays as it was: {error}")
         now = utcnow()
         for line in [_json_line(run, now)] if as_json else _lines(run, now):
             click.echo(line)

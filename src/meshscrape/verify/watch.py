@@ -78,10 +78,8 @@ class Watch:
     async def run(self) -> None:
         """Verify, wait, and again. InputError when the metrics' address cannot be listened on."""
         addresses = [self._options.metrics] if self._options.metrics else []
-        limits = ServerLimits(connections=32, requests=4)
-        async with HttpServer(
-            routes({METRICS_PATH: self._serve}), addresses=addresses, limits=limits
-        ) as server:
+        handler = routes({METRICS_PATH: self._serve})
+        async with HttpServer(handler, addresses=addresses, limits=_LIMITS) as server:
             for host, port in server.addresses:
                 self._listening(host, port)
             while True:
