@@ -33,6 +33,7 @@ from support.mesh import (
 )
 from support.options import VARIANTS
 from support.polling import eventually
+from support.serving import serving
 from support.sidecar import SCRAPER, Sidecar, running_sidecar
 from support.wire import Wire, alert, ask
 
@@ -89,14 +90,8 @@ def dripping_agent(address: str) -> Iterator[None]:
     server.allow_reuse_address = server.daemon_threads = True
     server.server_bind()
     server.server_activate()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def kept_alive(sidecar: Sidecar, context: ssl.SSLContext, served: Callable[[], None]) -> None:

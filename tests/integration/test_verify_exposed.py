@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from meshscrape.verify.run import VerifyOptions, verify
 from support.ca import ca_process
 from support.envoy import start_envoy
 from support.polling import eventually
+from support.serving import serving
 from support.subject import Identities, mesh_status, subject
 
 EXPORTER, ADMIN, ORDINARY = 9464, 9901, 8081
@@ -60,14 +60,8 @@ def exporter(address: str) -> Iterator[None]:
 def ordinary(address: str) -> Iterator[None]:
     """A plain application."""
     server = ThreadingHTTPServer((address, ORDINARY), _Ordinary)
-    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextlib.contextmanager

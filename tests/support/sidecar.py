@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +24,7 @@ from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.envoy import RunningEnvoy, running_envoy, write_resources
 from support.forgery import Forge, Pair
+from support.serving import serving
 
 SCRAPER = "spiffe://cluster.local/ns/istio-system/sa/prometheus"
 SERVER = "spiffe://cluster.local/ns/default/sa/httpbin"
@@ -151,11 +151,5 @@ def echo_server(address: str, port: int) -> Iterator[None]:
     """
     server = ThreadingHTTPServer((address, port), _Echo)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -7,7 +7,6 @@ answers are what a test wants to spoil.
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +20,7 @@ from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.ca import CaProcess, Credentials
 from support.envoy import running_envoy, write_resources
+from support.serving import serving
 from support.sidecar import ALLOW, proxy_options
 
 APPLICATION = 9080
@@ -198,11 +198,5 @@ def inside_server(address: str, port: int, inside: Inside) -> Iterator[None]:
             """Say nothing."""
 
     server = ThreadingHTTPServer((address, port), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with serving(server):
         yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

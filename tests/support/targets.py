@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from support.forgery import Pair
+from support.serving import serving
 
 PORT = 15092
 STATS = "/stats/prometheus"
@@ -81,7 +82,7 @@ def tls_target(target: Target, pair: Pair, roots: bytes, directory: Path) -> Ite
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with _serving(_Server((target.address, PORT), Handler)):
+    with serving(_Server((target.address, PORT), Handler)):
         yield target
 
 
@@ -122,15 +123,3 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A handshake that fails is what most tests are about."""
-
-
-@contextlib.contextmanager
-def _serving(server: ThreadingHTTPServer) -> Iterator[None]:
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
