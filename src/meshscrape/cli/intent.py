@@ -78,7 +78,15 @@ _OPTIONS = (
         type=click.IntRange(0, 65535),
         default=0,
         metavar="PORT",
-        help="A port for Envoy's statistics alone too (Istio's is 15091); the merged ones include them.",
+        help="A port for Envoy's statistics alone too (Istio's is 15091), not in legacy mode; the merged "
+        "ones include them.",
+    ),
+    click.option(
+        "--legacy-source",
+        type=click.Choice(["merged", "envoy"]),
+        default="merged",
+        show_default=True,
+        help="What legacy mode's one port serves: the merged metrics, or Envoy's statistics alone.",
     ),
     click.option("--istio-version", metavar="VERSION", help="What the control plane gives to new proxies."),
 )

@@ -223,6 +223,21 @@ class TestLegacy:
         assert server["tls"] == {"mode": "ISTIO_MUTUAL"}
         assert annotations(plan)[SECURE] == "15091"
 
+    def test_gateways_that_serve_different_metrics_share_the_entry(self) -> None:
+        """A gateway of Envoy's statistics alone takes the other's port not out of the namespace's entry."""
+        inventory = cluster(injected("1.30.0"))
+        after = settled(inventory, **NAMED, harden=False).apply(inventory)
+        plan = settled(after, **NAMED, harden=False, legacy_source="envoy")
+        assert [each[2] for each in refs(plan)] == [
+            "ServiceEntry/meshscrape-gateway-admin", "VirtualService/meshscrape-gw",
+        ]  # fmt: skip
+        ports = changed(plan, "ServiceEntry")["spec"]["ports"]
+        assert [each["number"] for each in ports] == [15020, 15090]
+        (route,) = changed(plan, "VirtualService")["spec"]["http"]
+        assert route["route"][0]["destination"]["port"] == {"number": 15090}
+        alone = settled(inventory, **NAMED, harden=False, legacy_source="envoy")
+        assert [each["number"] for each in changed(alone, "ServiceEntry")["spec"]["ports"]] == [15090]
+
     def test_an_older_gateway_api_keeps_its_annotations(self) -> None:
         """Trap 4: setting infrastructure.annotations ends the copying, so the Gateway's own go along."""
         own = {"cloud/load-balancer": "internal"}

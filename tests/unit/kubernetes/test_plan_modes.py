@@ -186,6 +186,37 @@ class TestLegacy:
         assert changed(plan, "PeerAuthentication")["spec"]["portLevelMtls"] == {"15091": {"mode": "STRICT"}}
         assert annotations(plan) == {SECURE: "15091"}
 
+    def test_envoys_statistics_alone(self) -> None:
+        """--legacy-source envoy leads 15091 to 15090; metrics of the application that go dark are named."""
+        workload = shop(annotations={"prometheus.io/scrape": "true"})
+        plan = settled(cluster(workload), legacy_source="envoy", **PLAIN)
+        assert changed(plan, "Sidecar")["spec"]["ingress"][-1]["defaultEndpoint"] == "127.0.0.1:15090"
+        assert annotations(plan)[SECURE] == "15091"
+        assert "application's own metrics are not behind 15091" in notes(plan)
+        assert "own metrics are not behind" not in notes(settled(cluster(workload), **PLAIN))
+        silent = settled(cluster(shop()), legacy_source="envoy", **PLAIN)
+        assert "own metrics are not behind" not in notes(silent)
+
+    def test_the_source_can_be_changed(self) -> None:
+        """The Sidecar of the plan's own follows the wish; nothing is restarted for it."""
+        inventory = cluster(shop())
+        after = settled(inventory, **PLAIN).apply(inventory)
+        plan = settled(after, legacy_source="envoy", **PLAIN)
+        assert [each[2] for each in refs(plan)] == ["Sidecar/meshscrape-httpbin"]
+        assert plan.changes[0].restarts == ()
+
+    def test_a_users_own_metrics_ingress_stays(self) -> None:
+        """Where a Sidecar leads the port to the other source already, that is said, and left."""
+        ingress = {"port": {"number": 15091, "protocol": "HTTP"}, "defaultEndpoint": "127.0.0.1:15090"}
+        own = {
+            "apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": meta("mine"),
+            "spec": {"workloadSelector": {"labels": {"app": "httpbin"}}, "ingress": [ingress]},
+        }  # fmt: skip
+        plan = settled(cluster(shop(), own), **PLAIN)
+        assert not [each for each in refs(plan) if each[2].startswith("Sidecar")]
+        assert "leads 15091 to 127.0.0.1:15090 already" in notes(plan)
+        assert "already" not in notes(settled(cluster(shop(), own), legacy_source="envoy", **PLAIN))
+
     def test_only_the_scraper_is_not_denied(self) -> None:
         """DENY of everybody else on that port: an ALLOW policy would deny all other traffic."""
         policy = changed(settled(cluster(shop()), **PLAIN), "AuthorizationPolicy")["spec"]

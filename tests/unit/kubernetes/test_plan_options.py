@@ -33,6 +33,16 @@ def test_a_slip_is_an_error_and_not_a_finished_plan(tmp_path: Path, arguments: l
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(("arguments", "port"), [([], 15020), (["--legacy-source", "envoy"], 15090)])
+def test_the_source_of_legacy_mode(tmp_path: Path, arguments: list[str], port: int) -> None:
+    """Merged unless Envoy's statistics alone are asked for."""
+    dump = tmp_path / "dump.yaml"
+    dump.write_text(yaml.safe_dump_all(plain()))
+    scraper = "spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus"
+    command_line = ["-f", str(dump), "--mode", "legacy", "--scraper", scraper, *arguments]
+    assert f"defaultEndpoint: 127.0.0.1:{port}" in CliRunner().invoke(command, command_line).stdout
+
+
 @pytest.mark.parametrize(("namespace", "missing"), [("observability", True), ("default", False)])
 def test_a_new_prometheus_needs_its_namespace(tmp_path: Path, namespace: str, missing: bool) -> None:
     """Nothing else makes it, and its objects cannot be applied before."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.ports import MERGED
+from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.scrapers import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.kubernetes.objects import (
     Manifest,
@@ -26,7 +26,7 @@ from meshscrape.kubernetes.observe.model import ContainerPort, ObservedWorkload
 from meshscrape.kubernetes.plan import native, templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.gateways import ProxyPatch, patch_gateway
-from meshscrape.kubernetes.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
+from meshscrape.kubernetes.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, LegacySource
 from meshscrape.kubernetes.plan.targets import (
     Context,
     Target,
@@ -38,9 +38,13 @@ from meshscrape.kubernetes.plan.targets import (
 NETWORKING = "networking.istio.io"
 SECURITY = "security.istio.io"
 ADMIN_HOST = "gateway-admin.local"
+_ADMIN = "meshscrape-gateway-admin"
 _V1_SINCE = "1.22"
 _PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
-_REASON = f"serves the merged metrics over mutual TLS on {LEGACY_PORT}"
+_SOURCES: dict[LegacySource, int] = {"merged": MERGED, "envoy": STATS}
+_SERVED: dict[LegacySource, str] = {"merged": "the merged metrics", "envoy": "Envoy's statistics alone"}
+# The names are the ServiceEntry's: each of its ports has its own.
+_PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
 
 
 def plan_legacy(context: Context, target: Target) -> None:
@@ -62,6 +66,7 @@ def plan_legacy(context: Context, target: Target) -> None:
         return
     _strict(context, target)
     _sidecar(context, target)
+    _note_left_out(context, target.workload)
 
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
@@ -91,6 +96,22 @@ def _object(context: Context, group: str, kind: str, namespace: str, name: str, 
         "metadata": {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}},
         "spec": spec,
     }
+
+
+def _reason(context: Context) -> str:
+    return f"serves {_SERVED[context.intent.legacy_source]} over mutual TLS on {LEGACY_PORT}"
+
+
+def _note_left_out(context: Context, workload: ObservedWorkload) -> None:
+    """Envoy's own port has no metrics of the application: they would go dark with the plaintext job."""
+    merges = workload.prometheus_annotations.get("prometheus.io/scrape") == "true"
+    if context.intent.legacy_source == "envoy" and merges:
+        context.draft.note(
+            workload.ref,
+            f"its application's own metrics are not behind {LEGACY_PORT}, and its pods leave the plaintext "
+            "jobs that read them",
+            "take --legacy-source merged, or scrape the application's port over mutual TLS",
+        )
 
 
 def _name(workload: ObservedWorkload) -> str:
@@ -232,12 +253,13 @@ def _sidecar(context: Context, target: Target) -> None:
     workload = target.workload
     listener = {
         "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTP"},
-        "defaultEndpoint": f"127.0.0.1:{MERGED}",
+        "defaultEndpoint": f"127.0.0.1:{_SOURCES[context.intent.legacy_source]}",
     }
     effective = effective_sidecar(context, workload, ours=False)
     if effective is not None:
         data = context.object_of(effective[0])
-        if any(is_metrics_ingress(each) for each in ingress_of(data)):
+        if theirs := [each for each in ingress_of(data) if is_metrics_ingress(each)]:
+            _note_other_source(context, effective[0], theirs[0], listener["defaultEndpoint"])
             return
         if effective[1]:
 
@@ -245,7 +267,7 @@ def _sidecar(context: Context, target: Target) -> None:
                 ingress = ingress_of(data) or _application_ingress(workload)
                 templates.child(data, "spec")["ingress"] = [*ingress, listener]
 
-            context.draft.edit(effective[0], change, _REASON)
+            context.draft.edit(effective[0], change, _reason(context))
             return
     spec: Mutable = {"workloadSelector": {"labels": selector_of(context, workload)}}
     inherited = as_mapping(dig(context.object_of(effective[0]), "spec")) if effective else {}
@@ -254,7 +276,17 @@ def _sidecar(context: Context, target: Target) -> None:
     # A Sidecar of the workload's own replaces the namespace's as a whole.
     spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
     wanted = _object(context, NETWORKING, "Sidecar", workload.namespace, _name(workload), spec)
-    context.draft.ensure(wanted, _REASON)
+    context.draft.ensure(wanted, _reason(context))
+
+
+def _note_other_source(context: Context, ref: Ref, ingress: Any, wanted: Any) -> None:
+    found = str(dig(ingress, "defaultEndpoint", default=""))
+    if found.rpartition(":")[2] != str(wanted).rpartition(":")[2]:
+        context.draft.note(
+            ref,
+            f"it leads {LEGACY_PORT} to {found} already, not to {wanted}: left as it is",
+            "change its defaultEndpoint, or choose the other --legacy-source",
+        )
 
 
 def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
@@ -287,6 +319,7 @@ def _gateway(context: Context, target: Target) -> None:
     if _has_metrics_server(context, workload):
         return
     name, namespace = _name(workload), workload.namespace
+    source = _SOURCES[context.intent.legacy_source]
     server = {
         "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTPS"},
         "tls": {"mode": "ISTIO_MUTUAL"},
@@ -298,21 +331,32 @@ def _gateway(context: Context, target: Target) -> None:
         "exportTo": ["."],
         "hosts": [ADMIN_HOST],
         "location": "MESH_INTERNAL",
-        "ports": [{"number": MERGED, "name": "http-metrics", "protocol": "HTTP"}],
+        "ports": _admin_ports(context, namespace, source),
         "resolution": "STATIC",
         "endpoints": [{"address": "127.0.0.1"}],
     }
     route = {
         "match": [{"uri": {"prefix": "/stats/prometheus"}, "port": LEGACY_PORT}],
-        "route": [{"destination": {"host": ADMIN_HOST, "port": {"number": MERGED}}}],
+        "route": [{"destination": {"host": ADMIN_HOST, "port": {"number": source}}}],
     }
     service = {"exportTo": ["."], "hosts": ["*"], "gateways": [name], "http": [route]}
     for kind, own_name, spec in (
-        ("ServiceEntry", "meshscrape-gateway-admin", admin),
+        ("ServiceEntry", _ADMIN, admin),
         ("Gateway", name, gateway),
         ("VirtualService", name, service),
     ):
-        context.draft.ensure(_object(context, NETWORKING, kind, namespace, own_name, spec), _REASON)
+        context.draft.ensure(_object(context, NETWORKING, kind, namespace, own_name, spec), _reason(context))
+
+
+def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]:
+    """`source` and what the entry has already: the namespace's gateways share it, whatever each serves."""
+    present = context.draft.get(Ref(NETWORKING, "ServiceEntry", namespace, _ADMIN))
+    numbers = {dig(each, "number") for each in as_list(dig(present, "spec", "ports"))}
+    return [
+        {"number": number, "name": name, "protocol": "HTTP"}
+        for number, name in _PORT_NAMES.items()
+        if number == source or number in numbers
+    ]
 
 
 def is_metrics_server(server: Any) -> bool:

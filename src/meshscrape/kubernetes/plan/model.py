@@ -16,6 +16,7 @@ PHASES: tuple[Phase, ...] = ("injection", "credentials", "listeners", "scrape", 
 Mode = Literal["auto", "native", "bootstrap", "legacy"]
 Decided = Literal["native", "bootstrap", "legacy"]
 Prometheus = Literal["existing", "addon", "operator", "none"]
+LegacySource = Literal["merged", "envoy"]
 
 MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "meshscrape"
@@ -29,7 +30,8 @@ class Intent:
     `namespaces` and `selector` (a Kubernetes label selector over pod labels; None: all) choose workloads.
     `scrapers` is the allow list; empty means the scrapers found in the objects. `envoy_port` 0 leaves the
     port for Envoy's statistics alone off (they are in the merged metrics too). `harden` closes the plaintext
-    ports once nobody needs them. `inject` also takes in workloads that have no sidecar yet.
+    ports once nobody needs them. `legacy_source` is what legacy mode's one port serves: the merged metrics,
+    or Envoy's statistics alone. `inject` also takes in workloads that have no sidecar yet.
     """
 
     mode: Mode = "auto"
@@ -43,6 +45,7 @@ class Intent:
     prometheus_namespace: str = "istio-system"
     merged_port: int = SECURE_MERGED
     envoy_port: int = 0
+    legacy_source: LegacySource = "merged"
     istio_version: str | None = None
 
     @property
