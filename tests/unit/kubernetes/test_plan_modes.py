@@ -56,6 +56,18 @@ def test_the_version_of_the_proxy_decides(version: str, mode: str) -> None:
     assert list(plan.modes.values()) == [mode]
 
 
+def test_a_version_that_the_objects_contradict_is_told() -> None:
+    """What the control plane's objects tell wins over the option, and the plan says so."""
+    plan = settled(cluster(shop("1.29.2")), istio_version="1.31.0", **PLAIN)
+    assert list(plan.modes.values()) == ["legacy"]
+    assert "--istio-version says 1.31.0, but" in notes(plan)
+    assert "the objects win" in notes(planned(cluster(control_plane("1.29.2")), istio_version="1.31.0"))
+    for version in ("1.29.2", None):
+        assert "--istio-version says" not in notes(
+            settled(cluster(shop("1.29.2")), istio_version=version, **PLAIN)
+        )
+
+
 def test_two_revisions_are_decided_apart() -> None:
     """Mid-upgrade: each workload by the proxy that its own revision injects."""
     objects = [

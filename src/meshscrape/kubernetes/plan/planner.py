@@ -50,6 +50,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
     context = Context(observation, inventory, intent, draft)
     context.scrapers = _scrapers(context)
     context.targets = choose(context)
+    _contradicted(context)
     gates: list[Gate] = []
     if context.targets:
         draft.phase = "injection"
@@ -84,6 +85,13 @@ def _check(intent: Intent) -> None:
         raise InputError(
             f"both ports are {intent.merged_port}", where="--envoy-port", remedy="use two different ones"
         )
+
+
+def _contradicted(context: Context) -> None:
+    """Say where `--istio-version` is not what counts: the objects tell another."""
+    for each in context.observation.pitfalls:
+        if each.code == "version-contradicts":
+            context.draft.note(each.ref, each.text.rstrip("."), each.remedy.rstrip("."))
 
 
 def _look_again(context: Context) -> None:
