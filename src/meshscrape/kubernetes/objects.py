@@ -25,7 +25,7 @@ _CLUSTER_SCOPED = frozenset(
 )  # fmt: skip
 # What differs between two readings of the same object.
 _VOLATILE = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
-_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -186,7 +186,7 @@ def ref_of(data: Object, where: str = "") -> Ref:
 def stable(data: Object) -> dict[str, Any]:
     """An object without its status and what changes by itself: for telling whether two say the same."""
     metadata = {key: value for key, value in as_mapping(data.get("metadata")).items() if key not in _VOLATILE}
-    notes = {key: value for key, value in annotations(data).items() if key != _LAST_APPLIED}
+    notes = {key: value for key, value in annotations(data).items() if key != LAST_APPLIED}
     metadata.pop("annotations", None)
     if notes:
         metadata["annotations"] = notes

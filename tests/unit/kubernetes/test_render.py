@@ -154,6 +154,34 @@ class TestFiles:
         plan = planned(shop())
         assert plan_text(plan) in plan_files(plan)["PLAN.txt"]
 
+    @pytest.mark.parametrize(
+        ("applied", "kept"),
+        [(None, False), ('{"spec": {}}', False), ('{"spec": {"replicas": 2}}', True), ("{", True)],
+    )
+    def test_replicas_of_an_autoscaler_are_left_out(self, applied: str | None, kept: bool) -> None:
+        """Files do not set back what it scaled; but a field that kubectl applied before would become 1."""
+        workload = deployment()
+        workload["spec"]["replicas"] = 7
+        if applied:
+            last = "kubectl.kubernetes.io/last-applied-configuration"
+            workload["metadata"]["annotations"] = {last: applied}
+        scaler = {
+            "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+            "metadata": {"name": "any", "namespace": "shop"},
+            "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "httpbin"}},
+        }  # fmt: skip
+        objects = (control_plane(), namespace(), workload, prometheus())
+        plan = planned(cluster(*objects, scaler))
+        files = plan_files(plan)
+        spec = yaml.safe_load(files["3-listeners/shop_deployment.apps_httpbin.yaml"])["spec"]
+        assert ("replicas" in spec) is kept
+        assert ("replicas: 7" in plan_stream(plan)) is kept
+        # `kubectl replace` makes the whole object anew.
+        original = yaml.safe_load(files["originals/shop_deployment.apps_httpbin.yaml"])
+        assert original["spec"]["replicas"] == 7
+        unscaled = plan_files(planned(cluster(*objects)))["3-listeners/shop_deployment.apps_httpbin.yaml"]
+        assert yaml.safe_load(unscaled)["spec"]["replicas"] == 7
+
     def test_asm_has_two_trees(self) -> None:
         """Trap 14: Istio's objects go to ASM's own API server, the rest to the cluster."""
         _, plan = migrated()

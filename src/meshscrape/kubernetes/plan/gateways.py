@@ -8,7 +8,7 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
-from meshscrape.kubernetes.objects import Ref, as_mapping, dig
+from meshscrape.kubernetes.objects import LAST_APPLIED, Ref, as_mapping, dig
 from meshscrape.kubernetes.plan import templates
 from meshscrape.kubernetes.plan.draft import Mutable
 from meshscrape.kubernetes.plan.model import MANAGED_BY, MANAGER
@@ -17,7 +17,7 @@ from meshscrape.kubernetes.yaml_text import load_text, rewrite
 
 _OVERLAY = "deployment"
 # Istio reads these from the Gateway itself; kubectl's own note belongs nowhere else.
-_NOT_COPIED = ("kubectl.kubernetes.io/last-applied-configuration",)
+_NOT_COPIED = (LAST_APPLIED,)
 # `infrastructure` is honoured from here on.
 _INFRASTRUCTURE_SINCE = "1.22"
 

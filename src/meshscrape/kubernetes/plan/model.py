@@ -95,7 +95,8 @@ class Gate:
 class Plan:
     """Changes in the order in which they are to be applied.
 
-    `apart`: Istio's objects belong to another API server than the workloads (ASM).
+    `apart`: Istio's objects belong to another API server than the workloads (ASM). `autoscaled`: workloads
+    whose `spec.replicas` is an autoscaler's, and no part of the files.
     """
 
     changes: tuple[Change, ...] = ()
@@ -103,6 +104,7 @@ class Plan:
     gates: tuple[Gate, ...] = ()
     modes: Mapping[Ref, Decided] = field(default_factory=dict)
     apart: bool = False
+    autoscaled: frozenset[Ref] = frozenset()
 
     def apply(self, inventory: Inventory) -> Inventory:
         """The objects after all changes, in memory; nothing of a cluster is touched."""

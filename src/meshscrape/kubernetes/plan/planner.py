@@ -23,6 +23,7 @@ from meshscrape.kubernetes.plan.legacy import plan_legacy
 from meshscrape.kubernetes.plan.migration import plan_removal
 from meshscrape.kubernetes.plan.model import LEGACY_PORT, Gate, Intent, Plan
 from meshscrape.kubernetes.plan.network_policy import plan_network_policies
+from meshscrape.kubernetes.plan.scaling import autoscaled
 from meshscrape.kubernetes.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.kubernetes.plan.scraping import plan_scraping
 from meshscrape.kubernetes.plan.targets import (
@@ -73,7 +74,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         _general(context)
     modes = {target.ref: target.mode for target in context.targets}
     apart = any(target.workload.flavour == "asm" for target in context.targets)
-    return Plan(draft.changes(), draft.notes, tuple(gates), modes, apart)
+    return Plan(draft.changes(), draft.notes, tuple(gates), modes, apart, autoscaled(inventory))
 
 
 def _check(intent: Intent) -> None:

@@ -28,13 +28,22 @@ def plan_files(plan: Plan) -> dict[str, str]:
     found = {OVERVIEW: HEAD + plan_text(plan)}
     for number, change in enumerate(plan.changes, 1):
         directory = f"{place(plan, change.ref)}{phase_directory(change.phase)}"
-        data, name = change.after, file_name(change.ref)
+        data, name = _applied(plan, change), file_name(change.ref)
         if data is None:
             directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
         assert data is not None  # noqa: S101 - a change has one of both
         found[f"{directory}/{name}"] = _head(change) + dump(clean(data))
     found |= _originals(plan)
     return dict(sorted(found.items()))
+
+
+def _applied(plan: Plan, change: Change) -> Object | None:
+    """The object for `kubectl apply`, which leaves alone what a file does not say."""
+    data = change.after
+    if data is None or change.ref not in plan.autoscaled or not isinstance(data.get("spec"), Mapping):
+        return data
+    spec = {key: value for key, value in data["spec"].items() if key != "replicas"}
+    return {**data, "spec": spec}
 
 
 def _originals(plan: Plan) -> dict[str, str]:
@@ -58,7 +67,8 @@ def plan_stream(plan: Plan) -> str:
             continue
         title = f"# {phase_directory(phase)}\n"
         for change in changes:
-            body = dump(clean(change.after)) if change.after is not None else f"# delete {change.ref}\n"
+            data = _applied(plan, change)
+            body = dump(clean(data)) if data is not None else f"# delete {change.ref}\n"
             parts.append(title + _head(change) + body)
             title = ""
     return "---\n".join(parts)
