@@ -1,7 +1,5 @@
 """Small clusters for plans, from a few words each, and what every plan must keep."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path

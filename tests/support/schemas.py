@@ -160,9 +160,9 @@ def _unique(_: Any, keys: list[str], instance: Any, __: Any) -> Iterator[jsonsch
             yield jsonschema.ValidationError(f"two entries with {keys} = {twice}")
 
 
-_Closed = jsonschema.validators.extend(
-    jsonschema.Draft202012Validator, {"x-kubernetes-list-map-keys": _unique}
-)
+# The package has no types for it.
+_extend: Any = jsonschema.validators.extend
+_Closed = _extend(jsonschema.Draft202012Validator, {"x-kubernetes-list-map-keys": _unique})
 
 
 def _validator(schema: Mapping[str, Any], kubernetes: str) -> Any:
