@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from meshscrape.cli.proxy import default_directory, domain_and_directory, host_and_port
 from meshscrape.cli.status import STATE, state_path
+from meshscrape.errors import InputError
 from meshscrape.local.state import read_status
+from meshscrape.scrape.prometheus_config import PROXY_DISCOVERY_PORT
 from meshscrape.system.clock import utcnow
+from meshscrape.verify.discovered import explain_standalone
 from meshscrape.verify.explain import Explanation
 from meshscrape.verify.explain_target import find_targets
-from meshscrape.verify.explaining import explain_all
+from meshscrape.verify.explaining import ProxyPlace, explain_all
+from meshscrape.verify.matrix import host_port
 from meshscrape.verify.mesh import parse_mesh
 from meshscrape.verify.probes import Timeouts
 from meshscrape.verify.run import scraper_of
@@ -36,17 +41,42 @@ _COLOURS = {"ok": "green", "note": "yellow", "broken": "red", "skipped": None}
     help="How long to wait for each connection and each answer.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def command(target: str, state: Path | None, scraper: str, timeout: float, output: str) -> int:
+@click.option(
+    "--proxy", metavar="IP:PORT",
+    help="For a target of a `meshscrape proxy` that stands alone: where it takes scrapes (its --listen).",
+)  # fmt: skip
+@click.option(
+    "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: same IP, port 15095]"
+)
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), metavar="FILE",
+    help="With --proxy: its token.  [default: token, in the proxy's default --dir]",
+)  # fmt: skip
+@click.option(
+    "--credentials", "credentials", multiple=True, metavar="[TRUST_DOMAIN=]DIR",
+    help="With --proxy: its --credentials; repeatable.",
+)  # fmt: skip
+def command(
+    target: str, state: Path | None, scraper: str, timeout: float, output: str, proxy: str | None,
+    discovery: str | None, token_file: Path | None, credentials: tuple[str, ...],
+) -> int:  # fmt: skip
     """Say why TARGET is down or refused, from the scraper's certificate to Prometheus, and what to do.
 
     TARGET is a workload (NAME or NAMESPACE/NAME: all its targets), ADDRESS:PORT, or a target's URL as
-    Prometheus shows it. Exit codes: 0 healthy, 1 something is wrong, 2 could not run.
+    Prometheus shows it. With --proxy no mesh is needed: the targets are those of that proxy's HTTP SD.
+    Exit codes: 0 healthy, 1 something is wrong, 2 could not run.
     """
-    mesh = parse_mesh(read_status(state_path(state)))
-    targets = find_targets(mesh, target)
-    chosen = scraper_of(mesh, scraper)
     timeouts = Timeouts(timeout, timeout, timeout, 3 * timeout)
-    found = asyncio.run(explain_all(mesh, chosen, targets, utcnow(), timeouts))
+    if proxy is not None:
+        if state is not None or scraper:
+            raise InputError("--proxy goes with neither --state nor --as: it asks no mesh", where="--proxy")
+        found = _standalone(target, proxy, discovery, token_file, credentials, timeouts)
+    elif discovery or token_file or credentials:
+        raise InputError("--discovery, --token-file and --credentials go with --proxy")
+    else:
+        mesh = parse_mesh(read_status(state_path(state)))
+        targets = find_targets(mesh, target)
+        found = asyncio.run(explain_all(mesh, scraper_of(mesh, scraper), targets, utcnow(), timeouts))
     if output == "json":
         click.echo(json.dumps(_document(found), indent=2))
     else:
@@ -54,10 +84,26 @@ def command(target: str, state: Path | None, scraper: str, timeout: float, outpu
     return 1 if any(each.broken for each in found) else 0
 
 
+def _standalone(
+    target: str, proxy: str, discovery: str | None, token_file: Path | None, credentials: Sequence[str],
+    timeouts: Timeouts,
+) -> tuple[Explanation, ...]:  # fmt: skip
+    """What a proxy without a mesh is asked for."""
+    if not credentials:
+        raise InputError(
+            "the proxy's credentials are needed", where="--credentials", remedy="name the proxy's directory"
+        )
+    host, port = host_and_port(proxy, "--proxy")
+    asked = host_and_port(discovery, "--discovery") if discovery else (host, PROXY_DISCOVERY_PORT)
+    place = ProxyPlace(host_port(host, port), token_file or default_directory() / "token")
+    held = [domain_and_directory(each) for each in credentials]
+    return asyncio.run(explain_standalone(place, host_port(*asked), held, target, utcnow(), timeouts))
+
+
 def _lines(explanation: Explanation) -> Iterator[str]:
     """The target, its steps, and at the broken one what to do."""
     target = explanation.target
-    title = f"{target.workload.title} " if target.workload else ""
+    title = f"{target.title} " if target.title else ""
     yield click.style(f"{title}{target.url if target.port else ''}".rstrip(), bold=True)
     width = max(len(step.name) for step in explanation.steps)
     for step in explanation.steps:
@@ -77,9 +123,9 @@ def _document(found: tuple[Explanation, ...]) -> dict[str, Any]:
         "healthy": not any(each.broken for each in found),
         "targets": [
             {
-                "workload": each.target.workload.title if each.target.workload else "",
+                "workload": each.target.title,
                 "url": each.target.url,
-                "spiffeId": str(each.target.workload.spiffe_id) if each.target.workload else "",
+                "spiffeId": each.target.expected,
                 "healthy": each.broken is None,
                 "broken": each.broken.name if each.broken else "",
                 "steps": [

@@ -105,11 +105,11 @@ def command(
             f"{requests!a} is no number of requests", where="MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION"
         )
     options = ProxyOptions(
-        listen=_address(listen, "--listen"),
-        discovery=_address(discovery, "--discovery"),
+        listen=host_and_port(listen, "--listen"),
+        discovery=host_and_port(discovery, "--discovery"),
         directory=own,
         token_file=token_file or own / "token",
-        credentials=[_domain_and_directory(each) for each in credentials],
+        credentials=[domain_and_directory(each) for each in credentials],
         sources=sources,
         remote=remote,
         workers=workers,
@@ -128,14 +128,16 @@ def _job_and_file(text: str) -> tuple[str, Path]:
     return (job, Path(path)) if equals and "/" not in job else (Path(text).stem, Path(text))
 
 
-def _domain_and_directory(text: str) -> tuple[str, Path]:
+def domain_and_directory(text: str) -> tuple[str, Path]:
+    """`[TRUST_DOMAIN=]DIR` in two; an empty name when there is none. InputError for an impossible name."""
     from meshscrape.spiffe.ids import check_trust_domain
 
     name, equals, path = text.partition("=")
     return (check_trust_domain(name), Path(path)) if equals and "/" not in name else ("", Path(text))
 
 
-def _address(text: str, where: str) -> tuple[str, int]:
+def host_and_port(text: str, where: str) -> tuple[str, int]:
+    """`HOST:PORT` in two, an IPv6 address without its brackets; InputError names the option `where`."""
     from meshscrape.errors import InputError
 
     host, _, port = text.rpartition(":")

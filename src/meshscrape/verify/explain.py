@@ -110,8 +110,10 @@ def _steps(target: ExplainTarget, observed: Observed, now: datetime) -> Iterator
 def discovery_step(target: ExplainTarget) -> Step:
     """Whether discovery announces the target, and whether its workload is ready."""
     name, workload = "discovery", target.workload
-    if workload is None or target.fault:
+    if target.fault:
         return Step(name, "broken", target.fault, target.remedy)
+    if workload is None:
+        return Step(name, "ok", f"{target.what}, expected to be {target.expected}")
     if not workload.ready:
         reason = f": {printable(workload.message)}" if workload.message else ""
         remedy = "see the workload's agent log; a workload that is not ready is no target"
@@ -137,7 +139,7 @@ def proxy_step(proxy: ProxyAnswer) -> Step:
                 return Step(name, "broken", words, refusal.remedy)
             return Step(name, "note", f"refuses to hand the scrape on: {words}; the next steps look closer")
         case other:
-            remedy = "see that the proxy runs (`meshscrape status -o json`, scrapeProxy) and its log"
+            remedy = "see that the proxy runs (a mesh's: `meshscrape status -o json`), and its log"
             return Step(name, "broken", f"{proxy.address}: {describe(other)}", remedy)
 
 
@@ -192,10 +194,9 @@ def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterat
             remedy = "the listener may be overloaded or draining: try again, and see the workload's Envoy log"
             yield Step(name, "broken", describe(seen), remedy)
             return
-    expected = str(target.workload.spiffe_id) if target.workload else ""
     probe = Probe(target.address, target.port, SCRAPER, kind="certificate")
     planned = PlannedCheck(
-        "server-certificate", "", target.authority, (Case(probe),), Expectation(spiffe_id=expected)
+        "server-certificate", "", target.authority, (Case(probe),), Expectation(spiffe_id=target.expected)
     )
     judged = checks.judge(planned, [seen], now)
     broken = judged.outcome != "passed"
@@ -229,10 +230,14 @@ def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) 
     listed = ", ".join(map(str, target.workload.scrapers)) if target.workload else ""
     if isinstance(seen, Answered) and seen.status == 403:
         entries = f"its allow list: {listed}" if listed else "its allow list is empty: nobody may scrape"
+        if target.workload is None:
+            entries = "it is not on the target's allow list"
         remedy = f"add spiffe:{identity} to MESHSCRAPE_SCRAPERS of the workload"
         return Step(name, "broken", f"{describe(seen)}: {identity} may not scrape; {entries}", remedy)
     if target.application:
         return Step(name, "ok", "an application's own port has no allow list")
+    if target.workload is None:
+        return Step(name, "ok", "the target lets the scraper in")
     return Step(name, "ok", f"the scraper is on the allow list ({listed})")
 
 
@@ -265,13 +270,16 @@ def exposition_steps(target: ExplainTarget, seen: Observation) -> Iterator[Step]
     )  # fmt: skip
     expectation = Expectation(sources=sources, versioned=target.merged)
     typed, _ = scraped.content_type_fault(seen, expectation)
-    if typed and not target.application:
+    # Who announces a target in a file does not say whether an application, with a type of its own, answers.
+    own_type = target.application or (target.workload is None and seen.header("content-type") != "")
+    if typed and not own_type:
         yield Step("exposition", "broken", typed, "Prometheus 3 refuses a scrape without a valid type")
         return
     wrong, right = scraped.exposition_fault(seen, expectation)
     remedy = "the lines that are named break the text format: see who exports them"
     yield Step("exposition", "broken" if wrong else "ok", wrong or right, remedy if wrong else "")
-    if target.merged:
+    names = scraped.sample_names(seen.body) if target.workload is None else frozenset()
+    if target.merged or scraped.SOURCE_UP in names:
         down, up = scraped.sources_down(seen, expectation)
         words = f"{down}; the scrape itself succeeds, so Prometheus shows the target as up" if down else up
         remedy = "start the application, or correct port and path of its scrape annotation"
@@ -282,7 +290,7 @@ def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
     """What Prometheus itself says of the target."""
     name = "Prometheus"
     if seen is None:
-        return Step(name, "skipped", "the mesh has no Prometheus")
+        return Step(name, "skipped", "the mesh has no Prometheus" if target.workload else "it is not asked")
     if isinstance(seen, str):
         return Step(name, "broken", seen, "see that Prometheus runs")
     if not target.announced:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshscrape.errors import InputError
+from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.matrix import METRICS_PATH, host_port
 from meshscrape.verify.mesh import Mesh, MeshWorkload
 from meshscrape.verify.observations import printable
@@ -19,11 +20,21 @@ _REMEDY = "name a workload (NAME or NAMESPACE/NAME), ADDRESS:PORT, or a target's
 
 
 @dataclass(frozen=True, slots=True)
+class Spot:
+    """An address, a port, and a path when one was said."""
+
+    address: str
+    port: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ExplainTarget:
     """One port of one workload; `fault` says why it is no target that discovery knows, with a `remedy`.
 
     `what` is the port in words. `merged` ports have sources, `application` ports no allow list; only what is
-    `announced` is Prometheus's business.
+    `announced` is Prometheus's business. Without a status document there is no `workload`, only the
+    `identity` that discovery expects, and perhaps a `name`.
     """
 
     address: str
@@ -37,6 +48,19 @@ class ExplainTarget:
     announced: bool = True
     fault: str = ""
     remedy: str = ""
+    identity: SpiffeId | None = None
+    name: str = ""
+
+    @property
+    def expected(self) -> str:
+        """The SPIFFE ID that must answer, empty when nobody is expected."""
+        known = self.workload.spiffe_id if self.workload else self.identity
+        return str(known) if known else ""
+
+    @property
+    def title(self) -> str:
+        """NAMESPACE/NAME of its workload, as far as it is known."""
+        return self.workload.title if self.workload else self.name
 
     @property
     def authority(self) -> str:
@@ -54,14 +78,30 @@ def find_targets(mesh: Mesh, text: str) -> tuple[ExplainTarget, ...]:
 
     An address that no workload has is a target with a `fault`: Prometheus may still scrape it.
     """
+    spot, name = read_spot(text)
+    if spot is not None:
+        return (_at(mesh, spot.address, spot.port, spot.path),)
+    namespace, _, own = name.rpartition("/")
+    return tuple(_of(mesh, _named(mesh, namespace, own)))
+
+
+def read_spot(text: str) -> tuple[Spot | None, str]:
+    """Where `text` (ADDRESS:PORT or a URL) points to; None, and the name, for [NAMESPACE/]NAME.
+
+    InputError for anything else.
+    """
     if match := _URL.fullmatch(text):
         if authority := _AUTHORITY.fullmatch(match["authority"]):
-            return (_at(mesh, authority["v6"] or authority["v4"], int(authority["port"]), match["path"]),)
+            return _spot(authority, match["path"]), ""
     elif authority := _AUTHORITY.fullmatch(text):
-        return (_at(mesh, authority["v6"] or authority["v4"], int(authority["port"]), None),)
-    elif match := _NAME.fullmatch(text):
-        return tuple(_of(mesh, _named(mesh, match["namespace"] or "", match["name"])))
+        return _spot(authority, None), ""
+    elif _NAME.fullmatch(text):
+        return None, text
     raise InputError(f"{text!a} is no target", where="TARGET", remedy=_REMEDY)
+
+
+def _spot(authority: re.Match[str], path: str | None) -> Spot:
+    return Spot(authority["v6"] or authority["v4"], int(authority["port"]), path)
 
 
 def _named(mesh: Mesh, namespace: str, name: str) -> MeshWorkload:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -28,6 +28,14 @@ _FILES = ("cert-chain.pem", "key.pem", "root-cert.pem")
 _NAMES = ("the scraper's certificate", "the scraper's private key", "the trust bundle")
 
 
+@dataclass(frozen=True, slots=True)
+class ProxyPlace:
+    """Where a scrape proxy takes scrapes (`host:port`), and the file with its bearer token."""
+
+    address: str
+    token_file: Path
+
+
 async def explain_all(
     mesh: Mesh, scraper: MeshWorkload, targets: tuple[ExplainTarget, ...], now: datetime, timeouts: Timeouts
 ) -> tuple[Explanation, ...]:
@@ -35,11 +43,19 @@ async def explain_all(
     files = await asyncio.to_thread(read_files, scraper.output_certificates or scraper.credentials)
     contexts = _contexts(files)
     seen = await _prometheus(mesh)
+    proxy = ProxyPlace(mesh.scrape_proxy, Path(mesh.proxy_token)) if mesh.scrape_proxy else None
     found = []
     for target in targets:
-        observed = await _observe(mesh, target, files, contexts, timeouts)
+        observed = await _observe(proxy, target, files, contexts, timeouts)
         found.append(explain(target, replace(observed, prometheus=seen), now))
     return tuple(found)
+
+
+async def explain_proxied(
+    proxy: ProxyPlace, files: ScraperFiles, target: ExplainTarget, now: datetime, timeouts: Timeouts
+) -> Explanation:
+    """As `explain_all`, for a target of a scrape proxy that stands alone: no mesh, no Prometheus is asked."""
+    return explain(target, await _observe(proxy, target, files, _contexts(files), timeouts), now)
 
 
 def read_files(directory: str) -> ScraperFiles:
@@ -70,12 +86,13 @@ def _contexts(files: ScraperFiles) -> TlsContexts | None:
 
 
 async def _observe(
-    mesh: Mesh, target: ExplainTarget, files: ScraperFiles, contexts: TlsContexts | None, timeouts: Timeouts
-) -> Observed:
+    place: ProxyPlace | None, target: ExplainTarget, files: ScraperFiles, contexts: TlsContexts | None,
+    timeouts: Timeouts,
+) -> Observed:  # fmt: skip
     # An address that discovery did not give gets no connection from us, and no certificate shown to it.
     if target.fault or contexts is None:
         return Observed(files)
-    proxy = await _ask_proxy(mesh, target, timeouts) if mesh.scrape_proxy else None
+    proxy = await _ask_proxy(place, target, timeouts) if place else None
     probe = Probe(target.address, target.port, SCRAPER, path=target.path, limit=WHOLE)
     handshake = await observe(replace(probe, kind="certificate"), contexts, timeouts)
     answer: Observation | None = None
@@ -84,20 +101,20 @@ async def _observe(
     return Observed(files, proxy, handshake, answer)
 
 
-async def _ask_proxy(mesh: Mesh, target: ExplainTarget, timeouts: Timeouts) -> ProxyAnswer:
+async def _ask_proxy(place: ProxyPlace, target: ExplainTarget, timeouts: Timeouts) -> ProxyAnswer:
     """A scrape through the proxy, as Prometheus makes it."""
     try:
-        token = read_input(Path(mesh.proxy_token), "the proxy's token").decode("ascii", "replace").strip()
+        token = read_input(place.token_file, "the proxy's token").decode("ascii", "replace").strip()
     except InputError as error:
-        return ProxyAnswer(mesh.scrape_proxy, NotObserved(str(error)))
-    host, _, port = mesh.scrape_proxy.rpartition(":")
+        return ProxyAnswer(place.address, NotObserved(str(error)))
+    host, _, port = place.address.rpartition(":")
     if not port.isdigit():
-        return ProxyAnswer(mesh.scrape_proxy, NotObserved("this is no address of a proxy"))
+        return ProxyAnswer(place.address, NotObserved("this is no address of a proxy"))
     probe = Probe(
         host.strip("[]"), int(port), PLAIN, path=f"http://{target.authority}{target.path}",
         headers=(("Authorization", f"Bearer {token}"),),
     )  # fmt: skip
-    return ProxyAnswer(mesh.scrape_proxy, await observe(probe, None, timeouts))
+    return ProxyAnswer(place.address, await observe(probe, None, timeouts))
 
 
 async def _prometheus(mesh: Mesh) -> Scraping | str | None:

@@ -27,7 +27,8 @@ _META = re.compile(rb"#[ \t]++(?P<kind>HELP|TYPE)[ \t]++(?P<name>" + _NAME + rb"
 _SAMPLE_NAME = re.compile(rb"^(" + _NAME + rb")[ \t{]", re.MULTILINE)
 _TYPES = (b"counter", b"gauge", b"histogram", b"summary", b"untyped")
 _SUFFIXES = {b"histogram": (b"_bucket", b"_sum", b"_count"), b"summary": (b"_sum", b"_count")}
-_SOURCE_UP = b"meshscrape_source_up"
+SOURCE_UP = "meshscrape_source_up"
+_SOURCE_UP = SOURCE_UP.encode()
 _MOST_FAULTS = 3
 
 
