@@ -10,7 +10,8 @@ from typing import Any, Literal
 import click
 
 from meshscrape.cli.intent import OneIsError, intent_options, make_plan
-from meshscrape.kubernetes.render.diff import plan_text
+from meshscrape.cli.output import say
+from meshscrape.kubernetes.render.diff import plan_text, summary
 from meshscrape.kubernetes.render.document import plan_document
 
 
@@ -22,11 +23,13 @@ from meshscrape.kubernetes.render.document import plan_document
 def command(output: Literal["diff", "json"], **options: Any) -> int:
     """Tell what must change so that metrics are scraped over mutual TLS, as a readable diff.
 
-    Nothing is changed, and no cluster is needed. Exit codes: 0 nothing to do, 2 changes, 1 error.
+    Nothing is changed, and no cluster is needed. Exit codes: 0 no changes, 2 changes, 1 error. Workloads that
+    are refused are no changes: the last line names them, and -o json counts them as `refused`.
     """
     _, found = make_plan(**options)
     if output == "json":
         print(json.dumps(plan_document(found), indent=2))
+        say(summary(found))
     else:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         print(plan_text(found, colour=colour), end="")

@@ -17,7 +17,7 @@ from meshscrape.cli.render import write_directory
 from meshscrape.errors import InputError
 from meshscrape.istio.scrapers import parse_scrapers
 from meshscrape.kubernetes.objects import Inventory, Ref, manifest_of
-from meshscrape.kubernetes.plan.model import Change, Plan
+from meshscrape.kubernetes.plan.model import Change, Note, Plan
 from meshscrape.kubernetes.render.diff import change_diff, plan_text, summary
 from meshscrape.kubernetes.render.files import plan_files, plan_stream
 from meshscrape.kubernetes.render.kustomize import kustomize_files
@@ -86,6 +86,16 @@ class TestDiff:
             "Plan: 0 to create, 3 to update, 0 to delete; restarts 2."
         )
         assert summary(Plan()) == "Nothing to do."
+
+    def test_the_summary_names_what_is_refused(self) -> None:
+        """A cluster where all is refused is not one with nothing to do; each object counts once."""
+        web = ref("Deployment", "web")
+        notes = (Note(web, "one", "x", True), Note(web, "two", "x", True), Note(None, "a note", "x"))
+        assert summary(Plan(notes=notes)) == "Nothing planned; 1 refused: Deployment.apps shop/web."
+        changes = planned(shop(), harden=False).changes
+        assert summary(Plan(changes, notes)) == (
+            "Plan: 0 to create, 3 to update, 0 to delete; restarts 2; 1 refused: Deployment.apps shop/web."
+        )
 
     def test_colour_is_only_paint(self) -> None:
         """Without the escape codes it is the same text."""
@@ -294,6 +304,19 @@ class TestCommands:
         }
         assert document["changes"][0]["before"] != document["changes"][0]["after"]
         assert document["gates"][0]["planned"] is True
+        assert document["refused"] == 0
+
+    def test_refusals_alone_can_be_told_from_a_finished_cluster(self, tmp_path: Path) -> None:
+        """Both exit with 0: the count in JSON, and the line on standard error, tell them apart."""
+        dump = on_disk(tmp_path, cluster(namespace(), deployment()))
+        result = self.run(plan_command, "-f", dump, "-o", "json")
+        assert result.return_value == 0
+        assert json.loads(result.stdout)["refused"] == 1
+        assert result.stderr == "meshscrape: Nothing planned; 1 refused: Deployment.apps shop/httpbin.\n"
+        done = on_disk(tmp_path, planned(shop()).apply(shop()))
+        finished = self.run(plan_command, "-f", done, "-o", "json")
+        assert json.loads(finished.stdout)["refused"] == 0
+        assert finished.stderr == "meshscrape: Nothing to do.\n"
 
     def test_standard_input_and_directories(self, tmp_path: Path) -> None:
         """`-` and a directory give the same plan as the file."""

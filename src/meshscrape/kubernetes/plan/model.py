@@ -106,6 +106,12 @@ class Plan:
     apart: bool = False
     autoscaled: frozenset[Ref] = frozenset()
 
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """What was left alone against the wish, each once: objects, or the text of a note that names none."""
+        notes = (note for note in self.notes if note.refused)
+        return tuple(dict.fromkeys(str(note.ref) if note.ref else note.text for note in notes))
+
     def apply(self, inventory: Inventory) -> Inventory:
         """The objects after all changes, in memory; nothing of a cluster is touched."""
         latest: dict[Ref, Object | None] = {each.ref: each.after for each in self.changes}

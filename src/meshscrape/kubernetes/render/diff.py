@@ -36,18 +36,19 @@ def plan_text(plan: Plan, *, colour: bool = False) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """`Plan: 2 to create, 3 to update, 0 to delete; 4 refused; restarts 3.`"""
+    """`Plan: 2 to create, 3 to update, 0 to delete; restarts 3; 1 refused: Deployment.apps shop/web.`
+
+    "Nothing to do" is said of a finished cluster alone: not where all that was wanted was refused.
+    """
     count = dict.fromkeys(("create", "update", "delete"), 0)
     for change in plan.changes:
         count[change.action] += 1
-    refused = sum(note.refused for note in plan.notes)
-    after = f"; {refused} refused" if refused else ""
+    refused = f"; {len(plan.refused)} refused: {_shown(plan.refused)}" if plan.refused else ""
     if not plan.changes:
-        return f"Nothing to do{after}."
+        return f"Nothing planned{refused}." if refused else "Nothing to do."
     restarts = len({restart for change in plan.changes for restart in change.restarts})
-    after += f"; restarts {restarts}" if restarts else "; restarts nothing"
     counts = ", ".join(f"{number} to {action}" for action, number in count.items())
-    return f"Plan: {counts}{after}."
+    return f"Plan: {counts}; restarts {restarts or 'nothing'}{refused}."
 
 
 def change_diff(change: Change) -> list[str]:
@@ -106,7 +107,7 @@ def _notes(notes: Iterable[Note]) -> Iterator[str]:
         yield ""
 
 
-def _shown(refs: Sequence[Ref]) -> str:
+def _shown(refs: Sequence[Ref | str]) -> str:
     names = [str(ref) for ref in refs[:_SHOWN]]
     if len(refs) > _SHOWN:
         names.append(f"{len(refs) - _SHOWN} more")

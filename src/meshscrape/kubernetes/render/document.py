@@ -18,6 +18,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             {"object": _ref(note.ref), "text": note.text, "remedy": note.remedy, "refused": note.refused}
             for note in plan.notes
         ],
+        "refused": len(plan.refused),
         "gates": [
             {
                 "phase": gate.phase,
