@@ -174,21 +174,13 @@ class Workloads:
         draft, template = found.workload, found.template
         annotations, env = draft.annotations, draft.env
         after, now = self._versions(draft, found.proxy)
-        override = override_of(
-            draft.namespace,
-            annotations if _honours_override(draft, after) else {},
-            env,
-            template,
-            self.cluster.inventory,
-        )
+        override = self._override(draft, after, template)
         legacy = self._legacy(draft)
         merged, envoy = port_value(env.get(MERGED)), port_value(env.get(ENVOY))
         native = tuple(port for port in (merged, envoy) if port and after.at_least("1.31") is not False)
         overriding = tuple(each.port for each in override.listeners) if override else ()
         hardened, half = _hardened(draft, after)
-        services = tuple(
-            sorted(self.cluster.services.matching(draft.namespace, draft.labels), key=lambda each: each.ref)
-        )
+        services = self._services(draft)
         include = _include(annotations)
         workload = replace(
             draft,
@@ -220,6 +212,16 @@ class Workloads:
             workload, found.pods, template, found.manifest is not None, self.cluster.inventory
         )
         return Found(workload, found.manifest, template, found.pods, found.proxy, override, legacy, services)
+
+    def _override(
+        self, workload: ObservedWorkload, after: IstioVersion, template: Mapping[str, Any]
+    ) -> Override | None:
+        annotations = workload.annotations if _honours_override(workload, after) else {}
+        return override_of(workload.namespace, annotations, workload.env, template, self.cluster.inventory)
+
+    def _services(self, workload: ObservedWorkload) -> tuple[Manifest, ...]:
+        found = self.cluster.services.matching(workload.namespace, workload.labels)
+        return tuple(sorted(found, key=lambda each: each.ref))
 
     def _legacy(self, workload: ObservedWorkload) -> tuple[LegacyPort, ...]:
         if workload.kind == "sidecar":
