@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +21,8 @@ from support.scrape_proxy import JOB, SCRAPER, RunningProxy, credentials, group,
 from support.targets import Target, tls_target
 
 HTTPBIN = "spiffe://cluster.local/ns/default/sa/httpbin"
-CHANGES = 20
+# Targets that come each second, the least that is promised, and for how long.
+RATE, LEAST_RATE, CHURN_SECONDS = 20, 10, 4.0
 
 
 @pytest.fixture
@@ -155,34 +159,76 @@ def test_a_file_that_is_gone_changes_nothing(proxy: RunningProxy, target: Target
     proxy.announce_and_wait([])
 
 
+class Churn:
+    """Targets with identities of their own that come and go beside `stable` groups, `RATE` each second.
+
+    How many change is read off the clock: after a slow change more of them are due. A change's targets
+    replace those of the change before, so as many go as come.
+    """
+
+    def __init__(self, proxy: RunningProxy, stable: Sequence[dict[str, Any]]) -> None:
+        self._proxy, self._stable = proxy, stable
+        self._began = time.monotonic()
+        self.came = 0
+        self.changes = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it has gone on."""
+        return time.monotonic() - self._began
+
+    def change(self) -> None:
+        """Wait until targets are due, announce them, and wait until HTTP SD tells exactly them."""
+        due = eventually(lambda: int(self.seconds * RATE) - self.came, what="the next target")
+        passing = [self._passing(number) for number in range(self.came, self.came + due)]
+        self._proxy.announce_and_wait([*self._stable, *passing])
+        self.came += due
+        self.changes += 1
+
+    def _passing(self, number: int) -> dict[str, Any]:
+        address = f"127.9.{number // 250}.{number % 250 + 1}:15092"
+        return group(address, f"spiffe://cluster.local/ns/n{number}/sa/s")
+
+
 def test_churn_drops_no_scrape_of_the_others(
     proxy: RunningProxy, target: Target, tmp_path: Path, forge: Forge
 ) -> None:
-    """Targets with identities of their own come and go while one target is scraped without a pause."""
-    outcomes: list[int] = []
+    """At least 10 targets a second come, and as many go, while others are scraped without a pause."""
     done = threading.Event()
+    with contextlib.ExitStack() as stack:
+        others = [
+            stack.enter_context(tls_target(Target(loopback()), forge.leaf(HTTPBIN), forge.root, tmp_path))
+            for _ in range(2)
+        ]
+        stable = [target, *others]
+        groups = [group(each.authority, HTTPBIN) for each in stable]
+        proxy.announce_and_wait(groups)
 
-    def scrape() -> None:
-        while not done.is_set():
-            outcomes.append(proxy.scrape(target.authority).status)
+        def scrape() -> list[int]:
+            outcomes: list[int] = []
+            while not done.is_set():
+                outcomes += [proxy.scrape(each.authority).status for each in stable]
+            return outcomes
 
-    scraping = threading.Thread(target=scrape)
-    scraping.start()
-    stable = group(target.authority, HTTPBIN)
-    try:
-        for number in range(CHANGES):
-            passing = [
-                group(f"127.9.{number}.{host}:15092", f"spiffe://cluster.local/ns/n{number}/sa/s{host}")
-                for host in range(1, 6)
-            ]
-            proxy.announce_and_wait([stable, *passing])
-    finally:
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        stack.callback(done.set)
+        scraping = pool.submit(scrape)
+        churn = Churn(proxy, groups)
+        while churn.seconds < CHURN_SECONDS:
+            churn.change()
+        rate = churn.came / churn.seconds
         done.set()
-        scraping.join()
-    assert len(outcomes) > CHANGES
-    assert set(outcomes) == {200}
-    assert proxy.metric("meshscrape_scrape_proxy_reloads_total") == CHANGES
-    assert target.connections == 1
+        outcomes = scraping.result()
+        connections = [each.connections for each in stable]
+    failed = sum(status != 200 for status in outcomes)
+    print(
+        f"{rate:.1f} targets/s came and went in {churn.changes} changes; "
+        f"{len(outcomes)} scrapes of {len(stable)} others, {failed} failed"
+    )
+    assert rate >= LEAST_RATE
+    assert failed == 0
+    assert len(outcomes) > churn.changes
+    assert connections == [1] * len(stable)
 
 
 def test_metrics_forget_targets_that_are_gone(proxy: RunningProxy, target: Target) -> None:
