@@ -8,7 +8,7 @@ from pathlib import Path
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.keys import PrivateKey, key_to_pem, load_key
-from meshscrape.system.files import read_input, write_atomic
+from meshscrape.system.files import create_atomic, unreadable, write_atomic
 
 # Names of Istio's plugged-in CA certificates, for a CA's directory too.
 CA_CERTIFICATE = "ca-cert.pem"
@@ -24,14 +24,23 @@ def save_key(path: Path, key: PrivateKey) -> None:
     write_atomic(path, key_to_pem(key), 0o600, durable=True)
 
 
+def create_key(path: Path, key: PrivateKey) -> None:
+    """As `save_key`, unless there is a key already: of several processes at once, one makes it."""
+    create_atomic(path, key_to_pem(key), 0o600)
+
+
 def read_key(path: Path, what: str) -> PrivateKey:
     """The private key in the file `path`.
 
     InputError when it cannot be read, is no key, or others could have read or replaced it: a key that was
     readable must be taken as known, so its mode is never repaired silently.
     """
-    pem = read_input(path, what)
-    seen = path.stat()
+    # One descriptor: mode and owner are those of the very file that is read, whatever the name leads to next.
+    try:
+        with path.open("rb") as file:
+            seen, pem = os.fstat(file.fileno()), file.read()
+    except OSError as error:
+        raise unreadable(path, what, error) from error
     mode = stat.S_IMODE(seen.st_mode)
     if mode & 0o077:
         raise InputError(

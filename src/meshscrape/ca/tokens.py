@@ -14,7 +14,7 @@ import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from meshscrape.ca.storage import JWKS, TOKEN_ISSUER_KEY, read_key, save_key
+from meshscrape.ca.storage import JWKS, TOKEN_ISSUER_KEY, create_key, read_key
 from meshscrape.errors import InputError
 from meshscrape.istio.ca_protocol import AUDIENCE
 from meshscrape.spiffe.ids import workload_id
@@ -37,11 +37,15 @@ class TokenIssuer:
 
     @classmethod
     def load_or_create(cls, directory: Path, issuer: str = LOCAL_ISSUER) -> TokenIssuer:
-        """The issuer of `directory`: its key is made on first use (0600), its `jwks.json` kept beside it."""
+        """The issuer of `directory`: its key is made on first use (0600), its `jwks.json` kept beside it.
+
+        Several processes may do this at once: the key that was first is everybody's, and never replaced,
+        so whoever writes `jwks.json` last writes the same.
+        """
         private_dir(directory)
         path = directory / TOKEN_ISSUER_KEY
         if not path.exists():
-            save_key(path, generate_key())
+            create_key(path, generate_key())
         made = cls(read_key(path, "the token issuer's private key"), issuer)
         document, published = json.dumps(made.jwks(), indent=1).encode(), directory / JWKS
         if not published.exists() or published.read_bytes() != document:

@@ -41,6 +41,30 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
         raise _unwritable(path, error) from error
 
 
+def create_atomic(path: Path, data: bytes, mode: int = 0o600) -> bool:
+    """Make the file `path` with `data`, whole and on the disk, unless it is there; whether this call made it.
+
+    Of several processes that call it at once exactly one makes it, and all find the same file after. Raises
+    MeshscrapeError when the directory cannot be written.
+    """
+    name = ""
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _fill(descriptor, data, mode, durable=True)
+        # Unlike a rename, a link never replaces.
+        os.link(name, path)
+        sync_directory(path.parent)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if name:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+    return True
+
+
 def sync_directory(directory: Path) -> None:
     """Bring the names in `directory` to the disk; OSError when it cannot be opened."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -83,9 +107,14 @@ def read_input(path: Path, what: str) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"cannot read {what}: {error.strerror}", where=str(path), remedy="check the path and its mode"
-        ) from error
+        raise unreadable(path, what, error) from error
+
+
+def unreadable(path: Path, what: str, error: OSError) -> InputError:
+    """Why the file `path`, which is `what`, cannot be read."""
+    return InputError(
+        f"cannot read {what}: {error.strerror}", where=str(path), remedy="check the path and its mode"
+    )
 
 
 def private_dir(path: Path, mode: int = 0o700) -> None:
