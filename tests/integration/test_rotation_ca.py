@@ -96,7 +96,7 @@ def test_a_ca_that_starts_in_a_rotation_goes_on_with_it(tmp_path: Path) -> None:
         (("--dir", "{}"), "nothing is named that could confirm a stage"),
         (("--dir", "{}", "--envoy", "x"), "here is no CA with a root of its own"),
         (("--dir", "{}", "--state", "{}"), "give --state or --dir, not both"),
-        (("--envoy", "x"), "--envoy and --credentials go with --dir"),
+        (("--envoy", "x"), "--envoy and --credentials go with --dir or --state"),
         (("--state", "{}"), "no mesh is running"),
         (("--abort", "--show"), "--abort goes with neither --to nor --show"),
         (("--dir", "{}", "--envoy", "x", "--timeout", "soon"), "--timeout: "),

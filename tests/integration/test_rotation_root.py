@@ -28,6 +28,7 @@ from support.mesh import (
     write_mesh,
 )
 from support.polling import eventually
+from support.scrape_proxy import running_proxy
 from support.scrapes import Watch
 
 pytestmark = pytest.mark.timeout(180)
@@ -194,3 +195,33 @@ def test_who_does_not_follow_is_named_and_stops_the_rotation(mesh: Up) -> None:
     assert _stage(mesh) is Stage.DISTRIBUTE
     assert rotate(mesh, "--abort", "-q").returncode == 0
     assert published_bundle(ca_of(mesh)) == before
+
+
+def test_a_scraper_of_its_own_that_does_not_follow_is_waited_for(mesh: Up, tmp_path: Path) -> None:
+    """Another scrape proxy, which the mesh does not know, with copied credentials: both are named."""
+    before = published_bundle(ca_of(mesh))
+    copied = kept_credentials(mesh, tmp_path / "copied")
+    with running_proxy(tmp_path, [str(copied)], (), "--mesh", str(mesh.state)) as second:
+        envoy = second.state / "admin.sock"
+        named = ("--state", str(mesh.state), "--envoy", str(envoy), "--credentials", str(copied))
+        stuck = meshscrape("ca", "rotate", *named, "--timeout", "5s", "-q")
+        assert stuck.returncode == 1
+        assert f"{envoy} (Envoy): does not trust the new root yet" in stuck.stderr
+        assert f"{copied} (copied): does not trust the new root yet" in stuck.stderr
+        assert "default/web" not in stuck.stderr
+        assert _stage(mesh) is Stage.DISTRIBUTE
+        assert rotate(mesh, "--abort", "-q").returncode == 0
+    assert published_bundle(ca_of(mesh)) == before
+
+
+def test_a_scraper_of_its_own_follows(mesh: Up, tmp_path: Path) -> None:
+    """Another scrape proxy that reads what the agent publishes follows, and scrapes before and after."""
+    before = published_bundle(ca_of(mesh))
+    published = mesh.workload("istio-system/prometheus")["outputCertificates"]
+    target = f"{mesh.workload('default/web')['address']}:15092"
+    with running_proxy(tmp_path, [published], (), "--mesh", str(mesh.state)) as second:
+        assert second.scrape(target).status == 200
+        done = rotate(mesh, "--envoy", str(second.state / "admin.sock"), "--credentials", published)
+        assert done.returncode == 0, done.stderr
+        assert second.scrape(target).status == 200
+    assert published_bundle(ca_of(mesh)) != before

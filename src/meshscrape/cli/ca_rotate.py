@@ -35,9 +35,9 @@ _WORDS = {
     "--dir", "directory", type=_PATH, help="A CA's own directory, for one that no `up` has started."
 )
 @click.option("--envoy", "envoys", type=_PATH, multiple=True, metavar="SOCKET",
-              help="With --dir: the admin socket of an Envoy that must follow; once for each.")  # fmt: skip
+              help="With --dir or --state: admin socket of an Envoy that must follow; repeatable.")  # fmt: skip
 @click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
-              help="With --dir: credentials that must follow; once for each.")  # fmt: skip
+              help="With --dir or --state: credentials that must follow; repeatable.")  # fmt: skip
 @click.option("--to", "until", type=click.Choice([each.value for each in list(Stage)[:-1]]),
               help="Stop when this stage is confirmed.")  # fmt: skip
 @click.option("--abort", is_flag=True, help="Go back to the old root, in the same stages.")
@@ -87,22 +87,25 @@ def _mesh(
     state: Path | None, directory: Path | None, envoys: Sequence[Path], credentials: Sequence[Path]
 ) -> tuple[Path, Callable[[], Sequence[Consumer]]]:
     """The CA's directory, and what tells who has to follow."""
+    named = [Consumer(str(each), each.absolute()) for each in envoys]
+    named += [Consumer(str(each), None, (each.absolute(),)) for each in credentials]
     if directory is None:
-        if envoys or credentials:
-            raise InputError("--envoy and --credentials go with --dir")
+        if named and state is None:
+            # They may be another CA's, whose --dir was forgotten: the default mesh is not rotated for them.
+            raise InputError(
+                "--envoy and --credentials go with --dir or --state", remedy="say whose they are"
+            )
         path = state_path(state)
         own = Path(read_status(path)["ca"]["rootCertificate"]).parent
-        return own, lambda: consumers_of(read_status(path))
+        return own, lambda: [*consumers_of(read_status(path)), *named]
     if state is not None:
         raise InputError("give --state or --dir, not both")
-    if not (envoys or credentials):
+    if not named:
         raise InputError(
             "nothing is named that could confirm a stage",
             where="--dir",
             remedy="name each Envoy's admin socket with --envoy, each scraper's directory with --credentials",
         )
-    named = [Consumer(str(each), each.absolute()) for each in envoys]
-    named += [Consumer(str(each), None, (each.absolute(),)) for each in credentials]
     return directory, lambda: named
 
 
