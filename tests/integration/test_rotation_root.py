@@ -204,11 +204,10 @@ def test_a_scraper_of_its_own_that_does_not_follow_is_waited_for(mesh: Up, tmp_p
     with running_proxy(tmp_path, [str(copied)], (), "--mesh", str(mesh.state)) as second:
         envoy = second.state / "admin.sock"
         named = ("--state", str(mesh.state), "--envoy", str(envoy), "--credentials", str(copied))
-        stuck = meshscrape("ca", "rotate", *named, "--timeout", "5s", "-q")
+        stuck = meshscrape("ca", "rotate", *named, "--timeout", "2s", "-q")
         assert stuck.returncode == 1
         assert f"{envoy} (Envoy): does not trust the new root yet" in stuck.stderr
         assert f"{copied} (copied): does not trust the new root yet" in stuck.stderr
-        assert "default/web" not in stuck.stderr
         assert _stage(mesh) is Stage.DISTRIBUTE
         assert rotate(mesh, "--abort", "-q").returncode == 0
     assert published_bundle(ca_of(mesh)) == before
