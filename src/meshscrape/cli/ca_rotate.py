@@ -35,9 +35,9 @@ _WORDS = {
     "--dir", "directory", type=_PATH, help="A CA's own directory, for one that no `up` has started."
 )
 @click.option("--envoy", "envoys", type=_PATH, multiple=True, metavar="SOCKET",
-              help="With --dir or --state: admin socket of an Envoy that must follow; once each.")  # fmt: skip
+              help="With --dir or --state: the admin socket of an Envoy that must follow.")  # fmt: skip
 @click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
-              help="With --dir or --state: credentials that must follow; once each.")  # fmt: skip
+              help="With --dir or --state: credentials that must follow.")  # fmt: skip
 @click.option("--to", "until", type=click.Choice([each.value for each in list(Stage)[:-1]]),
               help="Stop when this stage is confirmed.")  # fmt: skip
 @click.option("--abort", is_flag=True, help="Go back to the old root, in the same stages.")

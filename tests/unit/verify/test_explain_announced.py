@@ -1,0 +1,109 @@
+"""Which target of a scrape proxy's HTTP SD is meant, and whose credentials are for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.verify.discovered import files_for
+from meshscrape.verify.explain_announced import (
+    Discovered,
+    announced_targets,
+    doubts_in,
+    jobs_in,
+    parse_http_sd,
+)
+from meshscrape.verify.explain_scraper import ScraperFiles
+from support.ca import TestCa
+
+WEB = "spiffe://cluster.local/ns/shop/sa/web"
+METRICS = """\
+meshscrape_scrape_proxy_targets{job="a"} 2
+meshscrape_scrape_proxy_targets{job="mesh-b"} 0
+meshscrape_scrape_proxy_targets{job="no url"} 1
+meshscrape_scrape_proxy_source_up{source="/etc/a.json"} 1
+meshscrape_scrape_proxy_source_up{source="/etc/b.json"} 0
+meshscrape_scrape_proxy_current 1
+"""
+
+
+def group(address: str, path: str = "/stats/prometheus", **labels: str) -> dict[str, Any]:
+    own = {"__scheme__": "http", "__metrics_path__": path, "__meta_meshscrape_spiffe_id": WEB}
+    return {"targets": [address], "labels": own | labels}
+
+
+def discovered(*groups: dict[str, Any], job: str = "a") -> Discovered:
+    return Discovered("127.0.0.1:15095", parse_http_sd(job, json.dumps(groups).encode()))
+
+
+def test_an_address_a_path_and_a_name_are_understood() -> None:
+    """An address means every path there, a URL one of them, a name every target with these labels."""
+    own = {"namespace": "shop", "workload": "web"}
+    known = discovered(group("10.0.0.7:15092", **own), group("10.0.0.7:15092", "/own", **own))
+    assert [each.path for each in announced_targets(known, "10.0.0.7:15092")] == ["/stats/prometheus", "/own"]
+    (one,) = announced_targets(known, "http://10.0.0.7:15092/own")
+    assert (one.url, one.expected, one.title) == ("http://10.0.0.7:15092/own", WEB, "shop/web")
+    for name in ("web", "shop/web"):
+        assert len(announced_targets(known, name)) == 2
+    with pytest.raises(InputError, match="shop/web"):
+        announced_targets(known, "other/web")
+
+
+def test_two_jobs_may_tell_one_target() -> None:
+    """It is explained once."""
+    both = (
+        discovered(group("[fd00::8]:15092")).targets + discovered(group("[fd00::8]:15092"), job="b").targets
+    )
+    (one,) = announced_targets(Discovered("127.0.0.1:15095", both), "[fd00::8]:15092")
+    assert one.authority == "[fd00::8]:15092"
+
+
+@pytest.mark.parametrize("text", ["10.0.0.8:15092", "10.0.0.7:15093", "http://10.0.0.7:15092/other"])
+def test_what_is_not_announced_has_a_fault_and_nobody_expected(text: str) -> None:
+    """Another address, port or path; whoever is there gets no connection."""
+    (one,) = announced_targets(discovered(group("10.0.0.7:15092")), text)
+    assert "does not announce it" in one.fault
+    assert one.remedy
+    assert one.expected == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"{",
+        b"7",
+        b"[7]",
+        b"[{}]",
+        b'[{"targets": ["10.0.0.7:1"], "labels": {}}]',
+        b'[{"targets": ["10.0.0.7:1"], "labels": {"__meta_meshscrape_spiffe_id": "x"}}]',
+        b'[{"targets": ["name:1"], "labels": {"__meta_meshscrape_spiffe_id": "spiffe://a/b"}}]',
+        b'[{"targets": [7], "labels": {"__meta_meshscrape_spiffe_id": "spiffe://a/b"}}]',
+    ],
+)
+def test_another_server_s_answer_is_no_list_of_targets(answer: bytes) -> None:
+    """Whatever answers at the address: one kind of error."""
+    with pytest.raises(ValueError):
+        parse_http_sd("a", answer)
+
+
+def test_the_proxys_metrics_name_jobs_and_doubts() -> None:
+    """Jobs that can be asked for, and the sources that cannot be used."""
+    assert jobs_in(METRICS) == ("a", "mesh-b")
+    assert doubts_in(METRICS) == "the source /etc/b.json cannot be used at present"
+    assert "exactly" in doubts_in(METRICS.replace("current 1", "current 0"))
+
+
+def test_credentials_are_chosen_by_trust_domain() -> None:
+    """The named or the certificate's own; none for a third one; a lone unreadable one tells why."""
+    own = TestCa().workload("istio-system", "prometheus")
+    local = ScraperFiles("/local", own.chain_pem, own.key_pem, own.root_pem)
+    west, broken = ScraperFiles("/west"), ScraperFiles("/broken", problem="missing")
+    held = [("", local), ("west.example", west)]
+    assert files_for(SpiffeId.parse(WEB), held) is local
+    assert files_for(SpiffeId.parse("spiffe://west.example/a"), held) is west
+    assert "for the trust domain east" in files_for(SpiffeId.parse("spiffe://east/a"), held).problem
+    assert files_for(SpiffeId.parse(WEB), [("", broken)]) is broken
