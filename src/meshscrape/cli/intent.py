@@ -166,7 +166,7 @@ class OneIsError(click.Command):
             return super().make_context(*args, **options)
         except click.UsageError as error:
             error.show()
-            sys.exit(1)
+            raise click.exceptions.Exit(1) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -178,4 +178,4 @@ class OneIsError(click.Command):
 def fail(error: MeshscrapeError) -> NoReturn:
     """One line on standard error, and exit code 1."""
     print(f"meshscrape: {error}", file=sys.stderr)
-    sys.exit(1)
+    raise click.exceptions.Exit(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
@@ -63,19 +65,31 @@ def main() -> None:
         code = meshscrape.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(2)
+        _leave(2)
     except click.Abort:
-        sys.exit(130)
+        _leave(130)
     except KeyboardInterrupt:
-        sys.exit(130)
+        _leave(130)
     except MeshscrapeError as error:
         print(f"meshscrape: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(error.exit_code)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
+        _leave(141)
+    except SystemExit:
+        # click's own way out when nobody reads any more; its code would say "findings".
+        _leave(141)
     except Exception:
         # A mistake of ours is shown whole; Python's own exit code for it would say "findings".
         traceback.print_exc()
-        sys.exit(MeshscrapeError.exit_code)
-    sys.exit(code if isinstance(code, int) else 0)
+        _leave(MeshscrapeError.exit_code)
+    _leave(code if isinstance(code, int) else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit with `code`, also when nobody reads the output any more (Python would make it 120 then)."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from meshscrape.cli import main as entry
@@ -39,3 +43,13 @@ def test_an_error_never_looks_like_a_finding(
         entry.main()
     assert ended.value.code == code
     assert capsys.readouterr().err.endswith(said)
+
+
+def test_output_that_nobody_reads_is_no_finding() -> None:
+    """A reader that goes away ends the command with 141, as SIGPIPE would: neither 1 nor 120."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "meshscrape", "dashboard"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")

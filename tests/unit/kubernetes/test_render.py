@@ -290,7 +290,7 @@ class TestCommands:
             ["-f", dump, "--mode", "guess"],
             ["-f", dump, "--scraper", "x"],
         ):
-            assert self.run(plan_command, *wrong).exit_code == 1
+            assert self.run(plan_command, *wrong).return_value == 1
 
     def test_json(self, tmp_path: Path) -> None:
         """The whole plan for programs, objects before and after included."""
