@@ -233,7 +233,11 @@ class TestLegacy:
         """DENY of everybody else on that port: an ALLOW policy would deny all other traffic."""
         policy = changed(settled(cluster(shop()), **PLAIN), "AuthorizationPolicy")["spec"]
         assert policy["action"] == "DENY"
-        (rule,) = policy["rules"]
+        rule, *others = policy["rules"]
+        assert others == [
+            {"to": [{"operation": {"ports": ["15091"], "notPaths": ["/stats/prometheus"]}}]},
+            {"to": [{"operation": {"ports": ["15091"], "notMethods": ["GET", "HEAD"]}}]},
+        ], "the agent's own server takes more than the scraper needs"
         assert rule["from"] == [{"source": {"notPrincipals": [SCRAPER.removeprefix("spiffe://")]}}]
         assert rule["to"] == [{"operation": {"ports": ["15091"]}}]
 

@@ -38,6 +38,7 @@ from meshscrape.kubernetes.plan.targets import (
 NETWORKING = "networking.istio.io"
 SECURITY = "security.istio.io"
 ADMIN_HOST = "gateway-admin.local"
+METRICS_PATH = "/stats/prometheus"
 _ADMIN = "meshscrape-gateway-admin"
 _V1_SINCE = "1.22"
 _PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
@@ -139,14 +140,20 @@ def _authorization_policy(context: Context, target: Target) -> None:
                     "use --mode bootstrap for scrapers from outside the mesh",
                 )
     # DENY with a negative match: an ALLOW policy would deny everything else on the workload.
-    rule = {
-        "from": [{"source": {"notPrincipals": list(principals) or ["-"]}}],
-        "to": [{"operation": {"ports": [str(LEGACY_PORT)]}}],
-    }
+    # Behind the port is the whole of the agent's own server: all but reading the metrics is denied, too.
+    port = {"ports": [str(LEGACY_PORT)]}
+    rules = [
+        {
+            "from": [{"source": {"notPrincipals": list(principals) or ["-"]}}],
+            "to": [{"operation": port}],
+        },
+        {"to": [{"operation": {**port, "notPaths": [METRICS_PATH]}}]},
+        {"to": [{"operation": {**port, "notMethods": ["GET", "HEAD"]}}]},
+    ]
     spec = {
         "selector": {"matchLabels": selector_of(context, workload)},
         "action": "DENY",
-        "rules": [rule],
+        "rules": rules,
     }
     wanted = _object(context, SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec)
     context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
@@ -336,7 +343,7 @@ def _gateway(context: Context, target: Target) -> None:
         "endpoints": [{"address": "127.0.0.1"}],
     }
     route = {
-        "match": [{"uri": {"prefix": "/stats/prometheus"}, "port": LEGACY_PORT}],
+        "match": [{"uri": {"prefix": METRICS_PATH}, "port": LEGACY_PORT}],
         "route": [{"destination": {"host": ADMIN_HOST, "port": {"number": source}}}],
     }
     service = {"exportTo": ["."], "hosts": ["*"], "gateways": [name], "http": [route]}
