@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from meshscrape.exposition.families import FamilyTable
@@ -18,7 +19,7 @@ class MergeLimits:
     max_line: int = 1 << 18
 
 
-class SourceMerge:
+class SourceMerge(ABC):
     """One source's part of a merge: feed its body as it arrives, send what comes back."""
 
     def __init__(self, name: str, families: FamilyTable, owner: int, limits: MergeLimits) -> None:
@@ -78,9 +79,9 @@ class SourceMerge:
             rest = b""
         return self._merged(rest + b"\n" if rest else b"", last=True)
 
+    @abstractmethod
     def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
         """What of `lines` (whole ones) is sent on, with what was held back if they are the `last`."""
-        raise NotImplementedError
 
     def _own(self, name: bytes, kind: bytes) -> None:
         self._families.add(name, kind, self._owner)
