@@ -9,7 +9,8 @@ import pytest
 from support.mesh import Up, running_up
 
 
-@pytest.fixture(scope="session")
+# Not for the session: beside other tests' Envoys it would come near the inotify instances that a user has.
+@pytest.fixture(scope="module")
 def example_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """The example mesh, ready; nobody may change it. Prometheus scrapes every second."""
     state = tmp_path_factory.mktemp("mesh") / "state"
