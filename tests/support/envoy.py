@@ -145,8 +145,8 @@ def running_envoy(
 
 
 def _started(directory: Path, bootstrap: Mapping[str, object], admin_socket: str) -> RunningEnvoy:
-    """A ready Envoy. One that its own gRPC library aborts at start (seen once in thousands of starts) is
-    started again, as the product's supervisor does."""
+    """A ready Envoy. One that aborts at its start with GRPC_ABORT (seen once, the cause is not known) is
+    started again, as the agent's supervisor does."""
     for attempt in range(3):
         envoy = start_envoy(directory, bootstrap, admin_socket=admin_socket)
         try:
