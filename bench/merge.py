@@ -20,8 +20,8 @@ from pathlib import Path
 from bench.corpora import CORPORA, corpus
 from bench.measure import Row, cpu_seconds, median
 from meshscrape.agent.merged import MergedMetrics, MergedOptions
-from meshscrape.istio.targets import ScrapeSource
-from meshscrape.system.http_server import HttpServer, routes
+from meshscrape.istio.scrape_targets import ScrapeSource
+from meshscrape.system.http.server import HttpServer, routes
 
 ADDRESS = "127.9.3.1"
 SIZES = {"100 kB": 100_000, "1 MB": 1_000_000, "10 MB": 10_000_000, "100 MB": 100_000_000}

@@ -22,9 +22,9 @@ from typing import Any
 from bench.measure import Row, cpu_seconds, median, memory
 from bench.scrapes import ACCEPT, IDENTITY, SECURE, envoy
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.scrape.prometheus_config import DirectScrapes, ScrapeOptions, ScrapeProxy, render
-from meshscrape.scrape.target_files import target_file
-from meshscrape.scrape.targets import ENVOY_JOB, JOBS, Target, file_sd
+from meshscrape.prometheus.config import DirectScrapes, ScrapeOptions, ScrapeProxy, render
+from meshscrape.prometheus.target_files import target_file
+from meshscrape.prometheus.targets import ENVOY_JOB, JOBS, Target, file_sd
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.files import write_atomic
 

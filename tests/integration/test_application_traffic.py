@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from meshscrape.dataplane.listing import ListenerRow, listeners_table
-from meshscrape.dataplane.options import GatewayRoute, Upstream
+from meshscrape.envoy.listener_table import ListenerRow, listeners_table
+from meshscrape.envoy.options import GatewayRoute, Upstream
 from meshscrape.istio.settings import InboundPort
 from support.addresses import loopback
 from support.forgery import Forge, any_server

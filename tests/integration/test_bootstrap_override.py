@@ -14,15 +14,9 @@ from typing import Any
 
 import pytest
 
-from meshscrape.dataplane import bounds
-from meshscrape.dataplane.override import (
-    BOOTSTRAP_FILE,
-    SCRAPERS_FILE,
-    OverrideOptions,
-    allow_list,
-    override,
-)
-from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.envoy import bounds
+from meshscrape.envoy.override import BOOTSTRAP_FILE, SCRAPERS_FILE, OverrideOptions, allow_list, override
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import loopback
 from support.ca import ca_process

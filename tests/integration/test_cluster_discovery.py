@@ -8,14 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from meshscrape.scrape.existing import with_secure_jobs
-from meshscrape.scrape.kubernetes_sd import (
-    ApplicationPort,
-    ClusterJobs,
-    drop_secured,
-    secure_jobs,
-)
-from meshscrape.scrape.targets import ENVOY_JOB, MERGED_JOB
+from meshscrape.prometheus.existing import with_secure_jobs
+from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs, drop_secured, secure_jobs
+from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 from support.discovery import discovered
 from support.promtool import relabelled
 

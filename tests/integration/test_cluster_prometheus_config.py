@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshscrape.scrape.collectors import collector_text
-from meshscrape.scrape.existing import with_secure_jobs
-from meshscrape.scrape.kubernetes_sd import ApplicationPort, ClusterJobs, secure_jobs
-from meshscrape.scrape.prometheus_config import ScrapeOptions, ScrapeProxy, scrape_configs
-from meshscrape.scrape.prometheus_objects import PrometheusOptions, prometheus_objects
+from meshscrape.prometheus.collectors import collector_text
+from meshscrape.prometheus.config import ScrapeOptions, ScrapeProxy, scrape_configs
+from meshscrape.prometheus.existing import with_secure_jobs
+from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs, secure_jobs
+from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
 from support.ca import TestCa
 from support.mesh import meshscrape
 from support.promtool import check_config, check_rules

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from meshscrape.dataplane.options import ProxyOptions
+from meshscrape.envoy.options import ProxyOptions
 from meshscrape.system.clock import utcnow
-from meshscrape.verify.explain import Explanation
-from meshscrape.verify.explain_target import find_targets
-from meshscrape.verify.explaining import explain_all
-from meshscrape.verify.mesh import parse_mesh
+from meshscrape.verify.explain.explanation import Explanation
+from meshscrape.verify.explain.gather import explain_all
+from meshscrape.verify.explain.target import find_targets
+from meshscrape.verify.mesh_status import parse_mesh
 from meshscrape.verify.probes import Timeouts
 from support.ca import TestCa, ca_process
 from support.mesh import Up

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshscrape.errors import InputError, UnavailableError
-from meshscrape.system.http_client import FetchLimits, TooLargeError, TruncatedError, fetch, fetch_stream
+from meshscrape.system.http.client import FetchLimits, TooLargeError, TruncatedError, fetch, fetch_stream
 from support.addresses import free_port, loopback
 from support.applications import (
     Behaviour,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from meshscrape.errors import InputError
-from meshscrape.system.http_client import TruncatedError, fetch, fetch_stream
-from meshscrape.system.http_server import HttpServer, Request, Response, ServerLimits, routes
+from meshscrape.system.http.client import TruncatedError, fetch, fetch_stream
+from meshscrape.system.http.server import HttpServer, Request, Response, ServerLimits, routes
 from support.addresses import loopback
 from support.polling import eventually_async
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from meshscrape.cli.render import write_directory
-from meshscrape.kubernetes.objects import load_inventory, manifest_of
-from meshscrape.kubernetes.plan.model import PHASES
-from meshscrape.kubernetes.render.files import phase_directory
-from meshscrape.kubernetes.render.kustomize import kustomize_files
+from meshscrape.kube.objects import load_inventory, manifest_of
+from meshscrape.plan.model import PHASES
+from meshscrape.plan.render.files import phase_directory
+from meshscrape.plan.render.kustomize import kustomize_files
 from support.plans import (
     cluster,
     control_plane,

@@ -14,11 +14,11 @@ import pytest
 from meshscrape.agent import merged as merged_module
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.exposition.source import MergeLimits
-from meshscrape.istio.targets import ScrapeSource
+from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.spiffe.certificates import certificates_to_pem, self_signed_root
 from meshscrape.spiffe.keys import generate_key, key_to_pem
-from meshscrape.system.http_client import FetchedResponse, FetchLimits, fetch_stream
-from meshscrape.system.http_server import HttpServer, routes
+from meshscrape.system.http.client import FetchedResponse, FetchLimits, fetch_stream
+from meshscrape.system.http.server import HttpServer, routes
 from support.addresses import loopback
 from support.applications import (
     HEALTHY,

@@ -10,8 +10,8 @@ import pytest
 
 from meshscrape.agent.merged import MergedMetrics, MergedOptions
 from meshscrape.exposition.merge import Merger
-from meshscrape.system.http_client import fetch
-from meshscrape.system.http_server import HttpServer
+from meshscrape.system.http.client import fetch
+from meshscrape.system.http.server import HttpServer
 from support.addresses import loopback
 from support.envoy import RunningEnvoy, running_envoy
 from support.expositions import check_text_structure, openmetrics_series, text_series

@@ -17,10 +17,10 @@ import pytest
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.errors import UnavailableError
 from meshscrape.exposition.source import MergeLimits
-from meshscrape.istio.targets import ScrapeSource
+from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.local.binaries import Prometheus, find_prometheus
-from meshscrape.system.http_client import FetchLimits, fetch
-from meshscrape.system.http_server import HttpServer, routes
+from meshscrape.system.http.client import FetchLimits, fetch
+from meshscrape.system.http.server import HttpServer, routes
 from support.addresses import free_port, loopback
 from support.applications import HEALTHY, application, drips, floods, hangs, resets_after, says, zips
 from support.polling import eventually_async

@@ -8,9 +8,9 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-from meshscrape.dataplane.override import BOOTSTRAP_FILE, SCRAPERS_FILE, OverrideOptions, allow_list, override
-from meshscrape.istio.scrapers import parse_scrapers
-from meshscrape.scrape.rules import RuleOptions, rule_groups
+from meshscrape.envoy.override import BOOTSTRAP_FILE, SCRAPERS_FILE, OverrideOptions, allow_list, override
+from meshscrape.istio.allow_list import parse_scrapers
+from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from support.addresses import loopback
 from support.forgery import Forge
 from support.istio_proxy import istio_bootstrap, running_istio_envoy

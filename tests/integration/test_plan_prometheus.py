@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from meshscrape.kubernetes.objects import manifest_of
-from meshscrape.kubernetes.observe.discovery import pod_targets
+from meshscrape.kube.objects import manifest_of
+from meshscrape.observe.discovery import pod_targets
 from support.plans import changed, cluster, control_plane, deployment, namespace, planned, prometheus
 from support.promtool import check_config, relabelled
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.scrape.prometheus_config import PROXY_JOB
-from meshscrape.scrape.targets import APPLICATION_JOB, ENVOY_JOB, JOBS, MERGED_JOB
+from meshscrape.prometheus.config import PROXY_JOB
+from meshscrape.prometheus.targets import APPLICATION_JOB, ENVOY_JOB, JOBS, MERGED_JOB
 from support.mesh import Up, meshscrape
 from support.polling import eventually
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from meshscrape.dataplane.bootstrap import REVOCATION_BOUND, bootstrap
+from meshscrape.envoy.bootstrap import REVOCATION_BOUND, bootstrap
 from meshscrape.system.files import write_atomic
 from support.agent import SELF, AgentProcess, agent_process
 from support.ca import ca_process

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.scrape.targets import JOBS, MERGED_JOB
+from meshscrape.prometheus.targets import JOBS, MERGED_JOB
 from support.addresses import free_port, loopback
 from support.forgery import Forge
 from support.mesh import (

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
-from meshscrape.dataplane.names import SCRAPERS_FILE
-from meshscrape.dataplane.options import SCRAPERS_BUNDLE, SecretFiles
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
+from meshscrape.envoy.names import SCRAPERS_FILE
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, SecretFiles
 from meshscrape.system.files import write_atomic
 from support.envoy import running_envoy, start_envoy, write_resources
 from support.forgery import Forge

@@ -18,9 +18,9 @@ import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
-from meshscrape.dataplane.listing import listeners_table
-from meshscrape.dataplane.options import GatewayRoute, Upstream
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
+from meshscrape.envoy.listener_table import listeners_table
+from meshscrape.envoy.options import GatewayRoute, Upstream
 from meshscrape.istio.settings import InboundPort
 from support.addresses import free_port, loopback
 from support.envoy import start_envoy, write_resources

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, start_http_server
 
 from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK
 from meshscrape.verify.findings import Report
-from meshscrape.verify.listening import Bounds, connect_scan
+from meshscrape.verify.open_ports import Bounds, connect_scan
 from meshscrape.verify.run import VerifyOptions, verify
 from support.ca import ca_process
 from support.envoy import start_envoy

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshscrape.dataplane.options import ProxyOptions
+from meshscrape.envoy.options import ProxyOptions
 from meshscrape.istio.settings import InboundPort
 from meshscrape.verify.findings import Report
 from meshscrape.verify.run import VerifyOptions, verify

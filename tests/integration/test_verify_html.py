@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from meshscrape.verify.findings import Outcome
-from meshscrape.verify.html import page
+from meshscrape.verify.html.page import page
 from meshscrape.verify.matrix import PlannedCheck
 from support.mesh import Up
 from support.reports import NOW, mesh_of, report_of, result

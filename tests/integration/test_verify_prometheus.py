@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from meshscrape.local.binaries import ensure_prometheus
-from meshscrape.verify import targets
+from meshscrape.verify import prometheus_checks as targets
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import free_port, loopback

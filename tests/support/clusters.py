@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from meshscrape.kubernetes.objects import Inventory, Manifest, load_inventory, manifest_of
-from meshscrape.kubernetes.observe import observe
-from meshscrape.kubernetes.observe.model import Observation, Pitfall
+from meshscrape.kube.objects import Inventory, Manifest, load_inventory, manifest_of
+from meshscrape.observe import observe
+from meshscrape.observe.model import Observation, Pitfall
 
 T = TypeVar("T")
 Object = dict[str, Any]

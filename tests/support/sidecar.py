@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
-from meshscrape.dataplane.options import (
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
+from meshscrape.envoy.options import (
     CERTIFICATE_CHAIN,
     PRIVATE_KEY,
     ROOTS,
@@ -19,7 +19,7 @@ from meshscrape.dataplane.options import (
     ProxyOptions,
     SecretFiles,
 )
-from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.envoy import RunningEnvoy, running_envoy, write_resources

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files
-from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, ProxyOptions
-from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
+from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, ProxyOptions
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.ca import CaProcess, Credentials

@@ -13,7 +13,7 @@ from typing import Literal
 
 from meshscrape.agent.issued import Issued, judge
 from meshscrape.agent.schedule import Schedule, Timing
-from meshscrape.dataplane.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE
+from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE
 from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
 from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
 from meshscrape.spiffe.certificates import fingerprint, load_certificates, make_csr

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.agent.routes import parse_routes
-from meshscrape.dataplane.bootstrap import bootstrap, dynamic_files, envoy_arguments
-from meshscrape.dataplane.names import SCRAPERS_FILE, SCRAPERS_FILTER
-from meshscrape.dataplane.options import SCRAPERS_BUNDLE, ProxyOptions, SecretFiles
-from meshscrape.envoy.authorization import scrapers_resource
-from meshscrape.istio.scrapers import Scraper
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
+from meshscrape.envoy.names import SCRAPERS_FILE, SCRAPERS_FILTER
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, ProxyOptions, SecretFiles
+from meshscrape.envoy.resources.authorization import scrapers_resource
+from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import read_input, write_atomic

@@ -27,9 +27,9 @@ from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, source_format
 from meshscrape.exposition.scan import Scanner
 from meshscrape.exposition.source import MergeLimits, SourceMerge
-from meshscrape.istio.targets import ScrapeSource
-from meshscrape.system.http_client import FetchedResponse, FetchLimits, fetch_stream
-from meshscrape.system.http_server import Request, Response
+from meshscrape.istio.scrape_targets import ScrapeSource
+from meshscrape.system.http.client import FetchedResponse, FetchLimits, fetch_stream
+from meshscrape.system.http.server import Request, Response
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from meshscrape.dataplane.options import GatewayRoute, Upstream
+from meshscrape.envoy.options import GatewayRoute, Upstream
 from meshscrape.errors import InputError
 from meshscrape.istio.environment import parse_address
 from meshscrape.istio.ports import parse_port

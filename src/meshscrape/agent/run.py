@@ -11,19 +11,19 @@ from pathlib import Path
 
 from meshscrape import __version__
 from meshscrape.agent import envoy
+from meshscrape.agent.allow_list import ScrapersFile
 from meshscrape.agent.credentials import CaOptions, Credentials, Places
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.agent.schedule import Timing
-from meshscrape.agent.scrapers import ScrapersFile
 from meshscrape.agent.served import ServedCertificate
 from meshscrape.errors import InputError
-from meshscrape.istio.scrapers import Scraper
+from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged
-from meshscrape.system.http_server import Handler, HttpServer, Request, Response, routes
+from meshscrape.system.http.server import Handler, HttpServer, Request, Response, routes
 from meshscrape.system.life import first_failure, run_until_signal
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor

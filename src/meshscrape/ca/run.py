@@ -25,7 +25,7 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import check_trust_domain
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir
-from meshscrape.system.http_server import HttpServer, Request, Response, routes
+from meshscrape.system.http.server import HttpServer, Request, Response, routes
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from meshscrape.scrape.dashboard import dashboard
+from meshscrape.prometheus.dashboard import dashboard
 
 
 @click.command()

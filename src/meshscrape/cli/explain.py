@@ -14,14 +14,14 @@ from meshscrape.cli.proxy import default_directory, domain_and_directory, host_a
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.local.state import read_status
-from meshscrape.scrape.prometheus_config import PROXY_DISCOVERY_PORT
+from meshscrape.prometheus.config import PROXY_DISCOVERY_PORT
 from meshscrape.system.clock import utcnow
-from meshscrape.verify.discovered import explain_standalone
-from meshscrape.verify.explain import Explanation
-from meshscrape.verify.explain_target import find_targets
-from meshscrape.verify.explaining import ProxyPlace, explain_all
+from meshscrape.verify.explain.explanation import Explanation
+from meshscrape.verify.explain.gather import ProxyPlace, explain_all
+from meshscrape.verify.explain.standalone import explain_standalone
+from meshscrape.verify.explain.target import find_targets
 from meshscrape.verify.matrix import host_port
-from meshscrape.verify.mesh import parse_mesh
+from meshscrape.verify.mesh_status import parse_mesh
 from meshscrape.verify.probes import Timeouts
 from meshscrape.verify.run import scraper_of
 

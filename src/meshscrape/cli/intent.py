@@ -9,17 +9,17 @@ from typing import Any, NoReturn
 
 import click
 
-from meshscrape.cli.files import files_option, read_inventory
+from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.istio.ports import SECURE_MERGED
-from meshscrape.istio.scrapers import parse_scrapers
-from meshscrape.kubernetes.objects import Inventory, Ref, selects
-from meshscrape.kubernetes.observe import observe
-from meshscrape.kubernetes.observe.model import Observation
-from meshscrape.kubernetes.plan.model import Intent, Plan
-from meshscrape.kubernetes.plan.planner import plan
-from meshscrape.kubernetes.selectors import parse_selector
-from meshscrape.kubernetes.versions import parse_version
+from meshscrape.istio.versions import parse_version
+from meshscrape.kube.objects import Inventory, Ref, selects
+from meshscrape.kube.selectors import parse_selector
+from meshscrape.observe import observe
+from meshscrape.observe.model import Observation
+from meshscrape.plan.model import Intent, Plan
+from meshscrape.plan.planner import plan
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = click.IntRange(1, 65535)

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from meshscrape.cli.output import console
 from meshscrape.cli.status import STATE, state_path
-from meshscrape.dataplane.listing import ListenerRow, listeners_table
+from meshscrape.envoy.listener_table import ListenerRow, listeners_table
 from meshscrape.errors import InputError
 from meshscrape.local.state import read_status
 from meshscrape.system.envoy_admin import EnvoyAdmin

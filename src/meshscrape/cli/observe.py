@@ -13,13 +13,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from meshscrape.cli.files import files_option, read_inventory
+from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.cli.output import console
 from meshscrape.errors import InputError
-from meshscrape.kubernetes.observe import observe
-from meshscrape.kubernetes.observe.document import observation_document
-from meshscrape.kubernetes.observe.model import Consumer, Observation, ObservedWorkload, Pitfall
-from meshscrape.kubernetes.versions import parse_version
+from meshscrape.istio.versions import parse_version
+from meshscrape.observe import observe
+from meshscrape.observe.model import Consumer, Observation, ObservedWorkload, Pitfall
+from meshscrape.observe.observation_document import observation_document
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
 # Objects that one pitfall names in the table; the documents have all.

@@ -11,8 +11,8 @@ import click
 
 from meshscrape.cli.intent import OneIsError, intent_options, make_plan
 from meshscrape.cli.output import say
-from meshscrape.kubernetes.render.diff import plan_text, summary
-from meshscrape.kubernetes.render.document import plan_document
+from meshscrape.plan.render.diff import plan_text, summary
+from meshscrape.plan.render.plan_document import plan_document
 
 
 @click.command(cls=OneIsError)

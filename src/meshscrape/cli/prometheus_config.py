@@ -12,12 +12,10 @@ from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
-from meshscrape.kubernetes.yaml_text import load_text, rewrite
+from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.local.state import read_status
-from meshscrape.scrape.collectors import COLLECTORS, Collector, collector_text
-from meshscrape.scrape.existing import existing_advice, plaintext_pod_jobs, with_secure_jobs
-from meshscrape.scrape.kubernetes_sd import ClusterJobs, secure_jobs
-from meshscrape.scrape.prometheus_config import (
+from meshscrape.prometheus.collectors import COLLECTORS, Collector, collector_text
+from meshscrape.prometheus.config import (
     PROXY_DISCOVERY_PORT,
     DirectScrapes,
     ScrapeOptions,
@@ -25,8 +23,10 @@ from meshscrape.scrape.prometheus_config import (
     global_settings,
     render,
 )
-from meshscrape.scrape.scraper_pod import CERTIFICATES
-from meshscrape.scrape.targets import JOBS
+from meshscrape.prometheus.existing import existing_advice, plaintext_pod_jobs, with_secure_jobs
+from meshscrape.prometheus.kubernetes_sd import ClusterJobs, secure_jobs
+from meshscrape.prometheus.scraper_pod import CERTIFICATES
+from meshscrape.prometheus.targets import JOBS
 
 
 def interval_seconds(text: str, where: str) -> float:

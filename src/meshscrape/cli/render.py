@@ -14,9 +14,9 @@ import click
 from meshscrape.cli.intent import OneIsError, intent_options, make_plan
 from meshscrape.cli.output import say
 from meshscrape.errors import InputError
-from meshscrape.kubernetes.render.diff import summary
-from meshscrape.kubernetes.render.files import HEAD, OVERVIEW, plan_files, plan_stream
-from meshscrape.kubernetes.render.kustomize import kustomize_files
+from meshscrape.plan.render.diff import summary
+from meshscrape.plan.render.files import HEAD, OVERVIEW, plan_files, plan_stream
+from meshscrape.plan.render.kustomize import kustomize_files
 
 
 @click.command(cls=OneIsError)

@@ -8,7 +8,7 @@ from meshscrape.errors import InputError
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import write_atomic
 from meshscrape.verify.findings import Report
-from meshscrape.verify.html import empty_page, page
+from meshscrape.verify.html.page import empty_page, page
 
 
 def check_page(path: Path) -> None:

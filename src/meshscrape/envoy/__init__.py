@@ -1,1 +1,1 @@
-"""One function per Envoy resource, each returning plain data ready for JSON. Pure."""
+"""Whole Envoy configurations: sidecar, gateway, and the files they watch. Pure."""

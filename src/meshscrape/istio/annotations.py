@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from meshscrape.errors import InputError
 from meshscrape.istio import ports
-from meshscrape.istio.documents import closest, suggestion
 from meshscrape.istio.environment import parse_boolean
+from meshscrape.istio.fields import closest, suggestion
 from meshscrape.istio.ports import parse_port, shorten
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.istio.proxy_config import ProxyConfig, parse_proxy_config
-from meshscrape.istio.targets import DEFAULT_PORT, ScrapeSource, make_source, parse_scrape_targets
+from meshscrape.istio.scrape_targets import DEFAULT_PORT, ScrapeSource, make_source, parse_scrape_targets
 
 SCRAPE = "prometheus.io/scrape"
 PORT = "prometheus.io/port"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshscrape.errors import InputError
-from meshscrape.istio.documents import Document, Field, load_documents
+from meshscrape.istio.fields import Document, Field, load_documents
 
 ANNOTATION = "proxy.istio.io/config"
 

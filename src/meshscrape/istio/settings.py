@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from meshscrape.errors import InputError
-from meshscrape.istio import ports, targets
+from meshscrape.istio import ports
+from meshscrape.istio import scrape_targets as targets
+from meshscrape.istio.allow_list import Scraper, parse_scrapers
 from meshscrape.istio.environment import Environment, check_namespace, parse_address, parse_host_port
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
-from meshscrape.istio.scrapers import Scraper, parse_scrapers
-from meshscrape.istio.targets import ScrapeSource, parse_prometheus_annotations_env
+from meshscrape.istio.scrape_targets import ScrapeSource, parse_prometheus_annotations_env
 from meshscrape.spiffe.ids import SpiffeId, check_trust_domain, workload_id
 
 Role = Literal["sidecar", "router"]

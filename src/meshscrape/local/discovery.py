@@ -9,8 +9,8 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.local.state import StateDirectory
+from meshscrape.prometheus.targets import JOBS, Target
 from meshscrape.proxy.discovery import Targets, WatchedFile
-from meshscrape.scrape.targets import JOBS, Target
 from meshscrape.spiffe.ids import SpiffeId
 
 

@@ -14,19 +14,19 @@ from meshscrape.agent.envoy import find_binary, port_remedies
 from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
-from meshscrape.istio.manifests import Mesh, load_documents
-from meshscrape.istio.mesh import parse_mesh
+from meshscrape.kube.mesh import parse_mesh
+from meshscrape.kube.mesh_spec import Mesh, load_documents
 from meshscrape.local.addresses import Subnet
 from meshscrape.local.binaries import ensure_prometheus
-from meshscrape.local.document import mesh_document, proxy_entry, workload_entry
 from meshscrape.local.environment import base_environment
-from meshscrape.local.plan import Key, Site, WorkloadPlan, keys_of, plan_mesh
+from meshscrape.local.layout import Key, Site, WorkloadPlan, keys_of, plan_mesh
 from meshscrape.local.prometheus import PrometheusFiles, TargetHealth, observe_targets
 from meshscrape.local.state import StateDirectory
+from meshscrape.local.status_document import mesh_document, proxy_entry, workload_entry
 from meshscrape.local.traffic import trickle
 from meshscrape.local.watch import FileWatch
 from meshscrape.local.workload import RunningWorkload, accepts
-from meshscrape.scrape.prometheus_config import DirectScrapes
+from meshscrape.prometheus.config import DirectScrapes
 from meshscrape.system.files import read_input
 from meshscrape.system.life import first_failure
 from meshscrape.system.ports import check_free

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.errors import UnavailableError
-from meshscrape.scrape.prometheus_config import (
+from meshscrape.prometheus.config import (
     PROXY_DISCOVERY_PORT,
     PROXY_PORT,
     DirectScrapes,
@@ -18,10 +18,10 @@ from meshscrape.scrape.prometheus_config import (
     render,
     targets_file,
 )
-from meshscrape.scrape.target_files import target_file
-from meshscrape.scrape.targets import JOBS, ScrapedWorkload, Target, by_job, file_sd
+from meshscrape.prometheus.target_files import target_file
+from meshscrape.prometheus.targets import JOBS, ScrapedWorkload, Target, by_job, file_sd
 from meshscrape.system.files import private_dir, write_atomic
-from meshscrape.system.http_client import FetchLimits, fetch
+from meshscrape.system.http.client import FetchLimits, fetch
 
 _LIMITS = FetchLimits(connect=1.0, read=3.0, total=3.0, body_bytes=1 << 26)
 

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 
 from meshscrape.errors import MeshscrapeError
-from meshscrape.system.http_client import FetchLimits, fetch
+from meshscrape.system.http.client import FetchLimits, fetch
 
 PATHS = (
     "/productpage",

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.errors import MeshscrapeError, UnavailableError
-from meshscrape.local.plan import ApplicationPlan, WorkloadPlan
+from meshscrape.local.layout import ApplicationPlan, WorkloadPlan
 from meshscrape.local.processes import child_named, is_child
 from meshscrape.spiffe.certificates import load_certificates
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import private_dir, write_atomic
-from meshscrape.system.http_client import FetchLimits, fetch
+from meshscrape.system.http.client import FetchLimits, fetch
 from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import Supervisor
 

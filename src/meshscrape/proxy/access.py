@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from meshscrape.dataplane.refusals import classify
+from meshscrape.envoy.refusals import classify
 
 _CHUNK = 1 << 16
 # A line is some hundred bytes; what has no end after this many is no line of ours.

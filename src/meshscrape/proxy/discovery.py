@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Protocol
 
 from meshscrape.errors import MeshscrapeError
-from meshscrape.scrape.target_files import parse_target_file
-from meshscrape.scrape.targets import Target
+from meshscrape.prometheus.target_files import parse_target_file
+from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.files import read_input
 

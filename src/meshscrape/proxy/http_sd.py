@@ -7,9 +7,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 
 from meshscrape.exposition.negotiate import Format, content_type
-from meshscrape.scrape.target_files import http_sd
-from meshscrape.scrape.targets import Target
-from meshscrape.system.http_server import Handler, Request, Response
+from meshscrape.prometheus.target_files import http_sd
+from meshscrape.prometheus.targets import Target
+from meshscrape.system.http.server import Handler, Request, Response
 
 TARGETS = "/targets/"
 METRICS = "/metrics"

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from meshscrape.dataplane.scrape_proxy import route_name
+from meshscrape.envoy.scrape_proxy import route_name
 from meshscrape.exposition.health import Family, label_text, render_families
+from meshscrape.prometheus.targets import Target
 from meshscrape.proxy.access import Scrape
 from meshscrape.proxy.discovery import Discovery
-from meshscrape.scrape.targets import Target
 
 Sample = tuple[Mapping[str, str] | str, float]
 _NOBODY = {"target": "", "path": "", "namespace": "", "workload": "", "spiffe_id": ""}

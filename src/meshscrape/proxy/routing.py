@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from meshscrape.dataplane import scrape_proxy
+from meshscrape.envoy import scrape_proxy
 from meshscrape.errors import UnavailableError
-from meshscrape.scrape.targets import Target
+from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import write_atomic

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from meshscrape.dataplane import scrape_proxy
-from meshscrape.dataplane.bootstrap import envoy_arguments
+from meshscrape.envoy import scrape_proxy
+from meshscrape.envoy.bootstrap import envoy_arguments
 from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.prometheus.targets import Target
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
 from meshscrape.proxy.discovery import Discovery, uncontested
@@ -25,12 +26,11 @@ from meshscrape.proxy.options import (
     load_token,
 )
 from meshscrape.proxy.routing import Routing
-from meshscrape.scrape.targets import Target
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
-from meshscrape.system.http_server import HttpServer
+from meshscrape.system.http.server import HttpServer
 from meshscrape.system.life import run_until_signal
 from meshscrape.system.ports import check_free
 from meshscrape.system.processes import Process

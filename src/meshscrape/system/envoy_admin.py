@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from meshscrape.errors import UnavailableError
-from meshscrape.system.http_client import FetchLimits, fetch
+from meshscrape.system.http.client import FetchLimits, fetch
 
 
 class EnvoyAdmin:

@@ -20,7 +20,7 @@ from meshscrape.verify.matrix import (
     Probe,
     host_port,
 )
-from meshscrape.verify.mesh import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload
 from meshscrape.verify.observations import Answered, Observation, OpenPorts, Refused, TimedOut, printable
 from meshscrape.verify.scraped import exposition_lines
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from meshscrape.verify.mesh import Mesh
+from meshscrape.verify.mesh_status import Mesh
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "blocked", "noted"]
 Severity: TypeAlias = Literal["hole", "broken", "skipped"]

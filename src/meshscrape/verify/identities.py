@@ -30,7 +30,7 @@ from meshscrape.system.files import DATA_LINK, read_input
 from meshscrape.verify.certificates import describe_certificate
 from meshscrape.verify.findings import SeenCertificate
 from meshscrape.verify.matrix import Identity
-from meshscrape.verify.mesh import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload
 from meshscrape.verify.probes import TlsContexts
 
 _CHAIN, _KEY, _ROOTS = "cert-chain.pem", "key.pem", "root-cert.pem"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from meshscrape.verify.mesh import ApplicationPort, Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import ApplicationPort, Mesh, MeshWorkload
 
 METRICS_PATH = "/stats/prometheus"
 ADMIN_PORT = 15000

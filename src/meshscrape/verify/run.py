@@ -12,19 +12,20 @@ from time import monotonic
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import Signer
 from meshscrape.system.clock import utcnow
-from meshscrape.verify import checks, targets
+from meshscrape.verify import checks
+from meshscrape.verify import prometheus_checks as targets
 from meshscrape.verify.certificates import seen_certificates
 from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK, plan_exposed
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
-from meshscrape.verify.listening import Bounds, open_ports
 from meshscrape.verify.matrix import METRICS_PATH, SCRAPER, WHOLE, PlannedCheck, Probe, plan
-from meshscrape.verify.mesh import Mesh, MeshWorkload, parse_mesh
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload, parse_mesh
 from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
+from meshscrape.verify.open_ports import Bounds, open_ports
 from meshscrape.verify.probes import Timeouts, Visitor
-from meshscrape.verify.prometheus import check_prometheus
+from meshscrape.verify.prometheus_api import check_prometheus
+from meshscrape.verify.prometheus_checks import WantedSeries, wanted_series
 from meshscrape.verify.scraped import sample_names
-from meshscrape.verify.targets import WantedSeries, wanted_series
 
 Progress = Callable[[int, int, str], None]
 

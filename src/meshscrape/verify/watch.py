@@ -12,10 +12,10 @@ from time import monotonic
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.ports import parse_port
 from meshscrape.system.clock import utcnow
-from meshscrape.system.http_server import HttpServer, Request, Response, ServerLimits, routes
+from meshscrape.system.http.server import HttpServer, Request, Response, ServerLimits, routes
 from meshscrape.verify.findings import Report
+from meshscrape.verify.history import Changes, Watched, changes, render
 from meshscrape.verify.run import Progress, VerifyOptions, verify
-from meshscrape.verify.watched import Changes, Watched, changes, render
 
 log = logging.getLogger(__name__)
 

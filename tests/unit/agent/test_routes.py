@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from meshscrape.agent.routes import parse_routes
-from meshscrape.dataplane.options import GatewayRoute, Upstream
+from meshscrape.envoy.options import GatewayRoute, Upstream
 from meshscrape.errors import InputError
 
 ROUTE: dict[str, Any] = {

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from meshscrape.cli import dashboard, prometheus_config, rules
 from meshscrape.errors import InputError
-from meshscrape.scrape.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
-from meshscrape.scrape.rules import RuleOptions, rule_groups
+from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
+from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from support.schemas import assert_valid, needs_crds
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from meshscrape.cli.listeners import listeners_view
-from meshscrape.dataplane.listing import ListenerRow
+from meshscrape.envoy.listener_table import ListenerRow
 
 
 def test_a_path_is_shown_as_it_is() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshscrape.envoy.authorization import scrapers_filter, scrapers_resource, watched_filter
-from meshscrape.istio.scrapers import parse_scrapers
+from meshscrape.envoy.resources.authorization import scrapers_filter, scrapers_resource, watched_filter
+from meshscrape.istio.allow_list import parse_scrapers
 from support.options import of_type, walk
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from meshscrape.envoy import routes
-from meshscrape.envoy.http import METRICS_TYPES, compressors, reply
-from meshscrape.envoy.listeners import filter_chain, listener
-from meshscrape.envoy.server import admin
-from meshscrape.envoy.values import pipe_address, seconds, typed
+from meshscrape.envoy.resources import routes
+from meshscrape.envoy.resources.http import METRICS_TYPES, compressors, reply
+from meshscrape.envoy.resources.listeners import filter_chain, listener
+from meshscrape.envoy.resources.server import admin
+from meshscrape.envoy.resources.values import pipe_address, seconds, typed
 from support.options import walk
 
 

@@ -11,7 +11,7 @@ from meshscrape.istio import annotations as names
 from meshscrape.istio.annotations import PodAnnotations, parse_annotations
 from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.istio.proxy_config import parse_proxy_config
-from meshscrape.istio.targets import ScrapeSource
+from meshscrape.istio.scrape_targets import ScrapeSource
 
 
 def test_a_pod_without_annotations_has_istios_defaults() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
-from meshscrape.istio.scrapers import DnsScraper
+from meshscrape.istio.allow_list import DnsScraper
+from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.istio.settings import (
     OWN_VARIABLES,
     AgentSettings,
@@ -20,7 +21,6 @@ from meshscrape.istio.settings import (
     parse_inbound,
     parse_settings,
 )
-from meshscrape.istio.targets import ScrapeSource
 
 POD = {
     "POD_NAME": "httpbin-0",

@@ -10,12 +10,12 @@ import jwt
 import pytest
 
 from meshscrape.ca.tokens import TokenIssuer
-from meshscrape.istio.manifests import load_documents
-from meshscrape.istio.mesh import parse_mesh
+from meshscrape.kube.mesh import parse_mesh
+from meshscrape.kube.mesh_spec import load_documents
 from meshscrape.local import workload
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import base_environment
-from meshscrape.local.plan import Site, plan_mesh
+from meshscrape.local.layout import Site, plan_mesh
 from support.mesh import workload_manifest
 from support.polling import eventually_async
 

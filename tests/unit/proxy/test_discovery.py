@@ -11,8 +11,8 @@ import pytest
 
 from meshscrape.errors import InputError
 from meshscrape.local.discovery import parse_status
+from meshscrape.prometheus.targets import JOBS, MERGED_JOB
 from meshscrape.proxy.discovery import Discovery, target_file_source
-from meshscrape.scrape.targets import JOBS, MERGED_JOB
 
 ID = "spiffe://cluster.local/ns/default/sa/httpbin"
 

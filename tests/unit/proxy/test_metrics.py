@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshscrape.prometheus.targets import Target
 from meshscrape.proxy.access import Scrape, parse_line
 from meshscrape.proxy.discovery import Discovery
 from meshscrape.proxy.metrics import ProxyFigures, ScrapeCounters, render
-from meshscrape.scrape.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
 LABELS = {"namespace": "b", "workload": "w"}

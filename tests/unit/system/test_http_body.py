@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshscrape.system.http_body import (
+from meshscrape.system.http.body import (
     MAX_LINE,
     BodyReader,
     ChunkedReader,

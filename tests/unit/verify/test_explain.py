@@ -9,12 +9,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from meshscrape.dataplane.refusals import CATALOGUE, REASON_HEADER
+from meshscrape.envoy.refusals import CATALOGUE, REASON_HEADER
 from meshscrape.errors import InputError
-from meshscrape.verify.explain import Explanation, Observed, ProxyAnswer, explain
-from meshscrape.verify.explain_scraper import ScraperFiles
-from meshscrape.verify.explain_target import ExplainTarget, find_targets
-from meshscrape.verify.mesh import Mesh, parse_mesh
+from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAnswer, explain
+from meshscrape.verify.explain.scraper import ScraperFiles
+from meshscrape.verify.explain.target import ExplainTarget, find_targets
+from meshscrape.verify.mesh_status import Mesh, parse_mesh
 from meshscrape.verify.observations import (
     Answered,
     Closed,
@@ -29,7 +29,7 @@ from meshscrape.verify.observations import (
     TlsFailed,
     Unreachable,
 )
-from meshscrape.verify.targets import ScrapeJob, ScrapeTarget, Scraping
+from meshscrape.verify.prometheus_checks import ScrapeJob, ScrapeTarget, Scraping
 from support.ca import Credentials, TestCa
 from support.status import sidecar, status
 

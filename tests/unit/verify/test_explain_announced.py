@@ -9,15 +9,15 @@ import pytest
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import SpiffeId
-from meshscrape.verify.discovered import files_for
-from meshscrape.verify.explain_announced import (
+from meshscrape.verify.explain.announced import (
     Discovered,
     announced_targets,
     doubts_in,
     jobs_in,
     parse_http_sd,
 )
-from meshscrape.verify.explain_scraper import ScraperFiles
+from meshscrape.verify.explain.scraper import ScraperFiles
+from meshscrape.verify.explain.standalone import files_for
 from support.ca import TestCa
 
 WEB = "spiffe://cluster.local/ns/shop/sa/web"

@@ -10,7 +10,7 @@ from meshscrape.verify.checks import judge
 from meshscrape.verify.exposed import ADMIN_CHECK, ADMIN_PATHS, METRICS_CHECK, METRICS_PATHS, plan_exposed
 from meshscrape.verify.findings import CheckResult
 from meshscrape.verify.matrix import PLAIN
-from meshscrape.verify.mesh import parse_mesh
+from meshscrape.verify.mesh_status import parse_mesh
 from meshscrape.verify.observations import (
     Answered,
     Closed,

@@ -14,8 +14,8 @@ from xml.etree.ElementTree import Element
 import pytest
 
 from meshscrape.verify.findings import Outcome, Report
-from meshscrape.verify.html import empty_page, page
-from meshscrape.verify.markup import Markup, element, fit, shorten
+from meshscrape.verify.html.markup import Markup, element, fit, shorten
+from meshscrape.verify.html.page import empty_page, page
 from meshscrape.verify.matrix import PlannedCheck
 from support.reports import NOW, certificate, mesh_of, report_of, result
 

@@ -10,7 +10,7 @@ import pytest
 
 from meshscrape.verify import checks
 from meshscrape.verify.matrix import METRICS_PATH, PlannedCheck, other_paths, plan
-from meshscrape.verify.mesh import parse_mesh
+from meshscrape.verify.mesh_status import parse_mesh
 from support.status import PROMETHEUS, sidecar, status, workload
 
 SECURE = {

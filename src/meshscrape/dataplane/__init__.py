@@ -1,1 +1,0 @@
-"""Whole Envoy configurations: sidecar, gateway, and the files they watch. Pure."""

@@ -1,0 +1,125 @@
+"""The whole configuration of one Envoy: its bootstrap, the files that it watches, its command line."""
+
+from __future__ import annotations
+
+from meshscrape.envoy import bounds, names, traffic
+from meshscrape.envoy import metrics_listeners as metrics
+from meshscrape.envoy import options as contents
+from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.resources import authorization, listeners, secrets, server
+from meshscrape.envoy.resources.values import Resource
+from meshscrape.errors import InputError
+from meshscrape.istio.allow_list import Scraper
+from meshscrape.istio.settings import InboundPort
+
+REVOCATION_BOUND = bounds.REVOCATION_BOUND
+WORKERS = 2
+
+
+def bootstrap(options: ProxyOptions) -> Resource:
+    """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret.
+
+    Raises InputError when no pod address is known, or the application's ports would lead to themselves.
+    """
+    _check(options)
+    limits = _connection_limits(options)
+    return {
+        "node": _node(options),
+        "admin": server.admin(options.admin_socket),
+        "static_resources": {"listeners": _listeners(options), "clusters": _clusters(options)},
+        "overload_manager": server.overload_manager(sum(limits.values())),
+        "layered_runtime": server.static_runtime(
+            dict(listeners.connection_limit(name, limit) for name, limit in limits.items())
+        ),
+    }
+
+
+def dynamic_files(options: ProxyOptions, scrapers: tuple[Scraper, ...]) -> dict[str, Resource]:
+    """The files of `options.files_dir`, by name, to be there before Envoy starts.
+
+    To change who may scrape while Envoy runs, replace SCRAPERS_FILE by a rename. The other files stay;
+    Envoy follows the credentials directory by itself.
+    """
+    directory = options.secrets.credentials_dir
+    files = {
+        names.CERTIFICATE_FILE: secrets.certificate_secret(
+            names.CERTIFICATE, directory, contents.CERTIFICATE_CHAIN, contents.PRIVATE_KEY
+        ),
+        names.ROOTS_FILE: secrets.roots_secret(names.ROOTS, directory, contents.ROOTS),
+        names.SCRAPERS_FILE: authorization.scrapers_resource(names.SCRAPERS_FILTER, scrapers),
+    }
+    if options.secrets.scrapers_bundle is not None:
+        files[names.SCRAPER_ROOTS_FILE] = secrets.roots_secret(
+            names.SCRAPER_ROOTS, directory, options.secrets.scrapers_bundle
+        )
+    return files
+
+
+def envoy_arguments(
+    bootstrap_path: str, workers: int = WORKERS, *, drain_seconds: int = 5, flush_milliseconds: int = 1000
+) -> list[str]:
+    """Envoy's command line, without the program; its working directory is where the admin socket belongs.
+
+    Hot restart is off, and with it shared memory and an abstract socket: any process of the pod could take
+    the listeners over that one, or stop Envoy. Files that Envoy does not fully understand are refused, so
+    that a misspelled rule is never half a rule. Log lines wait for `flush_milliseconds` at most.
+    """
+    return [
+        "--config-path", bootstrap_path,
+        "--disable-hot-restart",
+        "--reject-unknown-dynamic-fields",
+        "--concurrency", str(workers),
+        "--log-level", "warning",
+        "--log-format-escaped",
+        "--drain-time-s", str(drain_seconds),
+        "--file-flush-interval-msec", str(flush_milliseconds),
+    ]  # fmt: skip
+
+
+def _check(options: ProxyOptions) -> None:
+    if not options.pod_addresses:
+        raise InputError("the workload has no address", where="INSTANCE_IP", remedy="set it to the pod's IP")
+    if _inbound(options) and options.inside_address in options.pod_addresses:
+        raise InputError(
+            f"{options.inside_address} is both a pod's address and the inside address",
+            where="MESHSCRAPE_INSIDE_ADDRESS",
+            remedy="give the application a loopback address of its own",
+        )
+
+
+def _node(options: ProxyOptions) -> Resource:
+    metadata = {"TRUST_DOMAIN": options.trust_domain, "ROLE": options.role}
+    return {"id": options.node_id, "cluster": options.cluster, "metadata": metadata}
+
+
+def _listeners(options: ProxyOptions) -> list[Resource]:
+    found = [metrics.metrics_listener(options, port) for port in metrics.metrics_ports(options)]
+    found += [traffic.inbound_listener(options, inbound) for inbound in _inbound(options)]
+    if options.gateway_port is not None:
+        found.append(traffic.gateway_listener(options, options.gateway_port))
+    return found
+
+
+def _clusters(options: ProxyOptions) -> list[Resource]:
+    found = [metrics.metrics_cluster(port) for port in metrics.metrics_ports(options)]
+    found += [traffic.inbound_cluster(options, inbound) for inbound in _inbound(options)]
+    found += [traffic.upstream_cluster(options, each) for each in traffic.upstreams(options.routes)]
+    return found
+
+
+def _inbound(options: ProxyOptions) -> tuple[InboundPort, ...]:
+    """The application's ports; a gateway has none."""
+    return options.inbound if options.role == "sidecar" else ()
+
+
+def _connection_limits(options: ProxyOptions) -> dict[str, int]:
+    """The most connections of each listener, by its name. Their sum bounds the process: no port's clients
+    can use up what another port has been promised."""
+    limits = {
+        f"{port.name}_{port.port}": bounds.SECURE_CONNECTIONS if port.secure else bounds.PLAINTEXT_CONNECTIONS
+        for port in metrics.metrics_ports(options)
+    }
+    limits |= {f"inbound_{each.port}": bounds.TRAFFIC_CONNECTIONS for each in _inbound(options)}
+    if options.gateway_port is not None:
+        limits[traffic.gateway_name(options.gateway_port)] = bounds.TRAFFIC_CONNECTIONS
+    return limits

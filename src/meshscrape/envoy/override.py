@@ -1,0 +1,160 @@
+"""The local mesh's secure listeners as a bootstrap override for the proxies of a stock Istio.
+
+Istio's agent passes the override to Envoy as `--config-yaml`, which is merged into its own bootstrap as
+protobuf merges messages: what is repeated is appended. So nothing here has a name that Istio's bootstrap
+uses (a second cluster of a name stops Envoy, a second listener of a name is ignored), and its clusters are
+only referred to: `prometheus_stats` (Envoy's admin), `agent` (15020), `sds-grpc` (the agent's secrets).
+Names seen in istio/istio `tools/packaging/common/envoy_bootstrap.json`, 1.14 to 1.31.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshscrape.envoy import bounds
+from meshscrape.envoy.metrics_listeners import DENIAL_LOG, MERGED_PATHS, SERVER, STATS_PATHS, STATS_QUERIES
+from meshscrape.envoy.resources import authorization, http, listeners, logs, routes, tls
+from meshscrape.envoy.resources.values import Resource, typed
+from meshscrape.istio.allow_list import Scraper
+
+DIRECTORY = "/etc/istio/custom-bootstrap"
+BOOTSTRAP_FILE = "custom_bootstrap.json"
+SCRAPERS_FILE = "scrapers.json"
+PREFIX = "meshscrape"
+# One argument of a program: Linux takes 131,071 bytes, of which some are for the user's own override.
+LIMIT_BYTES = 100_000
+
+_STATS_CLUSTER = "prometheus_stats"
+_AGENT_CLUSTER = "agent"
+_SDS_CLUSTER = "sds-grpc"
+_CERTIFICATE = "default"
+_ROOTS = "ROOTCA"
+_SCRAPERS_FILTER = f"{PREFIX}_scrapers"
+_REFUSED = (
+    "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%, DNS %DOWNSTREAM_PEER_DNS_SAN%, "
+    "and {list} does not list it (%RESPONSE_CODE_DETAILS%). A certificate must have exactly one such name.\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OverrideOptions:
+    """What the listeners are made of; a port of 0 is off.
+
+    `addresses` are wildcards: `0.0.0.0`, `::`, or both on dual stack. `directory` is where the proxy sees
+    the ConfigMap, and `list_name` what a refused client is told to look at.
+    """
+
+    merged_port: int
+    envoy_port: int = 0
+    addresses: tuple[str, ...] = ("0.0.0.0",)  # noqa: S104 - as Istio's own: mutual TLS decides who gets in
+    directory: str = DIRECTORY
+    list_name: str = "the allow list of this workload"
+
+
+def override(options: OverrideOptions) -> Resource:
+    """The override (a part of config.bootstrap.v3.Bootstrap) as data for `json.dumps`.
+
+    Who may scrape stands in the file SCRAPERS_FILE beside it, which Envoy follows while it runs.
+    """
+    found = _listeners(options)
+    limits = dict(listeners.connection_limit(str(each["name"]), bounds.SECURE_CONNECTIONS) for each in found)
+    layer = {"name": PREFIX, "static_layer": limits}
+    return {"static_resources": {"listeners": found}, "layered_runtime": {"layers": [layer]}}
+
+
+def allow_list(scrapers: tuple[Scraper, ...]) -> Resource:
+    """The content of SCRAPERS_FILE. An empty list lets nobody in."""
+    config = _fails_closed(authorization.scrapers_filter(scrapers))
+    extension = typed("envoy.config.core.v3.TypedExtensionConfig", name=_SCRAPERS_FILTER, typed_config=config)
+    return {"resources": [extension]}
+
+
+def is_ours(name: str) -> bool:
+    """Whether a listener or layer of this name comes from `override`."""
+    return name == PREFIX or name.startswith(f"{PREFIX}_")
+
+
+def _listeners(options: OverrideOptions) -> list[Resource]:
+    ports = (
+        ("secure_metrics", options.envoy_port, STATS_PATHS, STATS_QUERIES, _STATS_CLUSTER),
+        ("secure_merged_metrics", options.merged_port, MERGED_PATHS, (), _AGENT_CLUSTER),
+    )
+    return [
+        _listener(options, f"{PREFIX}_{name}_{port}", port, paths, queries, cluster)
+        for name, port, paths, queries, cluster in ports
+        if port
+    ]
+
+
+def _listener(
+    options: OverrideOptions,
+    name: str,
+    port: int,
+    paths: tuple[str, ...],
+    queries: tuple[str, ...],
+    cluster: str,
+) -> Resource:
+    table: list[Resource] = []
+    for path in paths:
+        table.append(routes.get_route(path, cluster, bounds.SCRAPE_TIMEOUT, queries))
+        table.append(routes.other_methods(path))
+    # zstd is not in every Envoy that this is for, and an unknown extension would keep it from starting.
+    gzip = [each for each in http.compressors() if str(each["name"]).endswith("gzip")]
+    manager = http.Manager(
+        name=name,
+        routes=routes.route_configuration(name, table),
+        limits=bounds.METRICS,
+        filters=(_scrapers_filter(options.directory), *gzip),
+        replies=_replies(options, paths),
+        access_log=(logs.error_log(400, DENIAL_LOG),),
+        server=SERVER,
+    )
+    secrets = _secrets()
+    socket = tls.mutual_tls_server(
+        {"name": _CERTIFICATE, "sds_config": secrets}, {"name": _ROOTS, "sds_config": secrets}
+    )
+    chain = listeners.filter_chain(http.connection_manager(manager), transport_socket=socket)
+    resource = listeners.listener(name, options.addresses, port, [chain])
+    # Each has a bound of its own; the proxy's traffic must not keep the scraper out, nor the other way round.
+    return {**resource, "ignore_global_conn_limit": True}
+
+
+def _scrapers_filter(directory: str) -> Resource:
+    """The allow list, read again when the ConfigMap's volume is switched; without it, nobody gets in."""
+    default = _fails_closed(authorization.scrapers_filter(()))
+    source = {"path": f"{directory}/{SCRAPERS_FILE}", "watched_directory": {"path": directory}}
+    discovery: Resource = {
+        "config_source": {"path_config_source": source, "resource_api_version": "V3"},
+        "default_config": default,
+        "apply_default_config_without_warming": False,
+        "type_urls": [str(default["@type"])],
+    }
+    return {"name": _SCRAPERS_FILTER, "config_discovery": discovery}
+
+
+def _fails_closed(rbac: Resource) -> Resource:
+    """Envoy takes the matcher where it knows it. One too old drops that field, as the agent tells it to;
+    then these rules are left, which let nobody in: without any, the filter would let everybody in."""
+    return {**rbac, "rules": {"action": "ALLOW", "policies": {}}}
+
+
+def _secrets() -> Resource:
+    """Where the agent of the pod hands out certificates and roots (config.core.v3.ConfigSource)."""
+    api: Resource = {
+        "api_type": "GRPC",
+        "transport_api_version": "V3",
+        "set_node_on_first_message_only": True,
+        "grpc_services": [{"envoy_grpc": {"cluster_name": _SDS_CLUSTER}}],
+    }
+    return {"api_config_source": api, "resource_api_version": "V3"}
+
+
+def _replies(options: OverrideOptions, paths: tuple[str, ...]) -> tuple[Resource, ...]:
+    served = " and ".join(paths)
+    listed = options.list_name.replace("%", "%%")
+    return (
+        http.reply(403, _REFUSED.format(list=listed)),
+        http.reply(404, f"404 nothing here: this port serves {served} only.\n"),
+        http.reply(405, "405 refused: this port answers GET and HEAD only.\n"),
+        http.reply(503, "503 unavailable: %RESPONSE_CODE_DETAILS%\n"),
+    )

@@ -1,0 +1,118 @@
+"""Who may scrape: an RBAC filter over the subject alternative names of the client's certificate.
+
+RBAC's `principal_name` would accept a certificate with several SANs, and a DNS SAN that spells an ID. The
+matcher sees all SANs of one kind joined by commas, so an exact comparison means: this SAN and no other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from meshscrape.envoy.resources.values import Resource, file_source, type_url, typed
+from meshscrape.istio.allow_list import DnsScraper, Scraper, SpiffeScraper, TrustDomainScraper
+
+_RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
+_ACTION = "envoy.config.rbac.v3.Action"
+_INPUTS = "envoy.extensions.matching.common_inputs.ssl.v3"
+# Neither a comma nor an empty segment: nothing that could be two SANs, or no workload's ID.
+_SPIFFE_PATH = r"(/[A-Za-z0-9._-]+)+"
+
+NOT_LISTED = "not on the list of scrapers"
+
+
+def scrapers_filter(scrapers: Sequence[Scraper]) -> Resource:
+    """The RBAC filter that lets `scrapers` in and refuses everybody else with 403."""
+    rules: Resource = {"on_no_match": {"action": _action(NOT_LISTED, "DENY")}}
+    if scrapers:
+        rules["matcher_list"] = {"matchers": [_matcher(scraper) for scraper in scrapers]}
+    return typed(_RBAC, matcher=rules)
+
+
+def bearer_filter(tokens: Sequence[str]) -> Resource:
+    """The RBAC filter that lets requests with one of the bearer `tokens` in and refuses all others with 403.
+
+    The whole `authorization` header is compared; several such headers count as one, joined by commas.
+    """
+    headers = [
+        {"header": {"name": "authorization", "string_match": {"exact": f"Bearer {token}"}}}
+        for token in tokens
+    ]
+    policy = {"permissions": headers, "principals": [{"any": True}]}
+    return typed(_RBAC, rules={"action": "ALLOW", "policies": {"token": policy} if headers else {}})
+
+
+def only_plain_gets() -> Resource:
+    """The RBAC filter that refuses methods other than GET ("method") and every query ("query") with 403.
+
+    The names in quotes stand in the response code details. No port need then spell it out per route.
+    """
+    get = {"header": {"name": ":method", "string_match": {"exact": "GET"}}}
+    query = {"header": {"name": ":path", "string_match": {"contains": "?"}}}
+    everybody = [{"any": True}]
+    policies = {
+        "method": {"permissions": [{"not_rule": get}], "principals": everybody},
+        "query": {"permissions": [query], "principals": everybody},
+    }
+    config = typed(_RBAC, rules={"action": "DENY", "policies": policies})
+    return {"name": "envoy.filters.http.rbac", "typed_config": config}
+
+
+def filter_resource(name: str, config: Resource) -> Resource:
+    """The content of the ECDS file: the filter `name` with `config`, as `watched_filter` expects it."""
+    extension = typed("envoy.config.core.v3.TypedExtensionConfig", name=name, typed_config=config)
+    return {"resources": [extension]}
+
+
+def scrapers_resource(name: str, scrapers: Sequence[Scraper]) -> Resource:
+    """The ECDS file with the allow list."""
+    return filter_resource(name, scrapers_filter(scrapers))
+
+
+def watched_filter(name: str, path: str) -> Resource:
+    """The HTTP filter that follows the ECDS file at `path`, and refuses everybody until it is readable.
+
+    The file must exist when Envoy starts. A file that becomes invalid later leaves the last list in force.
+    """
+    discovery: Resource = {
+        "config_source": file_source(path),
+        "default_config": scrapers_filter(()),
+        "apply_default_config_without_warming": False,
+        "type_urls": [type_url(_RBAC)],
+    }
+    return {"name": name, "config_discovery": discovery}
+
+
+def _matcher(scraper: Scraper) -> Resource:
+    return {
+        "predicate": _predicate(scraper),
+        "on_match": {"action": _action(str(scraper), "ALLOW")},
+    }
+
+
+def _predicate(scraper: Scraper) -> Resource:
+    match scraper:
+        case SpiffeScraper(spiffe_id):
+            return _san("UriSanInput", {"exact": str(spiffe_id)})
+        case TrustDomainScraper(trust_domain):
+            pattern = re.escape(f"spiffe://{trust_domain}") + _SPIFFE_PATH
+            return _san("UriSanInput", _regex(pattern))
+        case DnsScraper(name):
+            # A certificate that carries a URI SAN is a workload's, whatever DNS names it has besides.
+            any_uri = _san("UriSanInput", _regex(".*"))
+            only_dns = [_san("DnsSanInput", {"exact": name}), {"not_matcher": any_uri}]
+            return {"and_matcher": {"predicate": only_dns}}
+
+
+def _san(kind: str, value: Resource) -> Resource:
+    source = {"name": kind, "typed_config": typed(f"{_INPUTS}.{kind}")}
+    return {"single_predicate": {"input": source, "value_match": value}}
+
+
+def _regex(pattern: str) -> Resource:
+    """A match of the whole input (xds.type.matcher.v3.RegexMatcher, which wants its engine named)."""
+    return {"safe_regex": {"google_re2": {}, "regex": pattern}}
+
+
+def _action(name: str, action: str) -> Resource:
+    return {"name": name, "typed_config": typed(_ACTION, name=name, action=action)}

@@ -1,0 +1,46 @@
+"""What Envoy writes to standard error, as JSON lines: JSON, so that nobody's name can forge a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshscrape.envoy.resources.values import Resource, typed
+
+
+def error_log(lowest_status: int, fields: Mapping[str, str]) -> Resource:
+    """A line for each answer of a connection manager from `lowest_status` on; `fields` are formats."""
+    comparison = {"op": "GE", "value": {"default_value": lowest_status, "runtime_key": "error_log"}}
+    return _standard_error({"status_code_filter": {"comparison": comparison}}, fields)
+
+
+def handshake_log(fields: Mapping[str, str]) -> Resource:
+    """A line for each connection to a listener whose TLS handshake failed."""
+    return _standard_error(condition("connection.transport_failure_reason != ''"), fields)
+
+
+def file_log(path: str, fields: Mapping[str, str]) -> Resource:
+    """A JSON line for each answer of a connection manager, in the file or named pipe at `path`."""
+    log = typed(
+        "envoy.extensions.access_loggers.file.v3.FileAccessLog",
+        path=path,
+        log_format={"json_format": dict(fields)},
+    )
+    return {"name": "envoy.access_loggers.file", "typed_config": log}
+
+
+def condition(expression: str) -> Resource:
+    """An access log filter that is met when the CEL `expression` is true."""
+    config = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
+    name = "envoy.access_loggers.extension_filters.cel"
+    return {"extension_filter": {"name": name, "typed_config": config}}
+
+
+def _standard_error(when: Resource, fields: Mapping[str, str]) -> Resource:
+    return {
+        "name": "envoy.access_loggers.stderr",
+        "filter": when,
+        "typed_config": typed(
+            "envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+            log_format={"json_format": dict(fields)},
+        ),
+    }

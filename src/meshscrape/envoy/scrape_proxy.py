@@ -1,0 +1,233 @@
+"""The scraper's Envoy: a forward proxy that reaches known targets alone, over mutual TLS, each checked.
+
+It is no confused deputy: a request needs the bearer token, a known address, its exact path and GET.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from meshscrape.envoy import bounds
+from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS
+from meshscrape.envoy.refusals import CATALOGUE, REASON_HEADER
+from meshscrape.envoy.resources import (
+    authorization,
+    clusters,
+    http,
+    listeners,
+    logs,
+    routes,
+    secrets,
+    server,
+    tls,
+)
+from meshscrape.envoy.resources.values import Resource, discovery_response, file_source
+from meshscrape.errors import InputError
+from meshscrape.prometheus.targets import Target
+from meshscrape.spiffe.ids import SpiffeId
+
+CLUSTERS_FILE = "cds.json"
+ROUTES_FILE = "rds.json"
+TOKEN_FILE = "ecds-token.json"  # noqa: S105
+LISTENER = "scrape_proxy"
+ROUTES = "targets"
+TOKEN = "token"  # noqa: S105
+
+# One line per request. What a client wrote (authority, path) is only ever looked up among known targets.
+LOG_FIELDS = {
+    "authority": "%REQ(:AUTHORITY):256%",
+    "path": "%REQ(:PATH):1024%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "refusal": f"%RESP({REASON_HEADER})%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "tls": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+    "peer": "%UPSTREAM_PEER_URI_SAN%",
+    "not_after": "%UPSTREAM_PEER_CERT_V_END%",
+    "connection": "%UPSTREAM_CONNECTION_ID%",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeProxyOptions:
+    """One scrape proxy's Envoy.
+
+    It listens on `address`:`port`. `admin_socket` is relative to its working directory; `files_dir`
+    (absolute) holds what it watches; `access_log` is the named pipe for its lines.
+    """
+
+    node_id: str
+    address: str
+    port: int
+    admin_socket: str
+    files_dir: str
+    access_log: str
+
+
+def bootstrap(options: ScrapeProxyOptions) -> Resource:
+    """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret."""
+    limit = dict([listeners.connection_limit(LISTENER, bounds.PROXY_CONNECTIONS)])
+    return {
+        "node": {"id": options.node_id, "cluster": LISTENER},
+        "admin": server.admin(options.admin_socket),
+        "static_resources": {"listeners": [_listener(options)]},
+        "dynamic_resources": {"cds_config": file_source(f"{options.files_dir}/{CLUSTERS_FILE}")},
+        "overload_manager": server.overload_manager(bounds.PROXY_CONNECTIONS),
+        "layered_runtime": server.static_runtime(limit),
+        "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _STATS}}},
+    }
+
+
+def token_resource(tokens: Sequence[str]) -> Resource:
+    """The content of `TOKEN_FILE`: requests need one of these bearer tokens."""
+    return authorization.filter_resource(TOKEN, authorization.bearer_filter(tokens))
+
+
+def secret_files(directories: Mapping[str, str]) -> dict[str, Resource]:
+    """The SDS files, by name, for each trust domain's directory of credentials.
+
+    A directory has cert-chain.pem, key.pem (presented to targets) and root-cert.pem (whom to trust).
+    """
+    files: dict[str, Resource] = {}
+    for number, directory in enumerate(_ordered(directories).values()):
+        files[_file("certificate", number)] = secrets.certificate_secret(
+            f"certificate-{number}", directory, CERTIFICATE_CHAIN, PRIVATE_KEY
+        )
+        files[_file("roots", number)] = secrets.roots_secret(f"roots-{number}", directory, ROOTS)
+    return files
+
+
+def clusters_resource(
+    identities: Iterable[SpiffeId],
+    directories: Mapping[str, str],
+    files_dir: str,
+    version: str,
+    requests_per_connection: int = 0,
+) -> Resource:
+    """The content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
+
+    A connection serves `requests_per_connection` scrapes, or as many as it can (0). Raises InputError for
+    an ID of a trust domain without a directory of credentials.
+    """
+    numbers = {name: number for number, name in enumerate(_ordered(directories))}
+    wanted, found = sorted(identities), []
+    check_credentials(wanted, numbers)
+    for identity in wanted:
+        number = numbers[identity.trust_domain]
+        socket = tls.mutual_tls_client(
+            secrets.secret_reference(f"certificate-{number}", f"{files_dir}/{_file('certificate', number)}"),
+            secrets.secret_reference(f"roots-{number}", f"{files_dir}/{_file('roots', number)}"),
+            str(identity),
+        )
+        found.append(
+            clusters.addressed_cluster(
+                str(identity),
+                socket,
+                bounds.PROXY_BREAKER,
+                connect_timeout=bounds.PROXY_CONNECT_TIMEOUT,
+                idle_timeout=bounds.PROXY_IDLE_TIMEOUT,
+                connection_duration=bounds.PROXY_CONNECTION_DURATION,
+                requests_per_connection=requests_per_connection,
+            )
+        )
+    return discovery_response(version, found)
+
+
+def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[str]) -> None:
+    """InputError for an ID of none of the `trust_domains`."""
+    for identity in identities:
+        if identity.trust_domain not in trust_domains:
+            raise InputError(
+                f"there are no credentials for the trust domain {identity.trust_domain} of {identity}",
+                remedy=f"give them: --credentials {identity.trust_domain}=DIR",
+            )
+
+
+def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[str, ...]]]:
+    """Who is expected at each address (`IP:port`), and the paths that are scraped there; in a stable order.
+
+    Raises InputError when two different SPIFFE IDs are expected at one address.
+    """
+    identities: dict[str, SpiffeId] = {}
+    paths: dict[str, set[str]] = {}
+    for target in targets:
+        authority = target.authority
+        expected = identities.setdefault(authority, target.spiffe_id)
+        if expected != target.spiffe_id:
+            raise InputError(
+                f"{authority} is expected to be both {expected} and {target.spiffe_id}",
+                remedy="announce each address with one identity",
+            )
+        paths.setdefault(authority, set()).add(target.path)
+    return {each: (identities[each], tuple(sorted(paths[each]))) for each in sorted(identities)}
+
+
+def host(authority: str, identity: SpiffeId, paths: Sequence[str]) -> Resource:
+    """The virtual host of one address: its exact paths, to the cluster of who is expected there."""
+    timeout = bounds.SCRAPE_TIMEOUT
+    return routes.proxied_host(
+        authority, [routes.proxied_route(path, str(identity), timeout) for path in paths]
+    )
+
+
+def routes_resource(hosts: Sequence[Resource], version: str) -> Resource:
+    """The content of `ROUTES_FILE`: these virtual hosts, and for everything else a refusal."""
+    table = routes.proxied_routes(ROUTES, hosts, hidden=_HIDDEN, unanswerable=(REASON_HEADER,))
+    return discovery_response(version, [table])
+
+
+def route_name(target: Target) -> str:
+    """What a target is called by authority and path of the log: `address:port/path`."""
+    return f"{target.authority}{target.path}"
+
+
+def _listener(options: ScrapeProxyOptions) -> Resource:
+    token = authorization.watched_filter(TOKEN, f"{options.files_dir}/{TOKEN_FILE}")
+    manager = http.Manager(
+        name=LISTENER,
+        routes=routes.WatchedRoutes(ROUTES, f"{options.files_dir}/{ROUTES_FILE}"),
+        limits=bounds.PROXY,
+        filters=(token, authorization.only_plain_gets()),
+        replies=tuple(
+            http.refusal(
+                each.status,
+                each.reason,
+                f"{each.reason}: {each.meaning}{each.detail}; {each.remedy}\n",
+                logs.condition(each.when),
+                REASON_HEADER,
+            )
+            for each in CATALOGUE
+            if each.when
+        ),
+        access_log=(logs.file_log(options.access_log, LOG_FIELDS),),
+        absolute_form=True,
+        codec="HTTP1",
+    )
+    chain = listeners.filter_chain(http.connection_manager(manager))
+    return listeners.listener(LISTENER, [options.address], options.port, [chain])
+
+
+def _ordered(directories: Mapping[str, str]) -> dict[str, str]:
+    return dict(sorted(directories.items()))
+
+
+def _file(kind: str, number: int) -> str:
+    return f"sds-{kind}-{number}.json"
+
+
+# The proxy's own business: the token, and what Envoy adds about who asked.
+_HIDDEN = (
+    "authorization", "proxy-authorization", "proxy-connection", "x-forwarded-for", "x-forwarded-proto",
+    "x-envoy-internal", "x-envoy-external-address",
+)  # fmt: skip
+
+# Clusters have a hundred statistics each: with many identities, most of the memory. These are read.
+_STATS = [
+    {"prefix": "cluster_manager."},
+    {"prefix": "http.scrape_proxy."},
+    {"prefix": "listener."},
+    {"prefix": "server."},
+    {"prefix": "sds."},
+    {"safe_regex": {"regex": r"cluster\..*\.upstream_cx_(total|active)"}},
+]

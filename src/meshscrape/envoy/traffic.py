@@ -1,0 +1,139 @@
+"""Application traffic: a sidecar's inbound ports, a gateway's routes."""
+
+from __future__ import annotations
+
+from meshscrape.envoy import bounds, names
+from meshscrape.envoy.metrics_listeners import HANDSHAKE_LOG
+from meshscrape.envoy.options import GatewayRoute, ProxyOptions, Upstream
+from meshscrape.envoy.resources import clusters, http, listeners, logs, routes, tls
+from meshscrape.envoy.resources.values import Resource, socket_address
+from meshscrape.istio.settings import InboundPort
+
+_UPGRADES = ("websocket",)
+_FAILURE_LOG = {
+    "time": "%START_TIME%",
+    "event": "unavailable",
+    "port": "%DOWNSTREAM_LOCAL_ADDRESS%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%REQ(:PATH):256%",
+    "status": "%RESPONSE_CODE%",
+    "upstream": "%UPSTREAM_CLUSTER%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "transport": "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
+}
+
+
+def inbound_listener(options: ProxyOptions, inbound: InboundPort) -> Resource:
+    """The listener of one application port, on the pod's addresses, in front of the inside address.
+
+    STRICT takes mutual TLS alone; PERMISSIVE takes it from whoever speaks TLS, and plain HTTP otherwise;
+    DISABLE takes plain HTTP alone.
+    """
+    name = f"inbound_{inbound.port}"
+    cluster = inbound_name(inbound)
+    secure = _inbound_manager(name, cluster, secure=True)
+    plain = _inbound_manager(name, cluster, secure=False)
+    socket = tls.mutual_tls_server(names.certificate(options), names.mesh_roots(options))
+    match inbound.mode:
+        case "STRICT":
+            chains = [listeners.filter_chain(secure, transport_socket=socket)]
+        case "PERMISSIVE":
+            chains = [
+                listeners.filter_chain(secure, transport_socket=socket, protocol="tls"),
+                listeners.filter_chain(plain, protocol="raw_buffer"),
+            ]
+        case "DISABLE":
+            chains = [listeners.filter_chain(plain)]
+    return listeners.listener(
+        name,
+        options.pod_addresses,
+        inbound.port,
+        chains,
+        inspect_tls=inbound.mode == "PERMISSIVE",
+        access_log=[] if inbound.mode == "DISABLE" else [logs.handshake_log(HANDSHAKE_LOG)],
+    )
+
+
+def inbound_name(inbound: InboundPort) -> str:
+    """The name of an application port's cluster, spelled as Istio spells it."""
+    return f"inbound|{inbound.port}||"
+
+
+def inbound_cluster(options: ProxyOptions, inbound: InboundPort) -> Resource:
+    """The application itself. A port named `http2` or `grpc` (or `grpc-…`) speaks HTTP/2, as in Istio."""
+    return clusters.static_cluster(
+        inbound_name(inbound),
+        socket_address(options.inside_address, inbound.port),
+        bounds.TRAFFIC_BREAKER,
+        connect_timeout=bounds.LOCAL_CONNECT_TIMEOUT,
+        http2=inbound.name.partition("-")[0] in ("http2", "grpc"),
+    )
+
+
+def gateway_name(port: int) -> str:
+    """The name of a gateway's listener."""
+    return f"gateway_{port}"
+
+
+def gateway_listener(options: ProxyOptions, port: int) -> Resource:
+    """The mesh's entrance: plain HTTP from users, to workloads by the prefix of the path.
+
+    The longest prefix wins, whatever the order of declaration.
+    """
+    name = gateway_name(port)
+    ordered = sorted(options.routes, key=lambda route: -len(route.prefix))
+    table = [routes.prefix_route(route.prefix, upstream_name(route.upstream)) for route in ordered]
+    manager = http.Manager(
+        name=name,
+        routes=routes.route_configuration(name, table),
+        limits=bounds.TRAFFIC,
+        replies=(
+            http.reply(404, "404 no route of this gateway leads there.\n"),
+            http.reply(
+                503, "503 %UPSTREAM_CLUSTER%: %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%\n"
+            ),
+        ),
+        access_log=(logs.error_log(500, _FAILURE_LOG),),
+        upgrades=_UPGRADES,
+        absolute_form=True,
+        request_ids=True,
+    )
+    chain = listeners.filter_chain(http.connection_manager(manager))
+    return listeners.listener(name, options.pod_addresses, port, [chain])
+
+
+def upstream_name(upstream: Upstream) -> str:
+    """The name of a workload's cluster at a gateway, spelled as Istio spells it."""
+    return f"outbound|{upstream.port}||{upstream.name}"
+
+
+def upstream_cluster(options: ProxyOptions, upstream: Upstream) -> Resource:
+    """A workload behind a gateway: mutual TLS, and nobody but the expected SPIFFE ID may answer."""
+    socket = tls.mutual_tls_client(names.certificate(options), names.mesh_roots(options), upstream.spiffe_id)
+    return clusters.static_cluster(
+        upstream_name(upstream),
+        socket_address(upstream.address, upstream.port),
+        bounds.TRAFFIC_BREAKER,
+        connect_timeout=bounds.MESH_CONNECT_TIMEOUT,
+        transport_socket=socket,
+    )
+
+
+def upstreams(gateway_routes: tuple[GatewayRoute, ...]) -> tuple[Upstream, ...]:
+    """The workloads that the routes lead to, each once."""
+    return tuple(dict.fromkeys(route.upstream for route in gateway_routes))
+
+
+def _inbound_manager(name: str, cluster: str, *, secure: bool) -> Resource:
+    manager = http.Manager(
+        name=name,
+        routes=routes.route_configuration(name, [routes.prefix_route("/", cluster)]),
+        limits=bounds.TRAFFIC,
+        replies=(http.reply(503, "503 the application does not answer: %RESPONSE_CODE_DETAILS%\n"),),
+        client_certificate=secure,
+        upgrades=_UPGRADES,
+        absolute_form=True,
+        request_ids=True,
+    )
+    return http.connection_manager(manager)

@@ -1,0 +1,341 @@
+"""Objects from the text of manifests and dumps, fast enough for a dump of a whole cluster.
+
+`kubectl get -A -o yaml` writes plain block style, and says the same of every pod of a workload. So the fast
+reader here takes that style apart line by line and reads equal blocks once, which also shares them in
+memory; whatever is not that plain goes to the strict loader of `istio.documents`, and gives the same data.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from meshscrape.errors import InputError
+from meshscrape.istio.fields import load_documents
+from meshscrape.kube.objects import Manifest, flatten, manifest_of
+
+_KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_./-]*):(?: +(.*))?")
+# Only what cannot be anything but a string; the rest is the strict loader's to decide.
+_PLAIN = re.compile(r"[A-Za-z/](?:[A-Za-z0-9_./:@$()=,+~%-]*[A-Za-z0-9_./@$()=,+~%-])?")
+_LIKE_TEXT = re.compile(
+    r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+)
+_NOT_TEXT = frozenset({"true", "false", "yes", "no", "on", "off", "null", "y", "n"})
+_QUOTED = re.compile(r"'([^']*)'|\"([^\"\\]*)\"")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")
+_CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None}
+_MAX_DEPTH = 100
+# Smaller blocks are cheaper to read than to look up.
+_WORTH_SHARING = 3
+# Lines before the items of a dumped list.
+_MAX_HEAD = 10
+
+
+class _RepeatedKeyError(Exception):
+    """An object of JSON has a key twice."""
+
+
+class _NotPlainError(Exception):
+    """The text is not in the plain style of kubectl; the strict loader reads it."""
+
+
+class _Part(NamedTuple):
+    """Lines of a file from line `start` on: a whole document, or one item of a dumped list."""
+
+    start: int
+    lines: list[str]
+    is_item: bool
+
+
+def load_manifests(lines: Iterable[str], where: str) -> Iterator[Manifest]:
+    """The objects of one file's `lines` (with or without line ends), read from the file `where` names.
+
+    YAML (one or many documents, lists taken apart) or JSON. Raises InputError with the place.
+    """
+    reader = _Reader(where)
+    shared = _SharedJson()
+    for part in _split(lines):
+        first = next((line.lstrip() for line in part.lines if line.strip()), "")
+        if first.startswith("{"):
+            yield from _json(part, where, reader, shared)
+        elif first:
+            yield from reader.objects(part)
+
+
+def _split(lines: Iterable[str]) -> Iterator[_Part]:
+    """The documents; a dumped list's items one by one, so that a dump is never in memory as a whole."""
+    numbered = iter(enumerate((line.rstrip("\r\n") for line in lines), 1))
+    for number, line in numbered:
+        if not line.strip():
+            continue
+        rest = itertools.chain([(number, line)], numbered)
+        return _split_json(rest) if line == "{" else _split_yaml(rest, number)
+    return iter(())
+
+
+def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Part]:
+    """`---` at the beginning of a line always ends a document.
+
+    Block scalars are indented, and quoted ones may not contain it there.
+    """
+    gathered: list[str] = []
+    in_items = False
+    for number, line in numbered:
+        if line[:3] in ("---", "...") and line[3:4] in ("", " ", "\t"):
+            yield _Part(start, gathered, in_items)
+            rest = line[3:].strip()
+            gathered = [] if not rest or rest.startswith("#") else [rest]
+            start, in_items = number + (not gathered), False
+        elif line == "items:" and gathered == ["apiVersion: v1"]:
+            gathered, start, in_items = [], number + 1, True
+        elif in_items and line.startswith("- "):
+            yield _Part(start, gathered, True)
+            gathered, start = [line], number
+        elif in_items and line[:1] not in (" ", "", "#"):
+            yield _Part(start, gathered, True)
+            # What follows the items says that it was a list.
+            gathered, start, in_items = ["apiVersion: v1", "items: []", line], number - 2, False
+        else:
+            gathered.append(line)
+    yield _Part(start, gathered, in_items)
+
+
+def _split_json(numbered: Iterator[tuple[int, str]]) -> Iterator[_Part]:
+    """JSON in kubectl's indentation: no string holds a line end, so indentation tells where an item is."""
+    outside: list[str] = []
+    gathered: list[str] = []
+    start, item, after = 1, "", ""
+    for number, line in numbered:
+        if not item and line.strip() == '"items": [' and len(outside) < _MAX_HEAD:
+            indent = line[: len(line) - len(line.lstrip())]
+            item, after = f"{indent}{indent}{{", f"{indent}]"
+            outside.append(line)
+        elif item and line == item and not gathered:
+            gathered, start = [line], number
+        elif gathered:
+            gathered.append(line)
+            if line.rstrip(",") == item.replace("{", "}"):
+                yield _Part(start, [*gathered[:-1], line.rstrip(",")], True)
+                gathered = []
+        else:
+            outside.append(line)
+            if item and line.rstrip(",") == after:
+                item = ""
+    yield _Part(1, [*outside, *gathered], False)
+
+
+class _SharedJson:
+    """Decodes JSON so that equal parts are one object; repeated keys are refused."""
+
+    def __init__(self) -> None:
+        self._scalars: dict[Any, Any] = {}
+        self._parts: dict[tuple[Any, ...], Any] = {}
+        self._decoder = json.JSONDecoder(object_pairs_hook=self._mapping)
+
+    def decode(self, text: str) -> Any:
+        """The data. Raises ValueError for what is no JSON."""
+        return self._decoder.decode(text)
+
+    def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = {key: self._shared(value) for key, value in pairs}
+        if len(result) != len(pairs):
+            raise _RepeatedKeyError
+        # Values that are kept in the index live on, so their identities stand for them.
+        key = (*result, *map(id, result.values()))
+        found: dict[str, Any] = self._parts.setdefault(key, result)
+        return found
+
+    def _shared(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return value
+        if isinstance(value, list):
+            items = [self._shared(each) for each in value]
+            return self._parts.setdefault((list, *map(id, items)), items)
+        return self._scalars.setdefault((type(value), value), value)
+
+
+class _Reader:
+    """Reads the documents of one file, and remembers the blocks that it has read."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._blocks: dict[bytes, Any] = {}
+
+    def objects(self, part: _Part) -> Iterator[Manifest]:
+        """The objects of a part."""
+        where = f"{self._source}:{part.start}"
+        try:
+            data = _Plain(list(part.lines), self._blocks).read()
+        except _NotPlainError:
+            yield from self.strictly(part)
+            return
+        if part.is_item and isinstance(data, list) and len(data) == 1:
+            data = data[0]
+        if not isinstance(data, dict):
+            yield from self.strictly(part)
+            return
+        for item, place in flatten(data, where):
+            yield manifest_of(item, place)
+
+    def strictly(self, part: _Part) -> Iterator[Manifest]:
+        """The objects of a part as the strict loader reads it."""
+        lines = part.lines
+        if part.is_item:
+            lines = ["kind: List", "items:", *lines]
+        offset = part.start - 1 - (len(lines) - len(part.lines))
+        text = "\n".join(lines)
+        try:
+            documents = load_documents(text, self._source)
+        except InputError:
+            # Once more, so that the error names the line of the file.
+            documents = load_documents("\n" * max(offset, 0) + text, self._source)
+        for document in documents:
+            line = int(document.where.rpartition(":")[2]) + offset
+            for item, place in flatten(document.data, f"{self._source}:{max(line, 1)}"):
+                yield manifest_of(item, place.removesuffix(": items[0]") if part.is_item else place)
+
+
+class _Plain:
+    """One document in kubectl's style, from its lines."""
+
+    def __init__(self, lines: list[str], blocks: dict[bytes, Any]) -> None:
+        self._lines = lines
+        self._indents = [_indent(line) for line in lines]
+        self._blocks = blocks
+
+    def read(self) -> Any:
+        return self._node(0, len(self._lines), 0)
+
+    def _node(self, low: int, high: int, depth: int) -> Any:
+        if high - low < _WORTH_SHARING or not depth:
+            return self._read_node(low, high, depth)
+        key = blake2b("\n".join(self._lines[low:high]).encode(), digest_size=16).digest()
+        if key not in self._blocks:
+            self._blocks[key] = self._read_node(low, high, depth)
+        return self._blocks[key]
+
+    def _read_node(self, low: int, high: int, depth: int) -> Any:
+        while low < high and (self._indents[low] < 0 or self._is_comment(low)):
+            low += 1
+        if low == high or depth > _MAX_DEPTH:
+            raise _NotPlainError
+        if self._lines[low][self._indents[low] :].startswith("- "):
+            return self._sequence(low, high, depth)
+        return self._mapping(low, high, depth)
+
+    def _is_comment(self, index: int) -> bool:
+        return self._lines[index][self._indents[index]] == "#"
+
+    def _mapping(self, low: int, high: int, depth: int) -> dict[str, Any]:
+        indent = self._indents[low]
+        result: dict[str, Any] = {}
+        while low < high:
+            if self._indents[low] < 0 or self._is_comment(low):
+                low += 1
+                continue
+            found = _KEY.fullmatch(self._lines[low], self._indents[low])
+            if self._indents[low] != indent or found is None:
+                raise _NotPlainError
+            key, value = found[1], (found[2] or "").rstrip(" ")
+            if key in result or key.lower() in _NOT_TEXT:
+                raise _NotPlainError
+            end = self._end(low + 1, high, indent, sequences=not value)
+            if end == low + 1:
+                result[key] = self._scalar(value) if value else None
+            elif value:
+                result[key] = self._odd(low, end)[key]
+            else:
+                result[key] = self._node(low + 1, end, depth + 1)
+            low = end
+        return result
+
+    def _end(self, low: int, high: int, indent: int, sequences: bool) -> int:
+        """Where the block ends that began on the line before `low`, with `indent`."""
+        indents, lines = self._indents, self._lines
+        end = low
+        while low < high:
+            here = indents[low]
+            if here > indent or (sequences and here == indent and lines[low].startswith("- ", here)):
+                end = low + 1
+            elif here >= 0:
+                break
+            low += 1
+        return end
+
+    def _sequence(self, low: int, high: int, depth: int) -> list[Any]:
+        indent = self._indents[low]
+        result: list[Any] = []
+        while low < high:
+            if self._indents[low] < 0 or self._is_comment(low):
+                low += 1
+                continue
+            line = self._lines[low]
+            if self._indents[low] != indent or not line.startswith("- ", indent):
+                raise _NotPlainError
+            end = self._end(low + 1, high, indent, sequences=False)
+            result.append(self._item(low, end, indent, depth))
+            low = end
+        return result
+
+    def _item(self, low: int, end: int, indent: int, depth: int) -> Any:
+        rest = self._lines[low][indent + 2 :].lstrip(" ")
+        if _KEY.fullmatch(rest):
+            self._lines[low] = self._lines[low][:indent] + " " + self._lines[low][indent + 1 :]
+            self._indents[low] = len(self._lines[low]) - len(rest)
+            return self._node(low, end, depth + 1)
+        if end > low + 1 or rest.startswith(("- ", "? ")):
+            raise _NotPlainError
+        return self._scalar(rest.rstrip(" "))
+
+    def _scalar(self, text: str) -> Any:
+        if _PLAIN.fullmatch(text) and text.lower() not in _NOT_TEXT:
+            return text
+        if quoted := _QUOTED.fullmatch(text):
+            return quoted[1] if quoted[1] is not None else quoted[2]
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        if text in _CONSTANTS:
+            return _CONSTANTS[text]
+        if _LIKE_TEXT.fullmatch(text):
+            return text
+        if text in ("{}", "[]"):
+            return {} if text == "{}" else []
+        return self._strict(f"value: {text}")["value"]
+
+    def _odd(self, low: int, high: int) -> Mapping[str, Any]:
+        # Lines that only continue a block scalar keep their indentation: the loader needs it.
+        return self._strict("\n".join(self._lines[low:high]) + "\n")
+
+    def _strict(self, text: str) -> Mapping[str, Any]:
+        key = blake2b(text.encode(), digest_size=16).digest()
+        if key not in self._blocks:
+            try:
+                documents = load_documents(text, "")
+            except InputError as error:
+                # The strict loader reads it all once more, and tells the place.
+                raise _NotPlainError from error
+            if len(documents) != 1 or len(documents[0].data) != 1:
+                raise _NotPlainError
+            self._blocks[key] = documents[0].data
+        found: Mapping[str, Any] = self._blocks[key]
+        return found
+
+
+def _indent(line: str) -> int:
+    stripped = line.lstrip(" ")
+    return len(line) - len(stripped) if stripped.strip() else -1
+
+
+def _json(part: _Part, where: str, reader: _Reader, shared: _SharedJson) -> Iterator[Manifest]:
+    try:
+        data = shared.decode("\n".join(part.lines))
+    except (ValueError, RecursionError, _RepeatedKeyError):
+        # YAML's flow style begins like JSON; the strict loader reads it, or says what is wrong and where.
+        yield from reader.strictly(part._replace(is_item=False))
+        return
+    for item, place in flatten(data, f"{where}:{part.start}"):
+        yield manifest_of(item, place)

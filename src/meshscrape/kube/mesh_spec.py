@@ -1,0 +1,154 @@
+"""A mesh as its manifests declare it: the parsed specification, not the live thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from meshscrape.istio import scrape_targets as targets
+from meshscrape.istio.annotations import PodAnnotations
+from meshscrape.istio.fields import Document, load_documents
+from meshscrape.istio.settings import InboundPort, Role, inbound_to_env
+from meshscrape.spiffe.ids import SpiffeId, workload_id
+
+__all__ = [
+    "Container",
+    "ContainerPort",
+    "Document",
+    "Gateway",
+    "Kind",
+    "Mesh",
+    "Route",
+    "Workload",
+    "agent_environment",
+    "load_documents",
+]
+
+# credentials: a sidecar that is there for the workload's certificate alone, without Envoy.
+Kind = Literal["sidecar", "gateway", "credentials"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPort:
+    """A TCP port that a container declares."""
+
+    name: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """An application container; `command_line` is what stands for it on this machine, None for nothing."""
+
+    name: str
+    command_line: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    ports: tuple[ContainerPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One pod with its identity, its application and its sidecar (or a gateway).
+
+    `inbound` are the application's ports with the mode that PeerAuthentication gives them; of a gateway, the
+    port where it listens. `pod_env` are the environment variables that the pod gives to its agent
+    (proxyMetadata, and the environment of a container called istio-proxy).
+    """
+
+    name: str
+    namespace: str
+    service_account: str
+    kind: Kind
+    annotations: PodAnnotations = field(default_factory=PodAnnotations)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    containers: tuple[Container, ...] = ()
+    inbound: tuple[InboundPort, ...] = ()
+    pod_env: Mapping[str, str] = field(default_factory=dict)
+    manifest_where: str = ""
+
+    @property
+    def role(self) -> Role:
+        """What its agent is started as: `proxy sidecar` or `proxy router`."""
+        return "router" if self.kind == "gateway" else "sidecar"
+
+    def spiffe_id(self, trust_domain: str) -> SpiffeId:
+        """The workload's identity."""
+        return workload_id(trust_domain, self.namespace, self.service_account)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Requests whose path begins with `prefix` go to a workload's port.
+
+    As in Istio, a prefix is one of characters, not of path segments. The routes of a gateway are in an order
+    in which the first that matches is also the longest that matches.
+    """
+
+    prefix: str
+    destination_namespace: str
+    destination_name: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """What a gateway workload serves: plain HTTP on `port` of its pod address, along `routes`."""
+
+    namespace: str
+    name: str
+    port: int
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """All workloads, in the order in which they are declared, and what the gateways serve."""
+
+    trust_domain: str
+    workloads: tuple[Workload, ...]
+    gateways: tuple[Gateway, ...] = ()
+
+    def workload(self, namespace: str, name: str) -> Workload | None:
+        """The workload of that name, or None."""
+        return next((w for w in self.workloads if (w.namespace, w.name) == (namespace, name)), None)
+
+    def gateway(self, workload: Workload) -> Gateway | None:
+        """What `workload` serves as a gateway, or None."""
+        key = (workload.namespace, workload.name)
+        return next((g for g in self.gateways if (g.namespace, g.name) == key), None)
+
+    def routes_of(self, workload: Workload) -> tuple[Route, ...]:
+        """The routes of a gateway workload; none for others."""
+        gateway = self.gateway(workload)
+        return gateway.routes if gateway else ()
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes of all gateways."""
+        return tuple(route for gateway in self.gateways for route in gateway.routes)
+
+
+def agent_environment(workload: Workload, trust_domain: str) -> dict[str, str]:
+    """The environment variables that the injector would give to the workload's agent.
+
+    From the pod: proxyMetadata, scrape annotations, statusPort, ports, namespace and service account. What
+    only the place where it runs can tell (POD_NAME, INSTANCE_IP, CA_ADDR, files) is the caller's to add.
+    """
+    env = dict(workload.pod_env)
+    if (status_port := workload.annotations.proxy_config.status_port) is not None:
+        env.setdefault("STATUS_PORT", str(status_port))
+    env |= {
+        "TRUST_DOMAIN": trust_domain,
+        "POD_NAMESPACE": workload.namespace,
+        "SERVICE_ACCOUNT": workload.service_account,
+        "ISTIO_META_WORKLOAD_NAME": workload.name,
+    }
+    # A gateway has no application to merge; Istio's agent reads the variable on sidecars only.
+    if workload.kind != "gateway" and (sources := targets.sources_to_env(workload.annotations.sources)):
+        env[targets.VARIABLE] = sources
+    if workload.kind == "credentials":
+        env["INBOUND_CAPTURE_PORTS"] = ""
+    elif inbound := inbound_to_env(workload.inbound):
+        env["MESHSCRAPE_INBOUND"] = inbound
+    return env

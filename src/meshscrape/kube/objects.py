@@ -1,0 +1,287 @@
+"""Kubernetes objects as plain data, indexed; nothing here changes an object.
+
+Objects come from manifests and from `kubectl get -o yaml` alike. They stay the mappings that they were.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.fields import Document
+from meshscrape.istio.ports import shorten
+
+Object = Mapping[str, Any]
+
+POD_OWNERS = ("Deployment", "StatefulSet", "DaemonSet", "ReplicaSet", "ReplicationController", "Job")
+_CLUSTER_SCOPED = frozenset(
+    {
+        "Namespace", "Node", "PersistentVolume", "ClusterRole", "ClusterRoleBinding", "StorageClass",
+        "CustomResourceDefinition", "MutatingWebhookConfiguration", "ValidatingWebhookConfiguration",
+        "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding", "APIService", "PriorityClass",
+        "IngressClass", "RuntimeClass", "GatewayClass", "CSIDriver", "CSINode", "VolumeAttachment",
+        "FlowSchema", "PriorityLevelConfiguration", "CertificateSigningRequest", "ClusterTrustBundle",
+    }
+)  # fmt: skip
+# What differs between two readings of the same object.
+_VOLATILE = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ref:
+    """Which object: API group (empty for the core group), kind, namespace (empty: of the cluster), name."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        kind = f"{self.kind}.{self.group}" if self.group else self.kind
+        return f"{kind} {self.namespace}/{self.name}" if self.namespace else f"{kind} {self.name}"
+
+    @property
+    def printable(self) -> bool:
+        """Whether it can stand on one line of a terminal or a comment, and does nothing there."""
+        return all(part.isprintable() for part in (self.group, self.kind, self.namespace, self.name))
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """An object and where it was read (`dump.yaml:120`)."""
+
+    ref: Ref
+    data: Object
+    where: str = ""
+
+
+class Inventory:
+    """All objects that are known, indexed; iteration is in the order of their references."""
+
+    __slots__ = ("_by_kind", "_by_namespace", "_by_ref")
+
+    def __init__(self, manifests: Iterable[Manifest] = ()) -> None:
+        self._by_ref = {each.ref: each for each in sorted(manifests, key=lambda each: each.ref)}
+        self._by_kind: dict[str, list[Manifest]] = {}
+        self._by_namespace: dict[tuple[str, str], list[Manifest]] = {}
+        for each in self._by_ref.values():
+            self._by_kind.setdefault(each.ref.kind, []).append(each)
+            self._by_namespace.setdefault((each.ref.namespace, each.ref.kind), []).append(each)
+
+    def __iter__(self) -> Iterator[Manifest]:
+        return iter(self._by_ref.values())
+
+    def __len__(self) -> int:
+        return len(self._by_ref)
+
+    def __contains__(self, ref: object) -> bool:
+        return ref in self._by_ref
+
+    def get(self, ref: Ref) -> Manifest | None:
+        """The object, or None."""
+        return self._by_ref.get(ref)
+
+    def of_kind(self, kind: str, group: str | None = None) -> tuple[Manifest, ...]:
+        """All objects of a kind; of one API group when it is given (`Gateway` exists in two)."""
+        found = self._by_kind.get(kind, ())
+        return tuple(each for each in found if group is None or each.ref.group == group)
+
+    def in_namespace(self, namespace: str, kind: str, group: str | None = None) -> tuple[Manifest, ...]:
+        """The objects of a kind in one namespace."""
+        found = self._by_namespace.get((namespace, kind), ())
+        return tuple(each for each in found if group is None or each.ref.group == group)
+
+    def replace(self, manifest: Manifest) -> "Inventory":
+        """This inventory with `manifest` added, or in place of the object of the same reference."""
+        return self.changed([manifest], ())
+
+    def remove(self, ref: Ref) -> "Inventory":
+        """This inventory without the object `ref`."""
+        return self.changed((), [ref])
+
+    def changed(self, manifests: Iterable[Manifest], removed: Iterable[Ref]) -> "Inventory":
+        """Many changes at once: removals first, then `manifests` added or put in place."""
+        found = dict(self._by_ref)
+        for ref in removed:
+            found.pop(ref, None)
+        found.update((each.ref, each) for each in manifests)
+        return Inventory(found.values())
+
+
+def load_inventory(documents: Iterable[Document | Manifest]) -> Inventory:
+    """The inventory of all objects in `documents`; lists (`kind: List`, `PodList`) are taken apart.
+
+    Raises InputError for what is no object, and for two different objects of the same reference.
+    """
+    found: dict[Ref, Manifest] = {}
+    for manifest in _manifests(documents):
+        other = found.setdefault(manifest.ref, manifest)
+        if other is not manifest and stable(other.data) != stable(manifest.data):
+            raise InputError(
+                f"{manifest.ref} is also in {other.where or 'another file'}, and differs",
+                where=manifest.where,
+                remedy="give each object once: either the manifest or the dump of the cluster",
+            )
+    return Inventory(found.values())
+
+
+def _manifests(documents: Iterable[Document | Manifest]) -> Iterator[Manifest]:
+    for document in documents:
+        if isinstance(document, Manifest):
+            yield document
+            continue
+        for data, where in flatten(document.data, document.where):
+            yield manifest_of(data, where)
+
+
+def flatten(data: Object, where: str) -> Iterator[tuple[Object, str]]:
+    """The objects of `data` with their places: itself, or the items of a list (and of lists in it)."""
+    kind = data.get("kind")
+    items = data.get("items")
+    if isinstance(kind, str) and kind.endswith("List") and isinstance(items, Sequence):
+        for index, item in enumerate(items):
+            place = f"{where}: items[{index}]"
+            if not isinstance(item, Mapping):
+                raise InputError("not an object", where=place, remedy="remove it")
+            if "kind" not in item and kind != "List":
+                # Typed lists of the API leave kind and apiVersion out of their items.
+                item = {"apiVersion": data.get("apiVersion"), "kind": kind.removesuffix("List"), **item}
+            yield from flatten(item, place)
+    else:
+        yield data, where
+
+
+def manifest_of(data: Object, where: str = "") -> Manifest:
+    """The object with its reference. Raises InputError at `where` for what is no object."""
+    return Manifest(ref_of(data, where), data, where)
+
+
+def ref_of(data: Object, where: str = "") -> Ref:
+    """The reference of an object; a namespaced one without a namespace is in `default`."""
+    api_version, kind = data.get("apiVersion"), data.get("kind")
+    metadata = data.get("metadata")
+    if not isinstance(api_version, str) or not isinstance(kind, str) or not api_version or not kind:
+        raise InputError(
+            "not a Kubernetes object", where=where, remedy="every object needs apiVersion and kind"
+        )
+    name = dig(metadata, "name") or dig(metadata, "generateName")
+    if not isinstance(name, str):
+        raise InputError(f"{shorten(kind)} without a name", where=where, remedy="write metadata.name")
+    namespace = dig(metadata, "namespace")
+    if kind in _CLUSTER_SCOPED:
+        namespace = ""
+    elif not isinstance(namespace, str) or not namespace:
+        namespace = "default"
+    found = Ref(api_version.rpartition("/")[0], kind, namespace, name)
+    if not found.printable:
+        raise InputError(
+            f"{shorten(kind)!r} with control characters in its name",
+            where=where,
+            remedy="no API server takes such a name: correct it",
+        )
+    return found
+
+
+def stable(data: Object) -> dict[str, Any]:
+    """An object without its status and what changes by itself: for telling whether two say the same."""
+    metadata = {key: value for key, value in as_mapping(data.get("metadata")).items() if key not in _VOLATILE}
+    notes = {key: value for key, value in annotations(data).items() if key != LAST_APPLIED}
+    metadata.pop("annotations", None)
+    if notes:
+        metadata["annotations"] = notes
+    if metadata.get("namespace") == "default":
+        del metadata["namespace"]
+    return {key: value for key, value in data.items() if key != "status"} | {"metadata": metadata}
+
+
+def dig(data: Any, *path: str | int, default: Any = None) -> Any:
+    """The value at `path` of mappings and lists; `default` where it is absent, null or another type."""
+    for step in path:
+        if isinstance(data, Mapping) and isinstance(step, str):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and -len(data) <= step < len(data):
+            data = data[step]
+        else:
+            return default
+    return default if data is None else data
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """`value` when it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_list(value: Any) -> list[Any]:
+    """`value` when it is a list, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def labels(data: Any) -> Mapping[str, str]:
+    """The labels of an object (or of a pod template)."""
+    return _strings(dig(data, "metadata", "labels"))
+
+
+def annotations(data: Any) -> Mapping[str, str]:
+    """The annotations of an object (or of a pod template)."""
+    return _strings(dig(data, "metadata", "annotations"))
+
+
+def _strings(value: Any) -> Mapping[str, str]:
+    """The strings of a mapping; the API server lets nothing else in, but a manifest may hold anything."""
+    found = as_mapping(value)
+    if all(isinstance(each, str) for each in found.values()):
+        return found
+    return {key: each for key, each in found.items() if isinstance(each, str)}
+
+
+def template_path(kind: str) -> tuple[str, ...] | None:
+    """Where an object of this kind has its pod template; `()` for a Pod itself, None for other kinds."""
+    if kind == "Pod":
+        return ()
+    if kind == "CronJob":
+        return ("spec", "jobTemplate", "spec", "template")
+    return ("spec", "template") if kind in POD_OWNERS else None
+
+
+def pod_template(data: Object) -> Mapping[str, Any] | None:
+    """The pod template (metadata and spec) of a Deployment and the like; a Pod is its own; else None."""
+    path = template_path(str(data.get("kind")))
+    if path is None:
+        return None
+    return as_mapping(dig(data, *path)) if path else data
+
+
+def containers(template: Any) -> Iterator[Mapping[str, Any]]:
+    """All containers of a pod or pod template; init containers first, as native sidecars are among them."""
+    for field in ("initContainers", "containers"):
+        for container in as_list(dig(template, "spec", field)):
+            if isinstance(container, Mapping):
+                yield container
+
+
+def selects(selector: Any, having: Mapping[str, str]) -> bool:
+    """Whether a label selector (matchLabels and matchExpressions) matches the labels `having`.
+
+    An empty selector matches everything; a null one nothing. An operator that is not known matches nothing.
+    """
+    if not isinstance(selector, Mapping):
+        return False
+    if any(having.get(key) != value for key, value in as_mapping(selector.get("matchLabels")).items()):
+        return False
+    return all(_expression(each, having) for each in as_list(selector.get("matchExpressions")))
+
+
+def _expression(expression: Any, having: Mapping[str, str]) -> bool:
+    key = dig(expression, "key", default="")
+    values = as_list(dig(expression, "values"))
+    match dig(expression, "operator"):
+        case "In":
+            return having.get(key) in values if key in having else False
+        case "NotIn":
+            return having.get(key) not in values
+        case "Exists":
+            return key in having
+        case "DoesNotExist":
+            return key not in having
+    return False

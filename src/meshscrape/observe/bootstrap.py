@@ -1,0 +1,108 @@
+"""Bootstrap overrides: which ConfigMap a proxy takes, and the listeners that it adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.fields import load_documents
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Inventory, Ref
+from meshscrape.observe.proxies import BOOTSTRAP_OVERRIDE, OVERRIDE
+
+KEY = "custom_bootstrap.json"
+_PROXY = "istio-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A static listener of an override."""
+
+    name: str
+    address: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An override: its ConfigMap, key and contents; `problem` is why it has none.
+
+    `problem`: `missing` (no such ConfigMap), `key` (no such key), `unreadable`, or empty.
+    """
+
+    config_map: Ref
+    key: str = KEY
+    problem: str = ""
+    listeners: tuple[Listener, ...] = ()
+    clusters: tuple[str, ...] = ()
+    size: int = 0
+
+
+def override_of(
+    namespace: str,
+    annotations: Mapping[str, str],
+    env: Mapping[str, str],
+    template: Any,
+    inventory: Inventory,
+) -> Override | None:
+    """The override that a proxy starts with, by annotation or by its own environment; or None."""
+    if name := annotations.get(BOOTSTRAP_OVERRIDE):
+        return _read(Ref("", "ConfigMap", namespace, name), KEY, inventory)
+    if path := env.get(OVERRIDE):
+        return _mounted(namespace, path, template, inventory)
+    return None
+
+
+def _mounted(namespace: str, path: str, template: Any, inventory: Inventory) -> Override | None:
+    volumes = {
+        objects.dig(each, "name"): objects.dig(each, "configMap", "name")
+        for each in objects.as_list(objects.dig(template, "spec", "volumes"))
+    }
+    for container in objects.containers(template):
+        if container.get("name") != _PROXY:
+            continue
+        for mount in objects.as_list(container.get("volumeMounts")):
+            directory = str(objects.dig(mount, "mountPath", default="")).rstrip("/")
+            name = volumes.get(objects.dig(mount, "name"))
+            if directory and name and path.startswith(f"{directory}/"):
+                return _read(
+                    Ref("", "ConfigMap", namespace, name), path.removeprefix(f"{directory}/"), inventory
+                )
+    return None
+
+
+def _read(ref: Ref, key: str, inventory: Inventory) -> Override:
+    config_map = inventory.get(ref)
+    if config_map is None:
+        return Override(ref, key, "missing")
+    text = objects.dig(config_map.data, "data", key)
+    if not isinstance(text, str):
+        return Override(ref, key, "key")
+    try:
+        documents = load_documents(text, "")
+    except InputError:
+        documents = []
+    if len(documents) != 1:
+        return Override(ref, key, "unreadable", size=len(text.encode()))
+    static = _either(documents[0].data, "static_resources", "staticResources")
+    listeners = tuple(_listener(each) for each in objects.as_list(objects.dig(static, "listeners")))
+    clusters = tuple(
+        str(objects.dig(each, "name")) for each in objects.as_list(objects.dig(static, "clusters"))
+    )
+    return Override(ref, key, "", listeners, clusters, len(text.encode()))
+
+
+def _either(data: Any, *names: str) -> Any:
+    return next((data[name] for name in names if isinstance(data, Mapping) and name in data), None)
+
+
+def _listener(data: Any) -> Listener:
+    socket = _either(objects.dig(data, "address"), "socket_address", "socketAddress")
+    port = _either(socket, "port_value", "portValue")
+    return Listener(
+        name=str(objects.dig(data, "name", default="")),
+        address=str(objects.dig(socket, "address", default="")),
+        port=port if isinstance(port, int) else 0,
+    )

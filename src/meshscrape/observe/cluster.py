@@ -1,0 +1,127 @@
+"""The inventory with the questions that observing asks of it, indexed: nothing here scans in a square."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Inventory, Manifest, Ref
+
+T = TypeVar("T")
+
+REVISION_LABEL = "istio.io/rev"
+TAG_LABEL = "istio.io/tag"
+GATEWAY_GROUP = "gateway.networking.k8s.io"
+NETWORKING = "networking.istio.io"
+SECURITY = "security.istio.io"
+OPERATOR = "monitoring.coreos.com"
+VICTORIA = "operator.victoriametrics.com"
+ASM = "istio.alibabacloud.com"
+_HASH = "pod-template-hash"
+# Owners whose own owners are what users change.
+_BETWEEN = ("ReplicaSet", "Job")
+
+
+class Selecting(Generic[T]):
+    """Things that select pods of a namespace by labels, found without trying every one."""
+
+    def __init__(self) -> None:
+        self._by_label: dict[tuple[str, str, str], list[tuple[Mapping[str, object], T]]] = {}
+        self._wide: dict[str, list[tuple[Mapping[str, object], T]]] = {}
+
+    def add(self, namespace: str, selector: Mapping[str, object], thing: T) -> None:
+        """`selector` has matchLabels and matchExpressions; an empty one selects everything."""
+        match = objects.as_mapping(selector.get("matchLabels"))
+        entry = (selector, thing)
+        for key, value in match.items():
+            self._by_label.setdefault((namespace, key, str(value)), []).append(entry)
+            return
+        self._wide.setdefault(namespace, []).append(entry)
+
+    def matching(self, namespace: str, labels: Mapping[str, str]) -> list[T]:
+        """What selects a pod with `labels`, in no particular order."""
+        found = list(self._wide.get(namespace, ()))
+        for key, value in labels.items():
+            found += self._by_label.get((namespace, key, str(value)), ())
+        return [thing for selector, thing in found if objects.selects(selector, labels)]
+
+
+class Cluster:
+    """An inventory and its indexes."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self.inventory = inventory
+        self.namespaces = {
+            each.ref.name: objects.labels(each.data) for each in inventory.of_kind("Namespace")
+        }
+        self.services: Selecting[Manifest] = Selecting()
+        for service in inventory.of_kind("Service", ""):
+            selector = objects.as_mapping(objects.dig(service.data, "spec", "selector"))
+            if selector:
+                self.services.add(service.ref.namespace, {"matchLabels": selector}, service)
+        self.pods = _pods_by_owner(inventory)
+
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """The labels of a namespace; none when it is not known."""
+        return self.namespaces.get(namespace, {})
+
+    def selecting(self, kind: str, group: str, *path: str) -> Selecting[Manifest]:
+        """All objects of a kind by the selector at `path` (matchLabels form; absent selects everything)."""
+        index: Selecting[Manifest] = Selecting()
+        for each in self.inventory.of_kind(kind, group):
+            selector = objects.as_mapping(objects.dig(each.data, *path))
+            # Sidecar's workloadSelector has `labels`, Istio's Gateway a bare mapping.
+            if "labels" in selector:
+                selector = {"matchLabels": selector["labels"]}
+            index.add(each.ref.namespace, selector, each)
+        return index
+
+
+def _pods_by_owner(inventory: Inventory) -> dict[Ref, list[Manifest]]:
+    found: dict[Ref, list[Manifest]] = {}
+    for pod in inventory.of_kind("Pod", ""):
+        found.setdefault(owner_of_pod(pod, inventory), []).append(pod)
+    return found
+
+
+def owner_of_pod(pod: Manifest, inventory: Inventory) -> Ref:
+    """What a user changes to change this pod: Deployment, CronJob, …; the pod itself when nothing owns it.
+
+    The ReplicaSet in between need not be known: its name is the Deployment's with the pod template's hash.
+    """
+    owner = _controller(pod)
+    if owner is None:
+        return pod.ref
+    if owner.kind in _BETWEEN and (known := inventory.get(owner)) is not None:
+        return _controller(known) or owner
+    pod_hash = objects.labels(pod.data).get(_HASH)
+    if owner.kind == "ReplicaSet" and pod_hash and owner.name.endswith(f"-{pod_hash}"):
+        return Ref(owner.group, "Deployment", owner.namespace, owner.name.removesuffix(f"-{pod_hash}"))
+    return owner
+
+
+def _controller(manifest: Manifest) -> Ref | None:
+    return next((ref for ref in owners(manifest)), None)
+
+
+def owners(manifest: Manifest) -> Iterator[Ref]:
+    """The owners of an object, its controller first."""
+    references = objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))
+    found = [each for each in references if isinstance(each, Mapping)]
+    for each in sorted(found, key=lambda each: each.get("controller") is not True):
+        group = str(each.get("apiVersion", "")).rpartition("/")[0]
+        ref = Ref(group, str(each.get("kind")), manifest.ref.namespace, str(each.get("name")))
+        # Nothing checks that an owner is a name, and whoever makes a pod writes it.
+        if ref.printable:
+            yield ref
+
+
+def oldest(manifests: Iterable[Manifest]) -> Manifest | None:
+    """The one that Istio takes of several: the oldest, then by name. Files without a time come last."""
+
+    def age(manifest: Manifest) -> tuple[str, str]:
+        created = objects.dig(manifest.data, "metadata", "creationTimestamp", default="9999")
+        return str(created), manifest.ref.name
+
+    return min(manifests, key=age, default=None)

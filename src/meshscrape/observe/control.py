@@ -1,0 +1,270 @@
+"""Control planes: revisions, tags, versions and mesh configuration, from whatever of them is in the dump."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.fields import load_documents
+from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version, parse_version
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest
+from meshscrape.observe.cluster import ASM, REVISION_LABEL, TAG_LABEL, Cluster
+from meshscrape.observe.model import ControlPlane, Flavour, MeshSettings
+from meshscrape.observe.proxies import env_of, metadata_of
+
+DEFAULT = "default"
+_INJECTOR = "istio-sidecar-injector"
+_WEBHOOKS = (_INJECTOR, "istio-revision-tag")
+_STOCK_TEMPLATES = frozenset(
+    {"sidecar", "gateway", "grpc-simple", "grpc-agent", "waypoint", "kube-gateway", "agentgateway"}
+)
+_ALIYUN_IMAGE = re.compile(r"aliyuncs\.com/.*proxyv2")
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The control planes, and which revision each name (revision or tag) stands for.
+
+    `seen` tells whether the dump has anything of a control plane; `names` are revisions and tags that some
+    webhook serves. `given` is `--istio-version`.
+    """
+
+    planes: tuple[ControlPlane, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    webhooks_seen: bool = False
+    flavour: Flavour = "istio"
+    given: IstioVersion = UNKNOWN
+
+    def plane(self, name: str) -> ControlPlane | None:
+        """The control plane behind a revision or tag; the only one there is when none is named so."""
+        revision = self.names.get(name, name)
+        for each in self.planes:
+            if each.revision == revision:
+                return each
+        if len(self.planes) == 1 and name in ("", DEFAULT):
+            return self.planes[0]
+        return None
+
+    @property
+    def mesh(self) -> MeshSettings:
+        """The settings of the default revision, or of the first, or Istio's defaults."""
+        plane = self.plane(DEFAULT) or next(iter(self.planes), None)
+        return plane.mesh if plane else MeshSettings()
+
+    def version_of(self, revision: str) -> IstioVersion:
+        """What a proxy of this revision becomes when its pod is recreated."""
+        plane = self.plane(revision)
+        if plane is not None and plane.version.known:
+            return plane.version
+        return self.given
+
+
+def read_control(cluster: Cluster, given: IstioVersion) -> Control:
+    """The control planes of a cluster; `given` (--istio-version) fills in versions that nothing tells."""
+    flavour = _flavour(cluster)
+    names, webhooks = _names(cluster)
+    found: dict[str, dict[str, Manifest]] = {}
+    for role, revision, manifest in _parts(cluster):
+        found.setdefault(revision, {}).setdefault(role, manifest)
+    for revision in names.values():
+        found.setdefault(revision, {})
+    planes = [_plane(revision, parts, names, flavour, given) for revision, parts in sorted(found.items())]
+    if not planes and given.known:
+        planes = [
+            ControlPlane(DEFAULT, given, (), "istio-system", False, flavour, version_source="--istio-version")
+        ]
+    return Control(tuple(planes), names, webhooks, flavour, given)
+
+
+def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
+    for deployment in cluster.inventory.of_kind("Deployment"):
+        if is_istiod(deployment):
+            labels = objects.labels(deployment.data)
+            yield (
+                "istiod",
+                labels.get(REVISION_LABEL) or _revision_of_name(deployment.ref.name, "istiod"),
+                deployment,
+            )
+    for config_map in cluster.inventory.of_kind("ConfigMap", ""):
+        data = objects.as_mapping(config_map.data.get("data"))
+        name = config_map.ref.name
+        labels = objects.labels(config_map.data)
+        if "mesh" in data and (name == "istio" or name.startswith("istio-")):
+            yield "mesh", labels.get(REVISION_LABEL) or _revision_of_name(name, "istio"), config_map
+        elif name.startswith(_INJECTOR) and "values" in data:
+            yield "injector", labels.get(REVISION_LABEL) or _revision_of_name(name, _INJECTOR), config_map
+
+
+def _revision_of_name(name: str, prefix: str) -> str:
+    return name.removeprefix(prefix).removeprefix("-") or DEFAULT
+
+
+def is_istiod(manifest: Manifest) -> bool:
+    """Whether a Deployment is Istio's control plane."""
+    template = objects.pod_template(manifest.data)
+    if objects.dig(template, "metadata", "labels", "app") == "istiod":
+        return True
+    return any(
+        each.get("name") == "discovery" and "pilot" in str(each.get("image", ""))
+        for each in objects.containers(template)
+    )
+
+
+def _names(cluster: Cluster) -> tuple[dict[str, str], bool]:
+    """Revisions and tags that something injects for, and whether any webhook was in the dump."""
+    names: dict[str, str] = {}
+    webhooks = False
+    for hook in cluster.inventory.of_kind("MutatingWebhookConfiguration"):
+        labels = objects.labels(hook.data)
+        if REVISION_LABEL not in labels and not hook.ref.name.startswith(_WEBHOOKS):
+            continue
+        webhooks = True
+        revision = labels.get(REVISION_LABEL) or DEFAULT
+        names.setdefault(revision, revision)
+        if tag := labels.get(TAG_LABEL):
+            names[tag] = revision
+    for service in cluster.inventory.of_kind("Service", ""):
+        labels = objects.labels(service.data)
+        if TAG_LABEL in labels and REVISION_LABEL in labels:
+            names[labels[TAG_LABEL]] = labels[REVISION_LABEL]
+    if DEFAULT not in names:
+        for hook in cluster.inventory.of_kind("ValidatingWebhookConfiguration"):
+            default = objects.labels(hook.data).get(REVISION_LABEL, "")
+            if hook.ref.name == "istiod-default-validator" and default in names:
+                names[DEFAULT] = default
+    return names, webhooks
+
+
+def _plane(
+    revision: str,
+    parts: Mapping[str, Manifest],
+    names: Mapping[str, str],
+    flavour: Flavour,
+    given: IstioVersion,
+) -> ControlPlane:
+    istiod, injector = parts.get("istiod"), parts.get("injector")
+    version, source = _version(istiod, injector)
+    if not version.known and given.known:
+        version, source = given, "--istio-version"
+    some = istiod or injector or parts.get("mesh")
+    env = _istiod_env(istiod)
+    values = _values(injector)
+    mesh = _mesh(parts.get("mesh"), some)
+    excluded = objects.dig(values, "global", "proxy", "excludeInboundPorts", default="")
+    return ControlPlane(
+        revision=revision,
+        version=version,
+        tags=tuple(sorted(tag for tag, of in names.items() if of == revision and tag != revision)),
+        namespace=some.ref.namespace if some else "istio-system",
+        external=istiod is None,
+        flavour=flavour,
+        mesh=replace(mesh, exclude_inbound_ports=split_ports(str(excluded))),
+        version_source=source,
+        native_sidecars=_native_sidecars(env),
+        env=env,
+        custom_templates=_custom_templates(injector),
+    )
+
+
+def _version(istiod: Manifest | None, injector: Manifest | None) -> tuple[IstioVersion, str]:
+    tag = objects.dig(_values(injector), "global", "tag", default="")
+    if injector is not None and (version := parse_version(str(tag))).known:
+        return version, f"{injector.ref}: values.global.tag"
+    if istiod is not None:
+        for container in objects.containers(objects.pod_template(istiod.data)):
+            if container.get("name") == "discovery":
+                version = image_version(str(container.get("image", "")))
+                if version.known:
+                    return version, f"{istiod.ref}: image"
+    return UNKNOWN, ""
+
+
+def _values(injector: Manifest | None) -> Mapping[str, Any]:
+    text = objects.dig(injector.data, "data", "values", default="{}") if injector else "{}"
+    try:
+        return objects.as_mapping(json.loads(text))
+    except (ValueError, TypeError):
+        return {}
+
+
+def _custom_templates(injector: Manifest | None) -> tuple[str, ...]:
+    text = objects.dig(injector.data, "data", "config", default="") if injector else ""
+    templates = objects.as_mapping(yaml_mapping(str(text)).get("templates"))
+    return tuple(sorted(str(name) for name in templates if name not in _STOCK_TEMPLATES))
+
+
+def _istiod_env(istiod: Manifest | None) -> dict[str, str]:
+    for container in objects.containers(objects.pod_template(istiod.data)) if istiod else ():
+        if container.get("name") == "discovery":
+            return env_of(container)
+    return {}
+
+
+def _native_sidecars(env: Mapping[str, str]) -> bool | None:
+    value = env.get("ENABLE_NATIVE_SIDECARS")
+    return {"true": True, "false": False}.get(value) if value else None
+
+
+def _mesh(config_map: Manifest | None, some: Manifest | None) -> MeshSettings:
+    root = some.ref.namespace if some else "istio-system"
+    if config_map is None:
+        return MeshSettings(root_namespace=root)
+    mesh = yaml_mapping(str(objects.dig(config_map.data, "data", "mesh", default="")))
+    default_config = objects.as_mapping(mesh.get("defaultConfig"))
+    return MeshSettings(
+        trust_domain=str(mesh.get("trustDomain") or "cluster.local"),
+        trust_domain_aliases=tuple(map(str, objects.as_list(mesh.get("trustDomainAliases")))),
+        root_namespace=str(mesh.get("rootNamespace") or root),
+        default_config=default_config,
+        default_metadata=metadata_of(default_config),
+        prometheus_merge=mesh.get("enablePrometheusMerge") is not False,
+        found=True,
+    )
+
+
+def yaml_mapping(text: str) -> Mapping[str, Any]:
+    """The mapping that a YAML text within an object spells; empty when it cannot be read."""
+    try:
+        documents = load_documents(text, "")
+    except InputError:
+        return {}
+    return documents[0].data if len(documents) == 1 else {}
+
+
+def split_ports(text: str) -> tuple[str, ...]:
+    """The entries of a comma-separated list."""
+    return tuple(part for part in (each.strip() for each in text.split(",")) if part)
+
+
+def _flavour(cluster: Cluster) -> Flavour:
+    """Alibaba Cloud's ASM, when something that only ASM has is in the dump."""
+    inventory = cluster.inventory
+    if any(each.ref.group == ASM for each in inventory):
+        return "asm"
+    for definition in inventory.of_kind("CustomResourceDefinition"):
+        if definition.ref.name.endswith(f".{ASM}"):
+            return "asm"
+    for kind in ("Deployment", "StatefulSet", "DaemonSet", "Pod"):
+        for each in inventory.of_kind(kind):
+            template = objects.pod_template(each.data)
+            if any(is_asm_container(container) for container in objects.containers(template)):
+                return "asm"
+    return "istio"
+
+
+def is_asm_container(container: Mapping[str, Any]) -> bool:
+    """Whether an istio-proxy container is ASM's, by its image or environment."""
+    if container.get("name") != "istio-proxy":
+        return False
+    image = str(container.get("image", ""))
+    if image_version(image).vendor == "aliyun" or _ALIYUN_IMAGE.search(image):
+        return True
+    return any(
+        objects.dig(each, "name") in ("ASM_ID", "ASM_APP_VERSION")
+        for each in objects.as_list(container.get("env"))
+    )

@@ -1,0 +1,196 @@
+"""The targets that Prometheus' Kubernetes discovery makes of a pod, as it labels them.
+
+After `discovery/kubernetes/pod.go` and `endpoints.go`: one target per declared port of every container
+(init containers too), one without a port for a container that declares none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from meshscrape.istio.annotations import MERGE_METRICS, MERGED_PATH, PATH, PORT, SCRAPE, SECURE_PORT
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest
+from meshscrape.observe.cluster import owners
+from meshscrape.observe.model import ObservedWorkload
+from meshscrape.observe.workloads import Found
+
+META = "__meta_kubernetes_"
+_INVALID = re.compile(r"[^A-Za-z0-9_]")
+_EXAMPLE_IP = "192.0.2.1"
+_PROXY: Mapping[str, Any] = {
+    "name": "istio-proxy", "ports": [{"containerPort": 15090, "name": "http-envoy-prom", "protocol": "TCP"}],
+}  # fmt: skip
+_MANAGED_PORTS = ((15020, "metrics"), (15021, "status-port"), (15090, "http-envoy-prom"))
+
+Labels = dict[str, str]
+
+
+def sanitised(name: str) -> str:
+    """A Kubernetes label's or annotation's name within a Prometheus label."""
+    return _INVALID.sub("_", name)
+
+
+def shapes(found: Found, prometheus_merge: bool) -> list[Manifest]:
+    """Pods that stand for all of a workload's: those that run and differ, else one as it would be made."""
+    if found.pods:
+        seen: dict[tuple[Any, ...], Manifest] = {}
+        for pod in found.pods:
+            annotations = objects.annotations(pod.data)
+            written = tuple(sorted((k, v) for k, v in annotations.items() if k.startswith("prometheus")))
+            phase = str(objects.dig(pod.data, "status", "phase"))
+            seen.setdefault((written, phase, len(list(objects.containers(pod.data)))), pod)
+        return list(seen.values())
+    return [predicted(found, prometheus_merge)]
+
+
+def predicted(found: Found, prometheus_merge: bool) -> Manifest:
+    """A pod of the workload as it would be made now: the template, with what the injector adds."""
+    workload = found.workload
+    annotations = {key: str(value) for key, value in workload.annotations.items()}
+    spec = dict(objects.as_mapping(found.template.get("spec")))
+    if workload.in_mesh and (found.proxy is None or not found.proxy.complete):
+        others = [
+            each
+            for each in objects.as_list(spec.get("containers"))
+            if objects.dig(each, "name") != "istio-proxy"
+        ]
+        spec["containers"] = [*others, _managed_proxy() if workload.gateway_ref else _PROXY]
+        annotations |= _injector_annotations(workload, annotations, prometheus_merge)
+    if workload.kind in ("gateway-api", "waypoint"):
+        annotations |= {PORT: "15020", PATH: MERGED_PATH, SCRAPE: "true"}
+    data = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": f"{workload.name}-0", "namespace": workload.namespace,
+            "labels": dict(workload.labels), "annotations": annotations,
+        },
+        "spec": spec,
+        "status": {"phase": "Running", "podIP": _EXAMPLE_IP},
+    }  # fmt: skip
+    return Manifest(workload.ref, data)
+
+
+def _managed_proxy() -> dict[str, Any]:
+    return {
+        "name": "istio-proxy",
+        "ports": [{"containerPort": number, "name": name} for number, name in _MANAGED_PORTS],
+    }
+
+
+def _injector_annotations(
+    workload: ObservedWorkload, annotations: Mapping[str, str], prometheus_merge: bool
+) -> dict[str, str]:
+    """What the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
+    written: dict[str, str] = {}
+    merge = annotations.get(MERGE_METRICS, "true" if prometheus_merge else "false").lower() != "false"
+    if workload.kind in ("sidecar", "gateway-injected"):
+        if merge and annotations.get(SCRAPE, "").lower() != "false":
+            written |= {PORT: "15020", PATH: MERGED_PATH, SCRAPE: "true"}
+        if workload.announced_secure_port is not None:
+            written[SECURE_PORT] = workload.announced_secure_port
+    return written
+
+
+def pod_targets(pod: Manifest) -> Iterator[Labels]:
+    """The targets of a pod, with the labels that relabeling sees."""
+    common = _pod_labels(pod)
+    ip = common[f"{META}pod_ip"]
+    for place, init in (("containers", "false"), ("initContainers", "true")):
+        for container in objects.as_list(objects.dig(pod.data, "spec", place)):
+            base = common | {
+                f"{META}pod_container_name": str(objects.dig(container, "name", default="")),
+                f"{META}pod_container_image": str(objects.dig(container, "image", default="")),
+                f"{META}pod_container_init": init,
+            }
+            ports = objects.as_list(objects.dig(container, "ports"))
+            if not ports:
+                yield base | {"__address__": ip}
+            for port in ports:
+                number = objects.dig(port, "containerPort", default=0)
+                yield base | {
+                    "__address__": join(ip, number),
+                    f"{META}pod_container_port_number": str(number),
+                    f"{META}pod_container_port_name": str(objects.dig(port, "name", default="")),
+                    f"{META}pod_container_port_protocol": str(objects.dig(port, "protocol", default="TCP")),
+                }
+
+
+def join(host: str, port: int | str) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _pod_labels(pod: Manifest) -> Labels:
+    status, spec = objects.as_mapping(pod.data.get("status")), objects.as_mapping(pod.data.get("spec"))
+    labels = {
+        f"{META}namespace": pod.ref.namespace,
+        f"{META}pod_name": str(objects.dig(pod.data, "metadata", "name", default=pod.ref.name)),
+        f"{META}pod_ip": str(status.get("podIP") or _EXAMPLE_IP),
+        f"{META}pod_phase": str(status.get("phase") or "Running"),
+        f"{META}pod_ready": "true",
+        f"{META}pod_node_name": str(spec.get("nodeName") or "node"),
+        f"{META}pod_host_ip": str(status.get("hostIP") or _EXAMPLE_IP),
+        f"{META}pod_uid": "uid",
+        "__scheme__": "http",
+        "__metrics_path__": "/metrics",
+    }
+    if owner := next(owners(pod), None):
+        labels[f"{META}pod_controller_kind"] = owner.kind
+        labels[f"{META}pod_controller_name"] = owner.name
+    for word, values in (("label", objects.labels(pod.data)), ("annotation", objects.annotations(pod.data))):
+        for name, value in values.items():
+            labels[f"{META}pod_{word}_{sanitised(name)}"] = str(value)
+            labels[f"{META}pod_{word}present_{sanitised(name)}"] = "true"
+    return labels
+
+
+def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, str]]:
+    """The targets of a pod behind a Service (role endpoints), each with its Service port's name.
+
+    Declared container ports that no Service port leads to are targets too, with an empty port name.
+    """
+    common = _pod_labels(pod) | _service_labels(service)
+    ip = common[f"{META}pod_ip"]
+    named = {
+        str(objects.dig(port, "name")): objects.dig(port, "containerPort")
+        for container in objects.containers(pod.data)
+        for port in objects.as_list(container.get("ports"))
+    }
+    covered = set()
+    for port in objects.as_list(objects.dig(service.data, "spec", "ports")):
+        target = objects.dig(port, "targetPort", default=objects.dig(port, "port"))
+        number = target if isinstance(target, int) else named.get(str(target))
+        if not isinstance(number, int):
+            continue
+        covered.add(str(number))
+        name = str(objects.dig(port, "name", default=""))
+        yield (
+            common
+            | {
+                "__address__": join(ip, number),
+                f"{META}endpoint_port_name": name,
+                f"{META}endpointslice_port_name": name,
+                f"{META}service_port_name": name,
+            },
+            name,
+        )
+    for target_labels in pod_targets(pod):
+        number_text = target_labels.get(f"{META}pod_container_port_number", "")
+        if number_text and number_text not in covered:
+            yield common | target_labels, ""
+
+
+def _service_labels(service: Manifest) -> Labels:
+    labels = {f"{META}service_name": service.ref.name}
+    for word, values in (
+        ("label", objects.labels(service.data)),
+        ("annotation", objects.annotations(service.data)),
+    ):
+        for name, value in values.items():
+            labels[f"{META}service_{word}_{sanitised(name)}"] = str(value)
+            labels[f"{META}service_{word}present_{sanitised(name)}"] = "true"
+    return labels

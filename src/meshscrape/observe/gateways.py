@@ -1,0 +1,135 @@
+"""Gateways that a controller renders: the Gateway API's, and ASM's IstioGateway.
+
+What istiod renders into the Deployment comes from the mesh's defaults, ProxyConfig objects and the overlays
+of `infrastructure.parametersRef` and of the class's defaults (`deploymentcontroller.go`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Inventory, Manifest, Ref
+from meshscrape.observe.cluster import ASM, GATEWAY_GROUP, Cluster, oldest, owners
+from meshscrape.observe.control import yaml_mapping
+from meshscrape.observe.proxies import env_of
+
+MANAGED = "gateway.istio.io/managed"
+GATEWAY_NAME = f"{GATEWAY_GROUP}/gateway-name"
+OLD_GATEWAY_NAME = "istio.io/gateway-name"
+CLASS_DEFAULTS = "gateway.istio.io/defaults-for-class"
+OVERLAY_KEYS = ("deployment", "service", "serviceAccount", "horizontalPodAutoscaler", "podDisruptionBudget")
+_CLASSES = {"istio": "gateway-api", "istio-waypoint": "waypoint", "istio-east-west": "gateway-api"}
+_CONTROLLERS = {
+    "istio.io/gateway-controller": "gateway-api",
+    "istio.io/mesh-controller": "waypoint",
+    "istio.io/eastwest-controller": "gateway-api",
+}
+AGENTGATEWAY = "agentgateway"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """What overlays add to a managed gateway's pods: environment and annotations of the proxy."""
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    deployment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def class_kind(name: str, inventory: Inventory) -> str:
+    """`gateway-api` or `waypoint` for Istio's managed classes, `agentgateway`, else empty."""
+    if AGENTGATEWAY in name:
+        return AGENTGATEWAY
+    if name in _CLASSES:
+        return _CLASSES[name]
+    found = inventory.get(Ref(GATEWAY_GROUP, "GatewayClass", "", name))
+    return _CONTROLLERS.get(str(objects.dig(found.data, "spec", "controllerName")), "") if found else ""
+
+
+def is_managed(gateway: Manifest) -> bool:
+    """Whether istiod makes a Deployment for a Gateway: not when it points at a Service that exists."""
+    addresses = objects.as_list(objects.dig(gateway.data, "spec", "addresses"))
+    hostname = any(objects.dig(each, "type") == "Hostname" for each in addresses)
+    return not hostname and len(addresses) <= 1
+
+
+def gateway_of(manifest: Manifest, template: Any) -> Ref | None:
+    """The Gateway that a Deployment was made for, by owner, or by the label of its pods."""
+    for owner in owners(manifest):
+        if owner.kind == "Gateway" and owner.group == GATEWAY_GROUP:
+            return owner
+    labels = objects.labels(template)
+    name = labels.get(GATEWAY_NAME) or labels.get(OLD_GATEWAY_NAME)
+    if name and MANAGED in {**objects.labels(manifest.data), **labels}:
+        return Ref(GATEWAY_GROUP, "Gateway", manifest.ref.namespace, name)
+    return None
+
+
+def managed_deployment(gateway: Manifest) -> Ref:
+    """The Deployment that istiod makes for a Gateway."""
+    name = objects.annotations(gateway.data).get("gateway.istio.io/name-override")
+    gateway_class = str(objects.dig(gateway.data, "spec", "gatewayClassName", default=""))
+    if not name:
+        plain = gateway_class in ("istio-waypoint", "istio-east-west")
+        name = gateway.ref.name if plain else f"{gateway.ref.name}-{gateway_class}"
+    return Ref("apps", "Deployment", gateway.ref.namespace, name)
+
+
+def parameters_of(gateway: Manifest) -> Ref | None:
+    """The ConfigMap of `infrastructure.parametersRef`; None without one, or for another kind."""
+    reference = objects.dig(gateway.data, "spec", "infrastructure", "parametersRef")
+    if objects.dig(reference, "kind") != "ConfigMap" or objects.dig(reference, "group", default="") != "":
+        return None
+    return Ref("", "ConfigMap", gateway.ref.namespace, str(objects.dig(reference, "name", default="")))
+
+
+def overlay_of(gateway: Manifest, cluster: Cluster, root_namespace: str) -> Overlay:
+    """The overlays of a Gateway: its class's defaults, then its own parameters."""
+    gateway_class = str(objects.dig(gateway.data, "spec", "gatewayClassName", default=""))
+    defaults = oldest(
+        each
+        for each in cluster.inventory.in_namespace(root_namespace, "ConfigMap")
+        if objects.labels(each.data).get(CLASS_DEFAULTS) == gateway_class
+    )
+    own = parameters_of(gateway)
+    env: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    deployment: Mapping[str, Any] = {}
+    for config_map in (defaults, cluster.inventory.get(own) if own else None):
+        if config_map is None:
+            continue
+        deployment = yaml_mapping(str(objects.dig(config_map.data, "data", "deployment", default="")))
+        template = objects.dig(deployment, "spec", "template")
+        annotations |= objects.annotations(template)
+        for container in objects.containers(template):
+            if container.get("name") == "istio-proxy":
+                env |= env_of(container)
+    return Overlay(env, annotations, deployment)
+
+
+def gateway_annotations(gateway: Manifest) -> Mapping[str, str]:
+    """The annotations that a Gateway gives to what is made for it: its infrastructure's, else its own."""
+    infrastructure = objects.dig(gateway.data, "spec", "infrastructure", "annotations")
+    if isinstance(infrastructure, Mapping):
+        return infrastructure
+    return objects.annotations(gateway.data)
+
+
+def istio_gateway_of(manifest: Manifest, inventory: Inventory) -> Ref | None:
+    """ASM's IstioGateway behind a Deployment `istio-NAME`; by name, as nothing else connects the two."""
+    for owner in owners(manifest):
+        if owner.kind == "IstioGateway":
+            return owner
+    name = manifest.ref.name.removeprefix("istio-")
+    if name == manifest.ref.name:
+        return None
+    ref = Ref(ASM, "IstioGateway", manifest.ref.namespace, name)
+    return ref if ref in inventory else None
+
+
+def istio_gateway_env(gateway: Manifest) -> dict[str, str]:
+    """The variables that an IstioGateway gives to its proxies."""
+    return env_of({"env": objects.dig(gateway.data, "spec", "env")})

@@ -1,0 +1,60 @@
+"""Will a pod be injected, and by which revision: the rules of Istio's webhooks and of its injector.
+
+Selection as in Istio's `mutatingwebhook.yaml` (labels of namespace and pod), then what the injector itself
+refuses (`injectRequired`). An annotation alone never reaches a webhook.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.istio.annotations import INJECT
+from meshscrape.kube import objects
+from meshscrape.observe.cluster import REVISION_LABEL
+from meshscrape.observe.control import DEFAULT
+from meshscrape.observe.model import Injection
+from meshscrape.observe.proxies import Proxy
+
+NAMESPACE_LABEL = "istio-injection"
+NEVER = frozenset({"kube-system", "kube-public", "kube-node-lease", "local-path-storage"})
+
+
+def injection_of(
+    namespace: str, namespace_labels: Mapping[str, str], template: Any, proxy: Proxy | None
+) -> Injection:
+    """How a pod of this template in this namespace gets its proxy; the reason is for people."""
+    labels, annotations = objects.labels(template), objects.annotations(template)
+    if proxy is not None and proxy.complete:
+        return Injection("manual", True, reason="the pod template holds the proxy itself")
+    chosen = _webhook(namespace_labels, labels)
+    if not chosen.injected:
+        return chosen
+    refused = ""
+    if objects.dig(template, "spec", "hostNetwork") is True:
+        refused = "the pod uses the host's network, which is never injected"
+    elif namespace in NEVER:
+        refused = f"pods of {namespace} are never injected"
+    elif INJECT not in labels and annotations.get(INJECT, "").lower() in ("false", "no", "off", "n"):
+        refused = f"annotation {INJECT} says no"
+    return Injection("none", False, reason=refused) if refused else chosen
+
+
+def _webhook(namespace_labels: Mapping[str, str], labels: Mapping[str, str]) -> Injection:
+    wish, revision = labels.get(INJECT), labels.get(REVISION_LABEL)
+    space, space_revision = namespace_labels.get(NAMESPACE_LABEL), namespace_labels.get(REVISION_LABEL)
+    if wish == "false":
+        return Injection("none", False, reason=f"pod label {INJECT}=false")
+    if space == "enabled":
+        return Injection("namespace-label", True, DEFAULT, f"namespace label {NAMESPACE_LABEL}=enabled")
+    if space is not None:
+        return Injection("none", False, reason=f"namespace label {NAMESPACE_LABEL}={space}")
+    if space_revision:
+        return Injection(
+            "namespace-revision", True, space_revision, f"namespace label {REVISION_LABEL}={space_revision}"
+        )
+    if revision:
+        return Injection("pod-revision", True, revision, f"pod label {REVISION_LABEL}={revision}")
+    if wish == "true":
+        return Injection("pod-label", True, DEFAULT, f"pod label {INJECT}=true")
+    return Injection("none", False, reason="neither the namespace nor the pod asks for it")

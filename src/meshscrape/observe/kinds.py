@@ -1,0 +1,76 @@
+"""What kind of workload a pod template makes, and what is no workload of the mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe import gateways
+from meshscrape.observe.control import is_asm_container, is_istiod
+from meshscrape.observe.model import Flavour, Injection, Kind
+from meshscrape.observe.proxies import Proxy, is_injected, proxy_of, uses_gateway_template
+
+DATAPLANE_MODE = "istio.io/dataplane-mode"
+
+
+def owned_by_controller(manifest: Manifest) -> bool:
+    """Whether something else than Kubernetes' own workload kinds made it: an operator, istiod."""
+    owner = next(
+        (each for each in objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))), None
+    )
+    return objects.dig(owner, "kind") not in ("Deployment", "CronJob", "StatefulSet", "DaemonSet", "Rollout")
+
+
+def is_infrastructure(manifest: Manifest | None, template: Mapping[str, Any]) -> bool:
+    """Istio's own parts, which are no workloads of the mesh: istiod, ztunnel, the CNI agent, agentgateway."""
+    if manifest is not None and is_istiod(manifest):
+        return True
+    if objects.labels(template).get("app") in ("ztunnel", "istiod") or is_agentgateway(template):
+        return True
+    return objects.labels(template).get("k8s-app") == "istio-cni-node"
+
+
+def is_agentgateway(template: Any) -> bool:
+    """Whether a managed gateway runs agentgateway, which has no Envoy."""
+    proxy = proxy_of(template)
+    return proxy is not None and gateways.AGENTGATEWAY in proxy.image.rpartition("/")[2]
+
+
+def kind_of(
+    manifest: Manifest | None,
+    template: Mapping[str, Any],
+    proxy: Proxy | None,
+    injection: Injection,
+    gateway_ref: Ref | None,
+    space: Mapping[str, str],
+) -> Kind:
+    """The kind of workload, from its labels, its proxy's role and who owns it."""
+    labels, annotations = objects.labels(template), objects.annotations(template)
+    role = proxy.role if proxy else ""
+    if gateway_ref is not None and gateway_ref.kind == "IstioGateway":
+        return "asm-gateway"
+    managed = {**(objects.labels(manifest.data) if manifest else {}), **labels}.get(gateways.MANAGED, "")
+    if managed or gateway_ref is not None:
+        return "waypoint" if role == "waypoint" or "mesh-controller" in managed else "gateway-api"
+    if role == "router" and proxy is not None and proxy.complete and not is_injected(annotations):
+        return "gateway-classic"
+    if role == "router" or (injection.injected and uses_gateway_template(annotations)):
+        return "gateway-injected"
+    if injection.injected:
+        return "sidecar"
+    if labels.get(DATAPLANE_MODE, space.get(DATAPLANE_MODE)) == "ambient":
+        return "ambient"
+    return "uninjected"
+
+
+def service_account(template: Any) -> str:
+    """The ServiceAccount of a pod template."""
+    spec = objects.dig(template, "spec")
+    return str(objects.dig(spec, "serviceAccountName") or objects.dig(spec, "serviceAccount") or "default")
+
+
+def flavour_of(template: Any, flavour: Flavour) -> Flavour:
+    """ASM when the proxy is ASM's, else the cluster's flavour."""
+    return "asm" if any(is_asm_container(each) for each in objects.containers(template)) else flavour

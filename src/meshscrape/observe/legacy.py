@@ -1,0 +1,93 @@
+"""The older way: a Sidecar's ingress or a Gateway with ISTIO_MUTUAL in front of a plaintext metrics port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.istio import ports
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe.cluster import NETWORKING, Cluster
+from meshscrape.observe.policies import Sidecars
+
+_METRICS = (ports.MERGED, ports.STATS)
+
+
+@dataclass(frozen=True, slots=True)
+class LegacyPort:
+    """A port that serves metrics through Envoy's ordinary listeners, and the object that makes it so."""
+
+    port: int
+    target: int
+    ref: Ref
+
+
+class Legacy:
+    """Finds the legacy ports of sidecars and gateways."""
+
+    def __init__(self, cluster: Cluster, root_namespace: str) -> None:
+        self.sidecars = Sidecars(cluster, root_namespace)
+        self._gateways = _metrics_gateways(cluster)
+
+    def of_sidecar(self, namespace: str, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
+        """What the Sidecar in force leads to the proxy's own metrics ports."""
+        in_force = self.sidecars.of(namespace, labels)[:1]
+        return tuple(port for sidecar in in_force for port in ingress_ports(sidecar))
+
+    def of_gateway(self, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
+        """What Gateways for this gateway's pods lead to its own metrics ports."""
+        return tuple(
+            port
+            for selector, found in self._gateways
+            if selector and objects.selects({"matchLabels": selector}, labels)
+            for port in found
+        )
+
+
+def ingress_ports(sidecar: Manifest) -> list[LegacyPort]:
+    """The ingress listeners of a Sidecar that lead to 15020 or 15090."""
+    found = []
+    for listener in objects.as_list(objects.dig(sidecar.data, "spec", "ingress")):
+        port = objects.dig(listener, "port", "number")
+        target = str(objects.dig(listener, "defaultEndpoint", default="")).rpartition(":")[2]
+        if isinstance(port, int) and target.isdigit() and int(target) in _METRICS:
+            found.append(LegacyPort(port, int(target), sidecar.ref))
+    return found
+
+
+def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[LegacyPort]]]:
+    routed: dict[Ref, int] = {}
+    for service in cluster.inventory.of_kind("VirtualService", NETWORKING):
+        target = _metrics_destination(service)
+        if target is None:
+            continue
+        for name in objects.as_list(objects.dig(service.data, "spec", "gateways")):
+            namespace, slash, bare = str(name).partition("/")
+            if not slash:
+                namespace, bare = service.ref.namespace, str(name)
+            routed[Ref(NETWORKING, "Gateway", namespace, bare)] = target
+    found = []
+    for ref, target in sorted(routed.items()):
+        gateway = cluster.inventory.get(ref)
+        if gateway is None:
+            continue
+        mutual = [
+            LegacyPort(number, target, ref)
+            for server in objects.as_list(objects.dig(gateway.data, "spec", "servers"))
+            if objects.dig(server, "tls", "mode") == "ISTIO_MUTUAL"
+            and isinstance(number := objects.dig(server, "port", "number"), int)
+        ]
+        if mutual:
+            found.append((objects.as_mapping(objects.dig(gateway.data, "spec", "selector")), mutual))
+    return found
+
+
+def _metrics_destination(service: Manifest) -> int | None:
+    for route in objects.as_list(objects.dig(service.data, "spec", "http")):
+        for each in objects.as_list(objects.dig(route, "route")):
+            number = objects.dig(each, "destination", "port", "number")
+            if number in _METRICS:
+                return int(number)
+    return None

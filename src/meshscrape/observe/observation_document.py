@@ -1,0 +1,168 @@
+"""The observation as a document, `meshscrape.io/v1 Observation`: see docs/observe.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.istio.versions import IstioVersion
+from meshscrape.kube.objects import Ref
+from meshscrape.observe.model import (
+    Consumer,
+    ControlPlane,
+    MeshSettings,
+    Observation,
+    ObservedWorkload,
+    Pitfall,
+    RunningPod,
+    Scraper,
+)
+
+API_VERSION = "meshscrape.io/v1"
+
+
+def observation_document(observation: Observation) -> dict[str, Any]:
+    """The observation for `json.dumps`: plain data, the same for the same objects."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Observation",
+        "controlPlanes": [_plane(each) for each in observation.control_planes],
+        "mesh": _mesh(observation.mesh),
+        "workloads": [_workload(each) for each in observation.workloads],
+        "consumers": [_consumer(each) for each in observation.consumers],
+        "scrapers": [_scraper(each) for each in observation.scrapers],
+        "pitfalls": [_pitfall(each) for each in observation.pitfalls],
+    }
+
+
+def ref_document(ref: Ref | None) -> dict[str, str] | None:
+    """A reference; the group of the core API and the namespace of cluster-wide objects are empty."""
+    if ref is None:
+        return None
+    return {"group": ref.group, "kind": ref.kind, "namespace": ref.namespace, "name": ref.name}
+
+
+def _version(version: IstioVersion) -> str | None:
+    return str(version) if version.known else None
+
+
+def _plane(plane: ControlPlane) -> dict[str, Any]:
+    return {
+        "revision": plane.revision,
+        "version": _version(plane.version),
+        "versionSource": plane.version_source or None,
+        "tags": list(plane.tags),
+        "namespace": plane.namespace,
+        "external": plane.external,
+        "flavour": plane.flavour,
+        "trustDomain": plane.mesh.trust_domain,
+    }
+
+
+def _mesh(mesh: MeshSettings) -> dict[str, Any]:
+    return {
+        "found": mesh.found,
+        "trustDomain": mesh.trust_domain,
+        "trustDomainAliases": list(mesh.trust_domain_aliases),
+        "rootNamespace": mesh.root_namespace,
+        "prometheusMerge": mesh.prometheus_merge,
+        "proxyMetadata": dict(mesh.default_metadata),
+    }
+
+
+def _workload(workload: ObservedWorkload) -> dict[str, Any]:
+    return {
+        "object": ref_document(workload.ref),
+        "gateway": ref_document(workload.gateway_ref),
+        "kind": workload.kind,
+        "flavour": workload.flavour,
+        "spiffeId": workload.spiffe_id,
+        "injection": {
+            "by": workload.injection.by,
+            "injected": workload.injection.injected,
+            "reason": workload.injection.reason,
+        },
+        "revision": workload.revision or None,
+        "proxy": {
+            "now": [_version(each) for each in workload.proxy_versions_now],
+            "afterRestart": _version(workload.proxy_version_after),
+            "nativeSidecar": workload.native_sidecar,
+        },
+        "mode": workload.mode_now,
+        "metrics": {
+            "securePorts": list(workload.listener_ports),
+            "merged": workload.secure_port,
+            "envoy": workload.secure_envoy_port,
+            "announced": workload.announced_secure_port,
+            "announcedEnvoy": workload.announced_secure_envoy_port,
+            "plaintextClosed": workload.hardened,
+            "stillOpen": workload.half_hardened or None,
+            "annotations": dict(sorted(workload.prometheus_annotations.items())),
+        },
+        "interception": {
+            "captured": workload.intercepted,
+            "includeInboundPorts": None
+            if workload.include_inbound is None
+            else list(workload.include_inbound),
+            "excludeInboundPorts": list(workload.exclude_inbound),
+        },
+        "mtls": {
+            "mode": workload.mtls.default,
+            "ports": {str(port): mode for port, mode in sorted(workload.mtls.ports.items())},
+        },
+        "ports": [
+            {"number": each.number, "name": each.name, "protocol": each.protocol}
+            for each in workload.container_ports
+        ],
+        "bootstrapOverride": workload.bootstrap_override or None,
+        "standalone": workload.standalone,
+        "scrapedBy": list(workload.scraped_by),
+        "pods": [_pod(each) for each in workload.running],
+    }
+
+
+def _pod(pod: RunningPod) -> dict[str, Any]:
+    return {
+        "name": pod.ref.name,
+        "phase": pod.phase,
+        "version": _version(pod.version),
+        "current": pod.current,
+        "differs": list(pod.differs),
+    }
+
+
+def _consumer(consumer: Consumer) -> dict[str, Any]:
+    return {
+        "name": consumer.name,
+        "object": ref_document(consumer.ref),
+        "job": consumer.job,
+        "over": consumer.over,
+        "scraper": ref_document(consumer.scraper),
+        "spiffeId": consumer.spiffe_id,
+        "certain": consumer.certain,
+        "matches": [
+            {"object": ref_document(ref), "ports": list(ports)} for ref, ports in consumer.ports_of.items()
+        ],
+    }
+
+
+def _scraper(scraper: Scraper) -> dict[str, Any]:
+    return {
+        "object": ref_document(scraper.ref),
+        "kind": scraper.kind,
+        "spiffeId": scraper.spiffe_id,
+        "injected": scraper.injected,
+        "outputCerts": scraper.output_certs or None,
+        "certificates": scraper.certs_mount or None,
+        "configuration": ref_document(scraper.config),
+        "version": scraper.version or None,
+    }
+
+
+def _pitfall(pitfall: Pitfall) -> dict[str, Any]:
+    return {
+        "code": pitfall.code,
+        "severity": pitfall.severity,
+        "object": ref_document(pitfall.ref),
+        "text": pitfall.text,
+        "remedy": pitfall.remedy,
+    }

@@ -1,0 +1,161 @@
+"""Traps of the older way, Istio's recipe for proxies before 1.31."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshscrape.istio import ports
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest
+from meshscrape.observe.cluster import NETWORKING, SECURITY, Selecting
+from meshscrape.observe.legacy import Legacy, ingress_ports
+from meshscrape.observe.model import Pitfall
+from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.workloads import Found
+
+_LISTENER_MERGE = "PILOT_ALLOW_SIDECAR_SERVICE_INBOUND_LISTENER_MERGE"
+_LOOPBACK = ("127.0.0.1", "::1")
+
+
+def legacy_traps(view: View) -> Iterator[Pitfall]:
+    """All traps of the legacy mode."""
+    for sidecar in view.cluster.inventory.of_kind("Sidecar", NETWORKING):
+        yield from _wide(sidecar)
+    for entry in view.cluster.inventory.of_kind("ServiceEntry", NETWORKING):
+        yield from _exported(entry)
+    policies = view.cluster.selecting("AuthorizationPolicy", SECURITY, "spec", "selector")
+    legacy = Legacy(view.cluster, view.control.mesh.root_namespace)
+    for found in view.found:
+        yield from _several(found, legacy)
+        if found.legacy:
+            yield from _not_strict(found)
+            yield from _hidden(found, legacy, view)
+            yield from _collides(found)
+            yield from _open_to_all(found, policies)
+
+
+def _wide(sidecar: Manifest) -> Iterator[Pitfall]:
+    found = ingress_ports(sidecar)
+    if found and not objects.dig(sidecar.data, "spec", "workloadSelector", "labels"):
+        yield Pitfall(
+            "legacy-without-selector",
+            "warning",
+            sidecar.ref,
+            f"The Sidecar with ingress {found[0].port} has no workloadSelector: it replaces the inbound "
+            "listeners of every workload of the namespace.",
+            "Give it a workloadSelector, one Sidecar per workload, with an ingress for each of its ports.",
+        )
+
+
+def _exported(entry: Manifest) -> Iterator[Pitfall]:
+    spec = objects.as_mapping(entry.data.get("spec"))
+    numbers = [objects.dig(each, "number") for each in objects.as_list(spec.get("ports"))]
+    addresses = [objects.dig(each, "address") for each in objects.as_list(spec.get("endpoints"))]
+    leads_home = any(each in _LOOPBACK for each in addresses)
+    if (
+        leads_home
+        and any(each in (ports.MERGED, ports.STATS) for each in numbers)
+        and spec.get("exportTo") != ["."]
+    ):
+        yield Pitfall(
+            "gateway-admin-exported",
+            "warning",
+            entry.ref,
+            "The ServiceEntry for the gateway's own metrics is visible in the whole mesh: every sidecar gets "
+            "an outbound listener that leads to its own metrics port.",
+            'Add exportTo: ["."] to it and to its VirtualService.',
+        )
+
+
+def _several(found: Found, legacy: Legacy) -> Iterator[Pitfall]:
+    workload = found.workload
+    in_force = legacy.sidecars.of(workload.namespace, workload.labels) if workload.kind == "sidecar" else ()
+    if len(in_force) > 1:
+        yield Pitfall(
+            "sidecars-conflict",
+            "warning",
+            workload.ref,
+            f"Several Sidecar objects select it ({', '.join(each.ref.name for each in in_force)}): which one "
+            "is in force is undefined.",
+            "Merge them into one.",
+        )
+
+
+def _not_strict(found: Found) -> Iterator[Pitfall]:
+    workload = found.workload
+    for port in found.legacy:
+        mode = workload.mtls.of(port.port)
+        if workload.kind == "sidecar" and mode != "STRICT":
+            yield Pitfall(
+                "legacy-not-strict",
+                "error",
+                workload.ref,
+                f"{port.ref} serves metrics on {port.port}, where mTLS is {mode}: Prometheus' TLS is refused "
+                "(it lacks Istio's ALPN), and plain text is accepted from everybody.",
+                f"Add a PeerAuthentication with a selector and portLevelMtls {port.port}: STRICT.",
+            )
+
+
+def _hidden(found: Found, legacy: Legacy, view: View) -> Iterator[Pitfall]:
+    workload = found.workload
+    plane = view.control.plane(workload.revision)
+    if workload.kind != "sidecar" or (plane is not None and plane.env.get(_LISTENER_MERGE) == "true"):
+        return
+    sidecar = legacy.sidecars.of(workload.namespace, workload.labels)[0]
+    served = [
+        objects.dig(each, "port", "number")
+        for each in objects.as_list(objects.dig(sidecar.data, "spec", "ingress"))
+    ]
+    hidden = [str(each.number) for each in workload.container_ports if each.number not in served]
+    if hidden:
+        yield Pitfall(
+            "legacy-hides-ports",
+            "warning",
+            workload.ref,
+            f"{sidecar.ref} has an ingress, which replaces all inbound listeners: port {', '.join(hidden)} "
+            "is passed through as plain TCP, without HTTP telemetry and HTTP authorization.",
+            "Add an ingress for each of these ports.",
+        )
+
+
+def _collides(found: Found) -> Iterator[Pitfall]:
+    workload = found.workload
+    others = {workload.secure_port, workload.secure_envoy_port}
+    if found.override is not None:
+        others |= {each.port for each in found.override.listeners}
+    for port in found.legacy:
+        if port.port in others:
+            yield Pitfall(
+                "legacy-same-port",
+                "error",
+                workload.ref,
+                f"{port.ref} and the proxy's own secure listener are both on {port.port}: only one of the "
+                "two answers.",
+                "Use the other port for the new listener (15092), or remove the old objects.",
+            )
+
+
+def _open_to_all(found: Found, policies: Selecting[Manifest]) -> Iterator[Pitfall]:
+    workload = found.workload
+    mine = policies.matching(workload.namespace, workload.labels)
+    for port in found.legacy:
+        if not any(_is_about(policy, port.port) for policy in mine):
+            yield Pitfall(
+                "legacy-any-identity",
+                "info",
+                workload.ref,
+                f"No AuthorizationPolicy is about port {port.port}: every identity of the mesh may read "
+                "these metrics.",
+                "Add an AuthorizationPolicy that denies all principals but the scraper's on that port.",
+            )
+
+
+def _is_about(policy: Manifest, port: int) -> bool:
+    spec = objects.as_mapping(policy.data.get("spec"))
+    if spec.get("action", "ALLOW") == "ALLOW":
+        return True
+    return any(
+        str(port) in map(str, objects.as_list(objects.dig(to, "operation", "ports")))
+        for rule in objects.as_list(spec.get("rules"))
+        for to in objects.as_list(objects.dig(rule, "to"))
+    )

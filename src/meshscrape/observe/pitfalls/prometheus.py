@@ -1,0 +1,308 @@
+"""Traps of the scrapers: Prometheus with a mesh certificate, its jobs and their relabeling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from meshscrape.istio.annotations import INCLUDE_INBOUND, INJECT, MERGED_PATH
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe.discovery import META, Labels, pod_targets
+from meshscrape.observe.jobs import Job
+from meshscrape.observe.model import Pitfall, Scraper
+from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.proxies import config_annotation
+from meshscrape.observe.relabel import relabel
+from meshscrape.observe.scrapers import certs_volume, operated_template, scraping_container
+from meshscrape.observe.volumes import USER_VOLUME, named_items
+
+INCLUDE_OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
+TLS_MODE = "security.istio.io/tlsMode"
+_CAPTURE_VARIABLE = "INBOUND_CAPTURE_PORTS"
+_SECURE = ("prometheus_istio_io_secure_port", "prometheus_istio_io_secure_envoy_port")
+
+
+def prometheus_traps(view: View) -> Iterator[Pitfall]:
+    """All traps of scrapers and of the jobs that they have for the mesh."""
+    for scraper in view.scrapers:
+        template = scraper_template(scraper, view)
+        if template is not None:
+            yield from _injection(scraper, template)
+            yield from _interception(scraper, template)
+            yield from _clients(scraper, template)
+            yield from _certificates(scraper, template, view)
+            yield from _late(scraper, template, view)
+    for job in view.jobs:
+        yield from _files(job, view)
+        yield from _relabeling(job)
+    for each in view.unreadable:
+        yield Pitfall(
+            "scrape-configuration-unreadable",
+            "warning",
+            each.ref,
+            f"Scrape jobs in it cannot be read ({each.reason}): what they scrape is not known here.",
+            "Correct it, or add the object that it needs to the dump.",
+        )
+
+
+def scraper_template(scraper: Scraper, view: View) -> Mapping[str, Any] | None:
+    """The pod template of a scraper, as it is or as the Operator makes it."""
+    if scraper.kind == "operator":
+        manifest = view.cluster.inventory.get(scraper.ref)
+        return operated_template(manifest) if manifest else None
+    found = view.workload_of(scraper.ref)
+    return found.template if found else None
+
+
+def _injection(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
+    if scraper.output_certs and not scraper.injected:
+        yield Pitfall(
+            "output-certs-not-injected",
+            "error",
+            scraper.ref,
+            "OUTPUT_CERTS asks the proxy for certificates, but no proxy is injected: the files never appear.",
+            f'Set the pod label {INJECT}: "true" (a label; the annotation is not enough).',
+        )
+
+
+def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
+    annotations = objects.annotations(template)
+    if not scraper.injected or not scraper.output_certs:
+        return
+    config = objects.as_mapping(config_annotation(annotations)[0].get("proxyMetadata"))
+    if _CAPTURE_VARIABLE in config:
+        yield Pitfall(
+            "inbound-capture-ports-ignored",
+            "warning",
+            scraper.ref,
+            f"{_CAPTURE_VARIABLE} is in proxyMetadata, as in Istio's sample, but no version of Istio reads "
+            "it: inbound traffic of this scraper is intercepted all the same.",
+            f'Use the pod annotation {INCLUDE_INBOUND}: "".',
+        )
+    open_ones = [name for name in (INCLUDE_INBOUND, INCLUDE_OUTBOUND) if annotations.get(name) != ""]
+    if open_ones:
+        yield Pitfall(
+            "prometheus-intercepted",
+            "warning",
+            scraper.ref,
+            "The sidecar is there for its certificate alone, yet it intercepts the scraper's traffic too: "
+            "scrapes go through one more proxy, and the scraper's own port is the mesh's.",
+            f"Set the pod annotations {' and '.join(open_ones)} to the empty string.",
+        )
+
+
+def _clients(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
+    """istiod goes by the label of the pod when it decides whether clients speak mTLS to it."""
+    intercepts = objects.annotations(template).get(INCLUDE_INBOUND) != ""
+    if scraper.injected and not intercepts and objects.labels(template).get(TLS_MODE) != "disabled":
+        yield Pitfall(
+            "scraper-unreachable-in-mesh",
+            "warning",
+            scraper.ref,
+            "Its inbound traffic is not intercepted, but the injector labels the pod as one that takes mTLS: "
+            "clients with a sidecar (Grafana, Kiali) speak mTLS to a port that does not, and fail.",
+            f"Set the pod label {TLS_MODE}: disabled.",
+        )
+
+
+def _certificates(scraper: Scraper, template: Mapping[str, Any], view: View) -> Iterator[Pitfall]:
+    directory, annotations = scraper.output_certs, objects.annotations(template)
+    if not directory:
+        return
+    mounted = certs_volume(template, annotations, directory)
+    if mounted is None:
+        yield Pitfall(
+            "output-certs-not-mounted",
+            "error",
+            scraper.ref,
+            f"The proxy writes certificates to {directory}, where it has no volume: nobody else sees them, "
+            "and on its read-only root file system it cannot write them at all.",
+            "Mount a memory-backed emptyDir there: annotation sidecar.istio.io/userVolumeMount.",
+        )
+        return
+    name, read_only = mounted
+    if read_only:
+        yield Pitfall(
+            "output-certs-read-only",
+            "error",
+            scraper.ref,
+            f"The proxy's mount of {directory} is read-only: it cannot write the certificates.",
+            "Remove readOnly from the proxy's mount; the scraper's own may keep it.",
+        )
+    yield from _volume(scraper, template, annotations, name)
+    if not scraper.certs_mount:
+        yield Pitfall(
+            "certificates-not-in-scraper",
+            "error",
+            scraper.ref,
+            f"The volume {name} with the certificates is not mounted in the container that scrapes.",
+            f"Mount {name} there too, read-only.",
+        )
+
+
+def _volume(
+    scraper: Scraper, template: Mapping[str, Any], annotations: Mapping[str, str], name: str
+) -> Iterator[Pitfall]:
+    volumes = {
+        str(objects.dig(each, "name")): each
+        for each in objects.as_list(objects.dig(template, "spec", "volumes"))
+    }
+    volumes |= dict(named_items(str(annotations.get(USER_VOLUME, ""))).items)
+    volume = volumes.get(name)
+    if volume is None or "emptyDir" not in volume:
+        kind = "not declared" if volume is None else "no emptyDir"
+        yield Pitfall(
+            "output-certs-volume",
+            "error",
+            scraper.ref,
+            f"The volume {name} for the certificates is {kind}: the proxy (user 1337) cannot write them, or "
+            "they would outlive the pod.",
+            "Declare it as emptyDir with medium Memory.",
+        )
+    elif objects.dig(volume, "emptyDir", "medium") != "Memory":
+        yield Pitfall(
+            "output-certs-on-disk",
+            "info",
+            scraper.ref,
+            f"The volume {name} is an emptyDir on the node's disk: the private key is written to disk, "
+            "readable by every container of the pod that mounts it.",
+            "Set emptyDir.medium: Memory.",
+        )
+
+
+def _late(scraper: Scraper, template: Mapping[str, Any], view: View) -> Iterator[Pitfall]:
+    if not scraper.injected or not scraper.output_certs:
+        return
+    found = view.workload_of(scraper.ref)
+    native = found.workload.native_sidecar if found else None
+    mesh = view.control.mesh.default_config.get("holdApplicationUntilProxyStarts")
+    config = config_annotation(objects.annotations(template))[0]
+    if native is True or config.get("holdApplicationUntilProxyStarts", mesh) is True:
+        return
+    yield Pitfall(
+        "certificates-late",
+        "warning",
+        scraper.ref,
+        "Nothing makes the scraper start after its proxy. If the certificate files are missing when it loads "
+        "its configuration, the scrape pool is not created: the targets are absent, not down, until the next "
+        "update of its service discovery.",
+        "Set holdApplicationUntilProxyStarts: true in proxy.istio.io/config, or use native sidecars; alert "
+        "on prometheus_target_scrape_pools_failed_total.",
+    )
+
+
+def _files(job: Job, view: View) -> Iterator[Pitfall]:
+    """Certificate files of a job that its scraper does not have."""
+    scraper = job.scraper
+    paths = sorted({str(job.tls[key]) for key in ("ca_file", "cert_file", "key_file") if job.tls.get(key)})
+    template = scraper_template(scraper, view) if scraper and job.tls.get("cert_file") else None
+    if scraper is None or template is None:
+        return
+    scraping = scraping_container(template)
+    mounts = [
+        str(objects.dig(each, "mountPath", default="")).rstrip("/") + "/"
+        for each in objects.as_list(objects.dig(scraping[0], "volumeMounts") if scraping else None)
+    ]
+    missing = [
+        path for path in paths if path.startswith("/") and not any(path.startswith(each) for each in mounts)
+    ]
+    missing = [path for path in missing if not path.startswith("/var/run/secrets/kubernetes.io/")]
+    if missing:
+        where = f"; its certificates are in {scraper.certs_mount}" if scraper.certs_mount else ""
+        yield Pitfall(
+            "tls-files-elsewhere",
+            "error",
+            job.ref,
+            f"Job {job.name} reads {', '.join(missing)}, where {scraper.ref} has no volume{where}. Without "
+            "the files the scrape pool is not created: its targets are absent, not down.",
+            "Write the paths as the scraper's own container sees them.",
+        )
+
+
+def _relabeling(job: Job) -> Iterator[Pitfall]:
+    """Try the job on pods that bite."""
+    if not any(role == "pod" for role, _ in job.roles) or job.pod_selector is not None:
+        return
+    wanted = f"{META}pod_annotation_"
+    if not any(source.removeprefix(wanted) in _SECURE for rule in job.rules for source in rule.sources):
+        return
+    plain = _scraped(job, _example())
+    if not plain:
+        return
+    for code, text, remedy in _verdicts(job, plain):
+        yield Pitfall(code, "warning" if code != "relabel-duplicates" else "info", job.ref, text, remedy)
+
+
+def _verdicts(job: Job, plain: list[Labels]) -> Iterator[tuple[str, str, str]]:
+    name = f"Job {job.name}"
+    if _scraped(job, _example(phase="Pending")) or _scraped(job, _example(phase="Succeeded")):
+        yield (
+            "relabel-phase",
+            f"{name} takes pods that do not run (Pending, Succeeded): they are targets that are down.",
+            "keep __meta_kubernetes_pod_phase Running.",
+        )
+    if any(target["__metrics_path__"] != MERGED_PATH for target in plain):
+        yield (
+            "relabel-path",
+            f"{name} scrapes {plain[0]['__metrics_path__']} where a pod has no prometheus.io/path: only "
+            "Istio's own 15092 serves that; on 15091, and on listeners with exact paths, the target is down.",
+            f"Set metrics_path: {MERGED_PATH} and let the annotation override it.",
+        )
+    broken = _scraped(job, _example(ip="2001:db8::1"))
+    if any(not target["__address__"].startswith("[") for target in broken):
+        yield (
+            "relabel-ipv6",
+            f"{name} writes IPv6 addresses without brackets: {broken[0]['__address__']} is no address.",
+            "Bracket addresses that contain a colon, in a rule of their own.",
+        )
+    if not _scraped(job, _example(native=True)):
+        yield (
+            "relabel-native-sidecars",
+            f"{name} drops native sidecars, whose proxy is an init container.",
+            "Do not drop __meta_kubernetes_pod_container_init true.",
+        )
+    labels = {key for target in plain for key in target if not key.startswith("__")}
+    if not {"namespace", "pod"} <= labels:
+        yield (
+            "relabel-labels",
+            f"{name} gives its samples no namespace and pod: whose they are cannot be told.",
+            "Copy __meta_kubernetes_namespace and __meta_kubernetes_pod_name to labels.",
+        )
+    if len(plain) > 1:
+        yield (
+            "relabel-duplicates",
+            f"{name} makes {len(plain)} targets of one pod, one for each container port. Prometheus merges "
+            "those that are equal; vmagent reports each as an error.",
+            "keep container istio-proxy and port 15090: exactly one for each pod.",
+        )
+
+
+def _scraped(job: Job, pod: Manifest) -> list[Labels]:
+    found = []
+    for labels in pod_targets(pod):
+        result = relabel(labels | {"__scheme__": job.scheme, "__metrics_path__": job.path}, job.rules)
+        if result is not None:
+            found.append({key: value for key, value in result.items() if not key.startswith(META)})
+    return found
+
+
+def _example(phase: str = "Running", ip: str = "192.0.2.7", native: bool = False) -> Manifest:
+    proxy = {"name": "istio-proxy", "ports": [{"containerPort": 15090, "name": "http-envoy-prom"}]}
+    app = {"name": "app", "ports": [{"containerPort": 9080, "name": "http"}]}
+    data = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": "app-5d8f6c7b9-x2x4z",
+            "namespace": "example",
+            "labels": {"app": "app"},
+            "annotations": {
+                "prometheus.istio.io/secure-port": "15092", "prometheus.istio.io/secure-envoy-port": "15091",
+                "prometheus.io/scrape": "true",
+            },
+        },
+        "spec": {"containers": [app], "initContainers": [proxy]} if native else {"containers": [app, proxy]},
+        "status": {"phase": phase, "podIP": ip},
+    }  # fmt: skip
+    return Manifest(Ref("", "Pod", "example", "app-5d8f6c7b9-x2x4z"), data)

@@ -1,0 +1,319 @@
+"""Traps in the settings of single proxies: ports, versions, hardening, overrides, volumes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from meshscrape.errors import InputError
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.proxy_config import parse_proxy_config
+from meshscrape.observe.bootstrap import KEY
+from meshscrape.observe.model import ObservedWorkload, Pitfall
+from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.proxies import (
+    BOOTSTRAP_OVERRIDE,
+    ENVOY,
+    LOCALHOST_ONLY,
+    MERGED,
+    config_annotation,
+    is_true,
+    port_value,
+)
+from meshscrape.observe.volumes import USER_VOLUME, USER_VOLUME_MOUNT, named_items
+from meshscrape.observe.workloads import Found
+
+# Names and ports of Istio's own static listeners, and clusters of its bootstrap.
+_OWN_LISTENER = re.compile(r"(0\.0\.0\.0|::|127\.0\.0\.1|::1)_[0-9]+")
+_OWN_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090})
+_OWN_CLUSTERS = frozenset({"agent", "prometheus_stats", "sds-grpc", "xds-grpc", "zipkin"})
+# Linux allows 131,071 bytes in one argument, and the override is one.
+_MAX_OVERRIDE = 100_000
+
+
+def proxy_traps(view: View) -> Iterator[Pitfall]:
+    """All traps of single proxies."""
+    for found in view.found:
+        if found.workload.in_mesh:
+            yield from _config(found.workload)
+            yield from _versions(found.workload)
+            yield from _hardening(found.workload)
+            yield from _intercepted(found)
+            yield from _announced(found.workload)
+            yield from _override(found)
+            yield from _volumes(found.workload)
+
+
+def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    text = str(workload.annotations.get(PROXY_CONFIG, ""))
+    config, problem = config_annotation(workload.annotations)
+    # Istio also takes the names of the fields with underscores.
+    if not problem and not any("_" in str(key) for key in config):
+        try:
+            parse_proxy_config(text, PROXY_CONFIG)
+        except InputError as error:
+            problem = str(error)
+    if problem:
+        yield Pitfall(
+            "proxy-config-unreadable",
+            "error",
+            workload.ref,
+            f"Istio cannot read the annotation {PROXY_CONFIG} ({problem}): new pods are refused by the "
+            "injector, or start without these settings.",
+            "Correct the annotation in the pod template; values of proxyMetadata are quoted strings.",
+        )
+
+
+def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    after = workload.proxy_version_after
+    asked = [name for name in (MERGED, ENVOY) if port_value(workload.env.get(name))]
+    if asked and after.at_least("1.31") is False:
+        yield Pitfall(
+            "native-unsupported",
+            "error",
+            workload.ref,
+            f"{' and '.join(asked)} is set, but the proxy is {after}: only proxies from 1.31 on know it. It "
+            "is ignored without a word, and no secure port opens.",
+            "Upgrade the control plane and restart the pods, or use the mode bootstrap or legacy.",
+        )
+    if after.at_least("1.22") is False:
+        asked_too = LOCALHOST_ONLY in workload.env or LOCALHOST_ONLY in workload.proxy_metadata
+        yield Pitfall(
+            "hardening-unsupported",
+            "warning" if asked_too else "info",
+            workload.ref,
+            f"The proxy is {after}: {LOCALHOST_ONLY} exists from 1.22 on"
+            + (", so setting it changes nothing." if asked_too else "."),
+            "Closing 15090 and 15020 is impossible here; upgrade, or restrict them with a NetworkPolicy.",
+        )
+    if not after.known:
+        yield Pitfall(
+            "version-unknown",
+            "info",
+            workload.ref,
+            f"Its pods run {workload.proxy_version_now}; nothing in these objects tells what a restart gives."
+            if workload.proxy_version_now.known
+            else "Nothing in these objects tells which version the proxy has, or will have after a restart.",
+            "Add the control plane's objects (namespace istio-system) to the dump, or give --istio-version.",
+        )
+
+
+def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    written = workload.proxy_metadata.get(LOCALHOST_ONLY)
+    value = workload.env.get(LOCALHOST_ONLY)
+    if workload.half_hardened == "15090" and is_true(value) and written is not None:
+        yield Pitfall(
+            "hardening-not-exact",
+            "error",
+            workload.ref,
+            f"{LOCALHOST_ONLY} is {written!r}: port 15020 is closed by any true value, but port 15090 only "
+            'by exactly "true", so it stays open.',
+            f'Write {LOCALHOST_ONLY}: "true".',
+        )
+    elif workload.half_hardened == "15090":
+        yield Pitfall(
+            "half-hardened",
+            "error",
+            workload.ref,
+            f"{LOCALHOST_ONLY} is in the container's environment alone: that closes 15020, while 15090 reads "
+            f"proxyMetadata and stays open to everybody.",
+            f"Set it in the pod annotation {PROXY_CONFIG} (proxyMetadata) too.",
+        )
+    elif workload.half_hardened == "15020":
+        yield Pitfall(
+            "half-hardened",
+            "error",
+            workload.ref,
+            f"{LOCALHOST_ONLY} is in proxyMetadata alone: that closes 15090, while 15020 reads the process "
+            "environment, which nothing sets on this proxy, and stays open to everybody.",
+            "Set it as a variable of the container istio-proxy too.",
+        )
+
+
+def _intercepted(found: Found) -> Iterator[Pitfall]:
+    workload = found.workload
+    legacy = {each.port for each in found.legacy}
+    for port in workload.listener_ports:
+        captured = workload.intercepted and str(port) not in workload.exclude_inbound
+        if workload.include_inbound is not None and str(port) not in workload.include_inbound:
+            captured = False
+        if port not in legacy and captured and workload.mtls.of(port) == "STRICT":
+            yield Pitfall(
+                "strict-intercepts-secure-port",
+                "error",
+                workload.ref,
+                f"mTLS is STRICT and port {port} is not excluded from interception: the sidecar ends the "
+                "scraper's mTLS before the secure listener, which then gets plain text and hangs up.",
+                f"Add {port} to the pod annotation traffic.sidecar.istio.io/excludeInboundPorts.",
+            )
+        if port in legacy and workload.kind == "sidecar" and not captured:
+            yield Pitfall(
+                "legacy-port-excluded",
+                "error",
+                workload.ref,
+                f"A Sidecar serves metrics on {port}, but that port is not intercepted (annotation "
+                "excludeInboundPorts or includeInboundPorts): nothing listens there.",
+                f"Remove {port} from excludeInboundPorts, or use another port for the Sidecar's ingress.",
+            )
+
+
+def _announced(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    listening = workload.listener_ports
+    for name, text in (
+        ("secure-port", workload.announced_secure_port),
+        ("secure-envoy-port", workload.announced_secure_envoy_port),
+    ):
+        if text is not None and port_value(text) not in listening:
+            yield Pitfall(
+                "secure-port-without-listener",
+                "error",
+                workload.ref,
+                f"The annotation prometheus.istio.io/{name} says {text}, but nothing opens that port here: "
+                "the target is discovered and stays down.",
+                "Open the port (see the plan), or remove the annotation.",
+            )
+    announced = port_value(workload.announced_secure_port)
+    if workload.secure_port and announced in listening and announced != workload.secure_port:
+        yield Pitfall(
+            "secure-port-mismatch",
+            "warning",
+            workload.ref,
+            f"The annotation prometheus.istio.io/secure-port says {announced}, but the merged metrics are on "
+            f"{workload.secure_port}: a value that is there is never overwritten by the injector.",
+            f"Remove the annotation from the pod template, or write {workload.secure_port}.",
+        )
+    on_pods = any("prometheus.istio.io/secure-port" in pod.annotations for pod in workload.running)
+    if workload.secure_port in listening and announced is None and not on_pods:
+        yield Pitfall(
+            "secure-port-not-announced",
+            "warning",
+            workload.ref,
+            f"The merged metrics are on {workload.secure_port}, but no annotation says so: the injector, "
+            "which writes it for injected pods of 1.31, does not touch this one.",
+            f'Add prometheus.istio.io/secure-port: "{workload.secure_port}" to the pod template.',
+        )
+    if workload.secure_envoy_port in listening and not workload.announced_secure_envoy_port:
+        yield Pitfall(
+            "secure-envoy-port-not-announced",
+            "warning",
+            workload.ref,
+            f"Envoy's statistics are on {workload.secure_envoy_port}, but nothing in Istio ever sets "
+            "prometheus.istio.io/secure-envoy-port: the job that looks for it finds nothing.",
+            f'Add prometheus.istio.io/secure-envoy-port: "{workload.secure_envoy_port}" to the pod template.',
+        )
+    native = [port for port in (workload.secure_port, workload.secure_envoy_port) if port in listening]
+    if native:
+        yield _any_identity(workload, native)
+
+
+def _any_identity(workload: ObservedWorkload, native: list[int]) -> Pitfall:
+    return Pitfall(
+        "native-any-identity",
+        "info",
+        workload.ref,
+        f"Istio's own listener on {', '.join(map(str, native))} accepts every identity of the mesh: any "
+        "workload may read these metrics, and an AuthorizationPolicy does not apply there.",
+        "Use the mode bootstrap for a list of allowed scrapers, or a NetworkPolicy.",
+    )
+
+
+def _override(found: Found) -> Iterator[Pitfall]:
+    workload, override = found.workload, found.override
+    if override is None:
+        if BOOTSTRAP_OVERRIDE in workload.annotations:
+            yield Pitfall(
+                "bootstrap-annotation-ignored",
+                "error",
+                workload.ref,
+                f"The annotation {BOOTSTRAP_OVERRIDE} does nothing here: only the injector reads it, for "
+                "sidecars, and for injected gateways from 1.27 on.",
+                "Mount the ConfigMap and set ISTIO_BOOTSTRAP_OVERRIDE on the container instead.",
+            )
+        return
+    texts = {
+        "missing": (
+            "bootstrap-configmap-missing",
+            f"{override.config_map} is not among these objects; if it is not in the cluster either, new pods "
+            "hang in ContainerCreating.",
+            "Create the ConfigMap in the pod's namespace before the pods.",
+        ),
+        "key": (
+            "bootstrap-key-missing",
+            f"{override.config_map} has no key {override.key}: the agent logs it and starts Envoy without "
+            "the override, so no secure port opens.",
+            f"Name the key {KEY}.",
+        ),
+        "unreadable": (
+            "bootstrap-unreadable",
+            f"{override.key} in {override.config_map} is neither JSON nor YAML: the agent logs it and starts "
+            "Envoy without the override.",
+            "Correct it; `meshscrape render` writes a valid one.",
+        ),
+    }
+    if override.problem:
+        code, text, remedy = texts[override.problem]
+        yield Pitfall(code, "error", workload.ref, text, remedy)
+    yield from _collisions(found)
+
+
+def _collisions(found: Found) -> Iterator[Pitfall]:
+    workload, override = found.workload, found.override
+    assert override is not None  # noqa: S101 - the caller has checked
+    native = (
+        {workload.secure_port, workload.secure_envoy_port}
+        if workload.mode_now in ("mixed", "native")
+        else set()
+    )
+    problems = []
+    for listener in override.listeners:
+        if _OWN_LISTENER.fullmatch(listener.name):
+            problems.append(
+                f"listener {listener.name} has a name of Istio's: Envoy drops one of the two silently"
+            )
+        if listener.port in _OWN_PORTS or listener.port in native:
+            problems.append(f"port {listener.port} is Istio's already: Envoy refuses to start")
+    problems += [
+        f"cluster {name} is Istio's already: Envoy refuses to start"
+        for name in override.clusters
+        if name in _OWN_CLUSTERS
+    ]
+    if override.size > _MAX_OVERRIDE:
+        problems.append(f"it has {override.size} bytes, and it must fit into one argument of 131,071")
+    if problems:
+        yield Pitfall(
+            "bootstrap-collision",
+            "error",
+            workload.ref,
+            f"The override in {override.config_map} collides: {'; '.join(problems)}.",
+            "Use names and ports of its own, switch the native port off, or make it smaller.",
+        )
+
+
+def _volumes(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    for name in (USER_VOLUME, USER_VOLUME_MOUNT):
+        form = named_items(str(workload.annotations.get(name, ""))).form
+        if form and workload.is_gateway:
+            yield Pitfall(
+                "user-volume-on-gateway",
+                "warning",
+                workload.ref,
+                f"The annotation {name} does nothing on a gateway: no gateway template reads it.",
+                "Declare volume and mount in the pod template, on a container istio-proxy.",
+            )
+        elif form == "unreadable":
+            yield Pitfall(
+                "user-volume-unreadable",
+                "error",
+                workload.ref,
+                f"The annotation {name} is not JSON: Istio logs that and mounts nothing.",
+                'Write a map by name: {"istio-certs": {"mountPath": "/etc/istio-certs"}}.',
+            )
+        elif form == "list":
+            yield Pitfall(
+                "user-volume-list",
+                "info",
+                workload.ref,
+                f"The annotation {name} is a list, as much documentation has it. Istio's template expects a "
+                "map by name; the list works only because the last of two equal keys wins.",
+                "Write a map by name, or declare the mount on a container istio-proxy of the pod template.",
+            )

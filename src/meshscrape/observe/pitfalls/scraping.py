@@ -1,0 +1,117 @@
+"""Traps between scrapers and workloads: what goes dark, what is scraped twice, what cannot be scraped so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshscrape.istio import ports
+from meshscrape.kube.objects import Ref
+from meshscrape.observe.model import Consumer, ContainerPort, ObservedWorkload, Pitfall
+from meshscrape.observe.pitfalls.view import View
+
+_PLAINTEXT = (ports.MERGED, ports.STATS)
+
+
+def scraping_traps(view: View) -> Iterator[Pitfall]:
+    """All traps of consumers and workloads together."""
+    consumers: dict[Ref, list[Consumer]] = {}
+    for consumer in view.consumers:
+        for ref in consumer.matches:
+            consumers.setdefault(ref, []).append(consumer)
+    for found in view.found:
+        workload = found.workload
+        mine = consumers.get(workload.ref, [])
+        if workload.in_mesh and mine:
+            yield from _dark_or_twice(workload, mine)
+            yield from _application(workload, mine)
+
+
+def _reaches(consumer: Consumer, workload: ObservedWorkload, wanted: tuple[int, ...]) -> bool:
+    return any(port in wanted for port in consumer.ports_of.get(workload.ref, ()))
+
+
+def _dark_or_twice(workload: ObservedWorkload, consumers: list[Consumer]) -> Iterator[Pitfall]:
+    plain = [each for each in consumers if each.over == "plaintext" and _reaches(each, workload, _PLAINTEXT)]
+    secure = [
+        each
+        for each in consumers
+        if each.over == "mtls" and _reaches(each, workload, workload.listener_ports)
+    ]
+    names = ", ".join(sorted(each.name for each in plain))
+    closed = [port for port in _PLAINTEXT if workload.hardened or workload.half_hardened == _other(port)]
+    dark = [each for each in plain if _reaches(each, workload, tuple(closed))]
+    if dark:
+        yield Pitfall(
+            "dark-after-hardening",
+            "error",
+            workload.ref,
+            f"The plaintext ports are closed (METRICS_LOCALHOST_ACCESS_ONLY), but {names} still scrapes "
+            "them: these targets are down.",
+            "Remove the workload from that job, or let it scrape the secure port.",
+        )
+    elif plain and secure:
+        yield Pitfall(
+            "scraped-twice",
+            "warning",
+            workload.ref,
+            f"{', '.join(sorted(each.name for each in secure))} scrapes it over mTLS, and {names} in plain "
+            "text too: every series is there twice, and the plaintext ports cannot be closed.",
+            "Let the plaintext job drop pods that have a secure port, then close the plaintext ports.",
+        )
+
+
+def _other(port: int) -> str:
+    return str(ports.STATS if port == ports.MERGED else ports.MERGED)
+
+
+def _application(workload: ObservedWorkload, consumers: list[Consumer]) -> Iterator[Pitfall]:
+    """An application's own port: over TLS through the sidecar, or in plain text under STRICT."""
+    if workload.kind != "sidecar" or not workload.intercepted:
+        return
+    known = {each.number: each for each in workload.container_ports}
+    for consumer in consumers:
+        for number in consumer.ports_of.get(workload.ref, ()):
+            port = known.get(number)
+            if port is None or str(number) in workload.exclude_inbound or number in workload.listener_ports:
+                continue
+            mode = workload.mtls.of(number)
+            if consumer.over == "plaintext" and mode == "STRICT":
+                yield _refused(workload, consumer, number)
+            elif consumer.over != "plaintext":
+                yield from _over_tls(workload, consumer, port, mode)
+
+
+def _refused(workload: ObservedWorkload, consumer: Consumer, number: int) -> Pitfall:
+    return Pitfall(
+        "plaintext-under-strict",
+        "error",
+        workload.ref,
+        f"{consumer.name} scrapes port {number} in plain text, but mTLS is STRICT there: the sidecar refuses "
+        "it.",
+        "Let the agent merge these metrics (prometheus.io annotations) and scrape the merged secure port.",
+    )
+
+
+def _over_tls(
+    workload: ObservedWorkload, consumer: Consumer, port: ContainerPort, mode: str
+) -> Iterator[Pitfall]:
+    if mode != "STRICT":
+        yield Pitfall(
+            "application-port-permissive",
+            "error",
+            workload.ref,
+            f"{consumer.name} scrapes the application's port {port.number} over TLS, but mTLS is {mode} "
+            "there: the sidecar takes mTLS only with Istio's ALPN, which Prometheus does not send, and "
+            "passes the TLS on to the application.",
+            "Set STRICT for that port, or scrape the merged secure port (15092) instead.",
+        )
+    elif port.protocol != "http":
+        yield Pitfall(
+            "application-port-not-http",
+            "error",
+            workload.ref,
+            f"{consumer.name} scrapes port {port.number} over mTLS, but for Istio it is not HTTP "
+            f"(Service port {port.service_port_name or 'without a name'!r}): Prometheus negotiates HTTP/2, "
+            "which is passed on as it is, and the application does not understand it.",
+            "Name the Service's port http-…, or set appProtocol: http (or enable_http2: false in the job).",
+        )

@@ -1,0 +1,121 @@
+"""Prometheus' relabeling, so that what a job scrapes is found by trying, not by its name.
+
+Semantics of `model/relabel` in Prometheus: anchored RE2, `;` between source labels, first match decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import re2
+
+from meshscrape.kube import objects
+
+_REFERENCE = re.compile(r"\$(?:\$|(\d+)|\{(\w+)\}|([A-Za-z_]\w*))")
+_CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One relabeling rule, with Prometheus' defaults filled in; `pattern` is None for a regex of no sense."""
+
+    action: str
+    sources: tuple[str, ...]
+    separator: str
+    pattern: Any
+    target: str
+    replacement: str
+
+
+def rules_of(configs: Any) -> tuple[Rule, ...]:
+    """The rules of a `relabel_configs` (or the Operator's `relabelings`, which say it in camel case)."""
+    return tuple(_rule(each) for each in objects.as_list(configs) if isinstance(each, Mapping))
+
+
+def _rule(config: Mapping[str, Any]) -> Rule:
+    fields = {_CAMEL.sub("_", str(key)).lower(): value for key, value in config.items()}
+    regex = fields.get("regex", "(.*)")
+    if isinstance(regex, bool):
+        regex = str(regex).lower()
+    if isinstance(regex, list):
+        # VictoriaMetrics allows a list of alternatives.
+        regex = "|".join(map(str, regex))
+    return Rule(
+        action=str(fields.get("action") or "replace").lower(),
+        sources=tuple(map(str, objects.as_list(fields.get("source_labels")))),
+        separator=str(fields.get("separator", ";")),
+        pattern=_compiled(str(regex)),
+        target=str(fields.get("target_label") or ""),
+        replacement=str(fields.get("replacement", "$1")),
+    )
+
+
+@lru_cache(maxsize=1024)
+def _compiled(regex: str) -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        return re2.compile(f"^(?s:{regex})$", options)
+    except re2.error:
+        return None
+
+
+def relabel(labels: Mapping[str, str], rules: Sequence[Rule]) -> dict[str, str] | None:
+    """The labels of a target after `rules`; None when it is dropped."""
+    result = dict(labels)
+    for rule in rules:
+        if not _apply(rule, result):
+            return None
+    return result
+
+
+def _apply(rule: Rule, labels: dict[str, str]) -> bool:
+    value = rule.separator.join(labels.get(name, "") for name in rule.sources)
+    match rule.action:
+        case "keep" | "drop":
+            matched = rule.pattern is not None and rule.pattern.search(value) is not None
+            return matched == (rule.action == "keep")
+        case "replace":
+            _replace(rule, value, labels)
+        case "keepequal" | "dropequal":
+            return (labels.get(rule.target, "") == value) == (rule.action == "keepequal")
+        case "lowercase" | "uppercase":
+            labels[rule.target] = value.lower() if rule.action == "lowercase" else value.upper()
+        case "labelmap":
+            for name, copied in list(labels.items()):
+                if rule.pattern is not None and (found := rule.pattern.search(name)):
+                    labels[_expand(rule.replacement, found)] = copied
+        case "labeldrop" | "labelkeep":
+            for name in list(labels):
+                matched = rule.pattern is not None and rule.pattern.search(name) is not None
+                if matched == (rule.action == "labeldrop"):
+                    del labels[name]
+    return True
+
+
+def _replace(rule: Rule, value: str, labels: dict[str, str]) -> None:
+    found = rule.pattern.search(value) if rule.pattern is not None else None
+    if found is None:
+        return
+    target, text = _expand(rule.target, found), _expand(rule.replacement, found)
+    if text:
+        labels[target] = text
+    else:
+        labels.pop(target, None)
+
+
+def _expand(template: str, found: Any) -> str:
+    def group(reference: re.Match[str]) -> str:
+        name = reference[1] or reference[2] or reference[3]
+        if name is None:
+            return "$"
+        try:
+            return found.group(int(name) if name.isdigit() else name) or ""
+        except (IndexError, KeyError, re2.error):
+            return ""
+
+    return _REFERENCE.sub(group, template)

@@ -1,0 +1,202 @@
+"""Which job scrapes which workload, and over what: found by trying each job on each workload's targets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, service_targets, shapes
+from meshscrape.observe.jobs import Job, is_endpoints
+from meshscrape.observe.model import Consumer, Over
+from meshscrape.observe.relabel import relabel
+from meshscrape.observe.workloads import Found
+
+_OTHER_ROLES = ("service", "node", "ingress")
+
+
+@dataclass(slots=True)
+class _Matched:
+    job: Job
+    over: Over
+    now: dict[Ref, set[int]] = field(default_factory=dict)
+    after: dict[Ref, set[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """What discovery makes of a workload's pods: by role pod, and behind its Services."""
+
+    pods: list[tuple[Manifest, list[Labels]]]
+    behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
+
+    @classmethod
+    def of(cls, found: Found, pods: list[Manifest]) -> _Targets:
+        return cls(
+            [(pod, list(pod_targets(pod))) for pod in pods],
+            [
+                (pod, service, list(service_targets(pod, service)))
+                for pod in pods
+                for service in found.services
+            ],
+        )
+
+
+def find_consumers(
+    jobs: list[Job], workloads: tuple[Found, ...], prometheus_merge: bool
+) -> tuple[Consumer, ...]:
+    """The jobs that could scrape workloads, those that match none too; uncertain where it cannot be told."""
+    matched: dict[tuple[int, Over], _Matched] = {}
+    relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
+    for found in workloads:
+        if not relevant:
+            break
+        now = _Targets.of(found, shapes(found, prometheus_merge))
+        after = _Targets.of(found, [predicted(found, prometheus_merge)]) if found.pods else now
+        for index, job in relevant:
+            for targets, when in ((now, "now"), (after, "after")):
+                for over, port in _scraped(job, targets):
+                    each = matched.setdefault((index, over), _Matched(job, over))
+                    ports = each.now if when == "now" else each.after
+                    ports.setdefault(found.workload.ref, set()).add(port)
+    several = Counter(index for index, _ in matched)
+    consumers = [
+        _consumer(each, tell=several[index] > 1)
+        for (index, _), each in sorted(matched.items(), key=lambda item: item[0])
+    ]
+    matching = {index for index, _ in matched}
+    consumers += [_unmatched(job) for index, job in enumerate(jobs) if index not in matching and _counts(job)]
+    return tuple(consumers)
+
+
+def _counts(job: Job) -> bool:
+    """Whether a job that matches nothing is worth telling: it looks for pods, or elsewhere."""
+    return job.elsewhere or any(role not in _OTHER_ROLES for role, _ in job.roles)
+
+
+def _finds_pods(job: Job) -> bool:
+    return bool(job.static) or any(role not in _OTHER_ROLES for role, _ in job.roles)
+
+
+def _scraped(job: Job, targets: _Targets) -> Iterator[tuple[Over, int]]:
+    for role, namespaces in job.roles:
+        if role == "pod":
+            for pod, found in targets.pods:
+                if namespaces and pod.ref.namespace not in namespaces:
+                    continue
+                if job.pod_selector is not None and not objects.selects(
+                    job.pod_selector, objects.labels(pod.data)
+                ):
+                    continue
+                yield from _tried(job, (labels for labels in found if _has_port(job, labels)))
+        elif is_endpoints(role):
+            for pod, service, behind_service in targets.behind:
+                if namespaces and pod.ref.namespace not in namespaces:
+                    continue
+                if job.service_selector is not None and not objects.selects(
+                    job.service_selector, objects.labels(service.data)
+                ):
+                    continue
+                yield from _tried(
+                    job, (labels for labels, name in behind_service if _leads(job, labels, name))
+                )
+    if job.static:
+        yield from _static(job, targets.behind)
+
+
+def _static(
+    job: Job, behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
+) -> Iterator[tuple[Over, int]]:
+    for target in job.static:
+        host, _, port = target.rpartition(":")
+        name, _, rest = host.partition(".")
+        namespace = rest.partition(".")[0] or "default"
+        for _, service, found in behind:
+            if (service.ref.namespace, service.ref.name) != (namespace, name):
+                continue
+            numbers = {
+                str(objects.dig(each, "port")): str(objects.dig(each, "name", default=""))
+                for each in objects.as_list(objects.dig(service.data, "spec", "ports"))
+            }
+            wanted = numbers.get(port)
+            yield from _tried(
+                job, (labels for labels, leads in found if wanted is not None and leads == wanted)
+            )
+
+
+def _has_port(job: Job, labels: Labels) -> bool:
+    if job.running_only and labels[f"{META}pod_phase"] in ("Succeeded", "Failed"):
+        return False
+    if job.port_name is not None and labels.get(f"{META}pod_container_port_name") != job.port_name:
+        return False
+    number = labels.get(f"{META}pod_container_port_number")
+    return job.port_number is None or number == str(job.port_number)
+
+
+def _leads(job: Job, labels: Labels, name: str) -> bool:
+    if job.port_name is not None:
+        return name == job.port_name
+    return job.port_number is None or labels["__address__"].endswith(f":{job.port_number}")
+
+
+def _tried(job: Job, targets: Iterator[Labels]) -> Iterator[tuple[Over, int]]:
+    for labels in targets:
+        result = relabel(labels | {"__scheme__": job.scheme, "__metrics_path__": job.path}, job.rules)
+        if result is None or not result.get("__address__"):
+            continue
+        scheme = result.get("__scheme__", "http").lower()
+        port = result["__address__"].rpartition(":")[2]
+        number = int(port) if port.isdigit() and _has_explicit_port(result["__address__"]) else None
+        yield over_of(job, scheme), number or (443 if scheme == "https" else 80)
+
+
+def _has_explicit_port(address: str) -> bool:
+    # An IPv6 address without brackets has colons and no port.
+    return address.count(":") == 1 or "]:" in address
+
+
+def over_of(job: Job, scheme: str) -> Over:
+    """What a job's connection is: plaintext, TLS without a client certificate, or mutual TLS."""
+    if scheme != "https":
+        return "plaintext"
+    return "mtls" if job.tls.get("cert_file") or job.tls.get("cert") else "tls-unverified"
+
+
+def _name(job: Job) -> str:
+    owner = job.scraper.ref if job.scraper else job.ref
+    return f"{owner.namespace}/{owner.name}: {job.name}"
+
+
+def _consumer(matched: _Matched, tell: bool) -> Consumer:
+    job = matched.job
+    ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.now.items())}
+    scraper = job.scraper
+    return Consumer(
+        name=_name(job) + (f" ({matched.over})" if tell else ""),
+        ref=job.ref,
+        job=job.name,
+        over=matched.over,
+        matches=tuple(ports),
+        ports=tuple(sorted({port for found in ports.values() for port in found})),
+        scraper=scraper.ref if scraper else None,
+        spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
+        ports_of=ports,
+        ports_after={ref: tuple(sorted(found)) for ref, found in sorted(matched.after.items())},
+    )
+
+
+def _unmatched(job: Job) -> Consumer:
+    scraper = job.scraper
+    return Consumer(
+        name=_name(job),
+        ref=job.ref,
+        job=job.name,
+        over=over_of(job, job.scheme),
+        matches=(),
+        ports=(),
+        scraper=scraper.ref if scraper else None,
+        spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
+        certain=not job.elsewhere,
+    )

@@ -1,0 +1,37 @@
+"""The annotations userVolume and userVolumeMount: maps by name for Istio, often written as lists."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.kube import objects
+
+USER_VOLUME = "sidecar.istio.io/userVolume"
+USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedItems:
+    """What the annotation names, and how it is written: `map`, `list`, `unreadable`, or empty."""
+
+    items: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+    form: str = ""
+
+
+def named_items(text: str) -> NamedItems:
+    """The volumes or mounts that an annotation spells, in either form."""
+    if not text.strip():
+        return NamedItems()
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        return NamedItems(form="unreadable")
+    if isinstance(data, dict):
+        return NamedItems(tuple((str(key), objects.as_mapping(value)) for key, value in data.items()), "map")
+    if isinstance(data, list):
+        named = tuple((str(objects.dig(each, "name", default="")), objects.as_mapping(each)) for each in data)
+        return NamedItems(named, "list")
+    return NamedItems(form="unreadable")

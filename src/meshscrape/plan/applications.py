@@ -1,0 +1,77 @@
+"""Applications whose metrics are in no merge: scraped over mutual TLS at their own ports, if possible."""
+
+from __future__ import annotations
+
+from meshscrape.istio.annotations import MERGE_METRICS, PATH, PORT, SCHEME, SCRAPE
+from meshscrape.istio.ports import HIGHEST
+from meshscrape.kube.objects import as_list, as_mapping, dig, labels, selects
+from meshscrape.observe.model import ObservedWorkload
+from meshscrape.plan.workloads import Context, selector_of
+from meshscrape.prometheus.kubernetes_sd import ApplicationPort
+
+_REMEDY = (
+    "let Istio's agent merge them (no prometheus.istio.io/merge-metrics: false): the secure port has them"
+)
+
+
+def application_ports(context: Context) -> tuple[ApplicationPort, ...]:
+    """Own metrics ports of the mesh that Prometheus can read through the sidecar; the others are noted."""
+    planned = {target.ref for target in context.targets}
+    found = (
+        _port(context, each)
+        for each in context.observation.workloads
+        # Of all in the mesh, not of the chosen alone: a plan for others must not take a job away.
+        if each.kind == "sidecar" or (each.ref in planned and not each.is_gateway)
+    )
+    return tuple(sorted((each for each in found if each), key=lambda each: (each.namespace, each.name)))
+
+
+def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | None:
+    notes = workload.annotations
+    merge = notes.get(MERGE_METRICS, "true" if context.observation.mesh.prometheus_merge else "false")
+    text = notes.get(PORT, "")
+    wanted = notes.get(SCRAPE, "").lower() == "true" and notes.get(SCHEME, "http") == "http"
+    if merge.lower() != "false" or not wanted or not text.isdecimal() or not 0 < int(text) <= HIGHEST:
+        return None
+    number = int(text)
+    if workload.mtls.of(number) != "STRICT":
+        # In the clear it goes on as it is; over TLS, Istio takes only clients with its own ALPN there.
+        context.draft.note(
+            workload.ref,
+            f"its own metrics port {number} stays in the clear: Prometheus needs STRICT there for mutual TLS",
+            _REMEDY,
+        )
+        return None
+    protocol = {port.number: port.protocol for port in workload.container_ports}.get(number, "auto")
+    if protocol != "http":
+        context.draft.note(
+            workload.ref,
+            f"Istio does not know that its own metrics port {number} speaks HTTP: Prometheus cannot read it",
+            f"name the Service's port http-… (or set appProtocol: http); or {_REMEDY}",
+        )
+        return None
+    service_labels, service_port = _service(context, workload, number)
+    path = notes.get(PATH, "") or "/metrics"
+    return ApplicationPort(
+        workload.namespace,
+        workload.name,
+        selector_of(context, workload),
+        number,
+        path if path.startswith("/") else f"/{path}",
+        service_labels,
+        service_port,
+    )
+
+
+def _service(context: Context, workload: ObservedWorkload, number: int) -> tuple[dict[str, str] | None, str]:
+    """The labels of the Service that leads to the port, and the port's name there."""
+    for each in context.inventory.in_namespace(workload.namespace, "Service", ""):
+        selector = as_mapping(dig(each.data, "spec", "selector"))
+        if not selector or not selects({"matchLabels": selector}, workload.labels):
+            continue
+        for port in as_list(dig(each.data, "spec", "ports")):
+            target = dig(port, "targetPort", default=dig(port, "port"))
+            names = {c.number: c.name for c in workload.container_ports}
+            if target == number or target == names.get(number):
+                return dict(labels(each.data)), str(dig(port, "name", default=""))
+    return None, ""

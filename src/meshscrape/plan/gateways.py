@@ -1,0 +1,218 @@
+"""Changes of gateways, each through the object that really owns its pods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.kube.objects import LAST_APPLIED, Ref, as_mapping, dig
+from meshscrape.kube.yaml_text import load_text, rewrite
+from meshscrape.plan import templates
+from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.model import MANAGED_BY, MANAGER
+from meshscrape.plan.workloads import PARAMETERS_SINCE, Context, Target, restarts_of
+
+_OVERLAY = "deployment"
+# Istio reads these from the Gateway itself; kubectl's own note belongs nowhere else.
+_NOT_COPIED = (LAST_APPLIED,)
+# `infrastructure` is honoured from here on.
+_INFRASTRUCTURE_SINCE = "1.22"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPatch:
+    """What a proxy needs: variables, pod annotations, variables of `proxy.istio.io/config`, one volume.
+
+    `config_map` is mounted as a whole at `mount_path`, from a volume called `volume`.
+    """
+
+    env: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    config_map: str = ""
+    volume: str = ""
+    mount_path: str = ""
+
+
+def patch_gateway(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+    """Give a gateway's proxy what `patch` says; whether that changes anything.
+
+    Raises InputError where no object can carry it.
+    """
+    match target.workload.kind:
+        case "gateway-api" | "waypoint":
+            return _patch_managed(context, target, patch, reason)
+        case "asm-gateway":
+            return _patch_asm(context, target, patch, reason)
+    return _patch_template(context, target, patch, reason)
+
+
+def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        _fill(template, patch)
+
+    changed = context.draft.edit(target.ref, change, reason, restarts_of(context, target.workload))
+    if changed and target.workload.kind == "gateway-classic":
+        context.draft.note(
+            target.ref,
+            "helm or istioctl made this gateway, and the next upgrade with it takes the change back",
+            "put the same env and podAnnotations into its values",
+        )
+    return changed
+
+
+def _fill(template: Mutable, patch: ProxyPatch) -> None:
+    proxy = templates.container(template)
+    if proxy is None and (patch.env or patch.config_map):
+        raise InputError(
+            "its template has no container istio-proxy", remedy="give the gateway's manifest as it is applied"
+        )
+    templates.annotate(template, patch.annotations)
+    if patch.metadata:
+        templates.configure_proxy(template, patch.metadata)
+    if proxy is not None:
+        templates.set_env(proxy, patch.env)
+    if patch.config_map and proxy is not None:
+        spec = templates.child(template, "spec")
+        templates.set_named(spec, "volumes", _volume(patch))
+        templates.set_named(proxy, "volumeMounts", _mount(patch), by="mountPath")
+
+
+def _volume(patch: ProxyPatch) -> Mutable:
+    return {"name": patch.volume, "configMap": {"name": patch.config_map}}
+
+
+def _mount(patch: ProxyPatch) -> Mutable:
+    return {"name": patch.volume, "mountPath": patch.mount_path, "readOnly": True}
+
+
+def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+    gateway = target.workload.gateway_ref
+    assert gateway is not None  # noqa: S101 - targets of this kind have one
+    if target.version.at_least(PARAMETERS_SINCE):
+        return _patch_overlay(context, target, gateway, patch, reason)
+    if patch.env or patch.config_map or patch.metadata:
+        raise InputError(
+            f"its settings need parametersRef, which Gateways take from {PARAMETERS_SINCE} on",
+            where=str(target.version),
+            remedy="use --mode legacy, or a ProxyConfig object",
+        )
+    if not target.version.at_least(_INFRASTRUCTURE_SINCE):
+        raise InputError(
+            f"its pods take annotations of one's own from {_INFRASTRUCTURE_SINCE} on",
+            where=f"version {target.version}",
+            remedy="upgrade Istio, or scrape this gateway by a job of its own",
+        )
+    return _annotate_infrastructure(context, target, gateway, patch, reason)
+
+
+def _annotate_infrastructure(
+    context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str
+) -> bool:
+    def change(data: Mutable) -> None:
+        infrastructure = templates.child(data, "spec", "infrastructure")
+        if "annotations" not in infrastructure:
+            # From now on the Gateway's own are copied no more: cloud load balancers need theirs.
+            own = as_mapping(dig(data, "metadata", "annotations"))
+            infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
+        infrastructure["annotations"] |= patch.annotations
+
+    return context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+
+
+def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str) -> bool:
+    parameters = as_mapping(dig(context.object_of(gateway), "spec", "infrastructure", "parametersRef"))
+    name = str(parameters.get("name") or f"meshscrape-{gateway.name}")
+    if parameters and (parameters.get("kind") != "ConfigMap" or parameters.get("group")):
+        raise InputError(
+            "its parametersRef is no ConfigMap", where=str(gateway), remedy="Istio takes ConfigMaps only"
+        )
+    config = Ref("", "ConfigMap", gateway.namespace, name)
+    if not parameters:
+        empty = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": name,
+                "namespace": gateway.namespace,
+                "labels": {MANAGED_BY: MANAGER},
+            },
+        }
+        if not context.draft.ensure(empty, reason):
+            return False
+    elif context.draft.get(config) is None:
+        raise InputError(
+            f"its parametersRef names {config}, which is not among the objects", remedy="give that too"
+        )
+
+    def overlay(data: Mutable) -> None:
+        content = templates.child(data, "data")
+        text = str(content.get(_OVERLAY) or "")
+        content[_OVERLAY] = rewrite(text, _overlaid(text, target, patch))
+
+    def refer(data: Mutable) -> None:
+        infrastructure = templates.child(data, "spec", "infrastructure")
+        infrastructure["parametersRef"] = {"group": "", "kind": "ConfigMap", "name": name}
+
+    # Istio renders the Deployment anew when the Gateway or a ConfigMap that it refers to changes.
+    restarts = restarts_of(context, target.workload)
+    changed = context.draft.edit(config, overlay, reason, restarts if parameters else ())
+    if not parameters:
+        referring = f"{reason}: its Deployment is made from {config}"
+        changed = context.draft.edit(gateway, refer, referring, restarts) or changed
+    return changed
+
+
+def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
+    """The strategic-merge overlay of a Gateway's Deployment with the patch in it."""
+    found = load_text(text, "deployment")
+    if found is not None and not isinstance(found, dict):
+        raise InputError("the overlay is not a mapping", where="data.deployment", remedy="correct it first")
+    overlay: Mutable = found or {}
+    template = templates.child(overlay, "spec", "template")
+    if patch.metadata and not templates.annotation(template, PROXY_CONFIG):
+        # The overlay's annotation replaces what the pods have from the Gateway: that goes into it.
+        inherited = target.workload.annotations.get(PROXY_CONFIG, "")
+        if inherited:
+            templates.annotate(template, {PROXY_CONFIG: inherited})
+    spec = templates.child(template, "spec")
+    if templates.container(template) is None and (patch.env or patch.config_map):
+        spec.setdefault("containers", []).append({"name": templates.PROXY})
+    _fill(template, patch)
+    if not spec:
+        del template["spec"]
+    return overlay
+
+
+def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+    gateway = target.workload.gateway_ref
+    assert gateway is not None  # noqa: S101 - targets of this kind have one
+
+    def change(data: Mutable) -> None:
+        spec = templates.child(data, "spec")
+        templates.set_env(spec, patch.env)
+        pod_annotations = dict(patch.annotations)
+        if patch.metadata:
+            text = str(as_mapping(spec.get("podAnnotations")).get(PROXY_CONFIG) or "")
+            pod_annotations[PROXY_CONFIG] = templates.with_proxy_config(text, patch.metadata)
+        if pod_annotations:
+            templates.child(spec, "podAnnotations").update(pod_annotations)
+        if patch.config_map:
+            item: dict[str, Any] = {
+                "name": patch.volume,
+                "configMapName": patch.config_map,
+                "mountPath": patch.mount_path,
+            }
+            templates.set_named(spec, "configVolumes", item)
+
+    changed = context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+    context.draft.note(
+        gateway,
+        "an IstioGateway of ASM: its fields are taken from ASM's API, and could not be run here",
+        "apply it to ASM's own API server, for one gateway first",
+    )
+    return changed

@@ -1,0 +1,59 @@
+"""Workloads that have no sidecar yet join the mesh: a label on their namespace, or on their pods."""
+
+from __future__ import annotations
+
+from meshscrape.kube.objects import Ref, labels
+from meshscrape.observe.model import ControlPlane
+from meshscrape.plan import templates
+from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.workloads import Context, Target, default_control_plane, restarts_of
+
+NAMESPACE_LABEL = "istio-injection"
+
+
+def plan_injection(context: Context) -> None:
+    """Label what has to be labelled so that every target gets its proxy."""
+    plane = default_control_plane(context.observation)
+    missing = [target for target in context.targets if target.workload.kind == "uninjected"]
+    for namespace in sorted({target.workload.namespace for target in missing}):
+        ref = Ref("", "Namespace", "", namespace)
+        here = [target for target in missing if target.workload.namespace == namespace]
+        if context.intent.selector is None and context.draft.get(ref) is not None:
+            _label_namespace(context, ref, plane)
+        else:
+            for target in here:
+                _label_pods(context, target, plane)
+
+
+def injection_labels(plane: ControlPlane | None) -> dict[str, str]:
+    """Pod labels that get a sidecar from the control plane `plane`, where the namespace does not say."""
+    revision = _revision(plane)
+    return {templates.REVISION: revision} if revision else {templates.INJECT: "true"}
+
+
+def _revision(plane: ControlPlane | None) -> str:
+    """The revision to name; empty when this control plane injects by default."""
+    if plane is None or "default" in (plane.revision, *plane.tags):
+        return ""
+    return plane.tags[0] if plane.tags else plane.revision
+
+
+def _label_namespace(context: Context, ref: Ref, plane: ControlPlane | None) -> None:
+    revision = _revision(plane)
+    wanted = {templates.REVISION: revision} if revision else {NAMESPACE_LABEL: "enabled"}
+
+    def change(data: Mutable) -> None:
+        templates.label(data, wanted)
+
+    context.draft.edit(
+        ref, change, "new pods of this namespace get a sidecar; those that run stay as they are"
+    )
+
+
+def _label_pods(context: Context, target: Target, plane: ControlPlane | None) -> None:
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        if templates.REVISION not in labels(template):
+            templates.label(template, injection_labels(plane))
+
+    context.draft.edit(target.ref, change, "its pods get a sidecar", restarts_of(context, target.workload))

@@ -1,0 +1,373 @@
+"""Mode `legacy`: port 15091 through Istio's own configuration, for proxies older than 1.31.
+
+The shapes are those of Istio's documentation before 1.31, with what it leaves out: STRICT on the port (under
+PERMISSIVE, plain HTTP is served there), the application's own ports in the Sidecar (it replaces what the
+Services say), and who may scrape.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.allow_list import DnsScraper, SpiffeScraper, TrustDomainScraper
+from meshscrape.istio.ports import MERGED, STATS
+from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, selects
+from meshscrape.observe.model import ContainerPort, ObservedWorkload
+from meshscrape.plan import native, templates
+from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, LegacySource
+from meshscrape.plan.workloads import Context, Target, default_control_plane, restarts_of, selector_of
+
+NETWORKING = "networking.istio.io"
+SECURITY = "security.istio.io"
+ADMIN_HOST = "gateway-admin.local"
+METRICS_PATH = "/stats/prometheus"
+_ADMIN = "meshscrape-gateway-admin"
+_V1_SINCE = "1.22"
+_PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
+_SOURCES: dict[LegacySource, int] = {"merged": MERGED, "envoy": STATS}
+_SERVED: dict[LegacySource, str] = {"merged": "the merged metrics", "envoy": "Envoy's statistics alone"}
+# The names are the ServiceEntry's: each of its ports has its own.
+_PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
+
+
+def plan_legacy(context: Context, target: Target) -> None:
+    """The objects that open 15091 for a workload, and the annotation that announces it."""
+    announced = {templates.SECURE_PORT: str(LEGACY_PORT)}
+    included = target.workload.include_inbound
+    uncaptured = target.workload.kind == "sidecar" and not target.workload.intercepted
+    if not target.workload.is_gateway and (uncaptured or included == ()):
+        raise InputError(
+            "its inbound traffic is not intercepted, which legacy mode needs",
+            remedy="use --mode bootstrap, whose listeners are reached directly",
+        )
+    _check_root_namespace(context, target.workload)
+    _authorization_policy(context, target)
+    if target.workload.is_gateway:
+        _gateway(context, target)
+        patch = ProxyPatch(native.off(context, target.workload), announced)
+        patch_gateway(context, target, patch, "announces the port to Prometheus")
+        return
+    _strict(context, target)
+    _sidecar(context, target)
+    _note_left_out(context, target.workload)
+
+    def change(data: Mutable) -> None:
+        template = templates.template_of(data)
+        templates.annotate(template, announced)
+        if off := native.off(context, target.workload):
+            native.set_variables(template, off)
+        if included:
+            ports = templates.merged_ports(",".join(included), (LEGACY_PORT,))
+            templates.annotate(template, {templates.INCLUDE_INBOUND: ports})
+        excluded = templates.annotation(template, templates.EXCLUDE_INBOUND)
+        if str(LEGACY_PORT) in excluded.split(","):
+            # The port is a captured one here, unlike Istio's native one.
+            kept = templates.merged_ports(excluded, (), without=(LEGACY_PORT,))
+            templates.annotate(template, {templates.EXCLUDE_INBOUND: kept})
+
+    context.draft.edit(
+        target.ref, change, "announces the port to Prometheus", restarts_of(context, target.workload)
+    )
+
+
+def _object(context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable) -> Mutable:
+    plane = default_control_plane(context.observation)
+    version = "v1" if plane and plane.version.at_least(_V1_SINCE) else "v1beta1"
+    return {
+        "apiVersion": f"{group}/{version}",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}},
+        "spec": spec,
+    }
+
+
+def _reason(context: Context) -> str:
+    return f"serves {_SERVED[context.intent.legacy_source]} over mutual TLS on {LEGACY_PORT}"
+
+
+def _note_left_out(context: Context, workload: ObservedWorkload) -> None:
+    """Envoy's own port has no metrics of the application: they would go dark with the plaintext job."""
+    merges = workload.prometheus_annotations.get("prometheus.io/scrape") == "true"
+    if context.intent.legacy_source == "envoy" and merges:
+        context.draft.note(
+            workload.ref,
+            f"its application's own metrics are not behind {LEGACY_PORT}, and its pods leave the plaintext "
+            "jobs that read them",
+            "take --legacy-source merged, or scrape the application's port over mutual TLS",
+        )
+
+
+def _name(workload: ObservedWorkload) -> str:
+    return f"meshscrape-{workload.name}"
+
+
+def _authorization_policy(context: Context, target: Target) -> None:
+    workload = target.workload
+    mesh = context.observation.mesh
+    principals: dict[str, None] = {}
+    for scraper in context.scrapers:
+        match scraper:
+            case SpiffeScraper(spiffe_id):
+                path = str(spiffe_id).removeprefix("spiffe://")
+                principals[path] = None
+                domain, _, rest = path.partition("/")
+                if domain == mesh.trust_domain:
+                    principals |= {f"{alias}/{rest}": None for alias in mesh.trust_domain_aliases}
+            case TrustDomainScraper(trust_domain):
+                principals[f"{trust_domain}/*"] = None
+            case DnsScraper():
+                context.draft.note(
+                    None,
+                    f"{scraper} cannot be allowed in legacy mode: Istio's policies know workloads only",
+                    "use --mode bootstrap for scrapers from outside the mesh",
+                )
+    # DENY with a negative match: an ALLOW policy would deny everything else on the workload.
+    # Behind the port is the whole of the agent's own server: all but reading the metrics is denied, too.
+    port = {"ports": [str(LEGACY_PORT)]}
+    rules = [
+        {
+            "from": [{"source": {"notPrincipals": list(principals) or ["-"]}}],
+            "to": [{"operation": port}],
+        },
+        {"to": [{"operation": {**port, "notPaths": [METRICS_PATH]}}]},
+        {"to": [{"operation": {**port, "notMethods": ["GET", "HEAD"]}}]},
+    ]
+    spec = {
+        "selector": {"matchLabels": selector_of(context, workload)},
+        "action": "DENY",
+        "rules": rules,
+    }
+    wanted = _object(context, SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec)
+    context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
+
+
+def _check_root_namespace(context: Context, workload: ObservedWorkload) -> None:
+    """Raise InputError for a sidecar whose port nothing can make STRICT."""
+    root = context.observation.mesh.root_namespace
+    if workload.is_gateway or workload.namespace != root or workload.mtls.of(LEGACY_PORT) == "STRICT":
+        return
+    raise InputError(
+        f"Istio ignores a PeerAuthentication for single workloads in its root namespace {root}, and "
+        f"{LEGACY_PORT} would not be STRICT",
+        remedy="use --mode bootstrap, make the mesh STRICT, or move it to another namespace",
+    )
+
+
+def _strict(context: Context, target: Target) -> None:
+    workload = target.workload
+    own = Ref(SECURITY, "PeerAuthentication", workload.namespace, _name(workload))
+    if workload.mtls.of(LEGACY_PORT) == "STRICT" and context.draft.get(own) is None:
+        return
+    reason = f"mutual TLS alone on {LEGACY_PORT}: under PERMISSIVE, plain HTTP is served there"
+    present = _oldest_selecting(context, "PeerAuthentication", SECURITY, workload, ("spec", "selector"))
+    if present is not None:
+
+        def change(data: Mutable) -> None:
+            ports = templates.child(data, "spec", "portLevelMtls")
+            ports[str(LEGACY_PORT)] = {"mode": "STRICT"}
+
+        context.draft.edit(present, change, reason)
+        return
+    spec = {
+        "selector": {"matchLabels": selector_of(context, workload)},
+        "portLevelMtls": {str(LEGACY_PORT): {"mode": "STRICT"}},
+    }
+    wanted = _object(context, SECURITY, "PeerAuthentication", workload.namespace, _name(workload), spec)
+    context.draft.ensure(wanted, reason)
+
+
+def _oldest_selecting(
+    context: Context, kind: str, group: str, workload: ObservedWorkload, path: tuple[str, ...]
+) -> Ref | None:
+    """The policy of the workload itself; of several, Istio takes the oldest."""
+    if workload.namespace == context.observation.mesh.root_namespace:
+        return None
+    found = [
+        each
+        for each in context.inventory.in_namespace(workload.namespace, kind, group)
+        if as_mapping(dig(each.data, *path)) and selects(dig(each.data, *path), workload.labels)
+    ]
+    return min(found, key=_age).ref if found else None
+
+
+def _age(manifest: Manifest) -> tuple[str, str]:
+    return str(dig(manifest.data, "metadata", "creationTimestamp", default="9999")), manifest.ref.name
+
+
+def ingress_of(data: Object) -> list[Any]:
+    """The ingress listeners of a Sidecar."""
+    return as_list(dig(data, "spec", "ingress"))
+
+
+def is_metrics_ingress(ingress: Any) -> bool:
+    """Whether an ingress listener of a Sidecar is the one for metrics, ours or as documented."""
+    endpoint = str(dig(ingress, "defaultEndpoint", default=""))
+    return dig(ingress, "port", "number") == LEGACY_PORT and endpoint.endswith((":15020", ":15090"))
+
+
+def effective_sidecar(
+    context: Context, workload: ObservedWorkload, *, ours: bool = True
+) -> tuple[Ref, bool] | None:
+    """The Sidecar that applies to a workload, and whether it selects it by labels; others' than `ours`."""
+    namespaces = dict.fromkeys((workload.namespace, context.observation.mesh.root_namespace))
+    for namespace in namespaces:
+        found = [
+            each
+            for each in _sidecars(context, namespace)
+            if _selected(each.data, workload) and (ours or labels(each.data).get(MANAGED_BY) != MANAGER)
+        ]
+        by_labels = [each for each in found if _labels_of(each.data)]
+        for candidates in (by_labels if namespace == workload.namespace else [], found):
+            if candidates:
+                first = min(candidates, key=_age)
+                return first.ref, bool(_labels_of(first.data))
+    return None
+
+
+def _sidecars(context: Context, namespace: str) -> list[Manifest]:
+    known = {each.ref: each for each in context.inventory.in_namespace(namespace, "Sidecar", NETWORKING)}
+    latest = ((ref, context.draft.get(ref)) for ref in known)
+    return [Manifest(ref, data) for ref, data in latest if data is not None]
+
+
+def _labels_of(data: Object) -> Object:
+    return as_mapping(dig(data, "spec", "workloadSelector", "labels"))
+
+
+def _selected(data: Object, workload: ObservedWorkload) -> bool:
+    return selects({"matchLabels": _labels_of(data)}, workload.labels)
+
+
+def _sidecar(context: Context, target: Target) -> None:
+    workload = target.workload
+    listener = {
+        "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTP"},
+        "defaultEndpoint": f"127.0.0.1:{_SOURCES[context.intent.legacy_source]}",
+    }
+    effective = effective_sidecar(context, workload, ours=False)
+    if effective is not None:
+        data = context.object_of(effective[0])
+        if theirs := [each for each in ingress_of(data) if is_metrics_ingress(each)]:
+            _note_other_source(context, effective[0], theirs[0], listener["defaultEndpoint"])
+            return
+        if effective[1]:
+
+            def change(data: Mutable) -> None:
+                ingress = ingress_of(data) or _application_ingress(workload)
+                templates.child(data, "spec")["ingress"] = [*ingress, listener]
+
+            context.draft.edit(effective[0], change, _reason(context))
+            return
+    spec: Mutable = {"workloadSelector": {"labels": selector_of(context, workload)}}
+    inherited = as_mapping(dig(context.object_of(effective[0]), "spec")) if effective else {}
+    own = as_list(inherited.get("ingress")) or _application_ingress(workload)
+    spec["ingress"] = [*own, listener]
+    # A Sidecar of the workload's own replaces the namespace's as a whole.
+    spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
+    wanted = _object(context, NETWORKING, "Sidecar", workload.namespace, _name(workload), spec)
+    context.draft.ensure(wanted, _reason(context))
+
+
+def _note_other_source(context: Context, ref: Ref, ingress: Any, wanted: Any) -> None:
+    found = str(dig(ingress, "defaultEndpoint", default=""))
+    if found.rpartition(":")[2] != str(wanted).rpartition(":")[2]:
+        context.draft.note(
+            ref,
+            f"it leads {LEGACY_PORT} to {found} already, not to {wanted}: left as it is",
+            "change its defaultEndpoint, or choose the other --legacy-source",
+        )
+
+
+def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
+    """The application's own ports: with any ingress, Istio takes none from the Services any more."""
+    return [
+        {
+            "port": {
+                "number": port.number,
+                "name": f"{_protocol(port).lower()}-{port.number}",
+                "protocol": _protocol(port),
+            },
+            # The pod's own address: works for applications that do not listen on localhost, too.
+            "defaultEndpoint": f"0.0.0.0:{port.number}",
+        }
+        for port in sorted(workload.container_ports, key=lambda port: port.number)
+        if port.service_port_name or port.protocol != "auto"
+    ]
+
+
+def _protocol(port: ContainerPort) -> str:
+    """The protocol as a Sidecar spells it, from the name of the Service's port."""
+    prefix = port.service_port_name.partition("-")[0].upper()
+    if prefix in _PROTOCOLS:
+        return prefix
+    return "HTTP" if port.protocol == "http" else "TCP"
+
+
+def _gateway(context: Context, target: Target) -> None:
+    workload = target.workload
+    if _has_metrics_server(context, workload):
+        return
+    name, namespace = _name(workload), workload.namespace
+    source = _SOURCES[context.intent.legacy_source]
+    server = {
+        "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTPS"},
+        "tls": {"mode": "ISTIO_MUTUAL"},
+        "hosts": ["*"],
+    }
+    gateway = {"selector": selector_of(context, workload), "servers": [server]}
+    admin = {
+        # Only here: elsewhere the host would lead to each sidecar's own metrics.
+        "exportTo": ["."],
+        "hosts": [ADMIN_HOST],
+        "location": "MESH_INTERNAL",
+        "ports": _admin_ports(context, namespace, source),
+        "resolution": "STATIC",
+        "endpoints": [{"address": "127.0.0.1"}],
+    }
+    route = {
+        "match": [{"uri": {"prefix": METRICS_PATH}, "port": LEGACY_PORT}],
+        "route": [{"destination": {"host": ADMIN_HOST, "port": {"number": source}}}],
+    }
+    service = {"exportTo": ["."], "hosts": ["*"], "gateways": [name], "http": [route]}
+    for kind, own_name, spec in (
+        ("ServiceEntry", _ADMIN, admin),
+        ("Gateway", name, gateway),
+        ("VirtualService", name, service),
+    ):
+        context.draft.ensure(_object(context, NETWORKING, kind, namespace, own_name, spec), _reason(context))
+
+
+def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]:
+    """`source` and what the entry has already: the namespace's gateways share it, whatever each serves."""
+    present = context.draft.get(Ref(NETWORKING, "ServiceEntry", namespace, _ADMIN))
+    numbers = {dig(each, "number") for each in as_list(dig(present, "spec", "ports"))}
+    return [
+        {"number": number, "name": name, "protocol": "HTTP"}
+        for number, name in _PORT_NAMES.items()
+        if number == source or number in numbers
+    ]
+
+
+def is_metrics_server(server: Any) -> bool:
+    """Whether a server of a Gateway is the one for metrics, ours or as documented."""
+    return bool(dig(server, "port", "number") == LEGACY_PORT and dig(server, "tls", "mode") == "ISTIO_MUTUAL")
+
+
+def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
+    """The Gateways that open 15091 on a gateway workload, from any namespace."""
+    found = []
+    for each in context.inventory.of_kind("Gateway", NETWORKING):
+        data = context.draft.get(each.ref)
+        selector = {"matchLabels": as_mapping(dig(data, "spec", "selector"))}
+        servers = as_list(dig(data, "spec", "servers"))
+        if any(map(is_metrics_server, servers)) and selects(selector, workload.labels):
+            found.append(each.ref)
+    return found
+
+
+def _has_metrics_server(context: Context, workload: ObservedWorkload) -> bool:
+    own = Ref(NETWORKING, "Gateway", workload.namespace, _name(workload))
+    return any(ref != own for ref in metrics_gateways(context, workload))

@@ -1,0 +1,176 @@
+"""From `legacy` to the other modes: new listeners first, the old objects last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.kube.objects import Object, Ref, as_list, as_mapping, dig, labels, selects
+from meshscrape.observe.model import ObservedWorkload
+from meshscrape.plan import legacy
+from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
+from meshscrape.plan.workloads import Context
+
+_REASON = f"{LEGACY_PORT} by Istio's configuration has been replaced"
+
+
+def plan_removal(context: Context) -> None:
+    """Remove the objects of legacy mode that no workload needs any more."""
+    moved = [target.workload for target in context.targets if target.mode != "legacy"]
+    refs = {workload.ref for workload in moved}
+    others = [
+        each
+        for each in context.observation.workloads
+        if each.ref not in refs and each.mode_now in ("legacy", "mixed")
+    ]
+    remaining = [*others, *(target.workload for target in context.targets if target.mode == "legacy")]
+    for workload in moved:
+        if workload.is_gateway:
+            _gateway(context, workload, remaining)
+        else:
+            _sidecar(context, workload, remaining)
+        _policies(context, workload, remaining)
+
+
+def _sidecar(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
+    effective = legacy.effective_sidecar(context, workload)
+    if effective is None:
+        return
+    ref = effective[0]
+    data = context.object_of(ref)
+    ingress = legacy.ingress_of(data)
+    kept = [each for each in ingress if not legacy.is_metrics_ingress(each)]
+    if len(kept) == len(ingress) or _still_needed(context, ref, workload, remaining):
+        return
+    if _ours(data) or (not kept and not _has_more(data)):
+        context.draft.delete(ref, _REASON)
+        return
+
+    def strip(data: Mutable) -> None:
+        if kept:
+            data["spec"]["ingress"] = kept
+        else:
+            del data["spec"]["ingress"]
+
+    context.draft.edit(ref, strip, _REASON)
+
+
+def _still_needed(
+    context: Context, ref: Ref, workload: ObservedWorkload, remaining: list[ObservedWorkload]
+) -> bool:
+    for other in remaining:
+        if other.is_gateway or (effective := legacy.effective_sidecar(context, other)) is None:
+            continue
+        if effective[0] == ref:
+            context.draft.note(
+                ref,
+                f"it still serves {other.ref}, so it stays after {workload.ref} has moved",
+                "plan for both together",
+            )
+            return True
+    return False
+
+
+def _has_more(data: Object) -> bool:
+    """Whether a Sidecar does anything beside its ingress."""
+    return bool(set(as_mapping(data.get("spec"))) - {"ingress", "workloadSelector"})
+
+
+def _ours(data: Object | None) -> bool:
+    return data is not None and labels(data).get(MANAGED_BY) == MANAGER
+
+
+def _policies(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
+    here = [each for each in remaining if each.namespace == workload.namespace and not each.is_gateway]
+    for each in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", legacy.SECURITY):
+        _peer_authentication(context, each.ref, workload, here)
+    ref = Ref(legacy.SECURITY, "AuthorizationPolicy", workload.namespace, f"meshscrape-{workload.name}")
+    if _ours(context.draft.get(ref)):
+        context.draft.delete(ref, _REASON)
+
+
+def _peer_authentication(
+    context: Context, ref: Ref, workload: ObservedWorkload, others: list[ObservedWorkload]
+) -> None:
+    data = context.draft.get(ref)
+    selector = dig(data, "spec", "selector")
+    ports = as_mapping(dig(data, "spec", "portLevelMtls"))
+    if data is None or not as_mapping(selector) or not selects(selector, workload.labels):
+        return
+    # Another mode than legacy's own is somebody's wish, such as one that lets native listeners have the port.
+    if dig(ports, str(LEGACY_PORT), "mode") != "STRICT":
+        return
+    # Without it, those would serve their metrics in plain HTTP.
+    if any(selects(selector, each.labels) for each in others):
+        return
+    rest = {key: value for key, value in ports.items() if key != str(LEGACY_PORT)}
+    if not rest and not dig(data, "spec", "mtls"):
+        context.draft.delete(ref, _REASON)
+        return
+
+    def strip(data: Mutable) -> None:
+        if rest:
+            data["spec"]["portLevelMtls"] = rest
+        else:
+            del data["spec"]["portLevelMtls"]
+
+    context.draft.edit(ref, strip, _REASON)
+
+
+def _gateway(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
+    for ref in legacy.metrics_gateways(context, workload):
+        selector = {"matchLabels": as_mapping(dig(context.object_of(ref), "spec", "selector"))}
+        if any(each.is_gateway and selects(selector, each.labels) for each in remaining):
+            continue
+        servers = as_list(dig(context.object_of(ref), "spec", "servers"))
+        kept = [each for each in servers if not legacy.is_metrics_server(each)]
+        if kept:
+            _keep_servers(context, ref, kept)
+        else:
+            context.draft.delete(ref, _REASON)
+        _routes(context, ref, gone=not kept)
+    gateways = context.inventory.of_kind("Gateway", legacy.NETWORKING)
+    left = [context.draft.get(each.ref) for each in gateways]
+    if any(legacy.is_metrics_server(each) for data in left for each in as_list(dig(data, "spec", "servers"))):
+        return
+    for each in context.inventory.of_kind("ServiceEntry", legacy.NETWORKING):
+        if legacy.ADMIN_HOST in as_list(dig(each.data, "spec", "hosts")):
+            context.draft.delete(each.ref, _REASON)
+
+
+def _keep_servers(context: Context, ref: Ref, kept: list[Any]) -> None:
+    def strip(data: Mutable) -> None:
+        data["spec"]["servers"] = kept
+
+    context.draft.edit(ref, strip, _REASON)
+
+
+def _routes(context: Context, gateway: Ref, *, gone: bool) -> None:
+    """Routes of the gateway that lead to its own metrics."""
+    names = {f"{gateway.namespace}/{gateway.name}", gateway.name}
+    for each in context.inventory.of_kind("VirtualService", legacy.NETWORKING):
+        data = context.draft.get(each.ref)
+        bound = {str(name) for name in as_list(dig(data, "spec", "gateways"))}
+        if data is None or not bound & names:
+            continue
+        if gateway.name in bound and each.ref.namespace != gateway.namespace and not gone:
+            continue
+        routes = as_list(dig(data, "spec", "http"))
+        kept = [route for route in routes if not _leads_to_admin(route)]
+        if len(kept) == len(routes):
+            continue
+        if not kept:
+            context.draft.delete(each.ref, _REASON)
+        else:
+            _keep_routes(context, each.ref, kept)
+
+
+def _keep_routes(context: Context, ref: Ref, kept: list[Any]) -> None:
+    def strip(data: Mutable) -> None:
+        data["spec"]["http"] = kept
+
+    context.draft.edit(ref, strip, _REASON)
+
+
+def _leads_to_admin(route: Any) -> bool:
+    return any(dig(each, "destination", "host") == legacy.ADMIN_HOST for each in as_list(dig(route, "route")))

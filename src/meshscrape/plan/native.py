@@ -1,0 +1,141 @@
+"""Mode `native`: Istio's own secure listeners, for proxies of 1.31 and newer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.kube.objects import as_list, as_mapping, dig, selects
+from meshscrape.observe.model import ObservedWorkload
+from meshscrape.plan import templates
+from meshscrape.plan.edited_objects import Mutable, clone
+from meshscrape.plan.model import Intent
+from meshscrape.plan.workloads import Context, Target
+
+MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
+ENVOY = "ENVOY_SECURE_METRICS_PORT"
+_NETWORKING = "networking.istio.io"
+_INTERCEPTION = "sidecar.istio.io/interceptionMode"
+
+
+def variables(intent: Intent) -> dict[str, str]:
+    """The variables that open the ports."""
+    found = {MERGED: str(intent.merged_port)}
+    return found | ({ENVOY: str(intent.envoy_port)} if intent.envoy_port else {})
+
+
+def announcements(intent: Intent) -> dict[str, str]:
+    """The annotations by which Prometheus finds the ports."""
+    found = {templates.SECURE_PORT: str(intent.merged_port)}
+    return found | ({templates.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
+
+
+def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
+    """The variables that turn listeners off which are on, wherever that comes from.
+
+    Two listeners on one port keep Envoy from starting; and Istio's own let everybody in the mesh read.
+    """
+    said = _once_injected(context, workload) if workload.kind == "uninjected" else workload.env
+    return {key: "0" for key in (MERGED, ENVOY) if said.get(key, "0") not in ("", "0")}
+
+
+def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, str]:
+    """The variables that a workload gets when it joins the mesh: it is observed without a proxy as yet."""
+    mesh = context.observation.mesh
+    found = dict(mesh.default_metadata)
+    for namespace in (mesh.root_namespace, workload.namespace):
+        for config in context.inventory.in_namespace(namespace, "ProxyConfig", _NETWORKING):
+            if not as_mapping(dig(config.data, "spec", "selector", "matchLabels")):
+                said = as_mapping(dig(config.data, "spec", "environmentVariables"))
+                found |= {str(key): str(value) for key, value in said.items()}
+    return {**found, **workload.proxy_metadata}
+
+
+def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> None:
+    """Raise InputError where a ProxyConfig object for this workload says otherwise than `wanted`.
+
+    For the process environment such an object wins over the pod's annotation, which then changes nothing.
+    """
+    template = templates.template_of(clone(context.object_of(workload.ref)))
+    own = _own_variables(template)
+    for config in context.inventory.in_namespace(workload.namespace, "ProxyConfig", _NETWORKING):
+        selector = dig(config.data, "spec", "selector")
+        if not as_mapping(dig(selector, "matchLabels")) or not selects(selector, workload.labels):
+            continue
+        said = as_mapping(dig(config.data, "spec", "environmentVariables"))
+        for key, value in wanted.items():
+            if key in said and str(said[key]) != value and key not in own:
+                raise InputError(
+                    f'{config.ref} sets {key} to "{said[key]}", and wins over the pod\'s annotation',
+                    remedy=f'set it there to "{value}", or take it out, and plan again',
+                )
+
+
+def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
+    """The variables that do not have the wanted value yet, wherever they come from now."""
+    return {key: value for key, value in variables(intent).items() if workload.env.get(key) != value}
+
+
+def excluded_ports(
+    context: Context, workload: ObservedWorkload, template: Mapping[str, object]
+) -> str | None:
+    """The new value of excludeInboundPorts; None when the ports are not captured anyway.
+
+    Captured connections are decrypted by the sidecar before they reach a listener that wants to decrypt them
+    itself: under STRICT always, and a stricter policy later would break what works today.
+    """
+    intercepted = workload.intercepted or (
+        workload.kind == "uninjected" and templates.annotation(template, _INTERCEPTION) != "NONE"
+    )
+    listed = workload.include_inbound
+    captured = [port for port in context.intent.secure_ports if listed is None or str(port) in listed]
+    if workload.is_gateway or not intercepted or not captured:
+        return None
+    present = templates.annotation(template, templates.EXCLUDE_INBOUND)
+    # The annotation replaces the mesh-wide list, so that list goes into it.
+    start = present or ",".join(context.observation.mesh.exclude_inbound_ports)
+    return templates.merged_ports(start, captured)
+
+
+def set_variables(template: Mutable, wanted: Mapping[str, str]) -> None:
+    """Set variables in the annotation, and on a container istio-proxy of the user's where it has them: that
+    one wins over the annotation."""
+    own = _own_variables(template)
+    templates.configure_proxy(template, wanted)
+    proxy = templates.container(template)
+    if proxy is not None:
+        templates.set_env(proxy, {key: value for key, value in wanted.items() if key in own})
+
+
+def _own_variables(template: Mutable) -> set[Any]:
+    return {dig(each, "name") for each in as_list(dig(templates.container(template), "env"))}
+
+
+def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
+    before = templates.proxy_variables(templates.annotation(template, PROXY_CONFIG))
+    if workload.kind != "uninjected" and all(before.get(key) == value for key, value in wanted.items()):
+        context.draft.note(
+            workload.ref,
+            "its annotation has the ports, but something else overrides them",
+            "look for a ProxyConfig object that selects it, and set the variables there",
+        )
+    set_variables(template, wanted)
+
+
+def edit_sidecar(context: Context, target: Target, template: Mutable) -> None:
+    """Open the ports of a sidecar (or of an injected gateway) through its template's annotations."""
+    workload, intent = target.workload, context.intent
+    wanted = missing(workload, intent)
+    if wanted:
+        _set(context, workload, template, wanted)
+    ports = [port for port in intent.secure_ports if workload.mtls.of(port) == "STRICT"]
+    excluded = excluded_ports(context, workload, template)
+    if excluded is not None and (wanted or ports):
+        templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
+    announced = announcements(intent)
+    if not templates.annotation(template, templates.SECURE_PORT):
+        # The injector writes this one; a value that is there already, it leaves alone.
+        del announced[templates.SECURE_PORT]
+    templates.annotate(template, announced)

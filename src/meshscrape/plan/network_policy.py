@@ -1,0 +1,88 @@
+"""NetworkPolicies that let only the scraper's pods reach the secure ports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.istio.ports import HIGHEST
+from meshscrape.kube.objects import as_list, dig, labels, selects
+from meshscrape.observe.model import ObservedWorkload
+from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
+from meshscrape.plan.scrapers import scraper_pods
+from meshscrape.plan.workloads import Context, Target, selector_of
+
+_GROUP = "networking.k8s.io"
+
+
+def plan_network_policies(context: Context) -> None:
+    """One policy per target. A policy that selects pods denies them all else, so it says what stays open."""
+    peers = [
+        {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "podSelector": {"matchLabels": own},
+        }
+        for namespace, own in scraper_pods(context)
+    ]
+    if not peers:
+        context.draft.note(
+            None,
+            "no NetworkPolicy is planned: the pods of the scraper are not known",
+            "give the scraper's objects too",
+        )
+        return
+    for target in context.targets:
+        _plan(context, target, peers)
+
+
+def _plan(context: Context, target: Target, peers: list[dict[str, Any]]) -> None:
+    workload = target.workload
+    ports = (LEGACY_PORT,) if target.mode == "legacy" else context.intent.secure_ports
+    ingress: list[dict[str, Any]] = [
+        {"from": peers, "ports": [{"port": port, "protocol": "TCP"} for port in sorted(ports)]}
+    ]
+    others = _other_policies(context, workload)
+    if not others:
+        ingress.append({"ports": _everything_but(sorted(ports))})
+        reason = "only the scraper's pods reach the secure ports; all other ports stay as open as they are"
+    else:
+        # Policies add up: opening all other ports here would undo what those close.
+        reason = f"lets the scraper's pods reach the secure ports, beside {', '.join(others)}"
+    wanted = {
+        "apiVersion": f"{_GROUP}/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": f"meshscrape-{workload.name}",
+            "namespace": workload.namespace,
+            "labels": {MANAGED_BY: MANAGER},
+        },
+        "spec": {
+            "podSelector": {"matchLabels": selector_of(context, workload)},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    }
+    context.draft.ensure(wanted, reason)
+
+
+def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
+    """Policies for incoming traffic that select the workload's pods, and are not ours."""
+    return [
+        str(each.ref)
+        for each in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", _GROUP)
+        if labels(each.data).get(MANAGED_BY) != MANAGER
+        and selects(dig(each.data, "spec", "podSelector", default={}), workload.labels)
+        and "Ingress" in (as_list(dig(each.data, "spec", "policyTypes")) or ["Ingress"])
+    ]
+
+
+def _everything_but(ports: list[int]) -> list[dict[str, Any]]:
+    """All ports of all protocols, without these of TCP."""
+    ranges = []
+    low = 1
+    for port in [*ports, HIGHEST + 1]:
+        if low < port - 1:
+            ranges.append({"port": low, "endPort": port - 1, "protocol": "TCP"})
+        elif low == port - 1:
+            ranges.append({"port": low, "protocol": "TCP"})
+        low = port + 1
+    return [*ranges, *({"port": 1, "endPort": HIGHEST, "protocol": each} for each in ("UDP", "SCTP"))]

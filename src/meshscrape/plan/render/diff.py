@@ -1,0 +1,143 @@
+"""A plan as text for people: one unified YAML diff per change, with its reason and what it restarts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Sequence
+
+from meshscrape.kube.objects import Object, Ref, as_mapping, stable
+from meshscrape.kube.yaml_text import dump
+from meshscrape.plan.model import PHASES, Change, Gate, Note, Phase, Plan
+
+_CONTEXT = 3
+# Texts of so many lines are cut to their beginning.
+_LONG = 100
+_BEGINNING = 12
+# So many objects are named where many share a note.
+_SHOWN = 5
+_HEADINGS: dict[Phase, str] = {
+    "injection": "Injection: workloads join the mesh",
+    "credentials": "Credentials: who scrapes gets a certificate",
+    "listeners": "Listeners: metrics over mutual TLS",
+    "scrape": "Scraping: over mutual TLS, and no more in the clear",
+    "hardening": "Hardening: plaintext ports close",
+    "removal": "Removal: what has been replaced",
+}
+_COLOURS = {"+": "32", "-": "31", "@": "36", "#": "1"}
+
+
+def plan_text(plan: Plan, *, colour: bool = False) -> str:
+    """The whole plan: phases with their changes, gates, notes, and one line of summary at the end."""
+    lines = [line for phase in PHASES for line in _phase(plan, phase)]
+    lines += [line for gate in plan.gates for line in _gate(gate)]
+    lines += _notes(plan.notes)
+    lines.append(summary(plan))
+    return "\n".join(_coloured(line) if colour else line for line in lines) + "\n"
+
+
+def summary(plan: Plan) -> str:
+    """`Plan: 2 to create, 3 to update, 0 to delete; restarts 3; 1 refused: Deployment.apps shop/web.`
+
+    "Nothing to do" is said of a finished cluster alone: not where all that was wanted was refused.
+    """
+    count = dict.fromkeys(("create", "update", "delete"), 0)
+    for change in plan.changes:
+        count[change.action] += 1
+    refused = f"; {len(plan.refused)} refused: {_shown(plan.refused)}" if plan.refused else ""
+    if not plan.changes:
+        return f"Nothing planned{refused}." if refused else "Nothing to do."
+    restarts = len({restart for change in plan.changes for restart in change.restarts})
+    counts = ", ".join(f"{number} to {action}" for action, number in count.items())
+    return f"Plan: {counts}; restarts {restarts or 'nothing'}{refused}."
+
+
+def change_diff(change: Change) -> list[str]:
+    """The unified diff of one change's YAML, without status and what a cluster adds.
+
+    Long texts in a new ConfigMap are cut, and say so: hundreds of lines of listeners, for each namespace
+    anew, hide what one has to decide on.
+    """
+    before = _lines(change.before)
+    after = _lines(change.after if before else _abridged(change.after))
+    name = _path(change.ref)
+    return list(
+        difflib.unified_diff(
+            before,
+            after,
+            f"a/{name}" if before else "/dev/null",
+            f"b/{name}" if after else "/dev/null",
+            lineterm="",
+            n=_CONTEXT,
+        )
+    )
+
+
+def _phase(plan: Plan, phase: Phase) -> Iterator[str]:
+    changes = [change for change in plan.changes if change.phase == phase]
+    if not changes:
+        return
+    yield f"## {PHASES.index(phase) + 1}. {_HEADINGS[phase]}"
+    yield ""
+    for change in changes:
+        yield f"# {change.action} {change.ref}"
+        yield f"#   why: {change.reason}"
+        restarts = ", ".join(change.restarts) or "nothing"
+        yield f"#   restarts: {restarts}"
+        yield from change_diff(change)
+        yield ""
+
+
+def _gate(gate: Gate) -> Iterator[str]:
+    state = "wait until the phases before it have taken effect" if gate.planned else "not planned yet"
+    yield f"# gate: {gate.phase} of {_shown(gate.workloads)}: {state}"
+    for text in gate.waits_for:
+        yield f"#   waits for: {text}"
+    yield ""
+
+
+def _notes(notes: Iterable[Note]) -> Iterator[str]:
+    """The notes, those that say the same of several objects together."""
+    grouped: dict[tuple[bool, str, str], list[Ref]] = {}
+    for note in notes:
+        refs = grouped.setdefault((note.refused, note.text, note.remedy), [])
+        refs.extend([note.ref] if note.ref else [])
+    for (refused, text, remedy), refs in grouped.items():
+        yield f"# {'refused' if refused else 'note'}: {f'{_shown(refs)}: ' if refs else ''}{text}"
+        yield f"#   {remedy}"
+        yield ""
+
+
+def _shown(refs: Sequence[Ref | str]) -> str:
+    names = [str(ref) for ref in refs[:_SHOWN]]
+    if len(refs) > _SHOWN:
+        names.append(f"{len(refs) - _SHOWN} more")
+    return ", ".join(names)
+
+
+def _lines(data: Object | None) -> list[str]:
+    return dump(stable(data)).splitlines() if data is not None else []
+
+
+def _abridged(data: Object | None) -> Object | None:
+    if data is None or data.get("kind") != "ConfigMap":
+        return data
+    texts = as_mapping(data.get("data"))
+    return {**data, "data": {key: _cut(text) for key, text in texts.items()}}
+
+
+def _cut(text: object) -> object:
+    lines = str(text).splitlines()
+    if len(lines) <= _LONG:
+        return text
+    left = f"... {len(lines) - _BEGINNING} more lines: `meshscrape render` writes all of them"
+    return "\n".join([*lines[:_BEGINNING], left, ""])
+
+
+def _path(ref: Ref) -> str:
+    kind = f"{ref.kind}.{ref.group}" if ref.group else ref.kind
+    return "/".join(part for part in (ref.namespace, kind, ref.name) if part)
+
+
+def _coloured(line: str) -> str:
+    code = _COLOURS.get(line[:1])
+    return f"\x1b[{code}m{line}\x1b[0m" if code else line

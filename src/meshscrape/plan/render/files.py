@@ -1,0 +1,120 @@
+"""A plan as files: one directory per phase, one file per object, the same bytes for the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from meshscrape.kube.objects import Object, Ref, stable
+from meshscrape.kube.yaml_text import dump
+from meshscrape.plan.model import PHASES, Change, Phase, Plan, revert
+from meshscrape.plan.render.diff import plan_text
+
+OVERVIEW = "PLAN.txt"
+HEAD = "# Made by meshscrape render: apply one directory after the other, in order.\n\n"
+# ASM keeps Istio's objects in an API server of its own.
+_CONTROL_PLANE_GROUPS = ("networking.istio.io", "security.istio.io", "telemetry.istio.io")
+_ASM_GROUP = "istio.alibabacloud.com"
+ORIGINALS = "originals"
+CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
+
+
+def plan_files(plan: Plan) -> dict[str, str]:
+    """Relative paths and their text: `PHASE/NAMESPACE.KIND.NAME.yaml`, and an overview of the whole plan.
+
+    What is to be removed stands in `PHASE/delete/`, as it is now, numbered in its order: kubectl takes files
+    by name, and a port has to go before the policies that guard it. `originals/` has each object as it was,
+    and in `originals/delete/` what the plan creates: the way back. With ASM each API server has a tree.
+    """
+    found = {OVERVIEW: HEAD + plan_text(plan)}
+    for number, change in enumerate(plan.changes, 1):
+        directory = f"{place(plan, change.ref)}{phase_directory(change.phase)}"
+        data, name = _applied(plan, change), file_name(change.ref)
+        if data is None:
+            directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
+        assert data is not None  # noqa: S101 - a change has one of both
+        found[f"{directory}/{name}"] = _head(change) + dump(clean(data))
+    found |= _originals(plan)
+    return dict(sorted(found.items()))
+
+
+def _applied(plan: Plan, change: Change) -> Object | None:
+    """The object for `kubectl apply`, which leaves alone what a file does not say."""
+    data = change.after
+    if data is None or change.ref not in plan.autoscaled or not isinstance(data.get("spec"), Mapping):
+        return data
+    spec = {key: value for key, value in data["spec"].items() if key != "replicas"}
+    return {**data, "spec": spec}
+
+
+def _originals(plan: Plan) -> dict[str, str]:
+    latest = {change.ref: change for change in revert(plan).changes}
+    found = {}
+    for number, (ref, change) in enumerate(latest.items(), 1):
+        directory, data, name = f"{place(plan, ref)}{ORIGINALS}", change.after, file_name(ref)
+        if data is None:
+            directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
+        assert data is not None  # noqa: S101 - a change has one of both
+        found[f"{directory}/{name}"] = dump(clean(data))
+    return found
+
+
+def plan_stream(plan: Plan) -> str:
+    """All objects as one YAML stream, phase after phase; what is to be removed is named in comments."""
+    parts: list[str] = []
+    for phase in PHASES:
+        changes = [change for change in plan.changes if change.phase == phase]
+        if not changes:
+            continue
+        title = f"# {phase_directory(phase)}\n"
+        for change in changes:
+            data = _applied(plan, change)
+            body = dump(clean(data)) if data is not None else f"# delete {change.ref}\n"
+            parts.append(title + _head(change) + body)
+            title = ""
+    return "---\n".join(parts)
+
+
+def phase_directory(phase: Phase) -> str:
+    """`3-listeners`: sorts in the order of application."""
+    return f"{PHASES.index(phase) + 1}-{phase}"
+
+
+def file_name(ref: Ref) -> str:
+    """A file name that no other object has."""
+    kind = f"{ref.kind}.{ref.group}" if ref.group else ref.kind
+    parts = [part for part in (ref.namespace, kind, ref.name) if part]
+    return "_".join(parts).replace("/", "_").replace(":", "_").lower() + ".yaml"
+
+
+def place(plan: Plan, ref: Ref) -> str:
+    """The tree that an object belongs to; empty where there is one API server only."""
+    if not plan.apart:
+        return ""
+    to_control_plane = ref.group in _CONTROL_PLANE_GROUPS or ref.group == _ASM_GROUP
+    return f"{CONTROL_PLANE if to_control_plane else DATA_PLANE}/"
+
+
+def clean(data: Object) -> Object:
+    """An object as one writes it: without status and what a cluster adds by itself."""
+    written = stable(data)
+    metadata = data.get("metadata")
+    if isinstance(metadata, Mapping) and "namespace" in metadata:
+        # Explicit, also for `default`: files are applied in whatever namespace is current.
+        written["metadata"] = _with_namespace(written["metadata"], str(metadata["namespace"]))
+    return written
+
+
+def _with_namespace(metadata: Mapping[str, object], namespace: str) -> dict[str, object]:
+    return {"name": metadata.get("name"), "namespace": namespace} | {
+        key: value for key, value in metadata.items() if key not in ("name", "namespace")
+    }
+
+
+def _head(change: Change) -> str:
+    return "".join(_comments(change))
+
+
+def _comments(change: Change) -> Iterator[str]:
+    yield f"# why: {change.reason}\n"
+    if change.restarts:
+        yield f"# restarts: {', '.join(change.restarts)}\n"

@@ -1,0 +1,114 @@
+"""A plan as kustomize overlays: one per phase, each upon the one before, the first upon the user's base.
+
+Changed objects are patches that hold the difference alone, so that the base stays the user's own. Kustomize
+merges lists of Kubernetes' own kinds by their items' names, and replaces those of other kinds as a whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.kube.objects import Object
+from meshscrape.kube.yaml_text import dump
+from meshscrape.plan.model import PHASES, Change, Plan
+from meshscrape.plan.render.diff import plan_text
+from meshscrape.plan.render.files import HEAD, OVERVIEW, clean, file_name, phase_directory, place
+
+_HEADER = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
+# Items of these lists are merged by a key, in Kubernetes' own kinds.
+_MERGE_KEYS = {
+    "containers": "name", "initContainers": "name", "env": "name", "volumes": "name",
+    "volumeMounts": "mountPath",
+}  # fmt: skip
+_BUILT_IN = ("", "apps", "batch")
+
+
+def kustomize_files(plan: Plan, base: str) -> dict[str, str]:
+    """Relative paths and their text. `base` is the directory (or URL) of the user's own kustomization, as
+    seen from one of the phases' directories."""
+    found = {OVERVIEW: HEAD + plan_text(plan)}
+    trees = sorted({place(plan, change.ref) for change in plan.changes})
+    for tree in trees:
+        previous = base
+        for phase in PHASES:
+            changes = [each for each in plan.changes if each.phase == phase and place(plan, each.ref) == tree]
+            if not changes:
+                continue
+            directory = f"{tree}{phase_directory(phase)}"
+            found |= {f"{directory}/{name}": text for name, text in _overlay(changes, previous).items()}
+            previous = f"../{phase_directory(phase)}"
+    return dict(sorted(found.items()))
+
+
+def _overlay(changes: list[Change], previous: str) -> dict[str, str]:
+    files: dict[str, str] = {}
+    resources, patches = [previous], []
+    for change in changes:
+        name = file_name(change.ref)
+        head = f"# why: {change.reason}\n"
+        if change.before is None and change.after is not None:
+            resources.append(name)
+            files[name] = head + dump(clean(change.after))
+        elif change.before is not None:
+            patches.append({"path": name})
+            files[name] = head + dump(patch_of(change.before, change.after))
+    document: dict[str, Any] = {**_HEADER, "resources": resources}
+    if patches:
+        document["patches"] = patches
+    return {"kustomization.yaml": dump(document), **files}
+
+
+def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
+    """The strategic-merge patch that makes `after` of `before`; one that deletes it for None."""
+    metadata = clean(before)["metadata"]
+    identity = {key: metadata[key] for key in ("name", "namespace") if key in metadata}
+    head = {"apiVersion": before["apiVersion"], "kind": before["kind"]}
+    if after is None:
+        return {"$patch": "delete", **head, "metadata": identity}
+    by_name = before["apiVersion"].rpartition("/")[0] in _BUILT_IN
+    changed = _difference(clean(before), clean(after), by_name) or {}
+    body = {key: value for key, value in changed.items() if key != "metadata"}
+    return {**head, "metadata": {**identity, **changed.get("metadata", {})}, **body}
+
+
+def _difference(before: Any, after: Any, by_name: bool) -> dict[str, Any]:
+    """Keys of a mapping that differ, with null for those that are gone."""
+    found: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        if key not in before:
+            found[key] = value
+        elif before[key] != value:
+            found[key] = _changed(key, before[key], value, by_name)
+    return found
+
+
+def _changed(key: str, before: Any, after: Any, by_name: bool) -> Any:
+    if isinstance(before, dict) and isinstance(after, dict):
+        return _difference(before, after, by_name)
+    merge_key = _MERGE_KEYS.get(key)
+    if by_name and merge_key and _named(before, merge_key) and _named(after, merge_key):
+        return _items(before, after, merge_key, by_name)
+    return after
+
+
+def _items(before: list[Any], after: list[Any], merge_key: str, by_name: bool) -> list[Any]:
+    old = {each[merge_key]: each for each in before}
+    new = {each[merge_key] for each in after}
+    found: list[Any] = []
+    for each in after:
+        known = old.get(each[merge_key])
+        if known is None:
+            found.append(each)
+        elif known != each:
+            found.append({merge_key: each[merge_key], **_difference(known, each, by_name)})
+    found += [{"$patch": "delete", merge_key: name} for name in old if name not in new]
+    return found
+
+
+def _named(items: Any, merge_key: str) -> bool:
+    """Whether the items of a list have distinct names."""
+    if not isinstance(items, list):
+        return False
+    if not all(isinstance(each, dict) and isinstance(each.get(merge_key), str) for each in items):
+        return False
+    return len({each[merge_key] for each in items}) == len(items)

@@ -1,0 +1,138 @@
+"""Edits of pod templates. Each is idempotent: a second time it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.kube.objects import as_list, as_mapping, template_path
+from meshscrape.kube.yaml_text import load_text, rewrite
+from meshscrape.plan.edited_objects import Mutable
+
+EXCLUDE_INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
+INCLUDE_INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
+INCLUDE_OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
+SECURE_PORT = "prometheus.istio.io/secure-port"
+SECURE_ENVOY_PORT = "prometheus.istio.io/secure-envoy-port"
+BOOTSTRAP_OVERRIDE = "sidecar.istio.io/bootstrapOverride"
+INJECT = "sidecar.istio.io/inject"
+REVISION = "istio.io/rev"
+USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
+PROXY = "istio-proxy"
+
+
+def template_of(data: Mutable) -> Mutable:
+    """The pod template of a Deployment and the like, to be modified; it must have one."""
+    path = template_path(str(data.get("kind")))
+    if path is None:
+        raise InputError(f"{data.get('kind')} has no pod template")
+    return child(data, *path)
+
+
+def child(data: Mutable, *path: str) -> Mutable:
+    """The mapping at `path`, made where it is absent or null."""
+    for step in path:
+        if not isinstance(data.get(step), dict):
+            data[step] = {}
+        data = data[step]
+    return data
+
+
+def annotate(data: Mutable, values: Mapping[str, str]) -> None:
+    """Set annotations of an object or template."""
+    if values:
+        child(data, "metadata", "annotations").update(values)
+
+
+def annotation(data: Mapping[str, Any], key: str) -> str:
+    """An annotation's text; empty when there is none."""
+    metadata = as_mapping(data.get("metadata"))
+    value = as_mapping(metadata.get("annotations")).get(key)
+    return value if isinstance(value, str) else ""
+
+
+def label(data: Mutable, values: Mapping[str, str]) -> None:
+    """Set labels of an object or template."""
+    if values:
+        child(data, "metadata", "labels").update(values)
+
+
+def with_proxy_config(text: str, metadata: Mapping[str, str], fields: Mapping[str, Any] | None = None) -> str:
+    """The annotation `proxy.istio.io/config` with these variables and fields set, the user's text kept.
+
+    Raises InputError when the text is no mapping: Istio would refuse the pod.
+    """
+    found = load_text(text, PROXY_CONFIG)
+    if found is not None and not isinstance(found, dict):
+        raise InputError("not a mapping", where=PROXY_CONFIG, remedy="write fields of ProxyConfig")
+    wanted: Mutable = dict(found or {})
+    key = "proxy_metadata" if "proxy_metadata" in wanted else "proxyMetadata"
+    if metadata:
+        wanted[key] = {**as_mapping(wanted.get(key)), **metadata}
+    wanted.update(fields or {})
+    return rewrite(text, wanted)
+
+
+def configure_proxy(
+    template: Mutable, metadata: Mapping[str, str], fields: Mapping[str, Any] | None = None
+) -> None:
+    """Set variables (proxyMetadata) and fields in the template's `proxy.istio.io/config`."""
+    text = annotation(template, PROXY_CONFIG)
+    annotate(template, {PROXY_CONFIG: with_proxy_config(text, metadata, fields)})
+
+
+def proxy_variables(text: str) -> Mapping[str, Any]:
+    """proxyMetadata of an annotation's text; empty when it cannot be read."""
+    try:
+        found = as_mapping(load_text(text, PROXY_CONFIG))
+    except InputError:
+        return {}
+    return as_mapping(found.get("proxyMetadata") or found.get("proxy_metadata"))
+
+
+def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -> str:
+    """A list of ports such as `excludeInboundPorts`, with `ports` added and `without` removed."""
+    unwanted = {str(port) for port in without}
+    found = [part.strip() for part in text.split(",") if part.strip() and part.strip() not in unwanted]
+    found += [str(port) for port in ports if str(port) not in found]
+    return ",".join(found)
+
+
+def container(template: Mutable, name: str = PROXY) -> Mutable | None:
+    """The container of this name, among the native sidecars too; None when there is none."""
+    for group in ("containers", "initContainers"):
+        for each in as_list(as_mapping(template.get("spec")).get(group)):
+            if isinstance(each, dict) and each.get("name") == name:
+                return each
+    return None
+
+
+def set_env(data: Mutable, values: Mapping[str, str], key: str = "env") -> None:
+    """Set environment variables in the list `key` of a container (or of an IstioGateway's spec)."""
+    if not values:
+        return
+    present = data.get(key)
+    variables: list[Any] = present if isinstance(present, list) else []
+    data[key] = variables
+    for name, value in values.items():
+        named = [each for each in variables if isinstance(each, dict) and each.get("name") == name]
+        if named:
+            # Of several, the last one counts.
+            named[-1].pop("valueFrom", None)
+            named[-1]["value"] = value
+        else:
+            variables.append({"name": name, "value": value})
+
+
+def set_named(data: Mutable, key: str, item: Mutable, by: str = "name") -> None:
+    """Put `item` into the list `key`, in place of the item with the same `by`."""
+    present = data.get(key)
+    items: list[Any] = present if isinstance(present, list) else []
+    data[key] = items
+    for index, each in enumerate(items):
+        if isinstance(each, dict) and each.get(by) == item[by]:
+            items[index] = item
+            return
+    items.append(item)

@@ -1,0 +1,58 @@
+"""The rights of a scraper: its ServiceAccount, and roles with the bindings that make them count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.prometheus.options import PrometheusOptions
+
+_RBAC = "rbac.authorization.k8s.io"
+Resources = tuple[tuple[str, tuple[str, ...]], ...]
+
+# API group and resources: what discovery of role `pod` lists.
+PODS: Resources = (("", ("pods",)),)
+# ServiceMonitors find pods through Services and their endpoints, of whichever API the Operator uses.
+SERVICES: Resources = (("", ("services", "endpoints")), ("discovery.k8s.io", ("endpointslices",)))
+
+
+def access(options: PrometheusOptions, resources: Resources, own: bool = False) -> list[dict[str, Any]]:
+    """ServiceAccount, a role to read `resources`, and its binding.
+
+    They are of the cluster, or of each namespace when `options` names some. A role without a binding gives
+    no right: Prometheus then finds no target, and logs why. `own`: in Prometheus' own namespace, too.
+    """
+    objects: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": options.metadata()}
+    ]
+    # Roles of the cluster have no namespace: two Prometheuses of one name must not share them.
+    cluster_name = f"{options.namespace}-{options.name}"
+    if not options.namespaces:
+        return objects + _granted(options, resources, "Cluster", cluster_name, "")
+    wanted = {*options.namespaces, *(each.namespace for each in options.applications)}
+    for namespace in sorted(wanted | ({options.namespace} if own else set())):
+        objects += _granted(options, resources, "", cluster_name, namespace)
+    return objects
+
+
+def _granted(
+    options: PrometheusOptions, resources: Resources, scope: str, name: str, namespace: str
+) -> list[dict[str, Any]]:
+    account = {"kind": "ServiceAccount", "name": options.service_account, "namespace": options.namespace}
+    return [
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": f"{scope}Role",
+            "metadata": options.metadata(name, namespace),
+            "rules": [
+                {"apiGroups": [group], "resources": list(names), "verbs": ["get", "list", "watch"]}
+                for group, names in resources
+            ],
+        },
+        {
+            "apiVersion": f"{_RBAC}/v1",
+            "kind": f"{scope}RoleBinding",
+            "metadata": options.metadata(name, namespace),
+            "roleRef": {"apiGroup": _RBAC, "kind": f"{scope}Role", "name": name},
+            "subjects": [account],
+        },
+    ]

@@ -1,0 +1,137 @@
+"""A complete Prometheus without an operator, with its own workload certificate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.prometheus.access import PODS, access
+from meshscrape.prometheus.kubernetes_sd import secure_jobs
+from meshscrape.prometheus.options import PrometheusOptions
+from meshscrape.prometheus.rules import rules_file
+from meshscrape.prometheus.scraper_pod import pod_annotations, pod_labels, unscraped, volume, volume_mount
+from meshscrape.prometheus.text import dump
+
+PORT = 9090
+_CONFIG = "/etc/prometheus"
+_USER = 65534
+
+
+def addon(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
+    """ServiceAccount, roles, ConfigMap, Deployment, Service; a NetworkPolicy when asked for."""
+    objects = [*access(options, PODS), _config_map(options), _deployment(options), _service(options)]
+    if options.network_policy:
+        objects.append(_network_policy(options))
+    return tuple(objects)
+
+
+def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
+    """The data of prometheus.yml: the secure jobs, and Prometheus' own metrics from within its pod."""
+    own = {"job_name": "prometheus", "static_configs": [{"targets": [f"localhost:{PORT}"]}]}
+    return {
+        "global": {
+            "scrape_interval": options.interval,
+            "scrape_timeout": options.timeout,
+            "evaluation_interval": options.interval,
+        },
+        **({"rule_files": [f"{_CONFIG}/rules.yml"]} if options.rules else {}),
+        "scrape_configs": [*secure_jobs(options.jobs), own],
+    }
+
+
+def _config_map(options: PrometheusOptions) -> dict[str, Any]:
+    data = {"prometheus.yml": dump(prometheus_config(options))}
+    if options.rules:
+        data["rules.yml"] = rules_file(options.rules)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": options.metadata(), "data": data}
+
+
+def _deployment(options: PrometheusOptions) -> dict[str, Any]:
+    template = {
+        "metadata": {
+            "labels": {**options.selector, **pod_labels(options.revision)},
+            "annotations": {**unscraped(), **pod_annotations(options.harden)},
+        },
+        "spec": {
+            "serviceAccountName": options.service_account,
+            "containers": [_container(options)],
+            "volumes": [
+                {"name": "config", "configMap": {"name": options.name}},
+                {"name": "data", "emptyDir": {}},
+                volume(),
+            ],
+        },
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": options.metadata(),
+        "spec": {
+            "replicas": 1,
+            # Two of them would scrape everything twice.
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": options.selector},
+            "template": template,
+        },
+    }
+
+
+def _container(options: PrometheusOptions) -> dict[str, Any]:
+    def probe(path: str) -> dict[str, Any]:
+        return {"httpGet": {"path": path, "port": PORT}, "periodSeconds": 10, "timeoutSeconds": 5}
+
+    return {
+        "name": "prometheus",
+        "image": options.image,
+        "args": [
+            f"--config.file={_CONFIG}/prometheus.yml",
+            "--storage.tsdb.path=/prometheus",
+            f"--storage.tsdb.retention.time={options.retention}",
+            # A changed ConfigMap is read without a restart; versions that do not know this ignore it.
+            "--enable-feature=auto-reload-config",
+        ],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "readinessProbe": probe("/-/ready"),
+        "livenessProbe": {**probe("/-/healthy"), "failureThreshold": 6},
+        "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+            "runAsGroup": _USER,
+            "runAsNonRoot": True,
+            "runAsUser": _USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "volumeMounts": [
+            {"name": "config", "mountPath": _CONFIG, "readOnly": True},
+            {"name": "data", "mountPath": "/prometheus"},
+            volume_mount(),
+        ],
+    }
+
+
+def _service(options: PrometheusOptions) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": options.metadata(),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": options.selector,
+            "ports": [{"name": "http", "port": PORT, "targetPort": PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def _network_policy(options: PrometheusOptions) -> dict[str, Any]:
+    """Prometheus answers whoever asks, with everything that it scraped: only pods of its namespace may."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": options.metadata(),
+        "spec": {
+            "podSelector": {"matchLabels": options.selector},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{"podSelector": {}}], "ports": [{"port": PORT, "protocol": "TCP"}]}],
+        },
+    }

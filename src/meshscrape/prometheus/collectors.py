@@ -1,0 +1,99 @@
+"""The same scrape jobs for other collectors than Prometheus: vmagent and the OpenTelemetry Collector.
+
+What each knows: VictoriaMetrics `lib/promscrape` (its parsing is strict by default), the Collector's
+`prometheusreceiver`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from meshscrape.prometheus.text import dump
+
+Collector = Literal["prometheus", "vmagent", "otel"]
+COLLECTORS: tuple[Collector, ...] = ("prometheus", "vmagent", "otel")
+
+# vmagent refuses a configuration with any of these. It speaks HTTP/1.1 alone, so `enable_http2: false` is
+# what it does anyway.
+_VMAGENT_GLOBAL = frozenset({"evaluation_interval", "query_log_file", "scrape_failure_log_file"})
+_VMAGENT_TOP = frozenset({"rule_files", "alerting", "remote_write", "remote_read", "storage", "tracing"})
+_VMAGENT_JOB = frozenset(
+    {
+        "body_size_limit", "target_limit", "keep_dropped_targets", "scrape_protocols", "enable_http2",
+        "fallback_scrape_protocol", "track_timestamps_staleness", "metric_name_validation_scheme",
+    }
+)  # fmt: skip
+# Only newer ones can refuse redirects of discovery itself; here that is the scrape proxy, which sends none.
+_VMAGENT_DISCOVERY = frozenset({"refresh_interval", "follow_redirects"})
+# The Collector refuses these: it has no rules, and writes elsewhere.
+_OTEL_TOP = frozenset({"rule_files", "alerting", "remote_write", "remote_read", "storage", "tracing"})
+
+
+def collector_config(collector: Collector, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` (a whole prometheus.yml as data) as the collector takes it.
+
+    vmagent gets a file for `-promscrape.config`, the Collector a `receivers` section to merge into its own.
+    """
+    return _VARIANTS[collector](config)
+
+
+def collector_text(collector: Collector, config: Mapping[str, Any]) -> str:
+    """The same as text, under lines that say where it belongs and what it does not check."""
+    head = f"# Made by meshscrape. {_PLACES[collector]}\n"
+    jobs = config.get("scrape_configs") or ()
+    if any(job.get("tls_config", {}).get("insecure_skip_verify") for job in jobs):
+        head += "# Nobody checks whom it scrapes: see insecure_skip_verify.\n"
+    return head + dump(collector_config(collector, config))
+
+
+def _prometheus(config: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(config)
+
+
+def _vmagent(config: Mapping[str, Any]) -> dict[str, Any]:
+    result = _without(config, _VMAGENT_TOP)
+    if "global" in result:
+        result["global"] = _without(result["global"], _VMAGENT_GLOBAL)
+    result["scrape_configs"] = [_vmagent_job(job) for job in config.get("scrape_configs", ())]
+    return result
+
+
+def _vmagent_job(job: Mapping[str, Any]) -> dict[str, Any]:
+    found = _without(job, _VMAGENT_JOB)
+    for key, value in found.items():
+        if key.endswith("_sd_configs"):
+            found[key] = [_without(each, _VMAGENT_DISCOVERY) for each in value]
+    return found
+
+
+def _otel(config: Mapping[str, Any]) -> dict[str, Any]:
+    kept = _without(config, _OTEL_TOP)
+    if "global" in kept:
+        kept["global"] = _without(kept["global"], frozenset({"evaluation_interval"}))
+    return {"receivers": {"prometheus": {"config": _escaped(kept)}}}
+
+
+def _escaped(value: Any) -> Any:
+    """`$` doubled everywhere: the Collector puts environment variables in place of `$1` and `${…}`."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, Mapping):
+        return {key: _escaped(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(each) for each in value]
+    return value
+
+
+def _without(data: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in names}
+
+
+_VARIANTS: Mapping[Collector, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    "prometheus": _prometheus, "vmagent": _vmagent, "otel": _otel,
+}  # fmt: skip
+_PLACES: Mapping[Collector, str] = {
+    "prometheus": "For Prometheus' --config.file.",
+    "vmagent": "For vmagent's -promscrape.config.",
+    "otel": "Merge it into the Collector's configuration and name the receiver in a pipeline.",
+}

@@ -1,0 +1,153 @@
+"""Prometheus' configuration: one job per kind of secure port, through the scrape proxy or direct.
+
+Only fields that Prometheus 2.42 and 3, vmagent and the OpenTelemetry Collector all know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from meshscrape.errors import InputError
+from meshscrape.prometheus.direct import direct_tls
+from meshscrape.prometheus.targets import JOBS, STATS_PATH
+
+PROXY_PORT = 15094
+PROXY_DISCOVERY_PORT = 15095
+PROXY_JOB = "meshscrape-scrape-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeProxy:
+    """A scrape proxy as Prometheus sees it: `host:port` for scrapes, and for HTTP SD and its own metrics.
+
+    `token_file` holds the bearer token that both want. `jobs` are those whose targets it tells.
+    """
+
+    address: str
+    discovery: str
+    token_file: str
+    jobs: Sequence[str] = JOBS
+
+
+@dataclass(frozen=True, slots=True)
+class DirectScrapes:
+    """Scraping without a proxy, which leaves the servers' identity unchecked.
+
+    `credentials_directory` holds cert-chain.pem, key.pem and root-cert.pem (OUTPUT_CERTS);
+    `targets_directory` one `JOB.json` per job.
+    """
+
+    credentials_directory: str
+    targets_directory: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeOptions:
+    """What the jobs are made of; files as Prometheus sees them. Intervals in seconds."""
+
+    through: ScrapeProxy | DirectScrapes
+    interval: float = 5.0
+    timeout: float | None = None
+
+
+def targets_file(directory: str, job: str) -> str:
+    """Where a job's targets are."""
+    return f"{directory.rstrip('/')}/{job}.json"
+
+
+def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
+    """The list for Prometheus' `scrape_configs`."""
+    through = options.through
+    if isinstance(through, ScrapeProxy):
+        refresh = duration(min(5.0, max(1.0, options.interval)))
+        return [*(_proxied_job(through, job, refresh) for job in through.jobs), _own_job(through)]
+    return [_direct_job(through, job) for job in JOBS]
+
+
+def render(options: ScrapeOptions) -> str:
+    """A whole prometheus.yml. InputError when an interval is not one."""
+    document = {
+        "global": global_settings(options.interval, options.timeout),
+        "scrape_configs": scrape_configs(options),
+    }
+    return _HEADS[type(options.through)] + yaml.safe_dump(document, sort_keys=False, width=200)
+
+
+def global_settings(interval: float, timeout: float | None = None) -> dict[str, Any]:
+    """The section `global`; seconds. InputError when the timeout, by default the interval, does not fit."""
+    timeout = interval if timeout is None else timeout
+    if not 0.1 <= interval <= 86400:
+        raise InputError(f"{interval:g} s is not a scrape interval", remedy="use 0.1 s to 24 h")
+    if not 0 < timeout <= interval:
+        raise InputError(
+            f"the scrape timeout {timeout:g} s does not fit into the interval {interval:g} s",
+            remedy="make it positive and no longer than the interval",
+        )
+    return {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)}
+
+
+def _proxied_job(proxy: ScrapeProxy, job: str, refresh: str) -> dict[str, Any]:
+    """Plain http to the proxy on this machine; from there mutual TLS with the target, whose ID is checked."""
+    return {
+        "job_name": job,
+        "scheme": "http",
+        "proxy_url": f"http://{proxy.address}",
+        "metrics_path": STATS_PATH,
+        "follow_redirects": False,
+        "authorization": _bearer(proxy),
+        "http_sd_configs": [
+            {
+                "url": f"http://{proxy.discovery}/targets/{job}",
+                "refresh_interval": refresh,
+                "follow_redirects": False,
+                "authorization": _bearer(proxy),
+            }
+        ],
+    }
+
+
+def _own_job(proxy: ScrapeProxy) -> dict[str, Any]:
+    """The proxy's own metrics: refusals and their reasons, handshakes, the ends of certificates."""
+    return {
+        "job_name": PROXY_JOB,
+        "scheme": "http",
+        "metrics_path": "/metrics",
+        "follow_redirects": False,
+        "authorization": _bearer(proxy),
+        "static_configs": [{"targets": [proxy.discovery]}],
+    }
+
+
+def _bearer(proxy: ScrapeProxy) -> dict[str, Any]:
+    return {"type": "Bearer", "credentials_file": proxy.token_file}
+
+
+def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:
+    return {
+        "job_name": job,
+        "scheme": "https",
+        "metrics_path": STATS_PATH,
+        # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
+        "follow_redirects": False,
+        "tls_config": direct_tls(direct.credentials_directory),
+        "file_sd_configs": [
+            {"files": [targets_file(direct.targets_directory, job)], "refresh_interval": "5s"}
+        ],
+    }
+
+
+_HEADS = {
+    ScrapeProxy: "# Made by meshscrape. Targets read http:// because Prometheus asks the scrape proxy on "
+    "this machine,\n# which speaks mutual TLS with each target and checks its SPIFFE ID.\n",
+    DirectScrapes: "# Made by meshscrape. Nobody checks whom Prometheus scrapes: see insecure_skip_verify.\n",
+}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as Prometheus spells a duration: `5s`, `250ms`."""
+    milliseconds = round(seconds * 1000)
+    return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"

@@ -1,0 +1,121 @@
+"""What to change in a Prometheus that is there already: its jobs, and its pod.
+
+Pure functions from the configuration as data to the configuration as it should be; the caller keeps the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from meshscrape.prometheus import scraper_pod
+from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
+from meshscrape.prometheus.text import dump
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One thing to do: where (in words), why, and the data to add, to change or to remove, as text too."""
+
+    action: Literal["add", "change", "remove"]
+    where: str
+    reason: str
+    data: Any
+
+    @property
+    def text(self) -> str:
+        """The data as YAML."""
+        return dump(self.data)
+
+
+def with_secure_jobs(
+    config: Mapping[str, Any], jobs: ClusterJobs, plaintext_jobs: Collection[str] = ()
+) -> dict[str, Any]:
+    """`config` (prometheus.yml as data) with the secure jobs, each pod of which leaves the plaintext jobs.
+
+    Jobs of the same name are corrected where they stand and keep their certificate files; new ones are
+    appended. `plaintext_jobs` names the jobs that scrape proxies in the clear: they get a last rule that
+    drops pods with a secure port.
+    """
+    wanted = {job["job_name"]: job for job in secure_jobs(jobs)}
+    found = []
+    for job in config.get("scrape_configs") or ():
+        name = job.get("job_name")
+        if name in wanted:
+            found.append(_corrected(job, wanted.pop(name)))
+        else:
+            found.append(_moved(job) if name in plaintext_jobs else dict(job))
+    return {**config, "scrape_configs": [*found, *wanted.values()]}
+
+
+def existing_advice(
+    config: Mapping[str, Any], jobs: ClusterJobs, plaintext_jobs: Sequence[str] = (), revision: str = ""
+) -> tuple[Advice, ...]:
+    """What to add to and change in an existing Prometheus without an operator, in the order to do it."""
+    present = {job.get("job_name"): job for job in config.get("scrape_configs") or ()}
+    advice = [
+        Advice(
+            "add",
+            "the pod template of Prometheus: metadata, spec.volumes, and volumeMounts of its own container",
+            "a sidecar that gets a workload certificate and writes it for Prometheus, and does nothing else",
+            pod_parts(revision),
+        )
+    ]
+    for job in secure_jobs(jobs):
+        name = job["job_name"]
+        if name not in present or present[name] != _corrected(present[name], job):
+            action: Literal["add", "change"] = "change" if name in present else "add"
+            reason = "Running pods only, one target each, IPv6 too, the path of the secure port, labels"
+            advice.append(Advice(action, f"scrape_configs, job {name}", reason, job))
+    for name in plaintext_jobs:
+        if name in present and not _drops_secured(present[name]):
+            advice.append(
+                Advice(
+                    "add",
+                    f"relabel_configs of job {name}, as the last rule",
+                    "a pod that announces a secure port is no longer scraped in plaintext as well",
+                    [drop_secured()],
+                )
+            )
+    return tuple(advice)
+
+
+def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The jobs that find pods and may scrape their proxies in the clear, by name.
+
+    The rule against scraping twice only ever drops ports 15020 and 15090, so a job too many does no harm.
+    """
+    return tuple(
+        str(job.get("job_name"))
+        for job in config.get("scrape_configs") or ()
+        if job.get("scheme", "http") == "http"
+        and any(each.get("role") == "pod" for each in job.get("kubernetes_sd_configs") or ())
+    )
+
+
+def pod_parts(revision: str = "") -> dict[str, Any]:
+    """What the pod of an existing Prometheus needs on top of what it has."""
+    return {
+        "metadata": {
+            "labels": scraper_pod.pod_labels(revision),
+            "annotations": scraper_pod.pod_annotations(),
+        },
+        "volumes": [scraper_pod.volume()],
+        "volumeMounts": [scraper_pod.volume_mount()],
+    }
+
+
+def _corrected(theirs: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
+    """Their job as ours; they know best where their certificate is, and how often they want to scrape."""
+    return {**job, **theirs, **{key: value for key, value in job.items() if key != "tls_config"}}
+
+
+def _moved(job: Mapping[str, Any]) -> dict[str, Any]:
+    if _drops_secured(job):
+        return dict(job)
+    return {**job, "relabel_configs": [*(job.get("relabel_configs") or ()), drop_secured()]}
+
+
+def _drops_secured(job: Mapping[str, Any]) -> bool:
+    return drop_secured() in (job.get("relabel_configs") or ())

@@ -1,0 +1,177 @@
+"""A Prometheus of Prometheus' Operator for the secured mesh: its object, its monitors, its rights.
+
+PodMonitors take no certificate files, and ServiceMonitors may be forbidden to: the credentials are a scrape
+class of the Prometheus object, and the monitors name the class and set no TLS of their own. That takes
+Operator 0.74; before it, classes do not reach PodMonitors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.prometheus.access import PODS, SERVICES, access
+from meshscrape.prometheus.direct import direct_tls
+from meshscrape.prometheus.kubernetes_sd import (
+    SECURE_JOBS,
+    ApplicationPort,
+    anchor,
+    announced,
+    application_rules,
+    camel,
+    camel_rule,
+    labels,
+)
+from meshscrape.prometheus.options import PrometheusOptions
+from meshscrape.prometheus.rules import prometheus_rule
+from meshscrape.prometheus.scraper_pod import (
+    CERTIFICATES,
+    pod_annotations,
+    pod_labels,
+    unscraped,
+    volume,
+    volume_mount,
+)
+from meshscrape.prometheus.targets import APPLICATION_JOB, STATS_PATH
+
+SCRAPE_CLASS = "istio-mtls"
+# The name that every template of Istio gives to port 15090 of istio-proxy.
+ENVOY_PORT = "http-envoy-prom"
+_MONITORING = "monitoring.coreos.com/v1"
+
+
+def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
+    """ServiceAccount, roles, Prometheus, monitors and, with rules, a PrometheusRule."""
+    objects = [
+        *access(options, (*PODS, *SERVICES), own=True),
+        _prometheus(options),
+        *pod_monitors(options),
+        *(application_monitor(each, options) for each in options.applications),
+        _own_monitor(options),
+    ]
+    if options.rules:
+        metadata = options.metadata()
+        objects.append(prometheus_rule(options.rules, options.name, options.namespace, metadata["labels"]))
+    return tuple(objects)
+
+
+def scrape_class() -> dict[str, Any]:
+    """The scrape class with the workload certificate. Never the default: that would change every monitor."""
+    tls = {camel(key): value for key, value in direct_tls(CERTIFICATES).items()}
+    return {"name": SCRAPE_CLASS, "tlsConfig": tls}
+
+
+def prometheus_parts(revision: str = "", harden: bool = False) -> dict[str, Any]:
+    """What an existing Prometheus object needs in its `spec`, to be merged with what is there."""
+    return {
+        "podMetadata": {"labels": pod_labels(revision), "annotations": pod_annotations(harden)},
+        "volumes": [volume()],
+        "volumeMounts": [volume_mount()],
+        "scrapeClasses": [scrape_class()],
+    }
+
+
+def pod_monitors(options: PrometheusOptions) -> list[dict[str, Any]]:
+    """One PodMonitor per secure port. They select the declared port 15090 and rewrite the address."""
+    return [_pod_monitor(job, annotation, options) for job, annotation in SECURE_JOBS.items()]
+
+
+def application_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
+    """The monitor of an application's own port: of its Service if it can be selected, else of its pods."""
+    job = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
+    of_service = bool(application.service_labels and application.service_port)
+    found = (
+        [*anchor()[:1], *labels()] if of_service else [*anchor(), *application_rules(application), *labels()]
+    )
+    endpoint = {
+        "port": application.service_port if of_service else ENVOY_PORT,
+        "path": application.path,
+        "scheme": "https",
+        "followRedirects": False,
+        # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that speaks HTTP/1.1 alone.
+        "enableHttp2": False,
+        "relabelings": [*map(camel_rule, found), _job_label(job)],
+    }
+    chosen = application.service_labels if of_service else application.labels
+    return {
+        "apiVersion": _MONITORING,
+        "kind": "ServiceMonitor" if of_service else "PodMonitor",
+        "metadata": options.metadata(f"{options.name}-{application.namespace}-{application.name}"),
+        "spec": {
+            "scrapeClass": SCRAPE_CLASS,
+            "selector": {"matchLabels": dict(chosen or {})},
+            "namespaceSelector": {"matchNames": [application.namespace]},
+            "endpoints" if of_service else "podMetricsEndpoints": [endpoint],
+        },
+    }
+
+
+def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
+    chosen = {"matchLabels": options.selector}
+    parts = prometheus_parts(options.revision, options.harden)
+    parts["podMetadata"]["annotations"] |= unscraped()
+    return {
+        "apiVersion": _MONITORING,
+        "kind": "Prometheus",
+        "metadata": options.metadata(),
+        "spec": {
+            "replicas": 1,
+            "serviceAccountName": options.service_account,
+            "serviceDiscoveryRole": "EndpointSlice",
+            "scrapeInterval": options.interval,
+            "scrapeTimeout": options.timeout,
+            "evaluationInterval": options.interval,
+            "retention": options.retention,
+            # Monitors of its own namespace alone: any other could use its credentials.
+            "podMonitorSelector": chosen,
+            "serviceMonitorSelector": chosen,
+            "ruleSelector": chosen,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 2000},
+            "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
+            **parts,
+        },
+    }
+
+
+def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[str, Any]:
+    rules = [*anchor(), *announced(annotation), *labels()]
+    endpoint = {
+        "port": ENVOY_PORT,
+        "path": STATS_PATH,
+        "scheme": "https",
+        "followRedirects": False,
+        "relabelings": [*map(camel_rule, rules), _job_label(job)],
+    }
+    return {
+        "apiVersion": _MONITORING,
+        "kind": "PodMonitor",
+        "metadata": options.metadata(f"{options.name}-{job.removeprefix('istio-')}"),
+        "spec": {
+            "scrapeClass": SCRAPE_CLASS,
+            "selector": {},
+            "namespaceSelector": _namespaces(options),
+            "podMetricsEndpoints": [endpoint],
+        },
+    }
+
+
+def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
+    """Prometheus' own metrics, for the alert on scrape pools that could not be made."""
+    return {
+        "apiVersion": _MONITORING,
+        "kind": "PodMonitor",
+        "metadata": options.metadata(f"{options.name}-self"),
+        "spec": {
+            "selector": {"matchLabels": {"operator.prometheus.io/name": options.name}},
+            "namespaceSelector": {"matchNames": [options.namespace]},
+            "podMetricsEndpoints": [{"port": "web"}],
+        },
+    }
+
+
+def _namespaces(options: PrometheusOptions) -> dict[str, Any]:
+    return {"matchNames": sorted(options.namespaces)} if options.namespaces else {"any": True}
+
+
+def _job_label(job: str) -> dict[str, Any]:
+    """The job's name, as every other way to scrape has it: dashboards and rules go by it."""
+    return {"action": "replace", "targetLabel": "job", "replacement": job}

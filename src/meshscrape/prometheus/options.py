@@ -1,0 +1,67 @@
+"""What a new Prometheus of a cluster is made of, whichever way it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs
+from meshscrape.prometheus.rules import RuleOptions
+from meshscrape.prometheus.scraper_pod import CERTIFICATES
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "meshscrape"}
+IMAGE = "prom/prometheus:v3.10.0"
+
+
+@dataclass(frozen=True, slots=True)
+class PrometheusOptions:
+    """What is asked for. All objects are in `namespace` and called `name`, the ServiceAccount too.
+
+    `revision`: revision or tag of the control plane that injects it, where the namespace does not say.
+    `namespaces`: scrape pods of these only, with rights in these only; none is all of the cluster.
+    `harden`: close the plaintext metrics of Prometheus' own sidecar. `network_policy`: let only pods of
+    `namespace` ask Prometheus (addon). Intervals as Prometheus writes them.
+    """
+
+    namespace: str
+    name: str = "meshscrape-prometheus"
+    revision: str = ""
+    namespaces: tuple[str, ...] = ()
+    applications: tuple[ApplicationPort, ...] = ()
+    interval: str = "15s"
+    timeout: str = "10s"
+    retention: str = "15d"
+    image: str = IMAGE
+    harden: bool = False
+    network_policy: bool = False
+    rules: RuleOptions | None = field(default_factory=RuleOptions)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def service_account(self) -> str:
+        """The name of the ServiceAccount that it runs as."""
+        return self.name
+
+    def spiffe_id(self, trust_domain: str) -> str:
+        """The identity that it scrapes with, in a mesh of `trust_domain`."""
+        return f"spiffe://{trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
+
+    @property
+    def jobs(self) -> ClusterJobs:
+        """The options of its scrape jobs."""
+        return ClusterJobs(CERTIFICATES, self.namespaces, self.applications)
+
+    @property
+    def selector(self) -> dict[str, str]:
+        """The labels that tell its objects from others'."""
+        return {"app.kubernetes.io/name": "prometheus", "app.kubernetes.io/instance": self.name}
+
+    def metadata(self, name: str = "", namespace: str | None = None) -> dict[str, Any]:
+        """The metadata of one of its objects; an empty `namespace` is an object of the cluster."""
+        place = self.namespace if namespace is None else namespace
+        return {
+            "name": name or self.name,
+            **({"namespace": place} if place else {}),
+            "labels": {**self.selector, **self.labels, **MANAGED_BY},
+        }

@@ -1,0 +1,298 @@
+"""Alerting rules for secured scraping: a file of Prometheus, or a PrometheusRule.
+
+Metrics come from Prometheus itself, from Istio's agent or meshscrape's (the same names), from Envoy, from the
+scrape proxy and from `meshscrape verify --watch`. A rule whose metrics nobody exports stays silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from meshscrape.prometheus.targets import MERGED_JOB
+from meshscrape.prometheus.text import dump
+
+SECURE = 'job=~"istio-secure-.+"'
+# Plaintext ports of a proxy. ztunnel has no other than 15020.
+PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
+# Answers that mean somebody else than the expected workload is there.
+IDENTITY_REASONS = ("wrong-identity", "untrusted-certificate", "plaintext-server")
+# Answers that somebody has to act on. The others come with workloads that start, stop or are busy; when they
+# last, the target is down.
+POLICY_REASONS = (
+    "expired-certificate", "not-yet-valid-certificate", "scraper-not-accepted", "no-scraper-certificate",
+    "tls-failed", "denied-by-target", "bad-token",
+)  # fmt: skip
+_POD = "namespace, pod, workload"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOptions:
+    """Thresholds. `certificate_left`: warn when less of a workload certificate's life is left, in seconds.
+
+    The default suits Istio's certificates of 24 h, which are renewed with about 12 h left. `root_left`: the
+    same for a root. `jobs`: those that must have targets.
+    """
+
+    certificate_left: int = 6 * 3600
+    root_left: int = 30 * 86400
+    jobs: tuple[str, ...] = (MERGED_JOB,)
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert: `expression` has had a result for `lasting`. `severity`: critical, warning or info."""
+
+    name: str
+    expression: str
+    lasting: str
+    severity: str
+    summary: str
+    description: str
+    labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def rule(self) -> dict[str, Any]:
+        """The rule as Prometheus writes it."""
+        return {
+            "alert": self.name,
+            "expr": self.expression,
+            "for": self.lasting,
+            "labels": {"severity": self.severity, **self.labels},
+            "annotations": {"summary": self.summary, "description": self.description},
+        }
+
+
+def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
+    """The list for `groups`, of a rules file and of a PrometheusRule alike."""
+    groups = {
+        "meshscrape-targets": _targets(options),
+        "meshscrape-certificates": _certificates(options),
+        "meshscrape-refusals": _refusals(),
+        "meshscrape-plaintext": _plaintext(),
+        "meshscrape-verify": _verify(),
+    }
+    return [{"name": name, "rules": [alert.rule() for alert in alerts]} for name, alerts in groups.items()]
+
+
+def rules_file(options: RuleOptions) -> str:
+    """The rules as a file for Prometheus' `rule_files`."""
+    return "# Made by meshscrape.\n" + dump({"groups": rule_groups(options)})
+
+
+def prometheus_rule(
+    options: RuleOptions, name: str, namespace: str, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    """The rules as an object of Prometheus' Operator; `labels` are those that its `ruleSelector` wants."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(labels)},
+        "spec": {"groups": rule_groups(options)},
+    }
+
+
+def _targets(options: RuleOptions) -> Iterator[Alert]:
+    yield Alert(
+        "MeshTargetDown",
+        f"up{{{SECURE}}} == 0",
+        "5m",
+        "warning",
+        "{{ $labels.namespace }}/{{ $labels.pod }} cannot be scraped over mTLS",
+        "Prometheus has not scraped {{ $labels.instance }} ({{ $labels.job }}) for 5 minutes. Its targets "
+        "page shows the error: a refused handshake points to the certificate of one of the two sides, a 403 "
+        "to the target's allow list.",
+    )
+    for job in options.jobs:
+        yield Alert(
+            "MeshTargetsAbsent",
+            f'absent(up{{job="{job}"}})',
+            "10m",
+            "critical",
+            f"{job} has no targets at all",
+            "No pod announces a secure port, service discovery has no rights to see them, or Prometheus made "
+            "no scrape pool because a certificate file was missing when it read its configuration.",
+        )
+    yield Alert(
+        "MeshScrapePoolFailed",
+        "increase(prometheus_target_scrape_pools_failed_total[15m]) > 0",
+        "0m",
+        "critical",
+        "Prometheus cannot make a scrape pool",
+        "The targets of that job are absent, not down. Usually a certificate file of its tls_config is "
+        "missing (OUTPUT_CERTS of the sidecar, the mount, the path). Prometheus tries again at the next "
+        "change in discovery.",
+    )
+
+
+def _certificates(options: RuleOptions) -> Iterator[Alert]:
+    expiry = f'min by ({_POD}) (istio_agent_cert_expiry_seconds{{resource_name="default"}})'
+    yield Alert(
+        "MeshCertificateNearExpiry",
+        f"0 < {expiry} < {options.certificate_left}",
+        "5m",
+        "warning",
+        "The certificate of {{ $labels.pod }} ends in {{ $value | humanizeDuration }}",
+        "It should have been renewed by now. See the log of the pod's agent and whether it reaches the CA.",
+    )
+    yield Alert(
+        "MeshCertificateExpired",
+        f"{expiry} <= 0",
+        "0m",
+        "critical",
+        "The certificate of {{ $labels.namespace }}/{{ $labels.pod }} has expired",
+        "Nobody who checks certificates talks to this workload any more. See its agent's log, and the CA.",
+    )
+    yield from _met_certificates(options)
+
+
+def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
+    """Certificates as those saw them who made handshakes: verify and the scrape proxy."""
+    verify = "meshscrape_verify_certificate_not_after_seconds"
+    proxy = "meshscrape_scrape_target_certificate_expiration_timestamp_seconds"
+    by = "min by (namespace, workload)"
+    yield Alert(
+        "MeshServedCertificateNearExpiry",
+        f'({by} ({verify}{{role!="root"}}) or {by} ({proxy})) - time() < {options.certificate_left}',
+        "5m",
+        "warning",
+        "{{ $labels.namespace }}/{{ $labels.workload }} uses a certificate that ends in "
+        "{{ $value | humanizeDuration }}",
+        "`meshscrape verify` or the scrape proxy met it in a handshake. It should have been renewed by now.",
+    )
+    yield Alert(
+        "MeshScraperCertificateNearExpiry",
+        "meshscrape_scrape_proxy_certificate_expiration_timestamp_seconds - time()"
+        f" < {options.certificate_left}",
+        "5m",
+        "critical",
+        "The scraper's certificate for {{ $labels.trust_domain }} ends in {{ $value | humanizeDuration }}",
+        "When it ends, every scrape of that mesh fails at once. See the agent beside Prometheus.",
+    )
+    yield Alert(
+        "MeshRootNearExpiry",
+        f'min by (namespace, workload) ({verify}{{role="root"}}) - time() < {options.root_left}',
+        "5m",
+        "warning",
+        "{{ $labels.namespace }}/{{ $labels.workload }} trusts a root that ends in "
+        "{{ $value | humanizeDuration }}",
+        "Replace it before, in stages: distribute the new root, issue from it, withdraw the old one.",
+    )
+
+
+def _refusals() -> Iterator[Alert]:
+    yield Alert(
+        "MeshScrapeRefused",
+        # Envoy of a local mesh; a stock Istio proxy with the bootstrap override (its tags cut the name so).
+        _seen_lately('envoy_http_rbac_denied{envoy_http_conn_manager_prefix=~"secure_.+"}', _POD)
+        + "\nor\n"
+        + "\nor\n".join(
+            _seen_lately(
+                f'{{__name__=~"envoy_http_meshscrape_{port}_[0-9]+_rbac",authz_enforce_result="denied"}}',
+                _POD,
+            )
+            for port in ("secure_metrics", "secure_merged_metrics")
+        ),
+        "0m",
+        "warning",
+        "{{ $labels.namespace }}/{{ $labels.pod }} refused somebody who asked for its metrics",
+        "A certificate that is valid in the mesh, but not on the allow list, was used on a secure metrics "
+        "port. Envoy's log names it.",
+    )
+    yield _proxy_alert(
+        "MeshTargetIdentityRefused",
+        IDENTITY_REASONS,
+        "critical",
+        "The scrape proxy refuses {{ $labels.namespace }}/{{ $labels.workload }}: {{ $labels.reason }}",
+        "Something else than the expected workload answers at the address of a target. Nothing of it was "
+        "ingested. `meshscrape explain` shows who it is.",
+    )
+    yield _proxy_alert(
+        "MeshScrapeProxyRefused",
+        POLICY_REASONS,
+        "warning",
+        "The scrape proxy refuses scrapes: {{ $labels.reason }}",
+        "`meshscrape explain` says why, and what to do.",
+    )
+
+    yield Alert(
+        "MeshScrapeProxyDiscoveryDown",
+        "meshscrape_scrape_proxy_source_up == 0",
+        "5m",
+        "warning",
+        "The scrape proxy cannot read its targets from {{ $labels.source }}",
+        "It goes on with the targets that it knew: new workloads are not scraped, and gone ones are down.",
+    )
+
+
+def _proxy_alert(name: str, reasons: tuple[str, ...], severity: str, summary: str, description: str) -> Alert:
+    counter = f'meshscrape_scrape_refusals_total{{reason=~"{"|".join(reasons)}"}}'
+    expression = _seen_lately(counter, "reason, namespace, workload")
+    return Alert(name, expression, "0m", severity, summary, description)
+
+
+def _plaintext() -> Iterator[Alert]:
+    secured = f"group by (namespace, pod) (up{{{SECURE}}})"
+    yield Alert(
+        "MeshPlaintextConsumerLeft",
+        f"max by (job, namespace, pod) (up{{{PLAINTEXT}}}) >= 0 and on (namespace, pod) {secured}",
+        "15m",
+        "warning",
+        "{{ $labels.job }} still scrapes {{ $labels.namespace }}/{{ $labels.pod }} in plaintext",
+        "The pod is scraped over mTLS too, so it is scraped twice, and its plaintext ports cannot be closed "
+        "while this job is there. Let the job drop pods that announce a secure port.",
+    )
+    yield Alert(
+        "MeshPlaintextScrape",
+        f"max by (job, namespace, pod) (up{{{PLAINTEXT}}}) >= 0 unless on (namespace, pod) {secured}",
+        "15m",
+        "info",
+        "{{ $labels.namespace }}/{{ $labels.pod }} is scraped in plaintext only",
+        "The pod has no secure metrics port yet, or none that Prometheus finds.",
+    )
+    yield Alert(
+        "MeshPlaintextExposed",
+        'meshscrape_plaintext_exposed{announced="false"} > 0',
+        "0m",
+        "critical",
+        "{{ $labels.namespace }}/{{ $labels.workload }} serves {{ $labels.kind }} in plaintext, unannounced",
+        "`meshscrape verify` names the port. Anybody in the network can read it.",
+    )
+
+
+def _verify() -> Iterator[Alert]:
+    text = "`meshscrape verify` shows what it saw and what to do; docs/verify.md explains each check."
+    yield Alert(
+        "MeshCheckFoundHole",
+        'meshscrape_check_failed{severity="hole"} == 1',
+        "0m",
+        "critical",
+        "{{ $labels.check }}: {{ $labels.namespace }}/{{ $labels.workload }} lets somebody in",
+        text,
+    )
+    yield Alert(
+        "MeshCheckFailed",
+        'meshscrape_check_failed{severity!="hole"} == 1',
+        "5m",
+        "warning",
+        "{{ $labels.check }} fails for {{ $labels.namespace }}/{{ $labels.workload }}",
+        text,
+    )
+    yield Alert(
+        "MeshVerifyNotRunning",
+        "time() - meshscrape_verify_last_run_timestamp_seconds"
+        " > 3 * meshscrape_verify_interval_seconds + 300",
+        "0m",
+        "warning",
+        "The mesh has not been verified for {{ $value | humanizeDuration }}",
+        "The results of `meshscrape verify --watch` are old: its runs fail, or take too long. See its log.",
+    )
+
+
+def _seen_lately(counter: str, by: str) -> str:
+    """Whether a counter grew in ten minutes, its first value included (which `increase` does not see)."""
+    return (
+        f"sum by ({by}) (increase({counter}[10m])) > 0\n"
+        f"or sum by ({by}) ({counter} unless {counter} offset 10m) > 0"
+    )

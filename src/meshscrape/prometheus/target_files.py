@@ -1,0 +1,194 @@
+"""Targets as files and answers: Prometheus's file_sd and http_sd formats, with the expected identity.
+
+A target file is a list of groups, `{"targets": ["10.0.0.7:15092"], "labels": {…}}`, in JSON or YAML. The
+label `__meshscrape_spiffe_id` says who must answer; a group without it has no targets for the scrape proxy.
+Source: Prometheus, "Configuration", <file_sd_config> and "HTTP SD".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+import yaml
+
+from meshscrape.errors import InputError
+from meshscrape.prometheus.targets import STATS_PATH, Target
+from meshscrape.spiffe.ids import SpiffeId
+
+IDENTITY_LABEL = "__meshscrape_spiffe_id"
+META_IDENTITY_LABEL = "__meta_meshscrape_spiffe_id"
+_PATH_LABEL, _SCHEME_LABEL = "__metrics_path__", "__scheme__"
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
+# What RFC 3986 lets a path be made of, without percent-encoding: it is compared as a whole.
+_PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")
+_PASSED = ("__scrape_interval__", "__scrape_timeout__")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def target_file(targets: Iterable[Target]) -> list[dict[str, Any]]:
+    """The groups of a target file for the scrape proxy."""
+    return [
+        {
+            "targets": [target.authority],
+            "labels": {
+                **target.labels, _PATH_LABEL: target.path, IDENTITY_LABEL: str(target.spiffe_id),
+            },
+        }
+        for target in targets
+    ]  # fmt: skip
+
+
+def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
+    """What the scrape proxy answers to Prometheus's HTTP SD: every target, over plain http to the proxy.
+
+    The expected identity is there as `__meta_meshscrape_spiffe_id`, for relabelling.
+    """
+    return [
+        {
+            "targets": [target.authority],
+            "labels": {
+                **target.labels, _SCHEME_LABEL: "http", _PATH_LABEL: target.path,
+                META_IDENTITY_LABEL: str(target.spiffe_id),
+            },
+        }
+        for target in targets
+    ]  # fmt: skip
+
+
+def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
+    """The targets of a file's content, in its order; `where` is its name, for errors.
+
+    InputError names the group of whatever is not exactly as it should be: the address is an IP address with a
+    port (a name could lead elsewhere tomorrow), the path has no query, the identity is a SPIFFE ID.
+    """
+    groups = _document(data, where)
+    if not isinstance(groups, list):
+        raise InputError("is no list of target groups", where=where, remedy="write file_sd groups")
+    found: dict[tuple[str, str], Target] = {}
+    for number, group in enumerate(groups, start=1):
+        for target in _targets(group, f"{where}: group {number}"):
+            if found.setdefault((target.authority, target.path), target) is not target:
+                raise InputError(
+                    f"{target.authority}{target.path} is there twice",
+                    where=f"{where}: group {number}",
+                    remedy="announce each target once",
+                )
+    return tuple(found.values())
+
+
+def _document(data: bytes, where: str) -> Any:
+    try:
+        text = data.decode("utf-8")
+        return json.loads(text) if text.lstrip()[:1] in ("[", "{") else yaml.load(text, _LOADER)  # noqa: S506
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise InputError(f"is neither JSON nor YAML ({said})", where=where) from None
+
+
+def _targets(group: Any, where: str) -> list[Target]:
+    if not isinstance(group, dict) or not group.keys() <= {"targets", "labels"}:
+        raise InputError("is no target group", where=where, remedy="write {targets: […], labels: {…}}")
+    addresses, labels = group.get("targets"), group.get("labels") or {}
+    if not isinstance(addresses, list) or not all(isinstance(each, str) for each in addresses):
+        raise InputError("`targets` is no list of addresses", where=where)
+    if not isinstance(labels, dict):
+        raise InputError("`labels` is no mapping", where=where)
+    for name, value in labels.items():
+        _check_label(name, value, where)
+    identity = _identity(labels.get(IDENTITY_LABEL), where)
+    path = _path(labels.get(_PATH_LABEL, STATS_PATH), where)
+    kept = {
+        name: value for name, value in labels.items()
+        if name not in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL)
+    }  # fmt: skip
+    return [Target(*_address(each, where), identity, kept, path) for each in addresses]
+
+
+def _check_label(name: Any, value: Any, where: str) -> None:
+    if not isinstance(name, str) or not isinstance(value, str) or (kind := _kind_of_label(name)) == "none":
+        raise InputError(f"{str(name)[:100]!a} is no label with a text as its value", where=where)
+    if name == _SCHEME_LABEL and value != "https":
+        raise InputError(
+            f"`__scheme__` is {value[:20]!a}",
+            where=where,
+            remedy="leave it out: the proxy speaks mutual TLS",
+        )
+    if kind == "reserved":
+        raise InputError(
+            f"the label {name} cannot be kept through the scrape proxy",
+            where=where,
+            remedy="remove it; a target is an address, a path and an identity",
+        )
+
+
+@lru_cache(1 << 10)
+def _kind_of_label(name: str) -> str:
+    """`none` for what is no label's name, `reserved` for one that Prometheus would act upon, else `kept`."""
+    if not _LABEL.fullmatch(name):
+        return "none"
+    known = name in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL, *_PASSED) or name.startswith("__meta_")
+    return "reserved" if name.startswith("__") and not known else "kept"
+
+
+def _identity(text: str | None, where: str) -> SpiffeId:
+    if text is None:
+        raise InputError(
+            "nobody is expected there", where=where, remedy=f"add the label {IDENTITY_LABEL}: spiffe://…"
+        )
+    try:
+        identity = _parsed_identity(text)
+    except InputError as error:
+        raise InputError(error.what, where=where, remedy=error.remedy) from None
+    if not identity.path:
+        raise InputError(f"{identity} is a trust domain, not a workload", where=where)
+    return identity
+
+
+def _path(path: str, where: str) -> str:
+    if not _is_plain_path(path):
+        raise InputError(
+            f"{path[:100]!a} is no plain path", where=where, remedy="write it without query, %XX, // and dots"
+        )
+    return path
+
+
+def _address(text: str, where: str) -> tuple[str, int]:
+    found = _parsed_address(text)
+    if found is None:
+        raise InputError(
+            f"{text[:100]!a} is no IP address with a port",
+            where=where,
+            remedy="write 10.0.0.7:15092 or [fd00::7]:15092",
+        )
+    return found
+
+
+# A file with one changed target among thousands is read again as a whole: what is in it is mostly known.
+_parsed_identity = lru_cache(1 << 12)(SpiffeId.parse)
+
+
+@lru_cache(1 << 8)
+def _is_plain_path(path: str) -> bool:
+    dots = any(part in (".", "..") for part in path.split("/"))
+    return _PATH.fullmatch(path) is not None and "//" not in path and not dots
+
+
+@lru_cache(1 << 16)
+def _parsed_address(text: str) -> tuple[str, int] | None:
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        address = ipaddress.ip_address(match["v6"] or match["v4"])
+    except ValueError:
+        return None
+    port = int(match["port"])
+    if not 0 < port < 65536 or address.is_unspecified or address.is_multicast:
+        return None
+    return str(address), port

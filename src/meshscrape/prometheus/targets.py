@@ -1,0 +1,109 @@
+"""What Prometheus should scrape: addresses with the identity that is expected to answer there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.istio.scrape_targets import ScrapeSource
+from meshscrape.spiffe.ids import SpiffeId
+
+MERGED_JOB = "istio-secure-merged-metrics"
+ENVOY_JOB = "istio-secure-envoy-metrics"
+APPLICATION_JOB = "istio-secure-application-metrics"
+JOBS = (MERGED_JOB, ENVOY_JOB, APPLICATION_JOB)
+STATS_PATH = "/stats/prometheus"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One endpoint over mutual TLS: `https://address:port path`, expected to be `spiffe_id`.
+
+    `labels` go on every sample: namespace, pod, workload.
+    """
+
+    address: str
+    port: int
+    spiffe_id: SpiffeId
+    labels: Mapping[str, str]
+    path: str = STATS_PATH
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, an IPv6 address in brackets."""
+        return authority(self.address, self.port)
+
+    @property
+    def url(self) -> str:
+        """The whole URL, as Prometheus shows it when it scrapes directly."""
+        return f"https://{self.authority}{self.path}"
+
+    @property
+    def proxied_url(self) -> str:
+        """The whole URL, as Prometheus shows it when it scrapes through the scrape proxy."""
+        return f"http://{self.authority}{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapedWorkload:
+    """What is needed to know of a workload; a port of 0 is off. `mtls_ports` speak mutual TLS."""
+
+    namespace: str
+    pod: str
+    workload: str
+    spiffe_id: SpiffeId
+    address: str
+    secure_merged_port: int
+    secure_envoy_port: int
+    sources: tuple[ScrapeSource, ...] = ()
+    mtls_ports: frozenset[int] = frozenset()
+
+
+def authority(address: str, port: int) -> str:
+    """`host:port` as a URL writes it (RFC 3986: an IPv6 address goes in brackets)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:
+    """The workload's targets by job; a job it has no part in is absent.
+
+    An application's own port is a target when Envoy answers there with mutual TLS (STRICT or PERMISSIVE).
+    One that speaks TLS by itself (scheme https) would be TLS inside TLS: it is read through the merge alone.
+    """
+    labels = {"namespace": workload.namespace, "pod": workload.pod, "workload": workload.workload}
+
+    def target(port: int, path: str = STATS_PATH) -> Target:
+        return Target(workload.address, port, workload.spiffe_id, labels, path)
+
+    found: dict[str, list[Target]] = {}
+    if workload.secure_merged_port:
+        found[MERGED_JOB] = [target(workload.secure_merged_port)]
+    if workload.secure_envoy_port:
+        found[ENVOY_JOB] = [target(workload.secure_envoy_port)]
+    own = [s for s in workload.sources if s.port in workload.mtls_ports and s.scheme == "http"]
+    if own:
+        found[APPLICATION_JOB] = [target(source.port, source.path) for source in own]
+    return found
+
+
+def by_job(workloads: Iterable[ScrapedWorkload]) -> dict[str, list[Target]]:
+    """All targets by job, every job present, in a stable order."""
+    jobs: dict[str, list[Target]] = {job: [] for job in JOBS}
+    for workload in workloads:
+        for job, targets in targets_of(workload).items():
+            jobs[job].extend(targets)
+    for targets in jobs.values():
+        targets.sort(key=lambda target: (target.authority, target.path))
+    return jobs
+
+
+def file_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
+    """Target groups of Prometheus' file_sd format (also vmagent's and the Collector's)."""
+    groups = []
+    for target in targets:
+        labels = dict(target.labels)
+        if target.path != STATS_PATH:
+            labels["__metrics_path__"] = target.path
+        groups.append({"targets": [target.authority], "labels": labels})
+    return groups

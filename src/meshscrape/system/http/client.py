@@ -1,0 +1,276 @@
+"""A small HTTP/1.1 client that streams: one GET over TCP or a Unix socket, with deadlines and limits.
+
+It never follows redirects, keeps no connection and holds no more than a few chunks. h11 does the protocol
+(1 MB of memory against 7 MB for httpcore, which brings a pool that a local scrape has no use for).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import ssl
+import zlib
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import h11
+
+from meshscrape.errors import InputError, UnavailableError
+from meshscrape.system.http.body import CloseReader, FramingError, body_reader
+
+READ_SIZE = 1 << 18
+INFLATE_SIZE = 1 << 18
+# Interim answers (RFC 9110, section 15.2) before the one that counts.
+MAX_INTERIM = 8
+UNIX_PATH_MAX = 107  # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7))
+
+
+class TruncatedError(UnavailableError):
+    """The connection ended, or its time was up, before the body did."""
+
+
+class TooLargeError(UnavailableError):
+    """The answer is larger than the limit that the caller gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchLimits:
+    """Seconds for connecting, for each read and for everything; bytes for the header and the decoded body."""
+
+    connect: float = 2.0
+    read: float = 10.0
+    total: float = 10.0
+    header_bytes: int = 1 << 16
+    body_bytes: int = 1 << 30
+
+
+@dataclass(slots=True)
+class FetchedResponse:
+    """Status, headers (lower-case names) and a body that is read once, as it arrives.
+
+    `complete` is true once the framing said that the body has ended where it should (a length or chunks);
+    a body that ends with the connection (HTTP/1.0) never says so.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: AsyncIterator[bytes]
+    complete: bool = False
+
+    @property
+    def content_type(self) -> str:
+        """The `Content-Type` header, empty when there is none."""
+        return self.headers.get("content-type", "")
+
+
+@contextlib.asynccontextmanager
+async def fetch_stream(
+    url: str,
+    *,
+    unix_socket: str | Path | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: FetchLimits | None = None,
+    tls: ssl.SSLContext | None = None,
+    method: str = "GET",
+) -> AsyncIterator[FetchedResponse]:
+    """Send one request; yield the response when its header has arrived.
+
+    `url` is http:// or https:// (then `tls` is needed); with `unix_socket` its host is only the Host header.
+    Raises InputError for a URL that cannot be asked, UnavailableError (and its two subclasses above, those
+    also while reading the body) for everything that the other side does.
+    """
+    exchange = _Exchange(url, limits or FetchLimits())
+    await exchange.connect(unix_socket, tls)
+    try:
+        yield await exchange.ask(method, dict(headers or {}))
+    finally:
+        exchange.close()
+
+
+async def fetch(
+    url: str,
+    *,
+    unix_socket: str | Path | None = None,
+    headers: Mapping[str, str] | None = None,
+    limits: FetchLimits | None = None,
+    tls: ssl.SSLContext | None = None,
+    method: str = "GET",
+) -> tuple[int, bytes]:
+    """`fetch_stream` for small answers: the status and the whole body."""
+    async with fetch_stream(
+        url, unix_socket=unix_socket, headers=headers, limits=limits, tls=tls, method=method
+    ) as response:
+        return response.status, b"".join([chunk async for chunk in response.body])
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """One connection with its one request."""
+
+    url: str
+    limits: FetchLimits
+    deadline: float = field(init=False)
+    connection: h11.Connection = field(init=False)
+    reader: asyncio.StreamReader = field(init=False)
+    writer: asyncio.StreamWriter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline = asyncio.get_running_loop().time() + self.limits.total
+        self.connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.header_bytes)
+
+    async def connect(self, unix_socket: str | Path | None, tls: ssl.SSLContext | None) -> None:
+        parts, port = _parse(self.url)
+        if parts.scheme == "https" and tls is None:
+            raise InputError("https needs a TLS context", where=self.url)
+        try:
+            async with self._timeout(self.limits.connect):
+                if unix_socket is not None:
+                    self.reader, self.writer = await _open_unix(os.fspath(unix_socket))
+                    return
+                secure = parts.scheme == "https"
+                self.reader, self.writer = await asyncio.open_connection(
+                    parts.hostname,
+                    port or (443 if secure else 80),
+                    ssl=tls if secure else None,
+                    limit=READ_SIZE,
+                )
+        except TimeoutError as error:
+            raise UnavailableError("no connection within the deadline", where=self.url) from error
+        except OSError as error:
+            raise UnavailableError(f"cannot connect ({error.strerror or error})", where=self.url) from error
+
+    async def ask(self, method: str, headers: dict[str, str]) -> FetchedResponse:
+        parts = urlsplit(self.url)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        sent = {"Host": parts.netloc, "Accept-Encoding": "identity", "Connection": "close"} | headers
+        try:
+            request = h11.Request(method=method, target=target, headers=list(sent.items()))
+            data = self.connection.send(request) or b""
+            data += self.connection.send(h11.EndOfMessage()) or b""
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
+            raise InputError(f"the request cannot be written ({error})", where=self.url) from error
+        # A refused or reset write shows as a missing answer, which says more.
+        with contextlib.suppress(OSError):
+            self.writer.write(data)
+            await self.writer.drain()
+        answer = await self._event()
+        for _ in range(MAX_INTERIM):
+            if not isinstance(answer, h11.InformationalResponse):
+                break
+            answer = await self._event()
+        if not isinstance(answer, h11.Response):
+            raise UnavailableError("never came to its answer", where=self.url)
+        names = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+        response = FetchedResponse(answer.status_code, names, _nothing())
+        response.body = self._decoded(response, method)
+        return response
+
+    async def _decoded(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
+        """The body's bytes after a content coding, never more than the limit, in chunks of bounded size."""
+        coding = response.headers.get("content-encoding", "identity").strip().lower()
+        if coding in ("", "identity"):
+            pieces = self._raw(response, method)
+        elif coding in ("gzip", "x-gzip"):
+            pieces = self._inflated(response, method)
+        else:
+            raise UnavailableError(f"answered with content coding {coding!r}, not asked for", where=self.url)
+        size = 0
+        async for piece in pieces:
+            size += len(piece)
+            if size > self.limits.body_bytes:
+                raise TooLargeError(f"the body is larger than {self.limits.body_bytes} bytes", where=self.url)
+            yield piece
+
+    async def _raw(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
+        data, _ = self.connection.trailing_data
+        try:
+            body = body_reader(response.status, method, response.headers)
+            while not body.ended:
+                if piece := body.feed(data):
+                    yield piece
+                if body.ended or not (data := await self._read("in the middle of the body")):
+                    break
+        except FramingError as error:
+            raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
+        response.complete = body.ended
+        if not body.ended and not isinstance(body, CloseReader):
+            raise TruncatedError("closed the connection in the middle of the body", where=self.url)
+
+    async def _inflated(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
+        """A gzip body nobody asked for, decoded a bounded piece at a time: a bomb meets the body limit."""
+        inflater = zlib.decompressobj(wbits=31)
+        try:
+            async for piece in self._raw(response, method):
+                while piece:
+                    if out := inflater.decompress(piece, INFLATE_SIZE):
+                        yield out
+                    piece = inflater.unconsumed_tail
+                    if inflater.eof and inflater.unused_data:
+                        piece, inflater = inflater.unused_data, zlib.decompressobj(wbits=31)
+        except zlib.error as error:
+            raise UnavailableError(f"the gzip body cannot be decoded ({error})", where=self.url) from error
+        if not inflater.eof:
+            response.complete = False
+            raise TruncatedError("the gzip body ended in the middle", where=self.url)
+
+    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+        """h11's next event of the header."""
+        place = "before the answer"
+        try:
+            while (event := self.connection.next_event()) is h11.NEED_DATA:
+                self.connection.receive_data(await self._read(place))
+        except h11.RemoteProtocolError as error:
+            if self.reader.at_eof():
+                raise TruncatedError(f"closed the connection {place}", where=self.url) from error
+            raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
+        return event  # type: ignore[return-value]
+
+    async def _read(self, place: str) -> bytes:
+        try:
+            async with self._timeout(self.limits.read):
+                return await self.reader.read(READ_SIZE)
+        except TimeoutError as error:
+            raise TruncatedError(f"the deadline passed {place}", where=self.url) from error
+        except OSError as error:
+            raise TruncatedError(f"the connection broke {place} ({error})", where=self.url) from error
+
+    def _timeout(self, seconds: float) -> asyncio.Timeout:
+        now = asyncio.get_running_loop().time()
+        return asyncio.timeout_at(min(now + seconds, self.deadline))
+
+    def close(self) -> None:
+        # No goodbye: everything wanted has been read, and an abandoned body must not keep a socket.
+        self.writer.transport.abort()
+
+
+def _parse(url: str) -> tuple[SplitResult, int | None]:
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            return parts, parts.port
+    except ValueError:
+        pass
+    raise InputError("this is not an http:// or https:// URL with a host", where=url)
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+async def _open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a Unix socket at a path of any length.
+
+    A long one is reached through its directory's descriptor in /proc, which is short.
+    """
+    if len(os.fsencode(path)) <= UNIX_PATH_MAX:
+        return await asyncio.open_unix_connection(path, limit=READ_SIZE)
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{name}", limit=READ_SIZE)
+    finally:
+        os.close(descriptor)

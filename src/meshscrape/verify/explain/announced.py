@@ -1,0 +1,153 @@
+"""The targets that a scrape proxy's HTTP SD announces, and which of them `explain TARGET` means (pure)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.prometheus.target_files import META_IDENTITY_LABEL
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.verify.explain.target import ExplainTarget, Spot, read_spot
+from meshscrape.verify.matrix import METRICS_PATH, host_port
+from meshscrape.verify.observations import printable
+
+# What can stand in a URL as it is: HTTP SD answers to nothing else.
+_JOB = re.compile(
+    r"""^meshscrape_scrape_proxy_targets\{job="([\w.~!$&'()*+,;=:@-]+)"\}""", re.MULTILINE | re.ASCII
+)
+_UNUSED = re.compile(r'^meshscrape_scrape_proxy_source_up\{source="([^"\\]*)"\} 0', re.MULTILINE)
+_STALE = re.compile(r"^meshscrape_scrape_proxy_current 0", re.MULTILINE)
+_LONGEST = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """One target of HTTP SD; `name` is NAMESPACE/WORKLOAD as far as its labels say."""
+
+    job: str
+    spot: Spot
+    identity: SpiffeId
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What the discovery at `address` says; `problem` when it does not, `doubts` when it has some itself."""
+
+    address: str
+    targets: tuple[Announced, ...] = ()
+    problem: str = ""
+    remedy: str = ""
+    doubts: str = ""
+
+
+def jobs_in(metrics: str) -> tuple[str, ...]:
+    """The jobs that the proxy's own metrics name."""
+    return tuple(_JOB.findall(metrics))
+
+
+def doubts_in(metrics: str) -> str:
+    """What the proxy's own metrics say against its discovery, empty for nothing."""
+    found = [f"the source {printable(each)} cannot be used at present" for each in _UNUSED.findall(metrics)]
+    if _STALE.search(metrics):
+        found.append("the proxy does not use exactly what its sources say")
+    return "; ".join(found)
+
+
+def parse_http_sd(job: str, data: bytes) -> tuple[Announced, ...]:
+    """The targets of one job's answer; ValueError when it is no answer of a scrape proxy."""
+    try:
+        return tuple(
+            _announced(job, address, group["labels"])
+            for group in json.loads(data)
+            for address in group["targets"]
+        )
+    except (KeyError, TypeError, AttributeError, InputError, RecursionError) as error:
+        raise ValueError(f"no target groups with {META_IDENTITY_LABEL}") from error
+
+
+def announced_targets(discovered: Discovered, text: str) -> tuple[ExplainTarget, ...]:
+    """What `text` names among the targets: ADDRESS:PORT, a URL, or a workload by the targets' labels.
+
+    An address that is not announced is a target with a `fault`, and so is everything when discovery does not
+    answer. InputError for a name that no target has.
+    """
+    spot, name = read_spot(text)
+    if discovered.problem:
+        return (_faulty(spot, discovered.problem, discovered.remedy),)
+    if spot is None:
+        return _named(discovered, name)
+    found = _matching(discovered.targets, spot)
+    return found or (_not_announced(discovered, spot),)
+
+
+def _announced(job: str, address: str, labels: dict[str, Any]) -> Announced:
+    spot, _ = read_spot(address)
+    if spot is None:
+        raise ValueError(f"{address!a} is no address")
+    path = str(labels.get("__metrics_path__", METRICS_PATH))
+    return Announced(
+        job, Spot(spot.address, spot.port, path), SpiffeId.parse(labels[META_IDENTITY_LABEL]),
+        str(labels.get("namespace", "")), str(labels.get("workload", "")),
+    )  # fmt: skip
+
+
+def _matching(targets: Sequence[Announced], spot: Spot) -> tuple[ExplainTarget, ...]:
+    there = [each for each in targets if (each.spot.address, each.spot.port) == (spot.address, spot.port)]
+    meant = [each for each in there if spot.path in (None, each.spot.path)]
+    # Two jobs may tell the same target: it is one.
+    return tuple({each.spot: _explained(each) for each in meant}.values())
+
+
+def _named(discovered: Discovered, name: str) -> tuple[ExplainTarget, ...]:
+    namespace, _, workload = name.rpartition("/")
+    found = {
+        each.spot: _explained(each) for each in discovered.targets
+        if each.name == workload and namespace in ("", each.namespace)
+    }  # fmt: skip
+    if not found:
+        known = ", ".join(sorted({_title(each) for each in discovered.targets if each.name})) or "none"
+        raise InputError(
+            f"no target has the labels of a workload {name}",
+            where="TARGET",
+            remedy=f"write ADDRESS:PORT; workloads there are: {printable(known, _LONGEST)}",
+        )
+    return tuple(found.values())
+
+
+def _explained(each: Announced) -> ExplainTarget:
+    spot = each.spot
+    return ExplainTarget(
+        spot.address, spot.port, spot.path or METRICS_PATH, "http", f"target of job {printable(each.job)}",
+        None, identity=each.identity, name=printable(_title(each)),
+    )  # fmt: skip
+
+
+def _not_announced(discovered: Discovered, spot: Spot) -> ExplainTarget:
+    here = [each for each in discovered.targets if each.spot.address == spot.address]
+    there = ", ".join(f"{host_port(each.spot.address, each.spot.port)}{each.spot.path}" for each in here)
+    fault = f"HTTP SD at {discovered.address} does not announce it"
+    if discovered.doubts:
+        fault = f"{fault}; {discovered.doubts}"
+        remedy = "see the proxy's stderr: it says what is wrong with which source"
+    elif there:
+        remedy = f"announced at this address: {printable(there, _LONGEST)}"
+    else:
+        remedy = "add it, with the label __meshscrape_spiffe_id, to a file that the proxy follows (--targets)"
+    return _faulty(spot, fault, remedy)
+
+
+def _faulty(spot: Spot | None, fault: str, remedy: str) -> ExplainTarget:
+    at = spot or Spot("", 0, None)
+    return ExplainTarget(
+        at.address, at.port, at.path or METRICS_PATH, "http", "unknown", None, fault=fault, remedy=remedy
+    )
+
+
+def _title(each: Announced) -> str:
+    return f"{each.namespace}/{each.name}" if each.namespace and each.name else each.name

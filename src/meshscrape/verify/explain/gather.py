@@ -1,0 +1,126 @@
+"""Looks at everything between the scraper and a target, for `explain` to judge."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.spiffe.bundles import load_bundle
+from meshscrape.spiffe.certificates import identity_of, key_matches, load_certificates
+from meshscrape.spiffe.keys import load_key
+from meshscrape.system.files import DATA_LINK, read_input
+from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAnswer, explain
+from meshscrape.verify.explain.scraper import ScraperFiles
+from meshscrape.verify.explain.target import ExplainTarget
+from meshscrape.verify.identities import Credentials, tls_contexts
+from meshscrape.verify.matrix import PLAIN, SCRAPER, WHOLE, Probe
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.observations import NotObserved, Observation, Presented
+from meshscrape.verify.probes import Timeouts, TlsContexts, observe
+from meshscrape.verify.prometheus_api import scraping
+from meshscrape.verify.prometheus_checks import Scraping
+
+_FILES = ("cert-chain.pem", "key.pem", "root-cert.pem")
+_NAMES = ("the scraper's certificate", "the scraper's private key", "the trust bundle")
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPlace:
+    """Where a scrape proxy takes scrapes (`host:port`), and the file with its bearer token."""
+
+    address: str
+    token_file: Path
+
+
+async def explain_all(
+    mesh: Mesh, scraper: MeshWorkload, targets: tuple[ExplainTarget, ...], now: datetime, timeouts: Timeouts
+) -> tuple[Explanation, ...]:
+    """Look at every target as `scraper`, and explain what was seen; never raises for what the peers do."""
+    files = await asyncio.to_thread(read_files, scraper.output_certificates or scraper.credentials)
+    contexts = _contexts(files)
+    seen = await _prometheus(mesh)
+    proxy = ProxyPlace(mesh.scrape_proxy, Path(mesh.proxy_token)) if mesh.scrape_proxy else None
+    found = []
+    for target in targets:
+        observed = await _observe(proxy, target, files, contexts, timeouts)
+        found.append(explain(target, replace(observed, prometheus=seen), now))
+    return tuple(found)
+
+
+async def explain_proxied(
+    proxy: ProxyPlace, files: ScraperFiles, target: ExplainTarget, now: datetime, timeouts: Timeouts
+) -> Explanation:
+    """As `explain_all`, for a target of a scrape proxy that stands alone: no mesh, no Prometheus is asked."""
+    return explain(target, await _observe(proxy, target, files, _contexts(files), timeouts), now)
+
+
+def read_files(directory: str) -> ScraperFiles:
+    """The scraper's files, all of the same generation; what cannot be read is its `problem`."""
+    published = Path(os.path.realpath(Path(directory) / DATA_LINK))
+    place = published if published.is_dir() else Path(directory)
+    read = []
+    for file, name in zip(_FILES, _NAMES, strict=True):
+        try:
+            read.append(read_input(place / file, name))
+        except InputError as error:
+            return ScraperFiles(directory, problem=f"{directory}/{file}: {error.what}")
+    chain, key, roots = read
+    return ScraperFiles(directory, chain, key, roots)
+
+
+def _contexts(files: ScraperFiles) -> TlsContexts | None:
+    """How to open TLS with these files, None when they are not good for it: the steps say why."""
+    try:
+        chain = load_certificates(files.chain, files.directory)
+        if not key_matches(load_key(files.key, files.directory), chain[0]):
+            return None
+        load_bundle(files.roots, files.directory)
+        own = Credentials(files.chain, files.key, identity_of(chain[0]), chain[0].not_valid_after_utc)
+        return tls_contexts(files.roots, own)
+    except MeshscrapeError:
+        return None
+
+
+async def _observe(
+    place: ProxyPlace | None, target: ExplainTarget, files: ScraperFiles, contexts: TlsContexts | None,
+    timeouts: Timeouts,
+) -> Observed:  # fmt: skip
+    # An address that discovery did not give gets no connection from us, and no certificate shown to it.
+    if target.fault or contexts is None:
+        return Observed(files)
+    proxy = await _ask_proxy(place, target, timeouts) if place else None
+    probe = Probe(target.address, target.port, SCRAPER, path=target.path, limit=WHOLE)
+    handshake = await observe(replace(probe, kind="certificate"), contexts, timeouts)
+    answer: Observation | None = None
+    if isinstance(handshake, Presented):
+        answer = await observe(probe, contexts, timeouts)
+    return Observed(files, proxy, handshake, answer)
+
+
+async def _ask_proxy(place: ProxyPlace, target: ExplainTarget, timeouts: Timeouts) -> ProxyAnswer:
+    """A scrape through the proxy, as Prometheus makes it."""
+    try:
+        token = read_input(place.token_file, "the proxy's token").decode("ascii", "replace").strip()
+    except InputError as error:
+        return ProxyAnswer(place.address, NotObserved(str(error)))
+    host, _, port = place.address.rpartition(":")
+    if not port.isdigit():
+        return ProxyAnswer(place.address, NotObserved("this is no address of a proxy"))
+    probe = Probe(
+        host.strip("[]"), int(port), PLAIN, path=f"http://{target.authority}{target.path}",
+        headers=(("Authorization", f"Bearer {token}"),),
+    )  # fmt: skip
+    return ProxyAnswer(place.address, await observe(probe, None, timeouts))
+
+
+async def _prometheus(mesh: Mesh) -> Scraping | str | None:
+    if not mesh.prometheus_url:
+        return None
+    try:
+        return await scraping(mesh)
+    except UnavailableError as error:
+        return str(error)

@@ -1,0 +1,185 @@
+"""What `meshscrape explain TARGET` is about: finding the meant port of the meant workload (pure)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.verify.matrix import METRICS_PATH, host_port
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.observations import printable
+
+_URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)(?P<path>/\S*)?")
+_AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[1-9][0-9]{0,4})")
+_NAME = re.compile(r"(?:(?P<namespace>[a-z0-9.-]+)/)?(?P<name>[a-z0-9.-]+)")
+_LONGEST = 600
+_REMEDY = "name a workload (NAME or NAMESPACE/NAME), ADDRESS:PORT, or a target's URL as Prometheus shows it"
+
+
+@dataclass(frozen=True, slots=True)
+class Spot:
+    """An address, a port, and a path when one was said."""
+
+    address: str
+    port: int
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainTarget:
+    """One port of one workload; `fault` says why it is no target that discovery knows, with a `remedy`.
+
+    `what` is the port in words. `merged` ports have sources, `application` ports no allow list; only what is
+    `announced` is Prometheus's business. Without a status document there is no `workload`, only the
+    `identity` that discovery expects, and perhaps a `name`.
+    """
+
+    address: str
+    port: int
+    path: str
+    scheme: str
+    what: str
+    workload: MeshWorkload | None
+    merged: bool = False
+    application: bool = False
+    announced: bool = True
+    fault: str = ""
+    remedy: str = ""
+    identity: SpiffeId | None = None
+    name: str = ""
+
+    @property
+    def expected(self) -> str:
+        """The SPIFFE ID that must answer, empty when nobody is expected."""
+        known = self.workload.spiffe_id if self.workload else self.identity
+        return str(known) if known else ""
+
+    @property
+    def title(self) -> str:
+        """NAMESPACE/NAME of its workload, as far as it is known."""
+        return self.workload.title if self.workload else self.name
+
+    @property
+    def authority(self) -> str:
+        """`host:port`, with brackets around an IPv6 address."""
+        return host_port(self.address, self.port)
+
+    @property
+    def url(self) -> str:
+        """As Prometheus shows it."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def find_targets(mesh: Mesh, text: str) -> tuple[ExplainTarget, ...]:
+    """What `text` names: every target of a workload, or one port. InputError when it names nothing.
+
+    An address that no workload has is a target with a `fault`: Prometheus may still scrape it.
+    """
+    spot, name = read_spot(text)
+    if spot is not None:
+        return (_at(mesh, spot.address, spot.port, spot.path),)
+    namespace, _, own = name.rpartition("/")
+    return tuple(_of(mesh, _named(mesh, namespace, own)))
+
+
+def read_spot(text: str) -> tuple[Spot | None, str]:
+    """Where `text` (ADDRESS:PORT or a URL) points to; None, and the name, for [NAMESPACE/]NAME.
+
+    InputError for anything else.
+    """
+    if match := _URL.fullmatch(text):
+        if authority := _AUTHORITY.fullmatch(match["authority"]):
+            return _spot(authority, match["path"]), ""
+    elif authority := _AUTHORITY.fullmatch(text):
+        return _spot(authority, None), ""
+    elif _NAME.fullmatch(text):
+        return None, text
+    raise InputError(f"{text!a} is no target", where="TARGET", remedy=_REMEDY)
+
+
+def _spot(authority: re.Match[str], path: str | None) -> Spot:
+    return Spot(authority["v6"] or authority["v4"], int(authority["port"]), path)
+
+
+def _named(mesh: Mesh, namespace: str, name: str) -> MeshWorkload:
+    found = [each for each in mesh.workloads if each.name == name and namespace in ("", each.namespace)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(each.title for each in found or mesh.workloads) or "none"
+    what = f"{len(found)} workloads are called" if found else "no workload is called"
+    raise InputError(f"{what} {name}", where="TARGET", remedy=f"there are: {known}")
+
+
+def _of(mesh: Mesh, workload: MeshWorkload) -> Iterator[ExplainTarget]:
+    """The ports of a workload that Prometheus reads; a target with a fault when there is none."""
+    known = [each for each in _known(mesh, workload, workload.addresses[0]) if each.announced]
+    if not known:
+        yield ExplainTarget(
+            workload.addresses[0], 0, "", "https", "nothing", workload,
+            fault=f"{workload.title} has no secure metrics port and no metrics behind mutual TLS",
+            remedy="set ENVOY_SECURE_MERGED_METRICS_PORT in its proxyMetadata",
+        )  # fmt: skip
+    yield from known
+
+
+def _at(mesh: Mesh, address: str, port: int, path: str | None) -> ExplainTarget:
+    scheme = _scheme(mesh)
+    owner = next((each for each in mesh.workloads if address in each.addresses), None)
+    if owner is None:
+        known = ", ".join(f"{each.addresses[0]} ({each.title})" for each in mesh.workloads)
+        fault = f"no workload of the mesh has the address {address}"
+        if inside := next((each.title for each in mesh.workloads if address == each.inside_address), ""):
+            fault = f"{address} is the inside address of {inside}: its localhost, nothing of the network's"
+        return ExplainTarget(
+            address, port, path or METRICS_PATH, scheme, "unknown", None, fault=fault,
+            remedy=f"the workload may be gone; there are: {printable(known, _LONGEST)}",
+        )  # fmt: skip
+    known_ports = _known(mesh, owner, address)
+    for each in known_ports:
+        if each.port == port and path in (None, each.path):
+            return each
+    targets = ", ".join(each.url for each in known_ports if each.announced) or "none"
+    same = next((each for each in known_ports if each.port == port), None)
+    fault = f"the path there is {same.path}, not {path}" if same else _no_target(owner, port)
+    return ExplainTarget(
+        address, port, path or METRICS_PATH, scheme, "unknown", owner, fault=fault,
+        remedy=f"targets of {owner.title}: {targets}",
+    )  # fmt: skip
+
+
+def _no_target(workload: MeshWorkload, port: int) -> str:
+    if port in (workload.stats, workload.merged, workload.health):
+        return f"port {port} is read in plaintext, no target of the secured scraping"
+    if any(each.port == port for each in workload.application):
+        return f"port {port} is an application's without metrics behind mutual TLS"
+    return f"{workload.title} announces no port {port}"
+
+
+def _known(mesh: Mesh, workload: MeshWorkload, address: str) -> Sequence[ExplainTarget]:
+    """The secure ports of a workload at one of its addresses; the first address is the one announced."""
+
+    def known(
+        port: int, path: str, what: str, *, merged: bool = False, application: bool = False
+    ) -> ExplainTarget:
+        announced = address == workload.addresses[0]
+        return ExplainTarget(
+            address, port, path, _scheme(mesh), what, workload, merged, application, announced
+        )  # fmt: skip
+
+    found = []
+    if workload.secure_merged is not None:
+        found.append(known(workload.secure_merged, METRICS_PATH, "merged metrics", merged=True))
+    if workload.secure_stats is not None:
+        found.append(known(workload.secure_stats, METRICS_PATH, "Envoy's statistics"))
+    for each in workload.application:
+        if each.metrics and each.mtls != "DISABLE" and workload.kind != "gateway":
+            found.append(known(each.port, each.metrics, "the application's own metrics", application=True))
+    return found
+
+
+def _scheme(mesh: Mesh) -> str:
+    """Prometheus shows what it reads through the scrape proxy as http."""
+    return "http" if mesh.scrape_proxy else "https"

@@ -1,0 +1,199 @@
+"""What is known over many verifications, and its metric families (pure).
+
+A green result is worth no more than the last run: one that could not be made, or is overdue, withdraws it. A
+red one stays until a later run disproves it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from meshscrape.exposition.health import Family, render_families
+from meshscrape.verify.checks import CHECKS
+from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK
+from meshscrape.verify.findings import CheckResult, Finding, Report, SeenCertificate
+from meshscrape.verify.prometheus_checks import CHECKS as PROMETHEUS_CHECKS
+
+RunResult: TypeAlias = Literal["clean", "findings", "failed"]
+_RESULTS: tuple[RunResult, ...] = ("clean", "findings", "failed")
+_OVERDUE = 3  # intervals without the end of a run
+# Results that say of a port that anyone can read it.
+_KINDS = {METRICS_CHECK: "metrics", ADMIN_CHECK: "admin", "plaintext-open": "metrics"}
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Everything that is remembered from run to run. Times are UTC; None: has not happened yet.
+
+    `report` is that of the last run that was made, `failure` says why the latest one was not (else empty).
+    """
+
+    interval: float
+    runs: Mapping[RunResult, int] = field(default_factory=lambda: dict.fromkeys(_RESULTS, 0))
+    report: Report | None = None
+    ended: datetime | None = None
+    failure: str = ""
+
+    def after_report(self, report: Report, ended: datetime) -> Watched:
+        """Knowledge after a run that was made."""
+        result: RunResult = "findings" if report.findings else "clean"
+        return replace(self, runs=self._counted(result), report=report, ended=ended, failure="")
+
+    def after_failure(self, reason: str) -> Watched:
+        """Knowledge after a run that could not be made."""
+        return replace(self, runs=self._counted("failed"), failure=reason)
+
+    @property
+    def number(self) -> int:
+        """How many runs there were."""
+        return sum(self.runs.values())
+
+    @property
+    def exit_code(self) -> int:
+        """As of one verification: that of the latest run."""
+        if self.failure or self.report is None:
+            return 2
+        return self.report.exit_code
+
+    def _counted(self, result: RunResult) -> dict[RunResult, int]:
+        return {**self.runs, result: self.runs[result] + 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one run found that the one before had not, and what is gone since."""
+
+    new: tuple[Finding, ...]
+    gone: tuple[Finding, ...]
+
+
+def changes(before: Report | None, now: Report) -> Changes:
+    """How the findings of two runs differ; the same finding with other words is the same."""
+    old = {_key(each): each for each in (before.findings if before else ())}
+    new = {_key(each): each for each in now.findings}
+    return Changes(
+        tuple(each for key, each in new.items() if key not in old),
+        tuple(each for key, each in old.items() if key not in new),
+    )
+
+
+def render(watched: Watched, now: datetime) -> bytes:
+    """The families as text exposition 0.0.4."""
+    return render_families(families(watched, now))
+
+
+def is_stale(watched: Watched, now: datetime) -> bool:
+    """Whether the last report says nothing about the present any more."""
+    if watched.failure or watched.report is None or watched.ended is None:
+        return True
+    overdue = _OVERDUE * watched.interval + watched.report.seconds
+    return (now - watched.ended).total_seconds() > overdue
+
+
+def families(watched: Watched, now: datetime) -> Iterator[Family]:
+    """Every family; label values are checks' names and what the status document names, nothing else."""
+    yield Family(
+        "meshscrape_verify_runs_total", "counter", "Verifications that ended, by result.",
+        [({"result": result}, watched.runs[result]) for result in _RESULTS],
+    )  # fmt: skip
+    yield _gauge("meshscrape_verify_interval_seconds", "Seconds between two verifications.", watched.interval)
+    if watched.number:
+        made = 0 if watched.failure else 1
+        yield _gauge(
+            "meshscrape_verify_last_run_success", "Whether the last verification could be made.", made
+        )
+    if watched.report is None or watched.ended is None:
+        return
+    yield _gauge(
+        "meshscrape_verify_last_run_timestamp_seconds",
+        "When the last verification that could be made ended, in Unix time.", watched.ended.timestamp(),
+    )  # fmt: skip
+    yield _gauge(
+        "meshscrape_verify_last_run_duration_seconds",
+        "How long the last verification that could be made took.", watched.report.seconds,
+    )  # fmt: skip
+    stale = is_stale(watched, now)
+    yield from _checks(watched.report.checks, stale=stale)
+    yield _exposed(watched.report.checks, stale=stale)
+    yield _certificates(watched.report.certificates)
+
+
+def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
+    """0 or 1 by check and workload: the worst of its ports. Of a stale report only what is red."""
+    failed: dict[tuple[str, str], bool] = defaultdict(bool)
+    skipped: dict[tuple[str, str], bool] = defaultdict(bool)
+    for each in results:
+        key = (each.check, each.workload)
+        failed[key] |= each.outcome in ("failed", "skipped")
+        skipped[key] |= each.outcome == "skipped"
+    shown = [key for key in failed if failed[key] or not stale]
+    yield Family(
+        "meshscrape_check_failed", "gauge",
+        "Whether a check of a workload found something, or could not be made.",
+        [({**_check_labels(key), "severity": _severity(key[0])}, failed[key]) for key in shown],
+    )  # fmt: skip
+    yield Family(
+        "meshscrape_check_skipped", "gauge", "Whether a check of a workload could not be made.",
+        [(_check_labels(key), skipped[key]) for key in shown],
+    )  # fmt: skip
+
+
+def _exposed(results: Sequence[CheckResult], *, stale: bool) -> Family:
+    """How many ports anyone can read; announced ones are those that the mesh itself says are open."""
+    ports: dict[tuple[str, str, str], set[str]] = {}
+    for each in results:
+        if (kind := _KINDS.get(each.check)) and each.workload:
+            for announced in ("false", "true"):
+                ports.setdefault((each.workload, kind, announced), set())
+            if each.outcome == "failed":
+                ports[each.workload, kind, "false"].add(each.target)
+            elif each.outcome == "noted":
+                ports[each.workload, kind, "true"].add(each.target)
+    return Family(
+        "meshscrape_plaintext_exposed", "gauge",
+        "Ports of a workload's pod addresses that serve metrics or the admin API to everybody without TLS.",
+        [
+            ({**_labels(workload), "kind": kind, "announced": announced}, len(targets))
+            for (workload, kind, announced), targets in ports.items()
+            if targets or not stale
+        ],
+    )  # fmt: skip
+
+
+def _certificates(certificates: Sequence[SeenCertificate]) -> Family:
+    ends: dict[tuple[str, str], float] = {}
+    for each in certificates:
+        key, end = (each.workload, each.role), each.not_after.timestamp()
+        ends[key] = min(ends.get(key, end), end)
+    return Family(
+        "meshscrape_verify_certificate_not_after_seconds", "gauge",
+        "When the certificate that was seen last ends, in Unix time; the earliest of the workload's ports.",
+        [({**_labels(workload), "role": role}, end) for (workload, role), end in ends.items()],
+    )  # fmt: skip
+
+
+def _gauge(name: str, text: str, value: float) -> Family:
+    return Family(name, "gauge", text, [({}, value)])
+
+
+def _labels(workload: str) -> dict[str, str]:
+    namespace, _, name = workload.rpartition("/")
+    return {"namespace": namespace, "workload": name}
+
+
+def _check_labels(key: tuple[str, str]) -> dict[str, str]:
+    return {"check": key[0], **_labels(key[1])}
+
+
+def _severity(check: str) -> str:
+    """Of the check, not of one result: a label that changed with the result would make a new series."""
+    known = CHECKS.get(check) or PROMETHEUS_CHECKS.get(check)
+    return known.severity if known else "broken"
+
+
+def _key(finding: Finding) -> tuple[str, str, str]:
+    return (finding.check, finding.workload, finding.target)

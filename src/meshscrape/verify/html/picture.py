@@ -1,0 +1,250 @@
+"""The picture of a mesh as SVG: who scrapes whom, over what, checked how; what everybody else gets (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from meshscrape.verify.findings import CheckResult, Report
+from meshscrape.verify.html.markup import Markup, element, fit, join
+from meshscrape.verify.matrix import host_port
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.reports import grouped
+
+State: TypeAlias = Literal["ok", "bad", "unsure", "warn", "none"]
+
+# What the scraper must get; every other check of a port is about what others must not get.
+_SCRAPE = frozenset(
+    {"scraper-admitted", "content-type", "exposition", "families", "sources", "server-certificate",
+     "application-metrics", "prometheus-target", "application-series"}
+)  # fmt: skip
+_WRONG: tuple[State, ...] = ("bad", "unsure")
+# Of a port that has one of these, the scraper wants something.
+_SCRAPED = frozenset({"scraper-admitted", "application-metrics", "prometheus-target"})
+_WIDTH, _BOX, _BOX_WIDTH = 1120, 430, 420
+_RIGHT = _BOX + _BOX_WIDTH
+_ACTOR, _TRUNK = 200, 226
+_ADDRESS = 112
+_HEAD, _ROW, _GAP, _TOP, _TALL, _LEAST = 50, 46, 18, 44, 74, 260
+_MOST = 60
+_MARK: Mapping[State, str] = {"ok": "✓", "bad": "✗", "unsure": "?", "warn": "!", "none": "-"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One port of a workload: how it is called, what the scraper gets there, and what everybody else gets."""
+
+    port: str
+    what: str
+    scrape: State
+    scrape_words: str
+    others: State
+    others_words: str
+
+
+def picture(report: Report, mesh: Mesh) -> Markup:
+    """The whole picture; of a large mesh the workloads with findings first, and a stated number of others."""
+    checks = dict(grouped(report.checks))
+    rows = {each.title: tuple(_rows(each, checks.get(each.title, ()))) for each in mesh.workloads}
+    found = [each for each in mesh.workloads if rows[each.title]]
+    found.sort(key=lambda each: _worst(rows[each.title]) not in _WRONG)
+    height, parts, ways = _TOP, list[Markup](), list[float]()
+    for workload in found[:_MOST]:
+        own = rows[workload.title]
+        parts += _workload(workload, own, height, bool(mesh.scrape_proxy))
+        ways += [_middle(height, number) for number, row in enumerate(own) if row.scrape != "none"]
+        height += _HEAD + _ROW * len(own) + _GAP
+    if left := found[_MOST:]:
+        wrong = sum(_worst(rows[each.title]) in _WRONG for each in left)
+        words = f"and {len(left)} more workloads, {wrong} of them with findings: see “Every check”"
+        parts.append(_text(_BOX, height + 14, words, "soft"))
+        height += 30
+    height = max(height, _LEAST)
+    title = f"Who scrapes whom in the mesh {mesh.trust_domain}"
+    drawn = (element("title", title), _headings(), *_actors(report, mesh, ways), *parts)
+    return element("svg", *drawn, viewBox=f"0 0 {_WIDTH} {height}", role="img", aria_label=title)
+
+
+def _middle(top: float, number: int) -> float:
+    """Where the row `number` of a workload drawn at `top` has its middle."""
+    return top + _HEAD + _ROW * number + _ROW / 2
+
+
+def _headings() -> Markup:
+    return join(
+        (
+            _text(0, 22, "WHO SCRAPES", "small soft strong"),
+            _text(_TRUNK + 14, 22, "OVER WHAT, HOW CHECKED", "small soft strong"),
+            _text(_BOX + 14, 22, "WORKLOAD AND PORT", "small soft strong"),
+            _text(_RIGHT + 20, 22, "EVERYBODY ELSE", "small soft strong"),
+        )
+    )
+
+
+def _actors(report: Report, mesh: Mesh, ways: Sequence[float]) -> Iterator[Markup]:
+    """Prometheus, the scrape proxy if there is one, and the line from which every way to a port begins."""
+    y = _TOP
+    title = "Prometheus" if mesh.prometheus_workload else "the scraper"
+    yield _actor(y, title, mesh.prometheus_workload, report.scraper)
+    if mesh.scrape_proxy:
+        yield element("line", class_="trunk", x1=28, y1=y + _TALL, x2=28, y2=y + _TALL + 44)
+        yield _text(38, y + _TALL + 27, "http on loopback, token", "small soft")
+        y += _TALL + 44
+        yield _actor(y, "scrape proxy", "checks each SPIFFE ID", mesh.scrape_proxy)
+    if ways:
+        middle = y + _TALL / 2
+        ends = f"M{_TRUNK} {min(*ways, middle)} V{max(*ways, middle)}"
+        yield element("path", class_="trunk", d=f"M{_ACTOR} {middle} H{_TRUNK} {ends}")
+
+
+def _actor(y: float, title: str, second: str, third: str) -> Markup:
+    return element(
+        "g",
+        element("title", f"{title}: {second} {third}"),
+        element("rect", class_="actor", x=1, y=y, width=_ACTOR - 1, height=_TALL, rx=8),
+        _text(14, y + 24, title, "strong"),
+        _text(14, y + 43, fit(second, _ACTOR - 24), "small"),
+        _text(14, y + 61, fit(third, _ACTOR - 24), "small soft"),
+    )
+
+
+def _workload(workload: MeshWorkload, rows: Sequence[Row], top: int, proxied: bool) -> Iterator[Markup]:
+    worst = _worst(rows)
+    bad = f" {worst}" if worst in _WRONG else ""
+    height = _HEAD + _ROW * len(rows)
+    yield element("rect", class_=f"box{bad}", x=_BOX, y=top, width=_BOX_WIDTH, height=height, rx=8)
+    name = element("title", f"{workload.title} {workload.spiffe_id}")
+    yield element(
+        "g", name,
+        _text(_BOX + 14, top + 22, fit(workload.title, _BOX_WIDTH - 28, 14.5), "strong"),
+        _text(_BOX + 14, top + 39, fit(str(workload.spiffe_id), _BOX_WIDTH - 28 - _ADDRESS), "small soft"),
+        _text(_RIGHT - 14, top + 39, fit(workload.addresses[0], _ADDRESS - 8), "small soft", anchor="end"),
+    )  # fmt: skip
+    for number, row in enumerate(rows):
+        yield from _row(row, _middle(top, number), proxied)
+
+
+def _row(row: Row, y: float, proxied: bool) -> Iterator[Markup]:
+    yield element(
+        "line", class_="trunk", x1=_BOX, y1=y - _ROW / 2, x2=_RIGHT, y2=y - _ROW / 2, stroke_opacity="0.25"
+    )
+    yield _text(_BOX + 14, y + 4, row.port, "strong")
+    yield _text(_BOX + 74, y + 4, fit(row.what, _BOX_WIDTH - 88), "small")
+    if row.scrape != "none":
+        dashed = "" if row.scrape == "ok" else " dashed"
+        yield element("path", class_=f"way {row.scrape}{dashed}", d=f"M{_TRUNK} {y} H{_BOX - 9}")
+        if row.scrape != "unsure":
+            yield _arrow(_BOX, y, row.scrape, 1)
+        how = "mutual TLS, identity checked" if proxied else "mutual TLS, server unchecked"
+        yield _text(_TRUNK + 14, y - 6, how if row.scrape == "ok" else "mutual TLS", "small")
+        yield _text(
+            _TRUNK + 14,
+            y + 15,
+            fit(f"{_MARK[row.scrape]} {row.scrape_words}", _BOX - _TRUNK - 24),
+            f"small {row.scrape}",
+        )
+    yield from _others(row, y)
+
+
+def _others(row: Row, y: float) -> Iterator[Markup]:
+    """A way that ends at a bar (refused), or one that arrives (open)."""
+    if row.others == "none":
+        return
+    if row.others == "ok":
+        yield element(
+            "path", class_="way", d=f"M{_RIGHT + 40} {y} H{_RIGHT + 14} M{_RIGHT + 12} {y - 8} V{y + 8}"
+        )
+    else:
+        dashed = "" if row.others == "bad" else " dashed"
+        yield element("path", class_=f"way {row.others}{dashed}", d=f"M{_RIGHT + 40} {y} H{_RIGHT + 9}")
+        if row.others != "unsure":
+            yield _arrow(_RIGHT, y, row.others, -1)
+    words = fit(f"{_MARK[row.others]} {row.others_words}", _WIDTH - _RIGHT - 52)
+    yield _text(_RIGHT + 48, y + 4, words, f"small {row.others}")
+
+
+def _arrow(x: float, y: float, state: State, direction: int) -> Markup:
+    back = x - 10 * direction
+    return element("path", class_=f"head {state}", d=f"M{x} {y} L{back} {y - 5} L{back} {y + 5} Z")
+
+
+def _text(x: float, y: float, words: str, class_: str, anchor: str = "start") -> Markup:
+    return element("text", words, x=x, y=y, class_=class_, text_anchor=anchor)
+
+
+def _worst(rows: Iterable[Row]) -> State:
+    states = {state for row in rows for state in (row.scrape, row.others)}
+    return next((state for state in ("bad", "unsure", "warn", "ok") if state in states), "none")
+
+
+def _rows(workload: MeshWorkload, checks: Sequence[CheckResult]) -> Iterator[Row]:
+    """The ports of the first address, and what was found open beside them; `checks` are its own."""
+    address = workload.addresses[0]
+    by_target: dict[str, list[CheckResult]] = {}
+    for each in checks:
+        by_target.setdefault(each.target, []).append(each)
+    known = dict(_ports(workload))
+    for port, what in known.items():
+        yield _judged(str(port), what, by_target.pop(host_port(address, port), []))
+    for target, results in by_target.items():
+        exposed = [each for each in results if each.outcome in ("failed", "skipped", "noted")]
+        if exposed:
+            yield _judged(
+                target.rpartition(":")[2] if ":" in target else "", _unknown(target, address), exposed
+            )
+
+
+def _unknown(target: str, address: str) -> str:
+    return "not announced" if target.startswith(address) else f"at {target}"
+
+
+def _ports(workload: MeshWorkload) -> Iterator[tuple[int, str]]:
+    secure = (
+        (workload.secure_merged, "all its metrics, merged"),
+        (workload.secure_stats, "Envoy's statistics"),
+    )
+    yield from ((port, what) for port, what in secure if port is not None)
+    for each in workload.application:
+        mode = {"STRICT": "mutual TLS only", "PERMISSIVE": "mutual TLS or plain"}.get(each.mtls, "plain")
+        yield each.port, f"application, {mode}" + (f", {each.metrics}" if each.metrics else "")
+    plain = (
+        (workload.merged, "merged metrics, plaintext"),
+        (workload.stats, "Envoy's statistics, plaintext"),
+    )
+    yield from ((port, what) for port, what in plain if port is not None)
+
+
+def _judged(port: str, what: str, results: Sequence[CheckResult]) -> Row:
+    scraped = any(each.check in _SCRAPED for each in results)
+    wanted = _SCRAPE if scraped else frozenset()
+    scrape = [each for each in results if each.check in wanted]
+    others = [each for each in results if each.check not in wanted]
+    return Row(port, what, *_state(scrape, "scraped"), *_state(others, _refusal(others)))
+
+
+def _refusal(results: Sequence[CheckResult]) -> str:
+    checks = {each.check for each in results}
+    return (
+        "closed"
+        if "plaintext-closed" in checks
+        else "refused"
+        if "no-certificate" in checks
+        else "nothing to read"
+    )
+
+
+def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:
+    """The worst of some checks, in a word or two."""
+    if not results:
+        return "none", ""
+    failed = [each.check for each in results if each.outcome == "failed"]
+    if failed:
+        return "bad", ", ".join(failed)
+    unsure = [each.check for each in results if each.outcome in ("skipped", "blocked")]
+    if unsure:
+        return "unsure", f"unchecked: {', '.join(unsure)}"
+    noted = [each.check for each in results if each.outcome == "noted"]
+    if noted:
+        return "warn", "open to everybody"
+    return "ok", f"{good} ({len(results)} check{'s' if len(results) > 1 else ''})"

@@ -1,0 +1,187 @@
+"""Finds the ports of a pod address on which something listens, whoever announced them.
+
+An address of this machine is looked up in the kernel's own tables (/proc/net/tcp, proc(5)), which have every
+port. Any other address is tried by connecting, to a bounded list of ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.observations import OpenPorts
+
+_LISTEN = "0A"
+_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+_DEEPEST = 64
+
+# Where exporters, admin APIs and debug pages are by habit: applications' ports, Prometheus's registry of
+# exporter ports (9090 to 10060), kubelets', Envoy's (9901, 15000 to 15100, 19000) and actuators'.
+COMMON_PORTS = (
+    80, 443, 1234, 2019, 2112, 2379, 2381, 3000, 3100, 3903, 4040, 4191, 5000, 5555, 6060, 6061, 7000, 7070,
+    7979, 7980, *range(8000, 8101), 8125, 8181, 8200, *range(8384, 8400), 8404, 8443, 8500, 8686, 8765, 8778,
+    8848, *range(8880, 8900), *range(8989, 9001), *range(9001, 10061), *range(10249, 10260), 10901, 10902,
+    11434, 12345, 14269, *range(15000, 15101), 16686, 18080, *range(19000, 19011), 19090, 20001, 20014,
+    24231, 24240, 26656, 30080, 34567, 42422, 55555, 55679,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How far a scan by connecting goes: which ports, how many at a time, and seconds for each."""
+
+    ports: tuple[int, ...] = COMMON_PORTS
+    concurrency: int = 64
+    timeout: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Socket:
+    """A listening socket: where it is bound, and its inode."""
+
+    address: IPv4Address | IPv6Address
+    port: int
+    inode: str
+
+
+async def open_ports(mesh: Mesh, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
+    """What listens on each pod address of `mesh`, by address."""
+    bounds = bounds or Bounds()
+    local = [each for each in _addresses(mesh) if is_local(each)]
+    found: dict[str, OpenPorts] = await asyncio.to_thread(_look_up, mesh, local) if local else {}
+    for address in _addresses(mesh):
+        if address not in found:
+            found[address] = await connect_scan(address, bounds)
+    return found
+
+
+async def connect_scan(address: str, bounds: Bounds) -> OpenPorts:
+    """Which ports of `bounds` accept a connection at `address`."""
+    slots = asyncio.Semaphore(bounds.concurrency)
+
+    async def accepts(port: int) -> bool:
+        async with slots:
+            return await _connects(address, port, bounds.timeout)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = {port: group.create_task(accepts(port)) for port in bounds.ports}
+    own = tuple(sorted(port for port, task in tasks.items() if task.result()))
+    return OpenPorts(own, (), f"{len(tasks)} ports tried by connecting")
+
+
+def is_local(address: str) -> bool:
+    """Whether this machine (this network namespace) has `address`."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+    return True
+
+
+def listening_sockets(table: str) -> tuple[tuple[IPv4Address | IPv6Address, int, str], ...]:
+    """Address, port and inode of every listening socket in the text of /proc/net/tcp or tcp6.
+
+    An IPv4 address in an IPv6 socket is that IPv4 address.
+    """
+    found = []
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) > 9 and fields[3] == _LISTEN:
+            host, _, port = fields[1].rpartition(":")
+            found.append((_address(host), int(port, 16), fields[9]))
+    return tuple(found)
+
+
+def _address(hexadecimal: str) -> IPv4Address | IPv6Address:
+    # Each 32-bit word of the address, as this machine's memory holds it.
+    words = [int(hexadecimal[at : at + 8], 16) for at in range(0, len(hexadecimal), 8)]
+    address = ip_address(struct.pack(f"={len(words)}I", *words))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _addresses(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(address for each in mesh.workloads for address in each.addresses))
+
+
+def _look_up(mesh: Mesh, addresses: Sequence[str]) -> dict[str, OpenPorts]:
+    try:
+        sockets = [
+            _Socket(*each)
+            for table in _TABLES
+            if table.exists()
+            for each in listening_sockets(table.read_text("ascii"))
+        ]
+    except (OSError, ValueError) as error:
+        return dict.fromkeys(addresses, OpenPorts(unable=f"the table of listening ports: {error}"))
+    shared = [each for each in sockets if each.address.is_unspecified]
+    owners = _owners(mesh, shared)
+    by_address: dict[str, MeshWorkload] = {
+        address: workload for workload in mesh.workloads for address in workload.addresses
+    }
+    return {each: _of_address(each, by_address[each].title, sockets, owners) for each in addresses}
+
+
+def _of_address(address: str, title: str, sockets: Iterable[_Socket], owners: Mapping[str, str]) -> OpenPorts:
+    wanted = ip_address(address)
+    own, outside = set(), set()
+    for each in sockets:
+        if each.address == wanted:
+            own.add(each.port)
+        elif each.address.is_unspecified and (each.address.version == 6 or wanted.version == 4):
+            # A wildcard socket of IPv6 usually takes IPv4 as well; connecting tells.
+            match owners.get(each.inode, ""):
+                case "":
+                    outside.add(each.port)
+                case owner if owner == title:
+                    own.add(each.port)
+    return OpenPorts(tuple(sorted(own)), tuple(sorted(outside - own)), "every listening port")
+
+
+def _owners(mesh: Mesh, shared: Sequence[_Socket]) -> dict[str, str]:
+    """Which workload's processes hold the sockets that are bound to every address, by inode."""
+    roots = {pid: each.title for each in mesh.workloads for pid in each.pids}
+    wanted = {f"socket:[{each.inode}]": each.inode for each in shared}
+    found: dict[str, str] = {}
+    for entry in os.scandir("/proc") if wanted and roots else ():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            held = {os.readlink(each.path) for each in os.scandir(f"{entry.path}/fd")} & wanted.keys()
+            if held and (title := _workload_of(int(entry.name), roots)):
+                found |= dict.fromkeys((wanted[each] for each in held), title)
+    return found
+
+
+def _workload_of(pid: int, roots: Mapping[int, str]) -> str:
+    """The workload among whose processes, or their descendants, `pid` is; empty for none."""
+    for _ in range(_DEEPEST):
+        if pid in roots:
+            return roots[pid]
+        if pid <= 1:
+            return ""
+        # pid (comm) state ppid: the name may hold anything, a parenthesis too.
+        pid = int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+    return ""
+
+
+async def _connects(address: str, port: int, timeout: float) -> bool:  # noqa: ASYNC109
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.get_running_loop().sock_connect(sock, (address, port))
+        except (OSError, TimeoutError):
+            return False
+    return True

@@ -1,0 +1,113 @@
+"""Asks Prometheus's HTTP API what it scrapes and what it has stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic
+from typing import Any
+from urllib.parse import urlencode
+
+import yaml
+
+from meshscrape.errors import UnavailableError
+from meshscrape.system.http.client import FetchLimits, fetch_stream
+from meshscrape.verify import prometheus_checks as targets
+from meshscrape.verify.findings import CheckResult
+from meshscrape.verify.mesh_status import Mesh
+from meshscrape.verify.prometheus_checks import ScrapeJob, ScrapeTarget, Scraping, WantedSeries
+
+_LIMITS = FetchLimits(connect=3.0, read=10.0, total=20.0, body_bytes=1 << 26)
+_REMEDY = "see that Prometheus runs"
+_LOOK = 0.25
+
+
+async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
+    """The active targets of the Prometheus at `url`; UnavailableError when its API does not say."""
+    data = await _api(url, "targets", {"state": "active"})
+    try:
+        return tuple(
+            ScrapeTarget(
+                each["scrapeUrl"],
+                each["health"],
+                each.get("lastError", ""),
+                each["labels"],
+                str(each.get("scrapePool") or each["labels"].get("job", "")),
+            )
+            for each in data["activeTargets"]
+        )
+    except (KeyError, TypeError):
+        raise UnavailableError("this is no list of targets", where=url, remedy=_REMEDY) from None
+
+
+async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
+    """The scrape jobs that the Prometheus at `url` runs, by name; UnavailableError when it does not say."""
+    data = await _api(url, "status/config", {})
+    try:
+        config = yaml.safe_load(data["yaml"])
+        return {each["job_name"]: _job(each) for each in config.get("scrape_configs") or ()}
+    except (KeyError, TypeError, AttributeError, yaml.YAMLError):
+        raise UnavailableError("this is no configuration", where=url, remedy=_REMEDY) from None
+
+
+async def scraping(mesh: Mesh) -> Scraping:
+    """What the mesh's Prometheus scrapes, and how."""
+    active = await active_targets(mesh.prometheus_url)
+    return Scraping(active, await scrape_jobs(mesh.prometheus_url), mesh.scrape_proxy)
+
+
+async def count_series(url: str, query: str) -> int:
+    """How many series an instant query returns now; UnavailableError when the API does not say."""
+    data = await _api(url, "query", {"query": query})
+    try:
+        return len(data["result"])
+    except (KeyError, TypeError):
+        raise UnavailableError("this is no result of a query", where=url, remedy=_REMEDY) from None
+
+
+async def check_prometheus(
+    mesh: Mesh, series: Iterable[WantedSeries], patience: float, waiting: Callable[[str], None]
+) -> tuple[CheckResult, ...]:
+    """Every check of Prometheus; asks again for up to `patience` seconds while something is still missing.
+
+    A target that has just come is unknown until its first scrape; that is no finding yet.
+    """
+    wanted, deadline = tuple(series), monotonic() + patience
+    while True:
+        try:
+            results = await _look(mesh, wanted)
+        except UnavailableError as error:
+            results = targets.unable(mesh.prometheus_workload, str(error))
+        if all(each.outcome in ("passed", "noted") for each in results) or monotonic() >= deadline:
+            return results
+        waiting("waiting for Prometheus")
+        await asyncio.sleep(_LOOK)
+
+
+async def _look(mesh: Mesh, series: Sequence[WantedSeries]) -> tuple[CheckResult, ...]:
+    seen = await scraping(mesh)
+    results = [targets.judge_target(wanted, seen) for wanted in targets.wanted_targets(mesh)]
+    results += [targets.judge_schemes(mesh, seen), targets.judge_identities(mesh, seen)]
+    for wanted in series:
+        results.append(targets.judge_series(wanted, await count_series(mesh.prometheus_url, wanted.query)))
+    return tuple(results)
+
+
+def _job(config: dict[str, Any]) -> ScrapeJob:
+    proxy = str(config.get("proxy_url") or "").removeprefix("http://").rstrip("/")
+    tls = config.get("tls_config") or {}
+    return ScrapeJob(proxy, tls.get("insecure_skip_verify") is True)
+
+
+async def _api(url: str, name: str, parameters: dict[str, str]) -> Any:
+    full = f"{url.rstrip('/')}/api/v1/{name}?{urlencode(parameters)}"
+    async with fetch_stream(full, limits=_LIMITS) as response:
+        body = b"".join([chunk async for chunk in response.body])
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise UnavailableError(f"HTTP {response.status}, not JSON", where=full, remedy=_REMEDY) from None
+    if not isinstance(document, dict) or document.get("status") != "success":
+        raise UnavailableError(f"HTTP {response.status} without success", where=full, remedy=_REMEDY)
+    return document.get("data")

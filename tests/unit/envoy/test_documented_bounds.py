@@ -1,0 +1,34 @@
+"""What the documentation promises is what the configuration says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meshscrape.envoy import bounds
+from meshscrape.envoy.resources.listeners import HANDSHAKE_TIMEOUT
+from meshscrape.exposition.source import MergeLimits
+from support.kills import BACK_WITHIN
+
+FAILURES = (Path(__file__).parents[3] / "docs" / "failures.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "promise",
+    [
+        f"within {BACK_WITHIN:g} s it is back",
+        f"{bounds.SECURE_CONNECTIONS} fit on each secure port",
+        f"15021 take {bounds.PLAINTEXT_CONNECTIONS} connections each",
+        f"a silent one is cut after {HANDSHAKE_TIMEOUT:g} s",
+        f"cut off after {bounds.IDLE_TIMEOUT:g} s, not at once",
+        f"goes on being served, for {bounds.CONNECTION_DURATION:g} s",
+        f"served for at most {bounds.REVOCATION_BOUND:g} s more",
+        f"408 after {bounds.METRICS.headers_timeout:g} s (header)",
+        f"or {bounds.METRICS.request_timeout:g} s (whole)",
+        f"{MergeLimits().max_families:,} families, {MergeLimits().max_bytes >> 20} MB per source",
+    ],
+)
+def test_failures_page_has_the_bounds(promise: str) -> None:
+    """A number that is changed in the code is changed on the page."""
+    assert promise in FAILURES

@@ -1,0 +1,114 @@
+"""The allow list: typed entries, and nothing that looks like one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshscrape.errors import InputError
+from meshscrape.istio.allow_list import (
+    DnsScraper,
+    SpiffeScraper,
+    TrustDomainScraper,
+    parse_scrapers,
+    parse_scrapers_file,
+)
+from meshscrape.spiffe.ids import SpiffeId
+
+PROMETHEUS = "spiffe://cluster.local/ns/istio-system/sa/prometheus"
+
+
+def test_entries_are_typed_and_keep_their_order() -> None:
+    """SPIFFE IDs, a whole trust domain, DNS names; spaces around and repetitions are dropped."""
+    text = f"dns:prom.example, spiffe:{PROMETHEUS},\n spiffe:spiffe://other.example/*,dns:prom.example"
+    assert parse_scrapers(text) == (
+        DnsScraper("prom.example"),
+        SpiffeScraper(SpiffeId.parse(PROMETHEUS)),
+        TrustDomainScraper("other.example"),
+    )
+
+
+def test_a_file_has_entries_on_lines_and_comments() -> None:
+    """Entries separated by lines or commas; comments and empty lines say nothing; repetitions are dropped."""
+    text = (
+        f"# scrapers\n\n  spiffe:{PROMETHEUS}\n dns:a.example, dns:b.example \r\n  # no more\ndns:a.example\n"
+    )
+    assert parse_scrapers_file(text, "list") == (
+        SpiffeScraper(SpiffeId.parse(PROMETHEUS)),
+        DnsScraper("a.example"),
+        DnsScraper("b.example"),
+    )
+    assert parse_scrapers_file("", "list") == ()
+
+
+@pytest.mark.parametrize("line", ["everybody", "dns:a.example dns:b.example", "dns:a.example # x", "dns:a,"])
+def test_a_mistake_in_a_file_is_named_with_its_line(line: str) -> None:
+    """Nothing of a file with a mistake is used."""
+    with pytest.raises(InputError, match=r"^list:3: "):
+        parse_scrapers_file(f"dns:a.example\n\n{line}\n", "list")
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n"])
+def test_an_empty_list_lets_nobody_in(text: str) -> None:
+    """Default deny."""
+    assert parse_scrapers(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (PROMETHEUS, "not an entry"),
+        ("cluster.local/ns/a/sa/b", "not an entry"),
+        ("spiffe:*", "not an entry"),
+        ("*", "not an entry"),
+        ("ip:127.0.0.1", "not an entry"),
+        ("SPIFFE:" + PROMETHEUS, "not an entry"),
+        ("dns", "not an entry"),
+        ("spiffe:spiffe://cluster.local", "names a trust domain, not a workload"),
+        ("spiffe:spiffe://cluster.local/ns/a/*", "is a pattern"),
+        ("spiffe:spiffe://*/*", "is a pattern"),
+        ("spiffe:spiffe:///*", "not a SPIFFE ID"),
+        ("spiffe:spiffe://Cluster.local/*", "not a SPIFFE ID"),
+        ("spiffe:spiffe://cluster.local/ns/a/sa/*b", "not a SPIFFE ID"),
+        ("spiffe:spiffe://cluster.local/ns/../sa/b", "not a SPIFFE ID"),
+        ("spiffe:spiffe://cluster.local/ns/a/sa/b/", "not a SPIFFE ID"),
+        ("dns:", "not a DNS name"),
+        ("dns:*.example", "not a DNS name"),
+        ("dns:Prom.example", "not a DNS name"),
+        ("dns:prom.example.", "not a DNS name"),
+        ("dns:10.0.0.1", "not a DNS name"),
+        ("dns:-a.example", "not a DNS name"),
+        ("dns:" + "a" * 64, "not a DNS name"),
+        ("dns:" + "a." * 127 + "aa", "not a DNS name"),
+        ("dns:a,,dns:b", "is empty"),
+        ("dns:a,", "is empty"),
+    ],
+)
+def test_malformed_entries_are_refused(text: str, what: str) -> None:
+    """Each with the variable's name, what is wrong, and how to write it."""
+    with pytest.raises(InputError, match=what) as caught:
+        parse_scrapers(text)
+    assert str(caught.value).startswith("environment variable MESHSCRAPE_SCRAPERS: ")
+    assert caught.value.remedy
+
+
+@given(
+    st.lists(
+        st.sampled_from([f"spiffe:{PROMETHEUS}", "spiffe:spiffe://td/*", "dns:a", "dns:b-c.example"]),
+        unique=True,
+    )
+)
+def test_the_list_survives_being_written_and_read(entries: list[str]) -> None:
+    """str() of an entry is the entry."""
+    assert [str(scraper) for scraper in parse_scrapers(",".join(entries))] == entries
+
+
+@given(st.text() | st.text(alphabet="spifednsclu:/.*,-a1"))
+def test_arbitrary_text_is_a_list_or_an_input_error(text: str) -> None:
+    """And what is accepted is spelled in one way only."""
+    try:
+        scrapers = parse_scrapers(text)
+    except InputError:
+        return
+    assert parse_scrapers(",".join(map(str, scrapers))) == scrapers

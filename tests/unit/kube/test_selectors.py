@@ -1,0 +1,32 @@
+"""Label selectors as kubectl spells them."""
+
+from __future__ import annotations
+
+import pytest
+
+from meshscrape.errors import InputError
+from meshscrape.kube.objects import selects
+from meshscrape.kube.selectors import parse_selector
+
+POD = {"app": "httpbin", "tier": "web", "empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("app=httpbin", True), ("app==httpbin", True), ("app = other", False), ("app!=other", True),
+        ("app=httpbin,tier=db", False), ("tier in (web, db)", True), ("tier notin (web,db)", False),
+        ("app", True), ("nope", False), ("!nope", True), ("empty=", True), ("gone!=x", True),
+        ("app in (httpbin),!nope", True),
+    ],
+)  # fmt: skip
+def test_selectors_mean_what_kubectl_means(text: str, expected: bool) -> None:
+    """Equality, sets, existence, and their conjunction."""
+    assert selects(parse_selector(text), POD) is expected
+
+
+@pytest.mark.parametrize("text", ["", "a=b=c", "app in httpbin", "-x=1", "a=b,", "app in (b;c)"])
+def test_mistakes_are_refused(text: str) -> None:
+    """What kubectl would refuse is refused, naming the option."""
+    with pytest.raises(InputError, match="--selector"):
+        parse_selector(text)

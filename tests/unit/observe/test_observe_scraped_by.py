@@ -1,0 +1,384 @@
+"""What scrapes what, and over what: jobs are tried on the targets of each workload."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meshscrape.observe.model import Consumer
+from meshscrape.observe.relabel import relabel, rules_of
+from support.clusters import (
+    SECURE,
+    SECURE_PORT,
+    Object,
+    config_map,
+    control_plane,
+    deployment,
+    envoy_stats,
+    gateway_api,
+    injected_gateway,
+    kubernetes_pods,
+    managed_deployment,
+    namespace,
+    observed,
+    only,
+    operated_prometheus,
+    operator,
+    pod_monitor,
+    pod_of,
+    prometheus,
+    proxy_config,
+    secure_job,
+    service,
+)
+
+INJECTED = [*control_plane(), namespace("default", istio_injection="enabled")]
+
+
+def consumers(*parts: Any) -> dict[str, Consumer]:
+    """The consumers by job and what they go over."""
+    return {f"{each.job} {each.over}": each for each in observed(*parts).consumers}
+
+
+def ports(consumer: Consumer) -> dict[str, tuple[int, ...]]:
+    return {ref.name: found for ref, found in consumer.ports_of.items()}
+
+
+# Relabeling
+
+
+def one(rule: Object, **labels: str) -> dict[str, str] | None:
+    return relabel(labels, rules_of([rule]))
+
+
+def test_relabeling_defaults() -> None:
+    """Without more, a rule replaces the target by the whole of the joined sources."""
+    assert one({"source_labels": ["a", "b"], "target_label": "c"}, a="1", b="2") == {
+        "a": "1",
+        "b": "2",
+        "c": "1;2",
+    }
+    assert one({"source_labels": ["a"], "separator": "-", "target_label": "c"}, a="1") == {"a": "1", "c": "1"}
+
+
+def test_regular_expressions_are_anchored() -> None:
+    """A partial match is none; an absent label is the empty string."""
+    keep = {"action": "keep", "source_labels": ["a"], "regex": "b"}
+    assert one(keep, a="b") is not None
+    assert one(keep, a="abc") is None
+    assert one({**keep, "regex": "b|c"}, a="cx") is None
+    assert one({**keep, "regex": ""}, x="1") is not None
+
+
+def test_an_empty_replacement_removes_the_label() -> None:
+    """A label that becomes empty is gone."""
+    assert one({"source_labels": ["a"], "target_label": "a", "replacement": ""}, a="1", b="2") == {"b": "2"}
+
+
+def test_references_in_replacement_and_target() -> None:
+    """$1, ${1} and $name are groups, in the target as well; $$ is a dollar; what does not match stays."""
+    rule = {"source_labels": ["a"], "regex": "(?P<x>.)(.)", "replacement": "${2}$x$$", "target_label": "l_$1"}
+    assert one(rule, a="pq") == {"a": "pq", "l_p": "qp$"}
+    assert one(rule, a="pqr") == {"a": "pqr"}
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ({"action": "drop", "source_labels": ["a"], "regex": "x"}, None),
+        ({"action": "labelmap", "regex": "m_(.+)"}, {"a": "x", "m_b": "y", "b": "y"}),
+        ({"action": "labeldrop", "regex": "m_.+"}, {"a": "x"}),
+        ({"action": "labelkeep", "regex": "m_.+"}, {"m_b": "y"}),
+        (
+            {"action": "uppercase", "source_labels": ["a"], "target_label": "c"},
+            {"a": "x", "m_b": "y", "c": "X"},
+        ),
+        ({"action": "keepequal", "source_labels": ["a"], "target_label": "m_b"}, None),
+        ({"action": "dropequal", "source_labels": ["a"], "target_label": "m_b"}, {"a": "x", "m_b": "y"}),
+        ({"action": "Drop", "sourceLabels": ["a"], "regex": "x"}, None),
+        ({"action": "keep", "source_labels": ["a"], "regex": "("}, None),
+        ({"action": "keep", "source_labels": ["a"], "regex": ["x", "z"]}, {"a": "x", "m_b": "y"}),
+    ],
+)
+def test_actions(rule: Object, expected: dict[str, str] | None) -> None:
+    """Every action as Prometheus has it, in its spelling, the Operator's and VictoriaMetrics'."""
+    assert one(rule, a="x", m_b="y") == expected
+
+
+@given(st.text(max_size=12), st.text(st.characters(codec="ascii"), max_size=12))
+def test_relabeling_never_raises(regex: str, value: str) -> None:
+    """A regular expression of no sense matches nothing."""
+    one({"action": "replace", "source_labels": ["a"], "regex": regex, "target_label": "b"}, a=value)
+
+
+# Jobs
+
+
+def test_the_add_ons_job_takes_every_injected_pod() -> None:
+    """The injector announces 15020 on every pod, so kubernetes-pods takes pods that never had annotations."""
+    app = deployment()
+    found = only(consumers(INJECTED, app, pod_of(app), prometheus(kubernetes_pods())).values())
+    assert (found.over, ports(found)) == ("plaintext", {"httpbin": (15020,), "prometheus": (15020,)})
+    predicted = only(consumers(INJECTED, app, prometheus(kubernetes_pods())).values())
+    assert ports(predicted) == ports(found)
+
+
+def test_an_application_that_says_no_is_not_scraped() -> None:
+    """prometheus.io/scrape: "false" stays as it is."""
+    app = deployment(annotations={"prometheus.io/scrape": "false"})
+    assert "httpbin" not in ports(
+        consumers(INJECTED, app, prometheus(kubernetes_pods()))["kubernetes-pods plaintext"]
+    )
+
+
+def test_without_merging_the_applications_port_is_scraped() -> None:
+    """With merging off the annotations stay the application's own."""
+    app = deployment(annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8080"})
+    plane = control_plane(mesh={"enablePrometheusMerge": False})
+    parts = (plane, INJECTED[-1], app, prometheus(kubernetes_pods()))
+    assert ports(consumers(*parts)["kubernetes-pods plaintext"]) == {"httpbin": (8080,)}
+
+
+def test_envoy_stats_takes_gateways_too() -> None:
+    """The job on the port's name takes sidecars and all gateways, at 15090."""
+    edge = gateway_api()
+    parts = [
+        INJECTED,
+        deployment(),
+        injected_gateway(),
+        edge,
+        managed_deployment(edge),
+        prometheus(envoy_stats()),
+    ]
+    found = only(consumers(*parts).values())
+    assert ports(found) == dict.fromkeys(
+        ["edge-istio", "httpbin", "istio-ingressgateway", "prometheus"], (15090,)
+    )
+
+
+def test_a_secure_job_is_mtls_with_the_scrapers_identity() -> None:
+    """https with a client certificate is mutual TLS, in the name of the Prometheus that runs it."""
+    app = deployment(annotations=proxy_config(SECURE))
+    found = only(consumers(INJECTED, app, prometheus(secure_job())).values())
+    assert (found.over, ports(found)) == ("mtls", {"httpbin": (15092,)})
+    assert found.spiffe_id == "spiffe://cluster.local/ns/istio-system/sa/prometheus"
+    assert str(found.scraper) == "Deployment.apps istio-system/prometheus"
+    bare = only(consumers(INJECTED, app, prometheus(secure_job(tls_config={}))).values())
+    assert bare.over == "tls-unverified"
+
+
+def test_ipv6_targets() -> None:
+    """The bracketed address of a pod with IPv6 alone has the port that it has."""
+    app = deployment(annotations=proxy_config(SECURE))
+    pod = pod_of(app, variables=SECURE, ip="2001:db8::7")
+    assert ports(only(consumers(INJECTED, app, pod, prometheus(secure_job())).values())) == {
+        "httpbin": (15092,)
+    }
+
+
+def test_a_rule_that_drops_secured_pods_is_seen() -> None:
+    """A plaintext job that drops pods with a secure port matches what is left, now and after a restart."""
+    app, other = deployment(annotations=proxy_config(SECURE)), deployment("other")
+    present = SECURE_PORT.replace("annotation_", "annotationpresent_")
+    job = kubernetes_pods()
+    job["relabel_configs"].append({"action": "drop", "source_labels": [present], "regex": "true"})
+    parts = [INJECTED, app, other, prometheus(job, labels={}, annotations={})]
+    assert ports(only(consumers(*parts).values())) == {"other": (15020,)}
+    old = deployment()
+    found = only(consumers(*parts, pod_of(old)).values())
+    assert ports(found) == {"httpbin": (15020,), "other": (15020,)}
+    assert {ref.name for ref in found.ports_after} == {"other"}
+
+
+def test_a_job_over_both_is_two_consumers() -> None:
+    """The scheme can come from the pod's annotation: one job in plain text and over TLS has two names."""
+    job = kubernetes_pods()
+    scheme = {
+        "source_labels": ["__meta_kubernetes_pod_annotation_prometheus_io_scheme"], "regex": "(https?)",
+        "target_label": "__scheme__",
+    }  # fmt: skip
+    job["relabel_configs"].append(scheme)
+    over_tls = deployment("tls", annotations={"prometheus.io/scheme": "https"})
+    found = observed(INJECTED, deployment(), over_tls, prometheus(job, labels={}, annotations={}))
+    assert {each.name: ports(each) for each in found.consumers} == {
+        "istio-system/prometheus: kubernetes-pods (plaintext)": {"httpbin": (15020,)},
+        "istio-system/prometheus: kubernetes-pods (tls-unverified)": {"tls": (15020,)},
+    }
+
+
+def test_services_and_static_targets() -> None:
+    """Jobs that discover Services, and targets written as a Service's name, find the pods behind."""
+    annotated = service()
+    annotated["metadata"]["annotations"] = {"prometheus.io/scrape": "true"}
+    endpoints: Object = {
+        "job_name": "endpoints", "kubernetes_sd_configs": [{"role": "endpoints"}],
+        "relabel_configs": [
+            {
+                "action": "keep", "regex": "true",
+                "source_labels": ["__meta_kubernetes_service_annotation_prometheus_io_scrape"],
+            },
+            {"action": "keep", "regex": "http", "source_labels": ["__meta_kubernetes_endpoint_port_name"]},
+        ],
+    }  # fmt: skip
+    static: Object = {
+        "job_name": "static",
+        "static_configs": [{"targets": ["httpbin.default.svc:8000", "other:1"]}],
+    }
+    found = consumers(INJECTED, deployment(), annotated, prometheus(endpoints, static))
+    assert ports(found["endpoints plaintext"]) == {"httpbin": (8080,)}
+    assert ports(found["static plaintext"]) == {"httpbin": (8080,)}
+
+
+def test_namespaces_of_a_discovery() -> None:
+    """A job that looks into one namespace sees no other."""
+    job = envoy_stats()
+    job["kubernetes_sd_configs"][0]["namespaces"] = {"names": ["elsewhere"]}
+    assert only(consumers(INJECTED, deployment(), prometheus(job)).values()).matches == ()
+
+
+def test_what_cannot_be_told_is_said() -> None:
+    """A job that gets its targets from elsewhere is a consumer of which nobody can tell."""
+    job: Object = {"job_name": "far", "http_sd_configs": [{"url": "http://sd"}]}
+    found = only(consumers(INJECTED, deployment(), prometheus(job)).values())
+    assert not found.certain
+
+
+def test_collectors() -> None:
+    """vmagent reads Prometheus' configuration; the OpenTelemetry Collector writes every dollar twice."""
+    escaped = yaml.safe_load(yaml.safe_dump(kubernetes_pods()).replace("$", "$$"))
+    config = {"receivers": {"prometheus/mesh": {"config": {"scrape_configs": [escaped]}}}}
+    collector = deployment("otel", "istio-system", volumes=[{"name": "c", "configMap": {"name": "otel"}}])
+    collector["spec"]["template"]["spec"]["containers"][0]["image"] = (
+        "otel/opentelemetry-collector-k8s:0.130.0"
+    )
+    parts: list[Any] = [
+        INJECTED,
+        deployment(),
+        collector,
+        config_map("otel", {"relay": yaml.safe_dump(config)}),
+    ]
+    found = observed(*parts)
+    consumer = only(each for each in found.consumers)
+    assert ports(consumer) == {"httpbin": (15020,)}
+    assert [(each.kind, each.name) for each in found.scrapers] == [("otel", "otel")]
+    assert consumer.scraper == found.scrapers[0].ref
+
+
+def test_a_configuration_whose_prometheus_is_not_in_the_dump() -> None:
+    """Jobs of a ConfigMap count without knowing who reads it."""
+    text = yaml.safe_dump({"scrape_configs": [envoy_stats()]})
+    found = only(consumers(INJECTED, deployment(), config_map("prom", {"prometheus.yml": text})).values())
+    assert found.scraper is None
+    assert ports(found) == {"httpbin": (15090,)}
+
+
+# The Operator
+
+
+def test_pod_monitors() -> None:
+    """A PodMonitor on the declared port, in plain text, and secured through the scrape class."""
+    app = deployment(annotations=proxy_config(SECURE))
+    found = consumers(
+        INJECTED,
+        namespace("monitoring"),
+        app,
+        operated_prometheus(),
+        pod_monitor(),
+        pod_monitor("plain", secure=False),
+    )
+    secure = found["podMonitor/monitoring/envoy/0 mtls"]
+    assert ports(secure) == {"httpbin": (15092,)}
+    assert secure.spiffe_id == "spiffe://cluster.local/ns/monitoring/sa/prometheus"
+    assert ports(found["podMonitor/monitoring/plain/0 plaintext"]) == {"httpbin": (15090,)}
+
+
+def test_selectors_of_a_prometheus_object() -> None:
+    """A null selector takes nothing; a null namespace selector takes its own namespace."""
+    monitor = pod_monitor("plain", secure=False)
+    parts = [INJECTED, deployment(), monitor]
+    assert consumers(*parts, operated_prometheus(podMonitorSelector=None)) == {}
+    by_label = operated_prometheus(podMonitorSelector={"matchLabels": {"release": "x"}})
+    assert consumers(*parts, by_label) == {}
+    own = operated_prometheus(podMonitorNamespaceSelector=None)
+    assert len(consumers(*parts, own)) == 1
+    monitor["metadata"]["namespace"] = "default"
+    assert consumers(*parts, own) == {}
+
+
+def test_service_monitors_on_an_applications_port() -> None:
+    """A ServiceMonitor with files scrapes the application's own port over mTLS."""
+    labelled = service()
+    labelled["metadata"]["labels"] = {"app": "httpbin"}
+    files = {"caFile": "/a", "certFile": "/b", "keyFile": "/c", "insecureSkipVerify": True}
+    spec = {
+        "selector": {"matchLabels": {"app": "httpbin"}}, "namespaceSelector": {"any": True},
+        "endpoints": [{"port": "http", "scheme": "https", "tlsConfig": files}],
+    }  # fmt: skip
+    found = only(
+        consumers(
+            INJECTED, deployment(), labelled, operated_prometheus(), operator("ServiceMonitor", "s", spec)
+        ).values()
+    )
+    assert (found.over, ports(found)) == ("mtls", {"httpbin": (8080,)})
+
+
+def test_files_that_the_api_server_prunes_do_not_count() -> None:
+    """A PodMonitor has no certificate files: what is written there is gone."""
+    files = {"caFile": "/a", "certFile": "/b", "keyFile": "/c"}
+    monitor = pod_monitor(tlsConfig=files)
+    del monitor["spec"]["scrapeClass"]
+    app = deployment(annotations=proxy_config(SECURE))
+    found = only(consumers(INJECTED, app, operated_prometheus(), monitor).values())
+    assert found.over == "tls-unverified"
+
+
+def test_scrape_configs() -> None:
+    """A ScrapeConfig's discovery and relabelings, in the Operator's spelling."""
+    rules = [
+        {
+            "action": "Keep",
+            "sourceLabels": ["__meta_kubernetes_pod_container_port_name"],
+            "regex": ".*-envoy-prom",
+        }
+    ]
+    spec = {"kubernetesSDConfigs": [{"role": "Pod"}], "relabelings": rules, "scheme": "HTTP"}
+    found = consumers(INJECTED, deployment(), operated_prometheus(), operator("ScrapeConfig", "s", spec))
+    assert ports(found["scrapeConfig/monitoring/s plaintext"]) == {"httpbin": (15090,)}
+
+
+def test_additional_scrape_configs_of_a_secret() -> None:
+    """Jobs in the Secret of a Prometheus object count when the Secret is in the dump."""
+    text = base64.b64encode(yaml.safe_dump([envoy_stats()]).encode()).decode()
+    secret = {
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "more", "namespace": "monitoring"},
+        "data": {"jobs.yaml": text},
+    }  # fmt: skip
+    server = operated_prometheus(additionalScrapeConfigs={"name": "more", "key": "jobs.yaml"})
+    assert ports(only(consumers(INJECTED, deployment(), server, secret).values())) == {"httpbin": (15090,)}
+    without = observed(INJECTED, deployment(), server).pitfalls
+    assert "scrape-configuration-unreadable" in {each.code for each in without}
+
+
+def test_monitors_without_a_prometheus_object_in_the_dump() -> None:
+    """Whoever reads them, they scrape."""
+    found = only(consumers(INJECTED, deployment(), pod_monitor("plain", secure=False)).values())
+    assert ports(found) == {"httpbin": (15090,)}
+
+
+def test_victoria_metrics_operator() -> None:
+    """A VMPodScrape is a PodMonitor by another name."""
+    scrape = pod_monitor("plain", secure=False)
+    scrape |= {"apiVersion": "operator.victoriametrics.com/v1beta1", "kind": "VMPodScrape"}
+    assert ports(only(consumers(INJECTED, deployment(), scrape).values())) == {"httpbin": (15090,)}
+
+
+def test_workloads_know_who_scrapes_them() -> None:
+    """The names of their consumers are with the workloads."""
+    found = observed(INJECTED, deployment(), prometheus(kubernetes_pods()))
+    workload = only(each for each in found.workloads if each.name == "httpbin")
+    assert workload.scraped_by == ("istio-system/prometheus: kubernetes-pods",)
