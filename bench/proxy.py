@@ -22,7 +22,7 @@ from typing import Any
 from bench.measure import Row, cpu_seconds, median, memory
 from bench.scrapes import ACCEPT, IDENTITY, SECURE, envoy
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.prometheus.config import DirectScrapes, ScrapeOptions, ScrapeProxy, render
+from meshscrape.prometheus.config import DirectScrapes, ScrapeOptions, ScrapeProxyAccess, render
 from meshscrape.prometheus.target_files import target_file
 from meshscrape.prometheus.targets import ENVOY_JOB, JOBS, Target, file_sd
 from meshscrape.spiffe.ids import SpiffeId
@@ -99,7 +99,7 @@ def _cpu(directory: Path, targets: Sequence[Target]) -> list[Row]:
     with contextlib.ExitStack() as stack:
         proxy = stack.enter_context(_proxy(directory, targets))
         through = render(
-            ScrapeOptions(ScrapeProxy(LISTEN, DISCOVERY, str(proxy.token_file), (ENVOY_JOB,)), INTERVAL)
+            ScrapeOptions(ScrapeProxyAccess(LISTEN, DISCOVERY, str(proxy.token_file), (ENVOY_JOB,)), INTERVAL)
         )
         first = stack.enter_context(_prometheus(directory / "direct", direct, DIRECT))
         second = stack.enter_context(_prometheus(directory / "through", through, THROUGH))

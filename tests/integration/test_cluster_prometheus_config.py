@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from meshscrape.prometheus.collectors import collector_text
-from meshscrape.prometheus.config import ScrapeOptions, ScrapeProxy, scrape_configs
+from meshscrape.prometheus.config import ScrapeOptions, ScrapeProxyAccess, scrape_configs
 from meshscrape.prometheus.existing import with_secure_jobs
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs, secure_jobs
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
@@ -96,7 +96,7 @@ def test_vmagent_takes_its_variant(tmp_path: Path) -> None:
     directory = TestCa().workload("monitoring", "prometheus").write(tmp_path / "certs")
     token = tmp_path / "token"
     token.write_text("secret")
-    proxy = ScrapeProxy("127.1.0.2:15094", "127.1.0.2:15095", str(token))
+    proxy = ScrapeProxyAccess("127.1.0.2:15094", "127.1.0.2:15095", str(token))
     cluster = secure_jobs(ClusterJobs(str(directory), ("shop",), (APPLICATION,)))
     through_proxy = scrape_configs(ScrapeOptions(proxy))
     for job in through_proxy:

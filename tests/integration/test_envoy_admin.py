@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from meshscrape.agent.credentials import CaOptions, Credentials, Places
+from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
 from meshscrape.agent.issued import judge
 from meshscrape.agent.served import ServedCertificate, served_serials
 from meshscrape.errors import UnavailableError
@@ -79,10 +79,10 @@ def test_a_certificate_that_envoy_does_not_serve_is_noticed(
     pair = sidecar.forge.leaf(SERVER)
     identity = SpiffeId.parse(SERVER)
     root = sidecar.forge.root
-    options = CaOptions(
+    options = CaClientOptions(
         "127.0.0.1:1", tmp_path / "root", tmp_path / "token", identity, ttl=timedelta(hours=1)
     )
-    credentials = Credentials(options, Places(tmp_path / "credentials"))
+    credentials = CredentialRenewer(options, Places(tmp_path / "credentials"))
     credentials.issued = judge(
         pair.key, pair.chain, root, expected=identity, now=datetime.now(UTC), where="test"
     )

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.options import SidecarOptions
 from meshscrape.system.clock import utcnow
 from meshscrape.verify.explain.explanation import Explanation
 from meshscrape.verify.explain.gather import explain_all
@@ -47,7 +47,7 @@ def without_tls(config: Bootstrap) -> None:
             del each["filter_chains"][0]["transport_socket"]
 
 
-def elsewhere(options: ProxyOptions) -> ProxyOptions:
+def elsewhere(options: SidecarOptions) -> SidecarOptions:
     """The merged port is not where the status says."""
     return replace(options, secure_merged_port=15093)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.options import SidecarOptions
 from meshscrape.istio.settings import InboundPort
 from meshscrape.verify.findings import Report
 from meshscrape.verify.run import VerifyOptions, verify
@@ -179,11 +179,11 @@ def statistics_on_the_pod(config: Bootstrap) -> None:
     listener(config, 15090)["address"]["socket_address"]["address"] = pod
 
 
-def hardened(options: ProxyOptions) -> ProxyOptions:
+def hardened(options: SidecarOptions) -> SidecarOptions:
     return replace(options, localhost_only=True)
 
 
-def dual_stack(options: ProxyOptions) -> ProxyOptions:
+def dual_stack(options: SidecarOptions) -> SidecarOptions:
     """On IPv6 there is one loopback address only, so the ports are drawn."""
     drawn = [free_port("::1") for _ in range(5)]
     return replace(
@@ -197,7 +197,7 @@ def dual_stack(options: ProxyOptions) -> ProxyOptions:
     )
 
 
-def application(mode: str) -> Callable[[ProxyOptions], ProxyOptions]:
+def application(mode: str) -> Callable[[SidecarOptions], SidecarOptions]:
     """An application port in this mode."""
     return lambda options: replace(options, inbound=(InboundPort(APPLICATION, mode, "http"),))  # type: ignore[arg-type]
 

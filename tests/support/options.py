@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from meshscrape.envoy.options import SCRAPERS_BUNDLE, GatewayRoute, ProxyOptions, SecretFiles, Upstream
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, GatewayRoute, SecretFiles, SidecarOptions, Upstream
 from meshscrape.istio.settings import InboundPort
 
-BASE = ProxyOptions(
+BASE = SidecarOptions(
     node_id="sidecar~httpbin-0.default",
     cluster="httpbin.default",
     role="sidecar",
@@ -32,7 +32,7 @@ BASE = ProxyOptions(
 )
 _UPSTREAM = Upstream("httpbin.default", "10.0.0.8", 9080, "spiffe://cluster.local/ns/default/sa/httpbin")
 
-VARIANTS: dict[str, ProxyOptions] = {
+VARIANTS: dict[str, SidecarOptions] = {
     "sidecar": BASE,
     "hardened": replace(BASE, localhost_only=True),
     "dual stack": replace(BASE, pod_addresses=("10.0.0.7", "fd00::7")),

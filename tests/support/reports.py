@@ -9,7 +9,7 @@ from typing import Any
 from meshscrape.verify.checks import CHECKS
 from meshscrape.verify.findings import CheckResult, Outcome, Report, SeenCertificate
 from meshscrape.verify.matrix import PlannedCheck, plan
-from meshscrape.verify.mesh_status import Mesh, parse_mesh
+from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
 from support.status import PROMETHEUS, sidecar, status
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -24,7 +24,7 @@ def all_pass(_: PlannedCheck) -> tuple[Outcome, str] | None:
     return None
 
 
-def mesh_of(names: Sequence[str], *, proxied: bool = True, **changes: Any) -> Mesh:
+def mesh_of(names: Sequence[str], *, proxied: bool = True, **changes: Any) -> MeshStatus:
     """A mesh of hardened sidecars with these names, and its Prometheus."""
     entries = []
     for number, name in enumerate(names, start=1):
@@ -35,7 +35,7 @@ def mesh_of(names: Sequence[str], *, proxied: bool = True, **changes: Any) -> Me
     return parse_mesh(status(*entries, scrapeProxy=PROXY if proxied else None))
 
 
-def report_of(mesh: Mesh, judge: Judge = all_pass, *more: CheckResult) -> Report:
+def report_of(mesh: MeshStatus, judge: Judge = all_pass, *more: CheckResult) -> Report:
     """The report of the full plan for `mesh`, judged by `judge`, and some results more."""
     results = []
     for each in plan(mesh, mesh.workload(PROMETHEUS)):

@@ -16,8 +16,8 @@ from meshscrape.envoy.options import (
     PRIVATE_KEY,
     ROOTS,
     SCRAPERS_BUNDLE,
-    ProxyOptions,
     SecretFiles,
+    SidecarOptions,
 )
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.system.files import publish
@@ -37,7 +37,7 @@ Edit = Callable[[dict[str, Any]], None]
 class Sidecar:
     """A running Envoy with what it was made from; change files through it while it runs."""
 
-    options: ProxyOptions
+    options: SidecarOptions
     forge: Forge
     envoy: RunningEnvoy
 
@@ -50,9 +50,9 @@ class Sidecar:
         write_resources(Path(self.options.files_dir), dynamic_files(self.options, parse_scrapers(scrapers)))
 
 
-def proxy_options(directory: Path, **changes: Any) -> ProxyOptions:
+def proxy_options(directory: Path, **changes: Any) -> SidecarOptions:
     """A sidecar's options with everything on, at addresses of its own."""
-    options = ProxyOptions(
+    options = SidecarOptions(
         node_id="sidecar~httpbin-0.default",
         cluster="httpbin.default",
         role="sidecar",
@@ -73,7 +73,9 @@ def proxy_options(directory: Path, **changes: Any) -> ProxyOptions:
     return replace(options, **changes)
 
 
-def publish_credentials(options: ProxyOptions, pair: Pair, roots: bytes, scraper_roots: bytes = b"") -> None:
+def publish_credentials(
+    options: SidecarOptions, pair: Pair, roots: bytes, scraper_roots: bytes = b""
+) -> None:
     """Switch the credentials directory to this certificate and these roots."""
     files = {CERTIFICATE_CHAIN: pair.chain, PRIVATE_KEY: pair.key, ROOTS: roots}
     if scraper_roots:
@@ -86,7 +88,7 @@ def running_sidecar(
     directory: Path,
     *,
     forge: Forge | None = None,
-    options: ProxyOptions | None = None,
+    options: SidecarOptions | None = None,
     scrapers: str = ALLOW,
     scraper_roots: bytes = b"",
     identity: str = SERVER,

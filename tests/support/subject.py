@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, ProxyOptions
+from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, SidecarOptions
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.system.files import publish
 from support.addresses import loopback
@@ -58,8 +58,8 @@ class Spoiled:
     `scraper_roots` are trusted to vouch for scrapers beside the mesh's own.
     """
 
-    promised: Callable[[ProxyOptions], ProxyOptions] = lambda options: options
-    real: Callable[[ProxyOptions], ProxyOptions] = lambda options: options
+    promised: Callable[[SidecarOptions], SidecarOptions] = lambda options: options
+    real: Callable[[SidecarOptions], SidecarOptions] = lambda options: options
     edit: Callable[[Bootstrap], None] = lambda config: None
     scrapers: str = ALLOW
     scraper_roots: bytes = b""
@@ -120,7 +120,7 @@ def subject(
         yield sidecar_entry(promised, identities, name)
 
 
-def sidecar_entry(options: ProxyOptions, identities: Identities, name: str) -> dict[str, Any]:
+def sidecar_entry(options: SidecarOptions, identities: Identities, name: str) -> dict[str, Any]:
     """What the status says about a sidecar with these options."""
     application = [
         {"name": each.name, "port": each.port, "mtls": each.mode, "metrics": "/metrics"}

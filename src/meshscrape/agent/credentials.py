@@ -33,7 +33,7 @@ _LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class CaOptions:
+class CaClientOptions:
     """Whom to ask, as whom, for what. Times are the workload's wishes; the CA may give less."""
 
     address: str
@@ -57,10 +57,10 @@ class Places:
     scrapers_ca: Path | None = None
 
 
-class Credentials:
+class CredentialRenewer:
     """The certificate in use, and the requests that brought it."""
 
-    def __init__(self, ca: CaOptions, places: Places) -> None:
+    def __init__(self, ca: CaClientOptions, places: Places) -> None:
         self.issued: Issued | None = None
         self.requests = 0
         self.failures = 0

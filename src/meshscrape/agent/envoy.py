@@ -11,7 +11,7 @@ from typing import Any
 from meshscrape.agent.routes import parse_routes
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
 from meshscrape.envoy.names import SCRAPERS_FILE, SCRAPERS_FILTER
-from meshscrape.envoy.options import SCRAPERS_BUNDLE, ProxyOptions, SecretFiles
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, SecretFiles, SidecarOptions
 from meshscrape.envoy.resources.authorization import scrapers_resource
 from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
@@ -41,12 +41,12 @@ class EnvoyFiles:
                     yield socket["address"], socket["port_value"]
 
 
-def proxy_options(settings: AgentSettings) -> ProxyOptions:
+def proxy_options(settings: AgentSettings) -> SidecarOptions:
     """What the data plane needs to know of the settings; reads the routes file. Raises InputError."""
     state = settings.state_dir.absolute()
     routes = settings.routes_file
     gateway = settings.role == "router" and settings.inbound
-    return ProxyOptions(
+    return SidecarOptions(
         node_id=f"{settings.role}~{settings.pod_addresses[0]}~{settings.pod_name}.{settings.namespace}",
         cluster=f"{settings.workload_name}.{settings.namespace}",
         role=settings.role,

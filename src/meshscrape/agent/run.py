@@ -12,7 +12,7 @@ from pathlib import Path
 from meshscrape import __version__
 from meshscrape.agent import envoy
 from meshscrape.agent.allow_list import ScrapersFile
-from meshscrape.agent.credentials import CaOptions, Credentials, Places
+from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
 from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.agent.schedule import Timing
@@ -54,7 +54,7 @@ class Agent:
         self._state = settings.state_dir.absolute()
         self._started_at, self._began = utcnow(), time.monotonic()
         self._startup: float | None = None
-        self._credentials = Credentials(_ca_options(settings), _places(settings, self._state))
+        self._credentials = CredentialRenewer(_ca_options(settings), _places(settings, self._state))
         self._admin = EnvoyAdmin(self._state / envoy.ADMIN_SOCKET, timeout=2.0)
         self._envoy: Supervisor | None = None
         self._scrapers = ScrapersFile(settings.scrapers_file) if settings.scrapers_file else None
@@ -188,7 +188,7 @@ class Agent:
 def _own_directory(state: Path) -> Iterator[None]:
     """Hold the state directory, without what a killed predecessor or this agent's Envoy left there.
 
-    Credentials stay for a successor; a directory that nothing was put into goes again.
+    CredentialRenewer stay for a successor; a directory that nothing was put into goes again.
     """
     private_dir(state)
     lock = DirectoryLock(state, "an agent")
@@ -204,8 +204,8 @@ def _own_directory(state: Path) -> Iterator[None]:
         lock.release()
 
 
-def _ca_options(settings: AgentSettings) -> CaOptions:
-    return CaOptions(
+def _ca_options(settings: AgentSettings) -> CaClientOptions:
+    return CaClientOptions(
         address=settings.ca_address,
         roots=settings.ca_root,
         token=settings.token_path,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from meshscrape.agent.credentials import Credentials
+from meshscrape.agent.credentials import CredentialRenewer
 from meshscrape.errors import UnavailableError
 from meshscrape.system.envoy_admin import EnvoyAdmin
 
@@ -28,7 +28,7 @@ def served_serials(certs: Mapping[str, Any]) -> set[int]:
 class ServedCertificate:
     """Compares what Envoy serves with what was published; `current` is None while that is not known."""
 
-    def __init__(self, admin: EnvoyAdmin, credentials: Credentials) -> None:
+    def __init__(self, admin: EnvoyAdmin, credentials: CredentialRenewer) -> None:
         self.current: bool | None = None
         self._admin = admin
         self._credentials = credentials

@@ -27,7 +27,7 @@ _WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
+class RootUser:
     """Who uses the mesh's certificates: an Envoy, by its admin socket, and directories of credentials."""
 
     who: str
@@ -35,11 +35,11 @@ class Consumer:
     directories: tuple[Path, ...] = ()
 
 
-async def observe(consumers: Sequence[Consumer], roots: Sequence[x509.Certificate]) -> list[Seen]:
+async def observe(consumers: Sequence[RootUser], roots: Sequence[x509.Certificate]) -> list[Seen]:
     """What every consumer uses of `roots`; what cannot be looked at has a `problem`."""
     width = asyncio.Semaphore(_WIDTH)
 
-    async def one(consumer: Consumer) -> list[Seen]:
+    async def one(consumer: RootUser) -> list[Seen]:
         async with width:
             seen = [_directory(f"{consumer.who} ({each.name})", each, roots) for each in consumer.directories]
             if consumer.admin_socket is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshscrape.ca.evidence import Consumer, observe
+from meshscrape.ca.evidence import RootUser, observe
 from meshscrape.ca.roots import RotationRecord, known_roots, published_bundle
 from meshscrape.ca.rotation import Rotation, Stage, unconfirmed
 from meshscrape.errors import InputError, MeshscrapeError
@@ -32,7 +32,7 @@ class Progress:
     seen: int
 
 
-async def look(directory: Path, rotation: Rotation, consumers: Sequence[Consumer]) -> Progress:
+async def look(directory: Path, rotation: Rotation, consumers: Sequence[RootUser]) -> Progress:
     """Who has not followed at this moment, in the rotation of the CA in `directory`; changes nothing."""
     roots = known_roots(directory)
     both = [roots[each] for each in (rotation.old, rotation.new) if each in roots]
@@ -47,7 +47,7 @@ class Rotating:
 
     directory: Path
     record: RotationRecord
-    consumers: Callable[[], Sequence[Consumer]]
+    consumers: Callable[[], Sequence[RootUser]]
     patience: float
     report: Callable[[Progress], None] = lambda progress: None
 

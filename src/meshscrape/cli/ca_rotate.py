@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from meshscrape.ca.evidence import Consumer
+from meshscrape.ca.evidence import RootUser
 from meshscrape.ca.roots import held_record, published_bundle, read_rotation
 from meshscrape.ca.rotate import NotConfirmed, Progress, Rotating, look
 from meshscrape.ca.rotation import Rotation, Stage
@@ -85,10 +85,10 @@ def rotate(
 
 def _mesh(
     state: Path | None, directory: Path | None, envoys: Sequence[Path], credentials: Sequence[Path]
-) -> tuple[Path, Callable[[], Sequence[Consumer]]]:
+) -> tuple[Path, Callable[[], Sequence[RootUser]]]:
     """The CA's directory, and what tells who has to follow."""
-    named = [Consumer(str(each), each.absolute()) for each in envoys]
-    named += [Consumer(str(each), None, (each.absolute(),)) for each in credentials]
+    named = [RootUser(str(each), each.absolute()) for each in envoys]
+    named += [RootUser(str(each), None, (each.absolute(),)) for each in credentials]
     if directory is None:
         if named and state is None:
             # They may be another CA's, whose --dir was forgotten: the default mesh is not rotated for them.
@@ -109,18 +109,18 @@ def _mesh(
     return directory, lambda: named
 
 
-def consumers_of(document: Mapping[str, Any]) -> list[Consumer]:
+def consumers_of(document: Mapping[str, Any]) -> list[RootUser]:
     """Who uses certificates in the mesh of a status document: all but workloads with no process at all."""
     found = [_workload(each) for each in document["workloads"] if _runs(each["pids"])]
     proxy = document.get("scrapeProxy")
     if proxy and proxy.get("adminSocket"):
-        found.append(Consumer("scrape proxy", Path(proxy["adminSocket"])))
+        found.append(RootUser("scrape proxy", Path(proxy["adminSocket"])))
     return found
 
 
-def _workload(entry: Mapping[str, Any]) -> Consumer:
+def _workload(entry: Mapping[str, Any]) -> RootUser:
     places = [entry["credentials"], entry["outputCertificates"]]
-    return Consumer(
+    return RootUser(
         f"{entry['namespace']}/{entry['name']}",
         Path(entry["adminSocket"]) if entry["adminSocket"] else None,
         tuple(Path(each) for each in places if each),
@@ -153,7 +153,7 @@ def _line(progress: Progress) -> str:
     return f"{stage}: {progress.seen - len(missing)} of {progress.seen} {_WORDS[rotation.stage]}"
 
 
-def _show(own: Path, consumers: Callable[[], Sequence[Consumer]], output: str) -> int:
+def _show(own: Path, consumers: Callable[[], Sequence[RootUser]], output: str) -> int:
     rotation = read_rotation(own)
     if rotation is None:
         if output == "text":

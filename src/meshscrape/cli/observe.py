@@ -18,7 +18,7 @@ from meshscrape.cli.output import console
 from meshscrape.errors import InputError
 from meshscrape.istio.versions import parse_version
 from meshscrape.observe import observe
-from meshscrape.observe.model import Consumer, Observation, ObservedWorkload, Pitfall
+from meshscrape.observe.model import Observation, ObservedWorkload, Pitfall, ScrapedBy
 from meshscrape.observe.observation_document import observation_document
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
@@ -146,7 +146,7 @@ def _mtls(workload: ObservedWorkload) -> str:
     return "\n".join(lines)
 
 
-def _consumers(consumers: list[Consumer]) -> Table:
+def _consumers(consumers: list[ScrapedBy]) -> Table:
     table = _table("SCRAPES", "OVER", "PORTS", "WORKLOADS", "DECLARED IN")
     for each in consumers:
         count = str(len(each.matches)) if each.certain else "cannot be told"

@@ -19,7 +19,7 @@ from meshscrape.prometheus.config import (
     PROXY_DISCOVERY_PORT,
     DirectScrapes,
     ScrapeOptions,
-    ScrapeProxy,
+    ScrapeProxyAccess,
     global_settings,
     render,
 )
@@ -119,7 +119,7 @@ def command(
             "--certs and --targets make jobs that check nobody's identity",
             remedy="say --direct if you mean it, or use the scrape proxy: --proxy IP:PORT --token-file FILE",
         )
-    through: ScrapeProxy | DirectScrapes
+    through: ScrapeProxyAccess | DirectScrapes
     if proxy is not None:
         through = _through_proxy(proxy, discovery, token_file, jobs)
     elif certs is not None and targets is not None:
@@ -137,12 +137,12 @@ def command(
 
 def _through_proxy(
     proxy: str, discovery: str | None, token_file: Path | None, jobs: tuple[str, ...]
-) -> ScrapeProxy:
+) -> ScrapeProxyAccess:
     if token_file is None:
         raise InputError("--proxy needs the proxy's token", remedy="add --token-file FILE")
     host = proxy.rpartition(":")[0]
     own = discovery or f"{host}:{PROXY_DISCOVERY_PORT}"
-    return ScrapeProxy(proxy, own, str(token_file.absolute()), jobs or JOBS)
+    return ScrapeProxyAccess(proxy, own, str(token_file.absolute()), jobs or JOBS)
 
 
 def _of_cluster(collector: Collector, jobs: ClusterJobs, interval: float) -> str:
@@ -168,11 +168,11 @@ def _refuse_others(chosen: str, **options: object) -> None:
         raise InputError(f"{' and '.join(given)} cannot be used with {chosen}", remedy="leave them out")
 
 
-def _of_running_mesh(state: Path, direct: bool) -> ScrapeProxy | DirectScrapes:
+def _of_running_mesh(state: Path, direct: bool) -> ScrapeProxyAccess | DirectScrapes:
     document = read_status(state)
     proxy = document["scrapeProxy"]
     if proxy is not None and not direct:
-        return ScrapeProxy(proxy["address"], proxy["discovery"], proxy["tokenFile"])
+        return ScrapeProxyAccess(proxy["address"], proxy["discovery"], proxy["tokenFile"])
     title = (document["prometheus"] or {}).get("workload")
     for workload in document["workloads"]:
         if f"{workload['namespace']}/{workload['name']}" == title:

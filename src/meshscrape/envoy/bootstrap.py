@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshscrape.envoy import bounds, names, traffic
 from meshscrape.envoy import metrics_listeners as metrics
 from meshscrape.envoy import options as contents
-from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.options import SidecarOptions
 from meshscrape.envoy.resources import authorization, listeners, secrets, server
 from meshscrape.envoy.resources.values import Resource
 from meshscrape.errors import InputError
@@ -16,7 +16,7 @@ REVOCATION_BOUND = bounds.REVOCATION_BOUND
 WORKERS = 2
 
 
-def bootstrap(options: ProxyOptions) -> Resource:
+def bootstrap(options: SidecarOptions) -> Resource:
     """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret.
 
     Raises InputError when no pod address is known, or the application's ports would lead to themselves.
@@ -34,7 +34,7 @@ def bootstrap(options: ProxyOptions) -> Resource:
     }
 
 
-def dynamic_files(options: ProxyOptions, scrapers: tuple[Scraper, ...]) -> dict[str, Resource]:
+def dynamic_files(options: SidecarOptions, scrapers: tuple[Scraper, ...]) -> dict[str, Resource]:
     """The files of `options.files_dir`, by name, to be there before Envoy starts.
 
     To change who may scrape while Envoy runs, replace SCRAPERS_FILE by a rename. The other files stay;
@@ -76,7 +76,7 @@ def envoy_arguments(
     ]  # fmt: skip
 
 
-def _check(options: ProxyOptions) -> None:
+def _check(options: SidecarOptions) -> None:
     if not options.pod_addresses:
         raise InputError("the workload has no address", where="INSTANCE_IP", remedy="set it to the pod's IP")
     if _inbound(options) and options.inside_address in options.pod_addresses:
@@ -87,12 +87,12 @@ def _check(options: ProxyOptions) -> None:
         )
 
 
-def _node(options: ProxyOptions) -> Resource:
+def _node(options: SidecarOptions) -> Resource:
     metadata = {"TRUST_DOMAIN": options.trust_domain, "ROLE": options.role}
     return {"id": options.node_id, "cluster": options.cluster, "metadata": metadata}
 
 
-def _listeners(options: ProxyOptions) -> list[Resource]:
+def _listeners(options: SidecarOptions) -> list[Resource]:
     found = [metrics.metrics_listener(options, port) for port in metrics.metrics_ports(options)]
     found += [traffic.inbound_listener(options, inbound) for inbound in _inbound(options)]
     if options.gateway_port is not None:
@@ -100,19 +100,19 @@ def _listeners(options: ProxyOptions) -> list[Resource]:
     return found
 
 
-def _clusters(options: ProxyOptions) -> list[Resource]:
+def _clusters(options: SidecarOptions) -> list[Resource]:
     found = [metrics.metrics_cluster(port) for port in metrics.metrics_ports(options)]
     found += [traffic.inbound_cluster(options, inbound) for inbound in _inbound(options)]
     found += [traffic.upstream_cluster(options, each) for each in traffic.upstreams(options.routes)]
     return found
 
 
-def _inbound(options: ProxyOptions) -> tuple[InboundPort, ...]:
+def _inbound(options: SidecarOptions) -> tuple[InboundPort, ...]:
     """The application's ports; a gateway has none."""
     return options.inbound if options.role == "sidecar" else ()
 
 
-def _connection_limits(options: ProxyOptions) -> dict[str, int]:
+def _connection_limits(options: SidecarOptions) -> dict[str, int]:
     """The most connections of each listener, by its name. Their sum bounds the process: no port's clients
     can use up what another port has been promised."""
     limits = {

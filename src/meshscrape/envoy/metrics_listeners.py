@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshscrape.envoy import bounds, names
-from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.options import SidecarOptions
 from meshscrape.envoy.resources import authorization, clusters, http, listeners, logs, routes, tls
 from meshscrape.envoy.resources.values import Resource, pipe_address, socket_address
 
@@ -59,12 +59,12 @@ class MetricsPort:
     queries: tuple[str, ...] = ()
 
 
-def metrics_ports(options: ProxyOptions) -> tuple[MetricsPort, ...]:
+def metrics_ports(options: SidecarOptions) -> tuple[MetricsPort, ...]:
     """The ports that are on, with the addresses where they are open."""
     return tuple(port for port in _ports(options) if port.port and port.addresses)
 
 
-def _ports(options: ProxyOptions) -> Iterator[MetricsPort]:
+def _ports(options: SidecarOptions) -> Iterator[MetricsPort]:
     pod = options.pod_addresses
     admin = pipe_address(options.admin_socket)
     agent = socket_address(options.inside_address, options.merged_port)
@@ -81,7 +81,7 @@ def _ports(options: ProxyOptions) -> Iterator[MetricsPort]:
     yield MetricsPort("secure_merged_metrics", pod, options.secure_merged_port, MERGED_PATHS, agent, True)
 
 
-def metrics_listener(options: ProxyOptions, port: MetricsPort) -> Resource:
+def metrics_listener(options: SidecarOptions, port: MetricsPort) -> Resource:
     """The listener of one port: exact paths, GET and HEAD, bounded in everything a client can take."""
     name = f"{port.name}_{port.port}"
     manager = http.Manager(
@@ -121,14 +121,14 @@ def _routes(name: str, port: MetricsPort) -> Resource:
     return routes.route_configuration(name, table)
 
 
-def _filters(options: ProxyOptions, port: MetricsPort) -> tuple[Resource, ...]:
+def _filters(options: SidecarOptions, port: MetricsPort) -> tuple[Resource, ...]:
     scrapers = authorization.watched_filter(
         names.SCRAPERS_FILTER, f"{options.files_dir}/{names.SCRAPERS_FILE}"
     )
     return ((scrapers,) if port.secure else ()) + http.compressors()
 
 
-def _replies(options: ProxyOptions, port: MetricsPort) -> tuple[Resource, ...]:
+def _replies(options: SidecarOptions, port: MetricsPort) -> tuple[Resource, ...]:
     served = _listed(port.paths)
     replies = (
         http.reply(404, f"404 nothing here: this port serves {served} only.\n"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.options import SidecarOptions
 from meshscrape.envoy.resources.secrets import secret_reference
 from meshscrape.envoy.resources.values import Resource
 
@@ -17,17 +17,17 @@ SCRAPER_ROOTS = "scrapers"
 SCRAPERS_FILTER = "scrapers"
 
 
-def certificate(options: ProxyOptions) -> Resource:
+def certificate(options: SidecarOptions) -> Resource:
     """The reference to the workload's own certificate."""
     return secret_reference(CERTIFICATE, f"{options.files_dir}/{CERTIFICATE_FILE}")
 
 
-def mesh_roots(options: ProxyOptions) -> Resource:
+def mesh_roots(options: SidecarOptions) -> Resource:
     """The reference to the mesh's roots."""
     return secret_reference(ROOTS, f"{options.files_dir}/{ROOTS_FILE}")
 
 
-def scraper_roots(options: ProxyOptions) -> Resource:
+def scraper_roots(options: SidecarOptions) -> Resource:
     """The reference to the roots of those who may scrape: the mesh's, or these and the scrapers' own."""
     if options.secrets.scrapers_bundle is None:
         return mesh_roots(options)

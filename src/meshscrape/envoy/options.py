@@ -47,7 +47,7 @@ class GatewayRoute:
 
 
 @dataclass(frozen=True, slots=True)
-class ProxyOptions:
+class SidecarOptions:
     """One sidecar's or gateway's Envoy.
 
     `pod_addresses` is what the network sees (the first one is the main one), `inside_address` the workload's

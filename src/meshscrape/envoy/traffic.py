@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshscrape.envoy import bounds, names
 from meshscrape.envoy.metrics_listeners import HANDSHAKE_LOG
-from meshscrape.envoy.options import GatewayRoute, ProxyOptions, Upstream
+from meshscrape.envoy.options import GatewayRoute, SidecarOptions, Upstream
 from meshscrape.envoy.resources import clusters, http, listeners, logs, routes, tls
 from meshscrape.envoy.resources.values import Resource, socket_address
 from meshscrape.istio.settings import InboundPort
@@ -24,7 +24,7 @@ _FAILURE_LOG = {
 }
 
 
-def inbound_listener(options: ProxyOptions, inbound: InboundPort) -> Resource:
+def inbound_listener(options: SidecarOptions, inbound: InboundPort) -> Resource:
     """The listener of one application port, on the pod's addresses, in front of the inside address.
 
     STRICT takes mutual TLS alone; PERMISSIVE takes it from whoever speaks TLS, and plain HTTP otherwise;
@@ -60,7 +60,7 @@ def inbound_name(inbound: InboundPort) -> str:
     return f"inbound|{inbound.port}||"
 
 
-def inbound_cluster(options: ProxyOptions, inbound: InboundPort) -> Resource:
+def inbound_cluster(options: SidecarOptions, inbound: InboundPort) -> Resource:
     """The application itself. A port named `http2` or `grpc` (or `grpc-…`) speaks HTTP/2, as in Istio."""
     return clusters.static_cluster(
         inbound_name(inbound),
@@ -76,7 +76,7 @@ def gateway_name(port: int) -> str:
     return f"gateway_{port}"
 
 
-def gateway_listener(options: ProxyOptions, port: int) -> Resource:
+def gateway_listener(options: SidecarOptions, port: int) -> Resource:
     """The mesh's entrance: plain HTTP from users, to workloads by the prefix of the path.
 
     The longest prefix wins, whatever the order of declaration.
@@ -108,7 +108,7 @@ def upstream_name(upstream: Upstream) -> str:
     return f"outbound|{upstream.port}||{upstream.name}"
 
 
-def upstream_cluster(options: ProxyOptions, upstream: Upstream) -> Resource:
+def upstream_cluster(options: SidecarOptions, upstream: Upstream) -> Resource:
     """A workload behind a gateway: mutual TLS, and nobody but the expected SPIFFE ID may answer."""
     socket = tls.mutual_tls_client(names.certificate(options), names.mesh_roots(options), upstream.spiffe_id)
     return clusters.static_cluster(

@@ -15,7 +15,7 @@ from meshscrape.istio.annotations import INJECT, LOCAL_COMMAND, PodAnnotations, 
 from meshscrape.istio.environment import check_kubernetes_name, check_namespace, parse_boolean
 from meshscrape.istio.fields import Document, Field
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
-from meshscrape.kube.mesh_spec import Container, ContainerPort
+from meshscrape.kube.mesh_spec import Container, ContainerPortSpec
 
 PROXY_CONTAINER = "istio-proxy"
 _OWN_NAMESPACES = ("meshscrape.io/", "prometheus.istio.io/", "proxy.istio.io/", "traffic.sidecar.istio.io/")
@@ -219,7 +219,7 @@ def _container(item: Field, commands: Mapping[str, str], taken: set[int]) -> Con
                 f"port {port} is declared twice", "containers of a pod share their ports: use another"
             )
         taken.add(port)
-        ports.append(ContainerPort(port_item.text("name", ""), port))
+        ports.append(ContainerPortSpec(port_item.text("name", ""), port))
     env = tuple((variable, value) for variable, (value, _) in _env(item).items())
     return Container(name, commands.get(name), env, tuple(ports))
 

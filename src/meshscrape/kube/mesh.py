@@ -26,7 +26,7 @@ from meshscrape.kube.declarations import (
     target_port,
 )
 from meshscrape.kube.gateways import GatewayObject, VirtualService
-from meshscrape.kube.mesh_spec import Gateway, Kind, Mesh, Workload, agent_environment
+from meshscrape.kube.mesh_spec import Gateway, Kind, MeshSpec, Workload, agent_environment
 from meshscrape.kube.peer_authentication import PeerAuthentication, Policies, parse_peer_authentication
 from meshscrape.spiffe.ids import check_trust_domain
 
@@ -69,7 +69,7 @@ class _Objects:
     virtual_services: list[VirtualService] = field(default_factory=list)
 
 
-def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local") -> Mesh:
+def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local") -> MeshSpec:
     """The mesh that the manifests in `documents` declare.
 
     Every workload's settings are parsed as its agent will, so that what would keep an agent from starting is
@@ -85,7 +85,7 @@ def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local
     served = gateways.resolve_gateways(
         objects.gateways, objects.virtual_services, objects.services, workloads
     )
-    mesh = Mesh(trust_domain, tuple(_listening(workload, served) for workload in workloads), served)
+    mesh = MeshSpec(trust_domain, tuple(_listening(workload, served) for workload in workloads), served)
     for workload, deployment in zip(mesh.workloads, objects.deployments, strict=True):
         _check_services(deployment, workload, objects.services)
         _check_settings(workload, deployment, trust_domain)

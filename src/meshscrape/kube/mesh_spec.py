@@ -14,11 +14,11 @@ from meshscrape.spiffe.ids import SpiffeId, workload_id
 
 __all__ = [
     "Container",
-    "ContainerPort",
+    "ContainerPortSpec",
     "Document",
     "Gateway",
     "Kind",
-    "Mesh",
+    "MeshSpec",
     "Route",
     "Workload",
     "agent_environment",
@@ -30,7 +30,7 @@ Kind = Literal["sidecar", "gateway", "credentials"]
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerPort:
+class ContainerPortSpec:
     """A TCP port that a container declares."""
 
     name: str
@@ -44,7 +44,7 @@ class Container:
     name: str
     command_line: str | None = None
     env: tuple[tuple[str, str], ...] = ()
-    ports: tuple[ContainerPort, ...] = ()
+    ports: tuple[ContainerPortSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
+class MeshSpec:
     """All workloads, in the order in which they are declared, and what the gateways serve."""
 
     trust_domain: str

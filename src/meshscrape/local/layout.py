@@ -11,7 +11,7 @@ from pathlib import Path
 
 from meshscrape.errors import InputError, MissingBinaryError
 from meshscrape.istio.settings import AgentSettings, parse_settings
-from meshscrape.kube.mesh_spec import Mesh, Workload, agent_environment
+from meshscrape.kube.mesh_spec import MeshSpec, Workload, agent_environment
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import command, substitute
 from meshscrape.local.prometheus import ScrapeProxyPlace
@@ -122,7 +122,7 @@ class WorkloadPlan:
         return self.directory / "routes.json"
 
 
-def plan_mesh(mesh: Mesh, pairs: Mapping[Key, AddressPair], site: Site) -> dict[Key, WorkloadPlan]:
+def plan_mesh(mesh: MeshSpec, pairs: Mapping[Key, AddressPair], site: Site) -> dict[Key, WorkloadPlan]:
     """The plan of every workload; `pairs` has their addresses. InputError names the manifest's place."""
     plans = {_key(workload): _plan(workload, mesh, pairs, site) for workload in mesh.workloads}
     scrapers = [plan for plan in plans.values() if plan.prometheus]
@@ -135,7 +135,7 @@ def plan_mesh(mesh: Mesh, pairs: Mapping[Key, AddressPair], site: Site) -> dict[
     return plans
 
 
-def keys_of(mesh: Mesh) -> list[Key]:
+def keys_of(mesh: MeshSpec) -> list[Key]:
     """(namespace, name) of every workload, in the manifest's order."""
     return [_key(workload) for workload in mesh.workloads]
 
@@ -144,7 +144,7 @@ def _key(workload: Workload) -> Key:
     return workload.namespace, workload.name
 
 
-def _plan(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair], site: Site) -> WorkloadPlan:
+def _plan(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair], site: Site) -> WorkloadPlan:
     key = _key(workload)
     pair, directory, pod = pairs[key], site.workload(key), f"{workload.name}-0"
     routes = _routes(workload, mesh, pairs)
@@ -206,7 +206,7 @@ def _local_environment(
     return environment
 
 
-def _routes(workload: Workload, mesh: Mesh, pairs: Mapping[Key, AddressPair]) -> str:
+def _routes(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair]) -> str:
     """A gateway's routes as the agent reads them; empty for other workloads."""
     routes = []
     for route in mesh.routes_of(workload):

@@ -15,7 +15,7 @@ from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.kube.mesh import parse_mesh
-from meshscrape.kube.mesh_spec import Mesh, load_documents
+from meshscrape.kube.mesh_spec import MeshSpec, load_documents
 from meshscrape.local.addresses import Subnet
 from meshscrape.local.binaries import ensure_prometheus
 from meshscrape.local.environment import base_environment
@@ -205,12 +205,12 @@ class LocalMesh:
                     missing.append((job, url, known))
         return missing
 
-    def _parse(self) -> Mesh:
+    def _parse(self) -> MeshSpec:
         path = self._options.manifest
         text = read_input(path, "the mesh's manifest").decode("utf-8", "replace")
         return parse_mesh(load_documents(text, str(path)))
 
-    def _plan(self, mesh: Mesh) -> dict[Key, WorkloadPlan]:
+    def _plan(self, mesh: MeshSpec) -> dict[Key, WorkloadPlan]:
         pairs = {key: self._subnet.allocate("/".join(key)) for key in keys_of(mesh)}
         return plan_mesh(mesh, pairs, self._site)
 

@@ -14,7 +14,7 @@ from meshscrape.prometheus.config import (
     PROXY_PORT,
     DirectScrapes,
     ScrapeOptions,
-    ScrapeProxy,
+    ScrapeProxyAccess,
     render,
     targets_file,
 )
@@ -60,7 +60,7 @@ class PrometheusFiles:
         """One JSON file per job."""
         return self.directory / "targets"
 
-    def write_config(self, through: ScrapeProxy | DirectScrapes, interval: float) -> None:
+    def write_config(self, through: ScrapeProxyAccess | DirectScrapes, interval: float) -> None:
         """Write prometheus.yml and empty target files; `interval` in seconds."""
         for path in (self.directory, self.targets_directory, self.directory / "data"):
             private_dir(path)
@@ -106,9 +106,9 @@ class ScrapeProxyPlace:
         return ((self.inside, PROXY_PORT), (self.inside, PROXY_DISCOVERY_PORT))
 
     @property
-    def jobs(self) -> ScrapeProxy:
+    def jobs(self) -> ScrapeProxyAccess:
         """What Prometheus needs to know."""
-        return ScrapeProxy(self.address, self.discovery, str(self.token_file))
+        return ScrapeProxyAccess(self.address, self.discovery, str(self.token_file))
 
     def arguments(self, credentials: Path, targets: Path) -> list[str]:
         """The arguments of `meshscrape proxy`."""

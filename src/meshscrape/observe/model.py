@@ -183,7 +183,7 @@ class ObservedWorkload:
 
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
+class ScrapedBy:
     """A scrape job (or monitor, or agent) and the workloads whose metrics it takes.
 
     `ref` is the object that declares it; `scraper` the object that runs it; `spiffe_id` the identity that it
@@ -244,7 +244,7 @@ class Observation:
     control_planes: tuple[ControlPlane, ...] = ()
     mesh: MeshSettings = field(default_factory=MeshSettings)
     workloads: tuple[ObservedWorkload, ...] = ()
-    consumers: tuple[Consumer, ...] = ()
+    consumers: tuple[ScrapedBy, ...] = ()
     scrapers: tuple[Scraper, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()
 

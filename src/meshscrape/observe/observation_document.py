@@ -7,13 +7,13 @@ from typing import Any
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import (
-    Consumer,
     ControlPlane,
     MeshSettings,
     Observation,
     ObservedWorkload,
     Pitfall,
     RunningPod,
+    ScrapedBy,
     Scraper,
 )
 
@@ -130,7 +130,7 @@ def _pod(pod: RunningPod) -> dict[str, Any]:
     }
 
 
-def _consumer(consumer: Consumer) -> dict[str, Any]:
+def _consumer(consumer: ScrapedBy) -> dict[str, Any]:
     return {
         "name": consumer.name,
         "object": ref_document(consumer.ref),

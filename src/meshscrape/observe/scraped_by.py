@@ -10,7 +10,7 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, service_targets, shapes
 from meshscrape.observe.jobs import Job, is_endpoints
-from meshscrape.observe.model import Consumer, Over
+from meshscrape.observe.model import Over, ScrapedBy
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.workloads import Found
 
@@ -46,7 +46,7 @@ class _Targets:
 
 def find_consumers(
     jobs: list[Job], workloads: tuple[Found, ...], prometheus_merge: bool
-) -> tuple[Consumer, ...]:
+) -> tuple[ScrapedBy, ...]:
     """The jobs that could scrape workloads, those that match none too; uncertain where it cannot be told."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
@@ -169,11 +169,11 @@ def _name(job: Job) -> str:
     return f"{owner.namespace}/{owner.name}: {job.name}"
 
 
-def _consumer(matched: _Matched, tell: bool) -> Consumer:
+def _consumer(matched: _Matched, tell: bool) -> ScrapedBy:
     job = matched.job
     ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.now.items())}
     scraper = job.scraper
-    return Consumer(
+    return ScrapedBy(
         name=_name(job) + (f" ({matched.over})" if tell else ""),
         ref=job.ref,
         job=job.name,
@@ -187,9 +187,9 @@ def _consumer(matched: _Matched, tell: bool) -> Consumer:
     )
 
 
-def _unmatched(job: Job) -> Consumer:
+def _unmatched(job: Job) -> ScrapedBy:
     scraper = job.scraper
-    return Consumer(
+    return ScrapedBy(
         name=_name(job),
         ref=job.ref,
         job=job.name,

@@ -16,14 +16,20 @@ from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.model import MANAGED_BY, MANAGER
-from meshscrape.plan.workloads import GATEWAY_OVERRIDE_SINCE, OVERRIDE_NAME, Context, Target, restarts_of
+from meshscrape.plan.workloads import (
+    GATEWAY_OVERRIDE_SINCE,
+    OVERRIDE_NAME,
+    Context,
+    PlannedWorkload,
+    restarts_of,
+)
 
 VARIABLE = "ISTIO_BOOTSTRAP_OVERRIDE"
 VOLUME = "meshscrape-bootstrap"
 _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
 
 
-def plan_bootstrap(context: Context, target: Target) -> None:
+def plan_bootstrap(context: Context, target: PlannedWorkload) -> None:
     """The ConfigMap with the listeners and the allow list, and the proxy that reads it."""
     workload = target.workload
     name = workload.bootstrap_override or OVERRIDE_NAME

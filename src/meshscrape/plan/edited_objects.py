@@ -31,7 +31,7 @@ class _Entry:
     restarts: list[str] = field(default_factory=list)
 
 
-class Draft:
+class EditedObjects:
     """Collects changes phase by phase; each is recorded with the object before and after."""
 
     def __init__(self, inventory: Inventory) -> None:

@@ -13,7 +13,7 @@ from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import MANAGED_BY, MANAGER
-from meshscrape.plan.workloads import PARAMETERS_SINCE, Context, Target, restarts_of
+from meshscrape.plan.workloads import PARAMETERS_SINCE, Context, PlannedWorkload, restarts_of
 
 _OVERLAY = "deployment"
 # Istio reads these from the Gateway itself; kubectl's own note belongs nowhere else.
@@ -37,7 +37,7 @@ class ProxyPatch:
     mount_path: str = ""
 
 
-def patch_gateway(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+def patch_gateway(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
     """Give a gateway's proxy what `patch` says; whether that changes anything.
 
     Raises InputError where no object can carry it.
@@ -50,7 +50,7 @@ def patch_gateway(context: Context, target: Target, patch: ProxyPatch, reason: s
     return _patch_template(context, target, patch, reason)
 
 
-def _patch_template(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+def _patch_template(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         _fill(template, patch)
@@ -90,7 +90,7 @@ def _mount(patch: ProxyPatch) -> Mutable:
     return {"name": patch.volume, "mountPath": patch.mount_path, "readOnly": True}
 
 
-def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+def _patch_managed(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
     if target.version.at_least(PARAMETERS_SINCE):
@@ -111,7 +111,7 @@ def _patch_managed(context: Context, target: Target, patch: ProxyPatch, reason: 
 
 
 def _annotate_infrastructure(
-    context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str
+    context: Context, target: PlannedWorkload, gateway: Ref, patch: ProxyPatch, reason: str
 ) -> bool:
     def change(data: Mutable) -> None:
         infrastructure = templates.child(data, "spec", "infrastructure")
@@ -124,7 +124,9 @@ def _annotate_infrastructure(
     return context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
 
 
-def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyPatch, reason: str) -> bool:
+def _patch_overlay(
+    context: Context, target: PlannedWorkload, gateway: Ref, patch: ProxyPatch, reason: str
+) -> bool:
     parameters = as_mapping(dig(context.object_of(gateway), "spec", "infrastructure", "parametersRef"))
     name = str(parameters.get("name") or f"meshscrape-{gateway.name}")
     if parameters and (parameters.get("kind") != "ConfigMap" or parameters.get("group")):
@@ -167,7 +169,7 @@ def _patch_overlay(context: Context, target: Target, gateway: Ref, patch: ProxyP
     return changed
 
 
-def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
+def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
     """The strategic-merge overlay of a Gateway's Deployment with the patch in it."""
     found = load_text(text, "deployment")
     if found is not None and not isinstance(found, dict):
@@ -188,7 +190,7 @@ def _overlaid(text: str, target: Target, patch: ProxyPatch) -> Mutable:
     return overlay
 
 
-def _patch_asm(context: Context, target: Target, patch: ProxyPatch, reason: str) -> bool:
+def _patch_asm(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
 

@@ -11,7 +11,13 @@ from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.model import Gate
 from meshscrape.plan.scrapers import blocks_hardening
-from meshscrape.plan.workloads import LOCALHOST_ONLY_SINCE, PARAMETERS_SINCE, Context, Target, restarts_of
+from meshscrape.plan.workloads import (
+    LOCALHOST_ONLY_SINCE,
+    PARAMETERS_SINCE,
+    Context,
+    PlannedWorkload,
+    restarts_of,
+)
 
 VARIABLE = "METRICS_LOCALHOST_ACCESS_ONLY"
 _NOBODY = "a scraper over mutual TLS: none was found among the objects, and none is planned"
@@ -52,7 +58,7 @@ def _unseen(context: Context) -> Iterator[str]:
             yield f"{scraper.ref}: what it scrapes cannot be told from the objects"
 
 
-def _possible(context: Context, target: Target) -> bool:
+def _possible(context: Context, target: PlannedWorkload) -> bool:
     known = target.version.at_least(LOCALHOST_ONLY_SINCE)
     managed = target.workload.kind in ("gateway-api", "waypoint")
     if known and managed and not target.version.at_least(PARAMETERS_SINCE):
@@ -76,7 +82,7 @@ def _possible(context: Context, target: Target) -> bool:
     return False
 
 
-def _hardened(context: Context, target: Target) -> bool:
+def _hardened(context: Context, target: PlannedWorkload) -> bool:
     try:
         with context.draft.whole():
             return _harden(context, target)
@@ -87,7 +93,7 @@ def _hardened(context: Context, target: Target) -> bool:
         return False
 
 
-def _harden(context: Context, target: Target) -> bool:
+def _harden(context: Context, target: PlannedWorkload) -> bool:
     """Both places: 15090 is bound by proxyMetadata, 15020 checks the process environment."""
     workload = target.workload
     value = {VARIABLE: "true"}

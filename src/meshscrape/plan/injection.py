@@ -6,7 +6,7 @@ from meshscrape.kube.objects import Ref, labels
 from meshscrape.observe.model import ControlPlane
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.workloads import Context, Target, default_control_plane, restarts_of
+from meshscrape.plan.workloads import Context, PlannedWorkload, default_control_plane, restarts_of
 
 NAMESPACE_LABEL = "istio-injection"
 
@@ -50,7 +50,7 @@ def _label_namespace(context: Context, ref: Ref, plane: ControlPlane | None) -> 
     )
 
 
-def _label_pods(context: Context, target: Target, plane: ControlPlane | None) -> None:
+def _label_pods(context: Context, target: PlannedWorkload, plane: ControlPlane | None) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         if templates.REVISION not in labels(template):

@@ -18,7 +18,13 @@ from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, LegacySource
-from meshscrape.plan.workloads import Context, Target, default_control_plane, restarts_of, selector_of
+from meshscrape.plan.workloads import (
+    Context,
+    PlannedWorkload,
+    default_control_plane,
+    restarts_of,
+    selector_of,
+)
 
 NETWORKING = "networking.istio.io"
 SECURITY = "security.istio.io"
@@ -33,7 +39,7 @@ _SERVED: dict[LegacySource, str] = {"merged": "the merged metrics", "envoy": "En
 _PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
 
 
-def plan_legacy(context: Context, target: Target) -> None:
+def plan_legacy(context: Context, target: PlannedWorkload) -> None:
     """The objects that open 15091 for a workload, and the annotation that announces it."""
     announced = {templates.SECURE_PORT: str(LEGACY_PORT)}
     included = target.workload.include_inbound
@@ -104,7 +110,7 @@ def _name(workload: ObservedWorkload) -> str:
     return f"meshscrape-{workload.name}"
 
 
-def _authorization_policy(context: Context, target: Target) -> None:
+def _authorization_policy(context: Context, target: PlannedWorkload) -> None:
     workload = target.workload
     mesh = context.observation.mesh
     principals: dict[str, None] = {}
@@ -156,7 +162,7 @@ def _check_root_namespace(context: Context, workload: ObservedWorkload) -> None:
     )
 
 
-def _strict(context: Context, target: Target) -> None:
+def _strict(context: Context, target: PlannedWorkload) -> None:
     workload = target.workload
     own = Ref(SECURITY, "PeerAuthentication", workload.namespace, _name(workload))
     if workload.mtls.of(LEGACY_PORT) == "STRICT" and context.draft.get(own) is None:
@@ -241,7 +247,7 @@ def _selected(data: Object, workload: ObservedWorkload) -> bool:
     return selects({"matchLabels": _labels_of(data)}, workload.labels)
 
 
-def _sidecar(context: Context, target: Target) -> None:
+def _sidecar(context: Context, target: PlannedWorkload) -> None:
     workload = target.workload
     listener = {
         "port": {"number": LEGACY_PORT, "name": "https-metrics", "protocol": "HTTP"},
@@ -306,7 +312,7 @@ def _protocol(port: ContainerPort) -> str:
     return "HTTP" if port.protocol == "http" else "TCP"
 
 
-def _gateway(context: Context, target: Target) -> None:
+def _gateway(context: Context, target: PlannedWorkload) -> None:
     workload = target.workload
     if _has_metrics_server(context, workload):
         return

@@ -12,7 +12,7 @@ from meshscrape.observe.model import ObservedWorkload
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.model import Intent
-from meshscrape.plan.workloads import Context, Target
+from meshscrape.plan.workloads import Context, PlannedWorkload
 
 MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
 ENVOY = "ENVOY_SECURE_METRICS_PORT"
@@ -124,7 +124,7 @@ def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted
     set_variables(template, wanted)
 
 
-def edit_sidecar(context: Context, target: Target, template: Mutable) -> None:
+def edit_sidecar(context: Context, target: PlannedWorkload, template: Mutable) -> None:
     """Open the ports of a sidecar (or of an injected gateway) through its template's annotations."""
     workload, intent = target.workload, context.intent
     wanted = missing(workload, intent)

@@ -9,7 +9,7 @@ from meshscrape.kube.objects import as_list, dig, labels, selects
 from meshscrape.observe.model import ObservedWorkload
 from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
 from meshscrape.plan.scrapers import scraper_pods
-from meshscrape.plan.workloads import Context, Target, selector_of
+from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of
 
 _GROUP = "networking.k8s.io"
 
@@ -34,7 +34,7 @@ def plan_network_policies(context: Context) -> None:
         _plan(context, target, peers)
 
 
-def _plan(context: Context, target: Target, peers: list[dict[str, Any]]) -> None:
+def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]) -> None:
     workload = target.workload
     ports = (LEGACY_PORT,) if target.mode == "legacy" else context.intent.secure_ports
     ingress: list[dict[str, Any]] = [

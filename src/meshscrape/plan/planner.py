@@ -15,7 +15,7 @@ from meshscrape.observe.model import Observation
 from meshscrape.plan import native, templates
 from meshscrape.plan.bootstrap import plan_bootstrap
 from meshscrape.plan.credentials import plan_credentials
-from meshscrape.plan.edited_objects import Draft, Mutable
+from meshscrape.plan.edited_objects import EditedObjects, Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.hardening import plan_hardening
 from meshscrape.plan.injection import plan_injection
@@ -29,7 +29,7 @@ from meshscrape.plan.scraping import plan_scraping
 from meshscrape.plan.workloads import (
     OVERRIDE_NAME,
     Context,
-    Target,
+    PlannedWorkload,
     choose,
     default_scrapers,
     has_override,
@@ -47,7 +47,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
     intent gives no changes.
     """
     _check(intent)
-    draft = Draft(inventory)
+    draft = EditedObjects(inventory)
     context = Context(observation, inventory, intent, draft)
     context.scrapers = _scrapers(context)
     context.targets = choose(context)
@@ -125,7 +125,7 @@ def _scraped(context: Context) -> bool:
     )
 
 
-def _listeners(context: Context, target: Target) -> bool:
+def _listeners(context: Context, target: PlannedWorkload) -> bool:
     """Plan a target's listeners; False, with a note, where that is impossible."""
     try:
         with context.draft.whole():
@@ -138,7 +138,7 @@ def _listeners(context: Context, target: Target) -> bool:
     return True
 
 
-def _open_ports(context: Context, target: Target) -> None:
+def _open_ports(context: Context, target: PlannedWorkload) -> None:
     _check_ports(context, target)
     if target.workload.kind in ("sidecar", "gateway-injected", "uninjected"):
         off = {native.MERGED: "0", native.ENVOY: "0"}
@@ -154,7 +154,7 @@ def _open_ports(context: Context, target: Target) -> None:
             plan_legacy(context, target)
 
 
-def _leave_override(context: Context, target: Target) -> None:
+def _leave_override(context: Context, target: PlannedWorkload) -> None:
     """Take our override from a template that gets other listeners: with two on a port, Envoy ends."""
     workload = target.workload
     if target.mode == "bootstrap" or not has_override(context, workload):
@@ -174,7 +174,7 @@ def _leave_override(context: Context, target: Target) -> None:
     context.draft.edit(target.ref, change, "leaves the bootstrap override", restarts_of(context, workload))
 
 
-def _check_ports(context: Context, target: Target) -> None:
+def _check_ports(context: Context, target: PlannedWorkload) -> None:
     wanted = set(context.intent.secure_ports)
     workload = target.workload
     if workload.is_gateway and workload.mode_now in ("legacy", "mixed") and LEGACY_PORT in wanted:
@@ -190,7 +190,7 @@ def _check_ports(context: Context, target: Target) -> None:
             )
 
 
-def _native(context: Context, target: Target) -> None:
+def _native(context: Context, target: PlannedWorkload) -> None:
     workload = target.workload
     if workload.is_gateway and workload.kind != "gateway-injected":
         env = native.missing(workload, context.intent)

@@ -7,7 +7,7 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Ref, as_mapping, dig
-from meshscrape.observe.model import Consumer, Scraper
+from meshscrape.observe.model import ScrapedBy, Scraper
 from meshscrape.plan import templates
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.injection import injection_labels
@@ -44,7 +44,7 @@ def secured_scrapers(context: Context) -> list[Scraper]:
     return [each for each in able if each.ref in used] or able
 
 
-def blocks_hardening(consumer: Consumer, workload: Ref) -> bool:
+def blocks_hardening(consumer: ScrapedBy, workload: Ref) -> bool:
     """Whether a consumer reads this workload's plaintext ports, now or after a restart."""
     if consumer.over != "plaintext":
         return False
@@ -54,7 +54,7 @@ def blocks_hardening(consumer: Consumer, workload: Ref) -> bool:
     return not PLAINTEXT_PORTS.isdisjoint(ports)
 
 
-def concerns(consumer: Consumer, targets: set[Ref]) -> bool:
+def concerns(consumer: ScrapedBy, targets: set[Ref]) -> bool:
     return any(blocks_hardening(consumer, ref) for ref in targets)
 
 

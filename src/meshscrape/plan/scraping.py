@@ -10,7 +10,7 @@ from meshscrape.errors import InputError
 from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe import observe
-from meshscrape.observe.model import Consumer, Scraper
+from meshscrape.observe.model import ScrapedBy, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, Plan
@@ -68,7 +68,7 @@ def _reads_them_already(context: Context, scraper: Scraper) -> bool:
     return False
 
 
-def _is_their_own(consumer: Consumer, scraper: Scraper) -> bool:
+def _is_their_own(consumer: ScrapedBy, scraper: Scraper) -> bool:
     ours = consumer.job in (MERGED_JOB, ENVOY_JOB) or "/meshscrape-" in consumer.job
     return consumer.scraper == scraper.ref and consumer.over == "mtls" and not ours
 
@@ -166,7 +166,7 @@ def _monitors(context: Context, scraper: Scraper, known: bool) -> None:
         context.draft.ensure(wanted, "scrapes the application's own port over mutual TLS")
 
 
-def _move(context: Context, consumer: Consumer) -> bool:
+def _move(context: Context, consumer: ScrapedBy) -> bool:
     """Take secured pods out of a plaintext job; whether that is (or was already) done."""
     if consumer.ref.kind == "ConfigMap":
         moved = False

@@ -11,8 +11,8 @@ from meshscrape.istio.allow_list import SpiffeScraper
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig, selects
-from meshscrape.observe.model import Consumer, ControlPlane, Observation, ObservedWorkload
-from meshscrape.plan.edited_objects import Draft
+from meshscrape.observe.model import ControlPlane, Observation, ObservedWorkload, ScrapedBy
+from meshscrape.plan.edited_objects import EditedObjects
 from meshscrape.plan.model import Decided, Intent
 from meshscrape.spiffe.ids import SpiffeId
 
@@ -42,9 +42,9 @@ class Context:
     observation: Observation
     inventory: Inventory
     intent: Intent
-    draft: Draft
+    draft: EditedObjects
     scrapers: tuple[AllowEntry, ...] = ()
-    targets: list[Target] = field(default_factory=list)
+    targets: list[PlannedWorkload] = field(default_factory=list)
     checksums: dict[Ref, str | None] = field(default_factory=dict)
     addresses: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ class Context:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PlannedWorkload:
     """A workload that is planned for, its mode, and the version its proxy has after a restart."""
 
     workload: ObservedWorkload
@@ -110,13 +110,13 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
     return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)
 
 
-def reads_plaintext(consumer: Consumer) -> bool:
+def reads_plaintext(consumer: ScrapedBy) -> bool:
     """Whether a consumer reads plaintext ports of any proxy, now or after a restart."""
     seen = (*consumer.ports_of.values(), *consumer.ports_after.values())
     return consumer.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
 
 
-def choose(context: Context) -> list[Target]:
+def choose(context: Context) -> list[PlannedWorkload]:
     """The targets among the chosen workloads; why others are none is noted."""
     chosen = list(_chosen(context))
     if not context.intent.inject:
@@ -147,7 +147,7 @@ def _chosen(context: Context) -> Iterator[ObservedWorkload]:
             yield workload
 
 
-def _target(context: Context, workload: ObservedWorkload) -> Target | None:
+def _target(context: Context, workload: ObservedWorkload) -> PlannedWorkload | None:
     if workload.kind == "ambient":
         context.draft.note(
             workload.ref,
@@ -161,7 +161,7 @@ def _target(context: Context, workload: ObservedWorkload) -> Target | None:
         return None
     version = version_of(context, workload)
     mode = _mode(context, workload, version)
-    return Target(workload, mode, version) if mode else None
+    return PlannedWorkload(workload, mode, version) if mode else None
 
 
 def _to_be_injected(context: Context, workload: ObservedWorkload) -> bool:

@@ -21,7 +21,7 @@ PROXY_JOB = "meshscrape-scrape-proxy"
 
 
 @dataclass(frozen=True, slots=True)
-class ScrapeProxy:
+class ScrapeProxyAccess:
     """A scrape proxy as Prometheus sees it: `host:port` for scrapes, and for HTTP SD and its own metrics.
 
     `token_file` holds the bearer token that both want. `jobs` are those whose targets it tells.
@@ -49,7 +49,7 @@ class DirectScrapes:
 class ScrapeOptions:
     """What the jobs are made of; files as Prometheus sees them. Intervals in seconds."""
 
-    through: ScrapeProxy | DirectScrapes
+    through: ScrapeProxyAccess | DirectScrapes
     interval: float = 5.0
     timeout: float | None = None
 
@@ -62,7 +62,7 @@ def targets_file(directory: str, job: str) -> str:
 def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """The list for Prometheus' `scrape_configs`."""
     through = options.through
-    if isinstance(through, ScrapeProxy):
+    if isinstance(through, ScrapeProxyAccess):
         refresh = duration(min(5.0, max(1.0, options.interval)))
         return [*(_proxied_job(through, job, refresh) for job in through.jobs), _own_job(through)]
     return [_direct_job(through, job) for job in JOBS]
@@ -90,7 +90,7 @@ def global_settings(interval: float, timeout: float | None = None) -> dict[str, 
     return {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)}
 
 
-def _proxied_job(proxy: ScrapeProxy, job: str, refresh: str) -> dict[str, Any]:
+def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, Any]:
     """Plain http to the proxy on this machine; from there mutual TLS with the target, whose ID is checked."""
     return {
         "job_name": job,
@@ -110,7 +110,7 @@ def _proxied_job(proxy: ScrapeProxy, job: str, refresh: str) -> dict[str, Any]:
     }
 
 
-def _own_job(proxy: ScrapeProxy) -> dict[str, Any]:
+def _own_job(proxy: ScrapeProxyAccess) -> dict[str, Any]:
     """The proxy's own metrics: refusals and their reasons, handshakes, the ends of certificates."""
     return {
         "job_name": PROXY_JOB,
@@ -122,7 +122,7 @@ def _own_job(proxy: ScrapeProxy) -> dict[str, Any]:
     }
 
 
-def _bearer(proxy: ScrapeProxy) -> dict[str, Any]:
+def _bearer(proxy: ScrapeProxyAccess) -> dict[str, Any]:
     return {"type": "Bearer", "credentials_file": proxy.token_file}
 
 
@@ -141,9 +141,9 @@ def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:
 
 
 _HEADS = {
-    ScrapeProxy: "# Made by meshscrape. Targets read http:// because Prometheus asks the scrape proxy on "
-    "this machine,\n# which speaks mutual TLS with each target and checks its SPIFFE ID.\n",
-    DirectScrapes: "# Made by meshscrape. Nobody checks whom Prometheus scrapes: see insecure_skip_verify.\n",
+    ScrapeProxyAccess: "# Made by meshscrape. Targets read http:// because Prometheus asks the scrape proxy "
+    "on this machine.\n# The proxy speaks mutual TLS with each target and verifies its SPIFFE ID.\n",
+    DirectScrapes: "# Made by meshscrape. Prometheus does not verify its targets: see insecure_skip_verify.\n",
 }
 
 

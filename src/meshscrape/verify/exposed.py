@@ -20,7 +20,7 @@ from meshscrape.verify.matrix import (
     Probe,
     host_port,
 )
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import Answered, Observation, OpenPorts, Refused, TimedOut, printable
 from meshscrape.verify.scraped import exposition_lines
 
@@ -38,7 +38,7 @@ _ADMIN_TYPE = re.compile(rb'"@type"\s*:\s*"type\.googleapis\.com/envoy\.admin\.v
 _SERVER_STATES = ("LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING")
 
 
-def plan_exposed(mesh: Mesh, ports: Mapping[str, OpenPorts]) -> Iterator[PlannedCheck]:
+def plan_exposed(mesh: MeshStatus, ports: Mapping[str, OpenPorts]) -> Iterator[PlannedCheck]:
     """The checks of every open port that has none of its own; `ports` by pod address."""
     outside: dict[int, str] = {}
     for workload in mesh.workloads:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from meshscrape.verify.mesh_status import Mesh
+from meshscrape.verify.mesh_status import MeshStatus
 
 Outcome: TypeAlias = Literal["passed", "failed", "skipped", "blocked", "noted"]
 Severity: TypeAlias = Literal["hole", "broken", "skipped"]
@@ -73,7 +73,7 @@ class Report:
     started: datetime
     seconds: float
     certificates: tuple[SeenCertificate, ...] = ()
-    mesh: Mesh | None = None
+    mesh: MeshStatus | None = None
 
     @property
     def findings(self) -> tuple[Finding, ...]:

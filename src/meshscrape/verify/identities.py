@@ -30,7 +30,7 @@ from meshscrape.system.files import DATA_LINK, read_input
 from meshscrape.verify.certificates import describe_certificate
 from meshscrape.verify.findings import SeenCertificate
 from meshscrape.verify.matrix import Identity
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.probes import TlsContexts
 
 _CHAIN, _KEY, _ROOTS = "cert-chain.pem", "key.pem", "root-cert.pem"
@@ -47,7 +47,7 @@ class UnavailableIdentity(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
+class IdentityFiles:
     """A certificate chain (leaf first) and its key, PEM; `not_after` is the leaf's."""
 
     chain: bytes
@@ -56,7 +56,7 @@ class Credentials:
     not_after: datetime
 
 
-def read_credentials(directory: Path) -> Credentials:
+def read_credentials(directory: Path) -> IdentityFiles:
     """The credentials in a directory as an agent publishes them, all from the same moment.
 
     InputError when there are none, they do not belong together, or are not a workload's.
@@ -74,11 +74,11 @@ def read_credentials(directory: Path) -> Credentials:
             continue
         leaf = load_certificates(chain, str(directory / _CHAIN))[0]
         if key_matches(load_key(key, str(directory / _KEY)), leaf):
-            return Credentials(chain, key, identity_of(leaf), leaf.not_valid_after_utc)
+            return IdentityFiles(chain, key, identity_of(leaf), leaf.not_valid_after_utc)
     raise InputError("the certificate and the key do not belong together", where=str(directory))
 
 
-def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> Credentials:
+def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> IdentityFiles:
     """A certificate for `identity` by another CA: `authority`, or one made for this moment alone."""
     life = timedelta(hours=1)
     if authority is None:
@@ -88,14 +88,14 @@ def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> C
     own = generate_key()
     leaf = issue_leaf(authority, own.public_key(), identity, now, life)
     chain = certificates_to_pem((leaf, *authority.intermediates))
-    return Credentials(chain, key_to_pem(own), identity, leaf.not_valid_after_utc)
+    return IdentityFiles(chain, key_to_pem(own), identity, leaf.not_valid_after_utc)
 
 
 class Identities:
     """Every identity of one verification, as TLS contexts; short-lived ones are waited out here."""
 
     def __init__(
-        self, mesh: Mesh, scraper: MeshWorkload, life: timedelta, stranger: Signer | None,
+        self, mesh: MeshStatus, scraper: MeshWorkload, life: timedelta, stranger: Signer | None,
         waiting: Callable[[timedelta], None],
     ) -> None:  # fmt: skip
         self._mesh = mesh
@@ -114,7 +114,7 @@ class Identities:
         self._add("stranger", look_alike(own.identity, stranger, utcnow()))
         self._identity = own.identity
         self._own = own
-        self._short_lived: asyncio.Task[tuple[Credentials, TlsContexts]] | None = None
+        self._short_lived: asyncio.Task[tuple[IdentityFiles, TlsContexts]] | None = None
 
     async def contexts(self, identity: Identity) -> TlsContexts | None:
         """How to open TLS as `identity`, None for no TLS at all; "expired" comes when the end has passed.
@@ -161,7 +161,7 @@ class Identities:
                 raise UnavailableIdentity(str(error)) from error
         return self._contexts[title]
 
-    async def _issue(self) -> tuple[Credentials, TlsContexts]:
+    async def _issue(self) -> tuple[IdentityFiles, TlsContexts]:
         key = generate_key()
         try:
             token = _read_token(self._scraper.token)
@@ -173,7 +173,7 @@ class Identities:
             leaf = load_certificates(chain[0], self._mesh.ca_address)[0]
         except MeshscrapeError as error:
             raise UnavailableIdentity(f"no short-lived certificate: {error}") from error
-        issued = Credentials(b"".join(chain), key_to_pem(key), self._identity, leaf.not_valid_after_utc)
+        issued = IdentityFiles(b"".join(chain), key_to_pem(key), self._identity, leaf.not_valid_after_utc)
         return issued, self._add("short-lived", issued)
 
     async def _outlive(self, not_after: datetime) -> None:
@@ -186,12 +186,12 @@ class Identities:
             self._waiting(left)
             await asyncio.sleep(min(left.total_seconds(), _LOOK))
 
-    def _add(self, name: str, credentials: Credentials | None) -> TlsContexts:
+    def _add(self, name: str, credentials: IdentityFiles | None) -> TlsContexts:
         self._contexts[name] = tls_contexts(self._roots, credentials)
         return self._contexts[name]
 
 
-def tls_contexts(roots: bytes, credentials: Credentials | None) -> TlsContexts:
+def tls_contexts(roots: bytes, credentials: IdentityFiles | None) -> TlsContexts:
     """How to open TLS with these credentials, or with none, towards servers of the bundle `roots` (PEM)."""
     blind, older, strict = _context(), _context(), _context()
     older.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -206,7 +206,7 @@ def tls_contexts(roots: bytes, credentials: Credentials | None) -> TlsContexts:
 
 @asynccontextmanager
 async def identities(
-    mesh: Mesh, scraper: MeshWorkload, *, life: timedelta, stranger: Signer | None,
+    mesh: MeshStatus, scraper: MeshWorkload, *, life: timedelta, stranger: Signer | None,
     waiting: Callable[[timedelta], None],
 ) -> AsyncIterator[Identities]:  # fmt: skip
     """The identities of one verification; their keys never touch a disk.
@@ -239,7 +239,7 @@ def _context() -> ssl.SSLContext:
     return context
 
 
-def _trust_bundle(mesh: Mesh, scraper: MeshWorkload) -> bytes:
+def _trust_bundle(mesh: MeshStatus, scraper: MeshWorkload) -> bytes:
     own = Path(scraper.credentials) / _ROOTS
     path = own if own.exists() else Path(mesh.ca_root)
     pem = read_input(path, "the trust bundle")

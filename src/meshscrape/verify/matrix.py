@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from meshscrape.verify.mesh_status import ApplicationPort, Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import ApplicationPortStatus, MeshStatus, MeshWorkload
 
 METRICS_PATH = "/stats/prometheus"
 ADMIN_PORT = 15000
@@ -107,12 +107,12 @@ def host_port(address: str, port: int) -> str:
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
-def plan(mesh: Mesh, scraper: MeshWorkload) -> tuple[PlannedCheck, ...]:
+def plan(mesh: MeshStatus, scraper: MeshWorkload) -> tuple[PlannedCheck, ...]:
     """Every check of every port of the mesh, visited with the credentials of `scraper` among others."""
     return tuple(check for workload in mesh.workloads for check in _workload(mesh, workload, scraper))
 
 
-def _workload(mesh: Mesh, workload: MeshWorkload, scraper: MeshWorkload) -> Iterator[PlannedCheck]:
+def _workload(mesh: MeshStatus, workload: MeshWorkload, scraper: MeshWorkload) -> Iterator[PlannedCheck]:
     unlisted = _unlisted(mesh, workload)
     for address in workload.addresses:
         for port, merged in ((workload.secure_stats, False), (workload.secure_merged, True)):
@@ -195,7 +195,7 @@ def _plaintext_port(workload: MeshWorkload, probe: Probe, name: str) -> Iterator
 
 
 def _application_port(
-    workload: MeshWorkload, probe: Probe, application: ApplicationPort
+    workload: MeshWorkload, probe: Probe, application: ApplicationPortStatus
 ) -> Iterator[PlannedCheck]:
     # A gateway's own port is for clients from outside the mesh.
     if application.mtls == "DISABLE" or workload.kind == "gateway":
@@ -218,7 +218,7 @@ def _admin(workload: MeshWorkload) -> Iterator[PlannedCheck]:
         yield PlannedCheck("admin-closed", workload.title, probe.target, (Case(probe),))
 
 
-def _unlisted(mesh: Mesh, workload: MeshWorkload) -> MeshWorkload | None:
+def _unlisted(mesh: MeshStatus, workload: MeshWorkload) -> MeshWorkload | None:
     """A workload with credentials that may not scrape `workload`; preferably another one than itself."""
     candidates = [each for each in mesh.workloads if each.credentials and not workload.allows(each.spiffe_id)]
     return next((each for each in candidates if each is not workload), next(iter(candidates), None))

@@ -15,7 +15,7 @@ _REMEDY = "use the status of a mesh started by this version (`meshscrape status 
 
 
 @dataclass(frozen=True, slots=True)
-class ApplicationPort:
+class ApplicationPortStatus:
     """A declared port of an application; `metrics` is the path of its metrics there, or empty."""
 
     name: str
@@ -43,7 +43,7 @@ class MeshWorkload:
     stats: int | None
     merged: int | None
     health: int | None
-    application: tuple[ApplicationPort, ...]
+    application: tuple[ApplicationPortStatus, ...]
     hardened: bool
     credentials: str
     token: str
@@ -65,7 +65,7 @@ class MeshWorkload:
 
 
 @dataclass(frozen=True, slots=True)
-class Mesh:
+class MeshStatus:
     """The mesh to verify. `prometheus_url` is empty when it has no Prometheus.
 
     `scrape_proxy` is `host:port` of the proxy that Prometheus scrapes through, empty when there is none;
@@ -90,7 +90,7 @@ class Mesh:
         raise InputError(f"no workload {title} in the mesh", where=_WHERE, remedy=f"there are: {known}")
 
 
-def parse_mesh(status: Mapping[str, object]) -> Mesh:
+def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
     """The mesh of a MeshStatus document; InputError for another kind, version or shape."""
     seen = f"{status.get('apiVersion')} {status.get('kind')}"
     if seen != f"{API_VERSION} MeshStatus":
@@ -99,7 +99,7 @@ def parse_mesh(status: Mapping[str, object]) -> Mesh:
     prometheus = _mapping(status, "prometheus") if status.get("prometheus") else {}
     proxy = _mapping(status, "scrapeProxy") if status.get("scrapeProxy") else {}
     listed = _list(status, "workloads")
-    return Mesh(
+    return MeshStatus(
         trust_domain=_text(status, "trustDomain"),
         ca_address=_text(authority, "address"),
         ca_root=_text(authority, "rootCertificate"),
@@ -146,12 +146,12 @@ def _pids(entry: Mapping[str, object]) -> frozenset[int]:
     return frozenset(each for each in listed if isinstance(each, int) and each > 1)
 
 
-def _application(entry: Mapping[str, object]) -> ApplicationPort:
+def _application(entry: Mapping[str, object]) -> ApplicationPortStatus:
     port = _port(entry, "port")
     if port is None:
         raise InputError("an application port has no number", where=_WHERE, remedy=_REMEDY)
     name, mtls = _text(entry, "name", ""), _text(entry, "mtls", "PERMISSIVE")
-    return ApplicationPort(name, port, mtls, _text(entry, "metrics", ""))
+    return ApplicationPortStatus(name, port, mtls, _text(entry, "metrics", ""))
 
 
 def _matches(entry: Scraper, identity: SpiffeId) -> bool:

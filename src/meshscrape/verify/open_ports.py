@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import OpenPorts
 
 _LISTEN = "0A"
@@ -52,7 +52,7 @@ class _Socket:
     inode: str
 
 
-async def open_ports(mesh: Mesh, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
+async def open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
     """What listens on each pod address of `mesh`, by address."""
     bounds = bounds or Bounds()
     local = [each for each in _addresses(mesh) if is_local(each)]
@@ -110,11 +110,11 @@ def _address(hexadecimal: str) -> IPv4Address | IPv6Address:
     return mapped or address
 
 
-def _addresses(mesh: Mesh) -> tuple[str, ...]:
+def _addresses(mesh: MeshStatus) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for each in mesh.workloads for address in each.addresses))
 
 
-def _look_up(mesh: Mesh, addresses: Sequence[str]) -> dict[str, OpenPorts]:
+def _look_up(mesh: MeshStatus, addresses: Sequence[str]) -> dict[str, OpenPorts]:
     try:
         sockets = [
             _Socket(*each)
@@ -148,7 +148,7 @@ def _of_address(address: str, title: str, sockets: Iterable[_Socket], owners: Ma
     return OpenPorts(tuple(sorted(own)), tuple(sorted(outside - own)), "every listening port")
 
 
-def _owners(mesh: Mesh, shared: Sequence[_Socket]) -> dict[str, str]:
+def _owners(mesh: MeshStatus, shared: Sequence[_Socket]) -> dict[str, str]:
     """Which workload's processes hold the sockets that are bound to every address, by inode."""
     roots = {pid: each.title for each in mesh.workloads for pid in each.pids}
     wanted = {f"socket:[{each.inode}]": each.inode for each in shared}

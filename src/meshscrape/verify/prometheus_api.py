@@ -15,7 +15,7 @@ from meshscrape.errors import UnavailableError
 from meshscrape.system.http.client import FetchLimits, fetch_stream
 from meshscrape.verify import prometheus_checks as targets
 from meshscrape.verify.findings import CheckResult
-from meshscrape.verify.mesh_status import Mesh
+from meshscrape.verify.mesh_status import MeshStatus
 from meshscrape.verify.prometheus_checks import ScrapeJob, ScrapeTarget, Scraping, WantedSeries
 
 _LIMITS = FetchLimits(connect=3.0, read=10.0, total=20.0, body_bytes=1 << 26)
@@ -51,7 +51,7 @@ async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
         raise UnavailableError("this is no configuration", where=url, remedy=_REMEDY) from None
 
 
-async def scraping(mesh: Mesh) -> Scraping:
+async def scraping(mesh: MeshStatus) -> Scraping:
     """What the mesh's Prometheus scrapes, and how."""
     active = await active_targets(mesh.prometheus_url)
     return Scraping(active, await scrape_jobs(mesh.prometheus_url), mesh.scrape_proxy)
@@ -67,7 +67,7 @@ async def count_series(url: str, query: str) -> int:
 
 
 async def check_prometheus(
-    mesh: Mesh, series: Iterable[WantedSeries], patience: float, waiting: Callable[[str], None]
+    mesh: MeshStatus, series: Iterable[WantedSeries], patience: float, waiting: Callable[[str], None]
 ) -> tuple[CheckResult, ...]:
     """Every check of Prometheus; asks again for up to `patience` seconds while something is still missing.
 
@@ -85,7 +85,7 @@ async def check_prometheus(
         await asyncio.sleep(_LOOK)
 
 
-async def _look(mesh: Mesh, series: Sequence[WantedSeries]) -> tuple[CheckResult, ...]:
+async def _look(mesh: MeshStatus, series: Sequence[WantedSeries]) -> tuple[CheckResult, ...]:
     seen = await scraping(mesh)
     results = [targets.judge_target(wanted, seen) for wanted in targets.wanted_targets(mesh)]
     results += [targets.judge_schemes(mesh, seen), targets.judge_identities(mesh, seen)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from meshscrape.prometheus.targets import MERGED_JOB, STATS_PATH
 from meshscrape.verify.findings import CheckResult, Severity
 from meshscrape.verify.matrix import host_port
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
 
 # Families of the proxy and the agent: everything else in a merged exposition is the application's.
@@ -108,7 +108,7 @@ class WantedSeries:
     query: str
 
 
-def wanted_targets(mesh: Mesh) -> tuple[WantedTarget, ...]:
+def wanted_targets(mesh: MeshStatus) -> tuple[WantedTarget, ...]:
     """What Prometheus must scrape: the secure ports, and applications' own ports behind mutual TLS."""
     return tuple(target for workload in mesh.workloads for target in _targets(workload))
 
@@ -146,7 +146,7 @@ def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
     ]
 
 
-def judge_schemes(mesh: Mesh, seen: Scraping) -> CheckResult:
+def judge_schemes(mesh: MeshStatus, seen: Scraping) -> CheckResult:
     """Whether any target reads an address of the mesh without TLS."""
     plain = sorted(
         {
@@ -162,7 +162,7 @@ def judge_schemes(mesh: Mesh, seen: Scraping) -> CheckResult:
     return _passed("prometheus-scheme", mesh.prometheus_workload, "", words)
 
 
-def judge_identities(mesh: Mesh, seen: Scraping) -> CheckResult:
+def judge_identities(mesh: MeshStatus, seen: Scraping) -> CheckResult:
     """Whether every target's SPIFFE ID is checked; without a scrape proxy nobody could, which is a note."""
     name, prometheus = "prometheus-identity", mesh.prometheus_workload
     blind = [each for each in _of_mesh(mesh, seen) if seen.unverified(each)]
@@ -175,7 +175,7 @@ def judge_identities(mesh: Mesh, seen: Scraping) -> CheckResult:
     return failed if seen.proxy else replace(failed, outcome="noted")
 
 
-def _of_mesh(mesh: Mesh, seen: Scraping) -> list[ScrapeTarget]:
+def _of_mesh(mesh: MeshStatus, seen: Scraping) -> list[ScrapeTarget]:
     """Targets at addresses of the mesh; Prometheus's own inside address is its localhost."""
     addresses = {address for each in mesh.workloads for address in each.addresses}
     addresses |= {each.inside_address for each in mesh.workloads if each.title != mesh.prometheus_workload}

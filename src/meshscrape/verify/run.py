@@ -19,7 +19,7 @@ from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK, plan_exposed
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
 from meshscrape.verify.matrix import METRICS_PATH, SCRAPER, WHOLE, PlannedCheck, Probe, plan
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload, parse_mesh
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload, parse_mesh
 from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
 from meshscrape.verify.open_ports import Bounds, open_ports
 from meshscrape.verify.probes import Timeouts, Visitor
@@ -87,7 +87,7 @@ async def verify(
     return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began, certificates, mesh)
 
 
-async def _plan(mesh: Mesh, scraper: MeshWorkload, options: VerifyOptions) -> list[PlannedCheck]:
+async def _plan(mesh: MeshStatus, scraper: MeshWorkload, options: VerifyOptions) -> list[PlannedCheck]:
     """What the status announces, and what listens beside it."""
     planned = list(plan(mesh, scraper))
     if any(_selected(name, options) for name in (METRICS_CHECK, ADMIN_CHECK)):
@@ -158,7 +158,7 @@ class _Run:
 
 
 async def _prometheus(
-    mesh: Mesh, seen: Mapping[Probe, Observation], options: VerifyOptions, run: _Run
+    mesh: MeshStatus, seen: Mapping[Probe, Observation], options: VerifyOptions, run: _Run
 ) -> list[CheckResult]:
     if not any(_selected(name, options) for name in targets.CHECKS):
         return []
@@ -183,7 +183,7 @@ def _scrape(workload: MeshWorkload) -> Probe:
     return Probe(workload.addresses[0], workload.secure_merged or 0, SCRAPER, path=METRICS_PATH, limit=WHOLE)
 
 
-def _probes(mesh: Mesh, planned: Sequence[PlannedCheck], options: VerifyOptions) -> tuple[Probe, ...]:
+def _probes(mesh: MeshStatus, planned: Sequence[PlannedCheck], options: VerifyOptions) -> tuple[Probe, ...]:
     """Every distinct probe of the plan, and those that Prometheus's checks need besides."""
     probes = dict.fromkeys(case.probe for each in planned for case in each.cases)
     if mesh.prometheus_url and _selected("application-series", options):
@@ -191,7 +191,7 @@ def _probes(mesh: Mesh, planned: Sequence[PlannedCheck], options: VerifyOptions)
     return tuple(probes)
 
 
-def scraper_of(mesh: Mesh, title: str) -> MeshWorkload:
+def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
     """The workload NAMESPACE/NAME to scrape as, by default the mesh's Prometheus; InputError for none."""
     wanted = title or mesh.prometheus_workload
     if not wanted:

@@ -7,7 +7,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from meshscrape.ca.evidence import Consumer, envoy_seen, observe
+from meshscrape.ca.evidence import RootUser, envoy_seen, observe
 from meshscrape.spiffe.certificates import fingerprint, identity_of
 from support.ca import Credentials, TestCa
 
@@ -96,7 +96,7 @@ def test_an_envoy_without_tls_has_nothing_to_follow() -> None:
 def test_directories_and_silent_envoys(tmp_path: Path) -> None:
     """A directory shows its certificate and bundle; what is not there, or does not answer, is a problem."""
     NEW.workload("demo", "web").write(tmp_path / "certs")
-    consumer = Consumer("web", tmp_path / "admin.sock", (tmp_path / "certs", tmp_path / "none"))
+    consumer = RootUser("web", tmp_path / "admin.sock", (tmp_path / "certs", tmp_path / "none"))
     found, missing, silent = asyncio.run(observe([consumer], ROOTS))
     assert (found.who, found.trusts, found.issuers, found.problem) == ("web (certs)", {B}, {B}, "")
     assert missing.problem == "has no usable certificate yet"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from meshscrape.ca.evidence import Consumer
+from meshscrape.ca.evidence import RootUser
 from meshscrape.cli.ca_rotate import consumers_of
 
 
@@ -30,11 +30,11 @@ def test_every_envoy_and_every_directory_follows() -> None:
         "scrapeProxy": {"adminSocket": "/run/proxy/admin.sock"},
     }
     assert consumers_of(document) == [
-        Consumer("demo/web", Path("/run/web/admin.sock"), (Path("/run/web/credentials"),)),
-        Consumer(
+        RootUser("demo/web", Path("/run/web/admin.sock"), (Path("/run/web/credentials"),)),
+        RootUser(
             "demo/prometheus", None, (Path("/run/prometheus/credentials"), Path("/run/prometheus/output"))
         ),
-        Consumer("scrape proxy", Path("/run/proxy/admin.sock")),
+        RootUser("scrape proxy", Path("/run/proxy/admin.sock")),
     ]
     direct = {"workloads": [], "scrapeProxy": None}
     assert consumers_of(direct) == consumers_of({"workloads": []}) == []

@@ -11,7 +11,7 @@ import pytest
 from meshscrape.envoy import bounds
 from meshscrape.envoy.bootstrap import REVOCATION_BOUND, bootstrap, dynamic_files, envoy_arguments
 from meshscrape.envoy.names import SCRAPERS_FILE
-from meshscrape.envoy.options import ProxyOptions
+from meshscrape.envoy.options import SidecarOptions
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import parse_scrapers
 from support.options import BASE, VARIANTS, of_type, walk
@@ -19,18 +19,18 @@ from support.options import BASE, VARIANTS, of_type, walk
 every = pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 
 
-def _listeners(options: ProxyOptions) -> list[dict[str, Any]]:
+def _listeners(options: SidecarOptions) -> list[dict[str, Any]]:
     config: Any = bootstrap(options)
     found: list[dict[str, Any]] = config["static_resources"]["listeners"]
     return found
 
 
-def _listener(options: ProxyOptions, name: str) -> dict[str, Any]:
+def _listener(options: SidecarOptions, name: str) -> dict[str, Any]:
     (found,) = [each for each in _listeners(options) if each["name"] == name]
     return found
 
 
-def _clusters(options: ProxyOptions) -> dict[str, dict[str, Any]]:
+def _clusters(options: SidecarOptions) -> dict[str, dict[str, Any]]:
     config: Any = bootstrap(options)
     return {each["name"]: each for each in config["static_resources"]["clusters"]}
 
@@ -39,27 +39,27 @@ def _routes(value: Any) -> list[dict[str, Any]]:
     return [route for host in walk(value) if "domains" in host for route in host["routes"]]
 
 
-def _admin_clusters(options: ProxyOptions) -> set[str]:
+def _admin_clusters(options: SidecarOptions) -> set[str]:
     return {
         name for name, cluster in _clusters(options).items() if any("pipe" in each for each in walk(cluster))
     }
 
 
 @every
-def test_it_is_json_and_the_same_every_time(options: ProxyOptions) -> None:
+def test_it_is_json_and_the_same_every_time(options: SidecarOptions) -> None:
     """Rendering is a function of the options."""
     assert json.dumps(bootstrap(options)) == json.dumps(bootstrap(options))
 
 
 @every
-def test_the_admin_api_is_never_on_tcp(options: ProxyOptions) -> None:
+def test_the_admin_api_is_never_on_tcp(options: SidecarOptions) -> None:
     """The admin API is a Unix socket of mode 0600."""
     config: Any = bootstrap(options)
     assert config["admin"]["address"] == {"pipe": {"path": "admin.sock", "mode": 0o600}}
 
 
 @every
-def test_the_admin_api_is_reached_by_one_exact_path_only(options: ProxyOptions) -> None:
+def test_the_admin_api_is_reached_by_one_exact_path_only(options: SidecarOptions) -> None:
     """No listener has a prefix, pattern or any-method route to a cluster that leads to the admin API."""
     admin = _admin_clusters(options)
     assert admin
@@ -75,14 +75,14 @@ def test_the_admin_api_is_reached_by_one_exact_path_only(options: ProxyOptions) 
 
 
 @every
-def test_routes_have_explicit_timeouts(options: ProxyOptions) -> None:
+def test_routes_have_explicit_timeouts(options: SidecarOptions) -> None:
     """Envoy's default of 15 seconds, which cuts a slow body, is nowhere in force."""
     for route in _routes(bootstrap(options)):
         assert "direct_response" in route or "timeout" in route["route"]
 
 
 @every
-def test_every_listener_is_exclusive_and_bounded(options: ProxyOptions) -> None:
+def test_every_listener_is_exclusive_and_bounded(options: SidecarOptions) -> None:
     """No port is shared by SO_REUSEPORT; each has a buffer limit and a bound on connections."""
     config: Any = bootstrap(options)
     runtime = config["layered_runtime"]["layers"][0]["static_layer"]
@@ -95,7 +95,7 @@ def test_every_listener_is_exclusive_and_bounded(options: ProxyOptions) -> None:
 
 
 @every
-def test_the_process_is_bounded_by_the_sum_of_its_listeners(options: ProxyOptions) -> None:
+def test_the_process_is_bounded_by_the_sum_of_its_listeners(options: SidecarOptions) -> None:
     """A flood of one port cannot use up the connections of another."""
     config: Any = bootstrap(options)
     (monitor,) = of_type(config, "DownstreamConnectionsConfig")
@@ -104,7 +104,7 @@ def test_the_process_is_bounded_by_the_sum_of_its_listeners(options: ProxyOption
 
 
 @every
-def test_every_connection_manager_normalises_and_limits(options: ProxyOptions) -> None:
+def test_every_connection_manager_normalises_and_limits(options: SidecarOptions) -> None:
     """Paths are normalised, escaped slashes refused, headers and times bounded, on every port."""
     managers = of_type(bootstrap(options), "HttpConnectionManager")
     assert len(managers) >= len(_listeners(options))
@@ -125,7 +125,7 @@ def test_every_connection_manager_normalises_and_limits(options: ProxyOptions) -
 
 
 @every
-def test_metrics_ports_bound_what_traffic_may_take(options: ProxyOptions) -> None:
+def test_metrics_ports_bound_what_traffic_may_take(options: SidecarOptions) -> None:
     """Requests, streams and connections of the proxy's own ports end by themselves, and are few."""
     for listener in _listeners(options):
         if "metrics" not in listener["name"] and "health" not in listener["name"]:
@@ -140,7 +140,7 @@ def test_metrics_ports_bound_what_traffic_may_take(options: ProxyOptions) -> Non
 
 
 @every
-def test_tls_always_means_mutual_tls_without_resumption(options: ProxyOptions) -> None:
+def test_tls_always_means_mutual_tls_without_resumption(options: SidecarOptions) -> None:
     """Every server side of TLS asks for a certificate, from TLS 1.2 on, at each connection anew."""
     config = bootstrap(options)
     for context in of_type(config, "DownstreamTlsContext"):
@@ -156,7 +156,7 @@ def test_tls_always_means_mutual_tls_without_resumption(options: ProxyOptions) -
 
 
 @every
-def test_secure_ports_authorise_before_anything_else(options: ProxyOptions) -> None:
+def test_secure_ports_authorise_before_anything_else(options: SidecarOptions) -> None:
     """The first filter of a secure port is the allow list, whose default refuses everybody."""
     secure = [each for each in _listeners(options) if each["name"].startswith("secure_")]
     assert bool(secure) == bool(options.secure_stats_port)
@@ -176,7 +176,7 @@ def test_secure_ports_authorise_before_anything_else(options: ProxyOptions) -> N
 
 
 @every
-def test_every_port_has_a_cluster_with_breakers_of_its_own(options: ProxyOptions) -> None:
+def test_every_port_has_a_cluster_with_breakers_of_its_own(options: SidecarOptions) -> None:
     """Nobody can use up the way to the agent or to the statistics for another port."""
     used: list[str] = []
     for listener in _listeners(options):
@@ -190,7 +190,7 @@ def test_every_port_has_a_cluster_with_breakers_of_its_own(options: ProxyOptions
 
 
 @every
-def test_listeners_bind_the_workloads_addresses_only(options: ProxyOptions) -> None:
+def test_listeners_bind_the_workloads_addresses_only(options: SidecarOptions) -> None:
     """No wildcard address; secure and application ports on the pod's addresses alone."""
     for listener in _listeners(options):
         addresses = [each["socket_address"]["address"] for each in walk(listener) if "socket_address" in each]
@@ -202,7 +202,7 @@ def test_listeners_bind_the_workloads_addresses_only(options: ProxyOptions) -> N
 
 
 @every
-def test_watched_files_are_the_ones_that_are_written(options: ProxyOptions) -> None:
+def test_watched_files_are_the_ones_that_are_written(options: SidecarOptions) -> None:
     """Every file that the bootstrap points to is in `dynamic_files`, and nothing more is."""
     sources = [
         each["path_config_source"]["path"]
@@ -217,7 +217,7 @@ def test_watched_files_are_the_ones_that_are_written(options: ProxyOptions) -> N
 
 
 @every
-def test_secrets_are_files_watched_from_inside(options: ProxyOptions) -> None:
+def test_secrets_are_files_watched_from_inside(options: SidecarOptions) -> None:
     """No key is ever in the configuration; each secret watches the directory that one rename switches."""
     assert not any("inline_bytes" in each or "private_key" in each for each in walk(bootstrap(options)))
     secrets = of_type(dynamic_files(options, ()), "Secret")

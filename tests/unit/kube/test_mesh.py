@@ -15,11 +15,18 @@ from meshscrape.istio.fields import Document, load_documents
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.istio.settings import InboundPort
 from meshscrape.kube.mesh import parse_mesh
-from meshscrape.kube.mesh_spec import Container, ContainerPort, Gateway, Mesh, Route, agent_environment
+from meshscrape.kube.mesh_spec import (
+    Container,
+    ContainerPortSpec,
+    Gateway,
+    MeshSpec,
+    Route,
+    agent_environment,
+)
 from support.manifest import MANIFEST
 
 
-def mesh(manifest: str = MANIFEST) -> Mesh:
+def mesh(manifest: str = MANIFEST) -> MeshSpec:
     """The mesh of a manifest."""
     return parse_mesh(load_documents(manifest, "m.yaml"))
 
@@ -40,7 +47,7 @@ def test_a_sidecar_is_read_from_its_deployment() -> None:
             "web",
             "serve --bind $(INSIDE_ADDRESS):9080",
             (("COLOUR", "blue"), ("EMPTY", "")),
-            (ContainerPort("http", 9080), ContainerPort("", 9100)),
+            (ContainerPortSpec("http", 9080), ContainerPortSpec("", 9100)),
         ),
     )
     assert web.inbound == (InboundPort(9080, "STRICT", "http"), InboundPort(9100, "STRICT"))

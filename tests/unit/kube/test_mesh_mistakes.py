@@ -7,11 +7,11 @@ import pytest
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
 from meshscrape.kube.mesh import parse_mesh
-from meshscrape.kube.mesh_spec import Mesh
+from meshscrape.kube.mesh_spec import MeshSpec
 from support.manifest import MANIFEST
 
 
-def mesh(manifest: str) -> Mesh:
+def mesh(manifest: str) -> MeshSpec:
     """The mesh of a manifest."""
     return parse_mesh(load_documents(manifest, "m.yaml"))
 

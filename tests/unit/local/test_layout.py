@@ -9,7 +9,7 @@ import pytest
 
 from meshscrape.errors import InputError
 from meshscrape.kube.mesh import parse_mesh
-from meshscrape.kube.mesh_spec import Mesh, load_documents
+from meshscrape.kube.mesh_spec import MeshSpec, load_documents
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import base_environment
 from meshscrape.local.layout import Key, Site, WorkloadPlan, keys_of, plan_mesh
@@ -25,11 +25,11 @@ SITE = Site(
 )
 
 
-def _mesh(*parts: str) -> Mesh:
+def _mesh(*parts: str) -> MeshSpec:
     return parse_mesh(load_documents("\n---\n".join(parts), "mesh.yaml"))
 
 
-def _plans(mesh: Mesh) -> dict[Key, WorkloadPlan]:
+def _plans(mesh: MeshSpec) -> dict[Key, WorkloadPlan]:
     keys = keys_of(mesh)
     pairs = {key: AddressPair(f"127.20.1.{n}", f"127.20.2.{n}") for n, key in enumerate(keys, 1)}
     return plan_mesh(mesh, pairs, SITE)

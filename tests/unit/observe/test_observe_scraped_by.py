@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshscrape.observe.model import Consumer
+from meshscrape.observe.model import ScrapedBy
 from meshscrape.observe.relabel import relabel, rules_of
 from support.clusters import (
     SECURE,
@@ -40,12 +40,12 @@ from support.clusters import (
 INJECTED = [*control_plane(), namespace("default", istio_injection="enabled")]
 
 
-def consumers(*parts: Any) -> dict[str, Consumer]:
+def consumers(*parts: Any) -> dict[str, ScrapedBy]:
     """The consumers by job and what they go over."""
     return {f"{each.job} {each.over}": each for each in observed(*parts).consumers}
 
 
-def ports(consumer: Consumer) -> dict[str, tuple[int, ...]]:
+def ports(consumer: ScrapedBy) -> dict[str, tuple[int, ...]]:
     return {ref.name: found for ref, found in consumer.ports_of.items()}
 
 

@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-import meshscrape.kubernetes.observe.traps as traps
+import meshscrape.observe.pitfalls as traps
 
 ROOT = Path(__file__).parents[3]
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")

@@ -10,7 +10,7 @@ import yaml
 
 from meshscrape.prometheus.addon import prometheus_config
 from meshscrape.prometheus.collectors import Collector, collector_config, collector_text
-from meshscrape.prometheus.config import ScrapeOptions, ScrapeProxy, scrape_configs
+from meshscrape.prometheus.config import ScrapeOptions, ScrapeProxyAccess, scrape_configs
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort
 from meshscrape.prometheus.new_prometheus import PrometheusOptions
 
@@ -91,7 +91,7 @@ def test_direct_scrapes_say_what_they_do_not_check() -> None:
 @pytest.mark.parametrize("collector", ["vmagent", "otel"])
 def test_jobs_through_the_scrape_proxy_stay_so(collector: Collector) -> None:
     """A proxied job keeps its proxy and its token in every variant."""
-    proxy = ScrapeProxy("127.1.0.2:15094", "127.1.0.2:15095", "/run/token")
+    proxy = ScrapeProxyAccess("127.1.0.2:15094", "127.1.0.2:15095", "/run/token")
     config = {"scrape_configs": scrape_configs(ScrapeOptions(proxy))}
     made = collector_config(collector, config)
     found = made if collector == "vmagent" else made["receivers"]["prometheus"]["config"]

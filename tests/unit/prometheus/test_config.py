@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from meshscrape.errors import InputError
-from meshscrape.prometheus.config import DirectScrapes, ScrapeOptions, ScrapeProxy, render
+from meshscrape.prometheus.config import DirectScrapes, ScrapeOptions, ScrapeProxyAccess, render
 from meshscrape.prometheus.targets import JOBS
 
 
@@ -43,7 +43,7 @@ def test_impossible_intervals_are_refused(interval: float, timeout: float | None
 def test_through_the_proxy_no_job_leaves_the_server_unverified() -> None:
     """Plain http to the proxy with its token; no TLS settings that could skip a check; targets by HTTP SD."""
     address = "127.0.0.1:15094"
-    proxy = ScrapeProxy(address, "127.0.0.1:15095", "/run/token")
+    proxy = ScrapeProxyAccess(address, "127.0.0.1:15095", "/run/token")
     text = render(ScrapeOptions(proxy))
     assert "insecure_skip_verify" not in text
     # An alias would be read as an empty setting by some of Prometheus's own decoders.

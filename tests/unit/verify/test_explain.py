@@ -14,7 +14,7 @@ from meshscrape.errors import InputError
 from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAnswer, explain
 from meshscrape.verify.explain.scraper import ScraperFiles
 from meshscrape.verify.explain.target import ExplainTarget, find_targets
-from meshscrape.verify.mesh_status import Mesh, parse_mesh
+from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
 from meshscrape.verify.observations import (
     Answered,
     Closed,
@@ -46,11 +46,11 @@ meshscrape_source_up{source="application:9080"} 1
 URL = "https://127.9.1.1:15092/stats/prometheus"
 
 
-def mesh(**changes: object) -> Mesh:
+def mesh(**changes: object) -> MeshStatus:
     return parse_mesh(status(sidecar(**changes)))
 
 
-def proxied(**changes: object) -> Mesh:
+def proxied(**changes: object) -> MeshStatus:
     entry = {"address": "127.9.2.9:15094", "tokenFile": "/run/token"}
     return parse_mesh(status(sidecar(**changes), scrapeProxy=entry))
 
@@ -70,7 +70,7 @@ def prometheus(health: str = "up", error: str = "", url: str = URL) -> Scraping:
 HEALTHY = Observed(files(), None, presented(), Answered(200, TYPE, BODY), prometheus())
 
 
-def merged(of: Mesh | None = None) -> ExplainTarget:
+def merged(of: MeshStatus | None = None) -> ExplainTarget:
     return find_targets(of or mesh(), "127.9.1.1:15092")[0]
 
 

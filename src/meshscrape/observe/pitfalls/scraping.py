@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from meshscrape.istio import ports
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import Consumer, ContainerPort, ObservedWorkload, Pitfall
+from meshscrape.observe.model import ContainerPort, ObservedWorkload, Pitfall, ScrapedBy
 from meshscrape.observe.pitfalls.view import View
 
 _PLAINTEXT = (ports.MERGED, ports.STATS)
@@ -14,7 +14,7 @@ _PLAINTEXT = (ports.MERGED, ports.STATS)
 
 def scraping_traps(view: View) -> Iterator[Pitfall]:
     """All traps of consumers and workloads together."""
-    consumers: dict[Ref, list[Consumer]] = {}
+    consumers: dict[Ref, list[ScrapedBy]] = {}
     for consumer in view.consumers:
         for ref in consumer.matches:
             consumers.setdefault(ref, []).append(consumer)
@@ -26,11 +26,11 @@ def scraping_traps(view: View) -> Iterator[Pitfall]:
             yield from _application(workload, mine)
 
 
-def _reaches(consumer: Consumer, workload: ObservedWorkload, wanted: tuple[int, ...]) -> bool:
+def _reaches(consumer: ScrapedBy, workload: ObservedWorkload, wanted: tuple[int, ...]) -> bool:
     return any(port in wanted for port in consumer.ports_of.get(workload.ref, ()))
 
 
-def _dark_or_twice(workload: ObservedWorkload, consumers: list[Consumer]) -> Iterator[Pitfall]:
+def _dark_or_twice(workload: ObservedWorkload, consumers: list[ScrapedBy]) -> Iterator[Pitfall]:
     plain = [each for each in consumers if each.over == "plaintext" and _reaches(each, workload, _PLAINTEXT)]
     secure = [
         each
@@ -64,7 +64,7 @@ def _other(port: int) -> str:
     return str(ports.STATS if port == ports.MERGED else ports.MERGED)
 
 
-def _application(workload: ObservedWorkload, consumers: list[Consumer]) -> Iterator[Pitfall]:
+def _application(workload: ObservedWorkload, consumers: list[ScrapedBy]) -> Iterator[Pitfall]:
     """An application's own port: over TLS through the sidecar, or in plain text under STRICT."""
     if workload.kind != "sidecar" or not workload.intercepted:
         return
@@ -81,7 +81,7 @@ def _application(workload: ObservedWorkload, consumers: list[Consumer]) -> Itera
                 yield from _over_tls(workload, consumer, port, mode)
 
 
-def _refused(workload: ObservedWorkload, consumer: Consumer, number: int) -> Pitfall:
+def _refused(workload: ObservedWorkload, consumer: ScrapedBy, number: int) -> Pitfall:
     return Pitfall(
         "plaintext-under-strict",
         "error",
@@ -93,7 +93,7 @@ def _refused(workload: ObservedWorkload, consumer: Consumer, number: int) -> Pit
 
 
 def _over_tls(
-    workload: ObservedWorkload, consumer: Consumer, port: ContainerPort, mode: str
+    workload: ObservedWorkload, consumer: ScrapedBy, port: ContainerPort, mode: str
 ) -> Iterator[Pitfall]:
     if mode != "STRICT":
         yield Pitfall(

@@ -9,7 +9,7 @@ from meshscrape.kube.objects import Ref
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import Control
 from meshscrape.observe.jobs import Job, Unreadable
-from meshscrape.observe.model import Consumer, Pitfall, Scraper
+from meshscrape.observe.model import Pitfall, ScrapedBy, Scraper
 from meshscrape.observe.workloads import Found
 
 
@@ -23,7 +23,7 @@ class View:
     jobs: tuple[Job, ...]
     unreadable: tuple[Unreadable, ...]
     scrapers: tuple[Scraper, ...]
-    consumers: tuple[Consumer, ...]
+    consumers: tuple[ScrapedBy, ...]
 
     def scraper_of(self, ref: Ref | None) -> Scraper | None:
         """The scraper of this reference."""

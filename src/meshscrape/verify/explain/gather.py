@@ -16,9 +16,9 @@ from meshscrape.system.files import DATA_LINK, read_input
 from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAnswer, explain
 from meshscrape.verify.explain.scraper import ScraperFiles
 from meshscrape.verify.explain.target import ExplainTarget
-from meshscrape.verify.identities import Credentials, tls_contexts
+from meshscrape.verify.identities import IdentityFiles, tls_contexts
 from meshscrape.verify.matrix import PLAIN, SCRAPER, WHOLE, Probe
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import NotObserved, Observation, Presented
 from meshscrape.verify.probes import Timeouts, TlsContexts, observe
 from meshscrape.verify.prometheus_api import scraping
@@ -37,7 +37,11 @@ class ProxyPlace:
 
 
 async def explain_all(
-    mesh: Mesh, scraper: MeshWorkload, targets: tuple[ExplainTarget, ...], now: datetime, timeouts: Timeouts
+    mesh: MeshStatus,
+    scraper: MeshWorkload,
+    targets: tuple[ExplainTarget, ...],
+    now: datetime,
+    timeouts: Timeouts,
 ) -> tuple[Explanation, ...]:
     """Look at every target as `scraper`, and explain what was seen; never raises for what the peers do."""
     files = await asyncio.to_thread(read_files, scraper.output_certificates or scraper.credentials)
@@ -79,7 +83,7 @@ def _contexts(files: ScraperFiles) -> TlsContexts | None:
         if not key_matches(load_key(files.key, files.directory), chain[0]):
             return None
         load_bundle(files.roots, files.directory)
-        own = Credentials(files.chain, files.key, identity_of(chain[0]), chain[0].not_valid_after_utc)
+        own = IdentityFiles(files.chain, files.key, identity_of(chain[0]), chain[0].not_valid_after_utc)
         return tls_contexts(files.roots, own)
     except MeshscrapeError:
         return None
@@ -117,7 +121,7 @@ async def _ask_proxy(place: ProxyPlace, target: ExplainTarget, timeouts: Timeout
     return ProxyAnswer(place.address, await observe(probe, None, timeouts))
 
 
-async def _prometheus(mesh: Mesh) -> Scraping | str | None:
+async def _prometheus(mesh: MeshStatus) -> Scraping | str | None:
     if not mesh.prometheus_url:
         return None
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.matrix import METRICS_PATH, host_port
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
 
 _URL = re.compile(r"(?P<scheme>https?)://(?P<authority>[^/?#@\s]+)(?P<path>/\S*)?")
@@ -73,7 +73,7 @@ class ExplainTarget:
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
-def find_targets(mesh: Mesh, text: str) -> tuple[ExplainTarget, ...]:
+def find_targets(mesh: MeshStatus, text: str) -> tuple[ExplainTarget, ...]:
     """What `text` names: every target of a workload, or one port. InputError when it names nothing.
 
     An address that no workload has is a target with a `fault`: Prometheus may still scrape it.
@@ -104,7 +104,7 @@ def _spot(authority: re.Match[str], path: str | None) -> Spot:
     return Spot(authority["v6"] or authority["v4"], int(authority["port"]), path)
 
 
-def _named(mesh: Mesh, namespace: str, name: str) -> MeshWorkload:
+def _named(mesh: MeshStatus, namespace: str, name: str) -> MeshWorkload:
     found = [each for each in mesh.workloads if each.name == name and namespace in ("", each.namespace)]
     if len(found) == 1:
         return found[0]
@@ -113,7 +113,7 @@ def _named(mesh: Mesh, namespace: str, name: str) -> MeshWorkload:
     raise InputError(f"{what} {name}", where="TARGET", remedy=f"there are: {known}")
 
 
-def _of(mesh: Mesh, workload: MeshWorkload) -> Iterator[ExplainTarget]:
+def _of(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[ExplainTarget]:
     """The ports of a workload that Prometheus reads; a target with a fault when there is none."""
     known = [each for each in _known(mesh, workload, workload.addresses[0]) if each.announced]
     if not known:
@@ -125,7 +125,7 @@ def _of(mesh: Mesh, workload: MeshWorkload) -> Iterator[ExplainTarget]:
     yield from known
 
 
-def _at(mesh: Mesh, address: str, port: int, path: str | None) -> ExplainTarget:
+def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainTarget:
     scheme = _scheme(mesh)
     owner = next((each for each in mesh.workloads if address in each.addresses), None)
     if owner is None:
@@ -158,7 +158,7 @@ def _no_target(workload: MeshWorkload, port: int) -> str:
     return f"{workload.title} announces no port {port}"
 
 
-def _known(mesh: Mesh, workload: MeshWorkload, address: str) -> Sequence[ExplainTarget]:
+def _known(mesh: MeshStatus, workload: MeshWorkload, address: str) -> Sequence[ExplainTarget]:
     """The secure ports of a workload at one of its addresses; the first address is the one announced."""
 
     def known(
@@ -180,6 +180,6 @@ def _known(mesh: Mesh, workload: MeshWorkload, address: str) -> Sequence[Explain
     return found
 
 
-def _scheme(mesh: Mesh) -> str:
+def _scheme(mesh: MeshStatus) -> str:
     """Prometheus shows what it reads through the scrape proxy as http."""
     return "http" if mesh.scrape_proxy else "https"

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.html.markup import Markup, element, fit, join
 from meshscrape.verify.matrix import host_port
-from meshscrape.verify.mesh_status import Mesh, MeshWorkload
+from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.reports import grouped
 
 State: TypeAlias = Literal["ok", "bad", "unsure", "warn", "none"]
@@ -43,7 +43,7 @@ class Row:
     others_words: str
 
 
-def picture(report: Report, mesh: Mesh) -> Markup:
+def picture(report: Report, mesh: MeshStatus) -> Markup:
     """The whole picture; of a large mesh the workloads with findings first, and a stated number of others."""
     checks = dict(grouped(report.checks))
     rows = {each.title: tuple(_rows(each, checks.get(each.title, ()))) for each in mesh.workloads}
@@ -82,7 +82,7 @@ def _headings() -> Markup:
     )
 
 
-def _actors(report: Report, mesh: Mesh, ways: Sequence[float]) -> Iterator[Markup]:
+def _actors(report: Report, mesh: MeshStatus, ways: Sequence[float]) -> Iterator[Markup]:
     """Prometheus, the scrape proxy if there is one, and the line from which every way to a port begins."""
     y = _TOP
     title = "Prometheus" if mesh.prometheus_workload else "the scraper"
