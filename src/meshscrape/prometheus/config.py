@@ -143,7 +143,7 @@ def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:
 _HEADS = {
     ScrapeProxyAccess: "# Made by meshscrape. Targets read http:// because Prometheus asks the scrape proxy "
     "on this machine.\n# The proxy speaks mutual TLS with each target and verifies its SPIFFE ID.\n",
-    DirectScrapes: "# Made by meshscrape. Prometheus does not verify its targets: see insecure_skip_verify.\n",
+    DirectScrapes: "# Made by meshscrape. Prometheus does not verify targets: see insecure_skip_verify.\n",
 }
 
 
