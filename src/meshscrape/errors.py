@@ -1,7 +1,7 @@
 """The one root of errors that reach a user, as one line: what, where, what to do.
 
-A new type exists only where a caller branches on it or where it maps to an exit code of its own. A caller that
-needs more than the type branches on `code` or on a field of `place`. No caller reads the message.
+A new type exists only where a caller branches on it or where it maps to an exit code of its own.
+A caller that needs more than the type branches on `code` or on a field of `place`, never on the message.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Self
 class Place:
     """Where an error lies. Every field may be empty; `str()` joins the ones that are not, outermost first.
 
-    `file` and `line` (from 1) name a spot in a text, `object` a Kubernetes object or a component, `field` a path
-    inside it, `variable` an environment variable, `text` any place that fits none of these, such as an address.
+    `file` and `line` (from 1) name a spot in a text, `object` a Kubernetes object or a component,
+    `field` a path inside it, `variable` an environment variable, `text` any other place, such as an address.
     """
 
     file: str = ""
@@ -40,8 +40,8 @@ class Place:
 class MeshscrapeError(Exception):
     """An error that a user can act on; `str()` is the whole line to show.
 
-    `what` went wrong, `place` is where (`where` is the same as text), `remedy` is what to do. `code` is a short
-    kebab-case name for callers that branch on this very problem; it is empty where no caller does.
+    `what` went wrong, `place` is where (`where` is the same as text), `remedy` is what to do.
+    `code` is a short kebab-case name for callers that branch on this very problem, else empty.
     """
 
     exit_code = 2
@@ -78,7 +78,7 @@ class MissingBinaryError(MeshscrapeError):
 
 
 class UnavailableError(MeshscrapeError):
-    """Something did not answer; trying again later makes sense. `status` is the HTTP status, 0 without one."""
+    """Something did not answer; a later try makes sense. `status` is the HTTP status, 0 without one."""
 
     def __init__(
         self, what: str, *, where: str | Place = "", remedy: str = "", code: str = "", status: int = 0
