@@ -15,16 +15,17 @@ from meshscrape.kube.objects import load_inventory, manifest_of
 from meshscrape.plan.model import PHASES
 from meshscrape.plan.render.files import phase_directory
 from meshscrape.plan.render.kustomize import kustomize_files
-from support.plans import (
+from support.objects import (
     cluster,
     control_plane,
     deployment,
-    gateway_api,
-    namespace,
-    planned,
-    prometheus,
+    injected_namespace,
+    own_proxy,
+    rendered_gateway,
     service,
 )
+from support.planning import planned
+from support.scraping_objects import plain_prometheus
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on PATH")
@@ -34,8 +35,9 @@ pytestmark = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on PATH")
 def test_kustomize_builds_what_was_planned(mode: Any, tmp_path: Path) -> None:
     """The last overlay upon the user's base gives the objects of the plan, and leaves all others alone."""
     before = cluster(
-        control_plane(), namespace(), deployment(), service(), gateway_api(), prometheus(),
-        deployment("egress", labels={"istio": "egressgateway"}, proxy="docker.io/istio/proxyv2:1.31.0"),
+        control_plane(), injected_namespace(), deployment(), service(), rendered_gateway(),
+        plain_prometheus(),
+        own_proxy("egress", labels={"istio": "egressgateway"}, image="docker.io/istio/proxyv2:1.31.0"),
     )  # fmt: skip
     plan = planned(before, mode=mode)
     base = tmp_path / "base"

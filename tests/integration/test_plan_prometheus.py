@@ -10,8 +10,10 @@ import yaml
 
 from meshscrape.kube.objects import manifest_of
 from meshscrape.observe.discovery import pod_targets
-from support.plans import changed, cluster, control_plane, deployment, namespace, planned, prometheus
+from support.objects import cluster, control_plane, deployment, injected_namespace
+from support.planning import changed, planned
 from support.promtool import check_config, relabelled
+from support.scraping_objects import plain_prometheus
 
 PLAIN = {
     "prometheus.io/scrape": "true",
@@ -22,7 +24,7 @@ PLAIN = {
 
 def config() -> str:
     """prometheus.yml after the plan."""
-    inventory = cluster(control_plane(), namespace(), deployment(), prometheus())
+    inventory = cluster(control_plane(), injected_namespace(), deployment(), plain_prometheus())
     text: str = changed(planned(inventory), "ConfigMap")["data"]["prometheus.yml"]
     return text
 
@@ -36,7 +38,7 @@ def pod(
     data = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": "shop", "annotations": dict(annotations)},
+        "metadata": {"name": name, "namespace": "default", "annotations": dict(annotations)},
         "spec": {"containers": [app], "initContainers": [proxy]},
         "status": {"phase": phase, "podIP": address},
     }

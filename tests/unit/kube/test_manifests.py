@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
 from meshscrape.kube.manifests import load_manifests
-from support.clusters import CLUSTERS, deployment, pod_of, service
+from support.examples import CLUSTERS
+from support.objects import deployment, pod_of, service
 
 SAMPLES = Path(__file__).parents[4] / "shared/samples"
 FILES = sorted(SAMPLES.rglob("*.yaml"))

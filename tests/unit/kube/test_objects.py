@@ -11,7 +11,7 @@ from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Ref, load_inventory, manifest_of, stable
-from support.clusters import deployment, inventory, namespace, observed, pod_of, service
+from support.objects import cluster, deployment, namespace, observed, pod_of, service
 
 
 def test_references_say_which_object() -> None:
@@ -88,21 +88,21 @@ def test_the_same_object_twice_must_be_the_same() -> None:
     one, other = deployment(), deployment()
     other["status"] = {"replicas": 1}
     other["metadata"] |= {"resourceVersion": "5", "managedFields": []}
-    assert len(inventory(one, other)) == 1
+    assert len(cluster(one, other)) == 1
     other["spec"]["replicas"] = 2
     with pytest.raises(InputError, match="differs"):
-        inventory(one, other)
+        cluster(one, other)
 
 
 def test_iteration_does_not_depend_on_the_order_of_reading() -> None:
     """The inventory is ordered by reference."""
     parts = [service("b"), deployment("b"), deployment("a"), namespace("n")]
-    assert [each.ref for each in inventory(parts)] == [each.ref for each in inventory(parts[::-1])]
+    assert [each.ref for each in cluster(parts)] == [each.ref for each in cluster(parts[::-1])]
 
 
 def test_kinds_are_told_apart_by_group() -> None:
     """Istio's Gateway and the Gateway API's are different kinds."""
-    found = inventory(
+    found = cluster(
         {"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "a"}},
         {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "b"}},
     )
@@ -115,7 +115,7 @@ def test_kinds_are_told_apart_by_group() -> None:
 
 def test_changes_make_a_new_inventory() -> None:
     """replace and remove leave the inventory that they were asked of as it was."""
-    before = inventory(deployment(), service())
+    before = cluster(deployment(), service())
     changed = deployment()
     changed["spec"]["replicas"] = 3
     after = before.replace(manifest_of(changed))
@@ -129,7 +129,7 @@ def test_changes_make_a_new_inventory() -> None:
 
 def test_many_changes_at_once() -> None:
     """Removals come first, so a reference can be removed and added anew."""
-    before = inventory(deployment("a"), deployment("b"))
+    before = cluster(deployment("a"), deployment("b"))
     after = before.changed([manifest_of(deployment("a"))], [each.ref for each in before])
     assert [each.ref.name for each in after] == ["a"]
     assert len(Inventory()) == 0

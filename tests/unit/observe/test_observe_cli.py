@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from meshscrape.cli.observe import command
 from meshscrape.errors import InputError
 from meshscrape.observe.observation_document import observation_document
-from support.clusters import CLUSTERS, control_plane, deployment, namespace, observed, operated, secured
+from support.examples import CLUSTERS, operated, secured
+from support.objects import control_plane, deployment, namespace, observed
 
 ROOT = Path(__file__).parents[3]
 

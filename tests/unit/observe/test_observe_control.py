@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 from meshscrape.observe.model import MeshSettings
-from support.clusters import (
-    CLUSTERS,
-    asm,
-    config_map,
-    control_plane,
-    deployment,
-    namespace,
-    observed,
-    only,
-    webhook,
-)
+from support.examples import CLUSTERS, asm
+from support.objects import config_map, control_plane, deployment, namespace, observed, only, webhook
 
 
 def test_the_version_is_what_the_injector_gives() -> None:

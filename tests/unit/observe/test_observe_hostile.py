@@ -18,7 +18,8 @@ from meshscrape.plan.planner import plan
 from meshscrape.plan.render.diff import plan_text, summary
 from meshscrape.plan.render.files import plan_files
 from meshscrape.plan.render.kustomize import kustomize_files
-from support.clusters import CLUSTERS, inventory, observed
+from support.examples import CLUSTERS
+from support.objects import cluster, observed
 
 _JUNK: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 15092, "", "x", "*", "a: [", "{", [], [None], ["x"], {}, {"x": None}, [[]], 1.5]
@@ -71,7 +72,7 @@ def test_broken_objects_are_no_crash(parts: list[dict[str, Any]]) -> None:
 def test_broken_objects_give_a_plan_or_one_line(parts: list[dict[str, Any]], mode: Any) -> None:
     """Any value may be anything: there is a plan that can be shown and written, or one line for the user."""
     try:
-        objects = inventory(parts)
+        objects = cluster(parts)
         intent = Intent(mode=mode, inject=True, network_policy=True)
         found = plan(observe(objects), objects, intent)
     except InputError:

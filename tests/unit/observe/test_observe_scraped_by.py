@@ -12,29 +12,31 @@ from hypothesis import strategies as st
 
 from meshscrape.observe.model import ScrapedBy
 from meshscrape.observe.relabel import relabel, rules_of
-from support.clusters import (
+from support.objects import (
     SECURE,
-    SECURE_PORT,
     Object,
     config_map,
     control_plane,
     deployment,
-    envoy_stats,
     gateway_api,
     injected_gateway,
-    kubernetes_pods,
     managed_deployment,
     namespace,
     observed,
     only,
+    pod_of,
+    proxy_config,
+    service,
+)
+from support.scraping_objects import (
+    SECURE_PORT,
+    envoy_stats,
+    kubernetes_pods,
     operated_prometheus,
     operator,
     pod_monitor,
-    pod_of,
     prometheus,
-    proxy_config,
     secure_job,
-    service,
 )
 
 INJECTED = [*control_plane(), namespace("default", istio_injection="enabled")]

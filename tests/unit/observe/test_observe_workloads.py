@@ -13,13 +13,13 @@ from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import load_inventory
 from meshscrape.observe import observe
 from meshscrape.observe.model import Observation, ObservedWorkload
-from support.clusters import (
+from support.examples import asm, legacy, mid_upgrade, secured
+from support.objects import (
     CONFIG,
     LOCALHOST_ONLY,
     PARAMETERS,
     SECURE,
     Object,
-    asm,
     classic_gateway,
     config_map,
     control_plane,
@@ -28,9 +28,7 @@ from support.clusters import (
     gateway_api,
     injected_gateway,
     istio,
-    legacy,
     managed_deployment,
-    mid_upgrade,
     namespace,
     observed,
     only,
@@ -40,7 +38,6 @@ from support.clusters import (
     proxy_config,
     proxy_container,
     secure_overlay,
-    secured,
     service,
 )
 

@@ -6,25 +6,22 @@ from typing import Any
 
 import pytest
 
-from support.clusters import (
+from support.examples import ambient, asm, mid_upgrade
+from support.objects import (
     SECURE,
     Object,
-    ambient,
-    asm,
     control_plane,
     deployment,
     injected_gateway,
-    mid_upgrade,
     namespace,
     observed,
     only,
     pitfalls,
     pod_of,
-    prometheus,
     proxy_config,
     proxy_container,
-    secure_job,
 )
+from support.scraping_objects import prometheus, secure_job
 
 INJECTED = namespace("default", istio_injection="enabled")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from support.clusters import (
+from support.examples import asm
+from support.objects import (
     PARAMETERS,
     SECURE,
-    asm,
     config_map,
     control_plane,
     env,

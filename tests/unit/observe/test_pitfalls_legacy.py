@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from support.clusters import (
+from support.examples import legacy
+from support.objects import (
     SECURE,
     Object,
     config_map,
     control_plane,
     deployment,
-    legacy,
     legacy_gateway,
     legacy_sidecar,
     namespace,

@@ -6,17 +6,12 @@ from typing import Any
 
 import pytest
 
-from support.clusters import (
+from support.objects import Object, control_plane, namespace, observed, only, pitfalls
+from support.scraping_objects import (
     SCRAPE_CLASS,
-    Object,
-    control_plane,
-    namespace,
-    observed,
-    only,
     operated_prometheus,
     operator,
     permissions,
-    pitfalls,
     pod_monitor,
     prometheus,
     secure_job,

@@ -12,19 +12,8 @@ import pytest
 from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import load_inventory
 from meshscrape.observe import observe
-from support.clusters import (
-    SECURE_PORT,
-    Object,
-    config_map,
-    control_plane,
-    observed,
-    only,
-    operated_prometheus,
-    pitfalls,
-    prometheus,
-    proxy_config,
-    secure_job,
-)
+from support.objects import Object, config_map, control_plane, observed, only, pitfalls, proxy_config
+from support.scraping_objects import SECURE_PORT, operated_prometheus, prometheus, secure_job
 
 SAMPLES = Path(__file__).parents[4] / "shared/samples"
 INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"

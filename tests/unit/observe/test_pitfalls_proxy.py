@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from meshscrape.observe.model import Pitfall
-from support.clusters import (
-    CLUSTERS,
+from support.examples import CLUSTERS, secured
+from support.objects import (
     CONFIG,
     LOCALHOST_ONLY,
     SECURE,
@@ -27,7 +27,6 @@ from support.clusters import (
     pitfalls,
     pod_of,
     proxy_config,
-    secured,
 )
 
 EXCLUDE = "traffic.sidecar.istio.io/excludeInboundPorts"

@@ -6,24 +6,21 @@ from typing import Any
 
 import pytest
 
-from support.clusters import (
+from support.objects import (
     LOCALHOST_ONLY,
     SECURE,
     Object,
     classic_gateway,
     control_plane,
     deployment,
-    envoy_stats,
-    kubernetes_pods,
     namespace,
     only,
     peer_authentication,
     pitfalls,
-    prometheus,
     proxy_config,
-    secure_job,
     service,
 )
+from support.scraping_objects import envoy_stats, kubernetes_pods, prometheus, secure_job
 
 INJECTED = namespace("default", istio_injection="enabled")
 NO_MESH: dict[str, Any] = {"labels": {"sidecar.istio.io/inject": "false"}, "annotations": {}}

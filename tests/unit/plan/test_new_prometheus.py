@@ -9,17 +9,15 @@ import pytest
 
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
-from support.clusters import (
+from support.examples import dual_stack, gateways, secured
+from support.objects import (
     control_plane,
     deployment,
-    dual_stack,
-    gateways,
     namespace,
     observed,
     only,
     peer_authentication,
     pod_of,
-    secured,
     service,
 )
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from meshscrape.istio.allow_list import parse_scrapers
-from support.clusters import CLUSTERS, inventory
-from support.plans import settled
+from support.examples import CLUSTERS
+from support.objects import cluster
+from support.planning import settled
 
 ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
 WAYS: dict[str, dict[str, Any]] = {
@@ -25,4 +26,4 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CLUSTERS)
 def test_every_cluster_settles(name: str, way: str) -> None:
     """In order, valid, done after one application, and reverted to the input."""
-    settled(inventory(*CLUSTERS[name]()), **WAYS[way])
+    settled(cluster(*CLUSTERS[name]()), **WAYS[way])

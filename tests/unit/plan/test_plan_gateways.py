@@ -8,21 +8,16 @@ import pytest
 import yaml
 
 from meshscrape.istio.allow_list import parse_scrapers
-from support.plans import (
-    annotations,
-    changed,
+from support.objects import (
     cluster,
     control_plane,
     deployment,
-    gateway_api,
+    injected_namespace,
     meta,
-    namespace,
-    notes,
-    proxy_config,
-    refs,
-    settled,
-    template,
+    own_proxy,
+    rendered_gateway,
 )
+from support.planning import annotations, changed, notes, proxy_config, refs, settled, template
 
 SECURE = "prometheus.istio.io/secure-port"
 CONFIG = "proxy.istio.io/config"
@@ -37,16 +32,16 @@ def injected(version: str = "1.31.0", **more: Any) -> list[dict[str, Any]]:
     """A gateway of the chart `istio/gateway`."""
     labels = {"sidecar.istio.io/inject": "true", "istio": "ingressgateway"}
     own = {"inject.istio.io/templates": "gateway"}
-    made = deployment("gw", labels=labels, annotations=own, proxy="auto", **more)
-    return [*control_plane(version), namespace(), made]
+    made = own_proxy("gw", labels=labels, annotations=own, **more)
+    return [*control_plane(version), injected_namespace(), made]
 
 
 def classic(version: str = "1.31.0") -> list[dict[str, Any]]:
     """A gateway of istioctl."""
     labels = {"sidecar.istio.io/inject": "false", "istio": "ingressgateway"}
-    made = deployment("gw", labels=labels, proxy=f"docker.io/istio/proxyv2:{version}")
+    made = own_proxy("gw", labels=labels, image=f"docker.io/istio/proxyv2:{version}")
     made["metadata"]["labels"] = {"operator.istio.io/component": "IngressGateways"}
-    return [*control_plane(version), namespace(), made]
+    return [*control_plane(version), injected_namespace(), made]
 
 
 def overlay(plan: Any) -> Any:
@@ -78,7 +73,11 @@ def test_a_classic_gateway_takes_its_environment() -> None:
 
 def test_a_gateway_api_gateway_takes_an_overlay() -> None:
     """Trap 4: parametersRef to a ConfigMap; the managed Deployment and infrastructure.annotations stay."""
-    objects = [*control_plane(), namespace(), *gateway_api(annotations={"cloud/load-balancer": "internal"})]
+    objects = [
+        *control_plane(),
+        injected_namespace(),
+        *rendered_gateway(annotations={"cloud/load-balancer": "internal"}),
+    ]
     plan = settled(
         cluster(objects),
         **NAMED,
@@ -98,9 +97,9 @@ def test_a_gateway_api_gateway_takes_an_overlay() -> None:
 
 def test_the_overlay_comes_before_the_reference() -> None:
     """A Gateway whose ConfigMap is missing is reconciled no more: the ConfigMap is first."""
-    plan = settled(cluster(control_plane(), namespace(), gateway_api()), **NAMED, harden=False)
+    plan = settled(cluster(control_plane(), injected_namespace(), rendered_gateway()), **NAMED, harden=False)
     assert [each[2] for each in refs(plan)] == ["ConfigMap/meshscrape-gw", "Gateway/gw"]
-    assert [each.restarts for each in plan.changes] == [(), ("Deployment shop/gw-istio",)]
+    assert [each.restarts for each in plan.changes] == [(), ("Deployment default/gw-istio",)]
 
 
 def test_a_users_own_overlay_is_kept() -> None:
@@ -111,8 +110,8 @@ def test_a_users_own_overlay_is_kept() -> None:
     )
     own = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("mine"), "data": {"deployment": text}}
     reference = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "mine"}}
-    gateway = gateway_api(infrastructure=reference)
-    plan = settled(cluster(control_plane(), namespace(), gateway, own), **NAMED, harden=False)
+    gateway = rendered_gateway(infrastructure=reference)
+    plan = settled(cluster(control_plane(), injected_namespace(), gateway, own), **NAMED, harden=False)
     written = changed(plan, "ConfigMap", "mine")["data"]["deployment"]
     assert written.startswith("# replicas\nspec:\n  replicas: 3  # three\n")
     assert overlay(plan)["spec"]["containers"][0]["env"] == [{"name": "MINE", "value": "x"}, PORT]
@@ -122,33 +121,33 @@ def test_a_users_own_overlay_is_kept() -> None:
 def test_an_overlay_that_was_not_given_is_not_guessed() -> None:
     """Without the user's ConfigMap nothing is planned for the Gateway."""
     reference = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "mine"}}
-    gateway = gateway_api(infrastructure=reference)
-    plan = settled(cluster(control_plane(), namespace(), gateway), **NAMED)
+    gateway = rendered_gateway(infrastructure=reference)
+    plan = settled(cluster(control_plane(), injected_namespace(), gateway), **NAMED)
     assert plan.changes == ()
     assert "not among the objects" in notes(plan)
 
 
 def test_a_gateways_own_proxy_config_survives_the_overlay() -> None:
     """The overlay's annotation replaces what is copied from the Gateway, so that goes into it."""
-    gateway, made = gateway_api(annotations={CONFIG: "concurrency: 2\n"})
+    gateway, made = rendered_gateway(annotations={CONFIG: "concurrency: 2\n"})
     made["spec"]["template"]["metadata"]["annotations"][CONFIG] = "concurrency: 2\n"
-    plan = settled(cluster(control_plane(), namespace(), gateway, made), **NAMED)
+    plan = settled(cluster(control_plane(), injected_namespace(), gateway, made), **NAMED)
     written = yaml.safe_load(overlay(plan)["metadata"]["annotations"][CONFIG])
     assert written == {"concurrency": 2, "proxyMetadata": {LOCAL["name"]: "true"}}
 
 
 def test_a_waypoint_is_a_managed_gateway() -> None:
     """Trap 13: waypoints take the overlay of their Gateway, too."""
-    gateway = gateway_api("wp", class_name="istio-waypoint")
-    plan = settled(cluster(control_plane(), namespace(), gateway), **NAMED, harden=False)
+    gateway = rendered_gateway("wp", gateway_class="istio-waypoint")
+    plan = settled(cluster(control_plane(), injected_namespace(), gateway), **NAMED, harden=False)
     assert overlay(plan)["spec"]["containers"] == [{"name": "istio-proxy", "env": [PORT]}]
     assert changed(plan, "Gateway")["spec"]["infrastructure"]["parametersRef"]["name"] == "meshscrape-wp"
 
 
 def test_a_waypoint_has_no_legacy_mode() -> None:
     """Gateway and Sidecar objects do not reach waypoints, so that is refused."""
-    gateway = gateway_api("wp", class_name="istio-waypoint")
-    plan = settled(cluster(control_plane("1.30.0"), namespace(), gateway), mode="legacy", **NAMED)
+    gateway = rendered_gateway("wp", gateway_class="istio-waypoint")
+    plan = settled(cluster(control_plane("1.30.0"), injected_namespace(), gateway), mode="legacy", **NAMED)
     assert plan.changes == ()
     assert "a waypoint takes no Gateway" in notes(plan)
 
@@ -179,7 +178,7 @@ class TestBootstrap:
     def test_gateway_api(self) -> None:
         """Through the overlay, from 1.26 on."""
         plan = settled(
-            cluster(control_plane("1.26.0"), namespace(), gateway_api()),
+            cluster(control_plane("1.26.0"), injected_namespace(), rendered_gateway()),
             mode="bootstrap",
             **NAMED,
             harden=False,
@@ -195,9 +194,9 @@ class TestBootstrap:
 
     def test_an_old_gateway_api_is_refused(self) -> None:
         """Before 1.26 there is no way to give it a volume."""
-        gateway, made = gateway_api()
+        gateway, made = rendered_gateway()
         made["spec"]["template"]["spec"]["containers"][0]["image"] = "docker.io/istio/proxyv2:1.25.0"
-        objects = cluster(control_plane("1.25.0"), namespace(), gateway, made)
+        objects = cluster(control_plane("1.25.0"), injected_namespace(), gateway, made)
         plan = settled(objects, mode="bootstrap", **NAMED)
         assert plan.changes == ()
         assert "parametersRef from 1.26 on" in notes(plan)
@@ -241,9 +240,9 @@ class TestLegacy:
     def test_an_older_gateway_api_keeps_its_annotations(self) -> None:
         """Trap 4: setting infrastructure.annotations ends the copying, so the Gateway's own go along."""
         own = {"cloud/load-balancer": "internal"}
-        gateway, made = gateway_api(annotations=own)
+        gateway, made = rendered_gateway(annotations=own)
         made["spec"]["template"]["spec"]["containers"][0]["image"] = "docker.io/istio/proxyv2:1.25.0"
-        objects = cluster(control_plane("1.25.0"), namespace(), gateway, made)
+        objects = cluster(control_plane("1.25.0"), injected_namespace(), gateway, made)
         plan = settled(objects, **NAMED, harden=False)
         infrastructure = changed(plan, "Gateway", "gw")["spec"]["infrastructure"]
         assert infrastructure["annotations"] == own | {SECURE: "15091"}
@@ -290,9 +289,9 @@ class TestAsm:
             "metadata": meta("ingressgateway", "istio-system"),
             "spec": {"gatewayType": "ingress", "replicaCount": 1},
         }  # fmt: skip
-        made = deployment(
-            "istio-ingressgateway", "istio-system", labels={"istio": "ingressgateway"},
-            proxy=f"registry-vpc.cn-hangzhou.aliyuncs.com/acs/proxyv2:{version}",
+        made = own_proxy(
+            "istio-ingressgateway", namespace="istio-system", labels={"istio": "ingressgateway"},
+            image=f"registry-vpc.cn-hangzhou.aliyuncs.com/acs/proxyv2:{version}",
         )  # fmt: skip
         return [owner, made]
 
@@ -322,9 +321,9 @@ class TestAsm:
 @pytest.mark.parametrize("version", ["1.22.0", "1.24.1", "1.25.3"])
 def test_a_gateway_that_takes_no_overlay_yet_stays_open_and_the_rest_is_hardened(version: str) -> None:
     """Nothing can carry the setting to its proxy: that is said, and stops no other part of the plan."""
-    edge = gateway_api()
+    edge = rendered_gateway()
     edge[1]["spec"]["template"]["spec"]["containers"][0]["image"] = f"docker.io/istio/proxyv2:{version}"
-    objects = cluster(control_plane(version), namespace(), deployment(), edge)
+    objects = cluster(control_plane(version), injected_namespace(), deployment(), edge)
     plan = settled(objects, **NAMED)
     hardened = [change.ref for change in plan.changes if change.phase == "hardening"]
     assert [each.name for each in hardened] == ["httpbin"]

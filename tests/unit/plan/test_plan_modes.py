@@ -9,25 +9,20 @@ import pytest
 
 from meshscrape.envoy.override import LIMIT_BYTES, is_ours
 from meshscrape.istio.allow_list import parse_scrapers
-from support.plans import (
-    annotations,
-    changed,
+from support.objects import (
     cluster,
     control_plane,
     deployment,
-    gateway_api,
+    injected_namespace,
     meta,
     namespace,
-    notes,
+    own_proxy,
     peer_authentication,
-    planned,
-    prometheus,
-    proxy_config,
-    refs,
+    rendered_gateway,
     service,
-    settled,
-    template,
 )
+from support.planning import annotations, changed, notes, planned, proxy_config, refs, settled, template
+from support.scraping_objects import plain_prometheus
 
 EXCLUDE = "traffic.sidecar.istio.io/excludeInboundPorts"
 SECURE = "prometheus.istio.io/secure-port"
@@ -38,7 +33,7 @@ PLAIN: dict[str, Any] = {"prometheus": "none", "harden": False, "scrapers": ALLO
 
 
 def shop(version: str = "1.30.1", **workload: Any) -> list[dict[str, Any]]:
-    return [*control_plane(version), namespace(), deployment(**workload), service()]
+    return [*control_plane(version), injected_namespace(), deployment(**workload), service()]
 
 
 def override(plan: Any) -> Any:
@@ -94,7 +89,7 @@ class TestBootstrap:
 
     def test_it_works_for_an_unknown_version(self) -> None:
         """Forced, it is safe for any sidecar: what is too old refuses everybody."""
-        plan = settled(cluster(namespace(), deployment()), mode="bootstrap", **PLAIN)
+        plan = settled(cluster(injected_namespace(), deployment()), mode="bootstrap", **PLAIN)
         assert list(plan.modes.values()) == ["bootstrap"]
 
     def test_too_old_proxies_are_refused(self) -> None:
@@ -106,7 +101,7 @@ class TestBootstrap:
     def test_istios_own_listeners_are_turned_off(self) -> None:
         """Two listeners on a port keep Envoy from starting; a mesh-wide default needs an explicit zero."""
         mesh = 'defaultConfig:\n  proxyMetadata:\n    ENVOY_SECURE_MERGED_METRICS_PORT: "15092"\n'
-        objects = [*control_plane("1.31.0", mesh=mesh), namespace(), deployment()]
+        objects = [*control_plane("1.31.0", mesh=mesh), injected_namespace(), deployment()]
         plan = settled(cluster(objects), mode="bootstrap", **PLAIN)
         assert proxy_config(plan)["proxyMetadata"] == {"ENVOY_SECURE_MERGED_METRICS_PORT": "0"}
 
@@ -244,7 +239,7 @@ class TestLegacy:
     def test_aliases_of_the_trust_domain_count(self) -> None:
         """Certificates of an older trust domain are the same scraper's."""
         mesh = "trustDomain: cluster.local\ntrustDomainAliases: [old.local]\n"
-        objects = [*control_plane("1.30.1", mesh=mesh), namespace(), deployment()]
+        objects = [*control_plane("1.30.1", mesh=mesh), injected_namespace(), deployment()]
         policy = changed(settled(cluster(objects), **PLAIN), "AuthorizationPolicy")["spec"]
         principals = policy["rules"][0]["from"][0]["source"]["notPrincipals"]
         assert principals == [f"{td}/ns/monitoring/sa/prometheus" for td in ("cluster.local", "old.local")]
@@ -256,7 +251,7 @@ class TestLegacy:
 
     def test_a_workloads_own_policy_is_extended(self) -> None:
         """Only the oldest policy of a workload counts, so the port goes into that one."""
-        own = peer_authentication("PERMISSIVE", "shop", selector={"matchLabels": {"app": "httpbin"}})
+        own = peer_authentication("PERMISSIVE", "default", app="httpbin")
         plan = settled(cluster(shop(), own), **PLAIN)
         spec = changed(plan, "PeerAuthentication", "default")["spec"]
         assert spec["mtls"] == {"mode": "PERMISSIVE"}
@@ -316,7 +311,7 @@ class TestLegacy:
 
     def test_it_is_safe_for_an_unknown_version(self) -> None:
         """Every version has these objects, so legacy can be forced."""
-        plan = settled(cluster(namespace(), deployment()), mode="legacy", **PLAIN)
+        plan = settled(cluster(injected_namespace(), deployment()), mode="legacy", **PLAIN)
         assert list(plan.modes.values()) == ["legacy"]
 
 
@@ -364,7 +359,7 @@ class TestMigration:
         }  # fmt: skip
         announced = {SECURE: "15091"}
         objects = [
-            *control_plane("1.31.0"), namespace(), wide, peer_authentication("STRICT"),
+            *control_plane("1.31.0"), injected_namespace(), wide, peer_authentication("STRICT"),
             deployment("a", annotations=announced), deployment("b", annotations=announced),
         ]  # fmt: skip
         one = settled(cluster(objects), **PLAIN, selector={"matchLabels": {"app": "a"}})
@@ -376,7 +371,7 @@ class TestMigration:
 
 def test_the_found_prometheus_is_the_scraper() -> None:
     """Without --scraper, the identity of the Prometheus in the objects is the list."""
-    plan = planned(cluster(shop(), prometheus()), mode="bootstrap", prometheus="none", harden=False)
+    plan = planned(cluster(shop(), plain_prometheus()), mode="bootstrap", prometheus="none", harden=False)
     assert SCRAPER in changed(plan, "ConfigMap")["data"]["scrapers.json"]
     assert template(plan)["metadata"]["annotations"][OVERRIDE] == "meshscrape-bootstrap"
 
@@ -426,16 +421,16 @@ class TestFromBootstrap:
 
 def test_a_refused_workload_leaves_nothing_behind() -> None:
     """Where a later step is impossible, the objects of the earlier ones are not planned either."""
-    gateway, made = gateway_api()
+    gateway, made = rendered_gateway()
     made["spec"]["template"]["spec"]["containers"][0]["image"] = "docker.io/istio/proxyv2:1.21.0"
-    plan = settled(cluster(control_plane("1.21.0"), namespace(), gateway, made), **PLAIN)
+    plan = settled(cluster(control_plane("1.21.0"), injected_namespace(), gateway, made), **PLAIN)
     assert plan.changes == ()
     assert "annotations of one's own from 1.22 on" in notes(plan)
 
 
 def test_a_refused_workload_takes_no_shared_override_away() -> None:
     """The override of a namespace stays planned for the others when the first workload is refused."""
-    broken = deployment("a", labels={"istio": "gw"}, proxy="docker.io/istio/proxyv2:1.30.1")
+    broken = own_proxy("a", labels={"istio": "gw"}, image="docker.io/istio/proxyv2:1.30.1")
     broken["metadata"]["labels"] = {"operator.istio.io/component": "IngressGateways"}
     broken["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] = "false"
     broken["spec"]["template"]["spec"]["containers"][0]["name"] = "renamed"

@@ -5,26 +5,23 @@ from __future__ import annotations
 import pytest
 
 from meshscrape.errors import InputError
-from support.plans import (
-    annotations,
+from support.objects import (
     cluster,
     control_plane,
     deployment,
+    injected_namespace,
     namespace,
-    notes,
     peer_authentication,
-    prometheus,
-    proxy_config,
-    refs,
-    settled,
 )
+from support.planning import annotations, notes, proxy_config, refs, settled
+from support.scraping_objects import plain_prometheus
 
 EXCLUDE = "traffic.sidecar.istio.io/excludeInboundPorts"
 CONFIG = "proxy.istio.io/config"
 
 
 def shop(**workload: object) -> list[dict[str, object]]:
-    return [*control_plane("1.31.0"), namespace(), deployment(**workload)]  # type: ignore[arg-type]
+    return [*control_plane("1.31.0"), injected_namespace(), deployment(**workload)]  # type: ignore[arg-type]
 
 
 def test_a_sidecar_opens_its_merged_port() -> None:
@@ -32,7 +29,7 @@ def test_a_sidecar_opens_its_merged_port() -> None:
     plan = settled(cluster(shop()), prometheus="none", harden=False)
     assert proxy_config(plan) == {"proxyMetadata": {"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}}
     assert refs(plan) == [("listeners", "update", "Deployment/httpbin")]
-    assert plan.changes[0].restarts == ("Deployment shop/httpbin",)
+    assert plan.changes[0].restarts == ("Deployment default/httpbin",)
 
 
 def test_the_users_own_proxy_config_is_kept() -> None:
@@ -83,11 +80,9 @@ def test_a_configured_port_under_permissive_is_left_alone() -> None:
 
 def test_the_mesh_wide_exclusions_go_into_the_annotation() -> None:
     """Trap 2: the annotation replaces the injector's own list, so that list goes into it."""
-    plane = control_plane("1.31.0")
-    plane[2]["data"]["values"] = (
-        '{"global": {"tag": "1.31.0", "proxy": {"excludeInboundPorts": "8888"}}, "revision": "default"}'
-    )
-    plan = settled(cluster(plane, namespace(), deployment()), prometheus="none", harden=False)
+    own = {"global": {"tag": "1.31.0", "proxy": {"excludeInboundPorts": "8888"}}}
+    plane = control_plane("1.31.0", values=own)
+    plan = settled(cluster(plane, injected_namespace(), deployment()), prometheus="none", harden=False)
     assert annotations(plan)[EXCLUDE] == "8888,15092"
 
 
@@ -126,14 +121,14 @@ def test_a_stale_announcement_is_corrected() -> None:
 
 def test_an_unknown_version_is_not_guessed() -> None:
     """Without anything that tells the version, the workload is refused, and the option is named."""
-    plan = settled(cluster(namespace(), deployment()), prometheus="none")
+    plan = settled(cluster(injected_namespace(), deployment()), prometheus="none")
     assert plan.changes == ()
     assert "--istio-version" in notes(plan)
 
 
 def test_native_is_refused_for_older_proxies() -> None:
     """Forced native mode on 1.30 would be ignored silently by the proxy, so it is refused."""
-    objects = [*control_plane("1.30.3"), namespace(), deployment()]
+    objects = [*control_plane("1.30.3"), injected_namespace(), deployment()]
     plan = settled(cluster(objects), prometheus="none", mode="native")
     assert plan.changes == ()
     assert "1.30.3 ignores it silently" in notes(plan)
@@ -148,7 +143,7 @@ def test_a_port_of_the_application_is_not_taken() -> None:
 
 def test_namespaces_and_selectors_choose() -> None:
     """Only chosen workloads are planned for."""
-    objects = [*shop(), namespace("other"), deployment("b", "other"), deployment("c")]
+    objects = [*shop(), injected_namespace("other"), deployment("b", "other"), deployment("c")]
     by_name = settled(cluster(objects), prometheus="none", harden=False, namespaces=("other",))
     by_label = settled(
         cluster(objects), prometheus="none", harden=False, selector={"matchLabels": {"app": "c"}}
@@ -163,14 +158,14 @@ def test_standalone_pods_and_jobs_are_reported_not_touched() -> None:
     alone = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "lonely", "namespace": "shop"},
+        "metadata": {"name": "lonely", "namespace": "default"},
         "spec": pod["spec"],
     }
     job = {
-        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": "shop"},
+        "apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "once", "namespace": "default"},
         "spec": {"template": deployment("once")["spec"]["template"]},
     }  # fmt: skip
-    plan = settled(cluster(*control_plane(), namespace(), alone, job), prometheus="none")
+    plan = settled(cluster(*control_plane(), injected_namespace(), alone, job), prometheus="none")
     assert plan.changes == ()
     assert "a standalone Pod" in notes(plan)
     assert "a standalone Job" in notes(plan)
@@ -191,7 +186,7 @@ def test_a_users_own_proxy_container_is_set_too() -> None:
         {"name": "ENVOY_SECURE_MERGED_METRICS_PORT", "value": "0"}, {"name": "MINE", "value": "x"}
     ]}  # fmt: skip
     made["spec"]["template"]["spec"]["containers"].append(own)
-    plan = settled(cluster(control_plane(), namespace(), made), prometheus="none", harden=False)
+    plan = settled(cluster(control_plane(), injected_namespace(), made), prometheus="none", harden=False)
     (_, proxy) = plan.changes[0].after["spec"]["template"]["spec"]["containers"]  # type: ignore[index]
     assert proxy["env"] == [
         {"name": "ENVOY_SECURE_MERGED_METRICS_PORT", "value": "15092"}, {"name": "MINE", "value": "x"}
@@ -213,8 +208,8 @@ def test_one_port_for_both_is_refused() -> None:
 
 def test_planning_one_namespace_after_another_loses_nothing() -> None:
     """The jobs are of all namespaces: a plan for the next one does not take the first one's targets away."""
-    inventory = cluster(shop(), namespace("other"), deployment("b", "other"), prometheus())
-    first = settled(inventory, namespaces=("shop",))
+    inventory = cluster(shop(), injected_namespace("other"), deployment("b", "other"), plain_prometheus())
+    first = settled(inventory, namespaces=("default",))
     second = settled(first.apply(inventory), namespaces=("other",))
     assert [name for _, _, name in refs(second)] == ["Deployment/b", "Deployment/b"]
 

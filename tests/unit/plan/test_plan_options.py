@@ -9,7 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from meshscrape.cli.plan import command
-from support.clusters import plain
+from support.examples import plain
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,9 @@ from typing import Any
 import pytest
 
 from meshscrape.istio.allow_list import parse_scrapers
-from support.plans import (
-    cluster,
-    control_plane,
-    deployment,
-    meta,
-    namespace,
-    notes,
-    settled,
-    template,
-)
-from support.plans import proxy_config as planned_config
+from support.objects import cluster, control_plane, deployment, injected_namespace, meta, namespace, own_proxy
+from support.planning import notes, settled, template
+from support.planning import proxy_config as planned_config
 
 MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
 LOCAL = "METRICS_LOCALHOST_ACCESS_ONLY"
@@ -41,15 +33,15 @@ def proxy_config(app: str = "httpbin", **variables: str) -> dict[str, Any]:
 @pytest.mark.parametrize("port", ["15092", "15093"])
 def test_native_listeners_that_cannot_be_turned_off_are_refused(mode: Any, port: str) -> None:
     """On the same port Envoy would not start; on another one everybody in the mesh could read."""
-    objects = cluster(control_plane(), namespace(), deployment(), proxy_config(**{MERGED: port}))
+    objects = cluster(control_plane(), injected_namespace(), deployment(), proxy_config(**{MERGED: port}))
     plan = settled(objects, mode=mode, **NAMED)
     assert plan.changes == ()
-    assert f'ProxyConfig.networking.istio.io shop/tuned sets {MERGED} to "{port}"' in notes(plan)
+    assert f'ProxyConfig.networking.istio.io default/tuned sets {MERGED} to "{port}"' in notes(plan)
 
 
 def test_another_port_than_the_announced_one_is_refused() -> None:
     """The annotation would change nothing but what is announced."""
-    objects = cluster(control_plane(), namespace(), deployment(), proxy_config(**{MERGED: "15093"}))
+    objects = cluster(control_plane(), injected_namespace(), deployment(), proxy_config(**{MERGED: "15093"}))
     assert settled(objects, **NAMED).changes == ()
     assert settled(objects, merged_port=15093, **NAMED).changes != ()
 
@@ -57,14 +49,14 @@ def test_another_port_than_the_announced_one_is_refused() -> None:
 def test_what_agrees_or_is_for_others_does_not_matter() -> None:
     """The wanted port already, or another workload's object."""
     for config in (proxy_config(**{MERGED: "15092"}), proxy_config("other", **{MERGED: "15093"})):
-        plan = settled(cluster(control_plane(), namespace(), deployment(), config), **NAMED)
+        plan = settled(cluster(control_plane(), injected_namespace(), deployment(), config), **NAMED)
         assert "wins over" not in notes(plan)
         assert plan.changes != ()
 
 
 def test_hardening_that_would_be_half_is_refused() -> None:
     """15090 goes by the annotation, 15020 by the environment: the other one would stay open."""
-    objects = cluster(control_plane(), namespace(), deployment(), proxy_config(**{LOCAL: "false"}))
+    objects = cluster(control_plane(), injected_namespace(), deployment(), proxy_config(**{LOCAL: "false"}))
     plan = settled(objects, **NAMED)
     assert {change.phase for change in plan.changes} == {"listeners"}
     assert f'sets {LOCAL} to "false"' in notes(plan)
@@ -72,10 +64,10 @@ def test_hardening_that_would_be_half_is_refused() -> None:
 
 def test_a_users_own_container_is_turned_off_too() -> None:
     """Its variables win over the annotation as well."""
-    app = deployment(proxy="auto")
+    app = own_proxy("httpbin")
     (proxy,) = app["spec"]["template"]["spec"]["containers"]
     proxy |= {"env": [{"name": MERGED, "value": "15092"}], "args": ["proxy", "sidecar"]}
-    plan = settled(cluster(control_plane(), namespace(), app), mode="bootstrap", **NAMED)
+    plan = settled(cluster(control_plane(), injected_namespace(), app), mode="bootstrap", **NAMED)
     (proxy,) = template(plan)["spec"]["containers"]
     assert {"name": MERGED, "value": "0"} in proxy["env"]
 
@@ -83,7 +75,7 @@ def test_a_users_own_container_is_turned_off_too() -> None:
 def test_legacy_without_interception_is_refused() -> None:
     """Legacy mode is the sidecar's interception: with NONE, no connection reaches the Sidecar's listener."""
     app = deployment(annotations={"sidecar.istio.io/interceptionMode": "NONE"})
-    plan = settled(cluster(control_plane("1.29.0"), namespace(), app), **NAMED)
+    plan = settled(cluster(control_plane("1.29.0"), injected_namespace(), app), **NAMED)
     assert plan.changes == ()
     assert "not intercepted" in notes(plan)
 
@@ -97,7 +89,7 @@ def test_who_joins_the_mesh_gets_no_native_listeners_by_default(mode: Any, where
     del wide["spec"]["selector"]
     objects = cluster(
         control_plane(mesh=f"defaultConfig: {{{text}}}" if where == "mesh" else ""),
-        namespace(labels={"team": "shop"}),
+        namespace(labels={"team": "default"}),
         deployment(annotations={"proxy.istio.io/config": text} if where == "annotation" else {}),
         [wide] if where == "namespace" else [],
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from support import clusters
-from support.plans import notes, observe, refs, settled
+from support import objects, scraping_objects
+from support.examples import CLUSTERS, secured
+from support.planning import notes, observe, refs, settled
 
 
 @pytest.mark.parametrize("name", ["secured", "operator"])
 def test_a_job_that_reads_all_secure_ports_gets_no_other_beside_it(name: str) -> None:
     """With ours in addition, each pod would be scraped twice."""
-    inventory = clusters.inventory(*clusters.CLUSTERS[name]())
+    inventory = objects.cluster(*CLUSTERS[name]())
     plan = settled(inventory)
     assert not [each for each in refs(plan) if each[:2] == ("scrape", "create")]
     assert "no other job is added" in notes(plan)
@@ -21,13 +22,13 @@ def test_a_job_that_reads_all_secure_ports_gets_no_other_beside_it(name: str) ->
 
 def test_a_job_that_reads_some_of_them_does_not_count() -> None:
     """Else the others would be scraped by nobody."""
-    parts = clusters.secured()
-    other = clusters.deployment("other", "elsewhere", annotations={"prometheus.io/scrape": "true"})
-    joined = clusters.namespace("elsewhere", istio_injection="enabled")
-    job = clusters.secure_job("secure")
+    parts = secured()
+    other = objects.deployment("other", "elsewhere", annotations={"prometheus.io/scrape": "true"})
+    joined = objects.namespace("elsewhere", istio_injection="enabled")
+    job = scraping_objects.secure_job("secure")
     job["kubernetes_sd_configs"] = [{"role": "pod", "namespaces": {"names": ["default"]}}]
     kept = [each for each in parts if each["metadata"]["name"] != "prometheus"]
-    inventory = clusters.inventory(kept, joined, other, clusters.prometheus(job))
+    inventory = objects.cluster(kept, joined, other, scraping_objects.prometheus(job))
     plan = settled(inventory)
     assert ("scrape", "update", "ConfigMap/prometheus") in refs(plan)
     assert "no other job is added" not in notes(plan)

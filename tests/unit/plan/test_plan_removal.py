@@ -8,7 +8,8 @@ import pytest
 
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.selectors import parse_selector
-from support.plans import cluster, control_plane, deployment, meta, namespace, notes, refs, settled
+from support.objects import cluster, control_plane, deployment, injected_namespace, meta, namespace
+from support.planning import notes, refs, settled
 
 NAMED: dict[str, Any] = {
     "prometheus": "none",
@@ -44,14 +45,18 @@ def legacy(name: str) -> list[dict[str, Any]]:
 
 def test_a_policy_that_others_still_need_stays() -> None:
     """Without it, the workload that is not planned for would serve its metrics in plain HTTP."""
-    objects = cluster(control_plane(), namespace(), legacy("one"), legacy("two"), strict(tier="back"))
+    objects = cluster(
+        control_plane(), injected_namespace(), legacy("one"), legacy("two"), strict(tier="back")
+    )
     plan = settled(objects, selector=parse_selector("app=one"), **NAMED)
     assert [each for each in refs(plan) if each[0] == "removal"] == [("removal", "delete", "Sidecar/one")]
 
 
 def test_the_last_workload_takes_the_policy_along() -> None:
     """Both workloads move: nothing of legacy mode is left."""
-    objects = cluster(control_plane(), namespace(), legacy("one"), legacy("two"), strict(tier="back"))
+    objects = cluster(
+        control_plane(), injected_namespace(), legacy("one"), legacy("two"), strict(tier="back")
+    )
     plan = settled(objects, **NAMED)
     assert {each[2] for each in refs(plan) if each[0] == "removal"} == {
         "Sidecar/one",
@@ -65,7 +70,7 @@ def test_a_mode_that_legacy_does_not_use_stays(mode: str) -> None:
     """It lets a native listener on 15091 have its connections where the mesh is STRICT."""
     native = {"proxy.istio.io/config": "proxyMetadata: {ENVOY_SECURE_METRICS_PORT: '15091'}"}
     objects = cluster(
-        control_plane(), namespace(), deployment(annotations=native), strict(mode, app="httpbin")
+        control_plane(), injected_namespace(), deployment(annotations=native), strict(mode, app="httpbin")
     )
     plan = settled(objects, **NAMED)
     assert "PeerAuthentication/metrics" not in {each[2] for each in refs(plan)}

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from meshscrape.istio.allow_list import parse_scrapers
-from support.plans import SAMPLES, cluster, control_plane, notes, refs, sample, settled
+from support.objects import cluster, control_plane
+from support.planning import SAMPLES, notes, refs, sample, settled
 
 pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/samples beside the repository")
 

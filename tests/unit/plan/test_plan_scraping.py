@@ -10,25 +10,18 @@ import yaml
 
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.objects import Inventory
-from support.plans import (
-    KUBERNETES_PODS,
-    annotations,
-    changed,
+from support.objects import (
     cluster,
     control_plane,
     deployment,
+    injected_namespace,
     meta,
     namespace,
-    notes,
     peer_authentication,
-    planned,
-    prometheus,
-    proxy_config,
-    refs,
     service,
-    settled,
-    template,
 )
+from support.planning import annotations, changed, notes, planned, proxy_config, refs, settled, template
+from support.scraping_objects import KUBERNETES_PODS, plain_prometheus
 
 CONFIG = "proxy.istio.io/config"
 MOUNT = "sidecar.istio.io/userVolumeMount"
@@ -36,7 +29,7 @@ DROP_LABEL = "__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure
 
 
 def mesh(*more: Any, version: str = "1.31.0", **workload: Any) -> Inventory:
-    return cluster(control_plane(version), namespace(), deployment(**workload), *more)
+    return cluster(control_plane(version), injected_namespace(), deployment(**workload), *more)
 
 
 def jobs(plan: Any, name: str = "prometheus") -> dict[str, Any]:
@@ -50,7 +43,7 @@ class TestCredentials:
 
     def test_a_plain_prometheus_gets_a_sidecar_that_intercepts_nothing(self) -> None:
         """Label, annotations, volume in memory, both mounts, and the application waits for the proxy."""
-        plan = settled(mesh(prometheus()))
+        plan = settled(mesh(plain_prometheus()))
         found = template(plan, name="prometheus")
         assert found["metadata"]["labels"]["sidecar.istio.io/inject"] == "true"
         notes_on_it = found["metadata"]["annotations"]
@@ -68,7 +61,7 @@ class TestCredentials:
     def test_a_list_of_mounts_becomes_a_map(self) -> None:
         """Trap 6: people write lists, Istio's template wants a map; what is there is kept."""
         own = {MOUNT: '[{"name": "mine", "mountPath": "/mine"}]', CONFIG: "concurrency: 1\n"}
-        plan = settled(mesh(prometheus(annotations=own)))
+        plan = settled(mesh(plain_prometheus(annotations=own)))
         mounts = json.loads(annotations(plan, name="prometheus")[MOUNT])
         assert mounts["mine"] == {"mountPath": "/mine"}
         assert len(mounts) == 2
@@ -76,7 +69,7 @@ class TestCredentials:
 
     def test_credentials_come_before_listeners_and_jobs(self) -> None:
         """The order of the phases."""
-        assert [phase for phase, _, _ in refs(settled(mesh(prometheus())))] == [
+        assert [phase for phase, _, _ in refs(settled(mesh(plain_prometheus())))] == [
             "credentials",
             "listeners",
             "scrape",
@@ -85,7 +78,7 @@ class TestCredentials:
 
     def test_none_leaves_prometheus_alone(self) -> None:
         """With --prometheus none, neither pods nor configuration of a Prometheus change."""
-        plan = settled(mesh(prometheus()), prometheus="none")
+        plan = settled(mesh(plain_prometheus()), prometheus="none")
         assert [name for _, _, name in refs(plan)] == ["Deployment/httpbin"]
 
 
@@ -94,7 +87,7 @@ class TestJobs:
 
     def test_the_secure_job_is_added_and_pods_leave_the_plaintext_job(self) -> None:
         """Pod by pod: whoever announces a secure port is dropped from the job in the clear."""
-        plan = settled(mesh(prometheus()))
+        plan = settled(mesh(plain_prometheus()))
         found = jobs(plan)
         assert list(found) == ["kubernetes-pods", "istio-secure-merged-metrics"]
         secure = found["istio-secure-merged-metrics"]
@@ -105,13 +98,13 @@ class TestJobs:
 
     def test_the_text_of_the_configuration_is_kept(self) -> None:
         """Comments and everything else in prometheus.yml stay as they are."""
-        plan = settled(mesh(prometheus()))
+        plan = settled(mesh(plain_prometheus()))
         written = changed(plan, "ConfigMap")["data"]["prometheus.yml"]
         assert written.startswith(KUBERNETES_PODS)
 
     def test_the_jobs_use_the_directory_of_the_certificates(self) -> None:
         """Where Prometheus' own container sees them."""
-        plan = settled(mesh(prometheus()))
+        plan = settled(mesh(plain_prometheus()))
         (mount,) = [
             each
             for each in template(plan, name="prometheus")["spec"]["containers"][0]["volumeMounts"]
@@ -134,7 +127,7 @@ scrape_configs:
   scheme: https
   tls_config: {ca_file: /mine/root-cert.pem, cert_file: /mine/cert-chain.pem, key_file: /mine/key.pem}
 """
-        job = jobs(settled(mesh(prometheus(config))))["istio-secure-merged-metrics"]
+        job = jobs(settled(mesh(plain_prometheus(config))))["istio-secure-merged-metrics"]
         assert job["scrape_interval"] == "7s"
         assert job["tls_config"]["ca_file"] == "/etc/istio-output-certs/root-cert.pem"
         rules = json.dumps(job["relabel_configs"])
@@ -152,7 +145,7 @@ scrape_configs:
   tls_config: {ca_file: /mine/root-cert.pem, cert_file: /mine/cert-chain.pem, key_file: /mine/key.pem}
 """
         )
-        deployed, configured = prometheus(
+        deployed, configured = plain_prometheus(
             config,
             labels={"app": "prometheus", "sidecar.istio.io/inject": "true"},
             annotations={
@@ -169,11 +162,11 @@ scrape_configs:
 
     def test_envoys_own_port_has_its_own_job(self) -> None:
         """Only with --envoy-port: the merged metrics include Envoy's."""
-        assert "istio-secure-envoy-metrics" in jobs(settled(mesh(prometheus()), envoy_port=15091))
+        assert "istio-secure-envoy-metrics" in jobs(settled(mesh(plain_prometheus()), envoy_port=15091))
 
     def test_a_configuration_elsewhere_is_said(self) -> None:
         """A Prometheus whose ConfigMap was not given is not changed by half."""
-        deployed, _ = prometheus()
+        deployed, _ = plain_prometheus()
         plan = settled(mesh(deployed))
         assert "configuration is not among the objects" in notes(plan)
 
@@ -183,7 +176,7 @@ class TestGate:
 
     def test_hardening_follows_when_the_plan_moves_the_consumer(self) -> None:
         """The plaintext job that the plan changes: hardening is planned, after it, with the gate said."""
-        plan = settled(mesh(prometheus()))
+        plan = settled(mesh(plain_prometheus()))
         assert proxy_config(plan, name="httpbin")["proxyMetadata"]["METRICS_LOCALHOST_ACCESS_ONLY"] == "true"
         (gate,) = plan.gates
         assert gate.planned
@@ -196,7 +189,7 @@ class TestGate:
             "name": "arms-prometheus-operator",
             "image": "registry.cn-hangzhou.aliyuncs.com/acs/arms-prometheus-agent:v4.0.0",
         }
-        plan = settled(mesh(prometheus(), agent))
+        plan = settled(mesh(plain_prometheus(), agent))
         assert "hardening" not in [phase for phase, _, _ in refs(plan)]
         (gate,) = plan.gates
         assert not gate.planned
@@ -216,20 +209,20 @@ class TestGate:
 
     def test_old_proxies_cannot_be_hardened(self) -> None:
         """Trap 12: before 1.22 the variable does not exist."""
-        plan = settled(mesh(prometheus(), version="1.21.6"))
+        plan = settled(mesh(plain_prometheus(), version="1.21.6"))
         assert "cannot be closed" in notes(plan)
         assert "hardening" not in [phase for phase, _, _ in refs(plan)]
 
     def test_legacy_and_hardening_go_together_from_1_22_on(self) -> None:
         """The Sidecar's traffic reaches 15020 from localhost."""
-        plan = settled(mesh(prometheus(), version="1.22.0"))
+        plan = settled(mesh(plain_prometheus(), version="1.22.0"))
         assert proxy_config(plan, name="httpbin")["proxyMetadata"] == {
             "METRICS_LOCALHOST_ACCESS_ONLY": "true"
         }
 
     def test_no_harden(self) -> None:
         """--no-harden leaves the ports open, without a gate."""
-        plan = settled(mesh(prometheus()), harden=False)
+        plan = settled(mesh(plain_prometheus()), harden=False)
         assert plan.gates == ()
         assert "hardening" not in [phase for phase, _, _ in refs(plan)]
 
@@ -240,7 +233,7 @@ scrape_configs:
 - job_name: app
   static_configs: [{targets: ["httpbin.shop:8080"]}]
 """
-        plan = settled(mesh(prometheus(config)))
+        plan = settled(mesh(plain_prometheus(config)))
         assert "relabel_configs" not in jobs(plan)["app"]
 
 
@@ -327,7 +320,7 @@ class TestNewPrometheus:
 
     def test_an_existing_plaintext_job_is_moved_too(self) -> None:
         """Beside a new Prometheus the old one stops reading what is secured."""
-        found = jobs(settled(mesh(prometheus()), prometheus="addon"))
+        found = jobs(settled(mesh(plain_prometheus()), prometheus="addon"))
         assert list(found) == ["kubernetes-pods"]
         assert found["kubernetes-pods"]["relabel_configs"][-1]["action"] == "drop"
 
@@ -337,7 +330,7 @@ class TestNetworkPolicy:
 
     def test_all_other_ports_stay_open(self) -> None:
         """A policy denies all that it does not name, so everything else is named."""
-        plan = settled(mesh(prometheus()), network_policy=True)
+        plan = settled(mesh(plain_prometheus()), network_policy=True)
         spec = changed(plan, "NetworkPolicy")["spec"]
         scraper, rest = spec["ingress"]
         assert scraper["from"] == [
@@ -361,7 +354,7 @@ class TestNetworkPolicy:
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta("deny"),
             "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
         }  # fmt: skip
-        plan = settled(mesh(prometheus(), closing), network_policy=True)
+        plan = settled(mesh(plain_prometheus(), closing), network_policy=True)
         assert len(changed(plan, "NetworkPolicy")["spec"]["ingress"]) == 1
 
     def test_an_unknown_scraper_gets_no_policy(self) -> None:
@@ -385,10 +378,10 @@ class TestInjection:
         """First the label, then the annotations in the same plan."""
         plan = settled(self.bare(), prometheus="none", inject=True, harden=False)
         assert refs(plan) == [
-            ("injection", "update", "Namespace/shop"),
+            ("injection", "update", "Namespace/default"),
             ("listeners", "update", "Deployment/httpbin"),
         ]
-        assert changed(plan, "Namespace")["metadata"]["labels"] == {"istio-injection": "enabled"}
+        assert changed(plan, "Namespace")["metadata"]["labels"]["istio-injection"] == "enabled"
 
     def test_chosen_pods_get_theirs(self) -> None:
         """With a selector only the chosen workloads join."""
@@ -403,7 +396,7 @@ class TestInjection:
         """`istio-injection` reaches the default revision only."""
         objects = cluster(control_plane(revision="canary"), namespace(labels={}), deployment())
         plan = settled(objects, prometheus="none", inject=True, harden=False)
-        assert changed(plan, "Namespace")["metadata"]["labels"] == {"istio.io/rev": "canary"}
+        assert changed(plan, "Namespace")["metadata"]["labels"]["istio.io/rev"] == "canary"
 
     @pytest.mark.parametrize("out", [{"istio-injection": "disabled"}, {}])
     def test_who_opted_out_stays_out(self, out: dict[str, str]) -> None:
@@ -421,7 +414,7 @@ class TestInjection:
 
     def test_plaintext_jobs_that_will_find_them_are_moved(self) -> None:
         """The injector announces 15020 on every pod: the add-on's job would find them from then on."""
-        plan = settled(self.bare(prometheus()), inject=True)
+        plan = settled(self.bare(plain_prometheus()), inject=True)
         assert jobs(plan)["kubernetes-pods"]["relabel_configs"][-1]["action"] == "drop"
 
 
@@ -451,7 +444,7 @@ def test_stale_pods_are_named() -> None:
         ]},
         "status": {"phase": "Running", "podIP": "10.0.0.7"},
     }  # fmt: skip
-    objects = cluster(control_plane(), namespace(), deployment(annotations=own), replicas, pod)
+    objects = cluster(control_plane(), injected_namespace(), deployment(annotations=own), replicas, pod)
     plan = planned(objects, prometheus="none", harden=False)
     assert "httpbin-abc-1 still runs with an older configuration" in notes(plan)
     assert "rollout restart" in notes(plan)
@@ -473,8 +466,8 @@ class TestApplications:
 
     def test_under_strict_it_is_scraped_over_mutual_tls(self) -> None:
         """A job of its own on the application's port, with its path."""
-        found = jobs(settled(self.app("STRICT", prometheus())))
-        job = found["istio-secure-application-metrics/shop/httpbin"]
+        found = jobs(settled(self.app("STRICT", plain_prometheus())))
+        job = found["istio-secure-application-metrics/default/httpbin"]
         assert (job["scheme"], job["metrics_path"]) == ("https", "/metrics")
 
     def test_the_operator_gets_a_servicemonitor(self) -> None:
@@ -486,12 +479,12 @@ class TestApplications:
 
     def test_under_permissive_it_stays_in_the_clear(self) -> None:
         """Istio's sidecar takes mutual TLS there only with an ALPN that Prometheus does not send."""
-        plan = settled(self.app("PERMISSIVE", prometheus()))
+        plan = settled(self.app("PERMISSIVE", plain_prometheus()))
         assert not [name for name in jobs(plan) if "application" in name]
         assert "stays in the clear" in notes(plan)
         assert "merge-metrics" in notes(plan)
 
     def test_a_port_of_unknown_protocol_is_said(self) -> None:
         """Without `http` in the port's name Envoy forwards bytes, HTTP/2 among them."""
-        plan = settled(self.app("STRICT", prometheus(), port_name="metrics"))
+        plan = settled(self.app("STRICT", plain_prometheus(), port_name="metrics"))
         assert "does not know" in notes(plan)

@@ -21,21 +21,15 @@ from meshscrape.plan.model import Change, Note, Plan
 from meshscrape.plan.render.diff import change_diff, plan_text, summary
 from meshscrape.plan.render.files import plan_files, plan_stream
 from meshscrape.plan.render.kustomize import kustomize_files
-from support.plans import (
-    cluster,
-    control_plane,
-    deployment,
-    namespace,
-    planned,
-    prometheus,
-    ref,
-)
+from support.objects import cluster, control_plane, deployment, injected_namespace
+from support.planning import planned, ref
+from support.scraping_objects import plain_prometheus
 
 ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
 
 
 def shop(version: str = "1.31.0") -> Inventory:
-    return cluster(control_plane(version), namespace(), deployment(), prometheus())
+    return cluster(control_plane(version), injected_namespace(), deployment(), plain_prometheus())
 
 
 def on_disk(directory: Path, inventory: Inventory) -> str:
@@ -58,8 +52,8 @@ class TestDiff:
         """A heading per phase, then who, why, what restarts, and the lines that differ."""
         text = plan_text(planned(shop()))
         assert "## 3. Listeners" in text
-        assert "# update Deployment.apps shop/httpbin\n#   why: opens Istio's secure metrics ports" in text
-        assert "#   restarts: Deployment shop/httpbin" in text
+        assert "# update Deployment.apps default/httpbin\n#   why: opens Istio's secure metrics ports" in text
+        assert "#   restarts: Deployment default/httpbin" in text
         assert '+            ENVOY_SECURE_MERGED_METRICS_PORT: "15092"' in text
         assert "# gate: hardening" in text
 
@@ -91,10 +85,10 @@ class TestDiff:
         """A cluster where all is refused is not one with nothing to do; each object counts once."""
         web = ref("Deployment", "web")
         notes = (Note(web, "one", "x", True), Note(web, "two", "x", True), Note(None, "a note", "x"))
-        assert summary(Plan(notes=notes)) == "Nothing planned; 1 refused: Deployment.apps shop/web."
+        assert summary(Plan(notes=notes)) == "Nothing planned; 1 refused: Deployment.apps default/web."
         changes = planned(shop(), harden=False).changes
         assert summary(Plan(changes, notes)) == (
-            "Plan: 0 to create, 3 to update, 0 to delete; restarts 2; 1 refused: Deployment.apps shop/web."
+            "Plan: 0 to create, 3 to update, 0 to delete; restarts 2; 1 refused: Deployment.apps default/web."
         )
 
     def test_colour_is_only_paint(self) -> None:
@@ -157,7 +151,7 @@ class TestFiles:
         _, plan = migrated()
         documents = [each for each in yaml.safe_load_all(plan_stream(plan)) if each]
         assert len(documents) == sum(change.after is not None for change in plan.changes)
-        assert "# delete Sidecar.networking.istio.io shop/meshscrape-httpbin" in plan_stream(plan)
+        assert "# delete Sidecar.networking.istio.io default/meshscrape-httpbin" in plan_stream(plan)
 
     def test_the_overview_is_the_plan(self) -> None:
         """PLAN.txt says the same as `plan`, gates included."""
@@ -177,19 +171,19 @@ class TestFiles:
             workload["metadata"]["annotations"] = {last: applied}
         scaler = {
             "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
-            "metadata": {"name": "any", "namespace": "shop"},
+            "metadata": {"name": "any", "namespace": "default"},
             "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "httpbin"}},
         }  # fmt: skip
-        objects = (control_plane(), namespace(), workload, prometheus())
+        objects = (control_plane(), injected_namespace(), workload, plain_prometheus())
         plan = planned(cluster(*objects, scaler))
         files = plan_files(plan)
-        spec = yaml.safe_load(files["3-listeners/shop_deployment.apps_httpbin.yaml"])["spec"]
+        spec = yaml.safe_load(files["3-listeners/default_deployment.apps_httpbin.yaml"])["spec"]
         assert ("replicas" in spec) is kept
         assert ("replicas: 7" in plan_stream(plan)) is kept
         # `kubectl replace` makes the whole object anew.
-        original = yaml.safe_load(files["originals/shop_deployment.apps_httpbin.yaml"])
+        original = yaml.safe_load(files["originals/default_deployment.apps_httpbin.yaml"])
         assert original["spec"]["replicas"] == 7
-        unscaled = plan_files(planned(cluster(*objects)))["3-listeners/shop_deployment.apps_httpbin.yaml"]
+        unscaled = plan_files(planned(cluster(*objects)))["3-listeners/default_deployment.apps_httpbin.yaml"]
         assert yaml.safe_load(unscaled)["spec"]["replicas"] == 7
 
     def test_asm_has_two_trees(self) -> None:
@@ -268,7 +262,7 @@ class TestKustomize:
     def test_patches_hold_the_difference_alone(self) -> None:
         """The base stays the user's: a container that does not change is not in the patch."""
         files = kustomize_files(planned(shop(), harden=False), "base")
-        patch = yaml.safe_load(files["3-listeners/shop_deployment.apps_httpbin.yaml"])
+        patch = yaml.safe_load(files["3-listeners/default_deployment.apps_httpbin.yaml"])
         assert set(patch["spec"]["template"]) == {"metadata"}
 
 
@@ -308,11 +302,11 @@ class TestCommands:
 
     def test_refusals_alone_can_be_told_from_a_finished_cluster(self, tmp_path: Path) -> None:
         """Both exit with 0: the count in JSON, and the line on standard error, tell them apart."""
-        dump = on_disk(tmp_path, cluster(namespace(), deployment()))
+        dump = on_disk(tmp_path, cluster(injected_namespace(), deployment()))
         result = self.run(plan_command, "-f", dump, "-o", "json")
         assert result.return_value == 0
         assert json.loads(result.stdout)["refused"] == 1
-        assert result.stderr == "meshscrape: Nothing planned; 1 refused: Deployment.apps shop/httpbin.\n"
+        assert result.stderr == "meshscrape: Nothing planned; 1 refused: Deployment.apps default/httpbin.\n"
         done = on_disk(tmp_path, planned(shop()).apply(shop()))
         finished = self.run(plan_command, "-f", done, "-o", "json")
         assert json.loads(finished.stdout)["refused"] == 0

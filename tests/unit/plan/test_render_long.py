@@ -9,15 +9,16 @@ from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.plan.render.diff import plan_text
 from meshscrape.plan.render.files import plan_files
 from meshscrape.plan.render.plan_document import plan_document
-from support.clusters import inventory, legacy
-from support.plans import cluster, control_plane, deployment, namespace, planned
+from support.examples import legacy
+from support.objects import cluster, control_plane, deployment, injected_namespace
+from support.planning import planned
 
 ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
 
 
 def test_listeners_are_cut_and_the_allow_list_is_not() -> None:
     """Who may scrape is what one decides on; the listeners are the same in every namespace."""
-    namespaces = [namespace(name) for name in ("one", "two", "three")]
+    namespaces = [injected_namespace(name) for name in ("one", "two", "three")]
     workloads = [deployment("web", name) for name in ("one", "two", "three")]
     objects = cluster(control_plane(), namespaces, workloads)
     plan = planned(objects, mode="bootstrap", scrapers=ALLOW, prometheus="none")
@@ -33,7 +34,7 @@ def test_listeners_are_cut_and_the_allow_list_is_not() -> None:
 
 def test_a_port_is_taken_away_before_what_guards_it() -> None:
     """kubectl goes by file names: without the policies first, the port would be open for a moment."""
-    before = inventory(legacy())
+    before = cluster(legacy())
     ours = planned(before, mode="legacy", scrapers=ALLOW).apply(before)
     plan = planned(ours, mode="bootstrap", scrapers=ALLOW)
     names = [name for name in plan_files(plan) if name.startswith("6-removal/delete/")]
