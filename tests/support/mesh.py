@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -17,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from meshscrape.system.processes import bound_to_parent
 from support.polling import eventually
 
 MESHSCRAPE = (sys.executable, "-m", "meshscrape")
 EXAMPLE = Path(__file__).parents[2] / "src/meshscrape/local/example/mesh.yaml"
-_PR_SET_PDEATHSIG = 1
 
 
 def meshscrape(
@@ -43,10 +42,11 @@ class Up:
         self.errors = state.with_name(f"{state.name}.err")
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
-                [*MESHSCRAPE, "up", "--state", str(state), *arguments],
+                bound_to_parent(
+                    [*MESHSCRAPE, "up", "--state", str(state), *arguments], death_signal=signal.SIGTERM
+                ),
                 stdout=out if output is None else output,
                 stderr=err if output is None else output,
-                preexec_fn=_die_with_the_tests,
             )
 
     def run(self, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -212,7 +212,3 @@ def _get_json(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(url, timeout=5) as response:
         document: dict[str, Any] = json.load(response)
     return document
-
-
-def _die_with_the_tests() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

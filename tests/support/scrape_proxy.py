@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
 import json
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.system.files import publish, write_atomic
+from meshscrape.system.processes import bound_to_parent
 from support.addresses import loopback
 from support.forgery import Forge
 from support.polling import eventually
@@ -78,11 +78,10 @@ class RunningProxy:
             command += ["--credentials", each]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                bound_to_parent([*command, *arguments]),
                 stdout=output,
                 stderr=output,
                 env={**os.environ, **(env or {})},
-                preexec_fn=_die_with_the_tests,
             )
 
         def ready() -> bool:
@@ -216,7 +215,3 @@ def _request(address: str, method: str, target: str, headers: Mapping[str, str])
 def _answer(response: http.client.HTTPResponse) -> Answer:
     found = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, found, response.read().decode())
-
-
-def _die_with_the_tests() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from meshscrape.errors import MeshscrapeError, MissingBinaryError
@@ -19,9 +19,6 @@ STOP_GRACE = 5.0
 # How long output is awaited after the end of a child whose own children still hold the pipe.
 _DRAIN = 0.5
 _CHUNK = 64 * 1024
-
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class OutputLog:
@@ -161,45 +158,72 @@ class Process:
 async def spawn(
     argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log_file: Path | None = None
 ) -> Process:
-    """Start `argv` with exactly `env`, in `cwd`; it is killed by the kernel when this process ends.
+    """Start `argv` with exactly `env`, in `cwd`; the kernel kills it when this process ends.
 
-    Standard input is empty; output goes to `log_file` (0600, appended, bounded) and to the tail. The
-    child has a session of its own: Ctrl-C on the terminal reaches the parent, which orders the stop.
-    Call it from the main thread: the kernel counts the end of the thread that forked as the parent's.
+    Standard input is empty. Output goes to `log_file` (0600, appended, bounded) and to the tail. The child
+    has a session of its own: Ctrl-C on the terminal reaches the parent, which orders the stop.
+    Call it from the main thread: the kernel takes the end of the thread that forked for the parent's end.
     Raises MissingBinaryError when the program does not exist or cannot be executed.
     """
     try:
         log = OutputLog(log_file)
     except OSError as error:
         raise MeshscrapeError(f"cannot write the log: {error.strerror}", where=str(log_file)) from error
+    failure, told = os.pipe()
     try:
         child = subprocess.Popen(  # noqa: ASYNC220
-            argv,
+            bound_to_parent(argv, told),
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with(os.getpid()),
+            pass_fds=(told,),
         )
     except OSError as error:
         log.close()
-        raise MissingBinaryError(
-            f"cannot run it: {error.strerror}", where=argv[0], remedy="install it, or name another"
-        ) from error
-    return Process(child, log)
+        os.close(failure)
+        raise _cannot_run(str(error.filename or sys.executable), error.errno) from error
+    finally:
+        os.close(told)
+    process = Process(child, log)
+    if number := await _launch_failure(process, failure):
+        await process.wait()
+        raise _cannot_run(argv[0], number)
+    return process
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """What the child does before exec: ask for KILL at its parent's end (prctl(2)).
+def bound_to_parent(
+    argv: Sequence[str], failure: int = 2, death_signal: signal.Signals = signal.SIGKILL
+) -> list[str]:
+    """Return a command that becomes `argv`; the kernel sends it `death_signal` when this process ends.
 
-    A parent that is gone already sends no signal any more, so the child looks once and ends itself.
+    When `argv` cannot be executed, the errno is written to the inheritable descriptor `failure`, which closes
+    when `argv` begins. By default a sentence goes to standard error.
     """
+    launcher = str(Path(__file__).with_name("launch.py"))
+    place = [str(os.getpid()), str(int(death_signal)), str(failure)]
+    return [sys.executable, "-I", "-S", launcher, *place, *argv]
 
-    def arrange() -> None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
 
-    return arrange
+async def _launch_failure(process: Process, failure: int) -> int:
+    """Return why the command could not be executed (an errno), 0 once it runs. Closes `failure`."""
+    loop, spoken = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(failure, spoken.set)
+    try:
+        await spoken.wait()
+        return int(os.read(failure, 16) or b"0")
+    except asyncio.CancelledError:
+        process.kill()
+        await process.wait()
+        raise
+    finally:
+        loop.remove_reader(failure)
+        os.close(failure)
+
+
+def _cannot_run(program: str, number: int | None) -> MissingBinaryError:
+    return MissingBinaryError(
+        f"cannot run it: {os.strerror(number or 0)}", where=program, remedy="install it, or name another"
+    )
