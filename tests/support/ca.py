@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from meshscrape.ca.storage import ROOT_BUNDLE
 from meshscrape.ca.tokens import TokenIssuer
+from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.certificates import (
     Signer,
     certificates_to_pem,
@@ -207,7 +207,7 @@ class CaProcess:
     @property
     def root_pem(self) -> bytes:
         """Its root bundle."""
-        return (self.directory / ROOT_BUNDLE).read_bytes()
+        return (self.directory / ROOTS_FILE).read_bytes()
 
     def log(self) -> str:
         """What it has written to stderr so far."""

@@ -11,15 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
-from meshscrape.envoy.options import (
-    CERTIFICATE_CHAIN,
-    PRIVATE_KEY,
-    ROOTS,
-    SCRAPERS_BUNDLE,
-    SecretFiles,
-    SidecarOptions,
-)
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, SecretFiles, SidecarOptions
 from meshscrape.istio.allow_list import parse_scrapers
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.envoy import RunningEnvoy, running_envoy, write_resources
@@ -77,7 +71,7 @@ def publish_credentials(
     options: SidecarOptions, pair: Pair, roots: bytes, scraper_roots: bytes = b""
 ) -> None:
     """Switch the credentials directory to this certificate and these roots."""
-    files = {CERTIFICATE_CHAIN: pair.chain, PRIVATE_KEY: pair.key, ROOTS: roots}
+    files = {CERTIFICATE_CHAIN_FILE: pair.chain, PRIVATE_KEY_FILE: pair.key, ROOTS_FILE: roots}
     if scraper_roots:
         files[SCRAPERS_BUNDLE] = scraper_roots
     publish(Path(options.secrets.credentials_dir), files)

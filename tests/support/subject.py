@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE, SidecarOptions
+from meshscrape.envoy.options import SCRAPERS_BUNDLE, SidecarOptions
 from meshscrape.istio.allow_list import parse_scrapers
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.ca import CaProcess, Credentials
@@ -107,7 +108,11 @@ def subject(
     if spoiled.scraper_roots:
         options = replace(options, secrets=replace(options.secrets, scrapers_bundle=SCRAPERS_BUNDLE))
     own = spoiled.server(identities) if spoiled.server else identities.read("default", name)
-    secrets = {CERTIFICATE_CHAIN: own.chain_pem, PRIVATE_KEY: own.key_pem, ROOTS: identities.ca.root_pem}
+    secrets = {
+        CERTIFICATE_CHAIN_FILE: own.chain_pem,
+        PRIVATE_KEY_FILE: own.key_pem,
+        ROOTS_FILE: identities.ca.root_pem,
+    }
     secrets[SCRAPERS_BUNDLE] = identities.ca.root_pem + spoiled.scraper_roots
     publish(Path(options.secrets.credentials_dir), secrets)
     write_resources(Path(options.files_dir), dynamic_files(options, parse_scrapers(spoiled.scrapers)))

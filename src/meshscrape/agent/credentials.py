@@ -13,8 +13,9 @@ from typing import Literal
 
 from meshscrape.agent.issued import Issued, judge
 from meshscrape.agent.schedule import Schedule, Timing
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS, SCRAPERS_BUNDLE
+from meshscrape.envoy.options import SCRAPERS_BUNDLE
 from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
 from meshscrape.spiffe.certificates import fingerprint, load_certificates, make_csr
 from meshscrape.spiffe.ids import SpiffeId
@@ -264,7 +265,7 @@ class CredentialRenewer:
 
     def _use(self, issued: Issued) -> None:
         """Publish: the agent's own directory for Envoy, then the application's."""
-        own = {CERTIFICATE_CHAIN: issued.chain, PRIVATE_KEY: issued.key, ROOTS: issued.bundle}
+        own = {CERTIFICATE_CHAIN_FILE: issued.chain, PRIVATE_KEY_FILE: issued.key, ROOTS_FILE: issued.bundle}
         roots = self._scraper_roots
         bundle = {SCRAPERS_BUNDLE: issued.bundle + roots} if roots else {}
         publish(self._places.credentials, own | bundle)
@@ -279,10 +280,13 @@ class CredentialRenewer:
         """What a predecessor published, if this agent would accept it from the CA that it trusts now."""
         directory = self._places.credentials
         try:
-            chain, key = (directory / CERTIFICATE_CHAIN).read_bytes(), (directory / PRIVATE_KEY).read_bytes()
+            chain, key = (
+                (directory / CERTIFICATE_CHAIN_FILE).read_bytes(),
+                (directory / PRIVATE_KEY_FILE).read_bytes(),
+            )
             roots = self._ca.roots.read_bytes()
             found = judge(key, chain, roots, expected=self._ca.identity, now=utcnow(), where=str(directory))
-            bundle = (directory / ROOTS).read_bytes()
+            bundle = (directory / ROOTS_FILE).read_bytes()
             # What has changed since then counts as a change now.
             self._roots_seen = _fingerprints(bundle, str(directory))
         except (OSError, MeshscrapeError):

@@ -14,6 +14,13 @@ from meshscrape.envoy.names import SCRAPERS_FILE, SCRAPERS_FILTER
 from meshscrape.envoy.options import SCRAPERS_BUNDLE, SecretFiles, SidecarOptions
 from meshscrape.envoy.resources.authorization import scrapers_resource
 from meshscrape.istio.allow_list import Scraper
+from meshscrape.istio.names import (
+    ENVOY_PROMETHEUS_PORT,
+    ENVOY_SECURE_MERGED_METRICS_PORT,
+    ENVOY_SECURE_METRICS_PORT,
+    ENVOY_STATUS_PORT,
+    STATUS_PORT,
+)
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import read_input, write_atomic
@@ -92,11 +99,11 @@ def check_ports(settings: AgentSettings, files: EnvoyFiles) -> None:
 def port_remedies(settings: AgentSettings) -> dict[int, str]:
     """What to do when a port of the proxy's own is taken, for each of them that is on."""
     names = {
-        settings.stats_port: "ENVOY_PROMETHEUS_PORT",
-        settings.merged_port: "STATUS_PORT",
-        settings.health_port: "ENVOY_STATUS_PORT",
-        settings.secure_stats_port: "ENVOY_SECURE_METRICS_PORT",
-        settings.secure_merged_port: "ENVOY_SECURE_MERGED_METRICS_PORT",
+        settings.stats_port: ENVOY_PROMETHEUS_PORT,
+        settings.merged_port: STATUS_PORT,
+        settings.health_port: ENVOY_STATUS_PORT,
+        settings.secure_stats_port: ENVOY_SECURE_METRICS_PORT,
+        settings.secure_merged_port: ENVOY_SECURE_MERGED_METRICS_PORT,
     }
     return {port: f"give {name} another port" for port, name in names.items() if port}
 

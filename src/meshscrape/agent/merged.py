@@ -27,13 +27,14 @@ from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, source_format
 from meshscrape.exposition.scan import Scanner
 from meshscrape.exposition.source import MergeLimits, SourceMerge
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.system.http.client import FetchedResponse, FetchLimits, fetch_stream
 from meshscrape.system.http.server import Request, Response
 
 log = logging.getLogger(__name__)
 
-PATHS = ("/stats/prometheus", "/metrics")
+PATHS = (MERGED_PATH, "/metrics")
 TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 DEFAULT_TIMEOUT = 10.0
 MAX_TIMEOUT = 600.0

@@ -14,13 +14,14 @@ from cryptography import x509
 from meshscrape.ca.authority import trust_domain_of
 from meshscrape.ca.rotation import Seen
 from meshscrape.errors import InputError, UnavailableError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import is_issued_by
 from meshscrape.spiffe.certificates import fingerprint, load_certificates
 from meshscrape.spiffe.ids import SCHEME
 from meshscrape.system.envoy_admin import EnvoyAdmin
 
 # The files of a directory of credentials (Istio's names for OUTPUT_CERTS).
-CHAIN, ROOTS = "cert-chain.pem", "root-cert.pem"
+CHAIN, ROOTS = CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 _ADMIN_SECONDS = 3.0
 # How many are asked at once.
 _WIDTH = 16

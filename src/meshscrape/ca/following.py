@@ -14,8 +14,8 @@ from meshscrape.ca.metrics import Metrics
 from meshscrape.ca.roots import record_state
 from meshscrape.ca.server import BoundedServer, ServerCertificate
 from meshscrape.ca.service import CertificateService
-from meshscrape.ca.storage import ROOT_BUNDLE
 from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.certificates import fingerprint
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import write_atomic
@@ -106,7 +106,7 @@ class RootFollower:
         self._keeper = asyncio.create_task(certificate.keep(due, utcnow), name="server certificate")
         self._service.authority = authority
         self._metrics.roots(authority.not_after, len(authority.signer.roots))
-        write_atomic(self._directory / ROOT_BUNDLE, authority.bundle_pem, 0o644)
+        write_atomic(self._directory / ROOTS_FILE, authority.bundle_pem, 0o644)
         if set(before.signer.roots) - set(authority.signer.roots):
             # Who proved itself before did so to roots of which one is trusted no more.
             self._server.end_connections()

@@ -28,8 +28,9 @@ from meshscrape.ca.authority import (
     trust_domain_of,
 )
 from meshscrape.ca.rotation import Rotation, Stage, parse, to_json
-from meshscrape.ca.storage import CA_CERTIFICATE, CA_KEY, ROOT_BUNDLE, read_key, save_key
+from meshscrape.ca.storage import CA_CERTIFICATE, CA_KEY, read_key, save_key
 from meshscrape.errors import InputError
+from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import (
     Signer,
@@ -103,7 +104,7 @@ def known_roots(directory: Path) -> dict[str, x509.Certificate]:
 
 def published_bundle(directory: Path) -> tuple[str, ...]:
     """Fingerprints of the bundle that the CA has published last; empty when there is none yet."""
-    path = directory / ROOT_BUNDLE
+    path = directory / ROOTS_FILE
     try:
         return tuple(fingerprint(each) for each in load_bundle(path.read_bytes(), str(path)))
     except FileNotFoundError:

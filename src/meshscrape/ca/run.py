@@ -19,9 +19,10 @@ from meshscrape.ca.metrics import Metrics
 from meshscrape.ca.roots import open_present, record_state
 from meshscrape.ca.server import bind, own_names
 from meshscrape.ca.service import CertificateService, Lifetimes
-from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
+from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER
 from meshscrape.errors import InputError
+from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.ids import check_trust_domain
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir
@@ -91,7 +92,7 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
         if options.operator is None:
             following = asyncio.create_task(roots.follow(), name="rotation")
             stack.callback(following.cancel)
-        yield RunningCa(address, options.directory / ROOT_BUNDLE, metrics_address, authority)
+        yield RunningCa(address, options.directory / ROOTS_FILE, metrics_address, authority)
 
 
 async def serve_ca(options: CaOptions, ready: Callable[[RunningCa], None] = lambda ca: None) -> None:

@@ -13,7 +13,6 @@ from meshscrape.system.files import create_atomic, unreadable, write_atomic
 # Names of Istio's plugged-in CA certificates, for a CA's directory too.
 CA_CERTIFICATE = "ca-cert.pem"
 CA_KEY = "ca-key.pem"
-ROOT_BUNDLE = "root-cert.pem"
 SERVER_CREDENTIALS = "server.pem"
 TOKEN_ISSUER_KEY = "token-issuer-key.pem"  # noqa: S105 - a file's name
 JWKS = "jwks.json"

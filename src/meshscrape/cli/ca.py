@@ -14,11 +14,12 @@ import click
 from meshscrape.ca.authority import OperatorFiles
 from meshscrape.ca.run import CaOptions, RunningCa, open_authority, serve_ca
 from meshscrape.ca.service import Lifetimes
-from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
+from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.cli.ca_rotate import rotate
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
+from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
 
@@ -45,10 +46,10 @@ def init(directory: Path, trust_domain: str) -> None:
     private_dir(directory)
     lock = DirectoryLock(directory, "a CA")
     authority = open_authority(CaOptions(directory, trust_domain=trust_domain))
-    write_atomic(directory / ROOT_BUNDLE, authority.bundle_pem, 0o644)
+    write_atomic(directory / ROOTS_FILE, authority.bundle_pem, 0o644)
     TokenIssuer.load_or_create(directory)
     lock.release()
-    print(f"root bundle: {directory / ROOT_BUNDLE}\ntoken keys:  {directory / JWKS}")
+    print(f"root bundle: {directory / ROOTS_FILE}\ntoken keys:  {directory / JWKS}")
 
 
 @command.command()

@@ -13,6 +13,7 @@ import click
 from meshscrape.cli.proxy import default_directory, domain_and_directory, host_and_port
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.state import read_status
 from meshscrape.prometheus.config import PROXY_DISCOVERY_PORT
 from meshscrape.system.clock import utcnow
@@ -118,7 +119,7 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 def _document(found: tuple[Explanation, ...]) -> dict[str, Any]:
     """The Explanation document (docs/explain.md)."""
     return {
-        "apiVersion": "meshscrape.io/v1",
+        "apiVersion": DOCUMENT_VERSION,
         "kind": "Explanation",
         "healthy": not any(each.broken for each in found),
         "targets": [

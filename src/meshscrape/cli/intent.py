@@ -12,6 +12,7 @@ import click
 from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.allow_list import parse_scrapers
+from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.ports import SECURE_MERGED
 from meshscrape.istio.versions import parse_version
 from meshscrape.kube.objects import Inventory, Ref, selects
@@ -67,7 +68,7 @@ _OPTIONS = (
     ),
     click.option(
         "--prometheus-namespace",
-        default="istio-system",
+        default=ROOT_NAMESPACE,
         show_default=True,
         metavar="NAME",
         help="Where a complete Prometheus goes.",

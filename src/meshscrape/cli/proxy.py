@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
+
 DEFAULT_LISTEN = "127.0.0.1:15094"
 DEFAULT_DISCOVERY = "127.0.0.1:15095"
 
@@ -98,11 +100,11 @@ def command(
         from meshscrape.local.discovery import mesh_source
 
         sources += [mesh_source(path) for path in meshes]
-    named = os.environ.get("MESHSCRAPE_ENVOY")
-    requests = os.environ.get("MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION", "0")
+    named = os.environ.get(MESHSCRAPE_ENVOY)
+    requests = os.environ.get(MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, "0")
     if not requests.isdecimal():
         raise InputError(
-            f"{requests!a} is no number of requests", where="MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION"
+            f"{requests!a} is no number of requests", where=MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
         )
     options = ProxyOptions(
         listen=host_and_port(listen, "--listen"),

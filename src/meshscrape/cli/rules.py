@@ -6,7 +6,7 @@ import click
 
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
-from meshscrape.prometheus.options import MANAGED_BY
+from meshscrape.prometheus.options import MANAGED_LABELS
 from meshscrape.prometheus.rules import RuleOptions, prometheus_rule, rules_file
 from meshscrape.prometheus.targets import JOBS, MERGED_JOB
 from meshscrape.prometheus.text import dump
@@ -79,7 +79,7 @@ def command(
     options = RuleOptions(
         _seconds(certificate_left, "--certificate-left"), _seconds(root_left, "--root-left"), jobs
     )
-    chosen = {**key_values(labels, "--label"), **MANAGED_BY}
+    chosen = {**key_values(labels, "--label"), **MANAGED_LABELS}
     if target == "file":
         print(rules_file(options), end="")
     else:

@@ -14,6 +14,7 @@ import click
 from meshscrape.cli.output import say
 from meshscrape.cli.verify_page import write_page
 from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.state import read_status
 from meshscrape.system.clock import utcnow
 from meshscrape.verify.findings import Finding
@@ -88,5 +89,5 @@ def _json_line(run: Run, now: datetime) -> str:
     """The VerifyReport of the run, or why there is none, without line breaks."""
     if run.report is not None:
         return json.dumps(document(run.report))
-    failed = {"apiVersion": "meshscrape.io/v1", "kind": "VerifyFailure"}
+    failed = {"apiVersion": DOCUMENT_VERSION, "kind": "VerifyFailure"}
     return json.dumps({**failed, "ended": now.isoformat(timespec="seconds"), "reason": run.watched.failure})

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from meshscrape.envoy import bounds, names, traffic
 from meshscrape.envoy import metrics_listeners as metrics
-from meshscrape.envoy import options as contents
 from meshscrape.envoy.options import SidecarOptions
 from meshscrape.envoy.resources import authorization, listeners, secrets, server
 from meshscrape.envoy.resources.values import Resource
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import Scraper
+from meshscrape.istio.names import (
+    CERTIFICATE_CHAIN_FILE,
+    INSTANCE_IP,
+    MESHSCRAPE_INSIDE_ADDRESS,
+    PRIVATE_KEY_FILE,
+    ROOTS_FILE,
+    TRUST_DOMAIN,
+)
 from meshscrape.istio.settings import InboundPort
 
 REVOCATION_BOUND = bounds.REVOCATION_BOUND
@@ -43,9 +50,9 @@ def dynamic_files(options: SidecarOptions, scrapers: tuple[Scraper, ...]) -> dic
     directory = options.secrets.credentials_dir
     files = {
         names.CERTIFICATE_FILE: secrets.certificate_secret(
-            names.CERTIFICATE, directory, contents.CERTIFICATE_CHAIN, contents.PRIVATE_KEY
+            names.CERTIFICATE, directory, CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE
         ),
-        names.ROOTS_FILE: secrets.roots_secret(names.ROOTS, directory, contents.ROOTS),
+        names.ROOTS_FILE: secrets.roots_secret(names.ROOTS, directory, ROOTS_FILE),
         names.SCRAPERS_FILE: authorization.scrapers_resource(names.SCRAPERS_FILTER, scrapers),
     }
     if options.secrets.scrapers_bundle is not None:
@@ -78,17 +85,17 @@ def envoy_arguments(
 
 def _check(options: SidecarOptions) -> None:
     if not options.pod_addresses:
-        raise InputError("the workload has no address", where="INSTANCE_IP", remedy="set it to the pod's IP")
+        raise InputError("the workload has no address", where=INSTANCE_IP, remedy="set it to the pod's IP")
     if _inbound(options) and options.inside_address in options.pod_addresses:
         raise InputError(
             f"{options.inside_address} is both a pod's address and the inside address",
-            where="MESHSCRAPE_INSIDE_ADDRESS",
+            where=MESHSCRAPE_INSIDE_ADDRESS,
             remedy="give the application a loopback address of its own",
         )
 
 
 def _node(options: SidecarOptions) -> Resource:
-    metadata = {"TRUST_DOMAIN": options.trust_domain, "ROLE": options.role}
+    metadata = {TRUST_DOMAIN: options.trust_domain, "ROLE": options.role}
     return {"id": options.node_id, "cluster": options.cluster, "metadata": metadata}
 
 

@@ -9,10 +9,11 @@ from meshscrape.envoy import bounds, names
 from meshscrape.envoy.options import SidecarOptions
 from meshscrape.envoy.resources import authorization, clusters, http, listeners, logs, routes, tls
 from meshscrape.envoy.resources.values import Resource, pipe_address, socket_address
+from meshscrape.istio.names import MERGED_PATH
 
 SERVER = "meshscrape"
-STATS_PATHS = ("/stats/prometheus",)
-MERGED_PATHS = ("/stats/prometheus", "/metrics")
+STATS_PATHS = (MERGED_PATH,)
+MERGED_PATHS = (MERGED_PATH, "/metrics")
 HEALTH_PATHS = ("/healthz/ready",)
 # Envoy's statistics take options in the query; this one (series that were ever used) is Istio's and harmless.
 STATS_QUERIES = ("usedonly",)

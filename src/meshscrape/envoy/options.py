@@ -9,9 +9,6 @@ from meshscrape.istio.settings import InboundPort
 
 # Files of the credentials directory. SCRAPERS_BUNDLE is there when scrapers from outside the mesh are
 # allowed: the mesh's roots and the scrapers' own.
-CERTIFICATE_CHAIN = "cert-chain.pem"
-PRIVATE_KEY = "key.pem"
-ROOTS = "root-cert.pem"
 SCRAPERS_BUNDLE = "scrapers-root-cert.pem"
 
 

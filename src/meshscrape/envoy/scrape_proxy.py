@@ -9,7 +9,6 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshscrape.envoy import bounds
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS
 from meshscrape.envoy.refusals import CATALOGUE, REASON_HEADER
 from meshscrape.envoy.resources import (
     authorization,
@@ -24,6 +23,7 @@ from meshscrape.envoy.resources import (
 )
 from meshscrape.envoy.resources.values import Resource, discovery_response, file_source
 from meshscrape.errors import InputError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
@@ -92,9 +92,9 @@ def secret_files(directories: Mapping[str, str]) -> dict[str, Resource]:
     files: dict[str, Resource] = {}
     for number, directory in enumerate(_ordered(directories).values()):
         files[_file("certificate", number)] = secrets.certificate_secret(
-            f"certificate-{number}", directory, CERTIFICATE_CHAIN, PRIVATE_KEY
+            f"certificate-{number}", directory, CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE
         )
-        files[_file("roots", number)] = secrets.roots_secret(f"roots-{number}", directory, ROOTS)
+        files[_file("roots", number)] = secrets.roots_secret(f"roots-{number}", directory, ROOTS_FILE)
     return files
 
 

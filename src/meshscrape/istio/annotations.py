@@ -11,47 +11,44 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 
 from meshscrape.errors import InputError
-from meshscrape.istio import ports
+from meshscrape.istio import names, ports
 from meshscrape.istio.environment import parse_boolean
 from meshscrape.istio.fields import closest, suggestion
 from meshscrape.istio.ports import parse_port, shorten
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.istio.proxy_config import ProxyConfig, parse_proxy_config
 from meshscrape.istio.scrape_targets import DEFAULT_PORT, ScrapeSource, make_source, parse_scrape_targets
 
-SCRAPE = "prometheus.io/scrape"
-PORT = "prometheus.io/port"
-PATH = "prometheus.io/path"
-SCHEME = "prometheus.io/scheme"
-MERGE_METRICS = "prometheus.istio.io/merge-metrics"
-SCRAPE_TARGETS = "prometheus.istio.io/scrape-targets"
-SECURE_PORT = "prometheus.istio.io/secure-port"
-SECURE_ENVOY_PORT = "prometheus.istio.io/secure-envoy-port"
-INCLUDE_INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
-EXCLUDE_INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
-INJECT = "sidecar.istio.io/inject"
-STATUS = "sidecar.istio.io/status"
-TEMPLATES = "inject.istio.io/templates"
-LOCAL_COMMAND = "meshscrape.io/local-command"
-# Changes when a proxy has to start anew for another bootstrap override.
-BOOTSTRAP_CHECKSUM = "meshscrape.io/bootstrap-checksum"
-
-# Where the agent serves the merged metrics; the injector points prometheus.io/path there.
-MERGED_PATH = "/stats/prometheus"
-
 # Namespaces of annotations of which every name is known here: an unknown one is a mistake.
 _CLOSED = {
-    "meshscrape.io": (LOCAL_COMMAND, BOOTSTRAP_CHECKSUM),
-    "prometheus.istio.io": (MERGE_METRICS, SCRAPE_TARGETS, SECURE_PORT, SECURE_ENVOY_PORT),
+    "meshscrape.io": (names.LOCAL_COMMAND, names.BOOTSTRAP_CHECKSUM),
+    "prometheus.istio.io": (
+        names.MERGE_METRICS,
+        names.SCRAPE_TARGETS,
+        names.SECURE_PORT,
+        names.SECURE_ENVOY_PORT,
+    ),
 }
 # Names that may be joined by others in a later Istio: only near misses are mistakes.
 _OPEN = (
-    PROXY_CONFIG, "proxy.istio.io/overrides", INCLUDE_INBOUND, EXCLUDE_INBOUND, INJECT, STATUS, TEMPLATES,
-    SCRAPE, PORT, PATH, SCHEME, "prometheus.io/probe",
-    "traffic.sidecar.istio.io/includeOutboundPorts", "traffic.sidecar.istio.io/excludeOutboundPorts",
-    "traffic.sidecar.istio.io/includeOutboundIPRanges", "traffic.sidecar.istio.io/excludeOutboundIPRanges",
-    "traffic.sidecar.istio.io/kubevirtInterfaces", "traffic.sidecar.istio.io/excludeInterfaces",
-)  # fmt: skip
+    names.PROXY_CONFIG_ANNOTATION,
+    "proxy.istio.io/overrides",
+    names.INCLUDE_INBOUND,
+    names.EXCLUDE_INBOUND,
+    names.INJECT,
+    names.STATUS,
+    names.TEMPLATES,
+    names.PROMETHEUS_SCRAPE,
+    names.PROMETHEUS_PORT,
+    names.PROMETHEUS_PATH,
+    names.PROMETHEUS_SCHEME,
+    "prometheus.io/probe",
+    "traffic.sidecar.istio.io/includeOutboundPorts",
+    "traffic.sidecar.istio.io/excludeOutboundPorts",
+    names.INCLUDE_OUTBOUND,
+    "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+    "traffic.sidecar.istio.io/kubevirtInterfaces",
+    "traffic.sidecar.istio.io/excludeInterfaces",
+)
 _PREFIXES = (*_CLOSED, "prometheus.io", "proxy.istio.io", "traffic.sidecar.istio.io", "sidecar.istio.io")
 
 
@@ -90,22 +87,24 @@ def parse_annotations(annotations: Mapping[str, str], where: str = "") -> PodAnn
     """
     for name in annotations:
         _refuse_misspelt(name, where)
-    config_place = _place(where, PROXY_CONFIG)
-    config = parse_proxy_config(annotations.get(PROXY_CONFIG, ""), config_place)
-    merge = _boolean(annotations, MERGE_METRICS, where) is not False
+    config_place = _place(where, names.PROXY_CONFIG_ANNOTATION)
+    config = parse_proxy_config(annotations.get(names.PROXY_CONFIG_ANNOTATION, ""), config_place)
+    merge = _boolean(annotations, names.MERGE_METRICS, where) is not False
     # Without merging, a reserved port leads Prometheus to the proxy itself, which is no mistake.
     agents = {config.status_port or ports.MERGED} if merge else ports.RESERVED
     return PodAnnotations(
         proxy_config=config,
         endpoints=_endpoints(annotations, agents, where),
         merge_metrics=merge,
-        secure_port=_port(annotations, SECURE_PORT, where),
-        secure_envoy_port=_port(annotations, SECURE_ENVOY_PORT, where),
-        include_inbound_ports=_ports(annotations, INCLUDE_INBOUND, where),
-        exclude_inbound_ports=_ports(annotations, EXCLUDE_INBOUND, where) or (),
-        inject=_boolean(annotations, INJECT, where),
-        injected=STATUS in annotations,
-        templates=tuple(filter(None, (part.strip() for part in annotations.get(TEMPLATES, "").split(",")))),
+        secure_port=_port(annotations, names.SECURE_PORT, where),
+        secure_envoy_port=_port(annotations, names.SECURE_ENVOY_PORT, where),
+        include_inbound_ports=_ports(annotations, names.INCLUDE_INBOUND, where),
+        exclude_inbound_ports=_ports(annotations, names.EXCLUDE_INBOUND, where) or (),
+        inject=_boolean(annotations, names.INJECT, where),
+        injected=names.STATUS in annotations,
+        templates=tuple(
+            filter(None, (part.strip() for part in annotations.get(names.TEMPLATES, "").split(",")))
+        ),
         local_commands=_local_commands(annotations, where),
     )
 
@@ -114,7 +113,7 @@ def _refuse_misspelt(name: str, where: str) -> None:
     prefix, slash, _ = name.partition("/")
     known = _CLOSED.get(prefix)
     if known is not None:
-        if name not in known and not name.startswith(f"{LOCAL_COMMAND}."):
+        if name not in known and not name.startswith(f"{names.LOCAL_COMMAND}."):
             raise InputError(
                 f"unknown annotation {shorten(name)}", where=where, remedy=suggestion(name, known, 0.85)
             )
@@ -135,34 +134,45 @@ def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: str) -> 
     and a port that is already one of the `agents` means that the injector (or a careful user) has rewritten
     the annotations for Prometheus: then they say nothing about the application.
     """
-    targets = annotations.get(SCRAPE_TARGETS)
-    listed = parse_scrape_targets(targets, _place(where, SCRAPE_TARGETS)) if targets is not None else ()
-    scrape = _boolean(annotations, SCRAPE, where)
-    port = annotations.get(PORT, "")
-    path = annotations.get(PATH, "")
+    targets = annotations.get(names.SCRAPE_TARGETS)
+    listed = parse_scrape_targets(targets, _place(where, names.SCRAPE_TARGETS)) if targets is not None else ()
+    scrape = _boolean(annotations, names.PROMETHEUS_SCRAPE, where)
+    port = annotations.get(names.PROMETHEUS_PORT, "")
+    path = annotations.get(names.PROMETHEUS_PATH, "")
     if scrape is False:
         return ()
     if listed:
         return listed
-    if port in map(str, agents) or (not port and path == MERGED_PATH):
+    if port in map(str, agents) or (not port and path == names.MERGED_PATH):
         return ()
     if not port and not scrape:
         return ()
-    for name, value in ((PORT, port), (PATH, path), (SCHEME, annotations.get(SCHEME, ""))):
+    for name, value in (
+        (names.PROMETHEUS_PORT, port),
+        (names.PROMETHEUS_PATH, path),
+        (names.PROMETHEUS_SCHEME, annotations.get(names.PROMETHEUS_SCHEME, "")),
+    ):
         # Each alone first, so that the error names the annotation that is wrong.
         make_source(
-            value if name == PORT and value else DEFAULT_PORT,
-            value if name == PATH else "",
-            value if name == SCHEME else "",
+            value if name == names.PROMETHEUS_PORT and value else DEFAULT_PORT,
+            value if name == names.PROMETHEUS_PATH else "",
+            value if name == names.PROMETHEUS_SCHEME else "",
             _place(where, name),
         )
-    return (make_source(port or DEFAULT_PORT, path, annotations.get(SCHEME, ""), _place(where, PORT)),)
+    return (
+        make_source(
+            port or DEFAULT_PORT,
+            path,
+            annotations.get(names.PROMETHEUS_SCHEME, ""),
+            _place(where, names.PROMETHEUS_PORT),
+        ),
+    )
 
 
 def _local_commands(annotations: Mapping[str, str], where: str) -> dict[str, str]:
     commands = {}
     for name, value in annotations.items():
-        if name != LOCAL_COMMAND and not name.startswith(f"{LOCAL_COMMAND}."):
+        if name != names.LOCAL_COMMAND and not name.startswith(f"{names.LOCAL_COMMAND}."):
             continue
         place = _place(where, name)
         try:
@@ -177,7 +187,7 @@ def _local_commands(annotations: Mapping[str, str], where: str) -> dict[str, str
             )
         if "\0" in value:
             raise InputError("the command has a NUL character", where=place, remedy="remove it")
-        commands[name.removeprefix(LOCAL_COMMAND).removeprefix(".")] = value
+        commands[name.removeprefix(names.LOCAL_COMMAND).removeprefix(".")] = value
     return commands
 
 

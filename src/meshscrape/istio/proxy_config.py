@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import Document, Field, load_documents
-
-ANNOTATION = "proxy.istio.io/config"
+from meshscrape.istio.names import PROXY_CONFIG_ANNOTATION
 
 # Fields of istio.mesh.v1alpha1.ProxyConfig; only used to recognise misspelt ones.
 KNOWN_FIELDS = (
@@ -41,7 +40,7 @@ class ProxyConfig:
         return port if isinstance(port, int) else None
 
 
-def parse_proxy_config(yaml_text: str, where: str = f"annotation {ANNOTATION}") -> ProxyConfig:
+def parse_proxy_config(yaml_text: str, where: str = f"annotation {PROXY_CONFIG_ANNOTATION}") -> ProxyConfig:
     """The ProxyConfig that `yaml_text` spells; fields that are not known here are kept in `raw`.
 
     Raises InputError at `where` with the line within the text: for YAML that cannot be read, for values of

@@ -13,15 +13,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import ISTIO_PROMETHEUS_ANNOTATIONS
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
 
-VARIABLE = "ISTIO_PROMETHEUS_ANNOTATIONS"
 DEFAULT_PATH = "/metrics"
 # What pilot-agent takes when a pod asks to be scraped and names no port.
 DEFAULT_PORT = "80"
 MAX_SOURCES = 64
 
-_VARIABLE_PLACE = f"environment variable {VARIABLE}"
+_VARIABLE_PLACE = f"environment variable {ISTIO_PROMETHEUS_ANNOTATIONS}"
 _FIELDS = frozenset({"scrape", "path", "port", "scheme"})
 _SCHEMES = ("http", "https")
 # The characters of RFC 3986 path and query; no fragment, no space, no control character.

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from meshscrape.errors import InputError
-from meshscrape.istio import ports
-from meshscrape.istio import scrape_targets as targets
+from meshscrape.istio import names, ports
 from meshscrape.istio.allow_list import Scraper, parse_scrapers
 from meshscrape.istio.environment import Environment, check_namespace, parse_address, parse_host_port
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
@@ -28,24 +27,24 @@ InboundMode = Literal["STRICT", "PERMISSIVE", "DISABLE"]
 OWN_PREFIX = "MESHSCRAPE_"
 OWN_VARIABLES = frozenset(
     {
-        "MESHSCRAPE_AGENT_DIR",
-        "MESHSCRAPE_CA_WAIT",
-        "MESHSCRAPE_ENVOY",
-        "MESHSCRAPE_ENVOY_CONCURRENCY",
-        "MESHSCRAPE_INBOUND",
-        "MESHSCRAPE_INSIDE_ADDRESS",
-        "MESHSCRAPE_OPENMETRICS",
-        "MESHSCRAPE_OUTPUT_CERTS_MODE",
-        "MESHSCRAPE_RENEWAL_SPREAD",
-        "MESHSCRAPE_ROUTES",
-        "MESHSCRAPE_SCRAPERS",
-        "MESHSCRAPE_SCRAPERS_CA",
-        "MESHSCRAPE_SCRAPERS_FILE",
-        "MESHSCRAPE_TOKEN_PATH",
+        names.MESHSCRAPE_AGENT_DIR,
+        names.MESHSCRAPE_CA_WAIT,
+        names.MESHSCRAPE_ENVOY,
+        names.MESHSCRAPE_ENVOY_CONCURRENCY,
+        names.MESHSCRAPE_INBOUND,
+        names.MESHSCRAPE_INSIDE_ADDRESS,
+        names.MESHSCRAPE_OPENMETRICS,
+        names.MESHSCRAPE_OUTPUT_CERTS_MODE,
+        names.MESHSCRAPE_RENEWAL_SPREAD,
+        names.MESHSCRAPE_ROUTES,
+        names.MESHSCRAPE_SCRAPERS,
+        names.MESHSCRAPE_SCRAPERS_CA,
+        names.MESHSCRAPE_SCRAPERS_FILE,
+        names.MESHSCRAPE_TOKEN_PATH,
     }
 )
 # Variables of other verbs, which an agent may inherit and does not use.
-_FOREIGN_VARIABLES = frozenset({"MESHSCRAPE_PROMETHEUS", "MESHSCRAPE_PROMTOOL"})
+_FOREIGN_VARIABLES = frozenset({names.MESHSCRAPE_PROMETHEUS, names.MESHSCRAPE_PROMTOOL})
 
 _RSA_SIZES = ("2048", "3072", "4096")
 _INJECTED = "the injector sets it from the pod; set it for an agent that you start yourself"
@@ -122,55 +121,56 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
     _refuse_unknown(env)
     environment = Environment(env)
     # Istio's way of saying that the sidecar is there for its certificate alone (Prometheus's pod).
-    envoy = not (role == "sidecar" and environment.raw("INBOUND_CAPTURE_PORTS") == "")
+    envoy = not (role == "sidecar" and environment.raw(names.INBOUND_CAPTURE_PORTS) == "")
     algorithm, rsa_bits = _key_parameters(environment)
     ratio, jitter = _grace(environment)
     pod_addresses, inside_address = _addresses(environment)
-    pod_name = environment.name("POD_NAME", _INJECTED)
+    pod_name = environment.name(names.POD_NAME, _INJECTED)
     settings = AgentSettings(
         role=cast(Role, role),
         trust_domain=_trust_domain(environment),
         namespace=check_namespace(
-            environment.required("POD_NAMESPACE", _INJECTED), environment.place("POD_NAMESPACE")
+            environment.required(names.POD_NAMESPACE, _INJECTED), environment.place(names.POD_NAMESPACE)
         ),
-        service_account=environment.name("SERVICE_ACCOUNT", _INJECTED),
+        service_account=environment.name(names.SERVICE_ACCOUNT, _INJECTED),
         pod_name=pod_name,
-        workload_name=environment.text("ISTIO_META_WORKLOAD_NAME", pod_name),
+        workload_name=environment.text(names.ISTIO_META_WORKLOAD_NAME, pod_name),
         pod_addresses=pod_addresses,
         inside_address=inside_address,
         ca_address=parse_host_port(
-            environment.text("CA_ADDR", "istiod.istio-system.svc:15012"), environment.place("CA_ADDR")
+            environment.text(names.CA_ADDR, "istiod.istio-system.svc:15012"), environment.place(names.CA_ADDR)
         ),
-        ca_root=environment.path("CA_ROOT_CA") or Path("/var/run/secrets/istio/root-cert.pem"),
-        ca_wait=environment.duration("MESHSCRAPE_CA_WAIT", "60s"),
-        token_path=environment.path("MESHSCRAPE_TOKEN_PATH") or Path("/var/run/secrets/tokens/istio-token"),
-        secret_ttl=environment.duration("SECRET_TTL", "24h"),
+        ca_root=environment.path(names.CA_ROOT_CA) or Path("/var/run/secrets/istio/root-cert.pem"),
+        ca_wait=environment.duration(names.MESHSCRAPE_CA_WAIT, "60s"),
+        token_path=environment.path(names.MESHSCRAPE_TOKEN_PATH)
+        or Path("/var/run/secrets/tokens/istio-token"),
+        secret_ttl=environment.duration(names.SECRET_TTL, "24h"),
         grace_ratio=ratio,
         grace_jitter=jitter,
-        renewal_spread=environment.duration("MESHSCRAPE_RENEWAL_SPREAD", "10s"),
+        renewal_spread=environment.duration(names.MESHSCRAPE_RENEWAL_SPREAD, "10s"),
         key_algorithm=algorithm,
         rsa_bits=rsa_bits,
         # In an injected pod this is a volume in memory: keys do not touch the node's disk.
-        state_dir=environment.path("MESHSCRAPE_AGENT_DIR") or Path("/etc/istio/proxy/meshscrape"),
-        output_certs=environment.path("OUTPUT_CERTS"),
-        output_certs_mode=_file_mode(environment, "MESHSCRAPE_OUTPUT_CERTS_MODE"),
+        state_dir=environment.path(names.MESHSCRAPE_AGENT_DIR) or Path("/etc/istio/proxy/meshscrape"),
+        output_certs=environment.path(names.OUTPUT_CERTS),
+        output_certs_mode=_file_mode(environment, names.MESHSCRAPE_OUTPUT_CERTS_MODE),
         envoy=envoy,
-        envoy_binary=environment.path("MESHSCRAPE_ENVOY"),
-        envoy_concurrency=environment.count("MESHSCRAPE_ENVOY_CONCURRENCY", 1, 1024),
-        stats_port=environment.port("ENVOY_PROMETHEUS_PORT", ports.STATS),
-        merged_port=environment.port("STATUS_PORT", ports.MERGED),
-        health_port=environment.port("ENVOY_STATUS_PORT", ports.HEALTH),
-        secure_stats_port=environment.port("ENVOY_SECURE_METRICS_PORT", 0, allow_zero=True),
-        secure_merged_port=environment.port("ENVOY_SECURE_MERGED_METRICS_PORT", 0, allow_zero=True),
-        localhost_only=environment.flag("METRICS_LOCALHOST_ACCESS_ONLY", False),
-        scrapers=parse_scrapers(environment.text("MESHSCRAPE_SCRAPERS")),
-        scrapers_file=environment.path("MESHSCRAPE_SCRAPERS_FILE"),
-        scrapers_ca=environment.path("MESHSCRAPE_SCRAPERS_CA"),
-        sources=parse_prometheus_annotations_env(environment.text(targets.VARIABLE)),
-        merge_envoy=environment.flag("PILOT_AGENT_MERGE_ENVOY_STATS", True),
-        openmetrics=environment.flag("MESHSCRAPE_OPENMETRICS", False),
-        inbound=parse_inbound(environment.text("MESHSCRAPE_INBOUND")),
-        routes_file=environment.path("MESHSCRAPE_ROUTES"),
+        envoy_binary=environment.path(names.MESHSCRAPE_ENVOY),
+        envoy_concurrency=environment.count(names.MESHSCRAPE_ENVOY_CONCURRENCY, 1, 1024),
+        stats_port=environment.port(names.ENVOY_PROMETHEUS_PORT, ports.STATS),
+        merged_port=environment.port(names.STATUS_PORT, ports.MERGED),
+        health_port=environment.port(names.ENVOY_STATUS_PORT, ports.HEALTH),
+        secure_stats_port=environment.port(names.ENVOY_SECURE_METRICS_PORT, 0, allow_zero=True),
+        secure_merged_port=environment.port(names.ENVOY_SECURE_MERGED_METRICS_PORT, 0, allow_zero=True),
+        localhost_only=environment.flag(names.METRICS_LOCALHOST_ACCESS_ONLY, False),
+        scrapers=parse_scrapers(environment.text(names.MESHSCRAPE_SCRAPERS)),
+        scrapers_file=environment.path(names.MESHSCRAPE_SCRAPERS_FILE),
+        scrapers_ca=environment.path(names.MESHSCRAPE_SCRAPERS_CA),
+        sources=parse_prometheus_annotations_env(environment.text(names.ISTIO_PROMETHEUS_ANNOTATIONS)),
+        merge_envoy=environment.flag(names.PILOT_AGENT_MERGE_ENVOY_STATS, True),
+        openmetrics=environment.flag(names.MESHSCRAPE_OPENMETRICS, False),
+        inbound=parse_inbound(environment.text(names.MESHSCRAPE_INBOUND)),
+        routes_file=environment.path(names.MESHSCRAPE_ROUTES),
     )
     _check_ports(settings)
     _check_files(settings)
@@ -234,22 +234,24 @@ def _refuse_unknown(env: Mapping[str, str]) -> None:
 
 
 def _trust_domain(environment: Environment) -> str:
-    text = environment.text("TRUST_DOMAIN", "cluster.local")
+    text = environment.text(names.TRUST_DOMAIN, "cluster.local")
     try:
         return check_trust_domain(text)
     except InputError as error:
-        raise InputError(error.what, where=environment.place("TRUST_DOMAIN"), remedy=error.remedy) from error
+        raise InputError(
+            error.what, where=environment.place(names.TRUST_DOMAIN), remedy=error.remedy
+        ) from error
 
 
 def _addresses(environment: Environment) -> tuple[tuple[str, ...], str]:
-    name = "INSTANCE_IPS" if environment.text("INSTANCE_IPS") else "INSTANCE_IP"
+    name = names.INSTANCE_IPS if environment.text(names.INSTANCE_IPS) else names.INSTANCE_IP
     place = environment.place(name)
     text = environment.required(name, _INJECTED)
     pod = tuple(parse_address(part.strip(), place) for part in text.split(","))
     if len(set(pod)) != len(pod):
         raise InputError("an address is listed twice", where=place, remedy="list each address once")
-    inside_place = environment.place("MESHSCRAPE_INSIDE_ADDRESS")
-    inside = parse_address(environment.text("MESHSCRAPE_INSIDE_ADDRESS", "127.0.0.1"), inside_place)
+    inside_place = environment.place(names.MESHSCRAPE_INSIDE_ADDRESS)
+    inside = parse_address(environment.text(names.MESHSCRAPE_INSIDE_ADDRESS, "127.0.0.1"), inside_place)
     if not ipaddress.ip_address(inside).is_loopback:
         raise InputError(
             f"{inside} is not a loopback address",
@@ -264,24 +266,24 @@ def _addresses(environment: Environment) -> tuple[tuple[str, ...], str]:
 
 
 def _key_parameters(environment: Environment) -> tuple[KeyAlgorithm, int]:
-    algorithm = environment.text("ECC_SIGNATURE_ALGORITHM")
-    size = environment.text("WORKLOAD_RSA_KEY_SIZE")
+    algorithm = environment.text(names.ECC_SIGNATURE_ALGORITHM)
+    size = environment.text(names.WORKLOAD_RSA_KEY_SIZE)
     if algorithm not in ("", "ECDSA"):
         raise InputError(
             f"{shorten(algorithm)} is not supported",
-            where=environment.place("ECC_SIGNATURE_ALGORITHM"),
+            where=environment.place(names.ECC_SIGNATURE_ALGORITHM),
             remedy="write ECDSA, or set WORKLOAD_RSA_KEY_SIZE instead for an RSA key",
         )
-    if environment.text("ECC_CURVE", "P256") != "P256":
+    if environment.text(names.ECC_CURVE, "P256") != "P256":
         raise InputError(
-            f"{shorten(environment.text('ECC_CURVE'))} is not supported",
-            where=environment.place("ECC_CURVE"),
+            f"{shorten(environment.text(names.ECC_CURVE))} is not supported",
+            where=environment.place(names.ECC_CURVE),
             remedy="write P256 or remove it",
         )
     if size and size not in _RSA_SIZES:
         raise InputError(
             f"{shorten(size)} is not a supported key size",
-            where=environment.place("WORKLOAD_RSA_KEY_SIZE"),
+            where=environment.place(names.WORKLOAD_RSA_KEY_SIZE),
             remedy=f"write one of {', '.join(_RSA_SIZES)}",
         )
     # As in Istio, a named elliptic curve algorithm wins over a size.
@@ -289,18 +291,18 @@ def _key_parameters(environment: Environment) -> tuple[KeyAlgorithm, int]:
 
 
 def _grace(environment: Environment) -> tuple[float, float]:
-    ratio = environment.fraction("SECRET_GRACE_PERIOD_RATIO", "0.5")
-    jitter = environment.fraction("SECRET_GRACE_PERIOD_RATIO_JITTER", "0.01")
+    ratio = environment.fraction(names.SECRET_GRACE_PERIOD_RATIO, "0.5")
+    jitter = environment.fraction(names.SECRET_GRACE_PERIOD_RATIO_JITTER, "0.01")
     if not 0 < ratio < 1:
         raise InputError(
             "certificates would be renewed either at once or only when they have expired",
-            where=environment.place("SECRET_GRACE_PERIOD_RATIO"),
+            where=environment.place(names.SECRET_GRACE_PERIOD_RATIO),
             remedy="write a number between 0 and 1, for example 0.5",
         )
     if jitter >= min(ratio, 1 - ratio):
         raise InputError(
             "the jitter could move renewal beyond the certificate's life",
-            where=environment.place("SECRET_GRACE_PERIOD_RATIO_JITTER"),
+            where=environment.place(names.SECRET_GRACE_PERIOD_RATIO_JITTER),
             remedy=f"write a number below {min(ratio, 1 - ratio):g}",
         )
     return ratio, jitter
@@ -325,11 +327,11 @@ def _file_mode(environment: Environment, name: str) -> int:
 def _check_ports(settings: AgentSettings) -> None:
     """Every listener needs a port of its own, and the numbers reserved for one purpose serve no other."""
     listeners = (
-        ("ENVOY_PROMETHEUS_PORT", settings.stats_port, ports.STATS),
-        ("STATUS_PORT", settings.merged_port, ports.MERGED),
-        ("ENVOY_STATUS_PORT", settings.health_port, ports.HEALTH),
-        ("ENVOY_SECURE_METRICS_PORT", settings.secure_stats_port, ports.SECURE_STATS),
-        ("ENVOY_SECURE_MERGED_METRICS_PORT", settings.secure_merged_port, ports.SECURE_MERGED),
+        (names.ENVOY_PROMETHEUS_PORT, settings.stats_port, ports.STATS),
+        (names.STATUS_PORT, settings.merged_port, ports.MERGED),
+        (names.ENVOY_STATUS_PORT, settings.health_port, ports.HEALTH),
+        (names.ENVOY_SECURE_METRICS_PORT, settings.secure_stats_port, ports.SECURE_STATS),
+        (names.ENVOY_SECURE_MERGED_METRICS_PORT, settings.secure_merged_port, ports.SECURE_MERGED),
     )
     taken: dict[int, str] = {}
     for name, port, own in listeners:
@@ -358,20 +360,20 @@ def _check_files(settings: AgentSettings) -> None:
     if settings.scrapers_file is not None and settings.scrapers:
         raise InputError(
             "there are two allow lists",
-            where=Environment.place("MESHSCRAPE_SCRAPERS_FILE"),
+            where=Environment.place(names.MESHSCRAPE_SCRAPERS_FILE),
             remedy="remove MESHSCRAPE_SCRAPERS, or write its entries into the file",
         )
     certificates, own = settings.output_certs, settings.state_dir
     if certificates is not None and (certificates == own or own in certificates.parents):
         raise InputError(
             "the directory is inside the agent's own",
-            where=Environment.place("OUTPUT_CERTS"),
+            where=Environment.place(names.OUTPUT_CERTS),
             remedy="write a directory beside MESHSCRAPE_AGENT_DIR",
         )
     if settings.routes_file is not None and settings.role != "router":
         raise InputError(
             "only gateways have routes",
-            where=Environment.place("MESHSCRAPE_ROUTES"),
+            where=Environment.place(names.MESHSCRAPE_ROUTES),
             remedy="remove it, or start the agent as a router",
         )
 
@@ -380,11 +382,11 @@ def _check_application_ports(settings: AgentSettings, taken: Mapping[int, str]) 
     if settings.role == "router" and len(settings.inbound) > 1:
         raise InputError(
             f"{len(settings.inbound)} ports are listed for a gateway",
-            where=Environment.place("MESHSCRAPE_INBOUND"),
+            where=Environment.place(names.MESHSCRAPE_INBOUND),
             remedy="list the one port where it listens",
         )
-    declared = [("MESHSCRAPE_INBOUND", item.port) for item in settings.inbound]
-    declared += [(targets.VARIABLE, source.port) for source in settings.sources]
+    declared = [(names.MESHSCRAPE_INBOUND, item.port) for item in settings.inbound]
+    declared += [(names.ISTIO_PROMETHEUS_ANNOTATIONS, source.port) for source in settings.sources]
     for name, port in declared:
         if port in taken:
             raise InputError(

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshscrape.errors import InputError
-from meshscrape.istio.annotations import INJECT, LOCAL_COMMAND, PodAnnotations, parse_annotations
+from meshscrape.istio.annotations import PodAnnotations, parse_annotations
 from meshscrape.istio.environment import check_kubernetes_name, check_namespace, parse_boolean
 from meshscrape.istio.fields import Document, Field
+from meshscrape.istio.names import INJECT, LOCAL_COMMAND, PROXY_CONTAINER
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
 from meshscrape.kube.mesh_spec import Container, ContainerPortSpec
 
-PROXY_CONTAINER = "istio-proxy"
 _OWN_NAMESPACES = ("meshscrape.io/", "prometheus.istio.io/", "proxy.istio.io/", "traffic.sidecar.istio.io/")
 
 # Near misses of the first are mistakes, unless they are one of the second.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from meshscrape.errors import InputError
+from meshscrape.istio import names
 from meshscrape.istio.fields import Document, Field, closest
 from meshscrape.istio.ports import shorten
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.istio.settings import (
     OWN_VARIABLES,
     AgentSettings,
@@ -33,19 +33,38 @@ from meshscrape.spiffe.ids import check_trust_domain
 # What the mesh itself tells every agent; a pod that sets one of these would contradict its identity.
 _GIVEN = frozenset(
     {
-        "POD_NAME", "POD_NAMESPACE", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "INSTANCE_IP", "INSTANCE_IPS",
-        "ISTIO_META_WORKLOAD_NAME", "ISTIO_PROMETHEUS_ANNOTATIONS", "MESHSCRAPE_INBOUND",
-        "MESHSCRAPE_INSIDE_ADDRESS",
+        names.POD_NAME,
+        names.POD_NAMESPACE,
+        names.SERVICE_ACCOUNT,
+        names.TRUST_DOMAIN,
+        names.INSTANCE_IP,
+        names.INSTANCE_IPS,
+        names.ISTIO_META_WORKLOAD_NAME,
+        names.ISTIO_PROMETHEUS_ANNOTATIONS,
+        names.MESHSCRAPE_INBOUND,
+        names.MESHSCRAPE_INSIDE_ADDRESS,
     }
-)  # fmt: skip
+)
 # Istio's variables that change what is exposed: a misspelt one would silently leave the default.
 _ISTIO_VARIABLES = (
-    "CA_ADDR", "CA_ROOT_CA", "ECC_CURVE", "ECC_SIGNATURE_ALGORITHM", "ENVOY_PROMETHEUS_PORT",
-    "ENVOY_SECURE_MERGED_METRICS_PORT", "ENVOY_SECURE_METRICS_PORT", "ENVOY_STATUS_PORT",
-    "INBOUND_CAPTURE_PORTS", "METRICS_LOCALHOST_ACCESS_ONLY", "OUTPUT_CERTS", "PILOT_AGENT_MERGE_ENVOY_STATS",
-    "SECRET_GRACE_PERIOD_RATIO", "SECRET_GRACE_PERIOD_RATIO_JITTER", "SECRET_TTL", "STATUS_PORT",
-    "WORKLOAD_RSA_KEY_SIZE",
-)  # fmt: skip
+    names.CA_ADDR,
+    names.CA_ROOT_CA,
+    names.ECC_CURVE,
+    names.ECC_SIGNATURE_ALGORITHM,
+    names.ENVOY_PROMETHEUS_PORT,
+    names.ENVOY_SECURE_MERGED_METRICS_PORT,
+    names.ENVOY_SECURE_METRICS_PORT,
+    names.ENVOY_STATUS_PORT,
+    names.INBOUND_CAPTURE_PORTS,
+    names.METRICS_LOCALHOST_ACCESS_ONLY,
+    names.OUTPUT_CERTS,
+    names.PILOT_AGENT_MERGE_ENVOY_STATS,
+    names.SECRET_GRACE_PERIOD_RATIO,
+    names.SECRET_GRACE_PERIOD_RATIO_JITTER,
+    names.SECRET_TTL,
+    names.STATUS_PORT,
+    names.WORKLOAD_RSA_KEY_SIZE,
+)
 
 _NETWORKING = ("networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3")
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -181,7 +200,7 @@ def _workload_kind(deployment: Deployment, pod_env: Mapping[str, str]) -> Kind:
     annotations = deployment.annotations
     if deployment.labels.get("istio") == "ingressgateway" or "gateway" in annotations.templates:
         return "gateway"
-    if pod_env.get("INBOUND_CAPTURE_PORTS") == "" or annotations.include_inbound_ports == ():
+    if pod_env.get(names.INBOUND_CAPTURE_PORTS) == "" or annotations.include_inbound_ports == ():
         return "credentials"
     return "sidecar"
 
@@ -213,7 +232,10 @@ def _check_services(deployment: Deployment, workload: Workload, services: Iterab
 
 def _check_settings(workload: Workload, deployment: Deployment, trust_domain: str) -> None:
     # Names and addresses that only the place where it runs can give; any will do to try the rest.
-    env = agent_environment(workload, trust_domain) | {"POD_NAME": workload.name, "INSTANCE_IP": "127.0.0.2"}
+    env = agent_environment(workload, trust_domain) | {
+        names.POD_NAME: workload.name,
+        names.INSTANCE_IP: "127.0.0.2",
+    }
     try:
         settings = parse_settings(env, workload.role)
     except InputError as error:
@@ -229,20 +251,20 @@ def _check_announced(settings: AgentSettings, deployment: Deployment) -> None:
     annotations = deployment.annotations
     for name, announced, variable, port in (
         (
-            "secure-port",
+            names.SECURE_PORT,
             annotations.secure_port,
-            "ENVOY_SECURE_MERGED_METRICS_PORT",
+            names.ENVOY_SECURE_MERGED_METRICS_PORT,
             settings.secure_merged_port,
         ),
         (
-            "secure-envoy-port",
+            names.SECURE_ENVOY_PORT,
             annotations.secure_envoy_port,
-            "ENVOY_SECURE_METRICS_PORT",
+            names.ENVOY_SECURE_METRICS_PORT,
             settings.secure_stats_port,
         ),
     ):
         if announced not in (None, port):
-            deployment.annotations_field.at(f"prometheus.istio.io/{name}").refuse(
+            deployment.annotations_field.at(name).refuse(
                 f"port {announced} is announced, but {variable} is {port or 'off'}",
                 f"set {variable} in proxyMetadata to the same port",
             )
@@ -255,6 +277,6 @@ def _variable_place(name: str, deployment: Deployment) -> str:
     lines = deployment.annotations.proxy_config.lines
     if name not in lines:
         return deployment.named.where
-    place = deployment.annotations_field.at(PROXY_CONFIG)
+    place = deployment.annotations_field.at(names.PROXY_CONFIG_ANNOTATION)
     line = place.document.line_of(place.path, within=lines[name])
-    return f"{line}: {deployment.named.root.owner}: annotation {PROXY_CONFIG}"
+    return f"{line}: {deployment.named.root.owner}: annotation {names.PROXY_CONFIG_ANNOTATION}"

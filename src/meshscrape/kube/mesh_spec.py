@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from meshscrape.istio import names
 from meshscrape.istio import scrape_targets as targets
 from meshscrape.istio.annotations import PodAnnotations
 from meshscrape.istio.fields import Document, load_documents
@@ -137,18 +138,18 @@ def agent_environment(workload: Workload, trust_domain: str) -> dict[str, str]:
     """
     env = dict(workload.pod_env)
     if (status_port := workload.annotations.proxy_config.status_port) is not None:
-        env.setdefault("STATUS_PORT", str(status_port))
+        env.setdefault(names.STATUS_PORT, str(status_port))
     env |= {
-        "TRUST_DOMAIN": trust_domain,
-        "POD_NAMESPACE": workload.namespace,
-        "SERVICE_ACCOUNT": workload.service_account,
-        "ISTIO_META_WORKLOAD_NAME": workload.name,
+        names.TRUST_DOMAIN: trust_domain,
+        names.POD_NAMESPACE: workload.namespace,
+        names.SERVICE_ACCOUNT: workload.service_account,
+        names.ISTIO_META_WORKLOAD_NAME: workload.name,
     }
     # A gateway has no application to merge; Istio's agent reads the variable on sidecars only.
     if workload.kind != "gateway" and (sources := targets.sources_to_env(workload.annotations.sources)):
-        env[targets.VARIABLE] = sources
+        env[names.ISTIO_PROMETHEUS_ANNOTATIONS] = sources
     if workload.kind == "credentials":
-        env["INBOUND_CAPTURE_PORTS"] = ""
+        env[names.INBOUND_CAPTURE_PORTS] = ""
     elif inbound := inbound_to_env(workload.inbound):
-        env["MESHSCRAPE_INBOUND"] = inbound
+        env[names.MESHSCRAPE_INBOUND] = inbound
     return env

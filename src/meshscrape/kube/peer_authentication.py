@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import cast
 
 from meshscrape.istio.fields import Field
+from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.ports import parse_port, shorten
 from meshscrape.istio.settings import InboundMode
 from meshscrape.kube.declarations import Named, matches
 
-ROOT_NAMESPACE = "istio-system"
 DEFAULT_MODE: InboundMode = "PERMISSIVE"
 _MODES = ("STRICT", "PERMISSIVE", "DISABLE", "UNSET")
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshscrape.errors import MeshscrapeError, MissingBinaryError
+from meshscrape.istio.names import MESHSCRAPE_PROMETHEUS, MESHSCRAPE_PROMTOOL
 from meshscrape.system.processes import spawn
 
 Progress = Callable[[str], None]
@@ -49,10 +50,10 @@ def find_prometheus(env: Mapping[str, str]) -> Prometheus | None:
 
     MESHSCRAPE_PROMTOOL names promtool, which is otherwise looked for beside the server and on PATH.
     """
-    server = _named(env, "MESHSCRAPE_PROMETHEUS") or _which("prometheus", env) or _cached(env)
+    server = _named(env, MESHSCRAPE_PROMETHEUS) or _which("prometheus", env) or _cached(env)
     if server is None:
         return None
-    promtool = _named(env, "MESHSCRAPE_PROMTOOL")
+    promtool = _named(env, MESHSCRAPE_PROMTOOL)
     if promtool is None:
         beside = server.with_name("promtool")
         promtool = beside if os.access(beside, os.X_OK) else _which("promtool", env)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from meshscrape.errors import InputError, MissingBinaryError
+from meshscrape.istio import names
 from meshscrape.istio.settings import AgentSettings, parse_settings
 from meshscrape.kube.mesh_spec import MeshSpec, Workload, agent_environment
 from meshscrape.local.addresses import AddressPair
@@ -152,14 +153,14 @@ def _plan(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair], 
         **agent_environment(workload, mesh.trust_domain),
         **_local_environment(pod, pair, directory, site, bool(routes)),
     }
-    if workload.pod_env.get("OUTPUT_CERTS"):
+    if workload.pod_env.get(names.OUTPUT_CERTS):
         # In a pod this is a mounted volume; here it is a directory beside the agent's own.
-        environment["OUTPUT_CERTS"] = str(directory / "output-certs")
+        environment[names.OUTPUT_CERTS] = str(directory / "output-certs")
     settings = parse_settings(environment, workload.role)
     if settings.envoy and settings.scrapers_file is None:
         # Followed by the agent: an edit of the allow list restarts nothing.
-        environment.pop("MESHSCRAPE_SCRAPERS", None)
-        environment["MESHSCRAPE_SCRAPERS_FILE"] = str(directory / SCRAPERS_FILE)
+        environment.pop(names.MESHSCRAPE_SCRAPERS, None)
+        environment[names.MESHSCRAPE_SCRAPERS_FILE] = str(directory / SCRAPERS_FILE)
     scraped = ScrapedWorkload(
         namespace=workload.namespace,
         pod=pod,
@@ -191,18 +192,18 @@ def _local_environment(
 ) -> dict[str, str]:
     """What only this place can tell: names, addresses, and a cluster's mounts as paths of this machine."""
     environment = {
-        "POD_NAME": pod,
-        "INSTANCE_IP": pair.pod,
-        "MESHSCRAPE_INSIDE_ADDRESS": pair.inside,
-        "CA_ADDR": site.ca_address,
-        "CA_ROOT_CA": str(site.ca_root),
-        "MESHSCRAPE_TOKEN_PATH": str(directory / "token"),
-        "MESHSCRAPE_AGENT_DIR": str(directory / "agent"),
+        names.POD_NAME: pod,
+        names.INSTANCE_IP: pair.pod,
+        names.MESHSCRAPE_INSIDE_ADDRESS: pair.inside,
+        names.CA_ADDR: site.ca_address,
+        names.CA_ROOT_CA: str(site.ca_root),
+        names.MESHSCRAPE_TOKEN_PATH: str(directory / "token"),
+        names.MESHSCRAPE_AGENT_DIR: str(directory / "agent"),
     }
     if site.envoy:
-        environment["MESHSCRAPE_ENVOY"] = site.envoy
+        environment[names.MESHSCRAPE_ENVOY] = site.envoy
     if routed:
-        environment["MESHSCRAPE_ROUTES"] = str(directory / "routes.json")
+        environment[names.MESHSCRAPE_ROUTES] = str(directory / "routes.json")
     return environment
 
 
@@ -245,15 +246,15 @@ def _applications(
         variables = {
             "INSIDE_ADDRESS": pair.inside,
             "POD_IP": pair.pod,
-            "POD_NAME": pod,
-            "POD_NAMESPACE": workload.namespace,
+            names.POD_NAME: pod,
+            names.POD_NAMESPACE: workload.namespace,
             "PROMETHEUS_CONFIG": str(site.prometheus_directory / "prometheus.yml"),
             "PROMETHEUS_DATA": str(site.prometheus_directory / "data"),
         }
         if container.ports:
             variables["PORT"] = str(container.ports[0].port)
         if settings.output_certs is not None:
-            variables["OUTPUT_CERTS"] = str(settings.output_certs)
+            variables[names.OUTPUT_CERTS] = str(settings.output_certs)
         for name, value in container.env:
             variables[name] = substitute(value, variables, where)
         argv = command(container.command_line, variables, where)
@@ -293,9 +294,9 @@ def _scrape_proxy(pair: AddressPair, settings: AgentSettings, site: Site) -> App
     arguments = place.arguments(scraper_credentials(settings), site.prometheus_directory / "targets")
     environment = dict(site.environment)
     if site.envoy:
-        environment["MESHSCRAPE_ENVOY"] = site.envoy
+        environment[names.MESHSCRAPE_ENVOY] = site.envoy
     if site.requests_per_connection:
-        environment["MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION"] = site.requests_per_connection
+        environment[names.MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION] = site.requests_per_connection
     return ApplicationPlan(
         name="scrape-proxy",
         argv=(sys.executable, "-m", "meshscrape", "proxy", *arguments),

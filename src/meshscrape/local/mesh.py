@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.agent.envoy import find_binary, port_remedies
-from meshscrape.ca.storage import JWKS, ROOT_BUNDLE
+from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, ROOTS_FILE
 from meshscrape.kube.mesh import parse_mesh
 from meshscrape.kube.mesh_spec import MeshSpec, load_documents
 from meshscrape.local.addresses import Subnet
@@ -94,11 +95,11 @@ class LocalMesh:
         self._site = Site(
             run=state.run,
             ca_address=subnet.ca_address,
-            ca_root=state.ca / ROOT_BUNDLE,
+            ca_root=state.ca / ROOTS_FILE,
             environment=base_environment(options.environment),
-            envoy=options.environment.get("MESHSCRAPE_ENVOY", ""),
+            envoy=options.environment.get(MESHSCRAPE_ENVOY, ""),
             direct=options.direct,
-            requests_per_connection=options.environment.get("MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION", ""),
+            requests_per_connection=options.environment.get(MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, ""),
         )
 
     async def prepare(self) -> None:

@@ -14,6 +14,7 @@ import h11
 from cryptography import x509
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.certificates import identity_of
 
 _CHUNK = 64 * 1024
@@ -149,8 +150,10 @@ def _secured(
     # A workload certificate has no host name: the SPIFFE ID is compared below instead.
     context.check_hostname = False
     try:
-        context.load_verify_locations(str(credentials / "root-cert.pem"))
-        context.load_cert_chain(str(credentials / "cert-chain.pem"), str(credentials / "key.pem"))
+        context.load_verify_locations(str(credentials / ROOTS_FILE))
+        context.load_cert_chain(
+            str(credentials / CERTIFICATE_CHAIN_FILE), str(credentials / PRIVATE_KEY_FILE)
+        )
     except OSError as error:
         raise InputError(
             f"the credentials cannot be used: {error.strerror or error}", where=str(credentials)

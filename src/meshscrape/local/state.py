@@ -22,7 +22,6 @@ from typing import Any
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
 
-API_VERSION = "meshscrape.io/v1"
 OWN = frozenset({"ca", "run", "status.json"})
 
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.layout import WorkloadPlan
 from meshscrape.local.processes import child_named
 from meshscrape.local.prometheus import ScrapeProxyPlace, TargetHealth
-from meshscrape.local.state import API_VERSION
 from meshscrape.local.workload import RunningWorkload
 from meshscrape.prometheus.targets import Target, targets_of
 
@@ -31,7 +31,7 @@ def mesh_document(
 ) -> dict[str, Any]:
     """The whole document; `message` is empty or says what is wrong with the mesh's manifest."""
     return {
-        "apiVersion": API_VERSION,
+        "apiVersion": DOCUMENT_VERSION,
         "kind": KIND,
         "phase": phase,
         "message": message,

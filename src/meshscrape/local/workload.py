@@ -13,6 +13,7 @@ from pathlib import Path
 
 from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE
 from meshscrape.local.layout import ApplicationPlan, WorkloadPlan
 from meshscrape.local.processes import child_named, is_child
 from meshscrape.spiffe.certificates import load_certificates
@@ -185,7 +186,7 @@ class RunningWorkload:
         return True, ""
 
     def _present_certificate(self) -> CertificateSeen | None:
-        path = self.agent_directory / "credentials" / "cert-chain.pem"
+        path = self.agent_directory / "credentials" / CERTIFICATE_CHAIN_FILE
         try:
             leaf = load_certificates(path.read_bytes(), str(path))[0]
         except (OSError, MeshscrapeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import PROXY_CONTAINER
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.observe.model import ContainerPort
@@ -17,7 +18,7 @@ def application_ports(template: Any, services: tuple[Manifest, ...]) -> tuple[Co
     found: dict[int, ContainerPort] = {}
     named: dict[str, int] = {}
     for container in objects.containers(template):
-        if container.get("name") == "istio-proxy":
+        if container.get("name") == PROXY_CONTAINER:
             continue
         for port in objects.as_list(container.get("ports")):
             number = objects.dig(port, "containerPort")

@@ -8,12 +8,11 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
+from meshscrape.istio.names import BOOTSTRAP_OVERRIDE, ISTIO_BOOTSTRAP_OVERRIDE, PROXY_CONTAINER
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Ref
-from meshscrape.observe.proxies import BOOTSTRAP_OVERRIDE, OVERRIDE
 
 KEY = "custom_bootstrap.json"
-_PROXY = "istio-proxy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def override_of(
     """The override that a proxy starts with, by annotation or by its own environment; or None."""
     if name := annotations.get(BOOTSTRAP_OVERRIDE):
         return _read(Ref("", "ConfigMap", namespace, name), KEY, inventory)
-    if path := env.get(OVERRIDE):
+    if path := env.get(ISTIO_BOOTSTRAP_OVERRIDE):
         return _mounted(namespace, path, template, inventory)
     return None
 
@@ -61,7 +60,7 @@ def _mounted(namespace: str, path: str, template: Any, inventory: Inventory) -> 
         for each in objects.as_list(objects.dig(template, "spec", "volumes"))
     }
     for container in objects.containers(template):
-        if container.get("name") != _PROXY:
+        if container.get("name") != PROXY_CONTAINER:
             continue
         for mount in objects.as_list(container.get("volumeMounts")):
             directory = str(objects.dig(mount, "mountPath", default="")).rstrip("/")

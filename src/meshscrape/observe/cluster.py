@@ -10,14 +10,9 @@ from meshscrape.kube.objects import Inventory, Manifest, Ref
 
 T = TypeVar("T")
 
-REVISION_LABEL = "istio.io/rev"
 TAG_LABEL = "istio.io/tag"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
-NETWORKING = "networking.istio.io"
-SECURITY = "security.istio.io"
-OPERATOR = "monitoring.coreos.com"
 VICTORIA = "operator.victoriametrics.com"
-ASM = "istio.alibabacloud.com"
 _HASH = "pod-template-hash"
 # Owners whose own owners are what users change.
 _BETWEEN = ("ReplicaSet", "Job")

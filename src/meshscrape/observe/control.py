@@ -10,10 +10,11 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
+from meshscrape.istio.names import ASM_GROUP, PROXY_CONTAINER, REVISION, ROOT_NAMESPACE
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version, parse_version
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.observe.cluster import ASM, REVISION_LABEL, TAG_LABEL, Cluster
+from meshscrape.observe.cluster import TAG_LABEL, Cluster
 from meshscrape.observe.model import ControlPlane, Flavour, MeshSettings
 from meshscrape.observe.proxies import env_of, metadata_of
 
@@ -76,7 +77,7 @@ def read_control(cluster: Cluster, given: IstioVersion) -> Control:
     planes = [_plane(revision, parts, names, flavour, given) for revision, parts in sorted(found.items())]
     if not planes and given.known:
         planes = [
-            ControlPlane(DEFAULT, given, (), "istio-system", False, flavour, version_source="--istio-version")
+            ControlPlane(DEFAULT, given, (), ROOT_NAMESPACE, False, flavour, version_source="--istio-version")
         ]
     return Control(tuple(planes), names, webhooks, flavour, given)
 
@@ -87,7 +88,7 @@ def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
             labels = objects.labels(deployment.data)
             yield (
                 "istiod",
-                labels.get(REVISION_LABEL) or _revision_of_name(deployment.ref.name, "istiod"),
+                labels.get(REVISION) or _revision_of_name(deployment.ref.name, "istiod"),
                 deployment,
             )
     for config_map in cluster.inventory.of_kind("ConfigMap", ""):
@@ -95,9 +96,9 @@ def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
         name = config_map.ref.name
         labels = objects.labels(config_map.data)
         if "mesh" in data and (name == "istio" or name.startswith("istio-")):
-            yield "mesh", labels.get(REVISION_LABEL) or _revision_of_name(name, "istio"), config_map
+            yield "mesh", labels.get(REVISION) or _revision_of_name(name, "istio"), config_map
         elif name.startswith(_INJECTOR) and "values" in data:
-            yield "injector", labels.get(REVISION_LABEL) or _revision_of_name(name, _INJECTOR), config_map
+            yield "injector", labels.get(REVISION) or _revision_of_name(name, _INJECTOR), config_map
 
 
 def _revision_of_name(name: str, prefix: str) -> str:
@@ -121,20 +122,20 @@ def _names(cluster: Cluster) -> tuple[dict[str, str], bool]:
     webhooks = False
     for hook in cluster.inventory.of_kind("MutatingWebhookConfiguration"):
         labels = objects.labels(hook.data)
-        if REVISION_LABEL not in labels and not hook.ref.name.startswith(_WEBHOOKS):
+        if REVISION not in labels and not hook.ref.name.startswith(_WEBHOOKS):
             continue
         webhooks = True
-        revision = labels.get(REVISION_LABEL) or DEFAULT
+        revision = labels.get(REVISION) or DEFAULT
         names.setdefault(revision, revision)
         if tag := labels.get(TAG_LABEL):
             names[tag] = revision
     for service in cluster.inventory.of_kind("Service", ""):
         labels = objects.labels(service.data)
-        if TAG_LABEL in labels and REVISION_LABEL in labels:
-            names[labels[TAG_LABEL]] = labels[REVISION_LABEL]
+        if TAG_LABEL in labels and REVISION in labels:
+            names[labels[TAG_LABEL]] = labels[REVISION]
     if DEFAULT not in names:
         for hook in cluster.inventory.of_kind("ValidatingWebhookConfiguration"):
-            default = objects.labels(hook.data).get(REVISION_LABEL, "")
+            default = objects.labels(hook.data).get(REVISION, "")
             if hook.ref.name == "istiod-default-validator" and default in names:
                 names[DEFAULT] = default
     return names, webhooks
@@ -160,7 +161,7 @@ def _plane(
         revision=revision,
         version=version,
         tags=tuple(sorted(tag for tag, of in names.items() if of == revision and tag != revision)),
-        namespace=some.ref.namespace if some else "istio-system",
+        namespace=some.ref.namespace if some else ROOT_NAMESPACE,
         external=istiod is None,
         flavour=flavour,
         mesh=replace(mesh, exclude_inbound_ports=split_ports(str(excluded))),
@@ -211,7 +212,7 @@ def _native_sidecars(env: Mapping[str, str]) -> bool | None:
 
 
 def _mesh(config_map: Manifest | None, some: Manifest | None) -> MeshSettings:
-    root = some.ref.namespace if some else "istio-system"
+    root = some.ref.namespace if some else ROOT_NAMESPACE
     if config_map is None:
         return MeshSettings(root_namespace=root)
     mesh = yaml_mapping(str(objects.dig(config_map.data, "data", "mesh", default="")))
@@ -244,10 +245,10 @@ def split_ports(text: str) -> tuple[str, ...]:
 def _flavour(cluster: Cluster) -> Flavour:
     """Alibaba Cloud's ASM, when something that only ASM has is in the dump."""
     inventory = cluster.inventory
-    if any(each.ref.group == ASM for each in inventory):
+    if any(each.ref.group == ASM_GROUP for each in inventory):
         return "asm"
     for definition in inventory.of_kind("CustomResourceDefinition"):
-        if definition.ref.name.endswith(f".{ASM}"):
+        if definition.ref.name.endswith(f".{ASM_GROUP}"):
             return "asm"
     for kind in ("Deployment", "StatefulSet", "DaemonSet", "Pod"):
         for each in inventory.of_kind(kind):
@@ -259,7 +260,7 @@ def _flavour(cluster: Cluster) -> Flavour:
 
 def is_asm_container(container: Mapping[str, Any]) -> bool:
     """Whether an istio-proxy container is ASM's, by its image or environment."""
-    if container.get("name") != "istio-proxy":
+    if container.get("name") != PROXY_CONTAINER:
         return False
     image = str(container.get("image", ""))
     if image_version(image).vendor == "aliyun" or _ALIYUN_IMAGE.search(image):

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meshscrape.istio.annotations import MERGE_METRICS, MERGED_PATH, PATH, PORT, SCRAPE, SECURE_PORT
+from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.observe.cluster import owners
@@ -21,9 +21,10 @@ META = "__meta_kubernetes_"
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
 _EXAMPLE_IP = "192.0.2.1"
 _PROXY: Mapping[str, Any] = {
-    "name": "istio-proxy", "ports": [{"containerPort": 15090, "name": "http-envoy-prom", "protocol": "TCP"}],
-}  # fmt: skip
-_MANAGED_PORTS = ((15020, "metrics"), (15021, "status-port"), (15090, "http-envoy-prom"))
+    "name": names.PROXY_CONTAINER,
+    "ports": [{"containerPort": 15090, "name": names.ENVOY_STATS_PORT_NAME, "protocol": "TCP"}],
+}
+_MANAGED_PORTS = ((15020, "metrics"), (15021, "status-port"), (15090, names.ENVOY_STATS_PORT_NAME))
 
 Labels = dict[str, str]
 
@@ -55,28 +56,34 @@ def predicted(found: Found, prometheus_merge: bool) -> Manifest:
         others = [
             each
             for each in objects.as_list(spec.get("containers"))
-            if objects.dig(each, "name") != "istio-proxy"
+            if objects.dig(each, "name") != names.PROXY_CONTAINER
         ]
         spec["containers"] = [*others, _managed_proxy() if workload.gateway_ref else _PROXY]
         annotations |= _injector_annotations(workload, annotations, prometheus_merge)
     if workload.kind in ("gateway-api", "waypoint"):
-        annotations |= {PORT: "15020", PATH: MERGED_PATH, SCRAPE: "true"}
+        annotations |= {
+            names.PROMETHEUS_PORT: "15020",
+            names.PROMETHEUS_PATH: names.MERGED_PATH,
+            names.PROMETHEUS_SCRAPE: "true",
+        }
     data = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            "name": f"{workload.name}-0", "namespace": workload.namespace,
-            "labels": dict(workload.labels), "annotations": annotations,
+            "name": f"{workload.name}-0",
+            "namespace": workload.namespace,
+            "labels": dict(workload.labels),
+            "annotations": annotations,
         },
         "spec": spec,
         "status": {"phase": "Running", "podIP": _EXAMPLE_IP},
-    }  # fmt: skip
+    }
     return Manifest(workload.ref, data)
 
 
 def _managed_proxy() -> dict[str, Any]:
     return {
-        "name": "istio-proxy",
+        "name": names.PROXY_CONTAINER,
         "ports": [{"containerPort": number, "name": name} for number, name in _MANAGED_PORTS],
     }
 
@@ -86,12 +93,16 @@ def _injector_annotations(
 ) -> dict[str, str]:
     """What the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
     written: dict[str, str] = {}
-    merge = annotations.get(MERGE_METRICS, "true" if prometheus_merge else "false").lower() != "false"
+    merge = annotations.get(names.MERGE_METRICS, "true" if prometheus_merge else "false").lower() != "false"
     if workload.kind in ("sidecar", "gateway-injected"):
-        if merge and annotations.get(SCRAPE, "").lower() != "false":
-            written |= {PORT: "15020", PATH: MERGED_PATH, SCRAPE: "true"}
+        if merge and annotations.get(names.PROMETHEUS_SCRAPE, "").lower() != "false":
+            written |= {
+                names.PROMETHEUS_PORT: "15020",
+                names.PROMETHEUS_PATH: names.MERGED_PATH,
+                names.PROMETHEUS_SCRAPE: "true",
+            }
         if workload.announced_secure_port is not None:
-            written[SECURE_PORT] = workload.announced_secure_port
+            written[names.SECURE_PORT] = workload.announced_secure_port
     return written
 
 

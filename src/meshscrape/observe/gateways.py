@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshscrape.istio.names import ASM_GROUP, PROXY_CONTAINER
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest, Ref
-from meshscrape.observe.cluster import ASM, GATEWAY_GROUP, Cluster, oldest, owners
+from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster, oldest, owners
 from meshscrape.observe.control import yaml_mapping
 from meshscrape.observe.proxies import env_of
 
@@ -105,7 +106,7 @@ def overlay_of(gateway: Manifest, cluster: Cluster, root_namespace: str) -> Over
         template = objects.dig(deployment, "spec", "template")
         annotations |= objects.annotations(template)
         for container in objects.containers(template):
-            if container.get("name") == "istio-proxy":
+            if container.get("name") == PROXY_CONTAINER:
                 env |= env_of(container)
     return Overlay(env, annotations, deployment)
 
@@ -126,7 +127,7 @@ def istio_gateway_of(manifest: Manifest, inventory: Inventory) -> Ref | None:
     name = manifest.ref.name.removeprefix("istio-")
     if name == manifest.ref.name:
         return None
-    ref = Ref(ASM, "IstioGateway", manifest.ref.namespace, name)
+    ref = Ref(ASM_GROUP, "IstioGateway", manifest.ref.namespace, name)
     return ref if ref in inventory else None
 
 

@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meshscrape.istio.annotations import INJECT
+from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED, REVISION
 from meshscrape.kube import objects
-from meshscrape.observe.cluster import REVISION_LABEL
 from meshscrape.observe.control import DEFAULT
 from meshscrape.observe.model import Injection
 from meshscrape.observe.proxies import Proxy
-
-NAMESPACE_LABEL = "istio-injection"
-NEVER = frozenset({"kube-system", "kube-public", "kube-node-lease", "local-path-storage"})
 
 
 def injection_of(
@@ -33,7 +29,7 @@ def injection_of(
     refused = ""
     if objects.dig(template, "spec", "hostNetwork") is True:
         refused = "the pod uses the host's network, which is never injected"
-    elif namespace in NEVER:
+    elif namespace in NEVER_INJECTED:
         refused = f"pods of {namespace} are never injected"
     elif INJECT not in labels and annotations.get(INJECT, "").lower() in ("false", "no", "off", "n"):
         refused = f"annotation {INJECT} says no"
@@ -41,20 +37,20 @@ def injection_of(
 
 
 def _webhook(namespace_labels: Mapping[str, str], labels: Mapping[str, str]) -> Injection:
-    wish, revision = labels.get(INJECT), labels.get(REVISION_LABEL)
-    space, space_revision = namespace_labels.get(NAMESPACE_LABEL), namespace_labels.get(REVISION_LABEL)
+    wish, revision = labels.get(INJECT), labels.get(REVISION)
+    space, space_revision = namespace_labels.get(NAMESPACE_INJECTION), namespace_labels.get(REVISION)
     if wish == "false":
         return Injection("none", False, reason=f"pod label {INJECT}=false")
     if space == "enabled":
-        return Injection("namespace-label", True, DEFAULT, f"namespace label {NAMESPACE_LABEL}=enabled")
+        return Injection("namespace-label", True, DEFAULT, f"namespace label {NAMESPACE_INJECTION}=enabled")
     if space is not None:
-        return Injection("none", False, reason=f"namespace label {NAMESPACE_LABEL}={space}")
+        return Injection("none", False, reason=f"namespace label {NAMESPACE_INJECTION}={space}")
     if space_revision:
         return Injection(
-            "namespace-revision", True, space_revision, f"namespace label {REVISION_LABEL}={space_revision}"
+            "namespace-revision", True, space_revision, f"namespace label {REVISION}={space_revision}"
         )
     if revision:
-        return Injection("pod-revision", True, revision, f"pod label {REVISION_LABEL}={revision}")
+        return Injection("pod-revision", True, revision, f"pod label {REVISION}={revision}")
     if wish == "true":
         return Injection("pod-label", True, DEFAULT, f"pod label {INJECT}=true")
     return Injection("none", False, reason="neither the namespace nor the pod asks for it")

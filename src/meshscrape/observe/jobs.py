@@ -10,9 +10,10 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
+from meshscrape.istio.names import MONITORING_GROUP, NAMESPACE_NAME
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.cluster import OPERATOR, VICTORIA, Cluster
+from meshscrape.observe.cluster import VICTORIA, Cluster
 from meshscrape.observe.model import Scraper
 from meshscrape.observe.relabel import Rule, rules_of
 
@@ -187,7 +188,7 @@ def selected_by(prometheus: Manifest, monitor: Manifest, word: str, cluster: Clu
     namespaces = spec.get(f"{word}NamespaceSelector")
     if namespaces is None:
         return monitor.ref.namespace == prometheus.ref.namespace
-    labels = {"kubernetes.io/metadata.name": monitor.ref.namespace}
+    labels = {NAMESPACE_NAME: monitor.ref.namespace}
     return objects.selects(namespaces, {**labels, **cluster.namespace_labels(monitor.ref.namespace)})
 
 
@@ -203,10 +204,10 @@ def _monitors(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[Job]:
     servers = [
         each
         for kind in ("Prometheus", "PrometheusAgent")
-        for each in cluster.inventory.of_kind(kind, OPERATOR)
+        for each in cluster.inventory.of_kind(kind, MONITORING_GROUP)
     ]
     for kind, (word, _) in MONITORS.items():
-        for monitor in cluster.inventory.of_kind(kind, OPERATOR):
+        for monitor in cluster.inventory.of_kind(kind, MONITORING_GROUP):
             takers = [each for each in servers if selected_by(each, monitor, word, cluster)]
             for taker in takers:
                 yield from _monitor_jobs(monitor, taker, by_ref.get(taker.ref))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.istio import ports
+from meshscrape.istio.names import ISTIO_NETWORKING
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.cluster import NETWORKING, Cluster
+from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.policies import Sidecars
 
 _METRICS = (ports.MERGED, ports.STATS)
@@ -59,7 +60,7 @@ def ingress_ports(sidecar: Manifest) -> list[LegacyPort]:
 
 def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[LegacyPort]]]:
     routed: dict[Ref, int] = {}
-    for service in cluster.inventory.of_kind("VirtualService", NETWORKING):
+    for service in cluster.inventory.of_kind("VirtualService", ISTIO_NETWORKING):
         target = _metrics_destination(service)
         if target is None:
             continue
@@ -67,7 +68,7 @@ def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[Le
             namespace, slash, bare = str(name).partition("/")
             if not slash:
                 namespace, bare = service.ref.namespace, str(name)
-            routed[Ref(NETWORKING, "Gateway", namespace, bare)] = target
+            routed[Ref(ISTIO_NETWORKING, "Gateway", namespace, bare)] = target
     found = []
     for ref, target in sorted(routed.items()):
         gateway = cluster.inventory.get(ref)

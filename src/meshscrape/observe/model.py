@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Ref
 
@@ -32,7 +33,7 @@ class MeshSettings:
 
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
-    root_namespace: str = "istio-system"
+    root_namespace: str = ROOT_NAMESPACE
     default_config: Mapping[str, Any] = field(default_factory=dict)
     default_metadata: Mapping[str, str] = field(default_factory=dict)
     prometheus_merge: bool = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import (
@@ -17,13 +18,11 @@ from meshscrape.observe.model import (
     Scraper,
 )
 
-API_VERSION = "meshscrape.io/v1"
-
 
 def observation_document(observation: Observation) -> dict[str, Any]:
     """The observation for `json.dumps`: plain data, the same for the same objects."""
     return {
-        "apiVersion": API_VERSION,
+        "apiVersion": DOCUMENT_VERSION,
         "kind": "Observation",
         "controlPlanes": [_plane(each) for each in observation.control_planes],
         "mesh": _mesh(observation.mesh),

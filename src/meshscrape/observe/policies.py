@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from meshscrape.istio.names import ISTIO_NETWORKING, ISTIO_SECURITY
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.observe.cluster import NETWORKING, SECURITY, Cluster, Selecting, oldest
+from meshscrape.observe.cluster import Cluster, Selecting, oldest
 from meshscrape.observe.model import Mtls, MtlsMode
 
 _MODES = ("STRICT", "PERMISSIVE", "DISABLE")
@@ -23,7 +24,7 @@ class PeerAuthentications:
         self._root = root_namespace
         self._selecting: Selecting[Manifest] = Selecting()
         wide: dict[str, list[Manifest]] = {}
-        for each in cluster.inventory.of_kind("PeerAuthentication", SECURITY):
+        for each in cluster.inventory.of_kind("PeerAuthentication", ISTIO_SECURITY):
             match = objects.as_mapping(objects.dig(each.data, "spec", "selector", "matchLabels"))
             if not match:
                 wide.setdefault(each.ref.namespace, []).append(each)
@@ -63,7 +64,7 @@ class ProxyConfigs:
         self._root = root_namespace
         self._selecting: Selecting[Manifest] = Selecting()
         wide: dict[str, list[Manifest]] = {}
-        for each in cluster.inventory.of_kind("ProxyConfig", NETWORKING):
+        for each in cluster.inventory.of_kind("ProxyConfig", ISTIO_NETWORKING):
             match = objects.as_mapping(objects.dig(each.data, "spec", "selector", "matchLabels"))
             if match:
                 self._selecting.add(each.ref.namespace, {"matchLabels": match}, each)
@@ -92,7 +93,7 @@ class Sidecars:
         self._root = root_namespace
         self._selecting: Selecting[Manifest] = Selecting()
         self._wide: dict[str, list[Manifest]] = {}
-        for each in cluster.inventory.of_kind("Sidecar", NETWORKING):
+        for each in cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING):
             match = objects.as_mapping(objects.dig(each.data, "spec", "workloadSelector", "labels"))
             if match:
                 self._selecting.add(each.ref.namespace, {"matchLabels": match}, each)

@@ -9,21 +9,13 @@ from functools import lru_cache
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.annotations import SECURE_ENVOY_PORT, SECURE_PORT, STATUS, TEMPLATES
+from meshscrape.istio import names
 from meshscrape.istio.fields import load_documents
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
 from meshscrape.kube import objects
-from meshscrape.kube.declarations import PROXY_CONTAINER
 from meshscrape.kube.objects import Manifest
 from meshscrape.observe.model import RunningPod
 
-MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
-ENVOY = "ENVOY_SECURE_METRICS_PORT"
-LOCALHOST_ONLY = "METRICS_LOCALHOST_ACCESS_ONLY"
-OVERRIDE = "ISTIO_BOOTSTRAP_OVERRIDE"
-OUTPUT_CERTS = "OUTPUT_CERTS"
-BOOTSTRAP_OVERRIDE = "sidecar.istio.io/bootstrapOverride"
 _GO_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _ROLES = ("sidecar", "router", "waypoint")
 
@@ -51,7 +43,7 @@ def proxy_of(template: Any) -> Proxy | None:
     """The istio-proxy container of a pod or pod template, among its init containers too; or None."""
     for place in ("initContainers", "containers"):
         for container in objects.as_list(objects.dig(template, "spec", place)):
-            if objects.dig(container, "name") != PROXY_CONTAINER:
+            if objects.dig(container, "name") != names.PROXY_CONTAINER:
                 continue
             arguments = [str(each) for each in objects.as_list(objects.dig(container, "args"))]
             role = next((each for each in arguments[1:2] if arguments[0] == "proxy"), "")
@@ -78,22 +70,22 @@ def env_of(container: Any) -> dict[str, str]:
 
 def is_injected(annotations: Mapping[str, str]) -> bool:
     """Whether the injector has been here."""
-    return STATUS in annotations
+    return names.STATUS in annotations
 
 
 def injected_revision(annotations: Mapping[str, str]) -> str:
     """The revision that injected a pod, as its annotations tell; empty when they do not."""
     try:
-        status = json.loads(annotations.get(STATUS, "{}"))
+        status = json.loads(annotations.get(names.STATUS, "{}"))
     except ValueError:
         status = {}
     revision = status.get("revision") if isinstance(status, dict) else None
-    return str(revision or annotations.get("istio.io/rev", ""))
+    return str(revision or annotations.get(names.REVISION, ""))
 
 
 def uses_gateway_template(annotations: Mapping[str, str]) -> bool:
     """Whether the injector is asked for its gateway template."""
-    return "gateway" in [each.strip() for each in annotations.get(TEMPLATES, "").split(",")]
+    return "gateway" in [each.strip() for each in annotations.get(names.TEMPLATES, "").split(",")]
 
 
 def port_value(text: str | None) -> int | None:
@@ -110,7 +102,7 @@ def is_true(text: str | None) -> bool:
 
 def config_annotation(annotations: Mapping[str, str]) -> tuple[Mapping[str, Any], str]:
     """The fields of `proxy.istio.io/config`, and why they cannot be read (empty when they can)."""
-    return _parse_config(str(annotations.get(PROXY_CONFIG, "")))
+    return _parse_config(str(annotations.get(names.PROXY_CONFIG_ANNOTATION, "")))
 
 
 @lru_cache(maxsize=4096)
@@ -142,19 +134,19 @@ def running_pod(pod: Manifest) -> RunningPod:
     proxy = proxy_of(pod.data)
     env = proxy.env if proxy else {}
     version = _running_version(pod, proxy)
-    closed = is_true(env.get(LOCALHOST_ONLY)) and _stats_closed(env, annotations)
+    closed = is_true(env.get(names.METRICS_LOCALHOST_ACCESS_ONLY)) and _stats_closed(env, annotations)
     return RunningPod(
         ref=pod.ref,
         phase=str(objects.dig(pod.data, "status", "phase", default="")),
         version=version,
-        secure_port=port_value(env.get(MERGED)),
-        secure_envoy_port=port_value(env.get(ENVOY)),
+        secure_port=port_value(env.get(names.ENVOY_SECURE_MERGED_METRICS_PORT)),
+        secure_envoy_port=port_value(env.get(names.ENVOY_SECURE_METRICS_PORT)),
         hardened=proxy is not None and closed and version.at_least("1.22") is not False,
         native_sidecar=proxy.native if proxy else None,
         injected=is_injected(annotations) or (proxy is not None and proxy.complete),
         annotations={
             key: str(annotations[key])
-            for key in (SECURE_PORT, SECURE_ENVOY_PORT, BOOTSTRAP_OVERRIDE)
+            for key in (names.SECURE_PORT, names.SECURE_ENVOY_PORT, names.BOOTSTRAP_OVERRIDE)
             if key in annotations
         },
         ip=str(objects.dig(pod.data, "status", "podIP", default="")),
@@ -162,13 +154,13 @@ def running_pod(pod: Manifest) -> RunningPod:
 
 
 def _stats_closed(env: Mapping[str, str], annotations: Mapping[str, str]) -> bool:
-    written = annotation_metadata(annotations).get(LOCALHOST_ONLY)
+    written = annotation_metadata(annotations).get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     if written is None:
         try:
-            config = json.loads(env.get("PROXY_CONFIG", "{}"))
+            config = json.loads(env.get(names.PROXY_CONFIG, "{}"))
         except ValueError:
             config = {}
-        written = metadata_of(objects.as_mapping(config)).get(LOCALHOST_ONLY)
+        written = metadata_of(objects.as_mapping(config)).get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     # Istio's bootstrap compares with this one spelling.
     return written == "true"
 
@@ -178,7 +170,7 @@ def _running_version(pod: Manifest, proxy: Proxy | None) -> IstioVersion:
         return UNKNOWN
     for place in ("initContainerStatuses", "containerStatuses"):
         for status in objects.as_list(objects.dig(pod.data, "status", place)):
-            if objects.dig(status, "name") == PROXY_CONTAINER:
+            if objects.dig(status, "name") == names.PROXY_CONTAINER:
                 version = image_version(str(objects.dig(status, "image", default="")))
                 if version.known:
                     return version

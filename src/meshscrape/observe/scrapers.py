@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from meshscrape.istio.names import MONITORING_GROUP, OUTPUT_CERTS, PROXY_CONTAINER, USER_VOLUME_MOUNT
 from meshscrape.istio.versions import split_image
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.cluster import OPERATOR, Cluster, owners
+from meshscrape.observe.cluster import Cluster, owners
 from meshscrape.observe.control import Control
 from meshscrape.observe.injection import injection_of
 from meshscrape.observe.model import Scraper
-from meshscrape.observe.proxies import OUTPUT_CERTS, annotation_metadata, proxy_of
+from meshscrape.observe.proxies import annotation_metadata, proxy_of
 from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workloads import Found
 
@@ -46,7 +47,7 @@ def find_scrapers(cluster: Cluster, control: Control, workloads: tuple[Found, ..
 
 def _made_by_operator(manifest: Manifest | None) -> bool:
     return manifest is not None and any(
-        owner.group == OPERATOR and owner.kind.startswith("Prometheus") for owner in owners(manifest)
+        owner.group == MONITORING_GROUP and owner.kind.startswith("Prometheus") for owner in owners(manifest)
     )
 
 
@@ -96,7 +97,7 @@ def _config_of(template: Any, namespace: str) -> Ref | None:
 
 def _operated(cluster: Cluster, control: Control) -> Iterator[Scraper]:
     for kind in ("Prometheus", "PrometheusAgent"):
-        for manifest in cluster.inventory.of_kind(kind, OPERATOR):
+        for manifest in cluster.inventory.of_kind(kind, MONITORING_GROUP):
             yield _operated_one(manifest, cluster, control)
 
 
@@ -157,10 +158,10 @@ def certs_volume(template: Any, annotations: Mapping[str, str], directory: str) 
 def proxy_mounts(template: Any, annotations: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The volume mounts of the proxy: its container's, and those of the annotation userVolumeMount."""
     for container in objects.containers(template):
-        if container.get("name") == "istio-proxy":
+        if container.get("name") == PROXY_CONTAINER:
             for mount in objects.as_list(container.get("volumeMounts")):
                 yield str(objects.dig(mount, "name")), objects.as_mapping(mount)
-    yield from named_items(annotations.get("sidecar.istio.io/userVolumeMount", "")).items
+    yield from named_items(annotations.get(USER_VOLUME_MOUNT, "")).items
 
 
 def _certs_mount(

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshscrape.istio.names import ASM_GROUP, PROXY_CONFIG
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe import gateways
-from meshscrape.observe.cluster import ASM, Cluster
+from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import Control
 from meshscrape.observe.model import Injection, Kind
 from meshscrape.observe.policies import ProxyConfigs
@@ -74,7 +75,7 @@ class ProxySettings:
         self, gateway: Manifest, annotations: Mapping[str, str], own_env: Mapping[str, str]
     ) -> Settings:
         """The settings that a Gateway or IstioGateway gives to its proxies."""
-        if gateway.ref.group == ASM:
+        if gateway.ref.group == ASM_GROUP:
             pod = {**annotations, **objects.as_mapping(objects.dig(gateway.data, "spec", "podAnnotations"))}
             env = gateways.istio_gateway_env(gateway)
             return Settings(env, {**_written_config(own_env), **annotation_metadata(pod)}, pod)
@@ -92,6 +93,6 @@ class ProxySettings:
 def _written_config(env: Mapping[str, str]) -> dict[str, str]:
     """The proxyMetadata in PROXY_CONFIG, which the injection template wrote."""
     try:
-        return metadata_of(objects.as_mapping(json.loads(env.get("PROXY_CONFIG", "{}"))))
+        return metadata_of(objects.as_mapping(json.loads(env.get(PROXY_CONFIG, "{}"))))
     except ValueError:
         return {}

@@ -6,24 +6,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from meshscrape.istio.annotations import EXCLUDE_INBOUND, INCLUDE_INBOUND, SECURE_PORT
+from meshscrape.istio import names
 from meshscrape.istio.ports import MERGED
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest, Ref
 from meshscrape.observe.cluster import owners
 from meshscrape.observe.control import split_ports
 from meshscrape.observe.model import ObservedWorkload, RunningPod
-from meshscrape.observe.proxies import BOOTSTRAP_OVERRIDE
 
 _REVISION = "deployment.kubernetes.io/revision"
-_INTERCEPTION = "sidecar.istio.io/interceptionMode"
 _WATCHED = (
-    PROXY_CONFIG, BOOTSTRAP_OVERRIDE, EXCLUDE_INBOUND, INCLUDE_INBOUND,
-    "sidecar.istio.io/userVolume", "sidecar.istio.io/userVolumeMount", _INTERCEPTION,
+    names.PROXY_CONFIG_ANNOTATION, names.BOOTSTRAP_OVERRIDE, names.EXCLUDE_INBOUND, names.INCLUDE_INBOUND,
+    names.USER_VOLUME, names.USER_VOLUME_MOUNT, names.INTERCEPTION_MODE,
 )  # fmt: skip
 # The injector writes these on pods by itself when Istio's CNI plugin is used.
-_WRITTEN_ON_PODS = (EXCLUDE_INBOUND, INCLUDE_INBOUND, _INTERCEPTION)
+_WRITTEN_ON_PODS = (names.EXCLUDE_INBOUND, names.INCLUDE_INBOUND, names.INTERCEPTION_MODE)
 
 
 def compared(
@@ -93,13 +90,13 @@ def _annotations(pod: Manifest, template: Mapping[str, Any]) -> list[str]:
         expected = key in wanted or key not in _WRITTEN_ON_PODS
         if expected and not _same(key, here.get(key), wanted.get(key)):
             differs.append(f"annotation {key}")
-    if SECURE_PORT in wanted and here.get(SECURE_PORT) != wanted[SECURE_PORT]:
-        differs.append(f"annotation {SECURE_PORT}")
+    if names.SECURE_PORT in wanted and here.get(names.SECURE_PORT) != wanted[names.SECURE_PORT]:
+        differs.append(f"annotation {names.SECURE_PORT}")
     return differs
 
 
 def _same(key: str, here: str | None, wanted: str | None) -> bool:
-    if key == EXCLUDE_INBOUND and here is not None and wanted is not None:
+    if key == names.EXCLUDE_INBOUND and here is not None and wanted is not None:
         # With Istio's CNI plugin the injector adds the agent's port to the pod's list.
         return {*split_ports(here), str(MERGED)} == {*split_ports(wanted), str(MERGED)}
     return here == wanted

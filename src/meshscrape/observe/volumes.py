@@ -9,9 +9,6 @@ from typing import Any
 
 from meshscrape.kube import objects
 
-USER_VOLUME = "sidecar.istio.io/userVolume"
-USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
-
 
 @dataclass(frozen=True, slots=True)
 class NamedItems:

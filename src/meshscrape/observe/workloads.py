@@ -6,19 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from meshscrape.istio.annotations import (
-    EXCLUDE_INBOUND,
-    INCLUDE_INBOUND,
-    SECURE_ENVOY_PORT,
-    SECURE_PORT,
-)
+from meshscrape.istio import names
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe import gateways
 from meshscrape.observe.application import application_ports
 from meshscrape.observe.bootstrap import Override, override_of
-from meshscrape.observe.cluster import ASM, GATEWAY_GROUP, Cluster
+from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster
 from meshscrape.observe.control import DEFAULT, Control, split_ports
 from meshscrape.observe.injection import injection_of
 from meshscrape.observe.kinds import (
@@ -32,9 +27,6 @@ from meshscrape.observe.legacy import Legacy, LegacyPort
 from meshscrape.observe.model import Injection, Kind, Mode, ObservedWorkload
 from meshscrape.observe.policies import PeerAuthentications
 from meshscrape.observe.proxies import (
-    ENVOY,
-    LOCALHOST_ONLY,
-    MERGED,
     Proxy,
     config_annotation,
     injected_revision,
@@ -171,7 +163,10 @@ class Workloads:
         after, now = self._versions(draft, found.proxy)
         override = self._override(draft, after, template)
         legacy = self._legacy(draft)
-        merged, envoy = port_value(env.get(MERGED)), port_value(env.get(ENVOY))
+        merged, envoy = (
+            port_value(env.get(names.ENVOY_SECURE_MERGED_METRICS_PORT)),
+            port_value(env.get(names.ENVOY_SECURE_METRICS_PORT)),
+        )
         native = tuple(port for port in (merged, envoy) if port and after.at_least("1.31") is not False)
         overriding = tuple(each.port for each in override.listeners) if override else ()
         hardened, half = _hardened(draft, after)
@@ -189,7 +184,7 @@ class Workloads:
             if draft.in_mesh
             else (),
             announced_secure_port=self._announced(draft, after, merged),
-            announced_secure_envoy_port=annotations.get(SECURE_ENVOY_PORT),
+            announced_secure_envoy_port=annotations.get(names.SECURE_ENVOY_PORT),
             hardened=hardened,
             half_hardened=half,
             mtls=self.authentications.of(draft.namespace, draft.labels),
@@ -224,7 +219,7 @@ class Workloads:
         return self.legacy.of_gateway(workload.labels) if workload.is_gateway else ()
 
     def _announced(self, workload: ObservedWorkload, after: IstioVersion, merged: int | None) -> str | None:
-        written = workload.annotations.get(SECURE_PORT)
+        written = workload.annotations.get(names.SECURE_PORT)
         if written is not None:
             return str(written)
         injects = workload.kind in ("sidecar", "gateway-injected") and workload.injection.by != "manual"
@@ -233,7 +228,7 @@ class Workloads:
         return None
 
     def _excluded(self, workload: ObservedWorkload) -> tuple[str, ...]:
-        written = workload.annotations.get(EXCLUDE_INBOUND)
+        written = workload.annotations.get(names.EXCLUDE_INBOUND)
         if written is not None:
             return split_ports(str(written))
         plane = self.control.plane(workload.revision)
@@ -279,7 +274,7 @@ class Workloads:
         if not injection.injected:
             return ""
         annotations = objects.annotations(template)
-        named = injected_revision(annotations) or objects.labels(template).get("istio.io/rev", "")
+        named = injected_revision(annotations) or objects.labels(template).get(names.REVISION, "")
         return named or (proxy.env.get("ISTIO_META_REVISION", "") if proxy else "")
 
     def _spiffe_id(self, namespace: str, account: str, revision: str) -> str:
@@ -305,7 +300,7 @@ class Workloads:
                 and gateways.is_managed(gateway)
             ):
                 yield self._gateway(gateway, "gateway-api" if kind == "gateway-api" else "waypoint")
-        for gateway in self.cluster.inventory.of_kind("IstioGateway", ASM):
+        for gateway in self.cluster.inventory.of_kind("IstioGateway", names.ASM_GROUP):
             if gateway.ref not in rendered:
                 yield self._gateway(gateway, "asm-gateway")
 
@@ -334,7 +329,7 @@ class Workloads:
                     injection=Injection("controller", True, reason="its controller renders the proxy"),
                     gateway_ref=gateway.ref,
                     flavour="asm" if kind == "asm-gateway" else self.control.flavour,
-                    revision=objects.labels(gateway.data).get("istio.io/rev", ""),
+                    revision=objects.labels(gateway.data).get(names.REVISION, ""),
                     proxy_metadata=settings.metadata,
                     env=settings.env,
                 ),
@@ -355,20 +350,20 @@ def _hardened(workload: ObservedWorkload, after: IstioVersion) -> tuple[bool, st
     """Whether both plaintext ports are closed; else which one stays open although the other closes."""
     if not workload.in_mesh or after.at_least("1.22") is False:
         return False, ""
-    merged = is_true(workload.env.get(LOCALHOST_ONLY))
-    stats = workload.proxy_metadata.get(LOCALHOST_ONLY) == "true"
+    merged = is_true(workload.env.get(names.METRICS_LOCALHOST_ACCESS_ONLY))
+    stats = workload.proxy_metadata.get(names.METRICS_LOCALHOST_ACCESS_ONLY) == "true"
     if merged and stats:
         return True, ""
     return False, "15090" if merged else "15020" if stats else ""
 
 
 def _include(annotations: Mapping[str, str]) -> tuple[str, ...] | None:
-    written = annotations.get(INCLUDE_INBOUND)
+    written = annotations.get(names.INCLUDE_INBOUND)
     return None if written is None or str(written).strip() == "*" else split_ports(str(written))
 
 
 def _is_captured(annotations: Mapping[str, str], include: tuple[str, ...] | None) -> bool:
-    mode = annotations.get("sidecar.istio.io/interceptionMode")
+    mode = annotations.get(names.INTERCEPTION_MODE)
     mode = mode or config_annotation(annotations)[0].get("interceptionMode")
     return mode != "NONE" and include != ()
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from meshscrape.istio.annotations import MERGE_METRICS, PATH, PORT, SCHEME, SCRAPE
+from meshscrape.istio.names import (
+    MERGE_METRICS,
+    PROMETHEUS_PATH,
+    PROMETHEUS_PORT,
+    PROMETHEUS_SCHEME,
+    PROMETHEUS_SCRAPE,
+)
 from meshscrape.istio.ports import HIGHEST
 from meshscrape.kube.objects import as_list, as_mapping, dig, labels, selects
 from meshscrape.observe.model import ObservedWorkload
@@ -29,8 +35,10 @@ def application_ports(context: Context) -> tuple[ApplicationPort, ...]:
 def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | None:
     notes = workload.annotations
     merge = notes.get(MERGE_METRICS, "true" if context.observation.mesh.prometheus_merge else "false")
-    text = notes.get(PORT, "")
-    wanted = notes.get(SCRAPE, "").lower() == "true" and notes.get(SCHEME, "http") == "http"
+    text = notes.get(PROMETHEUS_PORT, "")
+    wanted = (
+        notes.get(PROMETHEUS_SCRAPE, "").lower() == "true" and notes.get(PROMETHEUS_SCHEME, "http") == "http"
+    )
     if merge.lower() != "false" or not wanted or not text.isdecimal() or not 0 < int(text) <= HIGHEST:
         return None
     number = int(text)
@@ -51,7 +59,7 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
         )
         return None
     service_labels, service_port = _service(context, workload, number)
-    path = notes.get(PATH, "") or "/metrics"
+    path = notes.get(PROMETHEUS_PATH, "") or "/metrics"
     return ApplicationPort(
         workload.namespace,
         workload.name,

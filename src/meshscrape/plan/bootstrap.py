@@ -9,13 +9,19 @@ from typing import Any
 
 from meshscrape.envoy import override as overrides
 from meshscrape.errors import InputError
-from meshscrape.istio.annotations import BOOTSTRAP_CHECKSUM
+from meshscrape.istio.names import (
+    BOOTSTRAP_CHECKSUM,
+    BOOTSTRAP_OVERRIDE,
+    EXCLUDE_INBOUND,
+    ISTIO_BOOTSTRAP_OVERRIDE,
+    MANAGED_BY,
+)
 from meshscrape.kube.objects import Inventory, Ref, as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
-from meshscrape.plan.model import MANAGED_BY, MANAGER
+from meshscrape.plan.model import MANAGER
 from meshscrape.plan.workloads import (
     GATEWAY_OVERRIDE_SINCE,
     OVERRIDE_NAME,
@@ -24,7 +30,6 @@ from meshscrape.plan.workloads import (
     restarts_of,
 )
 
-VARIABLE = "ISTIO_BOOTSTRAP_OVERRIDE"
 VOLUME = "meshscrape-bootstrap"
 _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
 
@@ -45,20 +50,20 @@ def plan_bootstrap(context: Context, target: PlannedWorkload) -> None:
         workload.kind == "gateway-injected" and bool(target.version.at_least(GATEWAY_OVERRIDE_SINCE))
     )
     if not by_annotation:
-        env = {VARIABLE: _PATH, **native.off(context, workload)}
+        env = {ISTIO_BOOTSTRAP_OVERRIDE: _PATH, **native.off(context, workload)}
         patch = ProxyPatch(env, noted, {}, name, VOLUME, overrides.DIRECTORY)
         patch_gateway(context, target, patch, reason)
         return
 
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
-        templates.annotate(template, {templates.BOOTSTRAP_OVERRIDE: name, **noted})
+        templates.annotate(template, {BOOTSTRAP_OVERRIDE: name, **noted})
         off = native.off(context, workload)
         if off:
             native.set_variables(template, off)
         excluded = native.excluded_ports(context, workload, template)
         if excluded is not None:
-            templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
+            templates.annotate(template, {EXCLUDE_INBOUND: excluded})
 
     context.draft.edit(target.ref, change, reason, restarts_of(context, workload))
 

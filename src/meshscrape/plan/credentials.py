@@ -6,6 +6,15 @@ from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import (
+    INCLUDE_INBOUND,
+    INCLUDE_OUTBOUND,
+    INJECT,
+    PROXY_CONFIG_ANNOTATION,
+    PROXY_CONTAINER,
+    REVISION,
+    USER_VOLUME_MOUNT,
+)
 from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, labels
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe.model import Scraper
@@ -79,21 +88,21 @@ def _scraper_metadata(context: Context, metadata_owner: Mutable, injected: bool)
     """Labels and annotations of a scraper's pods (K8s metadata below `metadata`)."""
     plane = default_control_plane(context.observation)
     own = labels(metadata_owner)
-    if not injected or own.get(templates.INJECT) == "false":
-        revision = injection_labels(plane).get(templates.REVISION, "")
+    if not injected or own.get(INJECT) == "false":
+        revision = injection_labels(plane).get(REVISION, "")
         templates.label(metadata_owner, scraper_pod.pod_labels(revision))
     wanted = scraper_pod.pod_annotations()
     config = scraper_pod.proxy_config()
-    text = templates.annotation(metadata_owner, scraper_pod.PROXY_CONFIG)
-    wanted[scraper_pod.PROXY_CONFIG] = templates.with_proxy_config(
+    text = templates.annotation(metadata_owner, PROXY_CONFIG_ANNOTATION)
+    wanted[PROXY_CONFIG_ANNOTATION] = templates.with_proxy_config(
         text, config["proxyMetadata"], {k: v for k, v in config.items() if k != "proxyMetadata"}
     )
-    mounts = templates.annotation(metadata_owner, templates.USER_VOLUME_MOUNT)
+    mounts = templates.annotation(metadata_owner, USER_VOLUME_MOUNT)
     if mounts:
-        wanted[templates.USER_VOLUME_MOUNT] = _merged_mounts(mounts)
+        wanted[USER_VOLUME_MOUNT] = _merged_mounts(mounts)
     if injected:
         # It is in the mesh already, perhaps on purpose: how it is intercepted stays its own business.
-        for key in (templates.INCLUDE_INBOUND, templates.INCLUDE_OUTBOUND):
+        for key in (INCLUDE_INBOUND, INCLUDE_OUTBOUND):
             if templates.annotation(metadata_owner, key) or key not in _annotations(metadata_owner):
                 wanted.pop(key, None)
     templates.annotate(metadata_owner, wanted)
@@ -105,18 +114,18 @@ def _annotations(data: Mutable) -> Any:
 
 def _merged_mounts(text: str) -> str:
     """`userVolumeMount` with our mount in it; a list is understood as well, a map is written."""
-    found = load_text(text, templates.USER_VOLUME_MOUNT)
+    found = load_text(text, USER_VOLUME_MOUNT)
     if isinstance(found, list):
         found = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in found}
     if not isinstance(found, dict):
-        raise InputError("neither a map nor a list", where=templates.USER_VOLUME_MOUNT, remedy="correct it")
+        raise InputError("neither a map nor a list", where=USER_VOLUME_MOUNT, remedy="correct it")
     return rewrite(text if text.lstrip().startswith("{") else "{}", found | scraper_pod.user_volume_mount())
 
 
 def _scraping_container(spec: Mutable) -> Mutable:
     """The container that scrapes: by its image, else the first one that is not the proxy."""
     found = [each for each in as_list(spec.get("containers")) if isinstance(each, dict)]
-    others = [each for each in found if each.get("name") != templates.PROXY]
+    others = [each for each in found if each.get("name") != PROXY_CONTAINER]
     named = [
         each
         for each in others

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MANAGED_BY
 from meshscrape.kube.objects import Inventory, Object, Ref, labels, ref_of
-from meshscrape.plan.model import MANAGED_BY, MANAGER, PHASES, Action, Change, Note, Phase
+from meshscrape.plan.model import MANAGER, PHASES, Action, Change, Note, Phase
 
 # What others refer to comes first. Deletions go the other way round.
 _RANKS = {

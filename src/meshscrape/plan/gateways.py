@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.names import MANAGED_BY, PROXY_CONFIG_ANNOTATION, PROXY_CONTAINER
 from meshscrape.kube.objects import LAST_APPLIED, Ref, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.model import MANAGED_BY, MANAGER
+from meshscrape.plan.model import MANAGER
 from meshscrape.plan.workloads import PARAMETERS_SINCE, Context, PlannedWorkload, restarts_of
 
 _OVERLAY = "deployment"
@@ -176,14 +176,14 @@ def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
         raise InputError("the overlay is not a mapping", where="data.deployment", remedy="correct it first")
     overlay: Mutable = found or {}
     template = templates.child(overlay, "spec", "template")
-    if patch.metadata and not templates.annotation(template, PROXY_CONFIG):
+    if patch.metadata and not templates.annotation(template, PROXY_CONFIG_ANNOTATION):
         # The overlay's annotation replaces what the pods have from the Gateway: that goes into it.
-        inherited = target.workload.annotations.get(PROXY_CONFIG, "")
+        inherited = target.workload.annotations.get(PROXY_CONFIG_ANNOTATION, "")
         if inherited:
-            templates.annotate(template, {PROXY_CONFIG: inherited})
+            templates.annotate(template, {PROXY_CONFIG_ANNOTATION: inherited})
     spec = templates.child(template, "spec")
     if templates.container(template) is None and (patch.env or patch.config_map):
-        spec.setdefault("containers", []).append({"name": templates.PROXY})
+        spec.setdefault("containers", []).append({"name": PROXY_CONTAINER})
     _fill(template, patch)
     if not spec:
         del template["spec"]
@@ -199,8 +199,8 @@ def _patch_asm(context: Context, target: PlannedWorkload, patch: ProxyPatch, rea
         templates.set_env(spec, patch.env)
         pod_annotations = dict(patch.annotations)
         if patch.metadata:
-            text = str(as_mapping(spec.get("podAnnotations")).get(PROXY_CONFIG) or "")
-            pod_annotations[PROXY_CONFIG] = templates.with_proxy_config(text, patch.metadata)
+            text = str(as_mapping(spec.get("podAnnotations")).get(PROXY_CONFIG_ANNOTATION) or "")
+            pod_annotations[PROXY_CONFIG_ANNOTATION] = templates.with_proxy_config(text, patch.metadata)
         if pod_annotations:
             templates.child(spec, "podAnnotations").update(pod_annotations)
         if patch.config_map:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import METRICS_LOCALHOST_ACCESS_ONLY
 from meshscrape.kube.objects import Ref
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
@@ -19,7 +20,6 @@ from meshscrape.plan.workloads import (
     restarts_of,
 )
 
-VARIABLE = "METRICS_LOCALHOST_ACCESS_ONLY"
 _NOBODY = "a scraper over mutual TLS: none was found among the objects, and none is planned"
 _REASON = "closes the plaintext ports 15090 and 15020"
 
@@ -66,12 +66,16 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
             target.ref,
             "its plaintext ports stay open: a Gateway's settings need parametersRef, "
             f"from {PARAMETERS_SINCE} on; this is {target.version}",
-            f"upgrade Istio, or set {VARIABLE} by a ProxyConfig object",
+            f"upgrade Istio, or set {METRICS_LOCALHOST_ACCESS_ONLY} by a ProxyConfig object",
         )
         return False
     if known:
         return True
-    what = f"its proxy ({target.version}) ignores {VARIABLE}" if known is False else "its version is unknown"
+    what = (
+        f"its proxy ({target.version}) ignores {METRICS_LOCALHOST_ACCESS_ONLY}"
+        if known is False
+        else "its version is unknown"
+    )
     context.draft.note(
         target.ref,
         f"its plaintext ports cannot be closed: {what}",
@@ -96,7 +100,7 @@ def _hardened(context: Context, target: PlannedWorkload) -> bool:
 def _harden(context: Context, target: PlannedWorkload) -> bool:
     """Both places: 15090 is bound by proxyMetadata, 15020 checks the process environment."""
     workload = target.workload
-    value = {VARIABLE: "true"}
+    value = {METRICS_LOCALHOST_ACCESS_ONLY: "true"}
     if workload.is_gateway and workload.kind != "gateway-injected":
         return patch_gateway(context, target, ProxyPatch(env=value, metadata=value), _REASON)
 

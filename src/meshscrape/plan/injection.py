@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, REVISION
 from meshscrape.kube.objects import Ref, labels
 from meshscrape.observe.model import ControlPlane
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.workloads import Context, PlannedWorkload, default_control_plane, restarts_of
-
-NAMESPACE_LABEL = "istio-injection"
 
 
 def plan_injection(context: Context) -> None:
@@ -28,7 +27,7 @@ def plan_injection(context: Context) -> None:
 def injection_labels(plane: ControlPlane | None) -> dict[str, str]:
     """Pod labels that get a sidecar from the control plane `plane`, where the namespace does not say."""
     revision = _revision(plane)
-    return {templates.REVISION: revision} if revision else {templates.INJECT: "true"}
+    return {REVISION: revision} if revision else {INJECT: "true"}
 
 
 def _revision(plane: ControlPlane | None) -> str:
@@ -40,7 +39,7 @@ def _revision(plane: ControlPlane | None) -> str:
 
 def _label_namespace(context: Context, ref: Ref, plane: ControlPlane | None) -> None:
     revision = _revision(plane)
-    wanted = {templates.REVISION: revision} if revision else {NAMESPACE_LABEL: "enabled"}
+    wanted = {REVISION: revision} if revision else {NAMESPACE_INJECTION: "enabled"}
 
     def change(data: Mutable) -> None:
         templates.label(data, wanted)
@@ -53,7 +52,7 @@ def _label_namespace(context: Context, ref: Ref, plane: ControlPlane | None) -> 
 def _label_pods(context: Context, target: PlannedWorkload, plane: ControlPlane | None) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
-        if templates.REVISION not in labels(template):
+        if REVISION not in labels(template):
             templates.label(template, injection_labels(plane))
 
     context.draft.edit(target.ref, change, "its pods get a sidecar", restarts_of(context, target.workload))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio import names
 from meshscrape.istio.allow_list import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, selects
@@ -17,7 +18,7 @@ from meshscrape.observe.model import ContainerPort, ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
-from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, LegacySource
+from meshscrape.plan.model import LEGACY_PORT, MANAGER, LegacySource
 from meshscrape.plan.workloads import (
     Context,
     PlannedWorkload,
@@ -26,10 +27,7 @@ from meshscrape.plan.workloads import (
     selector_of,
 )
 
-NETWORKING = "networking.istio.io"
-SECURITY = "security.istio.io"
 ADMIN_HOST = "gateway-admin.local"
-METRICS_PATH = "/stats/prometheus"
 _ADMIN = "meshscrape-gateway-admin"
 _V1_SINCE = "1.22"
 _PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
@@ -41,7 +39,7 @@ _PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
 
 def plan_legacy(context: Context, target: PlannedWorkload) -> None:
     """The objects that open 15091 for a workload, and the annotation that announces it."""
-    announced = {templates.SECURE_PORT: str(LEGACY_PORT)}
+    announced = {names.SECURE_PORT: str(LEGACY_PORT)}
     included = target.workload.include_inbound
     uncaptured = target.workload.kind == "sidecar" and not target.workload.intercepted
     if not target.workload.is_gateway and (uncaptured or included == ()):
@@ -67,12 +65,12 @@ def plan_legacy(context: Context, target: PlannedWorkload) -> None:
             native.set_variables(template, off)
         if included:
             ports = templates.merged_ports(",".join(included), (LEGACY_PORT,))
-            templates.annotate(template, {templates.INCLUDE_INBOUND: ports})
-        excluded = templates.annotation(template, templates.EXCLUDE_INBOUND)
+            templates.annotate(template, {names.INCLUDE_INBOUND: ports})
+        excluded = templates.annotation(template, names.EXCLUDE_INBOUND)
         if str(LEGACY_PORT) in excluded.split(","):
             # The port is a captured one here, unlike Istio's native one.
             kept = templates.merged_ports(excluded, (), without=(LEGACY_PORT,))
-            templates.annotate(template, {templates.EXCLUDE_INBOUND: kept})
+            templates.annotate(template, {names.EXCLUDE_INBOUND: kept})
 
     context.draft.edit(
         target.ref, change, "announces the port to Prometheus", restarts_of(context, target.workload)
@@ -85,7 +83,7 @@ def _object(context: Context, group: str, kind: str, namespace: str, name: str, 
     return {
         "apiVersion": f"{group}/{version}",
         "kind": kind,
-        "metadata": {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {names.MANAGED_BY: MANAGER}},
         "spec": spec,
     }
 
@@ -96,7 +94,7 @@ def _reason(context: Context) -> str:
 
 def _note_left_out(context: Context, workload: ObservedWorkload) -> None:
     """Envoy's own port has no metrics of the application: they would go dark with the plaintext job."""
-    merges = workload.prometheus_annotations.get("prometheus.io/scrape") == "true"
+    merges = workload.prometheus_annotations.get(names.PROMETHEUS_SCRAPE) == "true"
     if context.intent.legacy_source == "envoy" and merges:
         context.draft.note(
             workload.ref,
@@ -138,7 +136,7 @@ def _authorization_policy(context: Context, target: PlannedWorkload) -> None:
             "from": [{"source": {"notPrincipals": list(principals) or ["-"]}}],
             "to": [{"operation": port}],
         },
-        {"to": [{"operation": {**port, "notPaths": [METRICS_PATH]}}]},
+        {"to": [{"operation": {**port, "notPaths": [names.MERGED_PATH]}}]},
         {"to": [{"operation": {**port, "notMethods": ["GET", "HEAD"]}}]},
     ]
     spec = {
@@ -146,7 +144,9 @@ def _authorization_policy(context: Context, target: PlannedWorkload) -> None:
         "action": "DENY",
         "rules": rules,
     }
-    wanted = _object(context, SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec)
+    wanted = _object(
+        context, names.ISTIO_SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec
+    )
     context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
 
 
@@ -164,11 +164,13 @@ def _check_root_namespace(context: Context, workload: ObservedWorkload) -> None:
 
 def _strict(context: Context, target: PlannedWorkload) -> None:
     workload = target.workload
-    own = Ref(SECURITY, "PeerAuthentication", workload.namespace, _name(workload))
+    own = Ref(names.ISTIO_SECURITY, "PeerAuthentication", workload.namespace, _name(workload))
     if workload.mtls.of(LEGACY_PORT) == "STRICT" and context.draft.get(own) is None:
         return
     reason = f"mutual TLS alone on {LEGACY_PORT}: under PERMISSIVE, plain HTTP is served there"
-    present = _oldest_selecting(context, "PeerAuthentication", SECURITY, workload, ("spec", "selector"))
+    present = _oldest_selecting(
+        context, "PeerAuthentication", names.ISTIO_SECURITY, workload, ("spec", "selector")
+    )
     if present is not None:
 
         def change(data: Mutable) -> None:
@@ -181,7 +183,9 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
         "selector": {"matchLabels": selector_of(context, workload)},
         "portLevelMtls": {str(LEGACY_PORT): {"mode": "STRICT"}},
     }
-    wanted = _object(context, SECURITY, "PeerAuthentication", workload.namespace, _name(workload), spec)
+    wanted = _object(
+        context, names.ISTIO_SECURITY, "PeerAuthentication", workload.namespace, _name(workload), spec
+    )
     context.draft.ensure(wanted, reason)
 
 
@@ -223,7 +227,7 @@ def effective_sidecar(
         found = [
             each
             for each in _sidecars(context, namespace)
-            if _selected(each.data, workload) and (ours or labels(each.data).get(MANAGED_BY) != MANAGER)
+            if _selected(each.data, workload) and (ours or labels(each.data).get(names.MANAGED_BY) != MANAGER)
         ]
         by_labels = [each for each in found if _labels_of(each.data)]
         for candidates in (by_labels if namespace == workload.namespace else [], found):
@@ -234,7 +238,10 @@ def effective_sidecar(
 
 
 def _sidecars(context: Context, namespace: str) -> list[Manifest]:
-    known = {each.ref: each for each in context.inventory.in_namespace(namespace, "Sidecar", NETWORKING)}
+    known = {
+        each.ref: each
+        for each in context.inventory.in_namespace(namespace, "Sidecar", names.ISTIO_NETWORKING)
+    }
     latest = ((ref, context.draft.get(ref)) for ref in known)
     return [Manifest(ref, data) for ref, data in latest if data is not None]
 
@@ -273,7 +280,7 @@ def _sidecar(context: Context, target: PlannedWorkload) -> None:
     spec["ingress"] = [*own, listener]
     # A Sidecar of the workload's own replaces the namespace's as a whole.
     spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
-    wanted = _object(context, NETWORKING, "Sidecar", workload.namespace, _name(workload), spec)
+    wanted = _object(context, names.ISTIO_NETWORKING, "Sidecar", workload.namespace, _name(workload), spec)
     context.draft.ensure(wanted, _reason(context))
 
 
@@ -334,7 +341,7 @@ def _gateway(context: Context, target: PlannedWorkload) -> None:
         "endpoints": [{"address": "127.0.0.1"}],
     }
     route = {
-        "match": [{"uri": {"prefix": METRICS_PATH}, "port": LEGACY_PORT}],
+        "match": [{"uri": {"prefix": names.MERGED_PATH}, "port": LEGACY_PORT}],
         "route": [{"destination": {"host": ADMIN_HOST, "port": {"number": source}}}],
     }
     service = {"exportTo": ["."], "hosts": ["*"], "gateways": [name], "http": [route]}
@@ -343,12 +350,14 @@ def _gateway(context: Context, target: PlannedWorkload) -> None:
         ("Gateway", name, gateway),
         ("VirtualService", name, service),
     ):
-        context.draft.ensure(_object(context, NETWORKING, kind, namespace, own_name, spec), _reason(context))
+        context.draft.ensure(
+            _object(context, names.ISTIO_NETWORKING, kind, namespace, own_name, spec), _reason(context)
+        )
 
 
 def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]:
     """`source` and what the entry has already: the namespace's gateways share it, whatever each serves."""
-    present = context.draft.get(Ref(NETWORKING, "ServiceEntry", namespace, _ADMIN))
+    present = context.draft.get(Ref(names.ISTIO_NETWORKING, "ServiceEntry", namespace, _ADMIN))
     numbers = {dig(each, "number") for each in as_list(dig(present, "spec", "ports"))}
     return [
         {"number": number, "name": name, "protocol": "HTTP"}
@@ -365,7 +374,7 @@ def is_metrics_server(server: Any) -> bool:
 def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
     """The Gateways that open 15091 on a gateway workload, from any namespace."""
     found = []
-    for each in context.inventory.of_kind("Gateway", NETWORKING):
+    for each in context.inventory.of_kind("Gateway", names.ISTIO_NETWORKING):
         data = context.draft.get(each.ref)
         selector = {"matchLabels": as_mapping(dig(data, "spec", "selector"))}
         servers = as_list(dig(data, "spec", "servers"))
@@ -375,5 +384,5 @@ def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
 
 
 def _has_metrics_server(context: Context, workload: ObservedWorkload) -> bool:
-    own = Ref(NETWORKING, "Gateway", workload.namespace, _name(workload))
+    own = Ref(names.ISTIO_NETWORKING, "Gateway", workload.namespace, _name(workload))
     return any(ref != own for ref in metrics_gateways(context, workload))

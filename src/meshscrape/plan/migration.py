@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import ISTIO_NETWORKING, ISTIO_SECURITY, MANAGED_BY
 from meshscrape.kube.objects import Object, Ref, as_list, as_mapping, dig, labels, selects
 from meshscrape.observe.model import ObservedWorkload
 from meshscrape.plan import legacy
 from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
+from meshscrape.plan.model import LEGACY_PORT, MANAGER
 from meshscrape.plan.workloads import Context
 
 _REASON = f"{LEGACY_PORT} by Istio's configuration has been replaced"
@@ -82,9 +83,9 @@ def _ours(data: Object | None) -> bool:
 
 def _policies(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
     here = [each for each in remaining if each.namespace == workload.namespace and not each.is_gateway]
-    for each in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", legacy.SECURITY):
+    for each in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", ISTIO_SECURITY):
         _peer_authentication(context, each.ref, workload, here)
-    ref = Ref(legacy.SECURITY, "AuthorizationPolicy", workload.namespace, f"meshscrape-{workload.name}")
+    ref = Ref(ISTIO_SECURITY, "AuthorizationPolicy", workload.namespace, f"meshscrape-{workload.name}")
     if _ours(context.draft.get(ref)):
         context.draft.delete(ref, _REASON)
 
@@ -129,11 +130,11 @@ def _gateway(context: Context, workload: ObservedWorkload, remaining: list[Obser
         else:
             context.draft.delete(ref, _REASON)
         _routes(context, ref, gone=not kept)
-    gateways = context.inventory.of_kind("Gateway", legacy.NETWORKING)
+    gateways = context.inventory.of_kind("Gateway", ISTIO_NETWORKING)
     left = [context.draft.get(each.ref) for each in gateways]
     if any(legacy.is_metrics_server(each) for data in left for each in as_list(dig(data, "spec", "servers"))):
         return
-    for each in context.inventory.of_kind("ServiceEntry", legacy.NETWORKING):
+    for each in context.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
         if legacy.ADMIN_HOST in as_list(dig(each.data, "spec", "hosts")):
             context.draft.delete(each.ref, _REASON)
 
@@ -148,7 +149,7 @@ def _keep_servers(context: Context, ref: Ref, kept: list[Any]) -> None:
 def _routes(context: Context, gateway: Ref, *, gone: bool) -> None:
     """Routes of the gateway that lead to its own metrics."""
     names = {f"{gateway.namespace}/{gateway.name}", gateway.name}
-    for each in context.inventory.of_kind("VirtualService", legacy.NETWORKING):
+    for each in context.inventory.of_kind("VirtualService", ISTIO_NETWORKING):
         data = context.draft.get(each.ref)
         bound = {str(name) for name in as_list(dig(data, "spec", "gateways"))}
         if data is None or not bound & names:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from meshscrape.istio.allow_list import Scraper
+from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref
 
@@ -18,7 +19,6 @@ Decided = Literal["native", "bootstrap", "legacy"]
 Prometheus = Literal["existing", "addon", "operator", "none"]
 LegacySource = Literal["merged", "envoy"]
 
-MANAGED_BY = "app.kubernetes.io/managed-by"
 MANAGER = "meshscrape"
 LEGACY_PORT = SECURE_STATS
 
@@ -42,7 +42,7 @@ class Intent:
     network_policy: bool = False
     inject: bool = False
     prometheus: Prometheus = "existing"
-    prometheus_namespace: str = "istio-system"
+    prometheus_namespace: str = ROOT_NAMESPACE
     merged_port: int = SECURE_MERGED
     envoy_port: int = 0
     legacy_source: LegacySource = "merged"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio import names
 from meshscrape.kube.objects import as_list, as_mapping, dig, selects
 from meshscrape.observe.model import ObservedWorkload
 from meshscrape.plan import templates
@@ -14,22 +14,17 @@ from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.model import Intent
 from meshscrape.plan.workloads import Context, PlannedWorkload
 
-MERGED = "ENVOY_SECURE_MERGED_METRICS_PORT"
-ENVOY = "ENVOY_SECURE_METRICS_PORT"
-_NETWORKING = "networking.istio.io"
-_INTERCEPTION = "sidecar.istio.io/interceptionMode"
-
 
 def variables(intent: Intent) -> dict[str, str]:
     """The variables that open the ports."""
-    found = {MERGED: str(intent.merged_port)}
-    return found | ({ENVOY: str(intent.envoy_port)} if intent.envoy_port else {})
+    found = {names.ENVOY_SECURE_MERGED_METRICS_PORT: str(intent.merged_port)}
+    return found | ({names.ENVOY_SECURE_METRICS_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
 
 
 def announcements(intent: Intent) -> dict[str, str]:
     """The annotations by which Prometheus finds the ports."""
-    found = {templates.SECURE_PORT: str(intent.merged_port)}
-    return found | ({templates.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
+    found = {names.SECURE_PORT: str(intent.merged_port)}
+    return found | ({names.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
 
 
 def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
@@ -38,7 +33,11 @@ def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
     Two listeners on one port keep Envoy from starting; and Istio's own let everybody in the mesh read.
     """
     said = _once_injected(context, workload) if workload.kind == "uninjected" else workload.env
-    return {key: "0" for key in (MERGED, ENVOY) if said.get(key, "0") not in ("", "0")}
+    return {
+        key: "0"
+        for key in (names.ENVOY_SECURE_MERGED_METRICS_PORT, names.ENVOY_SECURE_METRICS_PORT)
+        if said.get(key, "0") not in ("", "0")
+    }
 
 
 def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, str]:
@@ -46,7 +45,7 @@ def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, st
     mesh = context.observation.mesh
     found = dict(mesh.default_metadata)
     for namespace in (mesh.root_namespace, workload.namespace):
-        for config in context.inventory.in_namespace(namespace, "ProxyConfig", _NETWORKING):
+        for config in context.inventory.in_namespace(namespace, "ProxyConfig", names.ISTIO_NETWORKING):
             if not as_mapping(dig(config.data, "spec", "selector", "matchLabels")):
                 said = as_mapping(dig(config.data, "spec", "environmentVariables"))
                 found |= {str(key): str(value) for key, value in said.items()}
@@ -60,7 +59,7 @@ def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapp
     """
     template = templates.template_of(clone(context.object_of(workload.ref)))
     own = _own_variables(template)
-    for config in context.inventory.in_namespace(workload.namespace, "ProxyConfig", _NETWORKING):
+    for config in context.inventory.in_namespace(workload.namespace, "ProxyConfig", names.ISTIO_NETWORKING):
         selector = dig(config.data, "spec", "selector")
         if not as_mapping(dig(selector, "matchLabels")) or not selects(selector, workload.labels):
             continue
@@ -87,13 +86,13 @@ def excluded_ports(
     itself: under STRICT always, and a stricter policy later would break what works today.
     """
     intercepted = workload.intercepted or (
-        workload.kind == "uninjected" and templates.annotation(template, _INTERCEPTION) != "NONE"
+        workload.kind == "uninjected" and templates.annotation(template, names.INTERCEPTION_MODE) != "NONE"
     )
     listed = workload.include_inbound
     captured = [port for port in context.intent.secure_ports if listed is None or str(port) in listed]
     if workload.is_gateway or not intercepted or not captured:
         return None
-    present = templates.annotation(template, templates.EXCLUDE_INBOUND)
+    present = templates.annotation(template, names.EXCLUDE_INBOUND)
     # The annotation replaces the mesh-wide list, so that list goes into it.
     start = present or ",".join(context.observation.mesh.exclude_inbound_ports)
     return templates.merged_ports(start, captured)
@@ -114,7 +113,7 @@ def _own_variables(template: Mutable) -> set[Any]:
 
 
 def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
-    before = templates.proxy_variables(templates.annotation(template, PROXY_CONFIG))
+    before = templates.proxy_variables(templates.annotation(template, names.PROXY_CONFIG_ANNOTATION))
     if workload.kind != "uninjected" and all(before.get(key) == value for key, value in wanted.items()):
         context.draft.note(
             workload.ref,
@@ -133,9 +132,9 @@ def edit_sidecar(context: Context, target: PlannedWorkload, template: Mutable) -
     ports = [port for port in intent.secure_ports if workload.mtls.of(port) == "STRICT"]
     excluded = excluded_ports(context, workload, template)
     if excluded is not None and (wanted or ports):
-        templates.annotate(template, {templates.EXCLUDE_INBOUND: excluded})
+        templates.annotate(template, {names.EXCLUDE_INBOUND: excluded})
     announced = announcements(intent)
-    if not templates.annotation(template, templates.SECURE_PORT):
+    if not templates.annotation(template, names.SECURE_PORT):
         # The injector writes this one; a value that is there already, it leaves alone.
-        del announced[templates.SECURE_PORT]
+        del announced[names.SECURE_PORT]
     templates.annotate(template, announced)

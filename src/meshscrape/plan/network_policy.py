@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import MANAGED_BY, NAMESPACE_NAME
 from meshscrape.istio.ports import HIGHEST
 from meshscrape.kube.objects import as_list, dig, labels, selects
 from meshscrape.observe.model import ObservedWorkload
-from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER
+from meshscrape.plan.model import LEGACY_PORT, MANAGER
 from meshscrape.plan.scrapers import scraper_pods
 from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of
 
@@ -18,7 +19,7 @@ def plan_network_policies(context: Context) -> None:
     """One policy per target. A policy that selects pods denies them all else, so it says what stays open."""
     peers = [
         {
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+            "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: namespace}},
             "podSelector": {"matchLabels": own},
         }
         for namespace, own in scraper_pods(context)

@@ -7,7 +7,12 @@ from dataclasses import replace
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import Scraper as AllowEntry
 from meshscrape.istio.allow_list import SpiffeScraper
-from meshscrape.istio.annotations import BOOTSTRAP_CHECKSUM
+from meshscrape.istio.names import (
+    BOOTSTRAP_CHECKSUM,
+    BOOTSTRAP_OVERRIDE,
+    ENVOY_SECURE_MERGED_METRICS_PORT,
+    ENVOY_SECURE_METRICS_PORT,
+)
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.kube.objects import Inventory
 from meshscrape.observe import observe
@@ -141,7 +146,7 @@ def _listeners(context: Context, target: PlannedWorkload) -> bool:
 def _open_ports(context: Context, target: PlannedWorkload) -> None:
     _check_ports(context, target)
     if target.workload.kind in ("sidecar", "gateway-injected", "uninjected"):
-        off = {native.MERGED: "0", native.ENVOY: "0"}
+        off = {ENVOY_SECURE_MERGED_METRICS_PORT: "0", ENVOY_SECURE_METRICS_PORT: "0"}
         wanted = native.variables(context.intent) if target.mode == "native" else off
         native.refuse_overridden(context, target.workload, wanted)
     _leave_override(context, target)
@@ -168,7 +173,7 @@ def _leave_override(context: Context, target: PlannedWorkload) -> None:
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
         own = templates.child(template, "metadata", "annotations")
-        for key in (templates.BOOTSTRAP_OVERRIDE, BOOTSTRAP_CHECKSUM):
+        for key in (BOOTSTRAP_OVERRIDE, BOOTSTRAP_CHECKSUM):
             own.pop(key, None)
 
     context.draft.edit(target.ref, change, "leaves the bootstrap override", restarts_of(context, workload))

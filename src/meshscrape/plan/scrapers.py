@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import OPERATED_BY, REVISION
 from meshscrape.kube.objects import Ref, as_mapping, dig
 from meshscrape.observe.model import ScrapedBy, Scraper
-from meshscrape.plan import templates
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.injection import injection_labels
 from meshscrape.plan.workloads import ABLE, PLAINTEXT_PORTS, Context, default_control_plane
@@ -22,7 +22,7 @@ def new_prometheus(context: Context) -> PrometheusOptions:
     plane = default_control_plane(context.observation)
     return PrometheusOptions(
         namespace=context.intent.prometheus_namespace,
-        revision=injection_labels(plane).get(templates.REVISION, ""),
+        revision=injection_labels(plane).get(REVISION, ""),
         applications=application_ports(context),
         harden=context.intent.harden,
         network_policy=context.intent.network_policy,
@@ -64,7 +64,7 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
         options = new_prometheus(context)
         own = options.selector
         if context.intent.prometheus == "operator":
-            own = {"operator.prometheus.io/name": options.name}
+            own = {OPERATED_BY: options.name}
         yield options.namespace, own
         return
     for scraper in secured_scrapers(context):
@@ -77,7 +77,7 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
             )
             continue
         if scraper.kind == "operator":
-            yield scraper.namespace, {"operator.prometheus.io/name": scraper.name}
+            yield scraper.namespace, {OPERATED_BY: scraper.name}
             continue
         data = context.object_of(scraper.ref)
         own = dict(as_mapping(dig(data, "spec", "selector", "matchLabels")))

@@ -7,20 +7,20 @@ from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MANAGED_BY, MONITORING_GROUP
 from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe import observe
 from meshscrape.observe.model import ScrapedBy, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.model import LEGACY_PORT, MANAGED_BY, MANAGER, Plan
+from meshscrape.plan.model import LEGACY_PORT, MANAGER, Plan
 from meshscrape.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
 from meshscrape.plan.workloads import Context
 from meshscrape.prometheus import kubernetes_sd, operator, scraper_pod
 from meshscrape.prometheus.new_prometheus import PrometheusOptions
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
-OPERATOR = "monitoring.coreos.com"
 _DROP_REASON = "pods that announce a secure port leave this plaintext job, each as it is recreated"
 
 
@@ -185,7 +185,7 @@ def _move(context: Context, consumer: ScrapedBy) -> bool:
             context.draft.note(consumer.ref, str(error), "correct it first", refused=True)
             return False
         return moved
-    if consumer.ref.kind == "PodMonitor" and consumer.ref.group == OPERATOR:
+    if consumer.ref.kind == "PodMonitor" and consumer.ref.group == MONITORING_GROUP:
         own = kubernetes_sd.drop_secured_monitor()
 
         def change(data: Mutable) -> None:

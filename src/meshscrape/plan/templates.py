@@ -6,21 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.names import PROXY_CONFIG_ANNOTATION, PROXY_CONTAINER
 from meshscrape.kube.objects import as_list, as_mapping, template_path
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan.edited_objects import Mutable
-
-EXCLUDE_INBOUND = "traffic.sidecar.istio.io/excludeInboundPorts"
-INCLUDE_INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
-INCLUDE_OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
-SECURE_PORT = "prometheus.istio.io/secure-port"
-SECURE_ENVOY_PORT = "prometheus.istio.io/secure-envoy-port"
-BOOTSTRAP_OVERRIDE = "sidecar.istio.io/bootstrapOverride"
-INJECT = "sidecar.istio.io/inject"
-REVISION = "istio.io/rev"
-USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
-PROXY = "istio-proxy"
 
 
 def template_of(data: Mutable) -> Mutable:
@@ -64,9 +53,9 @@ def with_proxy_config(text: str, metadata: Mapping[str, str], fields: Mapping[st
 
     Raises InputError when the text is no mapping: Istio would refuse the pod.
     """
-    found = load_text(text, PROXY_CONFIG)
+    found = load_text(text, PROXY_CONFIG_ANNOTATION)
     if found is not None and not isinstance(found, dict):
-        raise InputError("not a mapping", where=PROXY_CONFIG, remedy="write fields of ProxyConfig")
+        raise InputError("not a mapping", where=PROXY_CONFIG_ANNOTATION, remedy="write fields of ProxyConfig")
     wanted: Mutable = dict(found or {})
     key = "proxy_metadata" if "proxy_metadata" in wanted else "proxyMetadata"
     if metadata:
@@ -79,14 +68,14 @@ def configure_proxy(
     template: Mutable, metadata: Mapping[str, str], fields: Mapping[str, Any] | None = None
 ) -> None:
     """Set variables (proxyMetadata) and fields in the template's `proxy.istio.io/config`."""
-    text = annotation(template, PROXY_CONFIG)
-    annotate(template, {PROXY_CONFIG: with_proxy_config(text, metadata, fields)})
+    text = annotation(template, PROXY_CONFIG_ANNOTATION)
+    annotate(template, {PROXY_CONFIG_ANNOTATION: with_proxy_config(text, metadata, fields)})
 
 
 def proxy_variables(text: str) -> Mapping[str, Any]:
     """proxyMetadata of an annotation's text; empty when it cannot be read."""
     try:
-        found = as_mapping(load_text(text, PROXY_CONFIG))
+        found = as_mapping(load_text(text, PROXY_CONFIG_ANNOTATION))
     except InputError:
         return {}
     return as_mapping(found.get("proxyMetadata") or found.get("proxy_metadata"))
@@ -100,7 +89,7 @@ def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -
     return ",".join(found)
 
 
-def container(template: Mutable, name: str = PROXY) -> Mutable | None:
+def container(template: Mutable, name: str = PROXY_CONTAINER) -> Mutable | None:
     """The container of this name, among the native sidecars too; None when there is none."""
     for group in ("containers", "initContainers"):
         for each in as_list(as_mapping(template.get("spec")).get(group)):

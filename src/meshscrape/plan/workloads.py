@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from meshscrape.envoy.override import BOOTSTRAP_FILE, PREFIX
 from meshscrape.istio.allow_list import Scraper as AllowEntry
 from meshscrape.istio.allow_list import SpiffeScraper
+from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig, selects
@@ -29,7 +30,6 @@ ABLE = ("prometheus", "operator", "vmagent")
 # The ConfigMap with the bootstrap override of a namespace's proxies.
 OVERRIDE_NAME = "meshscrape-bootstrap"
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
-_SYSTEM_NAMESPACES = ("kube-system", "kube-public", "kube-node-lease", "local-path-storage")
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def choose(context: Context) -> list[PlannedWorkload]:
 
 
 def _note_outside(context: Context, chosen: list[ObservedWorkload]) -> None:
-    system = (*_SYSTEM_NAMESPACES, context.observation.mesh.root_namespace)
+    system = (*NEVER_INJECTED, context.observation.mesh.root_namespace)
     outside = [each for each in chosen if each.kind == "uninjected" and each.namespace not in system]
     for each in outside:
         context.draft.note(
@@ -166,7 +166,7 @@ def _target(context: Context, workload: ObservedWorkload) -> PlannedWorkload | N
 
 def _to_be_injected(context: Context, workload: ObservedWorkload) -> bool:
     root = context.observation.mesh.root_namespace
-    if not context.intent.inject or workload.namespace in (*_SYSTEM_NAMESPACES, root):
+    if not context.intent.inject or workload.namespace in (*NEVER_INJECTED, root):
         return False
     if workload.host_network:
         context.draft.note(workload.ref, "it uses the host's network: Istio does not inject it", "leave it")
@@ -186,10 +186,8 @@ def opted_out(context: Context, workload: ObservedWorkload) -> bool:
     namespace = as_mapping(
         dig(context.object_of(Ref("", "Namespace", "", workload.namespace)), "metadata", "labels")
     )
-    own = workload.labels.get("sidecar.istio.io/inject") or workload.annotations.get(
-        "sidecar.istio.io/inject"
-    )
-    return own == "false" or namespace.get("istio-injection") == "disabled"
+    own = workload.labels.get(INJECT) or workload.annotations.get(INJECT)
+    return own == "false" or namespace.get(NAMESPACE_INJECTION) == "disabled"
 
 
 def _changeable(context: Context, workload: ObservedWorkload) -> bool:

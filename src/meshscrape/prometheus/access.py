@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import DISCOVERY_GROUP, RBAC_GROUP
 from meshscrape.prometheus.options import PrometheusOptions
 
-_RBAC = "rbac.authorization.k8s.io"
 Resources = tuple[tuple[str, tuple[str, ...]], ...]
 
 # API group and resources: what discovery of role `pod` lists.
 PODS: Resources = (("", ("pods",)),)
 # ServiceMonitors find pods through Services and their endpoints, of whichever API the Operator uses.
-SERVICES: Resources = (("", ("services", "endpoints")), ("discovery.k8s.io", ("endpointslices",)))
+SERVICES: Resources = (("", ("services", "endpoints")), (DISCOVERY_GROUP, ("endpointslices",)))
 
 
 def access(options: PrometheusOptions, resources: Resources, own: bool = False) -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def _granted(
     account = {"kind": "ServiceAccount", "name": options.service_account, "namespace": options.namespace}
     return [
         {
-            "apiVersion": f"{_RBAC}/v1",
+            "apiVersion": f"{RBAC_GROUP}/v1",
             "kind": f"{scope}Role",
             "metadata": options.metadata(name, namespace),
             "rules": [
@@ -49,10 +49,10 @@ def _granted(
             ],
         },
         {
-            "apiVersion": f"{_RBAC}/v1",
+            "apiVersion": f"{RBAC_GROUP}/v1",
             "kind": f"{scope}RoleBinding",
             "metadata": options.metadata(name, namespace),
-            "roleRef": {"apiGroup": _RBAC, "kind": f"{scope}Role", "name": name},
+            "roleRef": {"apiGroup": RBAC_GROUP, "kind": f"{scope}Role", "name": name},
             "subjects": [account],
         },
     ]

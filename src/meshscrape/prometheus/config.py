@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.direct import direct_tls
-from meshscrape.prometheus.targets import JOBS, STATS_PATH
+from meshscrape.prometheus.targets import JOBS
 
 PROXY_PORT = 15094
 PROXY_DISCOVERY_PORT = 15095
@@ -96,7 +97,7 @@ def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, 
         "job_name": job,
         "scheme": "http",
         "proxy_url": f"http://{proxy.address}",
-        "metrics_path": STATS_PATH,
+        "metrics_path": MERGED_PATH,
         "follow_redirects": False,
         "authorization": _bearer(proxy),
         "http_sd_configs": [
@@ -130,7 +131,7 @@ def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:
     return {
         "job_name": job,
         "scheme": "https",
-        "metrics_path": STATS_PATH,
+        "metrics_path": MERGED_PATH,
         # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
         "follow_redirects": False,
         "tls_config": direct_tls(direct.credentials_directory),

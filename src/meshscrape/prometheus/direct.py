@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
+
 
 def direct_tls(directory: str) -> dict[str, Any]:
     """Prometheus' `tls_config` with the workload certificate that OUTPUT_CERTS puts into `directory`.
@@ -14,8 +16,8 @@ def direct_tls(directory: str) -> dict[str, Any]:
     """
     base = directory.rstrip("/")
     return {
-        "ca_file": f"{base}/root-cert.pem",
-        "cert_file": f"{base}/cert-chain.pem",
-        "key_file": f"{base}/key.pem",
+        "ca_file": f"{base}/{ROOTS_FILE}",
+        "cert_file": f"{base}/{CERTIFICATE_CHAIN_FILE}",
+        "key_file": f"{base}/{PRIVATE_KEY_FILE}",
         "insecure_skip_verify": True,
     }

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MERGED_PATH, SECURE_ENVOY_PORT_META, SECURE_PORT_META
 from meshscrape.istio.ports import HIGHEST, MERGED, STATS
 from meshscrape.prometheus.direct import direct_tls
-from meshscrape.prometheus.targets import APPLICATION_JOB, ENVOY_JOB, MERGED_JOB, STATS_PATH
+from meshscrape.prometheus.targets import APPLICATION_JOB, ENVOY_JOB, MERGED_JOB
 
 Rule = dict[str, Any]
 
-SECURE_PORT = "prometheus_istio_io_secure_port"
-SECURE_ENVOY_PORT = "prometheus_istio_io_secure_envoy_port"
-SECURE_JOBS: Mapping[str, str] = {MERGED_JOB: SECURE_PORT, ENVOY_JOB: SECURE_ENVOY_PORT}
+SECURE_JOBS: Mapping[str, str] = {MERGED_JOB: SECURE_PORT_META, ENVOY_JOB: SECURE_ENVOY_PORT_META}
 _POD = "__meta_kubernetes_pod_"
 _PORT = "[1-9][0-9]{0,4}"
 
@@ -81,7 +80,7 @@ def drop_secured() -> Rule:
     """
     return {
         "action": "drop",
-        "source_labels": [f"{_POD}annotationpresent_{SECURE_PORT}", "__address__"],
+        "source_labels": [f"{_POD}annotationpresent_{SECURE_PORT_META}", "__address__"],
         "regex": f"true;.*:({MERGED}|{STATS})",
     }
 
@@ -189,7 +188,7 @@ def _job(name: str, options: ClusterJobs, namespaces: Sequence[str], rules: Iter
     return job | {
         "scheme": "https",
         # The path of a secure port is fixed; `prometheus.io/path` may still be that of the application.
-        "metrics_path": STATS_PATH,
+        "metrics_path": MERGED_PATH,
         # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
         "follow_redirects": False,
         "tls_config": direct_tls(options.certificates),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import ENVOY_STATS_PORT_NAME, MERGED_PATH, MONITORING_V1, OPERATED_BY
 from meshscrape.prometheus.access import PODS, SERVICES, access
 from meshscrape.prometheus.direct import direct_tls
 from meshscrape.prometheus.kubernetes_sd import (
@@ -31,12 +32,9 @@ from meshscrape.prometheus.scraper_pod import (
     volume,
     volume_mount,
 )
-from meshscrape.prometheus.targets import APPLICATION_JOB, STATS_PATH
+from meshscrape.prometheus.targets import APPLICATION_JOB
 
 SCRAPE_CLASS = "istio-mtls"
-# The name that every template of Istio gives to port 15090 of istio-proxy.
-ENVOY_PORT = "http-envoy-prom"
-_MONITORING = "monitoring.coreos.com/v1"
 
 
 def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
@@ -83,7 +81,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
         [*anchor()[:1], *labels()] if of_service else [*anchor(), *application_rules(application), *labels()]
     )
     endpoint = {
-        "port": application.service_port if of_service else ENVOY_PORT,
+        "port": application.service_port if of_service else ENVOY_STATS_PORT_NAME,
         "path": application.path,
         "scheme": "https",
         "followRedirects": False,
@@ -93,7 +91,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
     }
     chosen = application.service_labels if of_service else application.labels
     return {
-        "apiVersion": _MONITORING,
+        "apiVersion": MONITORING_V1,
         "kind": "ServiceMonitor" if of_service else "PodMonitor",
         "metadata": options.metadata(f"{options.name}-{application.namespace}-{application.name}"),
         "spec": {
@@ -110,7 +108,7 @@ def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
     parts = prometheus_parts(options.revision, options.harden)
     parts["podMetadata"]["annotations"] |= unscraped()
     return {
-        "apiVersion": _MONITORING,
+        "apiVersion": MONITORING_V1,
         "kind": "Prometheus",
         "metadata": options.metadata(),
         "spec": {
@@ -135,14 +133,14 @@ def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
 def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[str, Any]:
     rules = [*anchor(), *announced(annotation), *labels()]
     endpoint = {
-        "port": ENVOY_PORT,
-        "path": STATS_PATH,
+        "port": ENVOY_STATS_PORT_NAME,
+        "path": MERGED_PATH,
         "scheme": "https",
         "followRedirects": False,
         "relabelings": [*map(camel_rule, rules), _job_label(job)],
     }
     return {
-        "apiVersion": _MONITORING,
+        "apiVersion": MONITORING_V1,
         "kind": "PodMonitor",
         "metadata": options.metadata(f"{options.name}-{job.removeprefix('istio-')}"),
         "spec": {
@@ -157,11 +155,11 @@ def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[
 def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
     """Prometheus' own metrics, for the alert on scrape pools that could not be made."""
     return {
-        "apiVersion": _MONITORING,
+        "apiVersion": MONITORING_V1,
         "kind": "PodMonitor",
         "metadata": options.metadata(f"{options.name}-self"),
         "spec": {
-            "selector": {"matchLabels": {"operator.prometheus.io/name": options.name}},
+            "selector": {"matchLabels": {OPERATED_BY: options.name}},
             "namespaceSelector": {"matchNames": [options.namespace]},
             "podMetricsEndpoints": [{"port": "web"}],
         },

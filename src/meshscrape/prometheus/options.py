@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshscrape.istio.names import MANAGED_BY
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs
 from meshscrape.prometheus.rules import RuleOptions
 from meshscrape.prometheus.scraper_pod import CERTIFICATES
 
-MANAGED_BY = {"app.kubernetes.io/managed-by": "meshscrape"}
+MANAGED_LABELS = {MANAGED_BY: "meshscrape"}
 IMAGE = "prom/prometheus:v3.10.0"
 
 
@@ -63,5 +64,5 @@ class PrometheusOptions:
         return {
             "name": name or self.name,
             **({"namespace": place} if place else {}),
-            "labels": {**self.selector, **self.labels, **MANAGED_BY},
+            "labels": {**self.selector, **self.labels, **MANAGED_LABELS},
         }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from meshscrape.istio.names import MONITORING_V1
 from meshscrape.prometheus.targets import MERGED_JOB
 from meshscrape.prometheus.text import dump
 
@@ -86,7 +87,7 @@ def prometheus_rule(
 ) -> dict[str, Any]:
     """The rules as an object of Prometheus' Operator; `labels` are those that its `ruleSelector` wants."""
     return {
-        "apiVersion": "monitoring.coreos.com/v1",
+        "apiVersion": MONITORING_V1,
         "kind": "PrometheusRule",
         "metadata": {"name": name, "namespace": namespace, "labels": dict(labels)},
         "spec": {"groups": rule_groups(options)},

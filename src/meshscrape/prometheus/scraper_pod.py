@@ -12,10 +12,11 @@ from typing import Any
 
 import yaml
 
+from meshscrape.istio import names
+
 # Not `istio-certs`: Istio has a volume of that name when `global.mountMtlsCerts` is set.
 VOLUME = "scraper-certs"
 CERTIFICATES = "/etc/istio-output-certs"
-PROXY_CONFIG = "proxy.istio.io/config"
 
 
 def pod_labels(revision: str = "") -> dict[str, str]:
@@ -26,8 +27,8 @@ def pod_labels(revision: str = "") -> dict[str, str]:
     `files/injection-template.yaml`, since 1.14 at least). `revision` is a revision or tag of the control
     plane, for namespaces that do not say.
     """
-    found = {"sidecar.istio.io/inject": "true", "security.istio.io/tlsMode": "disabled"}
-    return found | {"istio.io/rev": revision} if revision else found
+    found = {names.INJECT: "true", names.TLS_MODE: "disabled"}
+    return found | {names.REVISION: revision} if revision else found
 
 
 def pod_annotations(harden: bool = False) -> dict[str, str]:
@@ -37,16 +38,16 @@ def pod_annotations(harden: bool = False) -> dict[str, str]:
     `harden` closes the plaintext metrics of the sidecar.
     """
     return {
-        PROXY_CONFIG: yaml.safe_dump(proxy_config(harden), sort_keys=False),
-        "sidecar.istio.io/userVolumeMount": json.dumps(user_volume_mount()),
-        "traffic.sidecar.istio.io/includeInboundPorts": "",
-        "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
+        names.PROXY_CONFIG_ANNOTATION: yaml.safe_dump(proxy_config(harden), sort_keys=False),
+        names.USER_VOLUME_MOUNT: json.dumps(user_volume_mount()),
+        names.INCLUDE_INBOUND: "",
+        names.INCLUDE_OUTBOUND: "",
     }
 
 
 def unscraped() -> dict[str, str]:
     """The annotation that keeps the injector from announcing a plaintext port of a new scraper's pod."""
-    return {"prometheus.io/scrape": "false"}
+    return {names.PROMETHEUS_SCRAPE: "false"}
 
 
 def proxy_config(harden: bool = False) -> dict[str, Any]:
@@ -56,9 +57,9 @@ def proxy_config(harden: bool = False) -> dict[str, Any]:
     absent, not down, until the next change in discovery. So it starts after the proxy, which has the
     certificate by then; native sidecars do that anyway.
     """
-    metadata = {"OUTPUT_CERTS": CERTIFICATES}
+    metadata = {names.OUTPUT_CERTS: CERTIFICATES}
     if harden:
-        metadata["METRICS_LOCALHOST_ACCESS_ONLY"] = "true"
+        metadata[names.METRICS_LOCALHOST_ACCESS_ONLY] = "true"
     return {"holdApplicationUntilProxyStarts": True, "proxyMetadata": metadata}
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from meshscrape.errors import InputError
-from meshscrape.prometheus.targets import STATS_PATH, Target
+from meshscrape.istio.names import MERGED_PATH
+from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
 IDENTITY_LABEL = "__meshscrape_spiffe_id"
@@ -102,7 +103,7 @@ def _targets(group: Any, where: str) -> list[Target]:
     for name, value in labels.items():
         _check_label(name, value, where)
     identity = _identity(labels.get(IDENTITY_LABEL), where)
-    path = _path(labels.get(_PATH_LABEL, STATS_PATH), where)
+    path = _path(labels.get(_PATH_LABEL, MERGED_PATH), where)
     kept = {
         name: value for name, value in labels.items()
         if name not in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL)

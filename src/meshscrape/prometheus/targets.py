@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.spiffe.ids import SpiffeId
 
@@ -13,7 +14,6 @@ MERGED_JOB = "istio-secure-merged-metrics"
 ENVOY_JOB = "istio-secure-envoy-metrics"
 APPLICATION_JOB = "istio-secure-application-metrics"
 JOBS = (MERGED_JOB, ENVOY_JOB, APPLICATION_JOB)
-STATS_PATH = "/stats/prometheus"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Target:
     port: int
     spiffe_id: SpiffeId
     labels: Mapping[str, str]
-    path: str = STATS_PATH
+    path: str = MERGED_PATH
 
     @property
     def authority(self) -> str:
@@ -73,7 +73,7 @@ def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:
     """
     labels = {"namespace": workload.namespace, "pod": workload.pod, "workload": workload.workload}
 
-    def target(port: int, path: str = STATS_PATH) -> Target:
+    def target(port: int, path: str = MERGED_PATH) -> Target:
         return Target(workload.address, port, workload.spiffe_id, labels, path)
 
     found: dict[str, list[Target]] = {}
@@ -103,7 +103,7 @@ def file_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
     groups = []
     for target in targets:
         labels = dict(target.labels)
-        if target.path != STATS_PATH:
+        if target.path != MERGED_PATH:
             labels["__metrics_path__"] = target.path
         groups.append({"targets": [target.authority], "labels": labels})
     return groups

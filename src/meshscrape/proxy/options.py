@@ -12,15 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshscrape.envoy.options import CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS
 from meshscrape.errors import InputError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.proxy.discovery import Source
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.system.files import private_dir, read_input, write_atomic
 
 _TOKEN_BYTES = 32
-_FILES = (CERTIFICATE_CHAIN, PRIVATE_KEY, ROOTS)
+_FILES = (CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE)
 _LOOK = 0.1
 
 
@@ -101,7 +101,7 @@ def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     for name, directory in credentials:
         for file in _FILES:
             data = read_input(directory / file, "the scraper's credentials")
-            if file == ROOTS:
+            if file == ROOTS_FILE:
                 load_bundle(data, str(directory / file))
         domain = name or _own_trust_domain(directory)
         if domain in found:
@@ -119,7 +119,7 @@ def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
     ends: dict[str, float] = {}
     for name, directory in directories.items():
         try:
-            leaf = load_certificates((directory / CERTIFICATE_CHAIN).read_bytes(), str(directory))[0]
+            leaf = load_certificates((directory / CERTIFICATE_CHAIN_FILE).read_bytes(), str(directory))[0]
         except (OSError, InputError):
             continue
         ends[name] = leaf.not_valid_after_utc.timestamp()
@@ -127,6 +127,6 @@ def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
 
 
 def _own_trust_domain(directory: Path) -> str:
-    where = str(directory / CERTIFICATE_CHAIN)
-    leaf = load_certificates(read_input(directory / CERTIFICATE_CHAIN, "the certificate"), where)[0]
+    where = str(directory / CERTIFICATE_CHAIN_FILE)
+    leaf = load_certificates(read_input(directory / CERTIFICATE_CHAIN_FILE, "the certificate"), where)[0]
     return identity_of(leaf).trust_domain

@@ -21,6 +21,7 @@ from meshscrape.istio.ca_protocol import (
     IstioCertificateRequest,
     IstioCertificateResponse,
 )
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import load_certificates
 
@@ -154,7 +155,7 @@ def _context(root_pem: bytes, credentials: Path | None, where: str) -> ssl.SSLCo
         raise InputError("the CA's root certificate is not PEM", where=where) from None
     if credentials is not None:
         try:
-            context.load_cert_chain(credentials / "cert-chain.pem", credentials / "key.pem")
+            context.load_cert_chain(credentials / CERTIFICATE_CHAIN_FILE, credentials / PRIVATE_KEY_FILE)
         except (OSError, ssl.SSLError) as error:
             raise _UnusableCredentials(
                 f"the client credentials cannot be used: {error.strerror or error}", where=str(credentials)

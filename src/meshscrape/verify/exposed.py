@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.verify.matrix import (
     ADMIN_PORT,
     PLAIN,
@@ -28,7 +29,7 @@ METRICS_CHECK, ADMIN_CHECK = "exposed-metrics", "exposed-admin"
 
 # Where metrics are by habit: client libraries, Envoy, Spring, Quarkus, Micronaut, and what answers anywhere.
 METRICS_PATHS = (
-    "/metrics", "/stats/prometheus", "/actuator/prometheus", "/q/metrics", "/prometheus",
+    "/metrics", MERGED_PATH, "/actuator/prometheus", "/q/metrics", "/prometheus",
     "/metrics/prometheus", "/",
 )  # fmt: skip
 ADMIN_PATHS = ("/server_info", "/config_dump")

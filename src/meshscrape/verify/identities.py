@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.certificates import (
     Signer,
     certificates_to_pem,
@@ -33,7 +34,7 @@ from meshscrape.verify.matrix import Identity
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.probes import TlsContexts
 
-_CHAIN, _KEY, _ROOTS = "cert-chain.pem", "key.pem", "root-cert.pem"
+_CHAIN, _KEY, _ROOTS = CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 _ATTEMPTS = 5
 _RPC_DEADLINE = 10.0
 # Certificates end on whole seconds, and the server may look at its clock a little later than we do.

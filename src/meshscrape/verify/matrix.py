@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.verify.mesh_status import ApplicationPortStatus, MeshStatus, MeshWorkload
 
-METRICS_PATH = "/stats/prometheus"
 ADMIN_PORT = 15000
 
 IdentityKind: TypeAlias = Literal[
@@ -50,7 +50,7 @@ class Probe:
     identity: Identity
     kind: ProbeKind = "http"
     method: str = "GET"
-    path: str = METRICS_PATH
+    path: str = MERGED_PATH
     limit: int = HEAD
     version: str = ""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
@@ -156,7 +156,7 @@ def _secure_port(
     else:
         other = replace(probe, identity=Identity("workload", unlisted.title))
         yield check("unlisted-workload", Case(other, unlisted.title))
-    yield from _beyond(workload, probe, METRICS_PATH)
+    yield from _beyond(workload, probe, MERGED_PATH)
 
 
 def _tls(workload: MeshWorkload, probe: Probe) -> Iterator[PlannedCheck]:
@@ -191,7 +191,7 @@ def _plaintext_port(workload: MeshWorkload, probe: Probe, name: str) -> Iterator
         yield PlannedCheck("plaintext-closed", workload.title, probe.target, (Case(probe, name),))
         return
     yield PlannedCheck("plaintext-open", workload.title, probe.target, (Case(probe, name),))
-    yield from _beyond(workload, probe, METRICS_PATH)
+    yield from _beyond(workload, probe, MERGED_PATH)
 
 
 def _application_port(

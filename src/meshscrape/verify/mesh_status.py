@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import Scraper, SpiffeScraper, TrustDomainScraper, parse_scrapers
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.spiffe.ids import SpiffeId
 
-API_VERSION = "meshscrape.io/v1"
 _WHERE = "status document"
 _REMEDY = "use the status of a mesh started by this version (`meshscrape status -o json`)"
 
@@ -93,8 +93,8 @@ class MeshStatus:
 def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
     """The mesh of a MeshStatus document; InputError for another kind, version or shape."""
     seen = f"{status.get('apiVersion')} {status.get('kind')}"
-    if seen != f"{API_VERSION} MeshStatus":
-        raise InputError(f"this is {seen}, not {API_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
+    if seen != f"{DOCUMENT_VERSION} MeshStatus":
+        raise InputError(f"this is {seen}, not {DOCUMENT_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
     authority = _mapping(status, "ca")
     prometheus = _mapping(status, "prometheus") if status.get("prometheus") else {}
     proxy = _mapping(status, "scrapeProxy") if status.get("scrapeProxy") else {}

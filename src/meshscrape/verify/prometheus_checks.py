@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from meshscrape.prometheus.targets import MERGED_JOB, STATS_PATH
+from meshscrape.istio.names import MERGED_PATH
+from meshscrape.prometheus.targets import MERGED_JOB
 from meshscrape.verify.findings import CheckResult, Severity
 from meshscrape.verify.matrix import host_port
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
@@ -201,7 +202,7 @@ def unable(prometheus: str, reason: str) -> tuple[CheckResult, ...]:
 
 def _targets(workload: MeshWorkload) -> Iterable[WantedTarget]:
     address = workload.addresses[0]
-    paths = [(workload.secure_merged, STATS_PATH), (workload.secure_stats, STATS_PATH)]
+    paths = [(workload.secure_merged, MERGED_PATH), (workload.secure_stats, MERGED_PATH)]
     paths += [
         (each.port, each.metrics) for each in workload.application if each.metrics and each.mtls != "DISABLE"
     ]

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, count
 
-API_VERSION = "meshscrape.io/v1"
 Format: TypeAlias = Literal["table", "json", "junit"]
 
 _WORDS: Mapping[Outcome, tuple[str, str]] = {
@@ -44,7 +44,7 @@ def render(report: Report, form: Format, *, color: bool = False, width: int = 12
 def document(report: Report) -> dict[str, object]:
     """The VerifyReport document (docs/verify.md), JSON-able."""
     return {
-        "apiVersion": API_VERSION,
+        "apiVersion": DOCUMENT_VERSION,
         "kind": "VerifyReport",
         "started": report.started.isoformat(timespec="seconds"),
         "seconds": round(report.seconds, 3),

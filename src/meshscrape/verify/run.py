@@ -10,6 +10,7 @@ from datetime import timedelta
 from time import monotonic
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.spiffe.certificates import Signer
 from meshscrape.system.clock import utcnow
 from meshscrape.verify import checks
@@ -18,7 +19,7 @@ from meshscrape.verify.certificates import seen_certificates
 from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK, plan_exposed
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
-from meshscrape.verify.matrix import METRICS_PATH, SCRAPER, WHOLE, PlannedCheck, Probe, plan
+from meshscrape.verify.matrix import SCRAPER, WHOLE, PlannedCheck, Probe, plan
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload, parse_mesh
 from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
 from meshscrape.verify.open_ports import Bounds, open_ports
@@ -180,7 +181,7 @@ def _series(workload: MeshWorkload, seen: Mapping[Probe, Observation]) -> tuple[
 
 
 def _scrape(workload: MeshWorkload) -> Probe:
-    return Probe(workload.addresses[0], workload.secure_merged or 0, SCRAPER, path=METRICS_PATH, limit=WHOLE)
+    return Probe(workload.addresses[0], workload.secure_merged or 0, SCRAPER, path=MERGED_PATH, limit=WHOLE)
 
 
 def _probes(mesh: MeshStatus, planned: Sequence[PlannedCheck], options: VerifyOptions) -> tuple[Probe, ...]:

@@ -7,9 +7,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
-from meshscrape.istio import annotations as names
+from meshscrape.istio import names
 from meshscrape.istio.annotations import PodAnnotations, parse_annotations
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.names import (
+    EXCLUDE_INBOUND,
+    INCLUDE_INBOUND,
+    INJECT,
+    LOCAL_COMMAND,
+    MERGE_METRICS,
+    PROMETHEUS_PATH,
+    PROMETHEUS_PORT,
+    PROMETHEUS_SCHEME,
+    PROMETHEUS_SCRAPE,
+    PROXY_CONFIG_ANNOTATION,
+    SCRAPE_TARGETS,
+    SECURE_ENVOY_PORT,
+    SECURE_PORT,
+    STATUS,
+    TEMPLATES,
+)
 from meshscrape.istio.proxy_config import parse_proxy_config
 from meshscrape.istio.scrape_targets import ScrapeSource
 
@@ -23,26 +39,29 @@ def test_a_pod_without_annotations_has_istios_defaults() -> None:
 @pytest.mark.parametrize(
     ("annotations", "sources"),
     [
-        ({names.SCRAPE: "true", names.PORT: "9080"}, [ScrapeSource(9080)]),
-        ({names.SCRAPE: "1", names.PORT: "9080", names.PATH: "/m"}, [ScrapeSource(9080, "/m")]),
+        ({PROMETHEUS_SCRAPE: "true", PROMETHEUS_PORT: "9080"}, [ScrapeSource(9080)]),
         (
-            {names.SCRAPE: "true", names.PORT: "9443", names.SCHEME: "https"},
+            {PROMETHEUS_SCRAPE: "1", PROMETHEUS_PORT: "9080", PROMETHEUS_PATH: "/m"},
+            [ScrapeSource(9080, "/m")],
+        ),
+        (
+            {PROMETHEUS_SCRAPE: "true", PROMETHEUS_PORT: "9443", PROMETHEUS_SCHEME: "https"},
             [ScrapeSource(9443, scheme="https")],
         ),
-        ({names.SCRAPE: "true"}, [ScrapeSource(80)]),
-        ({names.PORT: "9080"}, [ScrapeSource(9080)]),
-        ({names.SCRAPE: "false", names.PORT: "9080"}, []),
-        ({names.SCRAPE: "false", names.SCRAPE_TARGETS: "9080:/metrics"}, []),
-        ({names.PATH: "/metrics"}, []),
-        ({names.SCRAPE: "true", names.PORT: "9080", names.MERGE_METRICS: "false"}, []),
-        ({names.PORT: "15090", names.MERGE_METRICS: "false"}, []),
+        ({PROMETHEUS_SCRAPE: "true"}, [ScrapeSource(80)]),
+        ({PROMETHEUS_PORT: "9080"}, [ScrapeSource(9080)]),
+        ({PROMETHEUS_SCRAPE: "false", PROMETHEUS_PORT: "9080"}, []),
+        ({PROMETHEUS_SCRAPE: "false", SCRAPE_TARGETS: "9080:/metrics"}, []),
+        ({PROMETHEUS_PATH: "/metrics"}, []),
+        ({PROMETHEUS_SCRAPE: "true", PROMETHEUS_PORT: "9080", MERGE_METRICS: "false"}, []),
+        ({PROMETHEUS_PORT: "15090", MERGE_METRICS: "false"}, []),
         (
-            {names.PORT: "9080", names.SCRAPE_TARGETS: "9090:/m,9100"},
+            {PROMETHEUS_PORT: "9080", SCRAPE_TARGETS: "9090:/m,9100"},
             [ScrapeSource(9090, "/m"), ScrapeSource(9100)],
         ),
-        ({names.SCRAPE: "true", names.PORT: "15020", names.PATH: "/stats/prometheus"}, []),
-        ({names.SCRAPE: "true", names.PATH: "/stats/prometheus", names.SECURE_PORT: "15092"}, []),
-        ({names.PORT: "15999", PROXY_CONFIG: "statusPort: 15999"}, []),
+        ({PROMETHEUS_SCRAPE: "true", PROMETHEUS_PORT: "15020", PROMETHEUS_PATH: "/stats/prometheus"}, []),
+        ({PROMETHEUS_SCRAPE: "true", PROMETHEUS_PATH: "/stats/prometheus", SECURE_PORT: "15092"}, []),
+        ({PROMETHEUS_PORT: "15999", PROXY_CONFIG_ANNOTATION: "statusPort: 15999"}, []),
     ],
 )
 def test_sources_are_what_the_injector_would_give_to_the_agent(
@@ -54,24 +73,24 @@ def test_sources_are_what_the_injector_would_give_to_the_agent(
 
 def test_endpoints_that_are_not_merged_are_still_known() -> None:
     """Prometheus scrapes them itself then, as the annotations ask."""
-    parsed = parse_annotations({names.PORT: "9080", names.MERGE_METRICS: "false"})
+    parsed = parse_annotations({PROMETHEUS_PORT: "9080", MERGE_METRICS: "false"})
     assert (parsed.endpoints, parsed.sources) == ((ScrapeSource(9080),), ())
-    assert parse_annotations({names.PORT: "15090", names.MERGE_METRICS: "false"}).endpoints == ()
+    assert parse_annotations({PROMETHEUS_PORT: "15090", MERGE_METRICS: "false"}).endpoints == ()
 
 
 def test_every_annotation_is_parsed() -> None:
     """Ports, switches, templates, ProxyConfig, local commands."""
     parsed = parse_annotations(
         {
-            names.SECURE_PORT: "15092",
-            names.SECURE_ENVOY_PORT: "15091",
-            names.INCLUDE_INBOUND: "9080, 9090",
-            names.EXCLUDE_INBOUND: "9100",
-            names.INJECT: "true",
-            names.TEMPLATES: "gateway,custom",
-            names.STATUS: "{}",
-            names.LOCAL_COMMAND: "gunicorn --bind '$(INSIDE_ADDRESS):9080' app",
-            PROXY_CONFIG: 'proxyMetadata:\n  SECRET_TTL: "1h"\nconcurrency: 2\n',
+            SECURE_PORT: "15092",
+            SECURE_ENVOY_PORT: "15091",
+            INCLUDE_INBOUND: "9080, 9090",
+            EXCLUDE_INBOUND: "9100",
+            INJECT: "true",
+            TEMPLATES: "gateway,custom",
+            STATUS: "{}",
+            LOCAL_COMMAND: "gunicorn --bind '$(INSIDE_ADDRESS):9080' app",
+            PROXY_CONFIG_ANNOTATION: 'proxyMetadata:\n  SECRET_TTL: "1h"\nconcurrency: 2\n',
         }
     )
     assert (parsed.secure_port, parsed.secure_envoy_port) == (15092, 15091)
@@ -85,28 +104,28 @@ def test_every_annotation_is_parsed() -> None:
 @pytest.mark.parametrize(("value", "ports"), [("*", None), ("", ()), ("80", (80,))])
 def test_inbound_capture_tells_everything_from_nothing(value: str, ports: tuple[int, ...] | None) -> None:
     """A star is all ports, empty is none: a sidecar for credentials alone."""
-    assert parse_annotations({names.INCLUDE_INBOUND: value}).include_inbound_ports == ports
+    assert parse_annotations({INCLUDE_INBOUND: value}).include_inbound_ports == ports
 
 
 @pytest.mark.parametrize(
     ("name", "value", "what"),
     [
-        (names.SCRAPE, "yes", "not a truth value"),
-        (names.MERGE_METRICS, "TrUe", "not a truth value"),
-        (names.PORT, "99999", "not a port"),
-        (names.PORT, "15090", "reserved for Envoy's statistics"),
-        (names.SCRAPE_TARGETS, "15092:/metrics", "reserved for merged metrics over mutual TLS"),
-        (names.SCRAPE_TARGETS, "", "no scrape target"),
-        (names.SECURE_PORT, "0", "not a port"),
-        (names.SECURE_ENVOY_PORT, "https", "not a port"),
-        (names.EXCLUDE_INBOUND, "80;81", "not a port"),
-        (names.INJECT, "enabled", "not a truth value"),
-        (names.LOCAL_COMMAND, "sh -c 'sleep", "not a command line"),
-        (names.LOCAL_COMMAND + ".app", " ", "the command is empty"),
-        (names.LOCAL_COMMAND, "serve\0", "NUL character"),
-        (PROXY_CONFIG, "a: [", "not YAML"),
-        (PROXY_CONFIG, "a: b\n---\nc: d", "more than one YAML document"),
-        (PROXY_CONFIG, "statusPort: http", "not a number"),
+        (PROMETHEUS_SCRAPE, "yes", "not a truth value"),
+        (MERGE_METRICS, "TrUe", "not a truth value"),
+        (PROMETHEUS_PORT, "99999", "not a port"),
+        (PROMETHEUS_PORT, "15090", "reserved for Envoy's statistics"),
+        (SCRAPE_TARGETS, "15092:/metrics", "reserved for merged metrics over mutual TLS"),
+        (SCRAPE_TARGETS, "", "no scrape target"),
+        (SECURE_PORT, "0", "not a port"),
+        (SECURE_ENVOY_PORT, "https", "not a port"),
+        (EXCLUDE_INBOUND, "80;81", "not a port"),
+        (INJECT, "enabled", "not a truth value"),
+        (LOCAL_COMMAND, "sh -c 'sleep", "not a command line"),
+        (LOCAL_COMMAND + ".app", " ", "the command is empty"),
+        (LOCAL_COMMAND, "serve\0", "NUL character"),
+        (PROXY_CONFIG_ANNOTATION, "a: [", "not YAML"),
+        (PROXY_CONFIG_ANNOTATION, "a: b\n---\nc: d", "more than one YAML document"),
+        (PROXY_CONFIG_ANNOTATION, "statusPort: http", "not a number"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_an_error_at_its_annotation(name: str, value: str, what: str) -> None:
@@ -119,9 +138,9 @@ def test_a_value_that_cannot_be_used_is_an_error_at_its_annotation(name: str, va
 @pytest.mark.parametrize(("path", "scheme"), [("metrics", "http"), ("/metrics", "ftp")])
 def test_the_error_names_the_annotation_that_is_wrong(path: str, scheme: str) -> None:
     """Of port, path and scheme, which belong together."""
-    wrong = names.SCHEME if scheme == "ftp" else names.PATH
+    wrong = PROMETHEUS_SCHEME if scheme == "ftp" else PROMETHEUS_PATH
     with pytest.raises(InputError, match=f"^annotation {wrong}: "):
-        parse_annotations({names.PORT: "9080", names.PATH: path, names.SCHEME: scheme})
+        parse_annotations({PROMETHEUS_PORT: "9080", PROMETHEUS_PATH: path, PROMETHEUS_SCHEME: scheme})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from meshscrape.verify.matrix import METRICS_PATH, other_paths
+from meshscrape.istio.names import MERGED_PATH
+from meshscrape.verify.matrix import other_paths
 from meshscrape.verify.run import CHECK_NAMES
 
 PAGE = (Path(__file__).parents[3] / "docs/verify.md").read_text()
@@ -18,4 +19,4 @@ def test_every_check_has_its_section() -> None:
 
 def test_the_number_of_paths_is_right() -> None:
     """The page says how many spellings are tried."""
-    assert f"{len(other_paths(METRICS_PATH, '127.9.1.1:15091'))} other paths" in " ".join(PAGE.split())
+    assert f"{len(other_paths(MERGED_PATH, '127.9.1.1:15091'))} other paths" in " ".join(PAGE.split())

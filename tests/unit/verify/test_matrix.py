@@ -8,8 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.verify import checks
-from meshscrape.verify.matrix import METRICS_PATH, PlannedCheck, other_paths, plan
+from meshscrape.verify.matrix import PlannedCheck, other_paths, plan
 from meshscrape.verify.mesh_status import parse_mesh
 from support.status import PROMETHEUS, sidecar, status, workload
 
@@ -115,10 +116,10 @@ def test_declared_application_metrics_must_be_merged() -> None:
 
 def test_no_spelling_is_the_served_path_itself() -> None:
     """What is asked for to be refused is never what the port may answer, decoded or not."""
-    for spelling in other_paths(METRICS_PATH, "127.9.1.1:15091"):
+    for spelling in other_paths(MERGED_PATH, "127.9.1.1:15091"):
         path = urlsplit(spelling).path if "://" in spelling else spelling
-        assert path != METRICS_PATH
-        assert unquote(unquote(path)) != METRICS_PATH
+        assert path != MERGED_PATH
+        assert unquote(unquote(path)) != MERGED_PATH
 
 
 def test_probes_change_nothing_where_they_are_let_through() -> None:

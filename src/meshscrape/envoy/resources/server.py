@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshscrape.envoy.resources.values import Resource, pipe_address, typed
+from meshscrape.istio.names import MERGED_PATH
 
 ADMIN_MODE = 0o600
 # What the agent, `listeners` and operators read. `/quitquitquit`, `/runtime_modify`, profilers and the like
 # stay shut even for who may open the socket; draining is what a graceful stop needs.
 ADMIN_PATHS = (
-    "/ready", "/server_info", "/stats", "/stats/prometheus", "/config_dump", "/certs", "/clusters",
+    "/ready", "/server_info", "/stats", MERGED_PATH, "/config_dump", "/certs", "/clusters",
     "/listeners", "/init_dump", "/memory", "/logging", "/drain_listeners",
 )  # fmt: skip
 

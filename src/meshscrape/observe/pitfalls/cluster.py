@@ -6,12 +6,19 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshscrape.istio import ports
-from meshscrape.istio.annotations import INJECT, SECURE_ENVOY_PORT, SECURE_PORT
+from meshscrape.istio.names import (
+    ASM_GROUP,
+    INJECT,
+    NAMESPACE_INJECTION,
+    NAMESPACE_NAME,
+    REVISION,
+    SECURE_ENVOY_PORT,
+    SECURE_PORT,
+)
 from meshscrape.istio.versions import parse_version
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.cluster import ASM, REVISION_LABEL, Selecting
-from meshscrape.observe.injection import NAMESPACE_LABEL
+from meshscrape.observe.cluster import Selecting
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.view import View
 from meshscrape.observe.workloads import Found
@@ -35,14 +42,14 @@ def cluster_traps(view: View) -> Iterator[Pitfall]:
 
 
 def _namespace(namespace: str, labels: Mapping[str, str]) -> Iterator[Pitfall]:
-    if NAMESPACE_LABEL in labels and REVISION_LABEL in labels:
+    if NAMESPACE_INJECTION in labels and REVISION in labels:
         yield Pitfall(
             "injection-labels-conflict",
             "warning",
             Ref("", "Namespace", "", namespace),
-            f"It has both {NAMESPACE_LABEL}={labels[NAMESPACE_LABEL]} and {REVISION_LABEL}="
-            f"{labels[REVISION_LABEL]}: the former wins, so that revision does not inject.",
-            f"Remove one of the two (kubectl label namespace {namespace} {NAMESPACE_LABEL}-).",
+            f"It has both {NAMESPACE_INJECTION}={labels[NAMESPACE_INJECTION]} and {REVISION}="
+            f"{labels[REVISION]}: the former wins, so that revision does not inject.",
+            f"Remove one of the two (kubectl label namespace {namespace} {NAMESPACE_INJECTION}-).",
         )
 
 
@@ -193,7 +200,7 @@ def _is_peer(peer: Any, scraper: Scraper, namespace: str, view: View) -> bool:
     if space is None and scraper.namespace != namespace:
         return False
     if space is not None:
-        labels = {"kubernetes.io/metadata.name": scraper.namespace}
+        labels = {NAMESPACE_NAME: scraper.namespace}
         if not objects.selects(space, {**labels, **view.cluster.namespace_labels(scraper.namespace)}):
             return False
     found = view.workload_of(scraper.ref)
@@ -282,7 +289,7 @@ def _asm(view: View) -> Iterator[Pitfall]:
             "Apply Istio's objects with ASM's kubeconfig and the rest with the cluster's; try one workload "
             "first.",
         )
-    for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM):
+    for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM_GROUP):
         yield Pitfall(
             "asm-gateway-owned",
             "info",

@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from meshscrape.istio import ports
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio.names import (
+    ASM_GROUP,
+    ENVOY_SECURE_MERGED_METRICS_PORT,
+    ENVOY_SECURE_METRICS_PORT,
+    ISTIO_BOOTSTRAP_OVERRIDE,
+    METRICS_LOCALHOST_ACCESS_ONLY,
+    PROXY_CONFIG_ANNOTATION,
+    REVISION,
+)
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe import gateways
-from meshscrape.observe.cluster import ASM, GATEWAY_GROUP
+from meshscrape.observe.cluster import GATEWAY_GROUP
 from meshscrape.observe.control import yaml_mapping
 from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.view import View
-from meshscrape.observe.proxies import ENVOY, LOCALHOST_ONLY, MERGED, OVERRIDE, annotation_metadata
+from meshscrape.observe.proxies import annotation_metadata
 from meshscrape.observe.workloads import Found
 
 # Read from the Gateway itself, whatever its infrastructure says.
@@ -24,7 +32,12 @@ _OWN = (
     "sidecar.istio.io/",
     GATEWAY_GROUP,
 )
-_SETTINGS = (MERGED, ENVOY, LOCALHOST_ONLY, OVERRIDE)
+_SETTINGS = (
+    ENVOY_SECURE_MERGED_METRICS_PORT,
+    ENVOY_SECURE_METRICS_PORT,
+    METRICS_LOCALHOST_ACCESS_ONLY,
+    ISTIO_BOOTSTRAP_OVERRIDE,
+)
 _PLAINTEXT = (ports.MERGED, ports.STATS)
 
 
@@ -43,7 +56,7 @@ def gateway_traps(view: View) -> Iterator[Pitfall]:
             yield from _patched(found)
     for service in view.cluster.inventory.of_kind("Service", ""):
         yield from _exposed(service.ref, service, "spec", "ports")
-    for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM):
+    for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM_GROUP):
         yield from _exposed(gateway.ref, gateway, "spec", "ports")
 
 
@@ -62,14 +75,19 @@ def _annotations(gateway: Manifest) -> Iterator[Pitfall]:
     infrastructure = objects.dig(gateway.data, "spec", "infrastructure", "annotations")
     effective = gateways.gateway_annotations(gateway)
     metadata = annotation_metadata(effective)
-    useless = [name for name in (MERGED, ENVOY, OVERRIDE) if name in metadata]
+    useless = [
+        name
+        for name in (ENVOY_SECURE_MERGED_METRICS_PORT, ENVOY_SECURE_METRICS_PORT, ISTIO_BOOTSTRAP_OVERRIDE)
+        if name in metadata
+    ]
     if useless:
         place = "infrastructure.annotations" if isinstance(infrastructure, Mapping) else "the Gateway"
         yield Pitfall(
             "gateway-infrastructure-proxy-config",
             "error",
             gateway.ref,
-            f"{PROXY_CONFIG} in {place} sets {', '.join(useless)}, but on a Gateway API gateway it does not "
+            f"{PROXY_CONFIG_ANNOTATION} in {place} sets {', '.join(useless)}, but on a Gateway API "
+            f"gateway it does not "
             "become the container's environment, from which the agent reads them: no secure port opens.",
             "Use infrastructure.parametersRef: a ConfigMap whose key deployment adds env and annotations.",
         )
@@ -91,7 +109,7 @@ def _parameters(gateway: Manifest, view: View) -> Iterator[Pitfall]:
     reference = objects.dig(gateway.data, "spec", "infrastructure", "parametersRef")
     if reference is None:
         return
-    plane = view.control.plane(objects.labels(gateway.data).get("istio.io/rev", ""))
+    plane = view.control.plane(objects.labels(gateway.data).get(REVISION, ""))
     if plane is not None and plane.version.at_least("1.26") is False:
         yield Pitfall(
             "gateway-parameters-unsupported",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from meshscrape.istio import ports
+from meshscrape.istio.names import ISTIO_NETWORKING, ISTIO_SECURITY
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.observe.cluster import NETWORKING, SECURITY, Selecting
+from meshscrape.observe.cluster import Selecting
 from meshscrape.observe.legacy import Legacy, ingress_ports
 from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.view import View
@@ -19,11 +20,11 @@ _LOOPBACK = ("127.0.0.1", "::1")
 
 def legacy_traps(view: View) -> Iterator[Pitfall]:
     """All traps of the legacy mode."""
-    for sidecar in view.cluster.inventory.of_kind("Sidecar", NETWORKING):
+    for sidecar in view.cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING):
         yield from _wide(sidecar)
-    for entry in view.cluster.inventory.of_kind("ServiceEntry", NETWORKING):
+    for entry in view.cluster.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
         yield from _exported(entry)
-    policies = view.cluster.selecting("AuthorizationPolicy", SECURITY, "spec", "selector")
+    policies = view.cluster.selecting("AuthorizationPolicy", ISTIO_SECURITY, "spec", "selector")
     legacy = Legacy(view.cluster, view.control.mesh.root_namespace)
     for found in view.found:
         yield from _several(found, legacy)

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshscrape.istio import ports
+from meshscrape.istio.names import DISCOVERY_GROUP, MONITORING_GROUP, RBAC_GROUP
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.cluster import OPERATOR
 from meshscrape.observe.jobs import FILES, MONITORS, is_endpoints, scrape_class, selected_by
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.view import View
 
-_RBAC = "rbac.authorization.k8s.io"
 _UNDECLARED = (ports.SECURE_STATS, ports.SECURE_MERGED, ports.MERGED)
 
 
@@ -21,9 +20,11 @@ def operator_traps(view: View) -> Iterator[Pitfall]:
     """All traps of Prometheus objects, monitors and RBAC."""
     inventory = view.cluster.inventory
     servers = [
-        each for kind in ("Prometheus", "PrometheusAgent") for each in inventory.of_kind(kind, OPERATOR)
+        each
+        for kind in ("Prometheus", "PrometheusAgent")
+        for each in inventory.of_kind(kind, MONITORING_GROUP)
     ]
-    monitors = [each for kind in (*MONITORS, "Probe") for each in inventory.of_kind(kind, OPERATOR)]
+    monitors = [each for kind in (*MONITORS, "Probe") for each in inventory.of_kind(kind, MONITORING_GROUP)]
     for monitor in monitors:
         yield from _pruned_files(monitor)
         yield from _undeclared_ports(monitor)
@@ -170,7 +171,9 @@ def _denied_files(monitor: Manifest, server: Manifest) -> Iterator[Pitfall]:
 
 def _permissions(scraper: Scraper, view: View) -> Iterator[Pitfall]:
     inventory = view.cluster.inventory
-    roles_seen = inventory.of_kind("ClusterRole", _RBAC) or inventory.of_kind("ClusterRoleBinding", _RBAC)
+    roles_seen = inventory.of_kind("ClusterRole", RBAC_GROUP) or inventory.of_kind(
+        "ClusterRoleBinding", RBAC_GROUP
+    )
     if not roles_seen or scraper.kind not in ("prometheus", "operator", "vmagent", "otel"):
         return
     wanted = _wanted(scraper, view)
@@ -222,8 +225,8 @@ def _bound_roles(scraper: Scraper, view: View) -> Iterator[Manifest | None]:
     """The roles of the scraper's account; None for one that is bound but not in the dump."""
     inventory = view.cluster.inventory
     for binding in (
-        *inventory.of_kind("ClusterRoleBinding", _RBAC),
-        *inventory.of_kind("RoleBinding", _RBAC),
+        *inventory.of_kind("ClusterRoleBinding", RBAC_GROUP),
+        *inventory.of_kind("RoleBinding", RBAC_GROUP),
     ):
         for subject in objects.as_list(binding.data.get("subjects")):
             if not _is(subject, scraper, binding):
@@ -231,7 +234,7 @@ def _bound_roles(scraper: Scraper, view: View) -> Iterator[Manifest | None]:
             kind = str(objects.dig(binding.data, "roleRef", "kind", default="ClusterRole"))
             namespace = binding.ref.namespace if kind == "Role" else ""
             name = str(objects.dig(binding.data, "roleRef", "name"))
-            yield inventory.get(Ref(_RBAC, kind, namespace, name))
+            yield inventory.get(Ref(RBAC_GROUP, kind, namespace, name))
 
 
 def _is(subject: Any, scraper: Scraper, binding: Manifest) -> bool:
@@ -249,7 +252,7 @@ def _is(subject: Any, scraper: Scraper, binding: Manifest) -> bool:
 def _allows(role: Manifest | None, resource: str) -> bool:
     if role is None or role.data.get("aggregationRule"):
         return True
-    group = "discovery.k8s.io" if resource == "endpointslices" else ""
+    group = DISCOVERY_GROUP if resource == "endpointslices" else ""
     for rule in objects.as_list(role.data.get("rules")):
         allowed = [objects.as_list(objects.dig(rule, key)) for key in ("apiGroups", "resources", "verbs")]
         if all(

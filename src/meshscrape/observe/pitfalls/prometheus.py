@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meshscrape.istio.annotations import INCLUDE_INBOUND, INJECT, MERGED_PATH
+from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.discovery import META, Labels, pod_targets
@@ -15,12 +15,9 @@ from meshscrape.observe.pitfalls.view import View
 from meshscrape.observe.proxies import config_annotation
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.scrapers import certs_volume, operated_template, scraping_container
-from meshscrape.observe.volumes import USER_VOLUME, named_items
+from meshscrape.observe.volumes import named_items
 
-INCLUDE_OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
-TLS_MODE = "security.istio.io/tlsMode"
-_CAPTURE_VARIABLE = "INBOUND_CAPTURE_PORTS"
-_SECURE = ("prometheus_istio_io_secure_port", "prometheus_istio_io_secure_envoy_port")
+_SECURE = (names.SECURE_PORT_META, names.SECURE_ENVOY_PORT_META)
 
 
 def prometheus_traps(view: View) -> Iterator[Pitfall]:
@@ -62,7 +59,7 @@ def _injection(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfal
             "error",
             scraper.ref,
             "OUTPUT_CERTS asks the proxy for certificates, but no proxy is injected: the files never appear.",
-            f'Set the pod label {INJECT}: "true" (a label; the annotation is not enough).',
+            f'Set the pod label {names.INJECT}: "true" (a label; the annotation is not enough).',
         )
 
 
@@ -71,16 +68,19 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
     if not scraper.injected or not scraper.output_certs:
         return
     config = objects.as_mapping(config_annotation(annotations)[0].get("proxyMetadata"))
-    if _CAPTURE_VARIABLE in config:
+    if names.INBOUND_CAPTURE_PORTS in config:
         yield Pitfall(
             "inbound-capture-ports-ignored",
             "warning",
             scraper.ref,
-            f"{_CAPTURE_VARIABLE} is in proxyMetadata, as in Istio's sample, but no version of Istio reads "
+            f"{names.INBOUND_CAPTURE_PORTS} is in proxyMetadata, as in Istio's sample, but no version "
+            f"of Istio reads "
             "it: inbound traffic of this scraper is intercepted all the same.",
-            f'Use the pod annotation {INCLUDE_INBOUND}: "".',
+            f'Use the pod annotation {names.INCLUDE_INBOUND}: "".',
         )
-    open_ones = [name for name in (INCLUDE_INBOUND, INCLUDE_OUTBOUND) if annotations.get(name) != ""]
+    open_ones = [
+        name for name in (names.INCLUDE_INBOUND, names.INCLUDE_OUTBOUND) if annotations.get(name) != ""
+    ]
     if open_ones:
         yield Pitfall(
             "prometheus-intercepted",
@@ -94,15 +94,15 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
 
 def _clients(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
     """istiod goes by the label of the pod when it decides whether clients speak mTLS to it."""
-    intercepts = objects.annotations(template).get(INCLUDE_INBOUND) != ""
-    if scraper.injected and not intercepts and objects.labels(template).get(TLS_MODE) != "disabled":
+    intercepts = objects.annotations(template).get(names.INCLUDE_INBOUND) != ""
+    if scraper.injected and not intercepts and objects.labels(template).get(names.TLS_MODE) != "disabled":
         yield Pitfall(
             "scraper-unreachable-in-mesh",
             "warning",
             scraper.ref,
             "Its inbound traffic is not intercepted, but the injector labels the pod as one that takes mTLS: "
             "clients with a sidecar (Grafana, Kiali) speak mTLS to a port that does not, and fail.",
-            f"Set the pod label {TLS_MODE}: disabled.",
+            f"Set the pod label {names.TLS_MODE}: disabled.",
         )
 
 
@@ -148,7 +148,7 @@ def _volume(
         str(objects.dig(each, "name")): each
         for each in objects.as_list(objects.dig(template, "spec", "volumes"))
     }
-    volumes |= dict(named_items(str(annotations.get(USER_VOLUME, ""))).items)
+    volumes |= dict(named_items(str(annotations.get(names.USER_VOLUME, ""))).items)
     volume = volumes.get(name)
     if volume is None or "emptyDir" not in volume:
         kind = "not declared" if volume is None else "no emptyDir"
@@ -242,12 +242,12 @@ def _verdicts(job: Job, plain: list[Labels]) -> Iterator[tuple[str, str, str]]:
             f"{name} takes pods that do not run (Pending, Succeeded): they are targets that are down.",
             "keep __meta_kubernetes_pod_phase Running.",
         )
-    if any(target["__metrics_path__"] != MERGED_PATH for target in plain):
+    if any(target["__metrics_path__"] != names.MERGED_PATH for target in plain):
         yield (
             "relabel-path",
             f"{name} scrapes {plain[0]['__metrics_path__']} where a pod has no prometheus.io/path: only "
             "Istio's own 15092 serves that; on 15091, and on listeners with exact paths, the target is down.",
-            f"Set metrics_path: {MERGED_PATH} and let the annotation override it.",
+            f"Set metrics_path: {names.MERGED_PATH} and let the annotation override it.",
         )
     broken = _scraped(job, _example(ip="2001:db8::1"))
     if any(not target["__address__"].startswith("[") for target in broken):
@@ -288,7 +288,10 @@ def _scraped(job: Job, pod: Manifest) -> list[Labels]:
 
 
 def _example(phase: str = "Running", ip: str = "192.0.2.7", native: bool = False) -> Manifest:
-    proxy = {"name": "istio-proxy", "ports": [{"containerPort": 15090, "name": "http-envoy-prom"}]}
+    proxy = {
+        "name": names.PROXY_CONTAINER,
+        "ports": [{"containerPort": 15090, "name": names.ENVOY_STATS_PORT_NAME}],
+    }
     app = {"name": "app", "ports": [{"containerPort": 9080, "name": "http"}]}
     data = {
         "apiVersion": "v1",
@@ -298,8 +301,8 @@ def _example(phase: str = "Running", ip: str = "192.0.2.7", native: bool = False
             "namespace": "example",
             "labels": {"app": "app"},
             "annotations": {
-                "prometheus.istio.io/secure-port": "15092", "prometheus.istio.io/secure-envoy-port": "15091",
-                "prometheus.io/scrape": "true",
+                names.SECURE_PORT: "15092", names.SECURE_ENVOY_PORT: "15091",
+                names.PROMETHEUS_SCRAPE: "true",
             },
         },
         "spec": {"containers": [app], "initContainers": [proxy]} if native else {"containers": [app, proxy]},

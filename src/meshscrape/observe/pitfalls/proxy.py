@@ -6,21 +6,13 @@ import re
 from collections.abc import Iterator
 
 from meshscrape.errors import InputError
-from meshscrape.istio.proxy_config import ANNOTATION as PROXY_CONFIG
+from meshscrape.istio import names
 from meshscrape.istio.proxy_config import parse_proxy_config
 from meshscrape.observe.bootstrap import KEY
 from meshscrape.observe.model import ObservedWorkload, Pitfall
 from meshscrape.observe.pitfalls.view import View
-from meshscrape.observe.proxies import (
-    BOOTSTRAP_OVERRIDE,
-    ENVOY,
-    LOCALHOST_ONLY,
-    MERGED,
-    config_annotation,
-    is_true,
-    port_value,
-)
-from meshscrape.observe.volumes import USER_VOLUME, USER_VOLUME_MOUNT, named_items
+from meshscrape.observe.proxies import config_annotation, is_true, port_value
+from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workloads import Found
 
 # Names and ports of Istio's own static listeners, and clusters of its bootstrap.
@@ -45,12 +37,12 @@ def proxy_traps(view: View) -> Iterator[Pitfall]:
 
 
 def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    text = str(workload.annotations.get(PROXY_CONFIG, ""))
+    text = str(workload.annotations.get(names.PROXY_CONFIG_ANNOTATION, ""))
     config, problem = config_annotation(workload.annotations)
     # Istio also takes the names of the fields with underscores.
     if not problem and not any("_" in str(key) for key in config):
         try:
-            parse_proxy_config(text, PROXY_CONFIG)
+            parse_proxy_config(text, names.PROXY_CONFIG_ANNOTATION)
         except InputError as error:
             problem = str(error)
     if problem:
@@ -58,7 +50,8 @@ def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "proxy-config-unreadable",
             "error",
             workload.ref,
-            f"Istio cannot read the annotation {PROXY_CONFIG} ({problem}): new pods are refused by the "
+            f"Istio cannot read the annotation {names.PROXY_CONFIG_ANNOTATION} ({problem}): new pods "
+            f"are refused by the "
             "injector, or start without these settings.",
             "Correct the annotation in the pod template; values of proxyMetadata are quoted strings.",
         )
@@ -66,7 +59,11 @@ def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
 
 def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
     after = workload.proxy_version_after
-    asked = [name for name in (MERGED, ENVOY) if port_value(workload.env.get(name))]
+    asked = [
+        name
+        for name in (names.ENVOY_SECURE_MERGED_METRICS_PORT, names.ENVOY_SECURE_METRICS_PORT)
+        if port_value(workload.env.get(name))
+    ]
     if asked and after.at_least("1.31") is False:
         yield Pitfall(
             "native-unsupported",
@@ -77,12 +74,15 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "Upgrade the control plane and restart the pods, or use the mode bootstrap or legacy.",
         )
     if after.at_least("1.22") is False:
-        asked_too = LOCALHOST_ONLY in workload.env or LOCALHOST_ONLY in workload.proxy_metadata
+        asked_too = (
+            names.METRICS_LOCALHOST_ACCESS_ONLY in workload.env
+            or names.METRICS_LOCALHOST_ACCESS_ONLY in workload.proxy_metadata
+        )
         yield Pitfall(
             "hardening-unsupported",
             "warning" if asked_too else "info",
             workload.ref,
-            f"The proxy is {after}: {LOCALHOST_ONLY} exists from 1.22 on"
+            f"The proxy is {after}: {names.METRICS_LOCALHOST_ACCESS_ONLY} exists from 1.22 on"
             + (", so setting it changes nothing." if asked_too else "."),
             "Closing 15090 and 15020 is impossible here; upgrade, or restrict them with a NetworkPolicy.",
         )
@@ -99,32 +99,35 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
 
 
 def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    written = workload.proxy_metadata.get(LOCALHOST_ONLY)
-    value = workload.env.get(LOCALHOST_ONLY)
+    written = workload.proxy_metadata.get(names.METRICS_LOCALHOST_ACCESS_ONLY)
+    value = workload.env.get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     if workload.half_hardened == "15090" and is_true(value) and written is not None:
         yield Pitfall(
             "hardening-not-exact",
             "error",
             workload.ref,
-            f"{LOCALHOST_ONLY} is {written!r}: port 15020 is closed by any true value, but port 15090 only "
+            f"{names.METRICS_LOCALHOST_ACCESS_ONLY} is {written!r}: port 15020 is closed by any true "
+            f"value, but port 15090 only "
             'by exactly "true", so it stays open.',
-            f'Write {LOCALHOST_ONLY}: "true".',
+            f'Write {names.METRICS_LOCALHOST_ACCESS_ONLY}: "true".',
         )
     elif workload.half_hardened == "15090":
         yield Pitfall(
             "half-hardened",
             "error",
             workload.ref,
-            f"{LOCALHOST_ONLY} is in the container's environment alone: that closes 15020, while 15090 reads "
+            f"{names.METRICS_LOCALHOST_ACCESS_ONLY} is in the container's environment alone: that "
+            f"closes 15020, while 15090 reads "
             f"proxyMetadata and stays open to everybody.",
-            f"Set it in the pod annotation {PROXY_CONFIG} (proxyMetadata) too.",
+            f"Set it in the pod annotation {names.PROXY_CONFIG_ANNOTATION} (proxyMetadata) too.",
         )
     elif workload.half_hardened == "15020":
         yield Pitfall(
             "half-hardened",
             "error",
             workload.ref,
-            f"{LOCALHOST_ONLY} is in proxyMetadata alone: that closes 15090, while 15020 reads the process "
+            f"{names.METRICS_LOCALHOST_ACCESS_ONLY} is in proxyMetadata alone: that closes 15090, while "
+            f"15020 reads the process "
             "environment, which nothing sets on this proxy, and stays open to everybody.",
             "Set it as a variable of the container istio-proxy too.",
         )
@@ -182,7 +185,7 @@ def _announced(workload: ObservedWorkload) -> Iterator[Pitfall]:
             f"{workload.secure_port}: a value that is there is never overwritten by the injector.",
             f"Remove the annotation from the pod template, or write {workload.secure_port}.",
         )
-    on_pods = any("prometheus.istio.io/secure-port" in pod.annotations for pod in workload.running)
+    on_pods = any(names.SECURE_PORT in pod.annotations for pod in workload.running)
     if workload.secure_port in listening and announced is None and not on_pods:
         yield Pitfall(
             "secure-port-not-announced",
@@ -220,12 +223,13 @@ def _any_identity(workload: ObservedWorkload, native: list[int]) -> Pitfall:
 def _override(found: Found) -> Iterator[Pitfall]:
     workload, override = found.workload, found.override
     if override is None:
-        if BOOTSTRAP_OVERRIDE in workload.annotations:
+        if names.BOOTSTRAP_OVERRIDE in workload.annotations:
             yield Pitfall(
                 "bootstrap-annotation-ignored",
                 "error",
                 workload.ref,
-                f"The annotation {BOOTSTRAP_OVERRIDE} does nothing here: only the injector reads it, for "
+                f"The annotation {names.BOOTSTRAP_OVERRIDE} does nothing here: only the injector reads "
+                f"it, for "
                 "sidecars, and for injected gateways from 1.27 on.",
                 "Mount the ConfigMap and set ISTIO_BOOTSTRAP_OVERRIDE on the container instead.",
             )
@@ -290,7 +294,7 @@ def _collisions(found: Found) -> Iterator[Pitfall]:
 
 
 def _volumes(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    for name in (USER_VOLUME, USER_VOLUME_MOUNT):
+    for name in (names.USER_VOLUME, names.USER_VOLUME_MOUNT):
         form = named_items(str(workload.annotations.get(name, ""))).form
         if form and workload.is_gateway:
             yield Pitfall(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from meshscrape.istio.names import ASM_GROUP, ISTIO_NETWORKING, ISTIO_SECURITY
 from meshscrape.kube.objects import Object, Ref, stable
 from meshscrape.kube.yaml_text import dump
 from meshscrape.plan.model import PHASES, Change, Phase, Plan, revert
@@ -12,8 +13,7 @@ from meshscrape.plan.render.diff import plan_text
 OVERVIEW = "PLAN.txt"
 HEAD = "# Made by meshscrape render: apply one directory after the other, in order.\n\n"
 # ASM keeps Istio's objects in an API server of its own.
-_CONTROL_PLANE_GROUPS = ("networking.istio.io", "security.istio.io", "telemetry.istio.io")
-_ASM_GROUP = "istio.alibabacloud.com"
+_CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, "telemetry.istio.io")
 ORIGINALS = "originals"
 CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 
@@ -90,7 +90,7 @@ def place(plan: Plan, ref: Ref) -> str:
     """The tree that an object belongs to; empty where there is one API server only."""
     if not plan.apart:
         return ""
-    to_control_plane = ref.group in _CONTROL_PLANE_GROUPS or ref.group == _ASM_GROUP
+    to_control_plane = ref.group in _CONTROL_PLANE_GROUPS or ref.group == ASM_GROUP
     return f"{CONTROL_PLANE if to_control_plane else DATA_PLANE}/"
 
 

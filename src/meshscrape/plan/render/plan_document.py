@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.kube.objects import Ref
 from meshscrape.plan.model import Change, Plan
 
@@ -11,7 +12,7 @@ from meshscrape.plan.model import Change, Plan
 def plan_document(plan: Plan) -> dict[str, Any]:
     """The plan for `json.dumps`: changes in order, notes, gates, and the mode of each workload."""
     return {
-        "apiVersion": "meshscrape.io/v1",
+        "apiVersion": DOCUMENT_VERSION,
         "kind": "Plan",
         "changes": [_change(change) for change in plan.changes],
         "notes": [

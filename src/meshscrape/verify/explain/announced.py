@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.target_files import META_IDENTITY_LABEL
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.explain.target import ExplainTarget, Spot, read_spot
-from meshscrape.verify.matrix import METRICS_PATH, host_port
+from meshscrape.verify.matrix import host_port
 from meshscrape.verify.observations import printable
 
 # What can stand in a URL as it is: HTTP SD answers to nothing else.
@@ -90,7 +91,7 @@ def _announced(job: str, address: str, labels: dict[str, Any]) -> Announced:
     spot, _ = read_spot(address)
     if spot is None:
         raise ValueError(f"{address!a} is no address")
-    path = str(labels.get("__metrics_path__", METRICS_PATH))
+    path = str(labels.get("__metrics_path__", MERGED_PATH))
     return Announced(
         job, Spot(spot.address, spot.port, path), SpiffeId.parse(labels[META_IDENTITY_LABEL]),
         str(labels.get("namespace", "")), str(labels.get("workload", "")),
@@ -123,7 +124,7 @@ def _named(discovered: Discovered, name: str) -> tuple[ExplainTarget, ...]:
 def _explained(each: Announced) -> ExplainTarget:
     spot = each.spot
     return ExplainTarget(
-        spot.address, spot.port, spot.path or METRICS_PATH, "http", f"target of job {printable(each.job)}",
+        spot.address, spot.port, spot.path or MERGED_PATH, "http", f"target of job {printable(each.job)}",
         None, identity=each.identity, name=printable(_title(each)),
     )  # fmt: skip
 
@@ -145,7 +146,7 @@ def _not_announced(discovered: Discovered, spot: Spot) -> ExplainTarget:
 def _faulty(spot: Spot | None, fault: str, remedy: str) -> ExplainTarget:
     at = spot or Spot("", 0, None)
     return ExplainTarget(
-        at.address, at.port, at.path or METRICS_PATH, "http", "unknown", None, fault=fault, remedy=remedy
+        at.address, at.port, at.path or MERGED_PATH, "http", "unknown", None, fault=fault, remedy=remedy
     )
 
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, key_matches, load_certificates
 from meshscrape.spiffe.keys import load_key
@@ -24,7 +25,7 @@ from meshscrape.verify.probes import Timeouts, TlsContexts, observe
 from meshscrape.verify.prometheus_api import scraping
 from meshscrape.verify.prometheus_checks import Scraping
 
-_FILES = ("cert-chain.pem", "key.pem", "root-cert.pem")
+_FILES = (CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE)
 _NAMES = ("the scraper's certificate", "the scraper's private key", "the trust bundle")
 
 

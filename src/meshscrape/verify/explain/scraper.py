@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from cryptography import x509
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import is_issued_by, load_bundle
 from meshscrape.spiffe.certificates import identity_of, key_matches, load_certificates
 from meshscrape.spiffe.keys import load_key
@@ -49,7 +50,7 @@ def certificate_steps(files: ScraperFiles, now: datetime) -> Iterator[Step]:
         yield Step("scraper's certificate", "broken", files.problem, remedy)
         return
     try:
-        chain = load_certificates(files.chain, f"{files.directory}/cert-chain.pem")
+        chain = load_certificates(files.chain, f"{files.directory}/{CERTIFICATE_CHAIN_FILE}")
         identity = identity_of(chain[0])
     except InputError as error:
         yield Step("scraper's certificate", "broken", str(error), remedy)
@@ -57,7 +58,7 @@ def certificate_steps(files: ScraperFiles, now: datetime) -> Iterator[Step]:
     yield Step("scraper's certificate", "ok", f"{identity}, in {files.directory}")
     yield _life(chain[0], now)
     try:
-        belongs = key_matches(load_key(files.key, f"{files.directory}/key.pem"), chain[0])
+        belongs = key_matches(load_key(files.key, f"{files.directory}/{PRIVATE_KEY_FILE}"), chain[0])
         fault = "" if belongs else "the key is not the certificate's"
     except InputError as error:
         fault = str(error)
@@ -88,7 +89,7 @@ def _life(leaf: x509.Certificate, now: datetime) -> Step:
 def _chain(files: ScraperFiles, chain: Sequence[x509.Certificate], now: datetime) -> Step:
     name, remedy = "certificate's chain", "see that the CA and the bundle belong together (`meshscrape ca`)"
     try:
-        roots = load_bundle(files.roots, f"{files.directory}/root-cert.pem")
+        roots = load_bundle(files.roots, f"{files.directory}/{ROOTS_FILE}")
     except InputError as error:
         return Step(name, "broken", str(error), remedy)
     current, left = chain[0], list(chain[1:])

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MERGED_PATH
 from meshscrape.spiffe.ids import SpiffeId
-from meshscrape.verify.matrix import METRICS_PATH, host_port
+from meshscrape.verify.matrix import host_port
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
 
@@ -134,7 +135,7 @@ def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainT
         if inside := next((each.title for each in mesh.workloads if address == each.inside_address), ""):
             fault = f"{address} is the inside address of {inside}: its localhost, nothing of the network's"
         return ExplainTarget(
-            address, port, path or METRICS_PATH, scheme, "unknown", None, fault=fault,
+            address, port, path or MERGED_PATH, scheme, "unknown", None, fault=fault,
             remedy=f"the workload may be gone; there are: {printable(known, _LONGEST)}",
         )  # fmt: skip
     known_ports = _known(mesh, owner, address)
@@ -145,7 +146,7 @@ def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainT
     same = next((each for each in known_ports if each.port == port), None)
     fault = f"the path there is {same.path}, not {path}" if same else _no_target(owner, port)
     return ExplainTarget(
-        address, port, path or METRICS_PATH, scheme, "unknown", owner, fault=fault,
+        address, port, path or MERGED_PATH, scheme, "unknown", owner, fault=fault,
         remedy=f"targets of {owner.title}: {targets}",
     )  # fmt: skip
 
@@ -171,9 +172,9 @@ def _known(mesh: MeshStatus, workload: MeshWorkload, address: str) -> Sequence[E
 
     found = []
     if workload.secure_merged is not None:
-        found.append(known(workload.secure_merged, METRICS_PATH, "merged metrics", merged=True))
+        found.append(known(workload.secure_merged, MERGED_PATH, "merged metrics", merged=True))
     if workload.secure_stats is not None:
-        found.append(known(workload.secure_stats, METRICS_PATH, "Envoy's statistics"))
+        found.append(known(workload.secure_stats, MERGED_PATH, "Envoy's statistics"))
     for each in workload.application:
         if each.metrics and each.mtls != "DISABLE" and workload.kind != "gateway":
             found.append(known(each.port, each.metrics, "the application's own metrics", application=True))
