@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from meshscrape.prometheus.dashboard import dashboard
 from meshscrape.prometheus.rules import RuleOptions, rule_groups, rules_file
+from support.dashboard import dashboard
 from support.promtool import check_rules, run
 
 POD = {"namespace": "shop", "pod": "web-1", "workload": "web"}

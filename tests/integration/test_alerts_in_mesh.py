@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from meshscrape.prometheus.dashboard import dashboard
 from meshscrape.prometheus.rules import RuleOptions, rule_groups
+from support.dashboard import dashboard
 from support.mesh import Up
 from support.polling import eventually
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+from importlib.resources import files
 
 import click
-
-from meshscrape.prometheus.dashboard import dashboard
 
 
 @click.command()
 def command() -> int:
-    """Print the Grafana dashboard (JSON). Import it, and choose the Prometheus data source at its top."""
-    print(json.dumps(dashboard(), indent=2))
+    """Print a Grafana dashboard of secured scraping (JSON, Grafana 10.1 or later).
+
+    Import it into Grafana and choose the Prometheus data source at its top.
+    """
+    print(files("meshscrape.prometheus").joinpath("dashboard.json").read_text(encoding="utf-8"), end="")
     return 0

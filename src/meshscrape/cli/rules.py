@@ -6,10 +6,10 @@ import click
 
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
+from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.options import MANAGED_LABELS
 from meshscrape.prometheus.rules import RuleOptions, prometheus_rule, rules_file
 from meshscrape.prometheus.targets import JOBS, MERGED_JOB
-from meshscrape.prometheus.text import dump
 
 
 def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.access import PODS, access
 from meshscrape.prometheus.kubernetes_sd import secure_jobs
 from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.rules import rules_file
 from meshscrape.prometheus.scraper_pod import pod_annotations, pod_labels, unscraped, volume, volume_mount
-from meshscrape.prometheus.text import dump
 
 PORT = 9090
 _CONFIG = "/etc/prometheus"

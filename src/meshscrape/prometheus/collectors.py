@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from meshscrape.prometheus.text import dump
+from meshscrape.kube.yaml_text import dump
 
 Collector = Literal["prometheus", "vmagent", "otel"]
 COLLECTORS: tuple[Collector, ...] = ("prometheus", "vmagent", "otel")

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from meshscrape.errors import InputError
 from meshscrape.istio.names import MERGED_PATH
+from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.direct import direct_tls
 from meshscrape.prometheus.targets import JOBS
 
@@ -75,7 +74,7 @@ def render(options: ScrapeOptions) -> str:
         "global": global_settings(options.interval, options.timeout),
         "scrape_configs": scrape_configs(options),
     }
-    return _HEADS[type(options.through)] + yaml.safe_dump(document, sort_keys=False, width=200)
+    return _HEADS[type(options.through)] + dump(document)
 
 
 def global_settings(interval: float, timeout: float | None = None) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus import scraper_pod
 from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
-from meshscrape.prometheus.text import dump
 
 
 @dataclass(frozen=True, slots=True)

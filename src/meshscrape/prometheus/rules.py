@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from meshscrape.istio.names import MONITORING_V1
+from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.targets import MERGED_JOB
-from meshscrape.prometheus.text import dump
 
 SECURE = 'job=~"istio-secure-.+"'
 # Plaintext ports of a proxy. ztunnel has no other than 15020.

@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import yaml
-
 from meshscrape.istio import names
+from meshscrape.kube.yaml_text import dump
 
 # Not `istio-certs`: Istio has a volume of that name when `global.mountMtlsCerts` is set.
 VOLUME = "scraper-certs"
@@ -38,7 +37,7 @@ def pod_annotations(harden: bool = False) -> dict[str, str]:
     `harden` closes the plaintext metrics of the sidecar.
     """
     return {
-        names.PROXY_CONFIG_ANNOTATION: yaml.safe_dump(proxy_config(harden), sort_keys=False),
+        names.PROXY_CONFIG_ANNOTATION: dump(proxy_config(harden)),
         names.USER_VOLUME_MOUNT: json.dumps(user_volume_mount()),
         names.INCLUDE_INBOUND: "",
         names.INCLUDE_OUTBOUND: "",

@@ -6,9 +6,10 @@ import json
 from itertools import combinations
 from typing import Any
 
-from meshscrape.prometheus.dashboard import WIDTH, dashboard
-from meshscrape.prometheus.rules import RuleOptions, rule_groups
+from meshscrape.prometheus.rules import PLAINTEXT, SECURE, RuleOptions, rule_groups
+from support.dashboard import dashboard
 
+WIDTH = 24
 BOARD = dashboard()
 PANELS = [panel for panel in BOARD["panels"] if panel["type"] != "row"]
 
@@ -60,6 +61,13 @@ def test_it_shows_what_the_alerts_speak_of() -> None:
         "meshscrape_check_failed", "meshscrape_plaintext_exposed",
     ):  # fmt: skip
         assert metric in queries
+
+
+def test_it_selects_what_the_alerts_select() -> None:
+    """The dashboard's queries choose secure and plaintext targets by the same matchers as the rules."""
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    assert any(SECURE in query for query in queries)
+    assert any(PLAINTEXT in query for query in queries)
 
 
 def test_alerts_have_distinct_names_and_known_severities() -> None:
