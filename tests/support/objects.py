@@ -14,7 +14,8 @@ import yaml
 
 from meshscrape.kube.objects import Inventory, Manifest, load_inventory, manifest_of
 from meshscrape.observe import observe
-from meshscrape.observe.model import Observation, Pitfall
+from meshscrape.observe.model import Pitfall
+from meshscrape.observe.observation import Observation
 
 T = TypeVar("T")
 Object = dict[str, Any]

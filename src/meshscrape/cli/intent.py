@@ -18,7 +18,7 @@ from meshscrape.istio.versions import parse_version
 from meshscrape.kube.objects import Inventory, Ref, selects
 from meshscrape.kube.selectors import parse_selector
 from meshscrape.observe import observe
-from meshscrape.observe.model import Observation
+from meshscrape.observe.observation import Observation
 from meshscrape.plan.model import Intent, Plan
 from meshscrape.plan.planner import plan
 

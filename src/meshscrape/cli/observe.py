@@ -18,8 +18,10 @@ from meshscrape.cli.output import console
 from meshscrape.errors import InputError
 from meshscrape.istio.versions import parse_version
 from meshscrape.observe import observe
-from meshscrape.observe.model import Observation, ObservedWorkload, Pitfall, ScrapedBy
+from meshscrape.observe.model import Pitfall, ScrapedBy
+from meshscrape.observe.observation import Observation
 from meshscrape.observe.observation_document import observation_document
+from meshscrape.observe.workload import ObservedWorkload
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
 # Objects that one pitfall names in the table; the documents have all.
@@ -114,11 +116,11 @@ def _workloads(observation: Observation) -> Table:
         _add(
             table,
             _title(each),
-            each.kind + (" (native)" if each.native_sidecar else ""),
+            each.kind + (" (native)" if each.versions.native_sidecar else ""),
             _proxy(each),
             each.injection.reason,
-            each.mode_now + (", hardened" if each.hardened else ""),
-            ",".join(map(str, each.listener_ports)),
+            each.metrics.mode + (", hardened" if each.metrics.hardened else ""),
+            ",".join(map(str, each.metrics.listening)),
             _mtls(each),
             scraped,
         )
@@ -131,8 +133,8 @@ def _title(workload: ObservedWorkload) -> str:
 
 
 def _proxy(workload: ObservedWorkload) -> str:
-    now = ", ".join(map(str, workload.proxy_versions_now))
-    after = str(workload.proxy_version_after)
+    now = ", ".join(map(str, workload.versions.running))
+    after = str(workload.versions.after)
     if not now or now == after:
         return after
     return f"{now}\nafter restart {after}"

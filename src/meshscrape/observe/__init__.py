@@ -1,50 +1,51 @@
-"""Observe: what a cluster's objects say about its meshes, workloads, scrapers, and the traps they are in."""
+"""Observe: what a cluster contains, according to its objects, and which known pitfalls apply."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from meshscrape.istio.versions import UNKNOWN, parse_version
 from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import read_control
+from meshscrape.observe.declared import Declarations
 from meshscrape.observe.jobs import read_jobs
-from meshscrape.observe.model import Observation
+from meshscrape.observe.observation import Observation
 from meshscrape.observe.pitfalls import find_pitfalls
-from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.resolved import Resolver
 from meshscrape.observe.scraped_by import find_consumers
 from meshscrape.observe.scrapers import find_scrapers
-from meshscrape.observe.workloads import Workloads
+from meshscrape.observe.workload import ObservedWorkload, fields_of
 
 
 def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observation:
-    """What the objects say. `istio_version` (`1.31.0`) stands in where nothing in them tells the version."""
+    """Return what the objects say about a cluster.
+
+    `istio_version` (`1.31.0`) is used where no object tells the version.
+    """
     given = parse_version(istio_version) if istio_version else UNKNOWN
     cluster = Cluster(inventory)
     control = read_control(cluster, given)
-    found = tuple(Workloads(cluster, control).read())
-    scrapers = find_scrapers(cluster, control, found)
+    resolver = Resolver(cluster, control)
+    resolved = [resolver.resolve(workload) for workload in Declarations(cluster, control).read()]
+    scrapers = find_scrapers(cluster, control, resolved)
     jobs, unreadable = read_jobs(cluster, scrapers)
-    consumers = find_consumers(jobs, found, control.mesh.prometheus_merge)
-    names: dict[Ref, list[str]] = {}
+    consumers = find_consumers(jobs, resolved, control.mesh.prometheus_merge)
+    readers: dict[Ref, list[str]] = {}
     for consumer in consumers:
         for ref in consumer.matches:
-            names.setdefault(ref, []).append(consumer.name)
-    found = tuple(
-        replace(
-            each,
-            workload=replace(
-                each.workload, scraped_by=tuple(dict.fromkeys(names.get(each.workload.ref, ())))
-            ),
+            readers.setdefault(ref, []).append(consumer.name)
+    workloads = tuple(
+        ObservedWorkload(
+            **fields_of(workload), scraped_by=tuple(dict.fromkeys(readers.get(workload.ref, ())))
         )
-        for each in found
+        for workload in resolved
     )
-    view = View(cluster, control, found, tuple(jobs), tuple(unreadable), scrapers, consumers)
+    facts = Facts(cluster, control, workloads, tuple(jobs), tuple(unreadable), scrapers, consumers)
     return Observation(
         control_planes=control.planes,
         mesh=control.mesh,
-        workloads=tuple(each.workload for each in found),
+        workloads=workloads,
         consumers=consumers,
         scrapers=scrapers,
-        pitfalls=find_pitfalls(view),
+        pitfalls=find_pitfalls(facts),
     )

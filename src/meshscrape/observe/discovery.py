@@ -14,8 +14,7 @@ from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.observe.cluster import owners
-from meshscrape.observe.model import ObservedWorkload
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.workload import ResolvedWorkload
 
 META = "__meta_kubernetes_"
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
@@ -34,25 +33,24 @@ def sanitised(name: str) -> str:
     return _INVALID.sub("_", name)
 
 
-def shapes(found: Found, prometheus_merge: bool) -> list[Manifest]:
+def shapes(workload: ResolvedWorkload, prometheus_merge: bool) -> list[Manifest]:
     """Pods that stand for all of a workload's: those that run and differ, else one as it would be made."""
-    if found.pods:
+    if workload.pods:
         seen: dict[tuple[Any, ...], Manifest] = {}
-        for pod in found.pods:
+        for pod in workload.pods:
             annotations = objects.annotations(pod.data)
             written = tuple(sorted((k, v) for k, v in annotations.items() if k.startswith("prometheus")))
             phase = str(objects.dig(pod.data, "status", "phase"))
             seen.setdefault((written, phase, len(list(objects.containers(pod.data)))), pod)
         return list(seen.values())
-    return [predicted(found, prometheus_merge)]
+    return [predicted(workload, prometheus_merge)]
 
 
-def predicted(found: Found, prometheus_merge: bool) -> Manifest:
+def predicted(workload: ResolvedWorkload, prometheus_merge: bool) -> Manifest:
     """A pod of the workload as it would be made now: the template, with what the injector adds."""
-    workload = found.workload
     annotations = {key: str(value) for key, value in workload.annotations.items()}
-    spec = dict(objects.as_mapping(found.template.get("spec")))
-    if workload.in_mesh and (found.proxy is None or not found.proxy.complete):
+    spec = dict(objects.as_mapping(workload.template.get("spec")))
+    if workload.in_mesh and (workload.proxy is None or not workload.proxy.complete):
         others = [
             each
             for each in objects.as_list(spec.get("containers"))
@@ -89,7 +87,7 @@ def _managed_proxy() -> dict[str, Any]:
 
 
 def _injector_annotations(
-    workload: ObservedWorkload, annotations: Mapping[str, str], prometheus_merge: bool
+    workload: ResolvedWorkload, annotations: Mapping[str, str], prometheus_merge: bool
 ) -> dict[str, str]:
     """What the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
     written: dict[str, str] = {}
@@ -101,8 +99,8 @@ def _injector_annotations(
                 names.PROMETHEUS_PATH: names.MERGED_PATH,
                 names.PROMETHEUS_SCRAPE: "true",
             }
-        if workload.announced_secure_port is not None:
-            written[names.SECURE_PORT] = workload.announced_secure_port
+        if workload.metrics.announced is not None:
+            written[names.SECURE_PORT] = workload.metrics.announced
     return written
 
 

@@ -1,4 +1,4 @@
-"""What was found in a cluster's objects, as data."""
+"""Plain data about a cluster: control planes, pods, scrapers, scrape jobs, pitfalls."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from meshscrape.istio.names import ROOT_NAMESPACE
-from meshscrape.istio.versions import UNKNOWN, IstioVersion
+from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
 
 Kind = Literal[
@@ -119,71 +119,6 @@ class Mtls:
 
 
 @dataclass(frozen=True, slots=True)
-class ObservedWorkload:
-    """A workload or gateway: what its template configures, and what its pods run.
-
-    `ref` is the object to change (Deployment, StatefulSet, DaemonSet, Job, CronJob, or a bare Pod);
-    `gateway_ref` is the Gateway or IstioGateway that owns it. `annotations`, `labels` are the template's.
-    `proxy_metadata` is effective, after a restart: mesh default, ProxyConfig objects, annotation.
-    `env` is what the process environment of istio-proxy will have of it, with the container's own variables.
-    `secure_port` (merged) and `secure_envoy_port` are Istio's native listeners as configured;
-    `listener_ports` are all that serve metrics over mTLS, by whichever mode; a proxy of an unknown version
-    is taken to open what it is told to. `proxy_version_after` of an uninjected workload is what it would get.
-    `announced_secure_port` is the `secure-port` annotation that pods carry or will carry.
-    `hardened` is whether 15090 and 15020 are both closed; `half_hardened` when only one of them is.
-    """
-
-    ref: Ref
-    kind: Kind
-    namespace: str
-    name: str
-    service_account: str
-    spiffe_id: str
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-    injection: Injection
-    gateway_ref: Ref | None = None
-    flavour: Flavour = "istio"
-    proxy_version_now: IstioVersion = UNKNOWN
-    proxy_versions_now: tuple[IstioVersion, ...] = ()
-    proxy_version_after: IstioVersion = UNKNOWN
-    native_sidecar: bool | None = None
-    revision: str = ""
-    proxy_metadata: Mapping[str, str] = field(default_factory=dict)
-    env: Mapping[str, str] = field(default_factory=dict)
-    secure_port: int | None = None
-    secure_envoy_port: int | None = None
-    listener_ports: tuple[int, ...] = ()
-    announced_secure_port: str | None = None
-    announced_secure_envoy_port: str | None = None
-    hardened: bool = False
-    half_hardened: str = ""
-    running: tuple[RunningPod, ...] = ()
-    stale: tuple[str, ...] = ()
-    mtls: Mtls = field(default_factory=Mtls)
-    container_ports: tuple[ContainerPort, ...] = ()
-    exclude_inbound: tuple[str, ...] = ()
-    include_inbound: tuple[str, ...] | None = None
-    intercepted: bool = True
-    scraped_by: tuple[str, ...] = ()
-    mode_now: Mode = "none"
-    bootstrap_override: str = ""
-    standalone: bool = False
-    host_network: bool = False
-    prometheus_annotations: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_gateway(self) -> bool:
-        """Whether it is a gateway or waypoint: nothing intercepts its traffic."""
-        return self.kind in GATEWAYS
-
-    @property
-    def in_mesh(self) -> bool:
-        """Whether it has (or will have) an Envoy of the mesh."""
-        return self.kind not in ("ambient", "uninjected")
-
-
-@dataclass(frozen=True, slots=True)
 class ScrapedBy:
     """A scrape job (or monitor, or agent) and the workloads whose metrics it takes.
 
@@ -236,19 +171,3 @@ class Pitfall:
     ref: Ref | None
     text: str
     remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """All that was found."""
-
-    control_planes: tuple[ControlPlane, ...] = ()
-    mesh: MeshSettings = field(default_factory=MeshSettings)
-    workloads: tuple[ObservedWorkload, ...] = ()
-    consumers: tuple[ScrapedBy, ...] = ()
-    scrapers: tuple[Scraper, ...] = ()
-    pitfalls: tuple[Pitfall, ...] = ()
-
-    def workload(self, ref: Ref) -> ObservedWorkload | None:
-        """The workload of this reference, or None; linear."""
-        return next((each for each in self.workloads if each.ref == ref), None)

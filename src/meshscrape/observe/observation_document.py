@@ -7,16 +7,9 @@ from typing import Any
 from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import (
-    ControlPlane,
-    MeshSettings,
-    Observation,
-    ObservedWorkload,
-    Pitfall,
-    RunningPod,
-    ScrapedBy,
-    Scraper,
-)
+from meshscrape.observe.model import ControlPlane, MeshSettings, Pitfall, RunningPod, ScrapedBy, Scraper
+from meshscrape.observe.observation import Observation
+from meshscrape.observe.workload import ObservedWorkload
 
 
 def observation_document(observation: Observation) -> dict[str, Any]:
@@ -82,27 +75,27 @@ def _workload(workload: ObservedWorkload) -> dict[str, Any]:
         },
         "revision": workload.revision or None,
         "proxy": {
-            "now": [_version(each) for each in workload.proxy_versions_now],
-            "afterRestart": _version(workload.proxy_version_after),
-            "nativeSidecar": workload.native_sidecar,
+            "now": [_version(each) for each in workload.versions.running],
+            "afterRestart": _version(workload.versions.after),
+            "nativeSidecar": workload.versions.native_sidecar,
         },
-        "mode": workload.mode_now,
+        "mode": workload.metrics.mode,
         "metrics": {
-            "securePorts": list(workload.listener_ports),
-            "merged": workload.secure_port,
-            "envoy": workload.secure_envoy_port,
-            "announced": workload.announced_secure_port,
-            "announcedEnvoy": workload.announced_secure_envoy_port,
-            "plaintextClosed": workload.hardened,
-            "stillOpen": workload.half_hardened or None,
+            "securePorts": list(workload.metrics.listening),
+            "merged": workload.metrics.merged,
+            "envoy": workload.metrics.envoy,
+            "announced": workload.metrics.announced,
+            "announcedEnvoy": workload.metrics.announced_envoy,
+            "plaintextClosed": workload.metrics.hardened,
+            "stillOpen": workload.metrics.half_hardened or None,
             "annotations": dict(sorted(workload.prometheus_annotations.items())),
         },
         "interception": {
-            "captured": workload.intercepted,
+            "captured": workload.interception.captured,
             "includeInboundPorts": None
-            if workload.include_inbound is None
-            else list(workload.include_inbound),
-            "excludeInboundPorts": list(workload.exclude_inbound),
+            if workload.interception.include is None
+            else list(workload.interception.include),
+            "excludeInboundPorts": list(workload.interception.exclude),
         },
         "mtls": {
             "mode": workload.mtls.default,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from meshscrape.kube import objects
@@ -12,7 +12,7 @@ from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, s
 from meshscrape.observe.jobs import Job, is_endpoints
 from meshscrape.observe.model import Over, ScrapedBy
 from meshscrape.observe.relabel import relabel
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.workload import ResolvedWorkload
 
 _OTHER_ROLES = ("service", "node", "ingress")
 
@@ -33,34 +33,34 @@ class _Targets:
     behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
 
     @classmethod
-    def of(cls, found: Found, pods: list[Manifest]) -> _Targets:
+    def of(cls, workload: ResolvedWorkload, pods: list[Manifest]) -> _Targets:
         return cls(
             [(pod, list(pod_targets(pod))) for pod in pods],
             [
                 (pod, service, list(service_targets(pod, service)))
                 for pod in pods
-                for service in found.services
+                for service in workload.services
             ],
         )
 
 
 def find_consumers(
-    jobs: list[Job], workloads: tuple[Found, ...], prometheus_merge: bool
+    jobs: list[Job], workloads: Iterable[ResolvedWorkload], prometheus_merge: bool
 ) -> tuple[ScrapedBy, ...]:
     """The jobs that could scrape workloads, those that match none too; uncertain where it cannot be told."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
-    for found in workloads:
+    for workload in workloads:
         if not relevant:
             break
-        now = _Targets.of(found, shapes(found, prometheus_merge))
-        after = _Targets.of(found, [predicted(found, prometheus_merge)]) if found.pods else now
+        now = _Targets.of(workload, shapes(workload, prometheus_merge))
+        after = _Targets.of(workload, [predicted(workload, prometheus_merge)]) if workload.pods else now
         for index, job in relevant:
             for targets, when in ((now, "now"), (after, "after")):
                 for over, port in _scraped(job, targets):
                     each = matched.setdefault((index, over), _Matched(job, over))
                     ports = each.now if when == "now" else each.after
-                    ports.setdefault(found.workload.ref, set()).add(port)
+                    ports.setdefault(workload.ref, set()).add(port)
     several = Counter(index for index, _ in matched)
     consumers = [
         _consumer(each, tell=several[index] > 1)

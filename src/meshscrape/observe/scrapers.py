@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from meshscrape.istio.names import MONITORING_GROUP, OUTPUT_CERTS, PROXY_CONTAINER, USER_VOLUME_MOUNT
@@ -15,7 +15,7 @@ from meshscrape.observe.injection import injection_of
 from meshscrape.observe.model import Scraper
 from meshscrape.observe.proxies import annotation_metadata, proxy_of
 from meshscrape.observe.volumes import named_items
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.workload import ResolvedWorkload
 
 ScraperKind = Literal["prometheus", "operator", "vmagent", "otel", "arms", "other"]
 _IMAGES: tuple[tuple[str, ScraperKind], ...] = (
@@ -31,16 +31,17 @@ _IMAGES: tuple[tuple[str, ScraperKind], ...] = (
 _HELPERS = ("config-reloader", "operator", "adapter", "node-exporter", "pushgateway", "alertmanager")
 
 
-def find_scrapers(cluster: Cluster, control: Control, workloads: tuple[Found, ...]) -> tuple[Scraper, ...]:
+def find_scrapers(
+    cluster: Cluster, control: Control, workloads: Iterable[ResolvedWorkload]
+) -> tuple[Scraper, ...]:
     """All scrapers, in the order of their references."""
     found = list(_operated(cluster, control))
     operated = {(each.namespace, f"prometheus-{each.name}") for each in found}
     operated |= {(each.namespace, f"prom-agent-{each.name}") for each in found}
-    for each in workloads:
-        ref = each.workload.ref
-        if (ref.namespace, ref.name) in operated or _made_by_operator(each.manifest):
+    for workload in workloads:
+        if (workload.namespace, workload.name) in operated or _made_by_operator(workload.manifest):
             continue
-        if scraper := _deployed(each):
+        if scraper := _deployed(workload):
             found.append(scraper)
     return tuple(sorted(found, key=lambda each: each.ref))
 
@@ -64,12 +65,11 @@ def scraping_container(template: Any) -> tuple[Mapping[str, Any], ScraperKind] |
     return None
 
 
-def _deployed(found: Found) -> Scraper | None:
-    scraping = scraping_container(found.template)
+def _deployed(workload: ResolvedWorkload) -> Scraper | None:
+    scraping = scraping_container(workload.template)
     if scraping is None:
         return None
     container, kind = scraping
-    workload = found.workload
     directory = workload.env.get(OUTPUT_CERTS) or workload.proxy_metadata.get(OUTPUT_CERTS, "")
     return Scraper(
         ref=workload.ref,
@@ -79,9 +79,9 @@ def _deployed(found: Found) -> Scraper | None:
         service_account=workload.service_account,
         spiffe_id=workload.spiffe_id,
         injected=workload.in_mesh,
-        config=_config_of(found.template, workload.namespace),
+        config=_config_of(workload.template, workload.namespace),
         output_certs=directory,
-        certs_mount=_certs_mount(found.template, container, workload.annotations, directory),
+        certs_mount=_certs_mount(workload.template, container, workload.annotations, directory),
         version=split_image(str(container.get("image", "")))[1],
     )
 

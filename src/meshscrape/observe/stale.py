@@ -1,4 +1,4 @@
-"""What still runs with an older configuration: a changed template does nothing to pods that are there."""
+"""Pods that run with an older configuration: a changed template does not change existing pods."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 from meshscrape.istio import names
 from meshscrape.istio.ports import MERGED
+from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest, Ref
 from meshscrape.observe.cluster import owners
 from meshscrape.observe.control import split_ports
-from meshscrape.observe.model import ObservedWorkload, RunningPod
+from meshscrape.observe.model import RunningPod
+from meshscrape.observe.workload import DeclaredWorkload, MetricsPorts, ProxyVersions
 
 _REVISION = "deployment.kubernetes.io/revision"
 _WATCHED = (
@@ -23,63 +25,57 @@ _WATCHED = (
 _WRITTEN_ON_PODS = (names.EXCLUDE_INBOUND, names.INCLUDE_INBOUND, names.INTERCEPTION_MODE)
 
 
-def compared(
-    workload: ObservedWorkload,
-    pods: tuple[Manifest, ...],
-    template: Mapping[str, Any],
-    has_template: bool,
+def compared_pods(
+    workload: DeclaredWorkload,
+    versions: ProxyVersions,
+    metrics: MetricsPorts,
+    running: tuple[RunningPod, ...],
     inventory: Inventory,
-) -> ObservedWorkload:
-    """The workload with its pods compared to what they would be if they were created now."""
-    if not pods:
-        return workload
-    newest = _newest_replica_set(workload.ref, pods, inventory)
-    checked = tuple(
-        _checked(pod, running, workload, template if has_template else None, newest)
-        for pod, running in zip(pods, workload.running, strict=True)
+) -> tuple[RunningPod, ...]:
+    """Return the pods, each compared with what it would be if it were created now."""
+    newest = _newest_replica_set(workload.ref, workload.pods, inventory)
+    return tuple(
+        _compared(pod, runs, workload, versions, metrics, newest)
+        for pod, runs in zip(workload.pods, running, strict=True)
     )
-    return replace(workload, running=checked, stale=tuple(pod.ref.name for pod in checked if not pod.current))
 
 
-def _checked(
+def _compared(
     pod: Manifest,
-    running: RunningPod,
-    workload: ObservedWorkload,
-    template: Mapping[str, Any] | None,
+    runs: RunningPod,
+    workload: DeclaredWorkload,
+    versions: ProxyVersions,
+    metrics: MetricsPorts,
     newest: Ref | None,
 ) -> RunningPod:
-    if running.phase in ("Succeeded", "Failed"):
-        return running
+    if runs.phase in ("Succeeded", "Failed"):
+        return runs
     differs = []
     if newest is not None and next(owners(pod), None) != newest:
         differs.append("made by an older ReplicaSet")
-    if workload.in_mesh and not running.injected:
+    if workload.in_mesh and not runs.injected:
         differs.append("has no proxy")
-    elif not workload.in_mesh and running.injected:
+    elif not workload.in_mesh and runs.injected:
         differs.append("has a proxy that a new pod would not get")
     elif workload.in_mesh:
-        differs += _settings(running, workload)
-    if template is not None and workload.ref.kind != "Pod":
-        differs += _annotations(pod, template)
-    return replace(running, current=not differs, differs=tuple(dict.fromkeys(differs)))
+        differs += _settings(runs, versions.after, metrics)
+    if workload.manifest is not None and workload.ref.kind != "Pod":
+        differs += _annotations(pod, workload.template)
+    return replace(runs, current=not differs, differs=tuple(dict.fromkeys(differs)))
 
 
-def _settings(running: RunningPod, workload: ObservedWorkload) -> list[str]:
+def _settings(runs: RunningPod, after: IstioVersion, metrics: MetricsPorts) -> list[str]:
     differs = []
-    after = workload.proxy_version_after
-    if running.version.known and after.known and running.version.numbers != after.numbers:
-        differs.append(f"proxy {running.version} instead of {after}")
-    if running.secure_port != workload.secure_port:
+    if runs.version.known and after.known and runs.version.numbers != after.numbers:
+        differs.append(f"proxy {runs.version} instead of {after}")
+    if runs.secure_port != metrics.merged:
+        differs.append(f"secure port {runs.secure_port or 'off'} instead of {metrics.merged or 'off'}")
+    if runs.secure_envoy_port != metrics.envoy:
         differs.append(
-            f"secure port {running.secure_port or 'off'} instead of {workload.secure_port or 'off'}"
+            f"secure Envoy port {runs.secure_envoy_port or 'off'} instead of {metrics.envoy or 'off'}"
         )
-    if running.secure_envoy_port != workload.secure_envoy_port:
-        differs.append(
-            f"secure Envoy port {running.secure_envoy_port or 'off'} instead of "
-            f"{workload.secure_envoy_port or 'off'}"
-        )
-    if running.hardened != workload.hardened:
-        differs.append("plaintext ports are closed" if running.hardened else "plaintext ports are open")
+    if runs.hardened != metrics.hardened:
+        differs.append("plaintext ports are closed" if runs.hardened else "plaintext ports are open")
     return differs
 
 
@@ -103,7 +99,7 @@ def _same(key: str, here: str | None, wanted: str | None) -> bool:
 
 
 def _newest_replica_set(ref: Ref, pods: tuple[Manifest, ...], inventory: Inventory) -> Ref | None:
-    if ref.kind != "Deployment":
+    if ref.kind != "Deployment" or not pods:
         return None
     revisions: dict[Ref, int] = {}
     for pod in pods:

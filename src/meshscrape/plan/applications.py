@@ -11,7 +11,7 @@ from meshscrape.istio.names import (
 )
 from meshscrape.istio.ports import HIGHEST
 from meshscrape.kube.objects import as_list, as_mapping, dig, labels, selects
-from meshscrape.observe.model import ObservedWorkload
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.workloads import Context, selector_of
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort
 

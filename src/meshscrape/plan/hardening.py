@@ -34,7 +34,7 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
     waiting: dict[tuple[str, ...], list[Ref]] = {}
     for target in context.targets:
         workload = target.workload
-        if workload.hardened or not _possible(context, target):
+        if workload.metrics.hardened or not _possible(context, target):
             continue
         consumers = [each for each in context.observation.consumers if blocks_hardening(each, target.ref)]
         left = tuple(each.name for each in consumers if each.name not in moved)

@@ -14,7 +14,8 @@ from meshscrape.istio import names
 from meshscrape.istio.allow_list import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, selects
-from meshscrape.observe.model import ContainerPort, ObservedWorkload
+from meshscrape.observe.model import ContainerPort
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
@@ -40,8 +41,8 @@ _PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
 def plan_legacy(context: Context, target: PlannedWorkload) -> None:
     """The objects that open 15091 for a workload, and the annotation that announces it."""
     announced = {names.SECURE_PORT: str(LEGACY_PORT)}
-    included = target.workload.include_inbound
-    uncaptured = target.workload.kind == "sidecar" and not target.workload.intercepted
+    included = target.workload.interception.include
+    uncaptured = target.workload.kind == "sidecar" and not target.workload.interception.captured
     if not target.workload.is_gateway and (uncaptured or included == ()):
         raise InputError(
             "its inbound traffic is not intercepted, which legacy mode needs",

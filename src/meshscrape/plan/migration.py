@@ -6,7 +6,7 @@ from typing import Any
 
 from meshscrape.istio.names import ISTIO_NETWORKING, ISTIO_SECURITY, MANAGED_BY
 from meshscrape.kube.objects import Object, Ref, as_list, as_mapping, dig, labels, selects
-from meshscrape.observe.model import ObservedWorkload
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import legacy
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import LEGACY_PORT, MANAGER
@@ -22,7 +22,7 @@ def plan_removal(context: Context) -> None:
     others = [
         each
         for each in context.observation.workloads
-        if each.ref not in refs and each.mode_now in ("legacy", "mixed")
+        if each.ref not in refs and each.metrics.mode in ("legacy", "mixed")
     ]
     remaining = [*others, *(target.workload for target in context.targets if target.mode == "legacy")]
     for workload in moved:

@@ -8,7 +8,7 @@ from typing import Any
 from meshscrape.errors import InputError
 from meshscrape.istio import names
 from meshscrape.kube.objects import as_list, as_mapping, dig, selects
-from meshscrape.observe.model import ObservedWorkload
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.model import Intent
@@ -85,10 +85,10 @@ def excluded_ports(
     Captured connections are decrypted by the sidecar before they reach a listener that wants to decrypt them
     itself: under STRICT always, and a stricter policy later would break what works today.
     """
-    intercepted = workload.intercepted or (
+    intercepted = workload.interception.captured or (
         workload.kind == "uninjected" and templates.annotation(template, names.INTERCEPTION_MODE) != "NONE"
     )
-    listed = workload.include_inbound
+    listed = workload.interception.include
     captured = [port for port in context.intent.secure_ports if listed is None or str(port) in listed]
     if workload.is_gateway or not intercepted or not captured:
         return None

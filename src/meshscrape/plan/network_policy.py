@@ -7,7 +7,7 @@ from typing import Any
 from meshscrape.istio.names import MANAGED_BY, NAMESPACE_NAME
 from meshscrape.istio.ports import HIGHEST
 from meshscrape.kube.objects import as_list, dig, labels, selects
-from meshscrape.observe.model import ObservedWorkload
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import LEGACY_PORT, MANAGER
 from meshscrape.plan.scrapers import scraper_pods
 from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of

@@ -16,7 +16,7 @@ from meshscrape.istio.names import (
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.kube.objects import Inventory
 from meshscrape.observe import observe
-from meshscrape.observe.model import Observation
+from meshscrape.observe.observation import Observation
 from meshscrape.plan import native, templates
 from meshscrape.plan.bootstrap import plan_bootstrap
 from meshscrape.plan.credentials import plan_credentials
@@ -182,7 +182,7 @@ def _leave_override(context: Context, target: PlannedWorkload) -> None:
 def _check_ports(context: Context, target: PlannedWorkload) -> None:
     wanted = set(context.intent.secure_ports)
     workload = target.workload
-    if workload.is_gateway and workload.mode_now in ("legacy", "mixed") and LEGACY_PORT in wanted:
+    if workload.is_gateway and workload.metrics.mode in ("legacy", "mixed") and LEGACY_PORT in wanted:
         raise InputError(
             f"its Gateway object has port {LEGACY_PORT} open as yet",
             remedy="leave --envoy-port out until the old objects are gone, or take another port",

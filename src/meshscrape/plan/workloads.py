@@ -12,7 +12,9 @@ from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig, selects
-from meshscrape.observe.model import ControlPlane, Observation, ObservedWorkload, ScrapedBy
+from meshscrape.observe.model import ControlPlane, ScrapedBy
+from meshscrape.observe.observation import Observation
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.edited_objects import EditedObjects
 from meshscrape.plan.model import Decided, Intent
 from meshscrape.spiffe.ids import SpiffeId
@@ -232,11 +234,11 @@ def _changeable(context: Context, workload: ObservedWorkload) -> bool:
 
 def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
     """The version of the proxy after a restart; else the one that runs, if all pods have the same."""
-    if workload.proxy_version_after.known:
-        return workload.proxy_version_after
+    if workload.versions.after.known:
+        return workload.versions.after
     if workload.kind == "uninjected" and (plane := default_control_plane(context.observation)):
         return plane.version
-    versions = set(workload.proxy_versions_now) or {workload.proxy_version_now}
+    versions = set(workload.versions.running) or {workload.versions.now}
     return versions.pop() if len(versions) == 1 else UNKNOWN
 
 

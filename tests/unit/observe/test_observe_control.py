@@ -58,7 +58,7 @@ def test_the_default_revision_from_the_validator() -> None:
         namespace("default", istio_injection="enabled"),
         deployment(),
     )
-    assert str(only(w for w in found.workloads if w.name == "httpbin").proxy_version_after) == "1.31.0"
+    assert str(only(w for w in found.workloads if w.name == "httpbin").versions.after) == "1.31.0"
 
 
 def test_mesh_configuration() -> None:
@@ -93,10 +93,10 @@ def test_without_a_control_plane_the_option_tells() -> None:
     """--istio-version says what is there when the dump does not; without it the version is unknown."""
     app = [namespace("default", istio_injection="enabled"), deployment()]
     workload = only(observed(app, istio_version="1.31.0").workloads)
-    assert str(workload.proxy_version_after) == "1.31.0"
+    assert str(workload.versions.after) == "1.31.0"
     plain = observed(app)
     assert plain.control_planes == ()
-    assert not only(plain.workloads).proxy_version_after.known
+    assert not only(plain.workloads).versions.after.known
 
 
 def test_the_objects_win_over_the_option() -> None:
@@ -117,7 +117,7 @@ def test_asm_is_recognised() -> None:
     plane = only(found.control_planes)
     assert (plane.flavour, plane.external, plane.version.known) == ("asm", True, False)
     workload = only(w for w in found.workloads if w.name == "httpbin")
-    assert (workload.flavour, str(workload.proxy_version_now)) == ("asm", "1.18.0")
+    assert (workload.flavour, str(workload.versions.now)) == ("asm", "1.18.0")
 
 
 def test_asm_is_recognised_by_its_proxies_alone() -> None:

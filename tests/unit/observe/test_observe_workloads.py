@@ -12,7 +12,8 @@ import pytest
 from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import load_inventory
 from meshscrape.observe import observe
-from meshscrape.observe.model import Observation, ObservedWorkload
+from meshscrape.observe.observation import Observation
+from meshscrape.observe.workload import ObservedWorkload
 from support.examples import asm, legacy, mid_upgrade, secured
 from support.objects import (
     CONFIG,
@@ -68,7 +69,7 @@ def test_every_sample_is_observed(file: Path) -> None:
     """No sample is a surprise: every workload of it has a kind, and a version that is told or unknown."""
     found = sample(str(file.relative_to(SAMPLES)))
     assert found.workloads
-    assert not any(each.proxy_version_after.known for each in found.workloads)
+    assert not any(each.versions.after.known for each in found.workloads)
 
 
 @needs_samples
@@ -85,10 +86,10 @@ def test_every_sample_is_observed(file: Path) -> None:
 def test_injected_samples(name: str, kind: str, native: bool | None) -> None:
     """Pods as the injector writes them: kind, native sidecar, identity; `latest` tells no version."""
     found = only(sample(name).workloads)
-    assert (found.kind, found.native_sidecar, found.proxy_version_now.known) == (kind, native, False)
+    assert (found.kind, found.versions.native_sidecar, found.versions.now.known) == (kind, native, False)
     assert found.injection.by == "manual"
     assert found.spiffe_id == "spiffe://cluster.local/ns/default/sa/default"
-    assert str(only(sample(name, istio_version="1.31.0").workloads).proxy_version_after) == "1.31.0"
+    assert str(only(sample(name, istio_version="1.31.0").workloads).versions.after) == "1.31.0"
 
 
 @needs_samples
@@ -118,7 +119,7 @@ def test_gateways_of_all_kinds() -> None:
         "edge-istio": "gateway-api",
         "waypoint": "waypoint",
     }
-    assert not any(each.intercepted for each in found)
+    assert not any(each.interception.captured for each in found)
     managed = only(each for each in found if each.kind == "gateway-api")
     assert str(managed.gateway_ref) == "Gateway.gateway.networking.k8s.io default/edge"
 
@@ -195,7 +196,7 @@ def test_pods_belong_to_their_workload() -> None:
     ]
     alone = workload(INJECTED, pod_of(app, "1.30.1"))
     assert str(alone.ref) == "Deployment.apps default/httpbin"
-    assert (alone.kind, str(alone.proxy_version_now)) == ("sidecar", "1.30.1")
+    assert (alone.kind, str(alone.versions.now)) == ("sidecar", "1.30.1")
     assert alone.stale == ()
 
 
@@ -243,8 +244,8 @@ def test_what_the_injector_itself_refuses() -> None:
 def test_what_runs_and_what_a_restart_gives() -> None:
     """In an upgrade both proxies run; the revision of the namespace's tag says what comes."""
     found = workload(mid_upgrade())
-    assert [str(each) for each in found.proxy_versions_now] == ["1.29.2", "1.31.0"]
-    assert (str(found.proxy_version_now), str(found.proxy_version_after)) == ("1.29.2", "1.31.0")
+    assert [str(each) for each in found.versions.running] == ["1.29.2", "1.31.0"]
+    assert (str(found.versions.now), str(found.versions.after)) == ("1.29.2", "1.31.0")
     assert found.stale == ("httpbin-5d8f6c7b9-aaaaa",)
 
 
@@ -252,31 +253,31 @@ def test_the_image_that_runs_beats_the_image_that_is_written() -> None:
     """The status tells what was started: a moving tag in the specification does not."""
     app = deployment()
     pod = pod_of(app, "latest", status_image="docker.io/istio/proxyv2:1.30.1")
-    assert str(workload(INJECTED, app, pod).proxy_version_now) == "1.30.1"
+    assert str(workload(INJECTED, app, pod).versions.now) == "1.30.1"
 
 
 def test_the_option_stands_in_for_moving_tags() -> None:
     """`latest` is unknown; --istio-version says what it is, and never overrides a tag that tells."""
     app = deployment()
-    assert not workload(INJECTED, app, pod_of(app, "latest")).proxy_version_now.known
-    assert str(workload(INJECTED, app, pod_of(app, "latest"), version="1.31.0").proxy_version_now) == "1.31.0"
-    assert str(workload(INJECTED, app, pod_of(app, "1.29.2"), version="1.31.0").proxy_version_now) == "1.29.2"
+    assert not workload(INJECTED, app, pod_of(app, "latest")).versions.now.known
+    assert str(workload(INJECTED, app, pod_of(app, "latest"), version="1.31.0").versions.now) == "1.31.0"
+    assert str(workload(INJECTED, app, pod_of(app, "1.29.2"), version="1.31.0").versions.now) == "1.29.2"
 
 
 def test_an_uninjected_workload_would_get_the_default() -> None:
     """What a workload would get is what its control plane gives."""
-    assert str(workload(control_plane("1.31.0"), deployment()).proxy_version_after) == "1.31.0"
+    assert str(workload(control_plane("1.31.0"), deployment()).versions.after) == "1.31.0"
 
 
 def test_native_sidecars() -> None:
     """Running pods tell; else the annotation or istiod's setting; else nobody knows."""
     app = deployment()
-    assert workload(INJECTED, app, pod_of(app, native=False)).native_sidecar is False
-    assert workload(INJECTED, app).native_sidecar is None
+    assert workload(INJECTED, app, pod_of(app, native=False)).versions.native_sidecar is False
+    assert workload(INJECTED, app).versions.native_sidecar is None
     wish = deployment(annotations={"sidecar.istio.io/nativeSidecar": "true"})
-    assert workload(INJECTED, wish).native_sidecar is True
+    assert workload(INJECTED, wish).versions.native_sidecar is True
     plane = control_plane(variables={"ENABLE_NATIVE_SIDECARS": "false"})
-    assert workload(plane, INJECTED, app).native_sidecar is False
+    assert workload(plane, INJECTED, app).versions.native_sidecar is False
 
 
 # Settings
@@ -310,20 +311,20 @@ def test_the_containers_own_variable_wins() -> None:
     """A variable on one's own istio-proxy container is applied last."""
     own = {"name": "istio-proxy", "image": "auto", "env": env({"ENVOY_SECURE_MERGED_METRICS_PORT": "0"})}
     found = workload(control_plane(), INJECTED, deployment(annotations=proxy_config(SECURE), proxy=own))
-    assert found.secure_port is None
-    assert found.mode_now == "none"
+    assert found.metrics.merged is None
+    assert found.metrics.mode == "none"
 
 
 def test_ports_by_proxy_metadata() -> None:
     """The merged and Envoy's own secure port, from whichever of the settings is in force."""
     both = {**SECURE, "ENVOY_SECURE_METRICS_PORT": "15091"}
     found = workload(control_plane(), INJECTED, deployment(annotations=proxy_config(both)))
-    assert (found.secure_port, found.secure_envoy_port, found.listener_ports) == (
+    assert (found.metrics.merged, found.metrics.envoy, found.metrics.listening) == (
         15092,
         15091,
         (15091, 15092),
     )
-    assert (found.mode_now, found.announced_secure_port) == ("native", "15092")
+    assert (found.metrics.mode, found.metrics.announced) == ("native", "15092")
 
 
 @pytest.mark.parametrize("value", ["0", "", "fifteen", "99999", "-1", "\uff11\uff15"])
@@ -331,24 +332,25 @@ def test_ports_that_are_off(value: str) -> None:
     """Zero, nothing and nonsense open no port."""
     metadata = {"ENVOY_SECURE_MERGED_METRICS_PORT": value}
     assert (
-        workload(control_plane(), INJECTED, deployment(annotations=proxy_config(metadata))).mode_now == "none"
+        workload(control_plane(), INJECTED, deployment(annotations=proxy_config(metadata))).metrics.mode
+        == "none"
     )
 
 
 def test_a_managed_gateways_settings_come_from_overlay_and_objects() -> None:
     """Not from its annotations (trap 4), but from the overlay, ProxyConfig objects and the mesh default."""
     by_annotation = gateway_api(infrastructure={"annotations": proxy_config(SECURE)})
-    assert workload(control_plane(), by_annotation, name="edge").secure_port is None
+    assert workload(control_plane(), by_annotation, name="edge").metrics.merged is None
     by_overlay = gateway_api(infrastructure=PARAMETERS)
     found = workload(control_plane(), by_overlay, secure_overlay(), name="edge")
-    assert (found.secure_port, found.announced_secure_port, found.mode_now) == (15092, "15092", "native")
+    assert (found.metrics.merged, found.metrics.announced, found.metrics.mode) == (15092, "15092", "native")
     selector = {"matchLabels": {"gateway.networking.k8s.io/gateway-name": "edge"}}
     by_object = istio(
         "networking", "ProxyConfig", "p", "default", {"selector": selector, "environmentVariables": SECURE}
     )
-    assert workload(control_plane(), gateway_api(), by_object, name="edge").secure_port == 15092
+    assert workload(control_plane(), gateway_api(), by_object, name="edge").metrics.merged == 15092
     by_mesh = control_plane(mesh={"defaultConfig": {"proxyMetadata": SECURE}})
-    assert workload(by_mesh, gateway_api(), name="edge").secure_port == 15092
+    assert workload(by_mesh, gateway_api(), name="edge").metrics.merged == 15092
 
 
 def test_class_defaults_come_before_the_gateways_own_overlay() -> None:
@@ -372,38 +374,40 @@ def test_class_defaults_come_before_the_gateways_own_overlay() -> None:
 
 def test_hardening_reads_two_places() -> None:
     """15090 by proxyMetadata, 15020 by the environment: injected proxies get both, others must set both."""
-    assert workload(control_plane(), INJECTED, deployment(annotations=proxy_config(LOCALHOST_ONLY))).hardened
+    assert workload(
+        control_plane(), INJECTED, deployment(annotations=proxy_config(LOCALHOST_ONLY))
+    ).metrics.hardened
     by_env = workload(control_plane(), classic_gateway(variables=LOCALHOST_ONLY), name="istio-ingressgateway")
-    assert (by_env.hardened, by_env.half_hardened) == (False, "15090")
+    assert (by_env.metrics.hardened, by_env.metrics.half_hardened) == (False, "15090")
     by_note = workload(
         control_plane(),
         classic_gateway(annotations=proxy_config(LOCALHOST_ONLY)),
         name="istio-ingressgateway",
     )
-    assert (by_note.hardened, by_note.half_hardened) == (False, "15020")
+    assert (by_note.metrics.hardened, by_note.metrics.half_hardened) == (False, "15020")
     both = classic_gateway(variables=LOCALHOST_ONLY, annotations=proxy_config(LOCALHOST_ONLY))
-    assert workload(control_plane(), both, name="istio-ingressgateway").hardened
+    assert workload(control_plane(), both, name="istio-ingressgateway").metrics.hardened
     old = workload(control_plane("1.21.6"), INJECTED, deployment(annotations=proxy_config(LOCALHOST_ONLY)))
-    assert not old.hardened
+    assert not old.metrics.hardened
 
 
 def test_interception() -> None:
     """Ports that are excluded, included, or not captured at all."""
-    assert workload(INJECTED, deployment()).intercepted
+    assert workload(INJECTED, deployment()).interception.captured
     nothing = deployment(annotations={"traffic.sidecar.istio.io/includeInboundPorts": ""})
-    assert not workload(INJECTED, nothing).intercepted
+    assert not workload(INJECTED, nothing).interception.captured
     none = deployment(annotations={"sidecar.istio.io/interceptionMode": "NONE"})
-    assert not workload(INJECTED, none).intercepted
+    assert not workload(INJECTED, none).interception.captured
     some = deployment(annotations={"traffic.sidecar.istio.io/includeInboundPorts": "8080, 9090"})
-    assert workload(INJECTED, some).include_inbound == ("8080", "9090")
+    assert workload(INJECTED, some).interception.include == ("8080", "9090")
     excluded = deployment(annotations={"traffic.sidecar.istio.io/excludeInboundPorts": "15091,15092"})
-    assert workload(INJECTED, excluded).exclude_inbound == ("15091", "15092")
+    assert workload(INJECTED, excluded).interception.exclude == ("15091", "15092")
 
 
 def test_excluded_ports_of_the_mesh() -> None:
     """Without an annotation the injector's own value counts."""
     values = {"global": {"tag": "1.31.0", "proxy": {"excludeInboundPorts": "15092"}}}
-    assert workload(control_plane(values=values), INJECTED, deployment()).exclude_inbound == ("15092",)
+    assert workload(control_plane(values=values), INJECTED, deployment()).interception.exclude == ("15092",)
 
 
 # mTLS
@@ -452,8 +456,8 @@ def test_the_protocol_of_a_port_is_its_services(name: str, extra: dict[str, str]
 def test_legacy_of_sidecar_and_gateway() -> None:
     """A Sidecar's ingress, and a Gateway with ISTIO_MUTUAL, that lead to the proxy's metrics are legacy."""
     found = {each.name: each for each in observed(legacy()).workloads}
-    assert (found["httpbin"].mode_now, found["httpbin"].listener_ports) == ("legacy", (15091,))
-    assert found["istio-ingressgateway"].mode_now == "legacy"
+    assert (found["httpbin"].metrics.mode, found["httpbin"].metrics.listening) == ("legacy", (15091,))
+    assert found["istio-ingressgateway"].metrics.mode == "legacy"
 
 
 BOOTSTRAP = {
@@ -477,7 +481,11 @@ def test_bootstrap_by_annotation() -> None:
     """The ConfigMap's listeners are the ports that are served."""
     app = deployment(annotations={"sidecar.istio.io/bootstrapOverride": "boot"})
     found = workload(control_plane("1.29.2"), INJECTED, app, override())
-    assert (found.mode_now, found.listener_ports, found.bootstrap_override) == ("bootstrap", (15092,), "boot")
+    assert (found.metrics.mode, found.metrics.listening, found.bootstrap_override) == (
+        "bootstrap",
+        (15092,),
+        "boot",
+    )
 
 
 def test_bootstrap_by_environment_and_mount() -> None:
@@ -489,14 +497,14 @@ def test_bootstrap_by_environment_and_mount() -> None:
     own = override()
     own["metadata"]["namespace"] = "istio-system"
     found = workload(control_plane(), gateway, own, name="istio-ingressgateway")
-    assert (found.mode_now, found.listener_ports) == ("bootstrap", (15092,))
+    assert (found.metrics.mode, found.metrics.listening) == ("bootstrap", (15092,))
 
 
 def test_several_modes_at_once_are_mixed() -> None:
     """Native beside bootstrap is mixed: one of them is to go."""
     metadata = {"ENVOY_SECURE_METRICS_PORT": "15091"}
     app = deployment(annotations={**proxy_config(metadata), "sidecar.istio.io/bootstrapOverride": "boot"})
-    assert workload(control_plane(), INJECTED, app, override()).mode_now == "mixed"
+    assert workload(control_plane(), INJECTED, app, override()).metrics.mode == "mixed"
 
 
 # What still runs as before
@@ -581,9 +589,9 @@ def test_asm_gateways_take_their_settings_from_their_object() -> None:
     gateway["spec"]["env"] = env(SECURE)
     gateway["spec"]["podAnnotations"] = {"prometheus.istio.io/secure-port": "15092"}
     found = workload(parts, name="istio-ingressgateway")
-    assert (found.kind, found.secure_port, found.announced_secure_port) == ("asm-gateway", 15092, "15092")
+    assert (found.kind, found.metrics.merged, found.metrics.announced) == ("asm-gateway", 15092, "15092")
     # The version is the proxy's own, 1.18: it does not know the port.
-    assert found.mode_now == "none"
+    assert found.metrics.mode == "none"
 
 
 def test_a_proxy_container_of_ones_own_is_not_manual_injection() -> None:

@@ -47,7 +47,7 @@ def test_secured_workloads_are_scraped_over_mtls(kind: Literal["addon", "operato
     """The job on merged metrics takes each workload that announces its port, with a certificate."""
     objects = cluster()
     seen = observed(objects, made(kind))
-    announced = {each.ref for each in seen.workloads if each.announced_secure_port}
+    announced = {each.ref for each in seen.workloads if each.metrics.announced}
     assert announced
     ours = [each for each in seen.consumers if each.spiffe_id == SPIFFE_ID and "merged" in each.name]
     assert {each.over for each in ours} == {"mtls"}

@@ -1,28 +1,34 @@
-"""The traps that a mesh may already be in; each is a pitfall with its text and remedy (docs/pitfalls.md)."""
+"""Known configuration problems of a mesh, each with a text and a remedy (docs/pitfalls.md)."""
 
 from __future__ import annotations
 
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import Pitfall
-from meshscrape.observe.pitfalls.cluster import cluster_traps
-from meshscrape.observe.pitfalls.gateways import gateway_traps
-from meshscrape.observe.pitfalls.legacy import legacy_traps
-from meshscrape.observe.pitfalls.operator import operator_traps
-from meshscrape.observe.pitfalls.prometheus import prometheus_traps
-from meshscrape.observe.pitfalls.proxy import proxy_traps
-from meshscrape.observe.pitfalls.scraping import scraping_traps
-from meshscrape.observe.pitfalls.view import Trap, View
+from meshscrape.observe.pitfalls.cluster import cluster_pitfalls
+from meshscrape.observe.pitfalls.facts import Check, Facts
+from meshscrape.observe.pitfalls.gateways import gateway_pitfalls
+from meshscrape.observe.pitfalls.legacy import legacy_pitfalls
+from meshscrape.observe.pitfalls.operator import operator_pitfalls
+from meshscrape.observe.pitfalls.prometheus import prometheus_pitfalls
+from meshscrape.observe.pitfalls.proxy import proxy_pitfalls
+from meshscrape.observe.pitfalls.scraping import scraping_pitfalls
 
-_TRAPS: tuple[Trap, ...] = (
-    cluster_traps, proxy_traps, gateway_traps, legacy_traps, scraping_traps, prometheus_traps, operator_traps,
-)  # fmt: skip
+_CHECKS: tuple[Check, ...] = (
+    cluster_pitfalls,
+    proxy_pitfalls,
+    gateway_pitfalls,
+    legacy_pitfalls,
+    scraping_pitfalls,
+    prometheus_pitfalls,
+    operator_pitfalls,
+)
 _NONE = Ref("", "", "", "")
 _SEVERITIES = ("error", "warning", "info")
 
 
-def find_pitfalls(view: View) -> tuple[Pitfall, ...]:
-    """All pitfalls, each once; errors first, then by code and object."""
-    found = {pitfall: None for trap in _TRAPS for pitfall in trap(view)}
+def find_pitfalls(facts: Facts) -> tuple[Pitfall, ...]:
+    """Return all pitfalls, each once; errors first, then by code and object."""
+    found = {pitfall: None for check in _CHECKS for pitfall in check(facts)}
     return tuple(
         sorted(
             found,

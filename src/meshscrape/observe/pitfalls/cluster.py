@@ -1,4 +1,4 @@
-"""Traps of injection, of pods that are there already, of networks, and of what is out of scope."""
+"""Pitfalls of injection, of pods that are there already, of networks, and of what is out of scope."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.cluster import Selecting
 from meshscrape.observe.model import Pitfall, Scraper
-from meshscrape.observe.pitfalls.view import View
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.workload import ObservedWorkload
 
 _ARMS_CHART = "ack-arms-prometheus"
 _ARMS_NEEDED = (1, 1, 20)
 _MANY = 5
 
 
-def cluster_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of injection, staleness, networks and of the platform."""
-    for namespace, labels in sorted(view.cluster.namespaces.items()):
+def cluster_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of injection, staleness, networks and of the platform."""
+    for namespace, labels in sorted(facts.cluster.namespaces.items()):
         yield from _namespace(namespace, labels)
-    for found in view.found:
-        yield from _injection(found, view)
-        yield from _pods(found)
-    yield from _blocked(view)
-    yield from _planes(view)
-    yield from _ambient(view)
-    yield from _asm(view)
+    for workload in facts.workloads:
+        yield from _injection(workload, facts)
+        yield from _pods(workload)
+    yield from _blocked(facts)
+    yield from _planes(facts)
+    yield from _ambient(facts)
+    yield from _asm(facts)
 
 
 def _namespace(namespace: str, labels: Mapping[str, str]) -> Iterator[Pitfall]:
@@ -53,8 +53,7 @@ def _namespace(namespace: str, labels: Mapping[str, str]) -> Iterator[Pitfall]:
         )
 
 
-def _injection(found: Found, view: View) -> Iterator[Pitfall]:
-    workload = found.workload
+def _injection(workload: ObservedWorkload, facts: Facts) -> Iterator[Pitfall]:
     annotated = str(workload.annotations.get(INJECT, "")).lower()
     if not workload.in_mesh and annotated == "true" and INJECT not in workload.labels:
         yield Pitfall(
@@ -67,18 +66,18 @@ def _injection(found: Found, view: View) -> Iterator[Pitfall]:
         )
     wanted = workload.injection.revision
     by_revision = workload.injection.by in ("namespace-revision", "pod-revision")
-    if by_revision and view.control.webhooks_seen and wanted not in view.control.names:
+    if by_revision and facts.control.webhooks_seen and wanted not in facts.control.names:
         yield Pitfall(
             "revision-without-webhook",
             "error",
             workload.ref,
             f"{workload.injection.reason} names the revision {wanted}, for which there is no webhook: pods "
             "start without a proxy, and nothing says so.",
-            f"Use one of: {', '.join(sorted(view.control.names)) or 'none is installed'}.",
+            f"Use one of: {', '.join(sorted(facts.control.names)) or 'none is installed'}.",
         )
     if (
         workload.injection.by == "manual"
-        and found.manifest is not None
+        and workload.manifest is not None
         and workload.ref.kind not in ("Pod", "Job")
     ):
         yield Pitfall(
@@ -91,8 +90,7 @@ def _injection(found: Found, view: View) -> Iterator[Pitfall]:
         )
 
 
-def _pods(found: Found) -> Iterator[Pitfall]:
-    workload = found.workload
+def _pods(workload: ObservedWorkload) -> Iterator[Pitfall]:
     if workload.stale:
         reasons = sorted({reason for pod in workload.running for reason in pod.differs})
         shown = ", ".join(workload.stale[:_MANY]) + (", …" if len(workload.stale) > _MANY else "")
@@ -117,7 +115,7 @@ def _pods(found: Found) -> Iterator[Pitfall]:
     written = [
         name
         for name in (SECURE_PORT, SECURE_ENVOY_PORT)
-        if found.manifest is not None
+        if workload.manifest is not None
         and workload.ref.kind != "Pod"
         and name not in workload.annotations
         and any(_by_hand(pod.annotations.get(name), pod.secure_port) for pod in workload.running)
@@ -140,23 +138,22 @@ def _by_hand(value: str | None, injected: int | None) -> bool:
 # Networks
 
 
-def _blocked(view: View) -> Iterator[Pitfall]:
+def _blocked(facts: Facts) -> Iterator[Pitfall]:
     policies: Selecting[Manifest] = Selecting()
-    for policy in view.cluster.inventory.of_kind("NetworkPolicy"):
+    for policy in facts.cluster.inventory.of_kind("NetworkPolicy"):
         types = objects.as_list(objects.dig(policy.data, "spec", "policyTypes"))
         if "Ingress" in types or not types:
             selector = objects.as_mapping(objects.dig(policy.data, "spec", "podSelector"))
             policies.add(policy.ref.namespace, selector, policy)
-    for found in view.found:
-        workload = found.workload
+    for workload in facts.workloads:
         mine = policies.matching(workload.namespace, workload.labels) if workload.in_mesh else []
-        wanted = workload.listener_ports or (ports.SECURE_STATS, ports.SECURE_MERGED)
-        shut = [port for port in wanted if mine and not _admitted(port, mine, view)]
+        wanted = workload.metrics.listening or (ports.SECURE_STATS, ports.SECURE_MERGED)
+        shut = [port for port in wanted if mine and not _admitted(port, mine, facts)]
         if shut:
             names = ", ".join(sorted(each.ref.name for each in mine))
             yield Pitfall(
                 "network-policy-blocks",
-                "error" if workload.listener_ports else "info",
+                "error" if workload.metrics.listening else "info",
                 workload.ref,
                 f"NetworkPolicy {names} selects its pods and does not admit {', '.join(map(str, shut))} from "
                 "the scraper: connections time out. (The policies of Istio's gateway chart are so.)",
@@ -164,9 +161,9 @@ def _blocked(view: View) -> Iterator[Pitfall]:
             )
 
 
-def _admitted(port: int, policies: list[Manifest], view: View) -> bool:
+def _admitted(port: int, policies: list[Manifest], facts: Facts) -> bool:
     return any(
-        _has_port(rule, port) and _has_peer(rule, policy.ref.namespace, view)
+        _has_port(rule, port) and _has_peer(rule, policy.ref.namespace, facts)
         for policy in policies
         for rule in objects.as_list(objects.dig(policy.data, "spec", "ingress"))
     )
@@ -185,14 +182,14 @@ def _has_port(rule: Any, port: int) -> bool:
     return not listed
 
 
-def _has_peer(rule: Any, namespace: str, view: View) -> bool:
+def _has_peer(rule: Any, namespace: str, facts: Facts) -> bool:
     listed = objects.as_list(objects.dig(rule, "from"))
-    if not listed or not view.scrapers:
+    if not listed or not facts.scrapers:
         return True
-    return any(_is_peer(peer, scraper, namespace, view) for peer in listed for scraper in view.scrapers)
+    return any(_is_peer(peer, scraper, namespace, facts) for peer in listed for scraper in facts.scrapers)
 
 
-def _is_peer(peer: Any, scraper: Scraper, namespace: str, view: View) -> bool:
+def _is_peer(peer: Any, scraper: Scraper, namespace: str, facts: Facts) -> bool:
     if objects.dig(peer, "ipBlock") is not None:
         # Whether the scraper's address is in there cannot be told from objects.
         return True
@@ -201,19 +198,19 @@ def _is_peer(peer: Any, scraper: Scraper, namespace: str, view: View) -> bool:
         return False
     if space is not None:
         labels = {NAMESPACE_NAME: scraper.namespace}
-        if not objects.selects(space, {**labels, **view.cluster.namespace_labels(scraper.namespace)}):
+        if not objects.selects(space, {**labels, **facts.cluster.namespace_labels(scraper.namespace)}):
             return False
-    found = view.workload_of(scraper.ref)
+    workload = facts.workload_of(scraper.ref)
     # The Operator's pods have labels that are not in the object.
-    return pods is None or found is None or objects.selects(pods, found.workload.labels)
+    return pods is None or workload is None or objects.selects(pods, workload.labels)
 
 
 # The platform
 
 
-def _planes(view: View) -> Iterator[Pitfall]:
-    given = view.control.given
-    for plane in view.control.planes:
+def _planes(facts: Facts) -> Iterator[Pitfall]:
+    given = facts.control.given
+    for plane in facts.control.planes:
         if plane.custom_templates:
             yield Pitfall(
                 "custom-templates",
@@ -241,7 +238,7 @@ def _planes(view: View) -> Iterator[Pitfall]:
                 "Leave the option out, or give a dump of the cluster that you mean.",
             )
     mixed = sorted(
-        {str(each) for found in view.found for each in found.workload.proxy_versions_now if each.known}
+        {str(each) for workload in facts.workloads for each in workload.versions.running if each.known}
     )
     if len(mixed) > 1:
         yield Pitfall(
@@ -254,8 +251,8 @@ def _planes(view: View) -> Iterator[Pitfall]:
         )
 
 
-def _ambient(view: View) -> Iterator[Pitfall]:
-    for daemon_set in view.cluster.inventory.of_kind("DaemonSet"):
+def _ambient(facts: Facts) -> Iterator[Pitfall]:
+    for daemon_set in facts.cluster.inventory.of_kind("DaemonSet"):
         if objects.labels(objects.pod_template(daemon_set.data)).get("app") == "ztunnel":
             yield Pitfall(
                 "ztunnel",
@@ -264,7 +261,7 @@ def _ambient(view: View) -> Iterator[Pitfall]:
                 "ztunnel serves its metrics in plain text on 15020; it is no Envoy and has no secure port.",
                 "Out of scope; restrict it with a NetworkPolicy.",
             )
-    members = [found.workload for found in view.found if found.workload.kind == "ambient"]
+    members = [workload for workload in facts.workloads if workload.kind == "ambient"]
     for namespace in sorted({each.namespace for each in members}):
         count = sum(1 for each in members if each.namespace == namespace)
         yield Pitfall(
@@ -277,8 +274,8 @@ def _ambient(view: View) -> Iterator[Pitfall]:
         )
 
 
-def _asm(view: View) -> Iterator[Pitfall]:
-    if view.control.flavour == "asm":
+def _asm(facts: Facts) -> Iterator[Pitfall]:
+    if facts.control.flavour == "asm":
         yield Pitfall(
             "asm",
             "info",
@@ -289,7 +286,7 @@ def _asm(view: View) -> Iterator[Pitfall]:
             "Apply Istio's objects with ASM's kubeconfig and the rest with the cluster's; try one workload "
             "first.",
         )
-    for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM_GROUP):
+    for gateway in facts.cluster.inventory.of_kind("IstioGateway", ASM_GROUP):
         yield Pitfall(
             "asm-gateway-owned",
             "info",
@@ -297,13 +294,13 @@ def _asm(view: View) -> Iterator[Pitfall]:
             f"ASM makes the Deployment istio-{gateway.ref.name} from it: changes to the Deployment are lost.",
             "Use spec.env, spec.podAnnotations and spec.configVolumes of the IstioGateway.",
         )
-    for scraper in view.scrapers:
+    for scraper in facts.scrapers:
         if scraper.kind == "arms":
-            yield _arms(scraper, view)
+            yield _arms(scraper, facts)
 
 
-def _arms(scraper: Scraper, view: View) -> Pitfall:
-    version = _arms_version(scraper, view)
+def _arms(scraper: Scraper, facts: Facts) -> Pitfall:
+    version = _arms_version(scraper, facts)
     if version is None:
         text = (
             "Its version is that of the Helm chart ack-arms-prometheus, which these objects do not tell (the "
@@ -325,9 +322,9 @@ def _arms(scraper: Scraper, view: View) -> Pitfall:
     )
 
 
-def _arms_version(scraper: Scraper, view: View) -> tuple[int, int, int] | None:
-    found = view.workload_of(scraper.ref)
-    labels = dict(objects.labels(found.manifest.data)) if found and found.manifest else {}
+def _arms_version(scraper: Scraper, facts: Facts) -> tuple[int, int, int] | None:
+    workload = facts.workload_of(scraper.ref)
+    labels = dict(objects.labels(workload.manifest.data)) if workload and workload.manifest else {}
     for name in ("helm.sh/chart", "chart"):
         chart = str(labels.get(name, ""))
         version = parse_version(chart.removeprefix(f"{_ARMS_CHART}-"))

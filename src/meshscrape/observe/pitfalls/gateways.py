@@ -1,4 +1,4 @@
-"""Traps of gateways that a controller renders, and of what gateways expose."""
+"""Pitfalls of gateways that a controller renders, and of what gateways expose."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from meshscrape.observe import gateways
 from meshscrape.observe.cluster import GATEWAY_GROUP
 from meshscrape.observe.control import yaml_mapping
 from meshscrape.observe.model import Pitfall
-from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.proxies import annotation_metadata
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.workload import ObservedWorkload
 
 # Read from the Gateway itself, whatever its infrastructure says.
 _OWN = (
@@ -41,22 +41,22 @@ _SETTINGS = (
 _PLAINTEXT = (ports.MERGED, ports.STATS)
 
 
-def gateway_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of gateways."""
-    for gateway in view.cluster.inventory.of_kind("Gateway", GATEWAY_GROUP):
+def gateway_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of gateways."""
+    for gateway in facts.cluster.inventory.of_kind("Gateway", GATEWAY_GROUP):
         name = str(objects.dig(gateway.data, "spec", "gatewayClassName", default=""))
-        kind = gateways.class_kind(name, view.cluster.inventory)
+        kind = gateways.class_kind(name, facts.cluster.inventory)
         if kind == gateways.AGENTGATEWAY:
             yield _agentgateway(gateway, name)
         elif kind:
             yield from _annotations(gateway)
-            yield from _parameters(gateway, view)
-    for found in view.found:
-        if found.workload.gateway_ref is not None and found.manifest is not None:
-            yield from _patched(found)
-    for service in view.cluster.inventory.of_kind("Service", ""):
+            yield from _parameters(gateway, facts)
+    for workload in facts.workloads:
+        if workload.gateway_ref is not None and workload.manifest is not None:
+            yield from _patched(workload)
+    for service in facts.cluster.inventory.of_kind("Service", ""):
         yield from _exposed(service.ref, service, "spec", "ports")
-    for gateway in view.cluster.inventory.of_kind("IstioGateway", ASM_GROUP):
+    for gateway in facts.cluster.inventory.of_kind("IstioGateway", ASM_GROUP):
         yield from _exposed(gateway.ref, gateway, "spec", "ports")
 
 
@@ -105,11 +105,11 @@ def _annotations(gateway: Manifest) -> Iterator[Pitfall]:
         )
 
 
-def _parameters(gateway: Manifest, view: View) -> Iterator[Pitfall]:
+def _parameters(gateway: Manifest, facts: Facts) -> Iterator[Pitfall]:
     reference = objects.dig(gateway.data, "spec", "infrastructure", "parametersRef")
     if reference is None:
         return
-    plane = view.control.plane(objects.labels(gateway.data).get(REVISION, ""))
+    plane = facts.control.plane(objects.labels(gateway.data).get(REVISION, ""))
     if plane is not None and plane.version.at_least("1.26") is False:
         yield Pitfall(
             "gateway-parameters-unsupported",
@@ -119,7 +119,7 @@ def _parameters(gateway: Manifest, view: View) -> Iterator[Pitfall]:
             "Use a ProxyConfig object that selects gateway.networking.k8s.io/gateway-name, or upgrade.",
         )
     ref = gateways.parameters_of(gateway)
-    config_map = view.cluster.inventory.get(ref) if ref else None
+    config_map = facts.cluster.inventory.get(ref) if ref else None
     if config_map is None:
         yield Pitfall(
             "gateway-parameters-missing",
@@ -144,15 +144,14 @@ def _parameters(gateway: Manifest, view: View) -> Iterator[Pitfall]:
         )
 
 
-def _patched(found: Found) -> Iterator[Pitfall]:
+def _patched(workload: ObservedWorkload) -> Iterator[Pitfall]:
     """Settings on a rendered Deployment that its Gateway does not give it."""
-    workload = found.workload
-    if found.manifest is None or found.manifest.ref == workload.gateway_ref or found.proxy is None:
+    if workload.manifest is None or workload.manifest.ref == workload.gateway_ref or workload.proxy is None:
         return
     foreign = [
         name
         for name in _SETTINGS
-        if name in found.proxy.env and found.proxy.env[name] != workload.env.get(name)
+        if name in workload.proxy.env and workload.proxy.env[name] != workload.env.get(name)
     ]
     if not foreign:
         return

@@ -1,4 +1,4 @@
-"""Traps of the older way, Istio's recipe for proxies before 1.31."""
+"""Pitfalls of the older way, Istio's recipe for proxies before 1.31."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from meshscrape.kube.objects import Manifest
 from meshscrape.observe.cluster import Selecting
 from meshscrape.observe.legacy import Legacy, ingress_ports
 from meshscrape.observe.model import Pitfall
-from meshscrape.observe.pitfalls.view import View
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.workload import ObservedWorkload
 
 _LISTENER_MERGE = "PILOT_ALLOW_SIDECAR_SERVICE_INBOUND_LISTENER_MERGE"
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
-def legacy_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of the legacy mode."""
-    for sidecar in view.cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING):
+def legacy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of the legacy mode."""
+    for sidecar in facts.cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING):
         yield from _wide(sidecar)
-    for entry in view.cluster.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
+    for entry in facts.cluster.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
         yield from _exported(entry)
-    policies = view.cluster.selecting("AuthorizationPolicy", ISTIO_SECURITY, "spec", "selector")
-    legacy = Legacy(view.cluster, view.control.mesh.root_namespace)
-    for found in view.found:
-        yield from _several(found, legacy)
-        if found.legacy:
-            yield from _not_strict(found)
-            yield from _hidden(found, legacy, view)
-            yield from _collides(found)
-            yield from _open_to_all(found, policies)
+    policies = facts.cluster.selecting("AuthorizationPolicy", ISTIO_SECURITY, "spec", "selector")
+    legacy = Legacy(facts.cluster, facts.control.mesh.root_namespace)
+    for workload in facts.workloads:
+        yield from _several(workload, legacy)
+        if workload.legacy:
+            yield from _not_strict(workload)
+            yield from _hidden(workload, legacy, facts)
+            yield from _collides(workload)
+            yield from _open_to_all(workload, policies)
 
 
 def _wide(sidecar: Manifest) -> Iterator[Pitfall]:
@@ -68,8 +68,7 @@ def _exported(entry: Manifest) -> Iterator[Pitfall]:
         )
 
 
-def _several(found: Found, legacy: Legacy) -> Iterator[Pitfall]:
-    workload = found.workload
+def _several(workload: ObservedWorkload, legacy: Legacy) -> Iterator[Pitfall]:
     in_force = legacy.sidecars.of(workload.namespace, workload.labels) if workload.kind == "sidecar" else ()
     if len(in_force) > 1:
         yield Pitfall(
@@ -82,9 +81,8 @@ def _several(found: Found, legacy: Legacy) -> Iterator[Pitfall]:
         )
 
 
-def _not_strict(found: Found) -> Iterator[Pitfall]:
-    workload = found.workload
-    for port in found.legacy:
+def _not_strict(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    for port in workload.legacy:
         mode = workload.mtls.of(port.port)
         if workload.kind == "sidecar" and mode != "STRICT":
             yield Pitfall(
@@ -97,9 +95,8 @@ def _not_strict(found: Found) -> Iterator[Pitfall]:
             )
 
 
-def _hidden(found: Found, legacy: Legacy, view: View) -> Iterator[Pitfall]:
-    workload = found.workload
-    plane = view.control.plane(workload.revision)
+def _hidden(workload: ObservedWorkload, legacy: Legacy, facts: Facts) -> Iterator[Pitfall]:
+    plane = facts.control.plane(workload.revision)
     if workload.kind != "sidecar" or (plane is not None and plane.env.get(_LISTENER_MERGE) == "true"):
         return
     sidecar = legacy.sidecars.of(workload.namespace, workload.labels)[0]
@@ -119,12 +116,11 @@ def _hidden(found: Found, legacy: Legacy, view: View) -> Iterator[Pitfall]:
         )
 
 
-def _collides(found: Found) -> Iterator[Pitfall]:
-    workload = found.workload
-    others = {workload.secure_port, workload.secure_envoy_port}
-    if found.override is not None:
-        others |= {each.port for each in found.override.listeners}
-    for port in found.legacy:
+def _collides(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    others = {workload.metrics.merged, workload.metrics.envoy}
+    if workload.override is not None:
+        others |= {each.port for each in workload.override.listeners}
+    for port in workload.legacy:
         if port.port in others:
             yield Pitfall(
                 "legacy-same-port",
@@ -136,10 +132,9 @@ def _collides(found: Found) -> Iterator[Pitfall]:
             )
 
 
-def _open_to_all(found: Found, policies: Selecting[Manifest]) -> Iterator[Pitfall]:
-    workload = found.workload
+def _open_to_all(workload: ObservedWorkload, policies: Selecting[Manifest]) -> Iterator[Pitfall]:
     mine = policies.matching(workload.namespace, workload.labels)
-    for port in found.legacy:
+    for port in workload.legacy:
         if not any(_is_about(policy, port.port) for policy in mine):
             yield Pitfall(
                 "legacy-any-identity",

@@ -1,4 +1,4 @@
-"""Traps of the Prometheus Operator, and of a Prometheus' permissions."""
+"""Pitfalls of the Prometheus Operator, and of a Prometheus' permissions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.jobs import FILES, MONITORS, is_endpoints, scrape_class, selected_by
 from meshscrape.observe.model import Pitfall, Scraper
-from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.pitfalls.facts import Facts
 
 _UNDECLARED = (ports.SECURE_STATS, ports.SECURE_MERGED, ports.MERGED)
 
 
-def operator_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of Prometheus objects, monitors and RBAC."""
-    inventory = view.cluster.inventory
+def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of Prometheus objects, monitors and RBAC."""
+    inventory = facts.cluster.inventory
     servers = [
         each
         for kind in ("Prometheus", "PrometheusAgent")
@@ -32,9 +32,9 @@ def operator_traps(view: View) -> Iterator[Pitfall]:
         yield from _null_selectors(server, monitors)
         yield from _default_class(server)
     for monitor in (each for each in monitors if each.ref.kind in MONITORS):
-        yield from _selection(monitor, servers, view)
-    for scraper in view.scrapers:
-        yield from _permissions(scraper, view)
+        yield from _selection(monitor, servers, facts)
+    for scraper in facts.scrapers:
+        yield from _permissions(scraper, facts)
 
 
 def _endpoints(monitor: Manifest) -> list[Any]:
@@ -108,9 +108,9 @@ def _default_class(server: Manifest) -> Iterator[Pitfall]:
             )
 
 
-def _selection(monitor: Manifest, servers: list[Manifest], view: View) -> Iterator[Pitfall]:
+def _selection(monitor: Manifest, servers: list[Manifest], facts: Facts) -> Iterator[Pitfall]:
     word = MONITORS[monitor.ref.kind][0]
-    takers = [each for each in servers if selected_by(each, monitor, word, view.cluster)]
+    takers = [each for each in servers if selected_by(each, monitor, word, facts.cluster)]
     if servers and not takers:
         yield Pitfall(
             "monitor-not-selected",
@@ -169,15 +169,15 @@ def _denied_files(monitor: Manifest, server: Manifest) -> Iterator[Pitfall]:
 # Permissions
 
 
-def _permissions(scraper: Scraper, view: View) -> Iterator[Pitfall]:
-    inventory = view.cluster.inventory
+def _permissions(scraper: Scraper, facts: Facts) -> Iterator[Pitfall]:
+    inventory = facts.cluster.inventory
     roles_seen = inventory.of_kind("ClusterRole", RBAC_GROUP) or inventory.of_kind(
         "ClusterRoleBinding", RBAC_GROUP
     )
     if not roles_seen or scraper.kind not in ("prometheus", "operator", "vmagent", "otel"):
         return
-    wanted = _wanted(scraper, view)
-    bound = list(_bound_roles(scraper, view))
+    wanted = _wanted(scraper, facts)
+    bound = list(_bound_roles(scraper, facts))
     if not wanted:
         return
     if not bound:
@@ -204,9 +204,9 @@ def _permissions(scraper: Scraper, view: View) -> Iterator[Pitfall]:
             )
 
 
-def _wanted(scraper: Scraper, view: View) -> set[str]:
+def _wanted(scraper: Scraper, facts: Facts) -> set[str]:
     wanted = set()
-    for job in view.jobs:
+    for job in facts.jobs:
         if job.scraper is not scraper:
             continue
         for role, _ in job.roles:
@@ -214,16 +214,16 @@ def _wanted(scraper: Scraper, view: View) -> set[str]:
                 wanted.add("pods")
             if role == "endpointslice":
                 wanted.add("endpointslices")
-    server = view.cluster.inventory.get(scraper.ref)
+    server = facts.cluster.inventory.get(scraper.ref)
     slices = objects.dig(server.data if server else None, "spec", "serviceDiscoveryRole") == "EndpointSlice"
     if scraper.kind == "operator" and slices and wanted:
         wanted.add("endpointslices")
     return wanted
 
 
-def _bound_roles(scraper: Scraper, view: View) -> Iterator[Manifest | None]:
+def _bound_roles(scraper: Scraper, facts: Facts) -> Iterator[Manifest | None]:
     """The roles of the scraper's account; None for one that is bound but not in the dump."""
-    inventory = view.cluster.inventory
+    inventory = facts.cluster.inventory
     for binding in (
         *inventory.of_kind("ClusterRoleBinding", RBAC_GROUP),
         *inventory.of_kind("RoleBinding", RBAC_GROUP),

@@ -1,4 +1,4 @@
-"""Traps of the scrapers: Prometheus with a mesh certificate, its jobs and their relabeling."""
+"""Pitfalls of the scrapers: Prometheus with a mesh certificate, its jobs and their relabeling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.discovery import META, Labels, pod_targets
 from meshscrape.observe.jobs import Job
 from meshscrape.observe.model import Pitfall, Scraper
-from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.proxies import config_annotation
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.scrapers import certs_volume, operated_template, scraping_container
@@ -20,20 +20,20 @@ from meshscrape.observe.volumes import named_items
 _SECURE = (names.SECURE_PORT_META, names.SECURE_ENVOY_PORT_META)
 
 
-def prometheus_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of scrapers and of the jobs that they have for the mesh."""
-    for scraper in view.scrapers:
-        template = scraper_template(scraper, view)
+def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of scrapers and of the jobs that they have for the mesh."""
+    for scraper in facts.scrapers:
+        template = scraper_template(scraper, facts)
         if template is not None:
             yield from _injection(scraper, template)
             yield from _interception(scraper, template)
             yield from _clients(scraper, template)
-            yield from _certificates(scraper, template, view)
-            yield from _late(scraper, template, view)
-    for job in view.jobs:
-        yield from _files(job, view)
+            yield from _certificates(scraper, template, facts)
+            yield from _late(scraper, template, facts)
+    for job in facts.jobs:
+        yield from _files(job, facts)
         yield from _relabeling(job)
-    for each in view.unreadable:
+    for each in facts.unreadable:
         yield Pitfall(
             "scrape-configuration-unreadable",
             "warning",
@@ -43,13 +43,13 @@ def prometheus_traps(view: View) -> Iterator[Pitfall]:
         )
 
 
-def scraper_template(scraper: Scraper, view: View) -> Mapping[str, Any] | None:
+def scraper_template(scraper: Scraper, facts: Facts) -> Mapping[str, Any] | None:
     """The pod template of a scraper, as it is or as the Operator makes it."""
     if scraper.kind == "operator":
-        manifest = view.cluster.inventory.get(scraper.ref)
+        manifest = facts.cluster.inventory.get(scraper.ref)
         return operated_template(manifest) if manifest else None
-    found = view.workload_of(scraper.ref)
-    return found.template if found else None
+    workload = facts.workload_of(scraper.ref)
+    return workload.template if workload else None
 
 
 def _injection(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
@@ -106,7 +106,7 @@ def _clients(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]
         )
 
 
-def _certificates(scraper: Scraper, template: Mapping[str, Any], view: View) -> Iterator[Pitfall]:
+def _certificates(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -> Iterator[Pitfall]:
     directory, annotations = scraper.output_certs, objects.annotations(template)
     if not directory:
         return
@@ -171,12 +171,12 @@ def _volume(
         )
 
 
-def _late(scraper: Scraper, template: Mapping[str, Any], view: View) -> Iterator[Pitfall]:
+def _late(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -> Iterator[Pitfall]:
     if not scraper.injected or not scraper.output_certs:
         return
-    found = view.workload_of(scraper.ref)
-    native = found.workload.native_sidecar if found else None
-    mesh = view.control.mesh.default_config.get("holdApplicationUntilProxyStarts")
+    workload = facts.workload_of(scraper.ref)
+    native = workload.versions.native_sidecar if workload else None
+    mesh = facts.control.mesh.default_config.get("holdApplicationUntilProxyStarts")
     config = config_annotation(objects.annotations(template))[0]
     if native is True or config.get("holdApplicationUntilProxyStarts", mesh) is True:
         return
@@ -192,11 +192,11 @@ def _late(scraper: Scraper, template: Mapping[str, Any], view: View) -> Iterator
     )
 
 
-def _files(job: Job, view: View) -> Iterator[Pitfall]:
+def _files(job: Job, facts: Facts) -> Iterator[Pitfall]:
     """Certificate files of a job that its scraper does not have."""
     scraper = job.scraper
     paths = sorted({str(job.tls[key]) for key in ("ca_file", "cert_file", "key_file") if job.tls.get(key)})
-    template = scraper_template(scraper, view) if scraper and job.tls.get("cert_file") else None
+    template = scraper_template(scraper, facts) if scraper and job.tls.get("cert_file") else None
     if scraper is None or template is None:
         return
     scraping = scraping_container(template)

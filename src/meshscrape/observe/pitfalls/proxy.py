@@ -1,4 +1,4 @@
-"""Traps in the settings of single proxies: ports, versions, hardening, overrides, volumes."""
+"""Pitfalls in the settings of single proxies: ports, versions, hardening, overrides, volumes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from meshscrape.errors import InputError
 from meshscrape.istio import names
 from meshscrape.istio.proxy_config import parse_proxy_config
 from meshscrape.observe.bootstrap import KEY
-from meshscrape.observe.model import ObservedWorkload, Pitfall
-from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.model import Pitfall
+from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.proxies import config_annotation, is_true, port_value
 from meshscrape.observe.volumes import named_items
-from meshscrape.observe.workloads import Found
+from meshscrape.observe.workload import ObservedWorkload
 
 # Names and ports of Istio's own static listeners, and clusters of its bootstrap.
 _OWN_LISTENER = re.compile(r"(0\.0\.0\.0|::|127\.0\.0\.1|::1)_[0-9]+")
@@ -23,17 +23,17 @@ _OWN_CLUSTERS = frozenset({"agent", "prometheus_stats", "sds-grpc", "xds-grpc", 
 _MAX_OVERRIDE = 100_000
 
 
-def proxy_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of single proxies."""
-    for found in view.found:
-        if found.workload.in_mesh:
-            yield from _config(found.workload)
-            yield from _versions(found.workload)
-            yield from _hardening(found.workload)
-            yield from _intercepted(found)
-            yield from _announced(found.workload)
-            yield from _override(found)
-            yield from _volumes(found.workload)
+def proxy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of single proxies."""
+    for workload in facts.workloads:
+        if workload.in_mesh:
+            yield from _config(workload)
+            yield from _versions(workload)
+            yield from _hardening(workload)
+            yield from _intercepted(workload)
+            yield from _announced(workload)
+            yield from _override(workload)
+            yield from _volumes(workload)
 
 
 def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
@@ -58,7 +58,7 @@ def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
 
 
 def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    after = workload.proxy_version_after
+    after = workload.versions.after
     asked = [
         name
         for name in (names.ENVOY_SECURE_MERGED_METRICS_PORT, names.ENVOY_SECURE_METRICS_PORT)
@@ -91,8 +91,8 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "version-unknown",
             "info",
             workload.ref,
-            f"Its pods run {workload.proxy_version_now}; nothing in these objects tells what a restart gives."
-            if workload.proxy_version_now.known
+            f"Its pods run {workload.versions.now}; nothing in these objects tells what a restart gives."
+            if workload.versions.now.known
             else "Nothing in these objects tells which version the proxy has, or will have after a restart.",
             "Add the control plane's objects (namespace istio-system) to the dump, or give --istio-version.",
         )
@@ -101,7 +101,7 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
 def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
     written = workload.proxy_metadata.get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     value = workload.env.get(names.METRICS_LOCALHOST_ACCESS_ONLY)
-    if workload.half_hardened == "15090" and is_true(value) and written is not None:
+    if workload.metrics.half_hardened == "15090" and is_true(value) and written is not None:
         yield Pitfall(
             "hardening-not-exact",
             "error",
@@ -111,7 +111,7 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
             'by exactly "true", so it stays open.',
             f'Write {names.METRICS_LOCALHOST_ACCESS_ONLY}: "true".',
         )
-    elif workload.half_hardened == "15090":
+    elif workload.metrics.half_hardened == "15090":
         yield Pitfall(
             "half-hardened",
             "error",
@@ -121,7 +121,7 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
             f"proxyMetadata and stays open to everybody.",
             f"Set it in the pod annotation {names.PROXY_CONFIG_ANNOTATION} (proxyMetadata) too.",
         )
-    elif workload.half_hardened == "15020":
+    elif workload.metrics.half_hardened == "15020":
         yield Pitfall(
             "half-hardened",
             "error",
@@ -133,12 +133,11 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
         )
 
 
-def _intercepted(found: Found) -> Iterator[Pitfall]:
-    workload = found.workload
-    legacy = {each.port for each in found.legacy}
-    for port in workload.listener_ports:
-        captured = workload.intercepted and str(port) not in workload.exclude_inbound
-        if workload.include_inbound is not None and str(port) not in workload.include_inbound:
+def _intercepted(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    legacy = {each.port for each in workload.legacy}
+    for port in workload.metrics.listening:
+        captured = workload.interception.captured and str(port) not in workload.interception.exclude
+        if workload.interception.include is not None and str(port) not in workload.interception.include:
             captured = False
         if port not in legacy and captured and workload.mtls.of(port) == "STRICT":
             yield Pitfall(
@@ -161,10 +160,10 @@ def _intercepted(found: Found) -> Iterator[Pitfall]:
 
 
 def _announced(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    listening = workload.listener_ports
+    listening = workload.metrics.listening
     for name, text in (
-        ("secure-port", workload.announced_secure_port),
-        ("secure-envoy-port", workload.announced_secure_envoy_port),
+        ("secure-port", workload.metrics.announced),
+        ("secure-envoy-port", workload.metrics.announced_envoy),
     ):
         if text is not None and port_value(text) not in listening:
             yield Pitfall(
@@ -175,36 +174,36 @@ def _announced(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 "the target is discovered and stays down.",
                 "Open the port (see the plan), or remove the annotation.",
             )
-    announced = port_value(workload.announced_secure_port)
-    if workload.secure_port and announced in listening and announced != workload.secure_port:
+    announced = port_value(workload.metrics.announced)
+    if workload.metrics.merged and announced in listening and announced != workload.metrics.merged:
         yield Pitfall(
             "secure-port-mismatch",
             "warning",
             workload.ref,
             f"The annotation prometheus.istio.io/secure-port says {announced}, but the merged metrics are on "
-            f"{workload.secure_port}: a value that is there is never overwritten by the injector.",
-            f"Remove the annotation from the pod template, or write {workload.secure_port}.",
+            f"{workload.metrics.merged}: a value that is there is never overwritten by the injector.",
+            f"Remove the annotation from the pod template, or write {workload.metrics.merged}.",
         )
     on_pods = any(names.SECURE_PORT in pod.annotations for pod in workload.running)
-    if workload.secure_port in listening and announced is None and not on_pods:
+    if workload.metrics.merged in listening and announced is None and not on_pods:
         yield Pitfall(
             "secure-port-not-announced",
             "warning",
             workload.ref,
-            f"The merged metrics are on {workload.secure_port}, but no annotation says so: the injector, "
+            f"The merged metrics are on {workload.metrics.merged}, but no annotation says so: the injector, "
             "which writes it for injected pods of 1.31, does not touch this one.",
-            f'Add prometheus.istio.io/secure-port: "{workload.secure_port}" to the pod template.',
+            f'Add prometheus.istio.io/secure-port: "{workload.metrics.merged}" to the pod template.',
         )
-    if workload.secure_envoy_port in listening and not workload.announced_secure_envoy_port:
+    if workload.metrics.envoy in listening and not workload.metrics.announced_envoy:
         yield Pitfall(
             "secure-envoy-port-not-announced",
             "warning",
             workload.ref,
-            f"Envoy's statistics are on {workload.secure_envoy_port}, but nothing in Istio ever sets "
+            f"Envoy's statistics are on {workload.metrics.envoy}, but nothing in Istio ever sets "
             "prometheus.istio.io/secure-envoy-port: the job that looks for it finds nothing.",
-            f'Add prometheus.istio.io/secure-envoy-port: "{workload.secure_envoy_port}" to the pod template.',
+            f'Add prometheus.istio.io/secure-envoy-port: "{workload.metrics.envoy}" to the pod template.',
         )
-    native = [port for port in (workload.secure_port, workload.secure_envoy_port) if port in listening]
+    native = [port for port in (workload.metrics.merged, workload.metrics.envoy) if port in listening]
     if native:
         yield _any_identity(workload, native)
 
@@ -220,8 +219,8 @@ def _any_identity(workload: ObservedWorkload, native: list[int]) -> Pitfall:
     )
 
 
-def _override(found: Found) -> Iterator[Pitfall]:
-    workload, override = found.workload, found.override
+def _override(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    override = workload.override
     if override is None:
         if names.BOOTSTRAP_OVERRIDE in workload.annotations:
             yield Pitfall(
@@ -257,15 +256,15 @@ def _override(found: Found) -> Iterator[Pitfall]:
     if override.problem:
         code, text, remedy = texts[override.problem]
         yield Pitfall(code, "error", workload.ref, text, remedy)
-    yield from _collisions(found)
+    yield from _collisions(workload)
 
 
-def _collisions(found: Found) -> Iterator[Pitfall]:
-    workload, override = found.workload, found.override
+def _collisions(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    override = workload.override
     assert override is not None  # noqa: S101 - the caller has checked
     native = (
-        {workload.secure_port, workload.secure_envoy_port}
-        if workload.mode_now in ("mixed", "native")
+        {workload.metrics.merged, workload.metrics.envoy}
+        if workload.metrics.mode in ("mixed", "native")
         else set()
     )
     problems = []

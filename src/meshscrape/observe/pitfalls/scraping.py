@@ -1,4 +1,4 @@
-"""Traps between scrapers and workloads: what goes dark, what is scraped twice, what cannot be scraped so."""
+"""Pitfalls between scrapers and workloads: targets that go dark, double scrapes, refused scrapes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 
 from meshscrape.istio import ports
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ContainerPort, ObservedWorkload, Pitfall, ScrapedBy
-from meshscrape.observe.pitfalls.view import View
+from meshscrape.observe.model import ContainerPort, Pitfall, ScrapedBy
+from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.workload import ObservedWorkload
 
 _PLAINTEXT = (ports.MERGED, ports.STATS)
 
 
-def scraping_traps(view: View) -> Iterator[Pitfall]:
-    """All traps of consumers and workloads together."""
+def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
+    """Return all pitfalls of consumers and workloads together."""
     consumers: dict[Ref, list[ScrapedBy]] = {}
-    for consumer in view.consumers:
+    for consumer in facts.consumers:
         for ref in consumer.matches:
             consumers.setdefault(ref, []).append(consumer)
-    for found in view.found:
-        workload = found.workload
+    for workload in facts.workloads:
         mine = consumers.get(workload.ref, [])
         if workload.in_mesh and mine:
             yield from _dark_or_twice(workload, mine)
@@ -35,10 +35,11 @@ def _dark_or_twice(workload: ObservedWorkload, consumers: list[ScrapedBy]) -> It
     secure = [
         each
         for each in consumers
-        if each.over == "mtls" and _reaches(each, workload, workload.listener_ports)
+        if each.over == "mtls" and _reaches(each, workload, workload.metrics.listening)
     ]
     names = ", ".join(sorted(each.name for each in plain))
-    closed = [port for port in _PLAINTEXT if workload.hardened or workload.half_hardened == _other(port)]
+    metrics = workload.metrics
+    closed = [port for port in _PLAINTEXT if metrics.hardened or metrics.half_hardened == _other(port)]
     dark = [each for each in plain if _reaches(each, workload, tuple(closed))]
     if dark:
         yield Pitfall(
@@ -66,13 +67,14 @@ def _other(port: int) -> str:
 
 def _application(workload: ObservedWorkload, consumers: list[ScrapedBy]) -> Iterator[Pitfall]:
     """An application's own port: over TLS through the sidecar, or in plain text under STRICT."""
-    if workload.kind != "sidecar" or not workload.intercepted:
+    if workload.kind != "sidecar" or not workload.interception.captured:
         return
     known = {each.number: each for each in workload.container_ports}
     for consumer in consumers:
         for number in consumer.ports_of.get(workload.ref, ()):
             port = known.get(number)
-            if port is None or str(number) in workload.exclude_inbound or number in workload.listener_ports:
+            excluded = str(number) in workload.interception.exclude
+            if port is None or excluded or number in workload.metrics.listening:
                 continue
             mode = workload.mtls.of(number)
             if consumer.over == "plaintext" and mode == "STRICT":

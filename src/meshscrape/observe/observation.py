@@ -1,0 +1,25 @@
+"""The observation: everything that `observe` reports about a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from meshscrape.kube.objects import Ref
+from meshscrape.observe.model import ControlPlane, MeshSettings, Pitfall, ScrapedBy, Scraper
+from meshscrape.observe.workload import ObservedWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a cluster contains, and the pitfalls that apply."""
+
+    control_planes: tuple[ControlPlane, ...] = ()
+    mesh: MeshSettings = field(default_factory=MeshSettings)
+    workloads: tuple[ObservedWorkload, ...] = ()
+    consumers: tuple[ScrapedBy, ...] = ()
+    scrapers: tuple[Scraper, ...] = ()
+    pitfalls: tuple[Pitfall, ...] = ()
+
+    def workload(self, ref: Ref) -> ObservedWorkload | None:
+        """Return the workload of this reference, or None (a linear search)."""
+        return next((workload for workload in self.workloads if workload.ref == ref), None)

@@ -1,0 +1,33 @@
+"""The facts about a cluster that pitfalls are looked for in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from meshscrape.kube.objects import Ref
+from meshscrape.observe.cluster import Cluster
+from meshscrape.observe.control import Control
+from meshscrape.observe.jobs import Job, Unreadable
+from meshscrape.observe.model import Pitfall, ScrapedBy, Scraper
+from meshscrape.observe.workload import ObservedWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything that was observed, before pitfalls."""
+
+    cluster: Cluster
+    control: Control
+    workloads: tuple[ObservedWorkload, ...]
+    jobs: tuple[Job, ...]
+    unreadable: tuple[Unreadable, ...]
+    scrapers: tuple[Scraper, ...]
+    consumers: tuple[ScrapedBy, ...]
+
+    def workload_of(self, ref: Ref) -> ObservedWorkload | None:
+        """Return the workload of this reference, or None."""
+        return next((workload for workload in self.workloads if workload.ref == ref), None)
+
+
+Check = Callable[[Facts], Iterator[Pitfall]]

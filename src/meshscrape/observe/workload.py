@@ -1,0 +1,185 @@
+"""What one workload is, in three stages. Each stage has every field that it promises.
+
+declared   what its objects say: template, injection, settings (declared.py)
+resolved   what follows with versions, policies and the running pods (resolved.py)
+observed   with the scrape jobs that read it (the result of `observe`)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from meshscrape.istio.versions import UNKNOWN, IstioVersion
+from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe.bootstrap import Override
+from meshscrape.observe.legacy import LegacyPort
+from meshscrape.observe.model import (
+    GATEWAYS,
+    ContainerPort,
+    Flavour,
+    Injection,
+    Kind,
+    Mode,
+    Mtls,
+    RunningPod,
+)
+from meshscrape.observe.proxies import Proxy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredWorkload:
+    """A workload or gateway as its objects declare it, before versions and policies are known.
+
+    `ref` is the object to change (Deployment, StatefulSet, DaemonSet, Job, CronJob, or a bare Pod);
+    `gateway_ref` is the Gateway or IstioGateway that owns it. `manifest` is None when only pods are there;
+    then the first pod stands for the `template`. `pods` have a status: the API server made it.
+    `annotations` are the pod's, with those that a Gateway adds. `proxy_metadata` is effective after a
+    restart: mesh default, ProxyConfig objects, annotation. `env` is what the environment of the process
+    istio-proxy will have of it, with the container's own variables.
+    """
+
+    ref: Ref
+    kind: Kind
+    manifest: Manifest | None
+    template: Mapping[str, Any]
+    pods: tuple[Manifest, ...]
+    proxy: Proxy | None
+    service_account: str
+    spiffe_id: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    injection: Injection
+    gateway_ref: Ref | None
+    flavour: Flavour
+    revision: str
+    env: Mapping[str, str]
+    proxy_metadata: Mapping[str, str]
+    host_network: bool
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the workload."""
+        return self.ref.namespace
+
+    @property
+    def name(self) -> str:
+        """The name of the object to change."""
+        return self.ref.name
+
+    @property
+    def standalone(self) -> bool:
+        """Whether nothing recreates its pods with new settings."""
+        return self.ref.kind in ("Pod", "Job")
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether it is a gateway or waypoint: nothing intercepts its traffic."""
+        return self.kind in GATEWAYS
+
+    @property
+    def in_mesh(self) -> bool:
+        """Whether it has (or will have) an Envoy of the mesh."""
+        return self.kind not in ("ambient", "uninjected")
+
+    @property
+    def prometheus_annotations(self) -> Mapping[str, str]:
+        """The `prometheus.io/*` annotations."""
+        return {
+            key: str(value) for key, value in self.annotations.items() if key.startswith("prometheus.io/")
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyVersions:
+    """The versions of a workload's proxy.
+
+    `running` are those of its pods, lowest first. `after` is what a restarted pod gets; for an uninjected
+    workload, what it would get once it is injected. `native_sidecar` is None when nothing tells.
+    """
+
+    running: tuple[IstioVersion, ...]
+    after: IstioVersion
+    native_sidecar: bool | None
+
+    @property
+    def now(self) -> IstioVersion:
+        """The lowest version that runs."""
+        return self.running[0] if self.running else UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsPorts:
+    """The ports on which a workload's proxy serves metrics.
+
+    `merged` and `envoy` are Istio's native listeners as configured; `listening` are all ports that serve
+    metrics over mutual TLS, by whichever mode. A proxy of unknown version is assumed to support every
+    listener that its configuration asks for. `announced` and `announced_envoy` are the annotations
+    `secure-port` and `secure-envoy-port` that pods carry or will carry. `hardened`: 15090 and 15020 are both
+    closed; `half_hardened` names the one that stays open when only the other is closed.
+    """
+
+    mode: Mode
+    merged: int | None
+    envoy: int | None
+    listening: tuple[int, ...]
+    announced: str | None
+    announced_envoy: str | None
+    hardened: bool
+    half_hardened: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interception:
+    """What the sidecar intercepts of the inbound traffic; `include` is None for all ports."""
+
+    captured: bool
+    include: tuple[str, ...] | None
+    exclude: tuple[str, ...]
+
+    def captures(self, port: int) -> bool:
+        """Return whether connections to `port` go through the sidecar."""
+        included = self.include is None or str(port) in self.include
+        return self.captured and included and str(port) not in self.exclude
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedWorkload(DeclaredWorkload):
+    """A workload with its effective versions, ports and policies, and with what its pods run.
+
+    `services` select its pods; `override` is the bootstrap override that its proxy starts with; `legacy` are
+    the metrics ports of Sidecars and Gateways.
+    """
+
+    versions: ProxyVersions
+    metrics: MetricsPorts
+    interception: Interception
+    mtls: Mtls
+    container_ports: tuple[ContainerPort, ...]
+    services: tuple[Manifest, ...]
+    override: Override | None
+    legacy: tuple[LegacyPort, ...]
+    running: tuple[RunningPod, ...]
+
+    @property
+    def stale(self) -> tuple[str, ...]:
+        """The names of the pods that a new pod would differ from."""
+        return tuple(pod.ref.name for pod in self.running if not pod.current)
+
+    @property
+    def bootstrap_override(self) -> str:
+        """The name of the ConfigMap with the bootstrap override, or empty."""
+        return self.override.config_map.name if self.override else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedWorkload(ResolvedWorkload):
+    """A workload with the names of the scrape jobs that read it."""
+
+    scraped_by: tuple[str, ...]
+
+
+def fields_of(stage: DeclaredWorkload) -> dict[str, Any]:
+    """Return the fields of a stage, to make the next stage of it."""
+    return {each.name: getattr(stage, each.name) for each in fields(stage)}
