@@ -24,7 +24,7 @@ from support.envoy import RunningEnvoy
 from support.forgery import Forge, Pair
 from support.istio_proxy import istio_bootstrap, running_istio_envoy, start_istio_envoy
 from support.polling import eventually
-from support.sds import Secrets, sds_server
+from support.sds import SecretServer, sds_server
 from support.sidecar import ALLOW, SCRAPER, SERVER, proxy_options
 from support.subject import (
     Identities,
@@ -65,7 +65,7 @@ class Proxy:
 
     address: str
     forge: Forge
-    secrets: Secrets
+    secrets: SecretServer
     envoy: RunningEnvoy
     volume: Volume
     files: dict[str, str]
@@ -107,10 +107,10 @@ def proxy(
         SCRAPERS_FILE: json.dumps(edit(allow_list(parse_scrapers(ALLOW)))),
     }
     volume.write(files)
-    secrets = Secrets(own or forge.leaf(SERVER), roots or forge.root)
     with contextlib.ExitStack() as stack:
         socket = stack.enter_context(sockets()) / "socket"
-        stack.enter_context(sds_server(socket, secrets))
+        pair = own or forge.leaf(SERVER)
+        secrets = stack.enter_context(sds_server(socket, pair, roots or forge.root))
         stack.enter_context(inside_server(address, 15020, Inside()))
         main = istio_bootstrap(address, socket)
         envoy = stack.enter_context(running_istio_envoy(directory, main, files[BOOTSTRAP_FILE]))

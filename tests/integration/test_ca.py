@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-import grpc  # type: ignore[import-untyped]
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -19,6 +18,7 @@ from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.spiffe.keys import generate_key
 from support.ca import CaProcess, Credentials, TestCa, ca_process
 from support.grpc_ca import any_csr, bearer, call, request_bytes
+from support.grpc_peer import GrpcRefusal
 from support.polling import eventually
 
 URI = x509.UniformResourceIdentifier
@@ -45,10 +45,10 @@ def refusal(
     method: str | None = None,
 ) -> tuple[str, str]:
     """Status and details of a call that must not succeed."""
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(GrpcRefusal) as caught:
         extra = {"method": method} if method else {}
         call(ca, message, metadata=metadata, credentials=credentials, **extra)
-    return caught.value.code().name, caught.value.details()
+    return caught.value.code, caught.value.details
 
 
 def test_a_token_gets_its_service_accounts_certificate(ca: CaProcess) -> None:
@@ -157,8 +157,8 @@ def test_an_expired_certificate_does_not_get_through_tls(ca: CaProcess) -> None:
     def refused() -> bool:
         try:
             call(ca, request_bytes(CSR), credentials=short)
-        except grpc.RpcError as error:
-            return bool(error.code() == grpc.StatusCode.UNAVAILABLE)
+        except GrpcRefusal as error:
+            return error.code == "UNAVAILABLE"
         return False
 
     assert eventually(refused, within=10)

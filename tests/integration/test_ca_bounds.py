@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import grpc  # type: ignore[import-untyped]
 import pytest
 
 from meshscrape.ca import server, service
 from meshscrape.ca.run import CaOptions, RunningCa, running_ca
 from meshscrape.ca.tokens import TokenIssuer
-from support.grpc_ca import METHOD, bearer
+from support.grpc_ca import bearer, call_without_message
+from support.grpc_peer import GrpcRefusal
 
 
 @contextlib.asynccontextmanager
@@ -83,25 +82,18 @@ def test_stopping_ends_open_connections(tmp_path: Path) -> None:
 def test_a_request_that_never_ends_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An authenticated caller that sends no message gets a refusal, not a place for ever."""
     monkeypatch.setattr(service, "REQUEST_SECONDS", 0.1)
-    hold = threading.Event()
 
-    def nothing() -> Iterator[bytes]:
-        hold.wait(30)
-        yield from ()
-
-    def ask(ca: RunningCa) -> grpc.RpcError:
-        tls = grpc.ssl_channel_credentials(ca.root_bundle.read_bytes())
+    def ask(ca: RunningCa) -> GrpcRefusal:
         token = TokenIssuer.load_or_create(tmp_path).issue(
             "foo", "bar", datetime.now(UTC), timedelta(minutes=5)
         )
-        with grpc.secure_channel(ca.address, tls) as channel, pytest.raises(grpc.RpcError) as caught:
-            channel.stream_unary(METHOD)(nothing(), timeout=20, metadata=bearer(token))
+        with pytest.raises(GrpcRefusal) as caught:
+            call_without_message(ca.address, ca.root_bundle.read_bytes(), bearer(token))
         return caught.value
 
-    async def scenario() -> grpc.RpcError:
+    async def scenario() -> GrpcRefusal:
         async with started(tmp_path) as ca:
             return await asyncio.to_thread(ask, ca)
 
     error = asyncio.run(scenario())
-    hold.set()
-    assert (error.code().name, error.details()[:30]) == ("INVALID_ARGUMENT", "the message did not arrive wit")
+    assert (error.code, error.details[:30]) == ("INVALID_ARGUMENT", "the message did not arrive wit")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]
 import pytest
 
 from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
@@ -29,12 +26,12 @@ from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.system.ca_client import create_certificate
 from support.ca import CaProcess, TestCa, ca_process
 from support.grpc_ca import METHOD
+from support.grpc_peer import GrpcPeer, serving_peer
 from support.polling import eventually
 
 BAR = workload_id("cluster.local", "foo", "bar")
 KEY = generate_key()
 CSR = make_csr(KEY, BAR)
-Behaviour = Callable[[bytes, Any], bytes]
 
 
 @pytest.fixture(scope="module")
@@ -163,20 +160,16 @@ def test_another_implementations_answers_are_read() -> None:
     mesh, old = TestCa(), TestCa()
     below = mesh.intermediate()
     middle = certificates_to_pem([below.signer.certificate])
-    seen: dict[str, Any] = {}
-
-    def behave(request: bytes, context: Any) -> bytes:
-        message = IstioCertificateRequest.FromString(request)
-        seen.update(dict(context.invocation_metadata()), csr=message.csr, ttl=message.validity_duration)
-        seen["deadline"] = context.time_remaining()
-        return answer(leaf(below), middle, mesh.root_pem + old.root_pem)
-
-    with grpc_server(mesh, behave) as address:
+    response = answer(leaf(below), middle, mesh.root_pem + old.root_pem)
+    with grpc_server(mesh, response) as (address, peer):
         chain, bundle = ask(address, mesh.root_pem, token="abc", deadline=5)
+        (seen,) = peer.ask("seen")
+    message = IstioCertificateRequest.FromString(seen["message"])
     assert identity(chain) == BAR
     assert chain[1:] == [middle]
     assert bundle == mesh.root_pem + old.root_pem
-    assert (seen["authorization"], seen["csr"], seen["ttl"]) == ("Bearer abc", CSR.decode(), 3600)
+    assert (message.csr, message.validity_duration) == (CSR.decode(), 3600)
+    assert seen["metadata"]["authorization"] == "Bearer abc"
     assert 0 < seen["deadline"] <= 5
 
 
@@ -191,40 +184,31 @@ def test_answers_that_cannot_be_used_are_unavailable() -> None:
         "malformed": b"\xff\xff",
     }
     for reason, response in answers.items():
-        behave = functools.partial(_always, response)
-        with grpc_server(mesh, behave) as address, pytest.raises(UnavailableError, match=reason):
+        with grpc_server(mesh, response) as (address, _), pytest.raises(UnavailableError, match=reason):
             ask(address, mesh.root_pem, token="x")
 
 
 @pytest.mark.parametrize(
     ("code", "error"),
     [
-        (grpc.StatusCode.UNAUTHENTICATED, UnauthenticatedError),
-        (grpc.StatusCode.PERMISSION_DENIED, UnauthenticatedError),
-        (grpc.StatusCode.INVALID_ARGUMENT, InputError),
-        (grpc.StatusCode.UNIMPLEMENTED, InputError),
-        (grpc.StatusCode.UNAVAILABLE, UnavailableError),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, UnavailableError),
-        (grpc.StatusCode.INTERNAL, UnavailableError),
+        ("UNAUTHENTICATED", UnauthenticatedError),
+        ("PERMISSION_DENIED", UnauthenticatedError),
+        ("INVALID_ARGUMENT", InputError),
+        ("UNIMPLEMENTED", InputError),
+        ("UNAVAILABLE", UnavailableError),
+        ("RESOURCE_EXHAUSTED", UnavailableError),
+        ("INTERNAL", UnavailableError),
     ],
-    ids=lambda value: getattr(value, "name", ""),
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_status_says_whether_to_try_again(code: Any, error: type[MeshscrapeError]) -> None:
+def test_each_status_says_whether_to_try_again(code: str, error: type[MeshscrapeError]) -> None:
     """Credentials, permanent and passing refusals are told apart; the server's words are one line."""
     mesh = TestCa()
-
-    def behave(request: bytes, context: Any) -> bytes:
-        context.abort(code, "first line\nsecond line")
-        raise AssertionError
-
-    with grpc_server(mesh, behave) as address, pytest.raises(error) as caught:
+    refusal = (code, "first line\nsecond line")
+    with grpc_server(mesh, refusal=refusal) as (address, _), pytest.raises(error) as caught:
         ask(address, mesh.root_pem, token="x")
     assert type(caught.value) is error
-    assert code.name in str(caught.value) and "\n" not in str(caught.value)
-
-
-def _always(response: bytes, request: bytes, context: Any) -> bytes:
-    return response
+    assert code in str(caught.value) and "\n" not in str(caught.value)
 
 
 def leaf(ca: TestCa, key: Any = KEY) -> bytes:
@@ -238,18 +222,13 @@ def answer(*elements: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def grpc_server(ca: TestCa, behave: Behaviour) -> Iterator[str]:
-    """A grpcio server with a certificate of `ca` for 127.0.0.1, whose CreateCertificate is `behave`."""
+def grpc_server(
+    ca: TestCa, response: bytes = b"", refusal: tuple[str, str] | None = None
+) -> Iterator[tuple[str, GrpcPeer]]:
+    """A grpcio server with a certificate of `ca`, whose CreateCertificate has one answer; its address."""
     credentials = ca.server(["127.0.0.1"])
-    service, _, method = METHOD.strip("/").partition("/")
-    handler = grpc.unary_unary_rpc_method_handler(behave)
-    with ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
-        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service, {method: handler})])
-        tls = grpc.ssl_server_credentials([(credentials.key_pem, credentials.chain_pem)])
-        port = server.add_secure_port("127.0.0.1:0", tls)
-        server.start()
-        try:
-            yield f"127.0.0.1:{port}"
-        finally:
-            server.stop(None).wait(10)
+    with serving_peer() as peer:
+        yield (
+            peer.ask("serve", METHOD, credentials.key_pem, credentials.chain_pem, response, refusal),
+            peer,
+        )

@@ -14,7 +14,7 @@ from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from support.addresses import loopback
 from support.forgery import Forge
 from support.istio_proxy import istio_bootstrap, running_istio_envoy
-from support.sds import Secrets, sds_server
+from support.sds import sds_server
 from support.sidecar import ALLOW, SERVER
 from support.wire import ask
 
@@ -40,7 +40,7 @@ def test_a_refusal_on_either_port_counts_where_the_alert_looks(tmp_path: Path) -
     with ExitStack() as stack:
         # A Unix socket's address is short.
         socket = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "socket"
-        stack.enter_context(sds_server(socket, Secrets(forge.leaf(SERVER), forge.root)))
+        stack.enter_context(sds_server(socket, forge.leaf(SERVER), forge.root))
         main = {**istio_bootstrap(address, socket), "stats_config": STATS}
         envoy = stack.enter_context(running_istio_envoy(tmp_path, main, text))
         for port in (15091, 15092):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grpc  # type: ignore[import-untyped]
 import pytest
 
 from meshscrape.ca.roots import held_record, published_bundle
@@ -17,7 +16,8 @@ from meshscrape.spiffe.keys import generate_key
 from meshscrape.system.clock import utcnow
 from support.agent import AgentProcess, agent_process
 from support.ca import CaProcess, ca_process
-from support.grpc_ca import METHOD, any_csr, call, request_bytes
+from support.grpc_ca import any_csr, call, kept_connection, request_bytes
+from support.grpc_peer import GrpcRefusal
 from support.polling import eventually
 
 pytestmark = pytest.mark.timeout(90)
@@ -43,17 +43,15 @@ def test_a_ca_of_its_own_rotates_with_what_is_named(tmp_path: Path) -> None:
     with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, **changes) as agent:
         agent.await_ready()
         before, old = published_bundle(ca.directory), ca.issue("foo", "bar")
-        tls = grpc.ssl_channel_credentials(ca.root_pem, old.key_pem, old.chain_pem)
-        with grpc.secure_channel(ca.address, tls) as kept:
-            ask = kept.unary_unary(METHOD)
-            assert ask(request_bytes(CSR), timeout=10)
+        with kept_connection(ca, old) as ask:
+            assert ask(request_bytes(CSR))
             done = rotate(*named(ca, agent))
             assert done.returncode == 0, done.stderr
-            with pytest.raises(grpc.RpcError):
-                ask(request_bytes(CSR), timeout=10)
+            with pytest.raises(GrpcRefusal):
+                ask(request_bytes(CSR))
         after = published_bundle(ca.directory)
         assert (len(after), after != before) == (1, True)
-        with pytest.raises(grpc.RpcError):
+        with pytest.raises(GrpcRefusal):
             call(ca, request_bytes(CSR), credentials=old)
         assert call(ca, request_bytes(CSR), credentials=ca.issue("foo", "bar"))
         assert agent.scrape(15091, agent.output)[0] == 200

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
-import grpc  # type: ignore[import-untyped]
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from support.ca import CaProcess, Credentials
+from support.grpc_peer import GrpcPeer, client, serving_peer
 
 METHOD = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 
@@ -39,16 +40,29 @@ def call(
     credentials: Credentials | None = None,
     method: str = METHOD,
 ) -> list[bytes]:
-    """Send one message with grpcio; the response's chain, or grpc.RpcError."""
-    tls = grpc.ssl_channel_credentials(
-        ca.root_pem,
-        credentials.key_pem if credentials else None,
-        credentials.chain_pem if credentials else None,
-    )
-    with grpc.secure_channel(ca.address, tls) as channel:
-        invoke = channel.unary_unary(method, request_serializer=None, response_deserializer=None)
-        response: bytes = invoke(message, timeout=10, metadata=tuple(metadata))
-        return cert_chain(response)
+    """Send one message with grpcio over a new connection; return the response's chain, or GrpcRefusal."""
+    _open(client(), ca.address, ca.root_pem, credentials)
+    return cert_chain(client().ask("call", method, message, tuple(metadata), 10))
+
+
+@contextlib.contextmanager
+def kept_connection(ca: CaProcess, credentials: Credentials) -> Iterator[Callable[[bytes], list[bytes]]]:
+    """Open one connection with `credentials`; yield what sends one message over it."""
+    with serving_peer() as peer:
+        _open(peer, ca.address, ca.root_pem, credentials)
+        yield lambda message: cert_chain(peer.ask("call", METHOD, message, (), 10))
+
+
+def call_without_message(address: str, root_pem: bytes, metadata: Sequence[tuple[str, str]]) -> None:
+    """Begin a call with grpcio and send no message; raises GrpcRefusal when the CA ends it."""
+    with serving_peer() as peer:
+        _open(peer, address, root_pem, None)
+        peer.ask("call_without_message", METHOD, tuple(metadata), 20)
+
+
+def _open(peer: GrpcPeer, address: str, root_pem: bytes, credentials: Credentials | None) -> None:
+    key, chain = (credentials.key_pem, credentials.chain_pem) if credentials else (None, None)
+    peer.ask("open", address, root_pem, key, chain)
 
 
 def bearer(token: str) -> tuple[tuple[str, str]]:

@@ -9,12 +9,10 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 
-import grpc  # type: ignore[import-untyped]
-
 from support.forgery import Pair
+from support.grpc_peer import GrpcPeer, serving_peer
 
 METHOD = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets"
 _SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
@@ -43,19 +41,18 @@ class Secrets:
             self._closed = True
             self._changed.notify_all()
 
-    def stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def stream(self, requests: Iterator[bytes]) -> Iterator[bytes]:
         """One StreamSecrets: answer what is asked for, and again whenever it changes."""
         names: tuple[str, ...] = ()
         ended = threading.Event()
 
         def read() -> None:
             nonlocal names
-            with contextlib.suppress(grpc.RpcError):
-                for request in requests:
-                    with self._changed:
-                        names = tuple(value.decode() for number, value in _fields(request) if number == 3)
-                        self.asked |= set(names)
-                        self._changed.notify_all()
+            for request in requests:
+                with self._changed:
+                    names = tuple(value.decode() for number, value in _fields(request) if number == 3)
+                    self.asked |= set(names)
+                    self._changed.notify_all()
             ended.set()
             with self._changed:
                 self._changed.notify_all()
@@ -89,22 +86,29 @@ class Secrets:
         return _field(1, text) + body + _field(4, _SECRET.encode()) + _field(5, text)
 
 
+class SecretServer:
+    """A running secret discovery server."""
+
+    def __init__(self, peer: GrpcPeer) -> None:
+        self._peer = peer
+
+    @property
+    def asked(self) -> set[str]:
+        """The names of the secrets that were asked for."""
+        names: set[str] = self._peer.ask("asked_secrets")
+        return names
+
+    def replace(self, pair: Pair, roots: bytes) -> None:
+        """Push new secrets to every stream."""
+        self._peer.ask("replace_secrets", pair, roots)
+
+
 @contextlib.contextmanager
-def sds_server(socket: Path, secrets: Secrets) -> Iterator[None]:
-    """Serve `secrets` on the Unix socket."""
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=8))
-    handler = grpc.stream_stream_rpc_method_handler(
-        secrets.stream, request_deserializer=None, response_serializer=None
-    )
-    service, _, method = METHOD.strip("/").partition("/")
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
-    assert server.add_insecure_port(f"unix:{socket}")
-    server.start()
-    try:
-        yield
-    finally:
-        secrets.close()
-        server.stop(1).wait()
+def sds_server(socket: Path, pair: Pair, roots: bytes) -> Iterator[SecretServer]:
+    """Serve the secrets on the Unix socket."""
+    with serving_peer() as peer:
+        peer.ask("serve_secrets", METHOD, str(socket), pair, roots)
+        yield SecretServer(peer)
 
 
 def _inline(data: bytes) -> bytes:
