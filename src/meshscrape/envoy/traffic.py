@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from meshscrape.envoy import bounds, names
-from meshscrape.envoy.metrics_listeners import HANDSHAKE_LOG
+from meshscrape.envoy.metrics_listeners import DENIAL_LOG, HANDSHAKE_LOG
 from meshscrape.envoy.options import GatewayRoute, SidecarOptions, Upstream
-from meshscrape.envoy.resources import clusters, http, listeners, logs, routes, tls
+from meshscrape.envoy.resources import authorization, clusters, http, listeners, logs, routes, tls
 from meshscrape.envoy.resources.values import Resource, socket_address
 from meshscrape.istio.settings import InboundPort
 
 _UPGRADES = ("websocket",)
+_REFUSED = (
+    "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%. {node} accepts certificates "
+    "with exactly one SPIFFE ID, of the trust domain {domain} (%RESPONSE_CODE_DETAILS%).\n"
+)
 _FAILURE_LOG = {
     "time": "%START_TIME%",
     "event": "unavailable",
@@ -25,23 +29,23 @@ _FAILURE_LOG = {
 
 
 def inbound_listener(options: SidecarOptions, inbound: InboundPort) -> Resource:
-    """The listener of one application port, on the pod's addresses, in front of the inside address.
+    """Return the listener of one application port, on the pod's addresses, in front of the inside address.
 
-    STRICT takes mutual TLS alone; PERMISSIVE takes it from whoever speaks TLS, and plain HTTP otherwise;
-    DISABLE takes plain HTTP alone.
+    STRICT accepts mutual TLS only, DISABLE plain HTTP only. PERMISSIVE accepts both and requires a
+    certificate from every client that speaks TLS. A certificate must belong to a workload of the mesh.
     """
     name = f"inbound_{inbound.port}"
-    cluster = inbound_name(inbound)
-    secure = _inbound_manager(name, cluster, secure=True)
-    plain = _inbound_manager(name, cluster, secure=False)
+    secure = _secure_manager(name, options, inbound)
+    plain = _inbound_manager(name, inbound_name(inbound), bounds.PLAIN_TRAFFIC)
     socket = tls.mutual_tls_server(names.certificate(options), names.mesh_roots(options))
+    share = listeners.connection_share(f"{name}_plaintext", bounds.PLAIN_SHARE)
     match inbound.mode:
         case "STRICT":
             chains = [listeners.filter_chain(secure, transport_socket=socket)]
         case "PERMISSIVE":
             chains = [
                 listeners.filter_chain(secure, transport_socket=socket, protocol="tls"),
-                listeners.filter_chain(plain, protocol="raw_buffer"),
+                listeners.filter_chain(plain, protocol="raw_buffer", share=share),
             ]
         case "DISABLE":
             chains = [listeners.filter_chain(plain)]
@@ -56,12 +60,12 @@ def inbound_listener(options: SidecarOptions, inbound: InboundPort) -> Resource:
 
 
 def inbound_name(inbound: InboundPort) -> str:
-    """The name of an application port's cluster, spelled as Istio spells it."""
+    """Return the name of an application port's cluster, spelled as Istio spells it."""
     return f"inbound|{inbound.port}||"
 
 
 def inbound_cluster(options: SidecarOptions, inbound: InboundPort) -> Resource:
-    """The application itself. A port named `http2` or `grpc` (or `grpc-…`) speaks HTTP/2, as in Istio."""
+    """Return the application's cluster: HTTP/2 for ports named `http2`, `grpc` or `grpc-…`, as in Istio."""
     return clusters.static_cluster(
         inbound_name(inbound),
         socket_address(options.inside_address, inbound.port),
@@ -72,14 +76,14 @@ def inbound_cluster(options: SidecarOptions, inbound: InboundPort) -> Resource:
 
 
 def gateway_name(port: int) -> str:
-    """The name of a gateway's listener."""
+    """Return the name of a gateway's listener."""
     return f"gateway_{port}"
 
 
 def gateway_listener(options: SidecarOptions, port: int) -> Resource:
-    """The mesh's entrance: plain HTTP from users, to workloads by the prefix of the path.
+    """Return the mesh's entrance: plain HTTP from users, routed to workloads by the prefix of the path.
 
-    The longest prefix wins, whatever the order of declaration.
+    The longest prefix wins. The order of declaration does not matter.
     """
     name = gateway_name(port)
     ordered = sorted(options.routes, key=lambda route: -len(route.prefix))
@@ -87,7 +91,7 @@ def gateway_listener(options: SidecarOptions, port: int) -> Resource:
     manager = http.Manager(
         name=name,
         routes=routes.route_configuration(name, table),
-        limits=bounds.TRAFFIC,
+        limits=bounds.PLAIN_TRAFFIC,
         replies=(
             http.reply(404, "404 no route of this gateway leads there.\n"),
             http.reply(
@@ -104,34 +108,61 @@ def gateway_listener(options: SidecarOptions, port: int) -> Resource:
 
 
 def upstream_name(upstream: Upstream) -> str:
-    """The name of a workload's cluster at a gateway, spelled as Istio spells it."""
+    """Return the name of a workload's cluster at a gateway, spelled as Istio spells it."""
     return f"outbound|{upstream.port}||{upstream.name}"
 
 
 def upstream_cluster(options: SidecarOptions, upstream: Upstream) -> Resource:
-    """A workload behind a gateway: mutual TLS, and nobody but the expected SPIFFE ID may answer."""
+    """Return the cluster of a workload behind a gateway: mutual TLS with exactly the expected SPIFFE ID."""
     socket = tls.mutual_tls_client(names.certificate(options), names.mesh_roots(options), upstream.spiffe_id)
     return clusters.static_cluster(
         upstream_name(upstream),
         socket_address(upstream.address, upstream.port),
         bounds.TRAFFIC_BREAKER,
         connect_timeout=bounds.MESH_CONNECT_TIMEOUT,
+        idle_timeout=bounds.MESH_IDLE_TIMEOUT,
         transport_socket=socket,
     )
 
 
 def upstreams(gateway_routes: tuple[GatewayRoute, ...]) -> tuple[Upstream, ...]:
-    """The workloads that the routes lead to, each once."""
+    """Return the workloads that the routes lead to, each once."""
     return tuple(dict.fromkeys(route.upstream for route in gateway_routes))
 
 
-def _inbound_manager(name: str, cluster: str, *, secure: bool) -> Resource:
+def _secure_manager(name: str, options: SidecarOptions, inbound: InboundPort) -> Resource:
+    node, domain = options.node_id.replace("%", "%%"), options.trust_domain.replace("%", "%%")
+    refused = http.denial(403, _REFUSED.format(node=node, domain=domain))
+    return _inbound_manager(
+        name,
+        inbound_name(inbound),
+        bounds.TRAFFIC,
+        filters=(authorization.members_filter(options.trust_domain),),
+        replies=(refused,),
+        access_log=(logs.denial_log(DENIAL_LOG),),
+        client_certificate=True,
+    )
+
+
+def _inbound_manager(
+    name: str,
+    cluster: str,
+    limits: http.HttpLimits,
+    *,
+    filters: tuple[Resource, ...] = (),
+    replies: tuple[Resource, ...] = (),
+    access_log: tuple[Resource, ...] = (),
+    client_certificate: bool = False,
+) -> Resource:
+    dead = http.reply(503, "503 the application does not answer: %RESPONSE_CODE_DETAILS%\n")
     manager = http.Manager(
         name=name,
         routes=routes.route_configuration(name, [routes.prefix_route("/", cluster)]),
-        limits=bounds.TRAFFIC,
-        replies=(http.reply(503, "503 the application does not answer: %RESPONSE_CODE_DETAILS%\n"),),
-        client_certificate=secure,
+        limits=limits,
+        filters=filters,
+        replies=(*replies, dead),
+        access_log=access_log,
+        client_certificate=client_certificate,
         upgrades=_UPGRADES,
         absolute_form=True,
         request_ids=True,

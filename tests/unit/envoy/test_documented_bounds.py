@@ -26,6 +26,12 @@ FAILURES = (Path(__file__).parents[3] / "docs" / "failures.md").read_text()
         f"served for at most {bounds.REVOCATION_BOUND:g} s more",
         f"408 after {bounds.METRICS.headers_timeout:g} s (header)",
         f"or {bounds.METRICS.request_timeout:g} s (whole)",
+        f"more than {bounds.TRAFFIC_CONNECTIONS} connections to one port",
+        f"get {bounds.PLAIN_SHARE} of these places",
+        f"closed after {bounds.TRAFFIC.idle_timeout:g} s with mutual TLS, "
+        f"after {bounds.PLAIN_TRAFFIC.idle_timeout:g} s in plaintext",
+        f"closed after {bounds.TRAFFIC.headers_timeout:g} s",
+        f"nothing has moved for {bounds.TRAFFIC.stream_idle_timeout:g} s",
         f"{MergeLimits().max_families:,} families, {MergeLimits().max_bytes >> 20} MB per source",
     ],
 )

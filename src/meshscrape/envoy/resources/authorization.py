@@ -19,14 +19,22 @@ _INPUTS = "envoy.extensions.matching.common_inputs.ssl.v3"
 _SPIFFE_PATH = r"(/[A-Za-z0-9._-]+)+"
 
 NOT_LISTED = "not on the list of scrapers"
+NO_MEMBER = "not a workload of this trust domain"
 
 
 def scrapers_filter(scrapers: Sequence[Scraper]) -> Resource:
-    """The RBAC filter that lets `scrapers` in and refuses everybody else with 403."""
-    rules: Resource = {"on_no_match": {"action": _action(NOT_LISTED, "DENY")}}
-    if scrapers:
-        rules["matcher_list"] = {"matchers": [_matcher(scraper) for scraper in scrapers]}
-    return typed(_RBAC, matcher=rules)
+    """Return the RBAC filter that lets `scrapers` in and refuses every other client with 403."""
+    return _only(scrapers, NOT_LISTED)
+
+
+def members_filter(trust_domain: str) -> Resource:
+    """Return the HTTP filter that refuses, with 403, clients without exactly one SPIFFE ID of `trust_domain`.
+
+    The roots of a mesh may have signed other certificates too: those of a server, of a CA, of another trust
+    domain. They prove that somebody trusted the holder, not that it is a workload of this mesh.
+    """
+    config = _only([TrustDomainScraper(trust_domain)], NO_MEMBER)
+    return {"name": "envoy.filters.http.rbac", "typed_config": config}
 
 
 def bearer_filter(tokens: Sequence[str]) -> Resource:
@@ -81,6 +89,13 @@ def watched_filter(name: str, path: str) -> Resource:
         "type_urls": [type_url(_RBAC)],
     }
     return {"name": name, "config_discovery": discovery}
+
+
+def _only(scrapers: Sequence[Scraper], refusal: str) -> Resource:
+    rules: Resource = {"on_no_match": {"action": _action(refusal, "DENY")}}
+    if scrapers:
+        rules["matcher_list"] = {"matchers": [_matcher(scraper) for scraper in scrapers]}
+    return typed(_RBAC, matcher=rules)
 
 
 def _matcher(scraper: Scraper) -> Resource:

@@ -27,10 +27,18 @@ def static_cluster(
     connect_timeout: float,
     transport_socket: Resource | None = None,
     http2: bool = False,
+    idle_timeout: float | None = None,
 ) -> Resource:
-    """A cluster of one endpoint at a fixed `address`; `connect_timeout` in seconds includes TLS."""
+    """Return a cluster of one endpoint at a fixed `address`.
+
+    Times are in seconds. `connect_timeout` includes TLS. Idle connections are closed after `idle_timeout`,
+    by default after Envoy's own hour.
+    """
     endpoint = {"endpoint": {"address": address}}
     protocol: Resource = {"http2_protocol_options": {}} if http2 else {"http_protocol_options": {}}
+    options = typed(_OPTIONS, explicit_http_config=protocol)
+    if idle_timeout is not None:
+        options["common_http_protocol_options"] = {"idle_timeout": seconds(idle_timeout)}
     cluster: Resource = {
         "name": name,
         "type": "STATIC",
@@ -38,7 +46,7 @@ def static_cluster(
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
         "circuit_breakers": {"thresholds": [_thresholds(breaker)]},
         "per_connection_buffer_limit_bytes": 1 << 20,
-        "typed_extension_protocol_options": {_OPTIONS: typed(_OPTIONS, explicit_http_config=protocol)},
+        "typed_extension_protocol_options": {_OPTIONS: options},
     }
     if transport_socket is not None:
         cluster["transport_socket"] = transport_socket

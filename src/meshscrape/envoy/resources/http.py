@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from meshscrape.envoy.resources import logs
 from meshscrape.envoy.resources.routes import WatchedRoutes
 from meshscrape.envoy.resources.values import Resource, file_source, seconds, typed
 
@@ -178,6 +179,11 @@ def reply(status: int, text: str) -> Resource:
             "content_type": "text/plain; charset=utf-8",
         },
     }
+
+
+def denial(status: int, text: str) -> Resource:
+    """Return the reply (see `reply`) to requests that an RBAC filter refused with `status`."""
+    return {**reply(status, text), "filter": logs.condition(logs.DENIED)}
 
 
 def refusal(status: int, reason: str, text: str, condition: Resource, header: str) -> Resource:

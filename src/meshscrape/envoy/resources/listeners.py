@@ -9,6 +9,7 @@ from meshscrape.envoy.resources.values import Resource, seconds, socket_address,
 BUFFER_BYTES = 1 << 20
 HANDSHAKE_TIMEOUT = 5.0
 _HCM = "envoy.filters.network.http_connection_manager"
+_SHARE = "envoy.extensions.filters.network.connection_limit"
 
 
 def listener(
@@ -20,10 +21,10 @@ def listener(
     inspect_tls: bool = False,
     access_log: Sequence[Resource] = (),
 ) -> Resource:
-    """A listener on the same `port` of one or several addresses, which nobody can share.
+    """Return a listener on the same `port` of one or several addresses; no other process can share it.
 
     With `inspect_tls` the first bytes of a connection decide which of the `chains` it matches.
-    `access_log` is written when a connection ends.
+    Envoy writes the `access_log` when a connection ends.
     """
     first, *others = addresses
     resource: Resource = {
@@ -31,7 +32,7 @@ def listener(
         "stat_prefix": name,
         "address": socket_address(first, port),
         "filter_chains": list(chains),
-        # Two processes that share a port by SO_REUSEPORT each get some of the connections, silently.
+        # With SO_REUSEPORT a second process could bind the port and would silently get some connections.
         "enable_reuse_port": False,
         "per_connection_buffer_limit_bytes": BUFFER_BYTES,
         "access_log": list(access_log),
@@ -48,15 +49,34 @@ def listener(
 
 
 def connection_limit(name: str, limit: int) -> tuple[str, int]:
-    """The runtime value that bounds the open connections of the listener `name`."""
+    """Return the runtime key and value that bound the open connections of the listener `name`."""
     return f"envoy.resource_limits.listener.{name}.connection_limit", limit
 
 
+def connection_share(name: str, limit: int) -> Resource:
+    """Return the network filter that closes a connection when its filter chain has `limit` already.
+
+    It counts from the first packet on, so it cannot tell which clients of a TLS chain will authenticate.
+    """
+    config = typed(f"{_SHARE}.v3.ConnectionLimit", stat_prefix=name, max_connections=limit)
+    return {"name": "envoy.filters.network.connection_limit", "typed_config": config}
+
+
 def filter_chain(
-    manager: Resource, *, transport_socket: Resource | None = None, protocol: str | None = None
+    manager: Resource,
+    *,
+    transport_socket: Resource | None = None,
+    protocol: str | None = None,
+    share: Resource | None = None,
 ) -> Resource:
-    """HTTP, over `transport_socket` or in the clear; `protocol` ("tls", "raw_buffer") for inspected ones."""
-    chain: Resource = {"filters": [{"name": _HCM, "typed_config": manager}]}
+    """Return a filter chain for HTTP, over `transport_socket` or in plaintext.
+
+    `protocol` ("tls" or "raw_buffer") selects the connections where the listener inspects their first bytes.
+    `share` is a `connection_share`.
+    """
+    chain: Resource = {
+        "filters": [*([share] if share else []), {"name": _HCM, "typed_config": manager}],
+    }
     if transport_socket is not None:
         chain["transport_socket"] = transport_socket
         chain["transport_socket_connect_timeout"] = seconds(HANDSHAKE_TIMEOUT)

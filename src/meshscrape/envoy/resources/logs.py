@@ -6,11 +6,19 @@ from collections.abc import Mapping
 
 from meshscrape.envoy.resources.values import Resource, typed
 
+DENIED = "response.code_details.startsWith('rbac_access_denied')"
+"""A CEL condition: an RBAC filter refused the request."""
+
 
 def error_log(lowest_status: int, fields: Mapping[str, str]) -> Resource:
     """A line for each answer of a connection manager from `lowest_status` on; `fields` are formats."""
     comparison = {"op": "GE", "value": {"default_value": lowest_status, "runtime_key": "error_log"}}
     return _standard_error({"status_code_filter": {"comparison": comparison}}, fields)
+
+
+def denial_log(fields: Mapping[str, str]) -> Resource:
+    """Return the log with a line for each request that an RBAC filter refused."""
+    return _standard_error(condition(DENIED), fields)
 
 
 def handshake_log(fields: Mapping[str, str]) -> Resource:
