@@ -4,10 +4,10 @@ BIN := .venv/bin
 MESH ?=
 ARGS ?=
 
-.PHONY: help setup up test unit soak lint check bench lock image clean
+.PHONY: help setup up upstream test unit soak lint check bench lock image clean
 
 help: ## show these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 .venv/.ready: requirements.txt pyproject.toml scripts/setup.sh
 	@sh scripts/setup.sh
@@ -19,6 +19,9 @@ up: setup ## start a mesh on this machine and show it until Ctrl-C
 
 test: setup ## run every test
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+upstream: setup ## fetch the CRDs and sample manifests that tests read (needs Go)
+	@$(BIN)/python scripts/upstream.py
 
 unit: setup ## run the tests that start no process
 	@$(BIN)/pytest tests/unit $(ARGS)

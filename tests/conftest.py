@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import resource
+from collections.abc import Generator
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from support.upstream import ABSENT, CRDS
 
 # As much as a user may have without asking; the usual soft limit of 1024 is for programs that use select(2).
 _, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -12,3 +16,17 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (HARD, HARD))
 
 settings.register_profile("meshscrape", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshscrape")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
+    """Say in one line, after everything else, how much did not run without upstream data."""
+    yield
+    reports = terminalreporter.stats.get("skipped", [])
+    skipped = [report for report in reports if ABSENT in str(report.longrepr)]
+    if not CRDS.is_dir():
+        terminalreporter.write_line(
+            f"no upstream data: {len(skipped)} tests skipped, and plans were not checked against the CRDs; "
+            "run `make upstream` (needs Go) or set MESHSCRAPE_UPSTREAM",
+            yellow=True,
+        )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from meshscrape.prometheus.existing import with_secure_jobs
@@ -13,9 +12,8 @@ from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs, dr
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 from support.discovery import discovered
 from support.promtool import relabelled
+from support.upstream import INJECTED, SAMPLES, needs_upstream
 
-SAMPLES = Path(__file__).parents[3] / "shared/samples/injected"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/samples beside the repository")
 PROXY_PORTS = [{"containerPort": 15090, "name": "http-envoy-prom", "protocol": "TCP"}]
 GATEWAY_PORTS = [{"containerPort": 15020, "name": "metrics"}, {"containerPort": 15021}, *PROXY_PORTS]
 APPLICATION = ApplicationPort("shop", "web", {"app": "web", "app.kubernetes.io/name": "we.b"}, 9080)
@@ -162,10 +160,10 @@ def test_a_plaintext_job_leaves_the_proxy_of_secured_pods(tmp_path: Path) -> Non
     ]  # fmt: skip
 
 
-@needs_samples
+@needs_upstream
 def test_istios_addon_moves_pod_by_pod(tmp_path: Path) -> None:
     """Its job `kubernetes-pods`, with the rule: secured pods are gone from it, over IPv6 too; others stay."""
-    documents = yaml.safe_load_all((SAMPLES.parent / "prometheus-secure-metrics.yaml").read_text())
+    documents = yaml.safe_load_all((SAMPLES / "prometheus-secure-metrics.yaml").read_text())
     data = next(each for each in documents if each["kind"] == "ConfigMap")["data"]
     config = with_secure_jobs(yaml.safe_load(data["prometheus.yml"]), ClusterJobs("/c"), ["kubernetes-pods"])
     (job,) = [each for each in config["scrape_configs"] if each["job_name"] == "kubernetes-pods"]
@@ -178,10 +176,10 @@ def test_istios_addon_moves_pod_by_pod(tmp_path: Path) -> None:
     assert {each["pod"] for each in found} == {"own-port", "silent"}
 
 
-@needs_samples
+@needs_upstream
 def test_pods_as_the_injector_writes_them(tmp_path: Path) -> None:
     """Each of upstream's injected pods is one target once it announces a port."""
-    pods = [_live(path) for path in sorted(SAMPLES.glob("*.yaml"))]
+    pods = [_live(path) for path in sorted(INJECTED.glob("*.yaml"))]
     found = scraped(MERGED_JOB, tmp_path, *pods)
     assert len(pods) >= 5
     assert [each["pod"] for each in found] == [each["metadata"]["name"] for each in pods]

@@ -18,9 +18,9 @@ from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_o
 from support.ca import TestCa
 from support.mesh import meshscrape
 from support.promtool import check_config, check_rules
+from support.upstream import SAMPLES, needs_upstream
 
-SAMPLE = Path(__file__).parents[3] / "shared/samples/prometheus-secure-metrics.yaml"
-needs_sample = pytest.mark.skipif(not SAMPLE.is_file(), reason="no ../shared/samples beside the repository")
+SAMPLE = SAMPLES / "prometheus-secure-metrics.yaml"
 VMAGENT = os.environ.get("MESHSCRAPE_VMAGENT") or shutil.which("vmagent")
 APPLICATION = ApplicationPort("shop", "web", {"app": "web"}, 9080)
 
@@ -55,7 +55,7 @@ def test_the_addons_files_pass_promtool(
     check_config(text.replace("/etc/prometheus", str(tmp_path)), tmp_path)
 
 
-@needs_sample
+@needs_upstream
 def test_istios_sample_with_our_jobs_passes_promtool(certificates: Path, tmp_path: Path) -> None:
     """An existing configuration with the secure jobs put in stays one that Prometheus takes."""
     documents = yaml.safe_load_all(SAMPLE.read_text())

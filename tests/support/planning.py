@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,9 +11,8 @@ from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory
 from meshscrape.observe import observe
 from meshscrape.plan.model import PHASES, Change, Intent, Plan, revert
 from meshscrape.plan.planner import plan
-from support.schemas import CRDS, known, problems
-
-SAMPLES = Path(__file__).parents[3] / "shared/samples"
+from support.schemas import known, problems
+from support.upstream import CRDS, SAMPLES
 
 
 def sample(*names: str) -> Inventory:

@@ -1,6 +1,6 @@
 """Closed schemas for every kind of object that is rendered: what an API server silently drops fails here.
 
-Istio's, the Gateway API's and the Operator's come from the CRDs beside the repository, closed (`_closed`);
+Istio's, the Gateway API's and the Operator's come from the CRDs of `support.upstream`, closed (`_closed`);
 Kubernetes' own from the strict schemas of the `kubernetes-validate` package. CEL rules are not run.
 """
 
@@ -11,22 +11,19 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 import referencing
 import yaml
 
-CRDS = Path(__file__).parents[3] / "shared/crds"
+from support.upstream import CRDS
+
 # The oldest with all that is rendered (restartPolicy of init containers), and the newest of the package.
 KUBERNETES = ("1.29", "1.37")
 _DEFINITIONS = "https://kubernetes.io/api/_definitions.json"
 _OBJECT_META = {"$ref": f"{_DEFINITIONS}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-needs_crds = pytest.mark.skipif(not CRDS.is_dir(), reason="no ../shared/crds beside the repository")
 
 
 def problems(obj: Mapping[str, Any], versions: Iterable[str] = KUBERNETES) -> list[str]:
@@ -74,7 +71,7 @@ def _named(kind: str, suffix: str, errors: Iterable[str]) -> list[str]:
 def crds() -> dict[tuple[str, str], str]:
     """The text of each CRD by group and kind. Parsing all of them would take longer than all tests do."""
     found = {}
-    for path in sorted(CRDS.glob("*.yaml")):
+    for path in sorted(CRDS.rglob("*.yaml")):
         for text in re.split(r"^---$", path.read_text(), flags=re.MULTILINE):
             group = re.search(r"^  group: (\S+)$", text, re.MULTILINE)
             kind = re.search(r"^    kind: (\S+)$", text, re.MULTILINE)

@@ -14,7 +14,8 @@ from meshscrape.cli import dashboard, prometheus_config, rules
 from meshscrape.errors import InputError
 from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
 from meshscrape.prometheus.rules import RuleOptions, rule_groups
-from support.schemas import assert_valid, needs_crds
+from support.schemas import assert_valid
+from support.upstream import needs_upstream
 
 
 def printed(command: click.Command, *arguments: str) -> str:
@@ -86,7 +87,7 @@ def test_rules_as_a_file_with_thresholds() -> None:
     assert yaml.safe_load(text) == {"groups": rule_groups(RuleOptions(5400, 172800))}
 
 
-@needs_crds
+@needs_upstream
 def test_rules_as_an_object() -> None:
     """With the labels that a ruleSelector asks for."""
     rule = yaml.safe_load(

@@ -16,9 +16,7 @@ from meshscrape.istio.fields import load_documents
 from meshscrape.kube.manifests import load_manifests
 from support.examples import CLUSTERS
 from support.objects import deployment, pod_of, service
-
-SAMPLES = Path(__file__).parents[4] / "shared/samples"
-FILES = sorted(SAMPLES.rglob("*.yaml"))
+from support.upstream import needs_upstream, sample_files
 
 
 class _Plain(yaml.SafeDumper):
@@ -40,8 +38,8 @@ def read(text: str) -> list[Any]:
     return [each.data for each in load_manifests(text.splitlines(keepends=True), "x.yaml")]
 
 
-@pytest.mark.skipif(not FILES, reason="the folder of sample manifests is not beside the repository")
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+@needs_upstream
+@pytest.mark.parametrize("file", sample_files(), ids=lambda file: file.name)
 def test_samples_read_as_the_strict_loader_reads_them(file: Path) -> None:
     """Every sample gives the data, and the places, of the strict loader."""
     text = file.read_text()

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from meshscrape.istio.annotations import parse_annotations
 from meshscrape.istio.proxy_config import parse_proxy_config
+from support.upstream import INJECTED, needs_upstream
 
-SAMPLES = Path(__file__).parents[4] / "shared" / "samples" / "injected"
-
-pytestmark = pytest.mark.skipif(
-    not SAMPLES.is_dir(), reason="the injector's golden files are not beside the checkout (../shared/samples)"
-)
+pytestmark = needs_upstream
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """File name, metadata and spec of every injected pod of the samples."""
-    for path in sorted(SAMPLES.glob("*.yaml")):
+    for path in sorted(INJECTED.glob("*.yaml")):
         for document in filter(None, yaml.safe_load_all(path.read_text())):
             pod = document["spec"]["template"] if document["kind"] == "Deployment" else document
             yield path.name, pod["metadata"], pod["spec"]

@@ -41,11 +41,8 @@ from support.objects import (
     secure_overlay,
     service,
 )
+from support.upstream import SAMPLES, needs_upstream, sample_files
 
-SAMPLES = Path(__file__).parents[4] / "shared/samples"
-needs_samples = pytest.mark.skipif(
-    not SAMPLES.is_dir(), reason="the folder of sample manifests is not beside the repository"
-)
 INCLUDE = "traffic.sidecar.istio.io/includeInboundPorts"
 EXCLUDE = "traffic.sidecar.istio.io/excludeInboundPorts"
 INJECTED = namespace("default", istio_injection="enabled")
@@ -63,8 +60,8 @@ def workload(*parts: Any, name: str = "httpbin", version: str | None = None) -> 
 # Samples
 
 
-@needs_samples
-@pytest.mark.parametrize("file", sorted(SAMPLES.rglob("*.yaml")), ids=lambda file: file.name)
+@needs_upstream
+@pytest.mark.parametrize("file", sample_files(), ids=lambda file: file.name)
 def test_every_sample_is_observed(file: Path) -> None:
     """No sample is a surprise: every workload of it has a kind, and a version that is told or unknown."""
     found = sample(str(file.relative_to(SAMPLES)))
@@ -72,7 +69,7 @@ def test_every_sample_is_observed(file: Path) -> None:
     assert not any(each.versions.after.known for each in found.workloads)
 
 
-@needs_samples
+@needs_upstream
 @pytest.mark.parametrize(
     ("name", "kind", "native"),
     [
@@ -92,7 +89,7 @@ def test_injected_samples(name: str, kind: str, native: bool | None) -> None:
     assert str(only(sample(name, istio_version="1.31.0").workloads).versions.after) == "1.31.0"
 
 
-@needs_samples
+@needs_upstream
 def test_the_secure_add_on_is_a_scraper() -> None:
     """Istio's sample Prometheus has an identity, certificates, and two secure jobs that match nothing yet."""
     found = sample("prometheus-secure-metrics.yaml", istio_version="1.31.0")

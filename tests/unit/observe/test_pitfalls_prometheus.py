@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,8 @@ from meshscrape.kube.objects import load_inventory
 from meshscrape.observe import observe
 from support.objects import Object, config_map, control_plane, observed, only, pitfalls, proxy_config
 from support.scraping_objects import SECURE_PORT, operated_prometheus, prometheus, secure_job
+from support.upstream import SAMPLES, needs_upstream
 
-SAMPLES = Path(__file__).parents[4] / "shared/samples"
 INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
 OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
 MOUNT = "sidecar.istio.io/userVolumeMount"
@@ -39,9 +38,7 @@ def test_a_prometheus_done_right() -> None:
     assert observed(with_annotations()).pitfalls == ()
 
 
-@pytest.mark.skipif(
-    not SAMPLES.is_dir(), reason="the folder of sample manifests is not beside the repository"
-)
+@needs_upstream
 def test_the_pitfalls_of_istios_own_sample() -> None:
     """Upstream's add-on for secure metrics has a good number of them."""
     name = "prometheus-secure-metrics.yaml"

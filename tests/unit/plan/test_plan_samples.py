@@ -9,8 +9,9 @@ import pytest
 from meshscrape.istio.allow_list import parse_scrapers
 from support.objects import cluster, control_plane
 from support.planning import SAMPLES, notes, refs, sample, settled
+from support.upstream import needs_upstream
 
-pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/samples beside the repository")
+pytestmark = needs_upstream
 
 FILES = sorted(str(path.relative_to(SAMPLES)) for path in SAMPLES.rglob("*.yaml")) if SAMPLES.is_dir() else []
 ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/istio-system/sa/prometheus")

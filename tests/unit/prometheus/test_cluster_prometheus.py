@@ -12,7 +12,8 @@ import yaml
 from meshscrape.errors import InputError
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
-from support.schemas import assert_valid, needs_crds
+from support.schemas import assert_valid
+from support.upstream import needs_upstream
 
 Kind = Literal["addon", "operator"]
 KINDS: tuple[Kind, ...] = ("addon", "operator")
@@ -48,7 +49,7 @@ def template(kind: Kind, options: PrometheusOptions = OPTIONS) -> dict[str, Any]
     }
 
 
-@needs_crds
+@needs_upstream
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", [OPTIONS, FULL, replace(OPTIONS, rules=None)])
 def test_every_object_is_valid_in_closed_schemas(kind: Kind, options: PrometheusOptions) -> None:
@@ -247,7 +248,7 @@ def test_an_application_that_selects_everything_is_refused(broken: Mapping[str, 
         replace(WEB, **broken)
 
 
-@needs_crds
+@needs_upstream
 @pytest.mark.parametrize("unknown", [{"service_port": ""}, {"service_labels": None}, {"service_labels": {}}])
 def test_an_application_without_a_service_to_select(unknown: Mapping[str, Any]) -> None:
     """A port without a name, or a Service without labels: a PodMonitor finds the pods by their own labels."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +9,10 @@ import yaml
 
 from meshscrape.prometheus.existing import existing_advice, plaintext_pod_jobs, with_secure_jobs
 from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
+from support.upstream import SAMPLES, needs_upstream
 
 JOBS = ClusterJobs("/etc/istio-output-certs")
-SAMPLE = Path(__file__).parents[4] / "shared/samples/prometheus-secure-metrics.yaml"
-needs_sample = pytest.mark.skipif(not SAMPLE.is_file(), reason="no ../shared/samples beside the repository")
+SAMPLE = SAMPLES / "prometheus-secure-metrics.yaml"
 CONFIG = {
     "global": {"scrape_interval": "15s"},
     "scrape_configs": [
@@ -83,7 +82,7 @@ def test_a_job_of_the_same_name_keeps_its_interval_and_certificate() -> None:
     assert changed == {**ours, "scrape_interval": "1m", "tls_config": {"ca_file": "/c"}}
 
 
-@needs_sample
+@needs_upstream
 def test_the_jobs_of_istios_sample_are_corrected_where_they_stand() -> None:
     """Same names, same place: Running pods, IPv6, default path and labels come in, nothing else moves."""
     documents = yaml.safe_load_all(SAMPLE.read_text())

@@ -16,7 +16,8 @@ from meshscrape.prometheus.rules import (
     rule_groups,
     rules_file,
 )
-from support.schemas import assert_valid, needs_crds
+from support.schemas import assert_valid
+from support.upstream import needs_upstream
 
 DOCUMENT = Path(__file__).parents[3] / "docs/prometheus.md"
 
@@ -26,7 +27,7 @@ def test_the_file_is_the_groups() -> None:
     assert yaml.safe_load(rules_file(RuleOptions())) == {"groups": rule_groups(RuleOptions())}
 
 
-@needs_crds
+@needs_upstream
 def test_the_object_is_valid() -> None:
     """A PrometheusRule with the labels that the ruleSelector wants."""
     rule = prometheus_rule(RuleOptions(), "mesh", "monitoring", {"release": "kube"})

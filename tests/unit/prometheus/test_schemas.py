@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from support.schemas import assert_valid, crds, known, needs_crds, problems
+from support.schemas import assert_valid, crds, known, problems
+from support.upstream import SAMPLES, needs_upstream
 
-SAMPLES = Path(__file__).parents[4] / "shared/samples"
-needs_samples = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no ../shared/samples beside the repository")
 POD_MONITOR = {
     "apiVersion": "monitoring.coreos.com/v1",
     "kind": "PodMonitor",
@@ -56,13 +54,13 @@ def changed(obj: dict[str, Any], *path: str | int, value: Any) -> dict[str, Any]
     return result
 
 
-@needs_crds
+@needs_upstream
 def test_what_is_right_passes() -> None:
     """A custom resource of the Operator, one of Istio, one of Kubernetes."""
     assert_valid(POD_MONITOR, SIDECAR, ROLE, SERVICE, PROMETHEUS)
 
 
-@needs_crds
+@needs_upstream
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -88,7 +86,7 @@ def test_what_is_wrong_is_told(wrong: dict[str, Any]) -> None:
     assert problems(wrong)
 
 
-@needs_crds
+@needs_upstream
 def test_an_unserved_version_and_an_unknown_kind_are_errors_of_the_test() -> None:
     """Not taken for valid."""
     with pytest.raises(LookupError):
@@ -96,7 +94,7 @@ def test_an_unserved_version_and_an_unknown_kind_are_errors_of_the_test() -> Non
     assert not known({"apiVersion": "istio.alibabacloud.com/v1", "kind": "IstioGateway"})
 
 
-@needs_crds
+@needs_upstream
 def test_every_kind_that_is_rendered_has_a_schema() -> None:
     """Istio's, the Gateway API's and the Operator's."""
     kinds = {kind for _, kind in crds()}
@@ -108,8 +106,7 @@ def test_every_kind_that_is_rendered_has_a_schema() -> None:
     }  # fmt: skip
 
 
-@needs_crds
-@needs_samples
+@needs_upstream
 def test_upstreams_own_manifests_pass() -> None:
     """The schemas are not stricter than reality."""
     for path in (SAMPLES / "bookinfo.yaml", SAMPLES / "httpbin-gateway.yaml", SAMPLES / "httpbin.yaml"):
