@@ -1,0 +1,127 @@
+"""The cluster of a run, and the rows that its scenarios saw."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from conformance import rows
+from conformance.cluster import machine, programs
+from conformance.cluster.istio import Installer
+from conformance.cluster.processes import running
+from conformance.kube import Capabilities, Kube
+
+OURS = Capabilities("a cluster of processes")
+SEEN: list[rows.Row] = []
+RAN: set[str] = set()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the suite's own options."""
+    group = parser.getgroup("conformance")
+    group.addoption("--tier", choices=("core", "whole"), default="core", help="which scenarios run")
+    group.addoption("--use-kubeconfig", type=Path, help="run on this cluster instead of one of processes")
+    group.addoption("--cluster-name", default="the cluster of a kubeconfig", help="what the rows call it")
+    group.addoption("--capabilities", default="", help="comma separated: istio-envoy, kube-proxy, policies")
+    group.addoption("--rows", type=Path, help="write what was seen into this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers."""
+    config.addinivalue_line("markers", "whole: runs only in the whole tier")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the scenarios of the other tier."""
+    if config.getoption("--tier") == "core":
+        left = [item for item in items if item.get_closest_marker("whole")]
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Note which scenarios ran; a failed one loses its rows."""
+    if report.when == "call":
+        RAN.add(scenario(report.nodeid))
+    if report.failed:
+        SEEN[:] = [row for row in SEEN if row.scenario != scenario(report.nodeid)]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the page."""
+    file = session.config.getoption("--rows")
+    if file and RAN:
+        rows.write(file, SEEN, RAN)
+
+
+def scenario(nodeid: str) -> str:
+    """Return a test's name without the directory."""
+    return nodeid.rpartition("/")[2]
+
+
+@pytest.fixture(scope="session")
+def kube(request: pytest.FixtureRequest) -> Iterator[Kube]:
+    """A cluster with Istio and the Gateway API: the given one, or one of processes."""
+    given: Path | None = request.config.getoption("--use-kubeconfig")
+    if given is not None:
+        names = set(request.config.getoption("--capabilities").split(","))
+        capabilities = Capabilities(
+            request.config.getoption("--cluster-name"),
+            istio_envoy="istio-envoy" in names,
+            kube_proxy="kube-proxy" in names,
+            network_policies="policies" in names,
+        )
+        yield Kube(Path(shutil.which("kubectl") or "kubectl"), given, capabilities)
+        return
+    try:
+        with running(older=request.config.getoption("--tier") == "whole") as cluster:
+            installer = Installer(cluster.kubeconfig)
+            installer.gateway_api()
+            installer.istiod()
+            yield Kube(programs.program("kubectl"), cluster.kubeconfig, OURS)
+    except machine.MachineError as error:
+        pytest.exit(f"conformance: {error}", returncode=2)
+
+
+@pytest.fixture(scope="session")
+def versions(kube: Kube) -> dict[str, str]:
+    """Return the versions that rows name; scenarios add to it."""
+    server = kube("get", "--raw", "/version")
+    istiod = kube.get("-n", "istio-system", "deployment", "-l", "app=istiod")["items"][0]
+    image = istiod["spec"]["template"]["spec"]["containers"][0]["image"]
+    built = programs.BY_NAME["pilot-discovery"].version if kube.capabilities is OURS else ""
+    return {
+        "Kubernetes": json.loads(server)["gitVersion"],
+        "Istio": " ".join(filter(None, [image.rpartition(":")[2], f"({built})" if built else ""])),
+        "Envoy": "stock 1.40" if not kube.capabilities.istio_envoy else "Istio's",
+    }
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, kube: Kube, versions: dict[str, str]) -> Callable[..., None]:
+    """Return a function that notes one thing that the scenario saw: `row(WHAT, SEEN, Prometheus=VERSION)`."""
+
+    def note(what: str, seen: str, **more: str) -> None:
+        text = ", ".join(f"{name} {value}" for name, value in (versions | more).items())
+        tier = "whole" if request.node.get_closest_marker("whole") else "core"
+        when = datetime.datetime.now(datetime.UTC).date().isoformat()
+        SEEN.append(
+            rows.Row(scenario(request.node.nodeid), what, seen, tier, kube.capabilities.name, text, when)
+        )
+
+    return note
+
+
+@pytest.fixture(scope="session")
+def meshscrape() -> Path:
+    """The command under test."""
+    command = Path(sys.executable).parent / "meshscrape"
+    assert os.access(command, os.X_OK), f"{command} is missing: run make setup"
+    return command

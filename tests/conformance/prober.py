@@ -1,0 +1,93 @@
+"""Pods that make requests inside the cluster, each with the identity of its ServiceAccount."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from conformance.kube import Kube, Object, until
+
+SCRIPT = (Path(__file__).parent / "probe.py").read_text()
+CERTIFICATES = "/etc/istio-certs"
+IMAGE = "docker.io/library/python:3.12-slim"
+
+
+@dataclass(frozen=True)
+class Prober:
+    """A pod that runs requests with its own workload certificate."""
+
+    kube: Kube
+    namespace: str
+    name: str
+
+    def ask(self, *requests: Object) -> list[Object]:
+        """Make requests one after the other and return the answers."""
+        words = ("-n", self.namespace, "exec", "-i", self.name, "-c", "prober", "--", "python3", "-c", SCRIPT)
+        answers: list[Object] = json.loads(self.kube(*words, stdin=json.dumps(requests)))
+        return answers
+
+    def outcomes(self, *requests: Object) -> list[int | str]:
+        """Make requests and return the status, or the kind of failure, of each."""
+        return [answer.get("status") or str(answer["failure"]) for answer in self.ask(*requests)]
+
+
+def secure(host: str, port: int, **more: Any) -> Object:
+    """Return a request over mutual TLS with the pod's own certificate."""
+    own = {"certificate": f"{CERTIFICATES}/cert-chain.pem", "key": f"{CERTIFICATES}/key.pem"}
+    return {"host": host, "port": port, **own, **more}
+
+
+def anonymous(host: str, port: int, **more: Any) -> Object:
+    """Return a request over TLS without a certificate."""
+    return {"host": host, "port": port, **more}
+
+
+def plain(host: str, port: int, **more: Any) -> Object:
+    """Return a request without TLS."""
+    return {"host": host, "port": port, "tls": False, **more}
+
+
+def start(kube: Kube, namespace: str, name: str, account: str | None = None) -> Prober:
+    """Start a pod whose sidecar does nothing but get a certificate, and wait until it has one."""
+    if account is None:
+        kube.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(namespace, name)})
+    kube.apply(manifest(namespace, name, account or name))
+    kube("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=90s")
+    found = ("-n", namespace, "exec", name, "-c", "prober", "--", "test", "-s", f"{CERTIFICATES}/key.pem")
+    until(lambda: kube.run(*found).returncode == 0, f"{namespace}/{name} has its certificate")
+    return Prober(kube, namespace, name)
+
+
+def named(namespace: str, name: str) -> Object:
+    """Return metadata."""
+    return {"name": name, "namespace": namespace}
+
+
+def manifest(namespace: str, name: str, account: str) -> Object:
+    """Return the pod."""
+    annotations = {
+        "proxy.istio.io/config": f"proxyMetadata:\n  OUTPUT_CERTS: {CERTIFICATES}\n",
+        "sidecar.istio.io/userVolumeMount": json.dumps({"certificates": {"mountPath": CERTIFICATES}}),
+        "traffic.sidecar.istio.io/includeInboundPorts": "",
+        "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
+    }
+    metadata = {**named(namespace, name), "labels": {"sidecar.istio.io/inject": "true", "app": name}}
+    container = {
+        "name": "prober",
+        "image": IMAGE,
+        "command": ["sleep", "infinity"],
+        "volumeMounts": [{"name": "certificates", "mountPath": CERTIFICATES, "readOnly": True}],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {**metadata, "annotations": annotations},
+        "spec": {
+            "serviceAccountName": account,
+            "terminationGracePeriodSeconds": 2,
+            "containers": [container],
+            "volumes": [{"name": "certificates", "emptyDir": {"medium": "Memory"}}],
+        },
+    }

@@ -1,0 +1,67 @@
+"""What a Prometheus in the cluster says, asked through the API server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from conformance.kube import Kube, Object, until
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """The pods of a Prometheus, found by a selector."""
+
+    kube: Kube
+    namespace: str
+    selector: str
+
+    def _get(self, path: str) -> Any:
+        pods = self.kube.pods(self.namespace, self.selector)
+        assert pods, f"no Prometheus runs in {self.namespace} ({self.selector})"
+        base = f"/api/v1/namespaces/{self.namespace}/pods/{pods[0]['metadata']['name']}:9090/proxy"
+        return json.loads(self.kube("get", "--raw", base + path))["data"]
+
+    def query(self, expression: str) -> list[Object]:
+        """Return the vector of an instant query."""
+        found: list[Object] = self._get(f"/api/v1/query?query={quote(expression)}")["result"]
+        return found
+
+    def version(self) -> str:
+        """Return Prometheus' own version."""
+        return str(self._get("/api/v1/status/buildinfo")["version"])
+
+    def targets(self, job: str = "") -> list[Object]:
+        """Return the active targets, of one job or of all."""
+        found: list[Object] = self._get("/api/v1/targets?state=active")["activeTargets"]
+        return [target for target in found if not job or target["labels"]["job"] == job]
+
+    def of(self, addresses: set[str]) -> list[Object]:
+        """Return the active targets on some addresses."""
+        return [
+            t for t in self.targets() if t["discoveredLabels"]["__address__"].rpartition(":")[0] in addresses
+        ]
+
+    def wait_for_up(self, addresses: set[str], job: str = "", timeout: float = 60.0) -> list[Object]:
+        """Wait until every address has exactly one target, all are up, and return them."""
+        seen: list[Object] = []
+
+        def good() -> bool:
+            seen[:] = [t for t in self.of(addresses) if not job or t["labels"]["job"] == job]
+            hosts = sorted(t["scrapeUrl"].split("//")[1].rpartition(":")[0] for t in seen)
+            return hosts == sorted(addresses) and all(t["health"] == "up" for t in seen)
+
+        def detail() -> list[object]:
+            return [(t["labels"]["job"], t["scrapeUrl"], t["health"], t["lastError"][:200]) for t in seen]
+
+        until(good, f"{sorted(addresses)} are up in {job or 'one job each'}", timeout, detail)
+        return list(seen)
+
+    def down_samples(self, addresses: set[str], seconds: float) -> int:
+        """Return how many scrapes of these addresses failed within the last seconds."""
+        hosts = "|".join(address.replace(".", r"\\.") for address in sorted(addresses))
+        window = f'up{{instance=~"({hosts}):.*"}}[{max(1, round(seconds))}s]'
+        found = self.query(f"sum(count_over_time({window}) - sum_over_time({window}))")
+        return int(float(found[0]["value"][1])) if found else 0
