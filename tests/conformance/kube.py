@@ -65,7 +65,7 @@ class Kube:
         return json.loads(self("get", *words, "-o", "json"))
 
     def rollout(self, namespace: str, *names: str) -> None:
-        """Wait until workloads (`deployment/NAME`; all Deployments without names) run as their templates say."""
+        """Wait until workloads (`deployment/NAME`; without names all Deployments) run as they should."""
         for name in names or tuple(self("-n", namespace, "get", "deployment", "-o", "name").split()):
             self("-n", namespace, "rollout", "status", name, f"--timeout={ROLLOUT:.0f}s")
         until(lambda: not self.terminating(namespace), f"no pod of {namespace} is terminating")

@@ -1,4 +1,4 @@
-"""Make requests from inside a pod and print what came back. Standard library only: a stock Python image runs it.
+"""Make requests from inside a pod and print what came back. A stock Python image can run it.
 
 Standard input: a JSON list of requests. Standard output: a JSON list of answers, in the same order.
 """

@@ -37,7 +37,7 @@ def gateway() -> list[Object]:
 
 
 def prometheus(*, secure: bool) -> list[Object]:
-    """Return Istio's Prometheus add-on, or the one of the guide with a certificate; both scrape every second."""
+    """Return Istio's Prometheus add-on, or the guide's with a certificate; both scrape every second."""
     objects = sample("addons/extras/prometheus-secure-metrics.yaml" if secure else "addons/prometheus.yaml")
     for value in objects:
         if value["kind"] == "ConfigMap":

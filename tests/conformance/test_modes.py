@@ -1,0 +1,141 @@
+"""Every mode with every kind of Prometheus: planned on a dump, applied phase by phase, then probed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from conformance import prober, shop
+from conformance.hostile import EXPECTED, attacks
+from conformance.kube import Kube, until
+from conformance.migration import Migration
+from conformance.prober import Prober, anonymous, plain, secure
+from conformance.prometheus import Prometheus
+
+Row = Callable[..., None]
+PORT = {"native": 15092, "bootstrap": 15092, "legacy": 15091}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mode, a kind of Prometheus, and the mTLS mode of the namespace."""
+
+    mode: str
+    prometheus: str
+    strict: bool
+
+    def __str__(self) -> str:
+        """Return the name of the test's case."""
+        return f"{self.mode}-{self.prometheus}-{'strict' if self.strict else 'permissive'}"
+
+    def options(self) -> tuple[str, ...]:
+        """Return the options of plan and render."""
+        words = ("--mode", self.mode, "-n", shop.NAMESPACE, "--prometheus", self.prometheus)
+        return words if self.prometheus == "existing" else (*words, "--prometheus-namespace", "monitoring")
+
+
+CORE = (
+    Case("native", "existing", strict=True),
+    Case("bootstrap", "existing", strict=False),
+    Case("legacy", "existing", strict=False),
+    Case("bootstrap", "addon", strict=True),
+    Case("native", "operator", strict=True),
+)
+WHOLE = (
+    Case("native", "addon", strict=False),
+    Case("bootstrap", "operator", strict=False),
+    Case("legacy", "addon", strict=True),
+    Case("legacy", "operator", strict=False),
+    Case("legacy", "existing", strict=True),
+)
+
+
+@pytest.fixture(scope="module")
+def stranger(kube: Kube) -> Iterator[Prober]:
+    """Provide a workload of the mesh that is no scraper."""
+    with shop.probers(kube) as pod:
+        yield pod
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "case", [*CORE, *(pytest.param(case, marks=pytest.mark.whole) for case in WHOLE)], ids=str
+)
+def test_plan_takes_shop_behind_mutual_tls(
+    kube: Kube, meshscrape: Path, tmp_path: Path, stranger: Prober, case: Case, row: Row
+) -> None:
+    """A plan, applied phase by phase, loses no scrape; in the end only the scraper reads."""
+    with shop.shop(kube, strict=case.strict), shop.found(kube, case.prometheus) as existing:
+        migration = Migration(kube, meshscrape, tmp_path, case.options())
+        if existing is not None:
+            existing.wait_for_up(set(shop.addresses(kube).values()))
+        first = migration.plan()
+        assert first.returncode == 2, first.stderr
+        watch = _Watch(kube, existing)
+        phases = migration.migrate((shop.NAMESPACE, *shop.places(case.prometheus)), watch.look)
+        prometheus = existing or shop.rendered(kube, case.prometheus)
+        targets = prometheus.wait_for_up(set(shop.addresses(kube).values()), timeout=90)
+        assert all(target["scrapeUrl"].startswith("https://") for target in targets)
+        last = migration.plan()
+        assert last.returncode == 0, last.stdout
+        seen = _probe(kube, case, prometheus, stranger)
+        row(
+            f"plan: {case.mode}, Prometheus {case.prometheus}, {'STRICT' if case.strict else 'PERMISSIVE'}",
+            f"{len(phases)} phases applied, {len(targets)} targets up over HTTPS, {watch.down} scrapes lost, "
+            f"{seen}; planned again: nothing to do",
+            Prometheus=prometheus.version(),
+        )
+        if existing is not None:
+            migration.restore()
+            migration.settle((shop.NAMESPACE, "istio-system"))
+            existing.wait_for_up(set(shop.addresses(kube).values()), timeout=90)
+            row(f"plan: {case.mode}, `originals/` applied again", "every target up as before")
+
+
+class _Watch:
+    """Asks Prometheus after each phase: is everything up, and did any scrape of a running pod fail?"""
+
+    def __init__(self, kube: Kube, prometheus: Prometheus | None) -> None:
+        self._kube, self._prometheus = kube, prometheus
+        self.down = 0
+
+    def look(self, phase: str) -> None:
+        """Look at the cluster after a phase."""
+        if self._prometheus is None:
+            return
+        addresses = set(shop.addresses(self._kube).values())
+        self._prometheus.wait_for_up(addresses, timeout=90)
+        began = time.monotonic()
+        # As many scrapes as fit: the interval is one second.
+        until(lambda: time.monotonic() - began > 3, "three more scrapes")
+        lost = self._prometheus.down_samples(addresses, 60)
+        assert lost == 0, f"{lost} scrapes failed in {phase}"
+        self.down += lost
+
+
+def _probe(kube: Kube, case: Case, prometheus: Prometheus, stranger: Prober) -> str:
+    """Probe every workload as the scraper, as a stranger, without a certificate and in plaintext."""
+    account = kube.pods(prometheus.namespace, prometheus.selector)[0]["spec"]["serviceAccountName"]
+    scraper = prober.start(kube, prometheus.namespace, "scraper", account=account)
+    port, stranger_gets = PORT[case.mode], 200 if case.mode == "native" else 403
+    try:
+        for name, address in shop.addresses(kube).items():
+            assert scraper.outcomes(secure(address, port)) == [200], name
+            assert stranger.outcomes(secure(address, port)) == [stranger_gets], name
+            refused = stranger.outcomes(anonymous(address, port), plain(address, port))
+            assert refused == ["tls", "closed"], name
+            closed = stranger.outcomes(plain(address, 15020), plain(address, 15090))
+            assert not {200} & set(closed), (name, closed)
+            requests = attacks(address, port)
+            got = scraper.ask(*requests)
+            for request, answer in zip(requests, got, strict=True):
+                where = f"{name} {request.get('method', 'GET')} {request['path']}"
+                assert answer.get("status") in EXPECTED, (where, answer)
+        assert scraper.outcomes(secure(address, port, newest="TLSv1.1")) == ["tls"]
+    finally:
+        kube("-n", prometheus.namespace, "delete", "pod", "scraper")
+    return f"scraper 200, another workload {stranger_gets}, no certificate refused, 15020 and 15090 closed"
