@@ -18,7 +18,7 @@ from meshscrape.cli.output import console
 from meshscrape.errors import InputError
 from meshscrape.istio.versions import parse_version
 from meshscrape.observe import observe
-from meshscrape.observe.model import Pitfall, ScrapedBy
+from meshscrape.observe.model import ObservedJob, Pitfall
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.observation_document import observation_document
 from meshscrape.observe.workload import ObservedWorkload
@@ -61,10 +61,10 @@ def _view(observation: Observation) -> Iterator[RenderableType]:
     yield _planes(observation)
     yield Text()
     yield _workloads(observation)
-    consumers = [each for each in observation.consumers if each.matches or not each.certain]
-    if consumers:
+    jobs = [each for each in observation.scrape_jobs if each.matches or not each.certain]
+    if jobs:
         yield Text()
-        yield _consumers(consumers)
+        yield _scrape_jobs(jobs)
     yield Text()
     yield from _pitfalls(observation.pitfalls)
 
@@ -106,7 +106,7 @@ def _planes(observation: Observation) -> RenderableType:
 
 
 def _workloads(observation: Observation) -> Table:
-    over = {each.name: each.over for each in observation.consumers}
+    over = {each.name: each.over for each in observation.scrape_jobs}
     table = _table("WORKLOAD", "KIND", "PROXY", "INJECTED BY", "MODE", "SECURE PORTS", "MTLS", "SCRAPED BY")
     for each in observation.workloads:
         scraped = "\n".join(f"{name}, {over[name]}" for name in each.scraped_by)
@@ -148,9 +148,9 @@ def _mtls(workload: ObservedWorkload) -> str:
     return "\n".join(lines)
 
 
-def _consumers(consumers: list[ScrapedBy]) -> Table:
+def _scrape_jobs(jobs: list[ObservedJob]) -> Table:
     table = _table("SCRAPES", "OVER", "PORTS", "WORKLOADS", "DECLARED IN")
-    for each in consumers:
+    for each in jobs:
         count = str(len(each.matches)) if each.certain else "cannot be told"
         ports = ",".join(map(str, each.ports))
         _add(table, each.name, each.over, ports, count, str(each.ref))

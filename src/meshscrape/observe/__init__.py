@@ -7,12 +7,12 @@ from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import read_control
 from meshscrape.observe.declared import Declarations
-from meshscrape.observe.jobs import read_jobs
+from meshscrape.observe.declared_jobs import read_jobs
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.pitfalls import find_pitfalls
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.resolved import Resolver
-from meshscrape.observe.scraped_by import find_consumers
+from meshscrape.observe.scrape_jobs import observed_jobs
 from meshscrape.observe.scrapers import find_scrapers
 from meshscrape.observe.workload import ObservedWorkload, fields_of
 
@@ -29,23 +29,23 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
     resolved = [resolver.resolve(workload) for workload in Declarations(cluster, control).read()]
     scrapers = find_scrapers(cluster, control, resolved)
     jobs, unreadable = read_jobs(cluster, scrapers)
-    consumers = find_consumers(jobs, resolved, control.mesh.prometheus_merge)
+    scrape_jobs = observed_jobs(jobs, resolved, control.mesh.prometheus_merge)
     readers: dict[Ref, list[str]] = {}
-    for consumer in consumers:
-        for ref in consumer.matches:
-            readers.setdefault(ref, []).append(consumer.name)
+    for scrape_job in scrape_jobs:
+        for ref in scrape_job.matches:
+            readers.setdefault(ref, []).append(scrape_job.name)
     workloads = tuple(
         ObservedWorkload(
             **fields_of(workload), scraped_by=tuple(dict.fromkeys(readers.get(workload.ref, ())))
         )
         for workload in resolved
     )
-    facts = Facts(cluster, control, workloads, tuple(jobs), tuple(unreadable), scrapers, consumers)
+    facts = Facts(cluster, control, workloads, tuple(jobs), tuple(unreadable), scrapers, scrape_jobs)
     return Observation(
         control_planes=control.planes,
         mesh=control.mesh,
         workloads=workloads,
-        consumers=consumers,
+        scrape_jobs=scrape_jobs,
         scrapers=scrapers,
         pitfalls=find_pitfalls(facts),
     )

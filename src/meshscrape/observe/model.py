@@ -119,7 +119,7 @@ class Mtls:
 
 
 @dataclass(frozen=True, slots=True)
-class ScrapedBy:
+class ObservedJob:
     """A scrape job (or monitor, or agent) and the workloads whose metrics it takes.
 
     `ref` is the object that declares it; `scraper` the object that runs it; `spiffe_id` the identity that it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ControlPlane, MeshSettings, Pitfall, ScrapedBy, Scraper
+from meshscrape.observe.model import ControlPlane, MeshSettings, ObservedJob, Pitfall, Scraper
 from meshscrape.observe.workload import ObservedWorkload
 
 
@@ -16,7 +16,7 @@ class Observation:
     control_planes: tuple[ControlPlane, ...] = ()
     mesh: MeshSettings = field(default_factory=MeshSettings)
     workloads: tuple[ObservedWorkload, ...] = ()
-    consumers: tuple[ScrapedBy, ...] = ()
+    scrape_jobs: tuple[ObservedJob, ...] = ()
     scrapers: tuple[Scraper, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()
 

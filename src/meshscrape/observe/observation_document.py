@@ -7,7 +7,7 @@ from typing import Any
 from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ControlPlane, MeshSettings, Pitfall, RunningPod, ScrapedBy, Scraper
+from meshscrape.observe.model import ControlPlane, MeshSettings, ObservedJob, Pitfall, RunningPod, Scraper
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
 
@@ -20,7 +20,7 @@ def observation_document(observation: Observation) -> dict[str, Any]:
         "controlPlanes": [_plane(each) for each in observation.control_planes],
         "mesh": _mesh(observation.mesh),
         "workloads": [_workload(each) for each in observation.workloads],
-        "consumers": [_consumer(each) for each in observation.consumers],
+        "scrapeJobs": [_scrape_job(each) for each in observation.scrape_jobs],
         "scrapers": [_scraper(each) for each in observation.scrapers],
         "pitfalls": [_pitfall(each) for each in observation.pitfalls],
     }
@@ -122,17 +122,17 @@ def _pod(pod: RunningPod) -> dict[str, Any]:
     }
 
 
-def _consumer(consumer: ScrapedBy) -> dict[str, Any]:
+def _scrape_job(job: ObservedJob) -> dict[str, Any]:
     return {
-        "name": consumer.name,
-        "object": ref_document(consumer.ref),
-        "job": consumer.job,
-        "over": consumer.over,
-        "scraper": ref_document(consumer.scraper),
-        "spiffeId": consumer.spiffe_id,
-        "certain": consumer.certain,
+        "name": job.name,
+        "object": ref_document(job.ref),
+        "job": job.job,
+        "over": job.over,
+        "scraper": ref_document(job.scraper),
+        "spiffeId": job.spiffe_id,
+        "certain": job.certain,
         "matches": [
-            {"object": ref_document(ref), "ports": list(ports)} for ref, ports in consumer.ports_of.items()
+            {"object": ref_document(ref), "ports": list(ports)} for ref, ports in job.ports_of.items()
         ],
     }
 

@@ -36,7 +36,7 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
         workload = target.workload
         if workload.metrics.hardened or not _possible(context, target):
             continue
-        consumers = [each for each in context.observation.consumers if blocks_hardening(each, target.ref)]
+        consumers = [each for each in context.observation.scrape_jobs if blocks_hardening(each, target.ref)]
         left = tuple(each.name for each in consumers if each.name not in moved)
         left = (*left, *unseen, *(() if scraped else (_NOBODY,)))
         if left:
@@ -51,7 +51,7 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
 
 def _unseen(context: Context) -> Iterator[str]:
     """Scrapers whose jobs are not among the objects: what they read in the clear cannot be told."""
-    known = {each.scraper for each in context.observation.consumers}
+    known = {each.scraper for each in context.observation.scrape_jobs}
     for scraper in context.observation.scrapers:
         elsewhere = scraper.config is None or context.draft.get(scraper.config) is None
         if scraper.ref not in known and scraper.kind != "operator" and elsewhere:

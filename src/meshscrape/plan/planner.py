@@ -105,7 +105,7 @@ def _look_again(context: Context) -> None:
     if any(target.workload.kind == "uninjected" for target in context.targets):
         joined = Plan(context.draft.changes()).apply(context.inventory)
         after = observe(joined, istio_version=context.intent.istio_version)
-        context.observation = replace(context.observation, consumers=after.consumers)
+        context.observation = replace(context.observation, scrape_jobs=after.scrape_jobs)
 
 
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
@@ -126,7 +126,7 @@ def _scraped(context: Context) -> bool:
         case "existing" if secured_scrapers(context):
             return True
     return bool(context.intent.scrapers) or any(
-        each.over in ("mtls", "tls-unverified") and each.spiffe_id for each in context.observation.consumers
+        each.over in ("mtls", "tls-unverified") and each.spiffe_id for each in context.observation.scrape_jobs
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from meshscrape.errors import InputError
 from meshscrape.istio.names import OPERATED_BY, REVISION
 from meshscrape.kube.objects import Ref, as_mapping, dig
-from meshscrape.observe.model import ScrapedBy, Scraper
+from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.injection import injection_labels
 from meshscrape.plan.workloads import ABLE, PLAINTEXT_PORTS, Context, default_control_plane
@@ -39,12 +39,12 @@ def secured_scrapers(context: Context) -> list[Scraper]:
     """The scrapers that a plan moves to mutual TLS: those that scrape the targets, else all that could."""
     able = [each for each in context.observation.scrapers if each.kind in ABLE]
     targets = {target.ref for target in context.targets}
-    consumers = (each for each in context.observation.consumers if each.certain)
+    consumers = (each for each in context.observation.scrape_jobs if each.certain)
     used = {each.scraper for each in consumers if concerns(each, targets)}
     return [each for each in able if each.ref in used] or able
 
 
-def blocks_hardening(consumer: ScrapedBy, workload: Ref) -> bool:
+def blocks_hardening(consumer: ObservedJob, workload: Ref) -> bool:
     """Whether a consumer reads this workload's plaintext ports, now or after a restart."""
     if consumer.over != "plaintext":
         return False
@@ -54,7 +54,7 @@ def blocks_hardening(consumer: ScrapedBy, workload: Ref) -> bool:
     return not PLAINTEXT_PORTS.isdisjoint(ports)
 
 
-def concerns(consumer: ScrapedBy, targets: set[Ref]) -> bool:
+def concerns(consumer: ObservedJob, targets: set[Ref]) -> bool:
     return any(blocks_hardening(consumer, ref) for ref in targets)
 
 

@@ -11,7 +11,7 @@ from meshscrape.istio.names import MANAGED_BY, MONITORING_GROUP
 from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe import observe
-from meshscrape.observe.model import ScrapedBy, Scraper
+from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import LEGACY_PORT, MANAGER, Plan
@@ -43,20 +43,20 @@ def plan_scraping(context: Context) -> set[str]:
             if wanted["kind"] not in RIGHTS:
                 context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
     targets = {target.ref for target in context.targets}
-    concerned = [each for each in context.observation.consumers if concerns(each, targets)]
+    concerned = [each for each in context.observation.scrape_jobs if concerns(each, targets)]
     return {each.name for each in concerned if _move(context, each)}
 
 
 def _reads_them_already(context: Context, scraper: Scraper) -> bool:
     """Whether a job of another name reads every target's merged metrics over mutual TLS, once all pods are as
     their templates say: with ours beside it, each pod would be scraped twice."""
-    if not any(_is_their_own(each, scraper) for each in context.observation.consumers):
+    if not any(_is_their_own(each, scraper) for each in context.observation.scrape_jobs):
         return False
     joined = Plan(context.draft.changes()).apply(context.inventory)
     after = observe(joined, istio_version=context.intent.istio_version)
     merged = context.intent.merged_port
     ports = {each.ref: LEGACY_PORT if each.mode == "legacy" else merged for each in context.targets}
-    for each in after.consumers:
+    for each in after.scrape_jobs:
         read = each.ports_after
         if _is_their_own(each, scraper) and all(port in read.get(ref, ()) for ref, port in ports.items()):
             context.draft.note(
@@ -68,7 +68,7 @@ def _reads_them_already(context: Context, scraper: Scraper) -> bool:
     return False
 
 
-def _is_their_own(consumer: ScrapedBy, scraper: Scraper) -> bool:
+def _is_their_own(consumer: ObservedJob, scraper: Scraper) -> bool:
     ours = consumer.job in (MERGED_JOB, ENVOY_JOB) or "/meshscrape-" in consumer.job
     return consumer.scraper == scraper.ref and consumer.over == "mtls" and not ours
 
@@ -166,7 +166,7 @@ def _monitors(context: Context, scraper: Scraper, known: bool) -> None:
         context.draft.ensure(wanted, "scrapes the application's own port over mutual TLS")
 
 
-def _move(context: Context, consumer: ScrapedBy) -> bool:
+def _move(context: Context, consumer: ObservedJob) -> bool:
     """Take secured pods out of a plaintext job; whether that is (or was already) done."""
     if consumer.ref.kind == "ConfigMap":
         moved = False

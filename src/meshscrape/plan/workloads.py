@@ -12,7 +12,7 @@ from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig, selects
-from meshscrape.observe.model import ControlPlane, ScrapedBy
+from meshscrape.observe.model import ControlPlane, ObservedJob
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.edited_objects import EditedObjects
@@ -96,7 +96,7 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
     replaced = context.intent.prometheus in ("addon", "operator")
     used = {
         each.scraper
-        for each in observation.consumers
+        for each in observation.scrape_jobs
         if (each.over == "mtls" and (each.ports_of or each.ports_after))
         or (not replaced and reads_plaintext(each))
     }
@@ -112,7 +112,7 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
     return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)
 
 
-def reads_plaintext(consumer: ScrapedBy) -> bool:
+def reads_plaintext(consumer: ObservedJob) -> bool:
     """Whether a consumer reads plaintext ports of any proxy, now or after a restart."""
     seen = (*consumer.ports_of.values(), *consumer.ports_after.values())
     return consumer.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)

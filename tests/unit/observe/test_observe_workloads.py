@@ -96,7 +96,7 @@ def test_the_secure_add_on_is_a_scraper() -> None:
     scraper = only(found.scrapers)
     assert scraper.spiffe_id == "spiffe://cluster.local/ns/istio-system/sa/prometheus"
     assert (scraper.output_certs, scraper.certs_mount) == ("/etc/istio-certs", "/etc/istio-certs")
-    secure = [each for each in found.consumers if each.job.startswith("istio-secure")]
+    secure = [each for each in found.scrape_jobs if each.job.startswith("istio-secure")]
     assert [(each.over, each.matches) for each in secure] == [("mtls", ()), ("mtls", ())]
 
 

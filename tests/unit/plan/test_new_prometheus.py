@@ -49,7 +49,7 @@ def test_secured_workloads_are_scraped_over_mtls(kind: Literal["addon", "operato
     seen = observed(objects, made(kind))
     announced = {each.ref for each in seen.workloads if each.metrics.announced}
     assert announced
-    ours = [each for each in seen.consumers if each.spiffe_id == SPIFFE_ID and "merged" in each.name]
+    ours = [each for each in seen.scrape_jobs if each.spiffe_id == SPIFFE_ID and "merged" in each.name]
     assert {each.over for each in ours} == {"mtls"}
     assert {ref for each in ours for ref in each.matches} == announced
 
@@ -58,7 +58,9 @@ def test_secured_workloads_are_scraped_over_mtls(kind: Literal["addon", "operato
 def test_what_announces_nothing_is_left_alone(kind: Literal["addon", "operator"]) -> None:
     """Nobody is scraped in plaintext by it, its own metrics aside."""
     seen = observed(gateways(), made(kind))
-    plaintext = [each for each in seen.consumers if each.spiffe_id == SPIFFE_ID and each.over == "plaintext"]
+    plaintext = [
+        each for each in seen.scrape_jobs if each.spiffe_id == SPIFFE_ID and each.over == "plaintext"
+    ]
     assert all(each.matches == () or each.name.endswith("self/0") for each in plaintext)
 
 
@@ -83,5 +85,5 @@ def test_an_applications_own_port_under_strict_is_no_pitfall() -> None:
     for objects in (made("addon", options), made("operator", options), made("operator", by_pod)):
         seen = observed(cluster, objects)
         assert [each for each in seen.pitfalls if each.severity != "info"] == []
-        ours = only(each for each in seen.consumers if "web" in each.name)
+        ours = only(each for each in seen.scrape_jobs if "web" in each.name)
         assert [ref.name for ref in ours.matches] == ["web"]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import Control
-from meshscrape.observe.jobs import Job, Unreadable
-from meshscrape.observe.model import Pitfall, ScrapedBy, Scraper
+from meshscrape.observe.declared_jobs import DeclaredJob, Unreadable
+from meshscrape.observe.model import ObservedJob, Pitfall, Scraper
 from meshscrape.observe.workload import ObservedWorkload
 
 
@@ -20,10 +20,10 @@ class Facts:
     cluster: Cluster
     control: Control
     workloads: tuple[ObservedWorkload, ...]
-    jobs: tuple[Job, ...]
+    jobs: tuple[DeclaredJob, ...]
     unreadable: tuple[Unreadable, ...]
     scrapers: tuple[Scraper, ...]
-    consumers: tuple[ScrapedBy, ...]
+    scrape_jobs: tuple[ObservedJob, ...]
 
     def workload_of(self, ref: Ref) -> ObservedWorkload | None:
         """Return the workload of this reference, or None."""

@@ -9,7 +9,7 @@ from meshscrape.istio import ports
 from meshscrape.istio.names import DISCOVERY_GROUP, MONITORING_GROUP, RBAC_GROUP
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.jobs import FILES, MONITORS, is_endpoints, scrape_class, selected_by
+from meshscrape.observe.declared_jobs import FILES, MONITORS, is_endpoints, scrape_class, selected_by
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.facts import Facts
 

@@ -8,8 +8,8 @@ from typing import Any
 from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe.declared_jobs import DeclaredJob
 from meshscrape.observe.discovery import META, Labels, pod_targets
-from meshscrape.observe.jobs import Job
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.proxies import config_annotation
@@ -192,7 +192,7 @@ def _late(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -> Iterat
     )
 
 
-def _files(job: Job, facts: Facts) -> Iterator[Pitfall]:
+def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
     """Certificate files of a job that its scraper does not have."""
     scraper = job.scraper
     paths = sorted({str(job.tls[key]) for key in ("ca_file", "cert_file", "key_file") if job.tls.get(key)})
@@ -220,7 +220,7 @@ def _files(job: Job, facts: Facts) -> Iterator[Pitfall]:
         )
 
 
-def _relabeling(job: Job) -> Iterator[Pitfall]:
+def _relabeling(job: DeclaredJob) -> Iterator[Pitfall]:
     """Try the job on pods that bite."""
     if not any(role == "pod" for role, _ in job.roles) or job.pod_selector is not None:
         return
@@ -234,7 +234,7 @@ def _relabeling(job: Job) -> Iterator[Pitfall]:
         yield Pitfall(code, "warning" if code != "relabel-duplicates" else "info", job.ref, text, remedy)
 
 
-def _verdicts(job: Job, plain: list[Labels]) -> Iterator[tuple[str, str, str]]:
+def _verdicts(job: DeclaredJob, plain: list[Labels]) -> Iterator[tuple[str, str, str]]:
     name = f"Job {job.name}"
     if _scraped(job, _example(phase="Pending")) or _scraped(job, _example(phase="Succeeded")):
         yield (
@@ -278,7 +278,7 @@ def _verdicts(job: Job, plain: list[Labels]) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _scraped(job: Job, pod: Manifest) -> list[Labels]:
+def _scraped(job: DeclaredJob, pod: Manifest) -> list[Labels]:
     found = []
     for labels in pod_targets(pod):
         result = relabel(labels | {"__scheme__": job.scheme, "__metrics_path__": job.path}, job.rules)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from meshscrape.istio import ports
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ContainerPort, Pitfall, ScrapedBy
+from meshscrape.observe.model import ContainerPort, ObservedJob, Pitfall
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.workload import ObservedWorkload
 
@@ -14,28 +14,26 @@ _PLAINTEXT = (ports.MERGED, ports.STATS)
 
 
 def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
-    """Return all pitfalls of consumers and workloads together."""
-    consumers: dict[Ref, list[ScrapedBy]] = {}
-    for consumer in facts.consumers:
-        for ref in consumer.matches:
-            consumers.setdefault(ref, []).append(consumer)
+    """Return all pitfalls of jobs and workloads together."""
+    jobs: dict[Ref, list[ObservedJob]] = {}
+    for job in facts.scrape_jobs:
+        for ref in job.matches:
+            jobs.setdefault(ref, []).append(job)
     for workload in facts.workloads:
-        mine = consumers.get(workload.ref, [])
+        mine = jobs.get(workload.ref, [])
         if workload.in_mesh and mine:
             yield from _dark_or_twice(workload, mine)
             yield from _application(workload, mine)
 
 
-def _reaches(consumer: ScrapedBy, workload: ObservedWorkload, wanted: tuple[int, ...]) -> bool:
-    return any(port in wanted for port in consumer.ports_of.get(workload.ref, ()))
+def _reaches(job: ObservedJob, workload: ObservedWorkload, wanted: tuple[int, ...]) -> bool:
+    return any(port in wanted for port in job.ports_of.get(workload.ref, ()))
 
 
-def _dark_or_twice(workload: ObservedWorkload, consumers: list[ScrapedBy]) -> Iterator[Pitfall]:
-    plain = [each for each in consumers if each.over == "plaintext" and _reaches(each, workload, _PLAINTEXT)]
+def _dark_or_twice(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterator[Pitfall]:
+    plain = [each for each in jobs if each.over == "plaintext" and _reaches(each, workload, _PLAINTEXT)]
     secure = [
-        each
-        for each in consumers
-        if each.over == "mtls" and _reaches(each, workload, workload.metrics.listening)
+        each for each in jobs if each.over == "mtls" and _reaches(each, workload, workload.metrics.listening)
     ]
     names = ", ".join(sorted(each.name for each in plain))
     metrics = workload.metrics
@@ -65,44 +63,43 @@ def _other(port: int) -> str:
     return str(ports.STATS if port == ports.MERGED else ports.MERGED)
 
 
-def _application(workload: ObservedWorkload, consumers: list[ScrapedBy]) -> Iterator[Pitfall]:
+def _application(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterator[Pitfall]:
     """An application's own port: over TLS through the sidecar, or in plain text under STRICT."""
     if workload.kind != "sidecar" or not workload.interception.captured:
         return
     known = {each.number: each for each in workload.container_ports}
-    for consumer in consumers:
-        for number in consumer.ports_of.get(workload.ref, ()):
+    for job in jobs:
+        for number in job.ports_of.get(workload.ref, ()):
             port = known.get(number)
             excluded = str(number) in workload.interception.exclude
             if port is None or excluded or number in workload.metrics.listening:
                 continue
             mode = workload.mtls.of(number)
-            if consumer.over == "plaintext" and mode == "STRICT":
-                yield _refused(workload, consumer, number)
-            elif consumer.over != "plaintext":
-                yield from _over_tls(workload, consumer, port, mode)
+            if job.over == "plaintext" and mode == "STRICT":
+                yield _refused(workload, job, number)
+            elif job.over != "plaintext":
+                yield from _over_tls(workload, job, port, mode)
 
 
-def _refused(workload: ObservedWorkload, consumer: ScrapedBy, number: int) -> Pitfall:
+def _refused(workload: ObservedWorkload, job: ObservedJob, number: int) -> Pitfall:
     return Pitfall(
         "plaintext-under-strict",
         "error",
         workload.ref,
-        f"{consumer.name} scrapes port {number} in plain text, but mTLS is STRICT there: the sidecar refuses "
-        "it.",
+        f"{job.name} scrapes port {number} in plain text, but mTLS is STRICT there: the sidecar refuses it.",
         "Let the agent merge these metrics (prometheus.io annotations) and scrape the merged secure port.",
     )
 
 
 def _over_tls(
-    workload: ObservedWorkload, consumer: ScrapedBy, port: ContainerPort, mode: str
+    workload: ObservedWorkload, job: ObservedJob, port: ContainerPort, mode: str
 ) -> Iterator[Pitfall]:
     if mode != "STRICT":
         yield Pitfall(
             "application-port-permissive",
             "error",
             workload.ref,
-            f"{consumer.name} scrapes the application's port {port.number} over TLS, but mTLS is {mode} "
+            f"{job.name} scrapes the application's port {port.number} over TLS, but mTLS is {mode} "
             "there: the sidecar takes mTLS only with Istio's ALPN, which Prometheus does not send, and "
             "passes the TLS on to the application.",
             "Set STRICT for that port, or scrape the merged secure port (15092) instead.",
@@ -112,7 +109,7 @@ def _over_tls(
             "application-port-not-http",
             "error",
             workload.ref,
-            f"{consumer.name} scrapes port {port.number} over mTLS, but for Istio it is not HTTP "
+            f"{job.name} scrapes port {port.number} over mTLS, but for Istio it is not HTTP "
             f"(Service port {port.service_port_name or 'without a name'!r}): Prometheus negotiates HTTP/2, "
             "which is passed on as it is, and the application does not understand it.",
             "Name the Service's port http-…, or set appProtocol: http (or enable_http2: false in the job).",

@@ -22,7 +22,7 @@ _ENDPOINT_ROLES = ("endpoints", "endpointslice")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DeclaredJob:
     """A scrape job. `roles` are those of its Kubernetes discoveries, each with its namespaces (empty: all).
 
     `tls` is in Prometheus' spelling (`cert_file`). A monitor of the Operator also has what it selects.
@@ -54,9 +54,9 @@ class Unreadable:
     reason: str
 
 
-def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[Job], list[Unreadable]]:
+def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[DeclaredJob], list[Unreadable]]:
     """All jobs that the objects declare, and what could not be read."""
-    jobs: list[Job] = []
+    jobs: list[DeclaredJob] = []
     problems: list[Unreadable] = []
     by_config = {each.config: each for each in scrapers if each.config}
     for manifest in cluster.inventory.of_kind("ConfigMap", ""):
@@ -76,7 +76,7 @@ def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[Job
 
 
 def _add(
-    ref: Ref, texts: list[str], scraper: Scraper | None, jobs: list[Job], problems: list[Unreadable]
+    ref: Ref, texts: list[str], scraper: Scraper | None, jobs: list[DeclaredJob], problems: list[Unreadable]
 ) -> None:
     for text in texts:
         try:
@@ -89,7 +89,7 @@ def _add(
 
 
 def _additional(
-    cluster: Cluster, scrapers: tuple[Scraper, ...], jobs: list[Job], problems: list[Unreadable]
+    cluster: Cluster, scrapers: tuple[Scraper, ...], jobs: list[DeclaredJob], problems: list[Unreadable]
 ) -> None:
     """Jobs that a Prometheus object takes from a Secret."""
     by_ref = {each.ref: each for each in scrapers}
@@ -119,7 +119,7 @@ def _decoded(text: str) -> str:
         return "unreadable: ["
 
 
-def _config_jobs(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) -> Iterator[Job]:
+def _config_jobs(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) -> Iterator[DeclaredJob]:
     for name, receiver in objects.as_mapping(config.get("receivers")).items():
         if str(name).partition("/")[0] == "prometheus":
             # The collector expands $NAME, so a dollar is written twice there.
@@ -138,7 +138,7 @@ def _undollar(value: Any) -> Any:
     return [_undollar(each) for each in value] if isinstance(value, list) else value
 
 
-def _config_job(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) -> Job:
+def _config_job(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) -> DeclaredJob:
     roles = tuple(
         (
             str(objects.dig(each, "role", default="")).lower(),
@@ -155,7 +155,7 @@ def _config_job(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) ->
         key.endswith("_sd_configs") and key != "kubernetes_sd_configs" and value
         for key, value in config.items()
     )
-    return Job(
+    return DeclaredJob(
         name=str(config.get("job_name", "")),
         ref=ref,
         scraper=scraper,
@@ -199,7 +199,7 @@ MONITORS = {
 }
 
 
-def _monitors(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[Job]:
+def _monitors(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[DeclaredJob]:
     by_ref = {each.ref: each for each in scrapers}
     servers = [
         each
@@ -220,7 +220,7 @@ def _monitors(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[Job]:
 
 def _monitor_jobs(
     monitor: Manifest, server: Manifest | None, scraper: Scraper | None, like: str = ""
-) -> Iterator[Job]:
+) -> Iterator[DeclaredJob]:
     kind = like or monitor.ref.kind
     spec = objects.as_mapping(monitor.data.get("spec"))
     if kind == "ScrapeConfig":
@@ -231,7 +231,7 @@ def _monitor_jobs(
     for index, endpoint in enumerate(objects.as_list(spec.get(MONITORS[kind][1]))):
         target = objects.dig(endpoint, "portNumber") or objects.dig(endpoint, "targetPort")
         selector = objects.as_mapping(spec.get("selector"))
-        yield Job(
+        yield DeclaredJob(
             name=f"{prefix}/{index}",
             ref=monitor.ref,
             scraper=scraper,
@@ -258,7 +258,7 @@ def _monitor_namespaces(monitor: Manifest, spec: Mapping[str, Any]) -> tuple[str
 
 def _scrape_config_job(
     monitor: Manifest, spec: Mapping[str, Any], server: Manifest | None, scraper: Scraper | None
-) -> Job:
+) -> DeclaredJob:
     roles = tuple(
         (
             str(objects.dig(each, "role", default="")).lower(),
@@ -271,7 +271,7 @@ def _scrape_config_job(
         for each in objects.as_list(spec.get("staticConfigs"))
         for target in objects.as_list(objects.dig(each, "targets"))
     )
-    return Job(
+    return DeclaredJob(
         name=f"scrapeConfig/{monitor.ref.namespace}/{monitor.ref.name}",
         ref=monitor.ref,
         scraper=scraper,

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshscrape.observe.model import ScrapedBy
+from meshscrape.observe.model import ObservedJob
 from meshscrape.observe.relabel import relabel, rules_of
 from support.objects import (
     SECURE,
@@ -42,13 +42,13 @@ from support.scraping_objects import (
 INJECTED = [*control_plane(), namespace("default", istio_injection="enabled")]
 
 
-def consumers(*parts: Any) -> dict[str, ScrapedBy]:
-    """The consumers by job and what they go over."""
-    return {f"{each.job} {each.over}": each for each in observed(*parts).consumers}
+def jobs(*parts: Any) -> dict[str, ObservedJob]:
+    """The scrape jobs by name and what they go over."""
+    return {f"{each.job} {each.over}": each for each in observed(*parts).scrape_jobs}
 
 
-def ports(consumer: ScrapedBy) -> dict[str, tuple[int, ...]]:
-    return {ref.name: found for ref, found in consumer.ports_of.items()}
+def ports(job: ObservedJob) -> dict[str, tuple[int, ...]]:
+    return {ref.name: found for ref, found in job.ports_of.items()}
 
 
 # Relabeling
@@ -124,9 +124,9 @@ def test_relabeling_never_raises(regex: str, value: str) -> None:
 def test_the_add_ons_job_takes_every_injected_pod() -> None:
     """The injector announces 15020 on every pod, so kubernetes-pods takes pods that never had annotations."""
     app = deployment()
-    found = only(consumers(INJECTED, app, pod_of(app), prometheus(kubernetes_pods())).values())
+    found = only(jobs(INJECTED, app, pod_of(app), prometheus(kubernetes_pods())).values())
     assert (found.over, ports(found)) == ("plaintext", {"httpbin": (15020,), "prometheus": (15020,)})
-    predicted = only(consumers(INJECTED, app, prometheus(kubernetes_pods())).values())
+    predicted = only(jobs(INJECTED, app, prometheus(kubernetes_pods())).values())
     assert ports(predicted) == ports(found)
 
 
@@ -134,7 +134,7 @@ def test_an_application_that_says_no_is_not_scraped() -> None:
     """prometheus.io/scrape: "false" stays as it is."""
     app = deployment(annotations={"prometheus.io/scrape": "false"})
     assert "httpbin" not in ports(
-        consumers(INJECTED, app, prometheus(kubernetes_pods()))["kubernetes-pods plaintext"]
+        jobs(INJECTED, app, prometheus(kubernetes_pods()))["kubernetes-pods plaintext"]
     )
 
 
@@ -143,7 +143,7 @@ def test_without_merging_the_applications_port_is_scraped() -> None:
     app = deployment(annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8080"})
     plane = control_plane(mesh={"enablePrometheusMerge": False})
     parts = (plane, INJECTED[-1], app, prometheus(kubernetes_pods()))
-    assert ports(consumers(*parts)["kubernetes-pods plaintext"]) == {"httpbin": (8080,)}
+    assert ports(jobs(*parts)["kubernetes-pods plaintext"]) == {"httpbin": (8080,)}
 
 
 def test_envoy_stats_takes_gateways_too() -> None:
@@ -157,7 +157,7 @@ def test_envoy_stats_takes_gateways_too() -> None:
         managed_deployment(edge),
         prometheus(envoy_stats()),
     ]
-    found = only(consumers(*parts).values())
+    found = only(jobs(*parts).values())
     assert ports(found) == dict.fromkeys(
         ["edge-istio", "httpbin", "istio-ingressgateway", "prometheus"], (15090,)
     )
@@ -166,11 +166,11 @@ def test_envoy_stats_takes_gateways_too() -> None:
 def test_a_secure_job_is_mtls_with_the_scrapers_identity() -> None:
     """https with a client certificate is mutual TLS, in the name of the Prometheus that runs it."""
     app = deployment(annotations=proxy_config(SECURE))
-    found = only(consumers(INJECTED, app, prometheus(secure_job())).values())
+    found = only(jobs(INJECTED, app, prometheus(secure_job())).values())
     assert (found.over, ports(found)) == ("mtls", {"httpbin": (15092,)})
     assert found.spiffe_id == "spiffe://cluster.local/ns/istio-system/sa/prometheus"
     assert str(found.scraper) == "Deployment.apps istio-system/prometheus"
-    bare = only(consumers(INJECTED, app, prometheus(secure_job(tls_config={}))).values())
+    bare = only(jobs(INJECTED, app, prometheus(secure_job(tls_config={}))).values())
     assert bare.over == "tls-unverified"
 
 
@@ -178,9 +178,7 @@ def test_ipv6_targets() -> None:
     """The bracketed address of a pod with IPv6 alone has the port that it has."""
     app = deployment(annotations=proxy_config(SECURE))
     pod = pod_of(app, variables=SECURE, ip="2001:db8::7")
-    assert ports(only(consumers(INJECTED, app, pod, prometheus(secure_job())).values())) == {
-        "httpbin": (15092,)
-    }
+    assert ports(only(jobs(INJECTED, app, pod, prometheus(secure_job())).values())) == {"httpbin": (15092,)}
 
 
 def test_a_rule_that_drops_secured_pods_is_seen() -> None:
@@ -190,14 +188,14 @@ def test_a_rule_that_drops_secured_pods_is_seen() -> None:
     job = kubernetes_pods()
     job["relabel_configs"].append({"action": "drop", "source_labels": [present], "regex": "true"})
     parts = [INJECTED, app, other, prometheus(job, labels={}, annotations={})]
-    assert ports(only(consumers(*parts).values())) == {"other": (15020,)}
+    assert ports(only(jobs(*parts).values())) == {"other": (15020,)}
     old = deployment()
-    found = only(consumers(*parts, pod_of(old)).values())
+    found = only(jobs(*parts, pod_of(old)).values())
     assert ports(found) == {"httpbin": (15020,), "other": (15020,)}
     assert {ref.name for ref in found.ports_after} == {"other"}
 
 
-def test_a_job_over_both_is_two_consumers() -> None:
+def test_a_job_over_both_is_two_jobs() -> None:
     """The scheme can come from the pod's annotation: one job in plain text and over TLS has two names."""
     job = kubernetes_pods()
     scheme = {
@@ -207,7 +205,7 @@ def test_a_job_over_both_is_two_consumers() -> None:
     job["relabel_configs"].append(scheme)
     over_tls = deployment("tls", annotations={"prometheus.io/scheme": "https"})
     found = observed(INJECTED, deployment(), over_tls, prometheus(job, labels={}, annotations={}))
-    assert {each.name: ports(each) for each in found.consumers} == {
+    assert {each.name: ports(each) for each in found.scrape_jobs} == {
         "istio-system/prometheus: kubernetes-pods (plaintext)": {"httpbin": (15020,)},
         "istio-system/prometheus: kubernetes-pods (tls-unverified)": {"tls": (15020,)},
     }
@@ -231,7 +229,7 @@ def test_services_and_static_targets() -> None:
         "job_name": "static",
         "static_configs": [{"targets": ["httpbin.default.svc:8000", "other:1"]}],
     }
-    found = consumers(INJECTED, deployment(), annotated, prometheus(endpoints, static))
+    found = jobs(INJECTED, deployment(), annotated, prometheus(endpoints, static))
     assert ports(found["endpoints plaintext"]) == {"httpbin": (8080,)}
     assert ports(found["static plaintext"]) == {"httpbin": (8080,)}
 
@@ -240,13 +238,13 @@ def test_namespaces_of_a_discovery() -> None:
     """A job that looks into one namespace sees no other."""
     job = envoy_stats()
     job["kubernetes_sd_configs"][0]["namespaces"] = {"names": ["elsewhere"]}
-    assert only(consumers(INJECTED, deployment(), prometheus(job)).values()).matches == ()
+    assert only(jobs(INJECTED, deployment(), prometheus(job)).values()).matches == ()
 
 
 def test_what_cannot_be_told_is_said() -> None:
-    """A job that gets its targets from elsewhere is a consumer of which nobody can tell."""
+    """A job that gets its targets from elsewhere is a job of which nobody can tell."""
     job: Object = {"job_name": "far", "http_sd_configs": [{"url": "http://sd"}]}
-    found = only(consumers(INJECTED, deployment(), prometheus(job)).values())
+    found = only(jobs(INJECTED, deployment(), prometheus(job)).values())
     assert not found.certain
 
 
@@ -265,16 +263,16 @@ def test_collectors() -> None:
         config_map("otel", {"relay": yaml.safe_dump(config)}),
     ]
     found = observed(*parts)
-    consumer = only(each for each in found.consumers)
-    assert ports(consumer) == {"httpbin": (15020,)}
+    job = only(each for each in found.scrape_jobs)
+    assert ports(job) == {"httpbin": (15020,)}
     assert [(each.kind, each.name) for each in found.scrapers] == [("otel", "otel")]
-    assert consumer.scraper == found.scrapers[0].ref
+    assert job.scraper == found.scrapers[0].ref
 
 
 def test_a_configuration_whose_prometheus_is_not_in_the_dump() -> None:
     """Jobs of a ConfigMap count without knowing who reads it."""
     text = yaml.safe_dump({"scrape_configs": [envoy_stats()]})
-    found = only(consumers(INJECTED, deployment(), config_map("prom", {"prometheus.yml": text})).values())
+    found = only(jobs(INJECTED, deployment(), config_map("prom", {"prometheus.yml": text})).values())
     assert found.scraper is None
     assert ports(found) == {"httpbin": (15090,)}
 
@@ -285,7 +283,7 @@ def test_a_configuration_whose_prometheus_is_not_in_the_dump() -> None:
 def test_pod_monitors() -> None:
     """A PodMonitor on the declared port, in plain text, and secured through the scrape class."""
     app = deployment(annotations=proxy_config(SECURE))
-    found = consumers(
+    found = jobs(
         INJECTED,
         namespace("monitoring"),
         app,
@@ -303,13 +301,13 @@ def test_selectors_of_a_prometheus_object() -> None:
     """A null selector takes nothing; a null namespace selector takes its own namespace."""
     monitor = pod_monitor("plain", secure=False)
     parts = [INJECTED, deployment(), monitor]
-    assert consumers(*parts, operated_prometheus(podMonitorSelector=None)) == {}
+    assert jobs(*parts, operated_prometheus(podMonitorSelector=None)) == {}
     by_label = operated_prometheus(podMonitorSelector={"matchLabels": {"release": "x"}})
-    assert consumers(*parts, by_label) == {}
+    assert jobs(*parts, by_label) == {}
     own = operated_prometheus(podMonitorNamespaceSelector=None)
-    assert len(consumers(*parts, own)) == 1
+    assert len(jobs(*parts, own)) == 1
     monitor["metadata"]["namespace"] = "default"
-    assert consumers(*parts, own) == {}
+    assert jobs(*parts, own) == {}
 
 
 def test_service_monitors_on_an_applications_port() -> None:
@@ -322,7 +320,7 @@ def test_service_monitors_on_an_applications_port() -> None:
         "endpoints": [{"port": "http", "scheme": "https", "tlsConfig": files}],
     }  # fmt: skip
     found = only(
-        consumers(
+        jobs(
             INJECTED, deployment(), labelled, operated_prometheus(), operator("ServiceMonitor", "s", spec)
         ).values()
     )
@@ -335,7 +333,7 @@ def test_files_that_the_api_server_prunes_do_not_count() -> None:
     monitor = pod_monitor(tlsConfig=files)
     del monitor["spec"]["scrapeClass"]
     app = deployment(annotations=proxy_config(SECURE))
-    found = only(consumers(INJECTED, app, operated_prometheus(), monitor).values())
+    found = only(jobs(INJECTED, app, operated_prometheus(), monitor).values())
     assert found.over == "tls-unverified"
 
 
@@ -349,7 +347,7 @@ def test_scrape_configs() -> None:
         }
     ]
     spec = {"kubernetesSDConfigs": [{"role": "Pod"}], "relabelings": rules, "scheme": "HTTP"}
-    found = consumers(INJECTED, deployment(), operated_prometheus(), operator("ScrapeConfig", "s", spec))
+    found = jobs(INJECTED, deployment(), operated_prometheus(), operator("ScrapeConfig", "s", spec))
     assert ports(found["scrapeConfig/monitoring/s plaintext"]) == {"httpbin": (15090,)}
 
 
@@ -361,14 +359,14 @@ def test_additional_scrape_configs_of_a_secret() -> None:
         "data": {"jobs.yaml": text},
     }  # fmt: skip
     server = operated_prometheus(additionalScrapeConfigs={"name": "more", "key": "jobs.yaml"})
-    assert ports(only(consumers(INJECTED, deployment(), server, secret).values())) == {"httpbin": (15090,)}
+    assert ports(only(jobs(INJECTED, deployment(), server, secret).values())) == {"httpbin": (15090,)}
     without = observed(INJECTED, deployment(), server).pitfalls
     assert "scrape-configuration-unreadable" in {each.code for each in without}
 
 
 def test_monitors_without_a_prometheus_object_in_the_dump() -> None:
     """Whoever reads them, they scrape."""
-    found = only(consumers(INJECTED, deployment(), pod_monitor("plain", secure=False)).values())
+    found = only(jobs(INJECTED, deployment(), pod_monitor("plain", secure=False)).values())
     assert ports(found) == {"httpbin": (15090,)}
 
 
@@ -376,11 +374,11 @@ def test_victoria_metrics_operator() -> None:
     """A VMPodScrape is a PodMonitor by another name."""
     scrape = pod_monitor("plain", secure=False)
     scrape |= {"apiVersion": "operator.victoriametrics.com/v1beta1", "kind": "VMPodScrape"}
-    assert ports(only(consumers(INJECTED, deployment(), scrape).values())) == {"httpbin": (15090,)}
+    assert ports(only(jobs(INJECTED, deployment(), scrape).values())) == {"httpbin": (15090,)}
 
 
 def test_workloads_know_who_scrapes_them() -> None:
-    """The names of their consumers are with the workloads."""
+    """The names of their scrape jobs are with the workloads."""
     found = observed(INJECTED, deployment(), prometheus(kubernetes_pods()))
     workload = only(each for each in found.workloads if each.name == "httpbin")
     assert workload.scraped_by == ("istio-system/prometheus: kubernetes-pods",)

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.observe.declared_jobs import DeclaredJob, is_endpoints
 from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, service_targets, shapes
-from meshscrape.observe.jobs import Job, is_endpoints
-from meshscrape.observe.model import Over, ScrapedBy
+from meshscrape.observe.model import ObservedJob, Over
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.workload import ResolvedWorkload
 
@@ -19,7 +19,7 @@ _OTHER_ROLES = ("service", "node", "ingress")
 
 @dataclass(slots=True)
 class _Matched:
-    job: Job
+    job: DeclaredJob
     over: Over
     now: dict[Ref, set[int]] = field(default_factory=dict)
     after: dict[Ref, set[int]] = field(default_factory=dict)
@@ -44,9 +44,9 @@ class _Targets:
         )
 
 
-def find_consumers(
-    jobs: list[Job], workloads: Iterable[ResolvedWorkload], prometheus_merge: bool
-) -> tuple[ScrapedBy, ...]:
+def observed_jobs(
+    jobs: list[DeclaredJob], workloads: Iterable[ResolvedWorkload], prometheus_merge: bool
+) -> tuple[ObservedJob, ...]:
     """The jobs that could scrape workloads, those that match none too; uncertain where it cannot be told."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
@@ -62,25 +62,27 @@ def find_consumers(
                     ports = each.now if when == "now" else each.after
                     ports.setdefault(workload.ref, set()).add(port)
     several = Counter(index for index, _ in matched)
-    consumers = [
-        _consumer(each, tell=several[index] > 1)
+    scrape_jobs = [
+        _observed(each, tell=several[index] > 1)
         for (index, _), each in sorted(matched.items(), key=lambda item: item[0])
     ]
     matching = {index for index, _ in matched}
-    consumers += [_unmatched(job) for index, job in enumerate(jobs) if index not in matching and _counts(job)]
-    return tuple(consumers)
+    scrape_jobs += [
+        _unmatched(job) for index, job in enumerate(jobs) if index not in matching and _counts(job)
+    ]
+    return tuple(scrape_jobs)
 
 
-def _counts(job: Job) -> bool:
+def _counts(job: DeclaredJob) -> bool:
     """Whether a job that matches nothing is worth telling: it looks for pods, or elsewhere."""
     return job.elsewhere or any(role not in _OTHER_ROLES for role, _ in job.roles)
 
 
-def _finds_pods(job: Job) -> bool:
+def _finds_pods(job: DeclaredJob) -> bool:
     return bool(job.static) or any(role not in _OTHER_ROLES for role, _ in job.roles)
 
 
-def _scraped(job: Job, targets: _Targets) -> Iterator[tuple[Over, int]]:
+def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[tuple[Over, int]]:
     for role, namespaces in job.roles:
         if role == "pod":
             for pod, found in targets.pods:
@@ -107,7 +109,7 @@ def _scraped(job: Job, targets: _Targets) -> Iterator[tuple[Over, int]]:
 
 
 def _static(
-    job: Job, behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
+    job: DeclaredJob, behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
 ) -> Iterator[tuple[Over, int]]:
     for target in job.static:
         host, _, port = target.rpartition(":")
@@ -126,7 +128,7 @@ def _static(
             )
 
 
-def _has_port(job: Job, labels: Labels) -> bool:
+def _has_port(job: DeclaredJob, labels: Labels) -> bool:
     if job.running_only and labels[f"{META}pod_phase"] in ("Succeeded", "Failed"):
         return False
     if job.port_name is not None and labels.get(f"{META}pod_container_port_name") != job.port_name:
@@ -135,13 +137,13 @@ def _has_port(job: Job, labels: Labels) -> bool:
     return job.port_number is None or number == str(job.port_number)
 
 
-def _leads(job: Job, labels: Labels, name: str) -> bool:
+def _leads(job: DeclaredJob, labels: Labels, name: str) -> bool:
     if job.port_name is not None:
         return name == job.port_name
     return job.port_number is None or labels["__address__"].endswith(f":{job.port_number}")
 
 
-def _tried(job: Job, targets: Iterator[Labels]) -> Iterator[tuple[Over, int]]:
+def _tried(job: DeclaredJob, targets: Iterator[Labels]) -> Iterator[tuple[Over, int]]:
     for labels in targets:
         result = relabel(labels | {"__scheme__": job.scheme, "__metrics_path__": job.path}, job.rules)
         if result is None or not result.get("__address__"):
@@ -157,23 +159,23 @@ def _has_explicit_port(address: str) -> bool:
     return address.count(":") == 1 or "]:" in address
 
 
-def over_of(job: Job, scheme: str) -> Over:
+def over_of(job: DeclaredJob, scheme: str) -> Over:
     """What a job's connection is: plaintext, TLS without a client certificate, or mutual TLS."""
     if scheme != "https":
         return "plaintext"
     return "mtls" if job.tls.get("cert_file") or job.tls.get("cert") else "tls-unverified"
 
 
-def _name(job: Job) -> str:
+def _name(job: DeclaredJob) -> str:
     owner = job.scraper.ref if job.scraper else job.ref
     return f"{owner.namespace}/{owner.name}: {job.name}"
 
 
-def _consumer(matched: _Matched, tell: bool) -> ScrapedBy:
+def _observed(matched: _Matched, tell: bool) -> ObservedJob:
     job = matched.job
     ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.now.items())}
     scraper = job.scraper
-    return ScrapedBy(
+    return ObservedJob(
         name=_name(job) + (f" ({matched.over})" if tell else ""),
         ref=job.ref,
         job=job.name,
@@ -187,9 +189,9 @@ def _consumer(matched: _Matched, tell: bool) -> ScrapedBy:
     )
 
 
-def _unmatched(job: Job) -> ScrapedBy:
+def _unmatched(job: DeclaredJob) -> ObservedJob:
     scraper = job.scraper
-    return ScrapedBy(
+    return ObservedJob(
         name=_name(job),
         ref=job.ref,
         job=job.name,
