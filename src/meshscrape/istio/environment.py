@@ -29,6 +29,11 @@ def parse_boolean(text: str, where: str) -> bool:
     return text in TRUE
 
 
+def is_true(text: str | None) -> bool:
+    """Return whether Go reads `text` as true; absent and unreadable text is false."""
+    return text in TRUE
+
+
 def check_kubernetes_name(text: str, where: str) -> str:
     """`text`, when it can name a Kubernetes object (a DNS-1123 subdomain); raises InputError at `where`."""
     if len(text) > 253 or _KUBERNETES_NAME.fullmatch(text) is None:

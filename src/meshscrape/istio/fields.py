@@ -198,6 +198,16 @@ class Field:
         """Raise InputError here."""
         raise InputError(what, where=self.where, remedy=remedy)
 
+    def below(self, path: Path) -> Field:
+        """Return the field at `path` under this one; its value is None when it is not there."""
+        value = self.value
+        for step in path:
+            if isinstance(step, int):
+                value = value[step] if isinstance(value, list) and step < len(value) else None
+            else:
+                value = value.get(step) if isinstance(value, Mapping) else None
+        return Field(self.document, self.owner, (*self.path, *path), value)
+
     def at(self, key: str) -> Field:
         """The field `key` in this mapping; its value is None when it is not there."""
         value = self.value.get(key) if isinstance(self.value, Mapping) else None

@@ -55,6 +55,13 @@ def parse_port(text: str, where: str, allow_zero: bool = False) -> int:
     return int(text)
 
 
+def read_port(text: str | None) -> int | None:
+    """Return the port number that `text` spells as the agent reads it; None when it is off or unreadable."""
+    if text is None or not text.isascii() or not text.isdigit() or len(text) > 5:
+        return None
+    return int(text) if 0 < int(text) <= HIGHEST else None
+
+
 def refuse_reserved(port: int, where: str) -> None:
     """Raise InputError at `where` when `port` belongs to the data plane (see RESERVED)."""
     if port in RESERVED:

@@ -15,8 +15,13 @@ from meshscrape.istio.annotations import PodAnnotations, parse_annotations
 from meshscrape.istio.environment import check_kubernetes_name, check_namespace, parse_boolean
 from meshscrape.istio.fields import Document, Field
 from meshscrape.istio.names import INJECT, LOCAL_COMMAND, PROXY_CONTAINER
-from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
+from meshscrape.istio.ports import refuse_reserved, shorten
 from meshscrape.kube.mesh_spec import Container, ContainerPortSpec
+from meshscrape.kube.selectors import matches
+from meshscrape.kube.views import service as views
+from meshscrape.kube.views.pod import ContainerPort, container_ports, env_variables
+from meshscrape.kube.views.reading import Reading, refuse_faults
+from meshscrape.kube.views.service import ServicePort
 
 _OWN_NAMESPACES = ("meshscrape.io/", "prometheus.istio.io/", "proxy.istio.io/", "traffic.sidecar.istio.io/")
 
@@ -58,31 +63,33 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class ServicePort:
-    """A Service's port; `target` is a number or the name of a container port."""
-
-    name: str
-    port: int
-    target: int | str
-    field: Field
-
-
-@dataclass(frozen=True, slots=True)
 class Service:
-    """A Service: which pods it selects, and its TCP ports."""
+    """A Service as it is declared; `view` is what it says."""
 
     named: Named
-    selector: Mapping[str, str]
-    ports: tuple[ServicePort, ...]
+    view: views.Service
+
+    @property
+    def ports(self) -> tuple[ServicePort, ...]:
+        """Return its TCP ports."""
+        return tuple(port for port in self.view.ports if port.tcp)
 
     def selects(self, namespace: str, labels: Mapping[str, str]) -> bool:
-        """Whether a pod in `namespace` with `labels` belongs to the Service; without a selector none does."""
-        return self.named.namespace == namespace and bool(self.selector) and matches(self.selector, labels)
+        """Return whether a pod in `namespace` with `labels` is behind the Service."""
+        return self.named.namespace == namespace and self.view.selects(labels)
 
-
-def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    """Whether `labels` has everything that `selector` asks for."""
-    return all(labels.get(key) == value for key, value in selector.items())
+    def target_port(self, port: ServicePort, containers: tuple[Container, ...]) -> int:
+        """Return the container port behind a port; raise InputError when no container declares it."""
+        declared = [ContainerPort(known.port, known.name) for item in containers for known in item.ports]
+        number = port.number(declared)
+        if number is not None and any(item.number == number for item in declared):
+            return number
+        spelled = ", ".join(f"{item.number}{f' ({item.name})' if item.name else ''}" for item in declared)
+        raise InputError(
+            f"no container declares port {port.target}",
+            where=self.named.root.below(port.path).where,
+            remedy=f"declare it as a containerPort; declared are {spelled or 'none'}",
+        )
 
 
 def parse_named(document: Document, kind: str) -> Named:
@@ -203,47 +210,44 @@ def _commands(names: list[str], annotations: PodAnnotations, place: Field) -> di
 
 
 def _container(item: Field, commands: Mapping[str, str], taken: set[int]) -> Container:
-    """One container; the ports that it declares are added to those that the pod's others have `taken`."""
+    """Return one container; its ports are added to those that the pod's other containers have `taken`."""
     item.no_misspelt(*_CONTAINER_FIELDS, also=_CONTAINER_ALSO)
     name = item.text("name")
+    reading = Reading.of(item.value)
+    declared = container_ports(reading)
+    refuse_faults(item, reading.faults)
     ports = []
-    for port_item in item.items("ports"):
-        port_item.only("containerPort", "name", "protocol", "hostPort", "hostIP")
-        if not _is_tcp(port_item):
+    for port in declared:
+        if not port.tcp:
             continue
-        port = port_item.port("containerPort")
-        place = port_item.at("containerPort")
-        refuse_reserved(port, place.where)
-        if port in taken:
+        place = item.below(port.path).at("containerPort")
+        refuse_reserved(port.number, place.where)
+        if port.number in taken:
             place.refuse(
-                f"port {port} is declared twice", "containers of a pod share their ports: use another"
+                f"port {port.number} is declared twice", "containers of a pod share their ports: use another"
             )
-        taken.add(port)
-        ports.append(ContainerPortSpec(port_item.text("name", ""), port))
+        taken.add(port.number)
+        ports.append(ContainerPortSpec(port.name, port.number))
     env = tuple((variable, value) for variable, (value, _) in _env(item).items())
     return Container(name, commands.get(name), env, tuple(ports))
 
 
-def _is_tcp(port_item: Field) -> bool:
-    protocol = port_item.text("protocol", "TCP")
-    if protocol not in ("TCP", "UDP", "SCTP"):
-        port_item.at("protocol").refuse(f"{shorten(protocol)} is not a protocol", "write TCP or remove it")
-    return protocol == "TCP"
-
-
 def _env(container: Field) -> dict[str, tuple[str, Field]]:
+    reading = Reading.of(container.value)
+    variables = env_variables(reading)
+    refuse_faults(container, reading.faults)
     env: dict[str, tuple[str, Field]] = {}
-    for item in container.items("env"):
-        item.only("name", "value", "valueFrom")
-        if item.at("valueFrom").value is not None:
+    for variable in variables:
+        item = container.below(variable.path)
+        if variable.value is None:
             item.at("valueFrom").refuse(
                 "values from elsewhere are not known to the local mesh", "write the value itself"
             )
-        name = item.text("name")
-        if "=" in name or "\0" in name:
-            item.at("name").refuse(f"{shorten(name)} cannot name a variable", "remove the '=' from it")
-        value = item.at("value")
-        env[name] = ("" if value.value is None else value.as_text(), item)
+        if "=" in variable.name or "\0" in variable.name:
+            item.at("name").refuse(
+                f"{shorten(variable.name)} cannot name a variable", "remove the '=' from it"
+            )
+        env[variable.name] = (variable.value, item)
     return env
 
 
@@ -257,35 +261,8 @@ def _proxy_env(pod: Field) -> dict[str, tuple[str, Field]]:
 
 
 def parse_service(named: Named) -> Service:
-    """A Service's selector and TCP ports. Raises InputError with the place of the field that is wrong."""
-    spec = named.root.mapping("spec", required=True)
-    spec.no_misspelt("selector", "ports", "type")
-    ports = tuple(_service_port(item) for item in spec.items("ports") if _is_tcp(item))
-    return Service(named, spec.strings("selector"), ports)
-
-
-def _service_port(item: Field) -> ServicePort:
-    item.only("name", "port", "targetPort", "protocol", "nodePort", "appProtocol")
-    port = item.port("port")
-    target = item.at("targetPort")
-    if target.value is None:
-        resolved: int | str = port
-    elif isinstance(target.value, int) and not isinstance(target.value, bool):
-        resolved = parse_port(str(target.value), target.where)
-    else:
-        resolved = target.as_text()
-    return ServicePort(item.text("name", ""), port, resolved, item)
-
-
-def target_port(service_port: ServicePort, containers: tuple[Container, ...]) -> int:
-    """The container port behind a Service's port; raises InputError when no container declares it."""
-    declared = [port for container in containers for port in container.ports]
-    for port in declared:
-        if service_port.target in (port.port, port.name):
-            return port.port
-    known = ", ".join(f"{port.port}{f' ({port.name})' if port.name else ''}" for port in declared) or "none"
-    raise InputError(
-        f"no container declares port {service_port.target}",
-        where=service_port.field.where,
-        remedy=f"declare it as a containerPort; declared are {known}",
-    )
+    """Return a Service. Raises InputError with the place of the field that is wrong."""
+    named.root.mapping("spec", required=True).no_misspelt("selector", "ports", "type")
+    view = views.service(named.root.document.data)
+    refuse_faults(named.root, view.faults)
+    return Service(named, view)

@@ -13,8 +13,9 @@ from meshscrape.errors import InputError
 from meshscrape.istio.fields import Field
 from meshscrape.istio.ports import refuse_reserved, shorten
 from meshscrape.istio.scrape_targets import check_path
-from meshscrape.kube.declarations import Named, Service, matches, target_port
+from meshscrape.kube.declarations import Named, Service
 from meshscrape.kube.mesh_spec import Gateway, Route, Workload
+from meshscrape.kube.selectors import matches
 
 _EVERY_HOST = "the local mesh's gateways serve every host"
 
@@ -197,7 +198,11 @@ def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterab
         for service_port in service.ports:
             if service_port.port == gateway.port:
                 target = service_port.target
-                port = target if isinstance(target, int) else target_port(service_port, workload.containers)
+                port = (
+                    target
+                    if isinstance(target, int)
+                    else service.target_port(service_port, workload.containers)
+                )
     refuse_reserved(port, gateway.port_field.where)
     return port
 
@@ -243,7 +248,7 @@ def _destination_port(route: HttpRoute, service: Service | None, workload: Workl
     if service is not None:
         found = [port for port in service.ports if route.port in (None, port.port)]
         if len(found) == 1:
-            return target_port(found[0], workload.containers)
+            return service.target_port(found[0], workload.containers)
         known = [port.port for port in service.ports]
     else:
         known = [port.port for container in workload.containers for port in container.ports]

@@ -23,11 +23,10 @@ from meshscrape.kube.declarations import (
     parse_deployment,
     parse_named,
     parse_service,
-    target_port,
 )
 from meshscrape.kube.gateways import GatewayObject, VirtualService
 from meshscrape.kube.mesh_spec import Gateway, Kind, MeshSpec, Workload, agent_environment
-from meshscrape.kube.peer_authentication import PeerAuthentication, Policies, parse_peer_authentication
+from meshscrape.kube.policies import Policies
 from meshscrape.spiffe.ids import check_trust_domain
 
 # What the mesh itself tells every agent; a pod that sets one of these would contradict its identity.
@@ -83,7 +82,7 @@ class _Objects:
     accounts: set[tuple[str, str]] = field(default_factory=set)
     deployments: list[Deployment] = field(default_factory=list)
     services: list[Service] = field(default_factory=list)
-    policies: list[PeerAuthentication] = field(default_factory=list)
+    policies: list[Named] = field(default_factory=list)
     gateways: list[GatewayObject] = field(default_factory=list)
     virtual_services: list[VirtualService] = field(default_factory=list)
 
@@ -119,7 +118,7 @@ def _collect(documents: Iterable[Document]) -> _Objects:
         "ServiceAccount": lambda named: objects.accounts.add((named.namespace, named.name)),
         "Service": lambda named: objects.services.append(parse_service(named)),
         "Deployment": lambda named: objects.deployments.append(parse_deployment(named)),
-        "PeerAuthentication": lambda named: objects.policies.append(parse_peer_authentication(named)),
+        "PeerAuthentication": objects.policies.append,
         "Gateway": lambda named: objects.gateways.append(gateways.parse_gateway(named)),
         "VirtualService": lambda named: objects.virtual_services.append(
             gateways.parse_virtual_service(named)
@@ -227,7 +226,7 @@ def _check_services(deployment: Deployment, workload: Workload, services: Iterab
     for service in services:
         if workload.kind != "gateway" and service.selects(workload.namespace, deployment.labels):
             for port in service.ports:
-                target_port(port, workload.containers)
+                service.target_port(port, workload.containers)
 
 
 def _check_settings(workload: Workload, deployment: Deployment, trust_domain: str) -> None:

@@ -260,6 +260,17 @@ def containers(template: Any) -> Iterator[Mapping[str, Any]]:
                 yield container
 
 
+def oldest(manifests: Iterable[Manifest]) -> Manifest | None:
+    """Return the object that Istio takes of several: the oldest, then by name; None when there is none."""
+    return min(manifests, key=age, default=None)
+
+
+def age(manifest: Manifest) -> tuple[str, str]:
+    """Return a sort key that puts older objects first; objects of files, which have no time, come last."""
+    created = dig(manifest.data, "metadata", "creationTimestamp", default="9999")
+    return str(created), manifest.ref.name
+
+
 def selects(selector: Any, having: Mapping[str, str]) -> bool:
     """Whether a label selector (matchLabels and matchExpressions) matches the labels `having`.
 

@@ -1,13 +1,16 @@
-"""Label selectors as kubectl spells them: `app=httpbin,tier!=db,env in (a,b),!legacy`."""
+"""Label selectors as kubectl spells them (`app=httpbin,tier!=db,env in (a,b),!legacy`), and an index."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from meshscrape.errors import InputError
 from meshscrape.istio.ports import shorten
+from meshscrape.kube.objects import as_mapping, selects
+
+T = TypeVar("T")
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_./-]*[A-Za-z0-9])?"
 _VALUE = r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?)?"
@@ -36,3 +39,32 @@ def _requirement(text: str, where: str) -> dict[str, Any]:
     raise InputError(
         f"{shorten(text)} is not a label selector", where=where, remedy="write it as for kubectl: app=httpbin"
     )
+
+
+def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Return whether `labels` has everything that `selector` asks for; an empty selector matches all."""
+    return selects({"matchLabels": selector}, labels)
+
+
+class LabelIndex(Generic[T]):
+    """Things that select pods of a namespace by labels, found without trying each of them."""
+
+    def __init__(self) -> None:
+        self._by_label: dict[tuple[str, str, str], list[tuple[Mapping[str, object], T]]] = {}
+        self._wide: dict[str, list[tuple[Mapping[str, object], T]]] = {}
+
+    def add(self, namespace: str, selector: Mapping[str, object], thing: T) -> None:
+        """Add what `selector` (matchLabels and matchExpressions) selects; an empty one selects every pod."""
+        entry = (selector, thing)
+        for key, value in as_mapping(selector.get("matchLabels")).items():
+            # One label is enough to find the entry; `matching` tries the whole selector.
+            self._by_label.setdefault((namespace, key, str(value)), []).append(entry)
+            return
+        self._wide.setdefault(namespace, []).append(entry)
+
+    def matching(self, namespace: str, labels: Mapping[str, str]) -> list[T]:
+        """Return what selects a pod with `labels`, in no particular order."""
+        entries = list(self._wide.get(namespace, ()))
+        for key, value in labels.items():
+            entries += self._by_label.get((namespace, key, str(value)), ())
+        return [thing for selector, thing in entries if selects(selector, labels)]

@@ -66,8 +66,6 @@ def modes(*policies: str) -> list[list[InboundMode]]:
         ([MESH % "STRICT", PORT % ("UNSET", "DISABLE")], "DISABLE", "STRICT", "STRICT"),
         ([MESH % "STRICT", PORT % ("PERMISSIVE", "UNSET")], "PERMISSIVE", "PERMISSIVE", "STRICT"),
         ([NAMESPACE % "STRICT", PORT % ("UNSET", "UNSET")], "STRICT", "STRICT", "PERMISSIVE"),
-        # A selector in the root namespace selects there only; it is not for the mesh.
-        ([TOOL % "STRICT"], "PERMISSIVE", "PERMISSIVE", "STRICT"),
     ],
 )
 def test_the_nearest_policy_that_sets_a_mode_decides(
@@ -95,6 +93,7 @@ def test_the_v1_shape_without_a_spec_says_nothing() -> None:
             "needs a selector",
         ),
         ([PORT.replace("9080", "9081") % ("STRICT", "STRICT")], "no selected workload declares port 9081"),
+        ([TOOL % "STRICT"], "Istio ignores policies of istio-system that select workloads"),
         ([WEB.replace("app: web", "app: wbe") % "STRICT"], "no workload of the namespace has these labels"),
         ([PORT % ("STRICT", "strict")], "'strict' is not a mode"),
         ([PORT.replace("9080", "http") % ("STRICT", "STRICT")], "'http' is not a port"),

@@ -1,0 +1,59 @@
+"""Sidecar (the Istio object): which one is in force for a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from meshscrape.istio.names import ROOT_NAMESPACE
+from meshscrape.kube.objects import Manifest, Ref, age
+from meshscrape.kube.selectors import LabelIndex
+from meshscrape.kube.views.reading import Fault, Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """One Sidecar; an empty selector means every workload of its namespace (root namespace: of the mesh)."""
+
+    manifest: Manifest
+    selector: Mapping[str, str]
+    ingress: tuple[Mapping[str, object], ...]
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def ref(self) -> Ref:
+        """Return which object it is."""
+        return self.manifest.ref
+
+
+def sidecar(manifest: Manifest) -> Sidecar:
+    """Return the view of a Sidecar object."""
+    spec = Reading.of(manifest.data).mapping("spec")
+    selector = spec.strings("workloadSelector", "labels")
+    ingress = tuple(item.value for item in spec.items("ingress"))
+    return Sidecar(manifest, selector, ingress, tuple(spec.faults))
+
+
+class Sidecars:
+    """All Sidecars of a mesh, indexed by what they select."""
+
+    def __init__(self, sidecars: Iterable[Sidecar], root_namespace: str = ROOT_NAMESPACE) -> None:
+        self._root = root_namespace
+        self._selecting: LabelIndex[Sidecar] = LabelIndex()
+        self._wide: dict[str, list[Sidecar]] = {}
+        for found in sidecars:
+            if found.selector:
+                self._selecting.add(found.ref.namespace, {"matchLabels": found.selector}, found)
+            else:
+                self._wide.setdefault(found.ref.namespace, []).append(found)
+
+    def of(self, namespace: str, labels: Mapping[str, str]) -> tuple[Sidecar, ...]:
+        """Return the Sidecars for a workload, the one in force first.
+
+        More than one at the same level is a mistake: Istio does not define what the second does.
+
+        A Sidecar that selects the workload counts before its namespace's, that before the root namespace's.
+        """
+        found = self._selecting.matching(namespace, labels)
+        found = found or self._wide.get(namespace) or self._wide.get(self._root, [])
+        return tuple(sorted(found, key=lambda item: age(item.manifest)))
