@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import Document, Field, load_documents
@@ -57,3 +58,27 @@ def parse_proxy_config(yaml_text: str, where: str = f"annotation {PROXY_CONFIG_A
     metadata = root.strings("proxyMetadata")
     lines = {name: document.lines["proxyMetadata", name] for name in metadata}
     return ProxyConfig(metadata, document.data, lines)
+
+
+@lru_cache(maxsize=4096)
+def read_proxy_config(yaml_text: str) -> tuple[Mapping[str, object], str]:
+    """Return the fields that `yaml_text` spells, and why they cannot be read (empty when they can).
+
+    Pods of one workload have the same text, so what was read is kept.
+    """
+    try:
+        documents = load_documents(yaml_text, "line")
+    except InputError as error:
+        return {}, str(error)
+    if len(documents) > 1:
+        return {}, "more than one YAML document"
+    return (documents[0].data if documents else {}), ""
+
+
+def proxy_metadata(config: object) -> dict[str, str]:
+    """Return the strings of proxyMetadata of a ProxyConfig; Istio reads the spelling proxy_metadata too."""
+    if not isinstance(config, Mapping):
+        return {}
+    found = config.get("proxyMetadata", config.get("proxy_metadata"))
+    entries = found.items() if isinstance(found, Mapping) else ()
+    return {str(name): value for name, value in entries if isinstance(value, str)}

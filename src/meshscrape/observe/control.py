@@ -11,12 +11,13 @@ from typing import Any
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
 from meshscrape.istio.names import ASM_GROUP, PROXY_CONTAINER, REVISION, ROOT_NAMESPACE
+from meshscrape.istio.proxy_config import proxy_metadata
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version, parse_version
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
+from meshscrape.kube.views.pod import env_of
 from meshscrape.observe.cluster import TAG_LABEL, Cluster
 from meshscrape.observe.model import ControlPlane, Flavour, MeshSettings
-from meshscrape.observe.proxies import env_of, metadata_of
 
 DEFAULT = "default"
 _INJECTOR = "istio-sidecar-injector"
@@ -222,7 +223,7 @@ def _mesh(config_map: Manifest | None, some: Manifest | None) -> MeshSettings:
         trust_domain_aliases=tuple(map(str, objects.as_list(mesh.get("trustDomainAliases")))),
         root_namespace=str(mesh.get("rootNamespace") or root),
         default_config=default_config,
-        default_metadata=metadata_of(default_config),
+        default_metadata=proxy_metadata(default_config),
         prometheus_merge=mesh.get("enablePrometheusMerge") is not False,
         found=True,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from meshscrape.istio.names import ASM_GROUP, REVISION
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import Proxy, injected_revision, is_injected, proxy_of
 from meshscrape.observe import gateways
 from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster
 from meshscrape.observe.control import Control
@@ -20,7 +21,6 @@ from meshscrape.observe.kinds import (
     service_account,
 )
 from meshscrape.observe.model import Injection, Kind
-from meshscrape.observe.proxies import Proxy, injected_revision, is_injected, proxy_of
 from meshscrape.observe.settings import ProxySettings
 from meshscrape.observe.workload import DeclaredWorkload
 

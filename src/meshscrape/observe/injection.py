@@ -11,9 +11,9 @@ from typing import Any
 
 from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED, REVISION
 from meshscrape.kube import objects
+from meshscrape.kube.views.proxy import Proxy
 from meshscrape.observe.control import DEFAULT
 from meshscrape.observe.model import Injection
-from meshscrape.observe.proxies import Proxy
 
 
 def injection_of(

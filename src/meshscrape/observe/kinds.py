@@ -7,10 +7,10 @@ from typing import Any
 
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import Proxy, is_injected, proxy_of, uses_gateway_template
 from meshscrape.observe import gateways
 from meshscrape.observe.control import is_asm_container, is_istiod
 from meshscrape.observe.model import Flavour, Injection, Kind
-from meshscrape.observe.proxies import Proxy, is_injected, proxy_of, uses_gateway_template
 
 DATAPLANE_MODE = "istio.io/dataplane-mode"
 

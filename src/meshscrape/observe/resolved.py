@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from meshscrape.istio import names
+from meshscrape.istio.environment import is_true
+from meshscrape.istio.ports import read_port
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
 from meshscrape.kube.objects import Manifest
+from meshscrape.kube.views.proxy import config_annotation
 from meshscrape.observe.application import application_ports
 from meshscrape.observe.bootstrap import Override, override_of
 from meshscrape.observe.cluster import Cluster
@@ -14,7 +17,7 @@ from meshscrape.observe.control import DEFAULT, Control, split_ports
 from meshscrape.observe.legacy import Legacy, LegacyPort
 from meshscrape.observe.model import Mode, RunningPod
 from meshscrape.observe.policies import PeerAuthentications
-from meshscrape.observe.proxies import config_annotation, is_true, port_value, running_pod
+from meshscrape.observe.proxies import running_pod
 from meshscrape.observe.stale import compared_pods
 from meshscrape.observe.workload import (
     DeclaredWorkload,
@@ -136,8 +139,8 @@ def metrics_ports(
             hardened=False,
             half_hardened="",
         )
-    merged = port_value(workload.env.get(names.ENVOY_SECURE_MERGED_METRICS_PORT))
-    envoy = port_value(workload.env.get(names.ENVOY_SECURE_METRICS_PORT))
+    merged = read_port(workload.env.get(names.ENVOY_SECURE_MERGED_METRICS_PORT))
+    envoy = read_port(workload.env.get(names.ENVOY_SECURE_METRICS_PORT))
     native = tuple(port for port in (merged, envoy) if port and after.at_least("1.31") is not False)
     overriding = tuple(listener.port for listener in override.listeners) if override else ()
     hardened, half_hardened = _hardened(workload, after)

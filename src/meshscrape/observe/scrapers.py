@@ -9,11 +9,11 @@ from meshscrape.istio.names import MONITORING_GROUP, OUTPUT_CERTS, PROXY_CONTAIN
 from meshscrape.istio.versions import split_image
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import annotation_metadata, proxy_of
 from meshscrape.observe.cluster import Cluster, owners
 from meshscrape.observe.control import Control
 from meshscrape.observe.injection import injection_of
 from meshscrape.observe.model import Scraper
-from meshscrape.observe.proxies import annotation_metadata, proxy_of
 from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workload import ResolvedWorkload
 

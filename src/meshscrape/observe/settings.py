@@ -6,20 +6,19 @@ object that selects the pod wins over the annotation, for the bootstrap the anno
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshscrape.istio.names import ASM_GROUP, PROXY_CONFIG
+from meshscrape.istio.names import ASM_GROUP
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import Proxy, annotation_metadata, written_metadata
 from meshscrape.observe import gateways
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import Control
 from meshscrape.observe.model import Injection, Kind
 from meshscrape.observe.policies import ProxyConfigs
-from meshscrape.observe.proxies import Proxy, annotation_metadata, metadata_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class ProxySettings:
         if kind in ("ambient", "uninjected"):
             return Settings(own_env, annotation_metadata(annotations), annotations)
         if proxy is not None and proxy.complete:
-            metadata = _written_config(own_env) | annotation_metadata(annotations)
+            metadata = written_metadata(own_env) | annotation_metadata(annotations)
             if kind == "gateway-classic":
                 metadata = {**self.control.mesh.default_metadata, **metadata}
             return Settings(own_env, metadata, annotations)
@@ -78,7 +77,7 @@ class ProxySettings:
         if gateway.ref.group == ASM_GROUP:
             pod = {**annotations, **objects.as_mapping(objects.dig(gateway.data, "spec", "podAnnotations"))}
             env = gateways.istio_gateway_env(gateway)
-            return Settings(env, {**_written_config(own_env), **annotation_metadata(pod)}, pod)
+            return Settings(env, {**written_metadata(own_env), **annotation_metadata(pod)}, pod)
         mesh = self.control.mesh
         overlay = gateways.overlay_of(gateway, self.cluster, mesh.root_namespace)
         base = {
@@ -88,11 +87,3 @@ class ProxySettings:
         }
         pod = {**gateways.gateway_annotations(gateway), **overlay.annotations}
         return Settings({**base, **overlay.env}, {**base, **annotation_metadata(pod)}, pod)
-
-
-def _written_config(env: Mapping[str, str]) -> dict[str, str]:
-    """The proxyMetadata in PROXY_CONFIG, which the injection template wrote."""
-    try:
-        return metadata_of(objects.as_mapping(json.loads(env.get(PROXY_CONFIG, "{}"))))
-    except ValueError:
-        return {}

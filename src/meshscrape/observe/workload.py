@@ -13,6 +13,7 @@ from typing import Any
 
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import Proxy
 from meshscrape.observe.bootstrap import Override
 from meshscrape.observe.legacy import LegacyPort
 from meshscrape.observe.model import (
@@ -25,7 +26,6 @@ from meshscrape.observe.model import (
     Mtls,
     RunningPod,
 )
-from meshscrape.observe.proxies import Proxy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,12 +16,12 @@ from meshscrape.istio.names import (
 )
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import annotation_metadata
 from meshscrape.observe import gateways
 from meshscrape.observe.cluster import GATEWAY_GROUP
 from meshscrape.observe.control import yaml_mapping
 from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.facts import Facts
-from meshscrape.observe.proxies import annotation_metadata
 from meshscrape.observe.workload import ObservedWorkload
 
 # Read from the Gateway itself, whatever its infrastructure says.

@@ -8,11 +8,11 @@ from typing import Any
 from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.proxy import config_annotation
 from meshscrape.observe.declared_jobs import DeclaredJob
 from meshscrape.observe.discovery import META, Labels, pod_targets
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.facts import Facts
-from meshscrape.observe.proxies import config_annotation
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.scrapers import certs_volume, operated_template, scraping_container
 from meshscrape.observe.volumes import named_items

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 from meshscrape.errors import InputError
 from meshscrape.istio import names
+from meshscrape.istio.environment import is_true
+from meshscrape.istio.ports import read_port
 from meshscrape.istio.proxy_config import parse_proxy_config
+from meshscrape.kube.views.proxy import config_annotation
 from meshscrape.observe.bootstrap import KEY
 from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.facts import Facts
-from meshscrape.observe.proxies import config_annotation, is_true, port_value
 from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workload import ObservedWorkload
 
@@ -62,7 +64,7 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
     asked = [
         name
         for name in (names.ENVOY_SECURE_MERGED_METRICS_PORT, names.ENVOY_SECURE_METRICS_PORT)
-        if port_value(workload.env.get(name))
+        if read_port(workload.env.get(name))
     ]
     if asked and after.at_least("1.31") is False:
         yield Pitfall(
@@ -165,7 +167,7 @@ def _announced(workload: ObservedWorkload) -> Iterator[Pitfall]:
         ("secure-port", workload.metrics.announced),
         ("secure-envoy-port", workload.metrics.announced_envoy),
     ):
-        if text is not None and port_value(text) not in listening:
+        if text is not None and read_port(text) not in listening:
             yield Pitfall(
                 "secure-port-without-listener",
                 "error",
@@ -174,7 +176,7 @@ def _announced(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 "the target is discovered and stays down.",
                 "Open the port (see the plan), or remove the annotation.",
             )
-    announced = port_value(workload.metrics.announced)
+    announced = read_port(workload.metrics.announced)
     if workload.metrics.merged and announced in listening and announced != workload.metrics.merged:
         yield Pitfall(
             "secure-port-mismatch",
