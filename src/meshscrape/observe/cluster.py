@@ -1,14 +1,12 @@
-"""The inventory with the questions that observing asks of it, indexed: nothing here scans in a square."""
+"""The inventory with the questions that observing asks of it, indexed, so that none scans all objects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
 
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest, Ref
-
-T = TypeVar("T")
+from meshscrape.kube.selectors import LabelIndex
 
 TAG_LABEL = "istio.io/tag"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
@@ -16,30 +14,6 @@ VICTORIA = "operator.victoriametrics.com"
 _HASH = "pod-template-hash"
 # Owners whose own owners are what users change.
 _BETWEEN = ("ReplicaSet", "Job")
-
-
-class Selecting(Generic[T]):
-    """Things that select pods of a namespace by labels, found without trying every one."""
-
-    def __init__(self) -> None:
-        self._by_label: dict[tuple[str, str, str], list[tuple[Mapping[str, object], T]]] = {}
-        self._wide: dict[str, list[tuple[Mapping[str, object], T]]] = {}
-
-    def add(self, namespace: str, selector: Mapping[str, object], thing: T) -> None:
-        """`selector` has matchLabels and matchExpressions; an empty one selects everything."""
-        match = objects.as_mapping(selector.get("matchLabels"))
-        entry = (selector, thing)
-        for key, value in match.items():
-            self._by_label.setdefault((namespace, key, str(value)), []).append(entry)
-            return
-        self._wide.setdefault(namespace, []).append(entry)
-
-    def matching(self, namespace: str, labels: Mapping[str, str]) -> list[T]:
-        """What selects a pod with `labels`, in no particular order."""
-        found = list(self._wide.get(namespace, ()))
-        for key, value in labels.items():
-            found += self._by_label.get((namespace, key, str(value)), ())
-        return [thing for selector, thing in found if objects.selects(selector, labels)]
 
 
 class Cluster:
@@ -50,7 +24,7 @@ class Cluster:
         self.namespaces = {
             each.ref.name: objects.labels(each.data) for each in inventory.of_kind("Namespace")
         }
-        self.services: Selecting[Manifest] = Selecting()
+        self.services: LabelIndex[Manifest] = LabelIndex()
         for service in inventory.of_kind("Service", ""):
             selector = objects.as_mapping(objects.dig(service.data, "spec", "selector"))
             if selector:
@@ -61,9 +35,9 @@ class Cluster:
         """The labels of a namespace; none when it is not known."""
         return self.namespaces.get(namespace, {})
 
-    def selecting(self, kind: str, group: str, *path: str) -> Selecting[Manifest]:
+    def selecting(self, kind: str, group: str, *path: str) -> LabelIndex[Manifest]:
         """All objects of a kind by the selector at `path` (matchLabels form; absent selects everything)."""
-        index: Selecting[Manifest] = Selecting()
+        index: LabelIndex[Manifest] = LabelIndex()
         for each in self.inventory.of_kind(kind, group):
             selector = objects.as_mapping(objects.dig(each.data, *path))
             # Sidecar's workloadSelector has `labels`, Istio's Gateway a bare mapping.
@@ -110,13 +84,3 @@ def owners(manifest: Manifest) -> Iterator[Ref]:
         # Nothing checks that an owner is a name, and whoever makes a pod writes it.
         if ref.printable:
             yield ref
-
-
-def oldest(manifests: Iterable[Manifest]) -> Manifest | None:
-    """The one that Istio takes of several: the oldest, then by name. Files without a time come last."""
-
-    def age(manifest: Manifest) -> tuple[str, str]:
-        created = objects.dig(manifest.data, "metadata", "creationTimestamp", default="9999")
-        return str(created), manifest.ref.name
-
-    return min(manifests, key=age, default=None)

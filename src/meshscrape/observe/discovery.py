@@ -13,6 +13,8 @@ from typing import Any
 from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
+from meshscrape.kube.views.pod import declared_ports
+from meshscrape.kube.views.service import service as view_of
 from meshscrape.observe.cluster import owners
 from meshscrape.observe.workload import ResolvedWorkload
 
@@ -164,28 +166,22 @@ def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, 
     """
     common = _pod_labels(pod) | _service_labels(service)
     ip = common[f"{META}pod_ip"]
-    named = {
-        str(objects.dig(port, "name")): objects.dig(port, "containerPort")
-        for container in objects.containers(pod.data)
-        for port in objects.as_list(container.get("ports"))
-    }
+    declared = declared_ports(pod.data)
     covered = set()
-    for port in objects.as_list(objects.dig(service.data, "spec", "ports")):
-        target = objects.dig(port, "targetPort", default=objects.dig(port, "port"))
-        number = target if isinstance(target, int) else named.get(str(target))
-        if not isinstance(number, int):
+    for port in view_of(service.data).ports:
+        number = port.number(declared)
+        if number is None:
             continue
         covered.add(str(number))
-        name = str(objects.dig(port, "name", default=""))
         yield (
             common
             | {
                 "__address__": join(ip, number),
-                f"{META}endpoint_port_name": name,
-                f"{META}endpointslice_port_name": name,
-                f"{META}service_port_name": name,
+                f"{META}endpoint_port_name": port.name,
+                f"{META}endpointslice_port_name": port.name,
+                f"{META}service_port_name": port.name,
             },
-            name,
+            port.name,
         )
     for target_labels in pod_targets(pod):
         number_text = target_labels.get(f"{META}pod_container_port_number", "")

@@ -12,9 +12,9 @@ from typing import Any
 
 from meshscrape.istio.names import ASM_GROUP, PROXY_CONTAINER
 from meshscrape.kube import objects
-from meshscrape.kube.objects import Inventory, Manifest, Ref
+from meshscrape.kube.objects import Inventory, Manifest, Ref, oldest
 from meshscrape.kube.views.pod import env_of
-from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster, oldest, owners
+from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster, owners
 from meshscrape.observe.control import yaml_mapping
 
 MANAGED = "gateway.istio.io/managed"

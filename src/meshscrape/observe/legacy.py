@@ -10,8 +10,8 @@ from meshscrape.istio import ports
 from meshscrape.istio.names import ISTIO_NETWORKING
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.sidecar import Sidecar, Sidecars, sidecar
 from meshscrape.observe.cluster import Cluster
-from meshscrape.observe.policies import Sidecars
 
 _METRICS = (ports.MERGED, ports.STATS)
 
@@ -29,13 +29,14 @@ class Legacy:
     """Finds the legacy ports of sidecars and gateways."""
 
     def __init__(self, cluster: Cluster, root_namespace: str) -> None:
-        self.sidecars = Sidecars(cluster, root_namespace)
+        known = cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING)
+        self.sidecars = Sidecars(map(sidecar, known), root_namespace)
         self._gateways = _metrics_gateways(cluster)
 
     def of_sidecar(self, namespace: str, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
         """What the Sidecar in force leads to the proxy's own metrics ports."""
         in_force = self.sidecars.of(namespace, labels)[:1]
-        return tuple(port for sidecar in in_force for port in ingress_ports(sidecar))
+        return tuple(port for found in in_force for port in ingress_ports(found))
 
     def of_gateway(self, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
         """What Gateways for this gateway's pods lead to its own metrics ports."""
@@ -47,10 +48,10 @@ class Legacy:
         )
 
 
-def ingress_ports(sidecar: Manifest) -> list[LegacyPort]:
+def ingress_ports(sidecar: Sidecar) -> list[LegacyPort]:
     """The ingress listeners of a Sidecar that lead to 15020 or 15090."""
     found = []
-    for listener in objects.as_list(objects.dig(sidecar.data, "spec", "ingress")):
+    for listener in sidecar.ingress:
         port = objects.dig(listener, "port", "number")
         target = str(objects.dig(listener, "defaultEndpoint", default="")).rpartition(":")[2]
         if isinstance(port, int) and target.isdigit() and int(target) in _METRICS:

@@ -78,7 +78,7 @@ class Injection:
 
 
 @dataclass(frozen=True, slots=True)
-class ContainerPort:
+class WorkloadPort:
     """A port of the application; `protocol` is how Istio treats it, from the Services that select the pod."""
 
     number: int
@@ -103,19 +103,6 @@ class RunningPod:
     ip: str = ""
     current: bool = True
     differs: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Mtls:
-    """The effective mTLS mode: of the workload, and of single ports where they differ."""
-
-    default: MtlsMode = "PERMISSIVE"
-    ports: Mapping[int, MtlsMode] = field(default_factory=dict)
-    source: Ref | None = None
-
-    def of(self, port: int) -> MtlsMode:
-        """The mode of a port."""
-        return self.ports.get(port, self.default)
 
 
 @dataclass(frozen=True, slots=True)

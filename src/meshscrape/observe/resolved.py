@@ -9,6 +9,7 @@ from meshscrape.istio.environment import is_true
 from meshscrape.istio.ports import read_port
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
 from meshscrape.kube.objects import Manifest
+from meshscrape.kube.views.peer_authentication import PeerAuthentications, peer_authentication
 from meshscrape.kube.views.proxy import config_annotation
 from meshscrape.observe.application import application_ports
 from meshscrape.observe.bootstrap import Override, override_of
@@ -16,7 +17,6 @@ from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import DEFAULT, Control, split_ports
 from meshscrape.observe.legacy import Legacy, LegacyPort
 from meshscrape.observe.model import Mode, RunningPod
-from meshscrape.observe.policies import PeerAuthentications
 from meshscrape.observe.proxies import running_pod
 from meshscrape.observe.stale import compared_pods
 from meshscrape.observe.workload import (
@@ -36,7 +36,8 @@ class Resolver:
         self.cluster = cluster
         self.control = control
         root = control.mesh.root_namespace
-        self.authentications = PeerAuthentications(cluster, root)
+        policies = cluster.inventory.of_kind("PeerAuthentication", names.ISTIO_SECURITY)
+        self.authentications = PeerAuthentications(map(peer_authentication, policies), root)
         self.legacy = Legacy(cluster, root)
 
     def resolve(self, workload: DeclaredWorkload) -> ResolvedWorkload:

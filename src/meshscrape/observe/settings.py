@@ -18,7 +18,7 @@ from meshscrape.observe import gateways
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import Control
 from meshscrape.observe.model import Injection, Kind
-from meshscrape.observe.policies import ProxyConfigs
+from meshscrape.observe.proxy_configs import ProxyConfigs
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,18 @@ from typing import Any
 
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.views.peer_authentication import Mtls
 from meshscrape.kube.views.proxy import Proxy
 from meshscrape.observe.bootstrap import Override
 from meshscrape.observe.legacy import LegacyPort
 from meshscrape.observe.model import (
     GATEWAYS,
-    ContainerPort,
     Flavour,
     Injection,
     Kind,
     Mode,
-    Mtls,
     RunningPod,
+    WorkloadPort,
 )
 
 
@@ -156,7 +156,7 @@ class ResolvedWorkload(DeclaredWorkload):
     metrics: MetricsPorts
     interception: Interception
     mtls: Mtls
-    container_ports: tuple[ContainerPort, ...]
+    container_ports: tuple[WorkloadPort, ...]
     services: tuple[Manifest, ...]
     override: Override | None
     legacy: tuple[LegacyPort, ...]

@@ -10,7 +10,9 @@ from meshscrape.istio.names import (
     PROMETHEUS_SCRAPE,
 )
 from meshscrape.istio.ports import HIGHEST
-from meshscrape.kube.objects import as_list, as_mapping, dig, labels, selects
+from meshscrape.kube.objects import labels
+from meshscrape.kube.views.pod import ContainerPort
+from meshscrape.kube.views.service import service
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.workloads import Context, selector_of
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort
@@ -72,14 +74,12 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
 
 
 def _service(context: Context, workload: ObservedWorkload, number: int) -> tuple[dict[str, str] | None, str]:
-    """The labels of the Service that leads to the port, and the port's name there."""
-    for each in context.inventory.in_namespace(workload.namespace, "Service", ""):
-        selector = as_mapping(dig(each.data, "spec", "selector"))
-        if not selector or not selects({"matchLabels": selector}, workload.labels):
-            continue
-        for port in as_list(dig(each.data, "spec", "ports")):
-            target = dig(port, "targetPort", default=dig(port, "port"))
-            names = {c.number: c.name for c in workload.container_ports}
-            if target == number or target == names.get(number):
-                return dict(labels(each.data)), str(dig(port, "name", default=""))
+    """Return the labels of the Service that leads to the port, and the port's name there."""
+    declared = [ContainerPort(port.number, port.name) for port in workload.container_ports]
+    for found in context.inventory.in_namespace(workload.namespace, "Service", ""):
+        view = service(found.data)
+        if view.selects(workload.labels):
+            for port in view.ports:
+                if port.number(declared) == number:
+                    return dict(labels(found.data)), port.name
     return None, ""

@@ -13,8 +13,9 @@ from meshscrape.errors import InputError
 from meshscrape.istio import names
 from meshscrape.istio.allow_list import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.istio.ports import MERGED, STATS
-from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, selects
-from meshscrape.observe.model import ContainerPort
+from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, oldest, selects
+from meshscrape.kube.views.sidecar import Sidecars, sidecar
+from meshscrape.observe.model import WorkloadPort
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
@@ -201,11 +202,8 @@ def _oldest_selecting(
         for each in context.inventory.in_namespace(workload.namespace, kind, group)
         if as_mapping(dig(each.data, *path)) and selects(dig(each.data, *path), workload.labels)
     ]
-    return min(found, key=_age).ref if found else None
-
-
-def _age(manifest: Manifest) -> tuple[str, str]:
-    return str(dig(manifest.data, "metadata", "creationTimestamp", default="9999")), manifest.ref.name
+    first = oldest(found)
+    return first.ref if first else None
 
 
 def ingress_of(data: Object) -> list[Any]:
@@ -222,37 +220,26 @@ def is_metrics_ingress(ingress: Any) -> bool:
 def effective_sidecar(
     context: Context, workload: ObservedWorkload, *, ours: bool = True
 ) -> tuple[Ref, bool] | None:
-    """The Sidecar that applies to a workload, and whether it selects it by labels; others' than `ours`."""
-    namespaces = dict.fromkeys((workload.namespace, context.observation.mesh.root_namespace))
-    for namespace in namespaces:
-        found = [
-            each
-            for each in _sidecars(context, namespace)
-            if _selected(each.data, workload) and (ours or labels(each.data).get(names.MANAGED_BY) != MANAGER)
-        ]
-        by_labels = [each for each in found if _labels_of(each.data)]
-        for candidates in (by_labels if namespace == workload.namespace else [], found):
-            if candidates:
-                first = min(candidates, key=_age)
-                return first.ref, bool(_labels_of(first.data))
-    return None
+    """Return the Sidecar in force for a workload, and whether it selects the workload by labels.
+
+    Without `ours`, Sidecars that meshscrape made are left out.
+    """
+    root = context.observation.mesh.root_namespace
+    known = (
+        found
+        for namespace in dict.fromkeys((workload.namespace, root))
+        for found in _sidecars(context, namespace)
+        if ours or labels(found.data).get(names.MANAGED_BY) != MANAGER
+    )
+    in_force = Sidecars(map(sidecar, known), root).of(workload.namespace, workload.labels)
+    return (in_force[0].ref, bool(in_force[0].selector)) if in_force else None
 
 
 def _sidecars(context: Context, namespace: str) -> list[Manifest]:
-    known = {
-        each.ref: each
-        for each in context.inventory.in_namespace(namespace, "Sidecar", names.ISTIO_NETWORKING)
-    }
-    latest = ((ref, context.draft.get(ref)) for ref in known)
+    """Return the Sidecars of a namespace as the plan leaves them."""
+    known = context.inventory.in_namespace(namespace, "Sidecar", names.ISTIO_NETWORKING)
+    latest = ((found.ref, context.draft.get(found.ref)) for found in known)
     return [Manifest(ref, data) for ref, data in latest if data is not None]
-
-
-def _labels_of(data: Object) -> Object:
-    return as_mapping(dig(data, "spec", "workloadSelector", "labels"))
-
-
-def _selected(data: Object, workload: ObservedWorkload) -> bool:
-    return selects({"matchLabels": _labels_of(data)}, workload.labels)
 
 
 def _sidecar(context: Context, target: PlannedWorkload) -> None:
@@ -312,7 +299,7 @@ def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
     ]
 
 
-def _protocol(port: ContainerPort) -> str:
+def _protocol(port: WorkloadPort) -> str:
     """The protocol as a Sidecar spells it, from the name of the Service's port."""
     prefix = port.service_port_name.partition("-")[0].upper()
     if prefix in _PROTOCOLS:

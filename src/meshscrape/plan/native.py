@@ -7,7 +7,9 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio import names
+from meshscrape.kube import objects
 from meshscrape.kube.objects import as_list, as_mapping, dig, selects
+from meshscrape.kube.views.proxy import annotation_metadata
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
@@ -113,7 +115,7 @@ def _own_variables(template: Mutable) -> set[Any]:
 
 
 def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
-    before = templates.proxy_variables(templates.annotation(template, names.PROXY_CONFIG_ANNOTATION))
+    before = annotation_metadata(objects.annotations(template))
     if workload.kind != "uninjected" and all(before.get(key) == value for key, value in wanted.items()):
         context.draft.note(
             workload.ref,

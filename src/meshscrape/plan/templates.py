@@ -72,15 +72,6 @@ def configure_proxy(
     annotate(template, {PROXY_CONFIG_ANNOTATION: with_proxy_config(text, metadata, fields)})
 
 
-def proxy_variables(text: str) -> Mapping[str, Any]:
-    """proxyMetadata of an annotation's text; empty when it cannot be read."""
-    try:
-        found = as_mapping(load_text(text, PROXY_CONFIG_ANNOTATION))
-    except InputError:
-        return {}
-    return as_mapping(found.get("proxyMetadata") or found.get("proxy_metadata"))
-
-
 def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -> str:
     """A list of ports such as `excludeInboundPorts`, with `ports` added and `without` removed."""
     unwanted = {str(port) for port in without}

@@ -18,7 +18,7 @@ from meshscrape.istio.names import (
 from meshscrape.istio.versions import parse_version
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.cluster import Selecting
+from meshscrape.kube.selectors import LabelIndex
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.workload import ObservedWorkload
@@ -139,7 +139,7 @@ def _by_hand(value: str | None, injected: int | None) -> bool:
 
 
 def _blocked(facts: Facts) -> Iterator[Pitfall]:
-    policies: Selecting[Manifest] = Selecting()
+    policies: LabelIndex[Manifest] = LabelIndex()
     for policy in facts.cluster.inventory.of_kind("NetworkPolicy"):
         types = objects.as_list(objects.dig(policy.data, "spec", "policyTypes"))
         if "Ingress" in types or not types:

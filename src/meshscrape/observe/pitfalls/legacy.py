@@ -8,7 +8,9 @@ from meshscrape.istio import ports
 from meshscrape.istio.names import ISTIO_NETWORKING, ISTIO_SECURITY
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.observe.cluster import Selecting
+from meshscrape.kube.selectors import LabelIndex
+from meshscrape.kube.views.sidecar import Sidecar
+from meshscrape.kube.views.sidecar import sidecar as view_of
 from meshscrape.observe.legacy import Legacy, ingress_ports
 from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.facts import Facts
@@ -21,7 +23,7 @@ _LOOPBACK = ("127.0.0.1", "::1")
 def legacy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     """Return all pitfalls of the legacy mode."""
     for sidecar in facts.cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING):
-        yield from _wide(sidecar)
+        yield from _wide(view_of(sidecar))
     for entry in facts.cluster.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
         yield from _exported(entry)
     policies = facts.cluster.selecting("AuthorizationPolicy", ISTIO_SECURITY, "spec", "selector")
@@ -35,9 +37,9 @@ def legacy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
             yield from _open_to_all(workload, policies)
 
 
-def _wide(sidecar: Manifest) -> Iterator[Pitfall]:
+def _wide(sidecar: Sidecar) -> Iterator[Pitfall]:
     found = ingress_ports(sidecar)
-    if found and not objects.dig(sidecar.data, "spec", "workloadSelector", "labels"):
+    if found and not sidecar.selector:
         yield Pitfall(
             "legacy-without-selector",
             "warning",
@@ -100,10 +102,7 @@ def _hidden(workload: ObservedWorkload, legacy: Legacy, facts: Facts) -> Iterato
     if workload.kind != "sidecar" or (plane is not None and plane.env.get(_LISTENER_MERGE) == "true"):
         return
     sidecar = legacy.sidecars.of(workload.namespace, workload.labels)[0]
-    served = [
-        objects.dig(each, "port", "number")
-        for each in objects.as_list(objects.dig(sidecar.data, "spec", "ingress"))
-    ]
+    served = [objects.dig(listener, "port", "number") for listener in sidecar.ingress]
     hidden = [str(each.number) for each in workload.container_ports if each.number not in served]
     if hidden:
         yield Pitfall(
@@ -132,7 +131,7 @@ def _collides(workload: ObservedWorkload) -> Iterator[Pitfall]:
             )
 
 
-def _open_to_all(workload: ObservedWorkload, policies: Selecting[Manifest]) -> Iterator[Pitfall]:
+def _open_to_all(workload: ObservedWorkload, policies: LabelIndex[Manifest]) -> Iterator[Pitfall]:
     mine = policies.matching(workload.namespace, workload.labels)
     for port in workload.legacy:
         if not any(_is_about(policy, port.port) for policy in mine):

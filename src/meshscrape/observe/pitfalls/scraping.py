@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from meshscrape.istio import ports
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ContainerPort, ObservedJob, Pitfall
+from meshscrape.observe.model import ObservedJob, Pitfall, WorkloadPort
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.workload import ObservedWorkload
 
@@ -92,7 +92,7 @@ def _refused(workload: ObservedWorkload, job: ObservedJob, number: int) -> Pitfa
 
 
 def _over_tls(
-    workload: ObservedWorkload, job: ObservedJob, port: ContainerPort, mode: str
+    workload: ObservedWorkload, job: ObservedJob, port: WorkloadPort, mode: str
 ) -> Iterator[Pitfall]:
     if mode != "STRICT":
         yield Pitfall(

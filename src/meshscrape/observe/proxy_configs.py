@@ -1,0 +1,40 @@
+"""ProxyConfig objects by the workloads that they configure; precedence is Istio's (`GetProxyConfig`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from meshscrape.istio.names import ISTIO_NETWORKING
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest, oldest
+from meshscrape.kube.selectors import LabelIndex
+from meshscrape.observe.cluster import Cluster
+
+
+class ProxyConfigs:
+    """ProxyConfig objects: environment variables by selector, namespace and mesh; the oldest wins."""
+
+    def __init__(self, cluster: Cluster, root_namespace: str) -> None:
+        self._root = root_namespace
+        self._selecting: LabelIndex[Manifest] = LabelIndex()
+        wide: dict[str, list[Manifest]] = {}
+        for each in cluster.inventory.of_kind("ProxyConfig", ISTIO_NETWORKING):
+            match = objects.as_mapping(objects.dig(each.data, "spec", "selector", "matchLabels"))
+            if match:
+                self._selecting.add(each.ref.namespace, {"matchLabels": match}, each)
+            else:
+                wide.setdefault(each.ref.namespace, []).append(each)
+        self._wide = {namespace: oldest(found) for namespace, found in wide.items()}
+
+    def selecting(self, namespace: str, labels: Mapping[str, str]) -> Mapping[str, str]:
+        """The variables for exactly this workload: they beat the annotation."""
+        return _environment(oldest(self._selecting.matching(namespace, labels)))
+
+    def wide(self, namespace: str) -> dict[str, str]:
+        """The variables for the namespace, over those for the mesh: the annotation beats them."""
+        return _environment(self._wide.get(self._root)) | _environment(self._wide.get(namespace))
+
+
+def _environment(config: Manifest | None) -> dict[str, str]:
+    found = objects.as_mapping(objects.dig(config.data, "spec", "environmentVariables")) if config else {}
+    return {str(key): str(value) for key, value in found.items()}
