@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import socket
 import ssl
@@ -210,8 +211,8 @@ def test_plaintext_and_old_tls_are_refused(ca: CaProcess) -> None:
     host, port = ca.address.rsplit(":", 1)
     with socket.create_connection((host, int(port)), 10) as plain:
         plain.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        answer = plain.recv(100)
-        assert not answer or answer[0] == 0x15, "neither the end nor a TLS alert"
+        with contextlib.suppress(ConnectionResetError):
+            assert plain.recv(100) == b""
     assert _greet(ca, ssl.TLSVersion.TLSv1_2) == "TLSv1.2"
     with pytest.raises(ssl.SSLError):
         _greet(ca, ssl.TLSVersion.TLSv1_1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -212,6 +214,16 @@ class CaProcess:
     def log(self) -> str:
         """What it has written to stderr so far."""
         return self.log_path.read_text()
+
+    def metrics(self) -> str:
+        """Its own metrics, as it exposes them."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    def connections(self, stage: str = "") -> int:
+        """How many connections it has, in all or in one stage."""
+        pattern = rf'^meshscrape_ca_connections\{{stage="({stage or ".*"})"\}} (\d+)$'
+        return sum(int(number) for _, number in re.findall(pattern, self.metrics(), re.M))
 
     def token(self, namespace: str, service_account: str, lifetime: timedelta = HOUR) -> str:
         """A token that it accepts (when it runs with its own directory's key set)."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from datetime import datetime, timedelta
 
+from meshscrape.ca.admission import Cause, Stage
+
 log = logging.getLogger(__name__)
+
+_NO_TROUBLE = (Cause.PEER, Cause.SERVER)
 
 
 class BoundedLog:
@@ -29,3 +34,46 @@ class BoundedLog:
             log.warning("%s", line)
         else:
             self._unsaid += 1
+
+
+class PressureLog:
+    """Says at most every ten seconds which connections the CA has ended, why, and whose they were."""
+
+    EVERY = timedelta(seconds=10)
+    _MOST_ADDRESSES = 1000
+
+    def __init__(self) -> None:
+        self._last: datetime | None = None
+        self._causes: Counter[tuple[Stage, Cause]] = Counter()
+        self._addresses: Counter[str] = Counter()
+
+    def note(self, stage: Stage, cause: Cause, address: str) -> None:
+        """Count a connection that has ended in `stage`."""
+        if cause in _NO_TROUBLE:
+            return
+        self._causes[stage, cause] += 1
+        if address in self._addresses or len(self._addresses) < self._MOST_ADDRESSES:
+            self._addresses[address] += 1
+
+    def say(self, now: datetime) -> None:
+        """Log what was noted, unless it is too early."""
+        if not self._causes or (self._last is not None and timedelta(0) <= now - self._last < self.EVERY):
+            return
+        self._last = now
+        log.warning("%s", self._line())
+        self._causes.clear()
+        self._addresses.clear()
+
+    def _line(self) -> str:
+        total = sum(self._causes.values())
+        causes = ", ".join(
+            f"{number} {cause} while {stage}" for (stage, cause), number in self._causes.most_common(6)
+        )
+        address, number = self._addresses.most_common(1)[0]
+        crowded = any(cause is Cause.EVICTED and stage is not Stage.PROVEN for stage, cause in self._causes)
+        advice = (
+            "; peers that prove no identity fill their places: limit who can reach this port"
+            if crowded
+            else ""
+        )
+        return f"ended {total} connections: {causes}; {number} came from {address}{advice}"

@@ -1,36 +1,40 @@
-"""The running CA's roots: what it signs and serves with, changed while it runs when a rotation says so."""
+"""The running CA's roots: what it signs and serves with. A rotation changes them while it runs."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from meshscrape.ca.admission import Limits
 from meshscrape.ca.authority import Authority
+from meshscrape.ca.grpc_adapter import GrpcServer
 from meshscrape.ca.metrics import Metrics
 from meshscrape.ca.roots import record_state
-from meshscrape.ca.server import BoundedServer, ServerCertificate
+from meshscrape.ca.server import BoundedServer, limits_of_process
+from meshscrape.ca.server_certificate import ServerCertificate
 from meshscrape.ca.service import CertificateService
 from meshscrape.errors import MeshscrapeError
 from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.certificates import fingerprint
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import write_atomic
+from meshscrape.system.tasks import Background
 
 log = logging.getLogger(__name__)
 
 LOOK = 0.25
-_STOP_SECONDS = 1.0
 
 
 class RootFollower:
     """Serves with an authority, and with the next one as soon as the rotation's record names it.
 
-    The new bundle is trusted and handed out before its file says so: who has seen the file gets it. A record
-    or a root that cannot be used changes nothing, is logged once, and is tried again.
+    The CA trusts and hands out a new bundle before root-cert.pem is written: a client that has seen the new
+    file always gets the new bundle. A record or a root that cannot be used changes nothing; it is logged
+    once, and tried again.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class RootFollower:
         metrics: Metrics,
         reopen: Callable[[], Authority],
         seen: object,
+        limits: Limits,
     ) -> None:
         """`seen` is `record_state` from before the service's authority was opened: no change is missed."""
         self._directory = directory
@@ -49,30 +54,28 @@ class RootFollower:
         self._metrics = metrics
         self._reopen = reopen
         self._seen = seen
-        self._server = BoundedServer([service])
-        self._listening: socket.socket | None = None
-        self._accepting: asyncio.Server | None = None
+        protocols = GrpcServer([service])
+        bounds = limits_of_process(limits)
+        self._server = BoundedServer(protocols.protocol, service.identify, metrics, bounds)
+        self._tasks: Background | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._problem = ""
 
-    async def start(self, listening: socket.socket, authority: Authority) -> None:
-        """Serve on a bound socket, which is closed with `stop`; publishes the bundle."""
-        self._listening = listening
-        await self._use(authority)
+    def start(self, listening: socket.socket, authority: Authority, tasks: Background) -> None:
+        """Serve on a bound socket, which is closed with `stop`, and publish the bundle.
 
-    async def stop(self) -> None:
+        When one of the background `tasks` ends, the CA ends.
+        """
+        self._tasks = tasks
+        self._use(authority)
+        self._server.listen(listening)
+        tasks.start(self._server.sweep, "keeping the bounds on connections")
+
+    def stop(self) -> None:
         """Stop serving completely."""
         if self._keeper is not None:
             self._keeper.cancel()
-        if self._listening is not None:
-            self._listening.close()
-        if self._accepting is not None:
-            self._accepting.close()
-            self._server.end_connections()
-            # From Python 3.12 on this waits for connections that are still in their handshake, too.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await self._accepting.wait_closed()
+        self._server.stop()
 
     async def follow(self) -> None:
         """Look at the record for ever."""
@@ -82,7 +85,7 @@ class RootFollower:
             if state == self._seen:
                 continue
             try:
-                await self._use(self._reopen())
+                self._use(self._reopen())
             except (MeshscrapeError, OSError) as error:
                 if str(error) != self._problem:
                     self._problem = str(error)
@@ -90,25 +93,22 @@ class RootFollower:
                 continue
             self._seen, self._problem = state, ""
 
-    async def _use(self, authority: Authority) -> None:
+    def _use(self, authority: Authority) -> None:
         before = self._service.authority
         certificate = ServerCertificate(authority, self._names, self._directory)
         due = certificate.renew(utcnow())
-        if self._listening is None:
-            raise RuntimeError("there is no socket to serve on")
-        replaced = self._accepting
-        # The sockets share one queue: a connection that waits in it is not lost.
-        self._accepting = await self._server.listen(self._listening.dup(), certificate.context)
-        if replaced is not None:
-            replaced.close()
+        self._server.context = certificate.context
         if self._keeper is not None:
             self._keeper.cancel()
-        self._keeper = asyncio.create_task(certificate.keep(due, utcnow), name="server certificate")
+        if self._tasks is not None:
+            self._keeper = self._tasks.start(
+                partial(certificate.keep, due, utcnow), "renewing the CA's certificate"
+            )
         self._service.authority = authority
         self._metrics.roots(authority.not_after, len(authority.signer.roots))
         write_atomic(self._directory / ROOTS_FILE, authority.bundle_pem, 0o644)
         if set(before.signer.roots) - set(authority.signer.roots):
-            # Who proved itself before did so to roots of which one is trusted no more.
+            # Open connections may have been authenticated with a root that is no longer trusted.
             self._server.end_connections()
         if before.signer.roots != authority.signer.roots:
             log.info(

@@ -1,9 +1,12 @@
-"""What the CA counts. No label carries an identity: their number would grow with the mesh."""
+"""What the CA counts. No label carries an identity or an address: their number would grow with the mesh."""
 
 from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+
+from meshscrape.ca.admission import Admission, Cause, Stage
+from meshscrape.exposition.health import Family, render_families
 
 RESULTS = ("ok", "unauthenticated", "invalid_argument", "unavailable", "error")
 
@@ -15,33 +18,103 @@ class Metrics:
         """`root_not_after`: when the CA's chain ends."""
         self.roots(root_not_after, 1)
         self._requests: Counter[str] = Counter()
+        self._ended: Counter[tuple[Stage, Cause]] = Counter()
+        self._waited_seconds = 0.0
+        self._admission = Admission()
         self.issued = 0
+        self.accepted = 0
+        self.handshakes = 0
 
     def roots(self, not_after: datetime, number: int) -> None:
-        """When the chain that signs now ends, and how many roots the bundle has."""
+        """Note when the chain that signs now ends, and how many roots the bundle has."""
         self._root_not_after, self._roots = not_after, number
 
     def request(self, result: str) -> None:
         """Count one answered request; `result` is one of RESULTS."""
         self._requests[result if result in RESULTS else "error"] += 1
 
-    def render(self) -> str:
-        """The counts as Prometheus text exposition 0.0.4."""
-        lines = [
-            "# HELP meshscrape_ca_certificates_issued_total Workload certificates signed.",
-            "# TYPE meshscrape_ca_certificates_issued_total counter",
-            f"meshscrape_ca_certificates_issued_total {self.issued}",
-            "# HELP meshscrape_ca_requests_total Requests answered, by result.",
-            "# TYPE meshscrape_ca_requests_total counter",
-            *(
-                f'meshscrape_ca_requests_total{{result="{result}"}} {self._requests[result]}'
-                for result in RESULTS
+    def connections(self, admission: Admission) -> None:
+        """Show the places of `admission`."""
+        self._admission = admission
+
+    def ended(self, stage: Stage, cause: Cause) -> None:
+        """Count a connection that ended in `stage`."""
+        self._ended[stage, cause] += 1
+
+    def waited(self, seconds: float) -> None:
+        """Count how long a ClientHello waited for its turn."""
+        self._waited_seconds += seconds
+
+    def render(self) -> bytes:
+        """Return the counts as Prometheus text exposition 0.0.4."""
+        return render_families((*self._issuance(), *self._connections()))
+
+    def _issuance(self) -> tuple[Family, ...]:
+        requests = [({"result": result}, float(self._requests[result])) for result in RESULTS]
+        return (
+            _one(
+                "meshscrape_ca_certificates_issued_total",
+                "counter",
+                "Workload certificates signed.",
+                self.issued,
             ),
-            "# HELP meshscrape_ca_root_not_after_seconds When the CA's chain ends, in Unix time.",
-            "# TYPE meshscrape_ca_root_not_after_seconds gauge",
-            f"meshscrape_ca_root_not_after_seconds {int(self._root_not_after.timestamp())}",
-            "# HELP meshscrape_ca_roots Roots in the trust bundle; two or more while one is rotated.",
-            "# TYPE meshscrape_ca_roots gauge",
-            f"meshscrape_ca_roots {self._roots}",
-        ]
-        return "\n".join(lines) + "\n"
+            Family(
+                "meshscrape_ca_requests_total", "counter", "Requests answered, by their result.", requests
+            ),
+            _one(
+                "meshscrape_ca_root_not_after_seconds",
+                "gauge",
+                "When the CA's chain ends, in Unix time.",
+                int(self._root_not_after.timestamp()),
+            ),
+            _one(
+                "meshscrape_ca_roots",
+                "gauge",
+                "Roots in the trust bundle; two or more during a rotation.",
+                self._roots,
+            ),
+        )
+
+    def _connections(self) -> tuple[Family, ...]:
+        present, limits = self._admission, self._admission.limits
+        return (
+            _one(
+                "meshscrape_ca_connections_accepted_total",
+                "counter",
+                "TCP connections accepted.",
+                self.accepted,
+            ),
+            _one("meshscrape_ca_handshakes_total", "counter", "TLS handshakes completed.", self.handshakes),
+            _one(
+                "meshscrape_ca_handshake_wait_seconds_total",
+                "counter",
+                "Seconds that complete ClientHellos waited for their turn, summed up.",
+                self._waited_seconds,
+            ),
+            Family(
+                "meshscrape_ca_connections",
+                "gauge",
+                "Open connections, by how far they are.",
+                [({"stage": stage.value}, float(present.count(stage))) for stage in Stage],
+            ),
+            Family(
+                "meshscrape_ca_connection_places",
+                "gauge",
+                "Connections that may be open at once, by how far they are.",
+                [({"stage": stage.value}, float(limits.places(stage))) for stage in Stage],
+            ),
+            Family(
+                "meshscrape_ca_connections_ended_total",
+                "counter",
+                "Connections ended, by how far they were and why; evicted: to make room for another.",
+                [
+                    ({"stage": stage.value, "cause": cause.value}, float(self._ended[stage, cause]))
+                    for stage in Stage
+                    for cause in Cause
+                ],
+            ),
+        )
+
+
+def _one(name: str, kind: str, text: str, value: float) -> Family:
+    return Family(name, kind, text, [({}, value)])

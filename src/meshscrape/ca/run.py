@@ -12,12 +12,14 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+from meshscrape.ca.admission import Limits
 from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
 from meshscrape.ca.authority import Authority, OperatorFiles, open_operators
 from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
 from meshscrape.ca.roots import open_present, record_state
-from meshscrape.ca.server import bind, own_names
+from meshscrape.ca.server import bind
+from meshscrape.ca.server_certificate import own_names
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER
@@ -27,6 +29,7 @@ from meshscrape.spiffe.ids import check_trust_domain
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir
 from meshscrape.system.http.server import HttpServer, Request, Response, routes
+from meshscrape.system.tasks import background
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,8 @@ class CaOptions:
 
     `directory` is its own (0700); `listen` and `metrics` are `ADDRESS:PORT` (port 0: any free one);
     `names` are the DNS names and IP addresses that callers use; `jwks` is the token issuer's key set
-    (None: `jwks.json` of the directory); `operator` replaces the self-signed root.
+    (None: `jwks.json` of the directory); `operator` replaces the self-signed root; `limits` bound what a peer
+    may hold.
     """
 
     directory: Path
@@ -51,6 +55,7 @@ class CaOptions:
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     operator: OperatorFiles | None = None
     metrics: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +91,12 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
         listening = bind(host, port)
         address = _spelled(*listening.getsockname()[:2])
         reopen = partial(open_authority, options)
-        roots = RootFollower(options.directory, names, service, metrics, reopen, seen)
-        stack.push_async_callback(roots.stop)
-        await roots.start(listening, authority)
+        roots = RootFollower(options.directory, names, service, metrics, reopen, seen, options.limits)
+        stack.callback(roots.stop)
+        tasks = await stack.enter_async_context(background())
+        roots.start(listening, authority, tasks)
         if options.operator is None:
-            following = asyncio.create_task(roots.follow(), name="rotation")
-            stack.callback(following.cancel)
+            tasks.start(roots.follow, "following the rotation")
         yield RunningCa(address, options.directory / ROOTS_FILE, metrics_address, authority)
 
 
@@ -142,9 +147,7 @@ def _token_authenticator(options: CaOptions) -> TokenAuthenticator:
 
 def _metrics_endpoint(metrics: Metrics, at: tuple[str, int]) -> HttpServer:
     async def answer(request: Request) -> Response:
-        return Response(
-            200, metrics.render().encode(), content_type="text/plain; version=0.0.4; charset=utf-8"
-        )
+        return Response(200, metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return HttpServer(routes({"/metrics": answer}), addresses=[at])
 

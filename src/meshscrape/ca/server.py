@@ -1,249 +1,221 @@
-"""The CA's port: TLS with an optional client certificate, renewed in time, and bounds on connections."""
+"""The CA's port: accepts connections, and does with them what `admission` decides."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import logging
+import resource
 import socket
 import ssl
-from collections.abc import Callable, Collection, Sequence
-from datetime import datetime, timedelta
-from ipaddress import ip_address
-from pathlib import Path
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
 
-from grpclib.config import Configuration
-from grpclib.server import Server
-
-from meshscrape.ca.authority import Authority
-from meshscrape.ca.complaints import BoundedLog
-from meshscrape.ca.storage import SERVER_CREDENTIALS
-from meshscrape.errors import InputError, MeshscrapeError
-from meshscrape.spiffe.certificates import certificates_to_pem
-from meshscrape.spiffe.keys import generate_key, key_to_pem
-from meshscrape.spiffe.renewal import renew_at
+from meshscrape.ca.admission import (
+    Active,
+    Admission,
+    Arrived,
+    Cause,
+    Decision,
+    Elapsed,
+    Ended,
+    Event,
+    Exhausted,
+    Greeted,
+    Limits,
+    Proved,
+    Secured,
+    Stage,
+    TurnTaken,
+    decide,
+)
+from meshscrape.ca.complaints import PressureLog
+from meshscrape.ca.connections import Connection
+from meshscrape.ca.metrics import Metrics
+from meshscrape.errors import InputError
 from meshscrape.system.clock import utcnow
-from meshscrape.system.files import write_atomic
 from meshscrape.system.ports import holder
 
-if TYPE_CHECKING:
-    from grpclib._typing import IServable
-
-log = logging.getLogger(__name__)
-
-SERVER_LIFETIME = timedelta(hours=24)
-# An unauthenticated peer may hold a connection; it must not hold them all, or one for ever.
-MAX_CONNECTIONS = 500
-MAX_CONNECTIONS_PER_ADDRESS = 100
-HANDSHAKE_SECONDS = 10.0
-CONNECTION_SECONDS = 300.0
-IDLE_SECONDS = 60.0
-# What a peer may have in flight: the least that HTTP/2 allows, times the number of connections.
-_WINDOWS = Configuration(http2_connection_window_size=65535, http2_stream_window_size=65535)
-_LONGEST_SLEEP = 3600.0
+_BACKLOG = 4096
+# A peer may fill it before it has proved anything: enough for one request, times the number of places.
+_RECEIVE_BUFFER = 32768
+_ACCEPTS_AT_ONCE = 64
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_EXHAUSTED_PAUSE = 0.1
+SWEEP_SECONDS = 0.25
+# Files of the process that are not connections.
+_OWN_DESCRIPTORS = 64
 
 
-class ServerCertificate:
-    """The certificate the CA serves with, made by itself, in a live `ssl.SSLContext`.
+class BoundedServer:
+    """Accepts TLS connections within the limits of `admission`.
 
-    Renewal loads the new pair into the same context: every later handshake uses it, open connections keep
-    theirs (OpenSSL copies the certificate into each connection when it starts).
+    `context` may be replaced at any time: handshakes that begin later use the new one.
     """
 
-    def __init__(self, authority: Authority, names: Sequence[str], directory: Path) -> None:
-        """`names`: DNS names and IP addresses; the pair is kept in `directory`, 0600."""
-        self._authority = authority
-        self._names = tuple(names)
-        self._path = directory / SERVER_CREDENTIALS
-        self.context = _context(authority)
+    def __init__(
+        self,
+        make_protocol: Callable[[], asyncio.Protocol],
+        identify: Callable[[bytes], str],
+        metrics: Metrics,
+        limits: Limits,
+    ) -> None:
+        """`identify` returns whose client certificate (DER) it is, empty when it is not a workload's."""
+        self.context: ssl.SSLContext | None = None
+        self._make_protocol = make_protocol
+        self._identify = identify
+        self._metrics = metrics
+        self._admission = Admission(limits)
+        self._connections: dict[int, Connection] = {}
+        self._next = 0
+        self._listening: socket.socket | None = None
+        self._turn_planned = False
+        self._greeted_at: dict[int, float] = {}
+        self._pressure = PressureLog()
+        metrics.connections(self._admission)
 
-    def renew(self, now: datetime) -> datetime:
-        """Make and load a new pair; returns when to do so again. InputError when the CA has expired."""
-        key = generate_key()
-        leaf = self._authority.issue_own(key.public_key(), self._names, now, SERVER_LIFETIME)
-        chain = certificates_to_pem([leaf, *self._authority.signer.intermediates])
-        write_atomic(self._path, key_to_pem(key) + chain, 0o600)
-        self.context.load_cert_chain(self._path)
-        return renew_at(now, leaf.not_valid_after_utc, draw=0.5)
+    def listen(self, listening: socket.socket) -> None:
+        """Accept connections on a bound socket, which is closed with `stop`."""
+        self._listening = listening
+        asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
-    async def keep(self, first: datetime, clock: Callable[[], datetime]) -> None:
-        """Renew for ever, first at `first`; a failure is logged and tried again within the hour."""
-        due = first
-        while True:
-            # Short sleeps: a machine that was suspended must notice that its clock has moved on.
-            await asyncio.sleep(min(max((due - clock()).total_seconds(), 1.0), _LONGEST_SLEEP))
-            if clock() < due:
-                continue
-            try:
-                due = self.renew(clock())
-                log.info("server certificate renewed, next at %s", f"{due:%Y-%m-%dT%H:%M:%SZ}")
-            except (MeshscrapeError, OSError) as error:
-                log.error("server certificate not renewed: %s", error)
-                due = clock() + timedelta(minutes=1)
-
-
-class BoundedServer(Server):
-    """grpclib's server with a bound on connections, on their idle time and on their life.
-
-    A connection counts from its first moment: one in its handshake costs a quarter of a megabyte, and nobody
-    has proven anything by it.
-    """
-
-    def __init__(self, handlers: Collection[IServable]) -> None:
-        super().__init__(handlers, config=_WINDOWS)
-        self._context: ssl.SSLContext | None = None
-        self._open: set[_Connection] = set()
-        self._complaints = BoundedLog()
-
-    @property
-    def context(self) -> ssl.SSLContext:
-        """What handshakes that begin now are made with."""
-        if self._context is None:
-            raise RuntimeError("nobody can have connected before `listen`")
-        return self._context
-
-    def admit(self, connection: _Connection) -> bool:
-        """Take note of a new connection; False when there are too many."""
-        same = sum(other.address == connection.address for other in self._open)
-        if len(self._open) >= MAX_CONNECTIONS or same >= MAX_CONNECTIONS_PER_ADDRESS:
-            self.complain(f"refused {connection.address}: too many connections")
-            return False
-        self._open.add(connection)
-        return True
-
-    def complain(self, line: str) -> None:
-        """Log something that a peer has caused."""
-        self._complaints.say(utcnow(), line)
-
-    def forget(self, connection: _Connection) -> None:
-        """A connection has ended."""
-        self._open.discard(connection)
+    def stop(self) -> None:
+        """Accept nothing more, and end every connection."""
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+            self._listening.close()
+            self._listening = None
+        self.end_connections()
 
     def end_connections(self) -> None:
         """End every connection now, answered or not, and those whose handshake has only begun."""
-        for connection in tuple(self._open):
-            connection.end()
+        for connection in tuple(self._connections.values()):
+            connection.end(Cause.SERVER)
 
-    async def listen(self, listening: socket.socket, context: ssl.SSLContext) -> asyncio.Server:
-        """Accept connections on a bound socket; from now on every handshake is made with `context`."""
-        self._context = context
-        return await asyncio.get_running_loop().create_server(
-            lambda: _Arrival(_Connection(self, self._protocol_factory())), sock=listening
-        )
+    async def sweep(self) -> None:
+        """End, for ever, what has used up its time, and say what was ended to make room."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self._on(Elapsed())
+            self._pressure.say(utcnow())
 
+    # What connections tell (see `connections.Owner`).
 
-class _Arrival(asyncio.Protocol):
-    """A TCP connection until TLS takes it over. Nothing is read in the clear."""
+    def greeted(self, connection: Connection) -> None:
+        """Let the connection wait for its turn."""
+        self._greeted_at[connection.number] = time.monotonic()
+        self._on(Greeted(connection.number))
+        self._plan_turn()
 
-    def __init__(self, connection: _Connection) -> None:
-        self._connection = connection
+    def secured(self, connection: Connection, certificate: bytes | None) -> None:
+        """Count a complete handshake, and note what the client certificate proves."""
+        self._metrics.handshakes += 1
+        identity = self._identify(certificate) if certificate else ""
+        self._on(Secured(connection.number, identity))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
-        self._connection.arrive(transport)
+    def active(self, connection: Connection) -> None:
+        """Note that the peer has sent something."""
+        self._on(Active(connection.number))
 
-    def data_received(self, data: bytes) -> None:
-        self._connection.end()
+    def proved(self, connection: Connection, identity: str) -> None:
+        """Note what a request has proved."""
+        self._on(Proved(connection.number, identity))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._connection.connection_lost(exc)
-
-
-class _Connection(asyncio.Protocol):
-    """Passes everything on to `inner` once TLS is there, and ends what lasts too long."""
-
-    def __init__(self, server: BoundedServer, inner: asyncio.Protocol) -> None:
-        self._server = server
-        self._inner = inner
-        self._secure = False
-        # What came with the end of the handshake, before `inner` could be told of the connection.
-        self._early = b""
-        self.address = ""
-        self._timers: list[asyncio.TimerHandle] = []
-        self._transport: asyncio.Transport | None = None
-        self._handshake: asyncio.Task[None] | None = None
-
-    def arrive(self, transport: asyncio.Transport) -> None:
-        """Begin with a TCP connection."""
-        self._transport = transport
-        self.address = str((transport.get_extra_info("peername") or ("",))[0])
-        if not self._server.admit(self):
-            transport.abort()
+    def ended(self, connection: Connection, cause: Cause) -> None:
+        """Forget a connection, and count why it ended."""
+        stage = self._admission.stage(connection.number)
+        if self._connections.pop(connection.number, None) is None or stage is None:
             return
-        loop = asyncio.get_running_loop()
-        self._timers = [loop.call_later(CONNECTION_SECONDS, self.end)]
-        self._handshake = loop.create_task(self._shake_hands(transport), name="handshake")
+        self._greeted_at.pop(connection.number, None)
+        self._metrics.ended(stage, cause)
+        self._pressure.note(stage, cause, connection.address)
+        self._on(Ended(connection.number))
 
-    async def _shake_hands(self, tcp: asyncio.Transport) -> None:
-        tls = None
-        try:
-            tls = await asyncio.get_running_loop().start_tls(
-                tcp, self, self._server.context, server_side=True, ssl_handshake_timeout=HANDSHAKE_SECONDS
-            )
-        except OSError as error:
-            log.debug("no handshake with %s: %r", self.address, error)
-        finally:
-            # None, too, for a connection that ended meanwhile.
-            if tls is None:
-                tcp.abort()
-                self.connection_lost(None)
-        if tls is not None:
-            self._transport, self._secure = tls, True
-            self._timers.append(asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end))
-            self._inner.connection_made(tls)
-            if self._early:
-                self._pass_on(self._early)
-                self._early = b""
+    def _on(self, event: Event) -> None:
+        self._carry_out(decide(self._admission, event, time.monotonic()))
 
-    def data_received(self, data: bytes) -> None:
-        if not self._secure:
-            self._early += data
+    def _carry_out(self, decision: Decision) -> None:
+        for number, cause in decision.end:
+            if connection := self._connections.get(number):
+                connection.end(cause)
+        started = None if decision.start is None else self._connections.get(decision.start)
+        if started is not None and self.context is not None:
+            began = self._greeted_at.pop(started.number, None)
+            if began is not None:
+                self._metrics.waited(time.monotonic() - began)
+            started.shake_hands(self.context, self._make_protocol)
+
+    def _plan_turn(self) -> None:
+        # One handshake in each round of the event loop: what else is ready is served in between.
+        if not self._turn_planned and self._admission.count(Stage.WAITING):
+            self._turn_planned = True
+            asyncio.get_running_loop().call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_planned = False
+        self._on(TurnTaken())
+        self._plan_turn()
+
+    def _accept(self) -> None:
+        for _ in range(_ACCEPTS_AT_ONCE):
+            if self._listening is None:
+                return
+            try:
+                accepted, peer = self._listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause()
+                return
+            self._arrived(accepted, str(peer[0]))
+
+    def _arrived(self, accepted: socket.socket, address: str) -> None:
+        accepted.setblocking(False)
+        self._next += 1
+        self._metrics.accepted += 1
+        connection = Connection(self._next, accepted, address, self)
+        self._connections[connection.number] = connection
+        self._on(Arrived(connection.number, address))
+        if connection.number in self._connections:
+            connection.await_greeting()
+
+    def _pause(self) -> None:
+        """End somebody who has proved nothing, and accept again in a moment."""
+        self._on(Exhausted())
+        loop, listening = asyncio.get_running_loop(), self._listening
+        if listening is None:
             return
-        self._timers.pop().cancel()
-        self._timers.append(asyncio.get_running_loop().call_later(IDLE_SECONDS, self.end))
-        self._pass_on(data)
+        loop.remove_reader(listening.fileno())
 
-    def _pass_on(self, data: bytes) -> None:
-        try:
-            self._inner.data_received(data)
-        except Exception as error:
-            # What grpclib and h2 do not expect from a peer must end this connection and nothing else.
-            self._server.complain(f"ended {self.address}: {type(error).__name__} in HTTP/2")
-            self.end()
+        def resume() -> None:
+            if self._listening is listening:
+                loop.add_reader(listening.fileno(), self._accept)
 
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
+        loop.call_later(_EXHAUSTED_PAUSE, resume)
 
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._server.forget(self)
-        if self._secure:
-            self._inner.connection_lost(exc)
-
-    def end(self) -> None:
-        """Close the connection at once."""
-        if self._handshake is not None:
-            self._handshake.cancel()
-        # abort, not close: a peer that does not read would never let a clean TLS shutdown finish.
-        if self._transport is not None:
-            self._transport.abort()
+def limits_of_process(limits: Limits) -> Limits:
+    """Return `limits` as far as this process may open files; its soft limit is raised to what they need."""
+    wanted = sum(limits.places(stage) for stage in Stage) + _OWN_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return limits if soft == resource.RLIM_INFINITY else limits.within(soft - _OWN_DESCRIPTORS)
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A TCP socket bound to an IP address and not shared (no SO_REUSEPORT); InputError when it is taken."""
+    """Return a bound TCP socket that nobody can share (no SO_REUSEPORT); InputError when it is taken."""
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns off Nagle's algorithm only for sockets that say that they are TCP.
     listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted connections inherit both.
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         listening.bind((host, port))
-        listening.listen(128)
+        listening.listen(_BACKLOG)
         listening.setblocking(False)
     except OSError as error:
         listening.close()
@@ -258,28 +230,3 @@ def bind(host: str, port: int) -> socket.socket:
             f"cannot listen: {error.strerror}", where=where, remedy="check the address"
         ) from None
     return listening
-
-
-def own_names(names: Sequence[str], host: str) -> tuple[str, ...]:
-    """The names of the server's certificate: those given, and the address it listens on unless it is any."""
-    address = ip_address(host)
-    own = [*names] if address.is_unspecified else [*names, str(address)]
-    if not own:
-        raise InputError(
-            "the CA's certificate needs a name",
-            where=host,
-            remedy="give the names its callers use with --dns",
-        )
-    return tuple(dict.fromkeys(own))
-
-
-def _context(authority: Authority) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["h2"])
-    context.load_verify_locations(cadata=authority.bundle_pem.decode())
-    context.verify_mode = ssl.CERT_OPTIONAL
-    # A resumed session would skip the check of the client's certificate.
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
-    context.num_tickets = 0
-    return context

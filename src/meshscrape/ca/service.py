@@ -17,6 +17,8 @@ from grpclib.server import Stream
 from meshscrape.ca.authenticators import Caller, TokenAuthenticator, certificate_caller
 from meshscrape.ca.authority import Authority
 from meshscrape.ca.complaints import BoundedLog
+from meshscrape.ca.connections import Connection
+from meshscrape.ca.grpc_adapter import receive, transport_of
 from meshscrape.ca.metrics import Metrics
 from meshscrape.errors import InputError, UnauthenticatedError
 from meshscrape.istio.ca_protocol import (
@@ -100,6 +102,9 @@ class CertificateService:
 
     async def _answer(self, stream: Stream[Any, Any]) -> Any:
         caller = self._caller(stream)
+        connection = transport_of(stream)
+        if isinstance(connection, Connection):
+            connection.prove(str(caller.spiffe_id))
         request = await _receive(stream)
         try:
             csr = load_csr(request.csr.encode())
@@ -110,6 +115,8 @@ class CertificateService:
         lifetime = self._lifetimes.granted(request.validity_duration)
         leaf = authority.issue(public_key, caller.spiffe_id, now, lifetime)
         self._metrics.issued += 1
+        if isinstance(connection, Connection):
+            connection.renew_budget()
         log.info(
             "issued %s serial=%x until=%s by=%s",
             caller.spiffe_id,
@@ -135,6 +142,13 @@ class CertificateService:
             raise UnauthenticatedError("neither a token nor a client certificate was sent")
         return certificate_caller(der, self.authority.trust_domain, self._now())
 
+    def identify(self, der: bytes) -> str:
+        """Return whose client certificate it is, empty when it is not that of a workload of this mesh."""
+        try:
+            return str(certificate_caller(der, self.authority.trust_domain, self._now()).spiffe_id)
+        except UnauthenticatedError:
+            return ""
+
     def _refusal(self, stream: Stream[Any, Any], status: Status, result: str, reason: str) -> GRPCError:
         self._metrics.request(result)
         peer = stream.peer.addr() or ("?", 0)
@@ -147,21 +161,20 @@ class _BadRequest(Exception):
 
 
 async def _receive(stream: Stream[Any, Any]) -> Any:
-    """The one request message, bounded in size and time.
+    """Return the one request message, bounded in size and time.
 
     grpclib's own `recv_message` waits for as many bytes as the caller announces, up to 4 GiB, so the
     length is read here first (gRPC over HTTP/2, "Length-Prefixed-Message").
     """
-    http2 = stream._stream
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
-            prefix = await http2.recv_data(_PREFIX_BYTES)
+            prefix = await receive(stream, _PREFIX_BYTES)
             if len(prefix) != _PREFIX_BYTES or prefix[0] != 0:
                 raise _BadRequest("the message is missing or compressed")
             length = int.from_bytes(prefix[1:], "big")
             if length > MAX_REQUEST_BYTES:
                 raise _BadRequest(f"the message is longer than {MAX_REQUEST_BYTES} bytes")
-            return IstioCertificateRequest.FromString(await http2.recv_data(length))
+            return IstioCertificateRequest.FromString(await receive(stream, length))
     except TimeoutError:
         raise _BadRequest(f"the message did not arrive within {REQUEST_SECONDS:.0f} s") from None
     except (AssertionError, DecodeError):
@@ -170,6 +183,6 @@ async def _receive(stream: Stream[Any, Any]) -> Any:
 
 def _client_certificate(stream: Stream[Any, Any]) -> bytes | None:
     # grpclib's Peer.cert() is a digest of the certificate; what counts is all of it.
-    tls = stream.peer._transport.get_extra_info("ssl_object")
+    tls = transport_of(stream).get_extra_info("ssl_object")
     der: bytes | None = tls.getpeercert(binary_form=True) if tls else None
     return der

@@ -1,35 +1,48 @@
-"""The running CA's following of its roots, when the machine is short of something."""
+"""The running CA's following of its roots, when something fails."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from meshscrape.ca import following
+from meshscrape.ca.admission import Limits
 from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
 from meshscrape.ca.authority import Authority, open_own
 from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
+from meshscrape.ca.server import bind
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.system.clock import utcnow
+from meshscrape.system.tasks import TaskEndedError, background
 from support.polling import eventually_async
 
 
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LOOK", 0.01)
+
+
+def follower(directory: Path, reopen: Callable[[], Authority]) -> RootFollower:
+    """A follower whose record differs from what it has seen; call it in an event loop."""
+    authority = open_own(directory, "cluster.local", utcnow())
+    metrics = Metrics(authority.not_after)
+    TokenIssuer.load_or_create(directory)
+    tokens = TokenAuthenticator(JwksFile(directory / JWKS), LOCAL_ISSUER, "cluster.local")
+    service = CertificateService(authority, tokens, Lifetimes(), metrics, utcnow)
+    return RootFollower(directory, ("localhost",), service, metrics, reopen, "another record", Limits())
+
+
 def test_an_error_of_the_machine_does_not_end_following(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Too many open files, say: it is logged once, and tried again."""
-    monkeypatch.setattr(following, "LOOK", 0.01)
-    authority = open_own(tmp_path, "cluster.local", utcnow())
-    metrics = Metrics(authority.not_after)
-    TokenIssuer.load_or_create(tmp_path)
-    tokens = TokenAuthenticator(JwksFile(tmp_path / JWKS), LOCAL_ISSUER, "cluster.local")
-    service = CertificateService(authority, tokens, Lifetimes(), metrics, utcnow)
     tries: list[int] = []
 
     def reopen() -> Authority:
@@ -37,15 +50,50 @@ def test_an_error_of_the_machine_does_not_end_following(
         raise OSError(errno.EMFILE, "Too many open files")
 
     async def scenario() -> None:
-        follower = RootFollower(tmp_path, ("localhost",), service, metrics, reopen, "another record")
-        task = asyncio.create_task(follower.follow())
+        async with background() as tasks:
+            tasks.start(follower(tmp_path, reopen).follow, "following")
 
-        async def tried_again() -> bool:
-            return len(tries) >= 3 or task.done()
+            async def tried_again() -> bool:
+                return len(tries) >= 3
 
-        await eventually_async(tried_again, within=10)
-        assert not task.done()
-        task.cancel()
+            await eventually_async(tried_again, within=10)
 
     asyncio.run(scenario())
     assert caplog.text.count("Too many open files") == 1
+
+
+def test_a_follower_that_fails_ends_the_ca(tmp_path: Path) -> None:
+    """An error that nobody foresaw ends the CA: it must not go on with roots that it no longer follows."""
+
+    def reopen() -> Authority:
+        raise ValueError("nobody foresaw this")
+
+    async def scenario() -> None:
+        async with asyncio.timeout(10), background() as tasks:
+            tasks.start(follower(tmp_path, reopen).follow, "following the rotation")
+            await asyncio.Event().wait()
+
+    with pytest.raises(TaskEndedError, match="following the rotation"):
+        asyncio.run(scenario())
+
+
+def test_a_renewal_that_fails_ends_the_ca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper of the CA's own certificate does not end in silence either."""
+
+    async def keep(*_: object) -> None:
+        raise ValueError("nobody foresaw this")
+
+    monkeypatch.setattr(following.ServerCertificate, "keep", keep)
+
+    async def scenario() -> None:
+        authority = open_own(tmp_path, "cluster.local", utcnow())
+        roots = follower(tmp_path, lambda: authority)
+        try:
+            async with asyncio.timeout(10), background() as tasks:
+                roots.start(bind("127.0.0.1", 0), authority, tasks)
+                await asyncio.Event().wait()
+        finally:
+            roots.stop()
+
+    with pytest.raises(TaskEndedError, match="renewing the CA's certificate"):
+        asyncio.run(scenario())

@@ -1,0 +1,343 @@
+"""Which connections the CA keeps, and whose TLS handshake comes next (pure).
+
+The CA's port is open to peers that have proved nothing yet: a workload's first request comes with a token,
+which is read only after the handshake. So that such peers cannot starve the others, a connection goes
+through stages, and each stage has places of its own:
+
+    silent     connected; its ClientHello has not arrived. Costs a descriptor.
+    waiting    its ClientHello has arrived; it waits for its turn. Costs a descriptor.
+    shaking    the CA has answered the ClientHello. Costs TLS state and a signature.
+    unproven   TLS stands, and no identity is proved yet.
+    proven     a certificate or a token has proved an identity.
+
+A full stage refuses nobody: the oldest connection of the holder that has most places there ends. Before an
+identity is proved the holder is the peer's address, afterwards it is the identity. A pod that shares its
+address with an attacker (NAT, one machine) survives: an honest peer needs a place for some round trips, and
+the oldest ends first.
+
+Turns for handshakes go alternately to addresses that have proved an identity lately and to others, then
+round robin over addresses, and for one address to its newest connection: under overload an old connection
+has often been given up by its peer.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import TypeAlias
+
+# How long an address counts as one that has proved an identity, and how many are remembered.
+KNOWN_SECONDS = 86400.0
+MAX_KNOWN = 4096
+
+
+class Stage(StrEnum):
+    """How far a connection is; the values are a metric's labels."""
+
+    SILENT = "silent"
+    WAITING = "waiting"
+    SHAKING = "shaking"
+    UNPROVEN = "unproven"
+    PROVEN = "proven"
+
+
+class Cause(StrEnum):
+    """Why a connection ended; the values are a metric's labels."""
+
+    EVICTED = "evicted"
+    TIMEOUT = "timeout"
+    NOT_TLS = "not_tls"
+    HANDSHAKE = "handshake"
+    PROTOCOL = "protocol"
+    FLOOD = "flood"
+    PEER = "peer"
+    SERVER = "server"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Places for each stage, and seconds that a connection may stay in it.
+
+    `idle` and `proven` bound a connection that has proved an identity: without any byte, and in all.
+    """
+
+    silent_places: int = 2048
+    waiting_places: int = 512
+    shaking_places: int = 256
+    unproven_places: int = 512
+    proven_places: int = 1024
+    silent: float = 3.0
+    waiting: float = 5.0
+    shaking: float = 3.0
+    unproven: float = 5.0
+    proven: float = 300.0
+    idle: float = 60.0
+
+    def places(self, stage: Stage) -> int:
+        """Return how many connections may be in `stage`."""
+        number: int = getattr(self, f"{stage.value}_places")
+        return number
+
+    def within(self, descriptors: int) -> Limits:
+        """Return these limits, with fewer places where the process may open only `descriptors` files."""
+        total = sum(self.places(stage) for stage in Stage)
+        if descriptors >= total:
+            return self
+        scaled = {
+            f"{stage.value}_places": max(8, self.places(stage) * descriptors // total) for stage in Stage
+        }
+        return replace(self, **scaled)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A peer has connected."""
+
+    connection: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """The whole first TLS record (the ClientHello) has arrived."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class TurnTaken:
+    """The CA has time for another handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secured:
+    """The handshake is complete; `identity` is what the client certificate proves, empty without one."""
+
+    connection: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """A request has proved `identity`."""
+
+    connection: int
+    identity: str
+
+
+@dataclass(frozen=True, slots=True)
+class Active:
+    """The peer has sent something."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The connection is gone."""
+
+    connection: int
+
+
+@dataclass(frozen=True, slots=True)
+class Elapsed:
+    """Some time has gone by."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exhausted:
+    """The machine has no descriptor or memory for another connection."""
+
+
+Event: TypeAlias = Arrived | Greeted | TurnTaken | Secured | Proved | Active | Ended | Elapsed | Exhausted
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do: end these connections, each for its cause, then shake hands with `start` (None: nobody)."""
+
+    end: tuple[tuple[int, Cause], ...] = ()
+    start: int | None = None
+
+
+@dataclass(slots=True)
+class _Place:
+    """One connection's place. `holder` is who it counts for; `since` is when the stage began."""
+
+    address: str
+    stage: Stage
+    holder: str
+    since: float
+    active: float
+
+
+_NOTHING = Decision()
+
+
+@dataclass(slots=True)
+class Admission:
+    """The state of all places. Only `decide` changes it; time comes as an argument (seconds, monotonic)."""
+
+    limits: Limits = field(default_factory=Limits)
+    _places: dict[int, _Place] = field(default_factory=dict)
+    _rooms: dict[Stage, dict[str, dict[int, None]]] = field(
+        default_factory=lambda: {stage: {} for stage in Stage}
+    )
+    _counts: Counter[Stage] = field(default_factory=Counter)
+    _known: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    _known_turn: bool = True
+
+    def count(self, stage: Stage) -> int:
+        """Return how many connections are in `stage`."""
+        return self._counts[stage]
+
+    def largest(self, stage: Stage) -> tuple[str, int]:
+        """Return the holder that has most places in `stage`, and how many; empty and 0 when there is none."""
+        room = self._rooms[stage]
+        holder = max(room, key=lambda one: len(room[one]), default="")
+        return holder, len(room.get(holder, ()))
+
+    def knows(self, address: str, now: float) -> bool:
+        """Return whether the address (as `holder_of` has it) has proved an identity lately."""
+        return now - self._known.get(address, -KNOWN_SECONDS) < KNOWN_SECONDS
+
+    def stage(self, connection: int) -> Stage | None:
+        """Return the stage of a connection, None when it has no place (any more)."""
+        place = self._places.get(connection)
+        return place.stage if place else None
+
+
+def decide(state: Admission, event: Event, now: float) -> Decision:
+    """Bring `state` up to date with `event`, and return what to do about it."""
+    match event:
+        case Arrived(connection, address):
+            state._places[connection] = _Place(address, Stage.SILENT, holder_of(address), now, now)
+            return _settle(state, connection, Stage.SILENT, now)
+        case Greeted(connection):
+            return _settle(state, connection, Stage.WAITING, now)
+        case TurnTaken():
+            return _turn(state, now)
+        case Secured(connection, identity) if identity:
+            return _prove(state, connection, identity, now)
+        case Secured(connection):
+            return _settle(state, connection, Stage.UNPROVEN, now)
+        case Proved(connection, identity):
+            return _prove(state, connection, identity, now)
+        case Active(connection):
+            if place := state._places.get(connection):
+                place.active = now
+        case Ended(connection):
+            _leave(state, connection)
+            state._places.pop(connection, None)
+        case Elapsed():
+            return _expire(state, now)
+        case Exhausted():
+            return _make_room(state)
+    return _NOTHING
+
+
+def holder_of(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or the /64 that an IPv6 host can choose from."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
+
+
+def _leave(state: Admission, connection: int) -> None:
+    place = state._places.get(connection)
+    if place is None:
+        return
+    room = state._rooms[place.stage]
+    held = room.get(place.holder)
+    if held is not None and connection in held:
+        del held[connection]
+        state._counts[place.stage] -= 1
+        if not held:
+            del room[place.holder]
+
+
+def _settle(state: Admission, connection: int, stage: Stage, now: float, holder: str = "") -> Decision:
+    """Give the connection a place in `stage`; the oldest of the largest holder there makes room."""
+    place = state._places.get(connection)
+    if place is None:
+        return _NOTHING
+    _leave(state, connection)
+    place.stage, place.since, place.active = stage, now, now
+    place.holder = holder or place.holder
+    room = state._rooms[stage]
+    room.setdefault(place.holder, {})[connection] = None
+    state._counts[stage] += 1
+    if state.count(stage) <= state.limits.places(stage):
+        return _NOTHING
+    return Decision(end=((_oldest_of_largest(state, stage), Cause.EVICTED),))
+
+
+def _oldest_of_largest(state: Admission, stage: Stage) -> int:
+    holder, _ = state.largest(stage)
+    held = state._rooms[stage][holder]
+    if stage is Stage.PROVEN:
+        # These are kept for long and used again: the one that has been quiet for longest is missed least.
+        return min(held, key=lambda one: state._places[one].active)
+    return next(iter(held))
+
+
+def _prove(state: Admission, connection: int, identity: str, now: float) -> Decision:
+    place = state._places.get(connection)
+    if place is None:
+        return _NOTHING
+    address = holder_of(place.address)
+    state._known[address] = now
+    state._known.move_to_end(address)
+    while len(state._known) > MAX_KNOWN:
+        state._known.popitem(last=False)
+    if place.stage is Stage.PROVEN and place.holder == identity:
+        place.active = now
+        return _NOTHING
+    # Proving again, as somebody else, does not make a connection younger.
+    since = place.since if place.stage is Stage.PROVEN else now
+    decision = _settle(state, connection, Stage.PROVEN, now, identity)
+    place.since = since
+    return decision
+
+
+def _turn(state: Admission, now: float) -> Decision:
+    room = state._rooms[Stage.WAITING]
+    if not room:
+        return _NOTHING
+    known = next((one for one in room if state.knows(one, now)), None)
+    other = next((one for one in room if not state.knows(one, now)), None)
+    state._known_turn = not state._known_turn
+    holder = (known or other) if state._known_turn else (other or known)
+    if holder is None:
+        return _NOTHING
+    connection = next(reversed(room[holder]))
+    # At the end of the round: dictionaries keep their order, and this address has had its turn.
+    room[holder] = room.pop(holder)
+    decision = _settle(state, connection, Stage.SHAKING, now)
+    return Decision(end=decision.end, start=connection)
+
+
+def _expire(state: Admission, now: float) -> Decision:
+    return Decision(
+        end=tuple(
+            (connection, Cause.TIMEOUT)
+            for connection, place in state._places.items()
+            if now - place.since >= getattr(state.limits, place.stage.value)
+            or (place.stage is Stage.PROVEN and now - place.active >= state.limits.idle)
+        )
+    )
+
+
+def _make_room(state: Admission) -> Decision:
+    for stage in Stage:
+        if stage is not Stage.PROVEN and state._rooms[stage]:
+            return Decision(end=((_oldest_of_largest(state, stage), Cause.EVICTED),))
+    return _NOTHING

@@ -1,0 +1,274 @@
+"""One TCP connection to the CA: its ClientHello, its TLS handshake, then HTTP/2 for grpclib.
+
+asyncio's own TLS sets a quarter of a megabyte aside for each connection, before anything is proved. Here a
+connection costs a descriptor until its ClientHello is complete; OpenSSL's state comes after that, and
+grpclib's with the first byte of HTTP/2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from meshscrape.ca.admission import Cause
+from meshscrape.ca.frames import FrameBudget
+
+# The kernel reports a connection as readable only when this many bytes are there.
+_RECORD_HEADER = 5
+_MAX_RECORD = 16384
+_HANDSHAKE_RECORD, _TLS_MAJOR = 22, 3
+_CHUNK = 65536
+# Far more than a handshake with a long chain takes.
+_MAX_HANDSHAKE_BYTES = 65536
+_HIGH_WATER = 65536
+_LINGER_SECONDS = 1.0
+
+
+class Owner(Protocol):
+    """What a connection tells the server about itself."""
+
+    def greeted(self, connection: Connection) -> None:
+        """Its ClientHello has arrived."""
+
+    def secured(self, connection: Connection, certificate: bytes | None) -> None:
+        """Its handshake is complete; `certificate` (DER) is what TLS has verified."""
+
+    def active(self, connection: Connection) -> None:
+        """It has sent something."""
+
+    def proved(self, connection: Connection, identity: str) -> None:
+        """A request has proved an identity."""
+
+    def ended(self, connection: Connection, cause: Cause) -> None:
+        """It is gone."""
+
+
+class Connection(asyncio.Transport):
+    """A peer's connection; for grpclib it is the transport. Everything happens in the event loop's thread."""
+
+    def __init__(self, number: int, sock: socket.socket, address: str, owner: Owner) -> None:
+        """`sock` is non-blocking and belongs to the connection from now on."""
+        super().__init__()
+        self.number = number
+        self.address = address
+        self._sock = sock
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls: ssl.SSLObject | None = None
+        self._handshake_bytes = _MAX_HANDSHAKE_BYTES
+        self._secure = self._closing = self._closed = self._paused = False
+        self._wanted = 0
+        self._make_protocol: Callable[[], asyncio.Protocol] | None = None
+        self._protocol: asyncio.Protocol | None = None
+        self._unsent = bytearray()
+        self._budget = FrameBudget()
+        self._lingering: asyncio.TimerHandle | None = None
+
+    def await_greeting(self) -> None:
+        """Wait for the first TLS record, without reading it."""
+        self._want(_RECORD_HEADER)
+        self._loop.add_reader(self._sock.fileno(), self._peek)
+
+    def shake_hands(self, context: ssl.SSLContext, make_protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Begin the handshake; `make_protocol` makes the HTTP/2 side once there is something for it."""
+        if self._closed:
+            return
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._make_protocol = make_protocol
+        self._want(1)
+        self._loop.add_reader(self._sock.fileno(), self._readable)
+        self._readable()
+
+    def prove(self, identity: str) -> None:
+        """A request on this connection has proved `identity`."""
+        if not self._closed:
+            self._owner.proved(self, identity)
+
+    def renew_budget(self) -> None:
+        """The peer has got a certificate: it may send as much again."""
+        self._budget.renew()
+
+    def end(self, cause: Cause) -> None:
+        """End the connection at once."""
+        if self._closed:
+            return
+        self._closed = self._closing = True
+        if self._lingering is not None:
+            self._lingering.cancel()
+        number = self._sock.fileno()
+        self._loop.remove_reader(number)
+        self._loop.remove_writer(number)
+        self._sock.close()
+        self._owner.ended(self, cause)
+        if self._protocol is not None:
+            # Not now: the protocol may be the one that is calling.
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    def _want(self, size: int) -> None:
+        self._wanted = size
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def _peek(self) -> None:
+        try:
+            head = self._sock.recv(_RECORD_HEADER + _MAX_RECORD, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            return self.end(Cause.PEER)
+        if len(head) < _RECORD_HEADER:
+            # Readable below the mark: the peer will send no more.
+            return self.end(Cause.PEER if not head else Cause.NOT_TLS)
+        length = int.from_bytes(head[3:5], "big")
+        if head[0] != _HANDSHAKE_RECORD or head[1] != _TLS_MAJOR or not 0 < length <= _MAX_RECORD:
+            return self.end(Cause.NOT_TLS)
+        if len(head) >= _RECORD_HEADER + length:
+            self._loop.remove_reader(self._sock.fileno())
+            return self._owner.greeted(self)
+        if self._wanted == _RECORD_HEADER + length:
+            # Readable below the mark, again.
+            return self.end(Cause.PEER)
+        self._want(_RECORD_HEADER + length)
+
+    def _readable(self) -> None:
+        try:
+            data = self._sock.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            return self.end(Cause.PEER)
+        if not data:
+            return self.end(Cause.PEER if self._secure else Cause.HANDSHAKE)
+        if self._closing:
+            return
+        self._owner.active(self)
+        self._incoming.write(data)
+        if not self._secure:
+            self._handshake_bytes -= len(data)
+            if self._handshake_bytes < 0:
+                return self.end(Cause.FLOOD)
+            self._handshake()
+        if self._secure and not self._closing:
+            self._decrypt()
+
+    def _handshake(self) -> None:
+        assert self._tls is not None  # noqa: S101 - set before the socket is read
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return self._flush()
+        except ssl.SSLError:
+            # The alert that says why.
+            self._flush()
+            return self.end(Cause.HANDSHAKE)
+        self._secure = True
+        self._flush()
+        if not self._closed:
+            self._owner.secured(self, self._tls.getpeercert(binary_form=True))
+
+    def _decrypt(self) -> None:
+        assert self._tls is not None  # noqa: S101 - set before the socket is read
+        while not self._closing:
+            try:
+                data = self._tls.read(_CHUNK)
+            except ssl.SSLWantReadError:
+                # What TLS itself has to answer, such as a key update.
+                return self._flush()
+            except ssl.SSLError:
+                return self.end(Cause.PROTOCOL)
+            if not data:
+                return self.end(Cause.PEER)
+            if not self._budget.spend(data):
+                return self.end(Cause.FLOOD)
+            self._pass_on(data)
+
+    def _pass_on(self, data: bytes) -> None:
+        try:
+            if self._protocol is None:
+                assert self._make_protocol is not None  # noqa: S101 - set with the handshake
+                self._protocol = self._make_protocol()
+                self._protocol.connection_made(self)
+            self._protocol.data_received(data)
+        except Exception:
+            # What grpclib and h2 do not expect from a peer must end this connection and nothing else.
+            self.end(Cause.PROTOCOL)
+
+    def _flush(self) -> None:
+        if self._outgoing.pending:
+            self._unsent += self._outgoing.read()
+        self._send()
+
+    def _send(self) -> None:
+        if self._closed:
+            return
+        try:
+            while self._unsent:
+                del self._unsent[: self._sock.send(self._unsent)]
+        except BlockingIOError:
+            self._loop.add_writer(self._sock.fileno(), self._send)
+        except OSError:
+            return self.end(Cause.PEER)
+        else:
+            self._loop.remove_writer(self._sock.fileno())
+            if self._closing:
+                return self._linger()
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        if self._protocol is None or self._paused == (len(self._unsent) > _HIGH_WATER):
+            return
+        self._paused = not self._paused
+        (self._protocol.pause_writing if self._paused else self._protocol.resume_writing)()
+
+    def _linger(self) -> None:
+        """Say that nothing more comes, and let the peer read: closing at once could take its answer away."""
+        if self._lingering is None:
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                return self.end(Cause.PEER)
+            self._lingering = self._loop.call_later(_LINGER_SECONDS, self.end, Cause.SERVER)
+
+    # What grpclib asks of a transport.
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        """Encrypt and send."""
+        if self._closing or self._tls is None:
+            return
+        try:
+            self._tls.write(data)
+        except ssl.SSLError:
+            return self.end(Cause.PROTOCOL)
+        self._flush()
+
+    def close(self) -> None:
+        """Send what is written, say that this is the end, and close."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._tls is not None and self._secure:
+            # It would wait for the peer's goodbye; ours is written.
+            with contextlib.suppress(ssl.SSLError):
+                self._tls.unwrap()
+        self._flush()
+
+    def abort(self) -> None:
+        """Close at once."""
+        self.end(Cause.SERVER)
+
+    def is_closing(self) -> bool:
+        """Return whether nothing can be written any more."""
+        return self._closing
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return the peer's address or the TLS object."""
+        match name:
+            case "peername":
+                return (self.address, 0)
+            case "ssl_object":
+                return self._tls
+        return default

@@ -1,0 +1,88 @@
+"""The certificate that the CA serves with, made by itself and renewed in time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from meshscrape.ca.authority import Authority
+from meshscrape.ca.storage import SERVER_CREDENTIALS
+from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.spiffe.certificates import certificates_to_pem
+from meshscrape.spiffe.keys import generate_key, key_to_pem
+from meshscrape.spiffe.renewal import renew_at
+from meshscrape.system.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+SERVER_LIFETIME = timedelta(hours=24)
+_LONGEST_SLEEP = 3600.0
+
+
+class ServerCertificate:
+    """The CA's own certificate and key, in a live `ssl.SSLContext`.
+
+    Renewal loads the new pair into the same context: every later handshake uses it, open connections keep
+    theirs (OpenSSL copies the certificate into each connection when it starts).
+    """
+
+    def __init__(self, authority: Authority, names: Sequence[str], directory: Path) -> None:
+        """`names`: DNS names and IP addresses; the pair is kept in `directory`, 0600."""
+        self._authority = authority
+        self._names = tuple(names)
+        self._path = directory / SERVER_CREDENTIALS
+        self.context = _context(authority)
+
+    def renew(self, now: datetime) -> datetime:
+        """Make and load a new pair; return when to do so again. InputError when the CA has expired."""
+        key = generate_key()
+        leaf = self._authority.issue_own(key.public_key(), self._names, now, SERVER_LIFETIME)
+        chain = certificates_to_pem([leaf, *self._authority.signer.intermediates])
+        write_atomic(self._path, key_to_pem(key) + chain, 0o600)
+        self.context.load_cert_chain(self._path)
+        return renew_at(now, leaf.not_valid_after_utc, draw=0.5)
+
+    async def keep(self, first: datetime, clock: Callable[[], datetime]) -> None:
+        """Renew for ever, first at `first`. A failure is logged, and tried again after a minute."""
+        due = first
+        while True:
+            # Short sleeps: a machine that was suspended must notice that its clock has moved on.
+            await asyncio.sleep(min(max((due - clock()).total_seconds(), 1.0), _LONGEST_SLEEP))
+            if clock() < due:
+                continue
+            try:
+                due = self.renew(clock())
+                log.info("server certificate renewed, next at %s", f"{due:%Y-%m-%dT%H:%M:%SZ}")
+            except (MeshscrapeError, OSError) as error:
+                log.error("server certificate not renewed: %s", error)
+                due = clock() + timedelta(minutes=1)
+
+
+def own_names(names: Sequence[str], host: str) -> tuple[str, ...]:
+    """Return the names of the server's certificate: those given, and its address unless it is a wildcard."""
+    address = ip_address(host)
+    own = [*names] if address.is_unspecified else [*names, str(address)]
+    if not own:
+        raise InputError(
+            "the CA's certificate needs a name",
+            where=host,
+            remedy="give the names its callers use with --dns",
+        )
+    return tuple(dict.fromkeys(own))
+
+
+def _context(authority: Authority) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(cadata=authority.bundle_pem.decode())
+    context.verify_mode = ssl.CERT_OPTIONAL
+    # A resumed session would skip the check of the client's certificate.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    return context
