@@ -4,7 +4,7 @@ BIN := .venv/bin
 MESH ?=
 ARGS ?=
 
-.PHONY: help setup up upstream test unit soak lint check bench lock image clean
+.PHONY: help setup up upstream test unit soak mutation lint check bench lock image clean
 
 help: ## show these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -29,6 +29,9 @@ unit: setup ## run the tests that start no process
 soak: setup ## run the long variants (SOAK_MINUTES=10 each): rotations, kills, direct scraping's rate
 	@$(BIN)/pytest tests/soak -s $(ARGS)
 
+mutation: setup ## break pure modules one fault at a time and list what no test notices (ARGS='meshscrape.plan.judge*')
+	@$(BIN)/python scripts/mutation.py $(ARGS)
+
 lint: setup ## types, style, import direction
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -49,4 +52,4 @@ image: ## build the container image
 	docker build -t meshscrape .
 
 clean: ## remove what the other commands made here
-	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants
