@@ -12,7 +12,7 @@ from cryptography import x509
 
 from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
 from meshscrape.agent.issued import judge
-from meshscrape.agent.served import ServedCertificate, served_serials
+from meshscrape.agent.served import ServedCertificate
 from meshscrape.errors import UnavailableError
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.envoy_admin import EnvoyAdmin
@@ -104,4 +104,4 @@ def test_a_certificate_that_envoy_does_not_serve_is_noticed(
 
     asyncio.run(scenario())
     serial = x509.load_pem_x509_certificate(pair.chain).serial_number
-    eventually(lambda: serial in served_serials(asyncio.run(admin.certs())))
+    eventually(lambda: serial in asyncio.run(admin.serials()))

@@ -104,7 +104,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(
         proxy.metric("meshscrape_scrape_proxy_current"),
     )
     assert up == 0 or current == 0
-    assert "stay as they were" in proxy.said()
+    assert str(proxy.file) in proxy.said()
     assert proxy.announced() == [target.authority]
     assert proxy.scrape(target.authority).status == 200
     proxy.announce_and_wait([])
@@ -132,6 +132,24 @@ def test_sources_that_contradict_each_other_hold_nothing_else_up(
         other.write_text("[]")
         eventually(lambda: running.announced() == [target.authority])
         assert running.scrape(target.authority).status == 200
+        assert running.metric("meshscrape_scrape_proxy_current") == 1
+
+
+def test_sources_that_contradict_each_other_at_the_start_hold_nothing_else_up(
+    tmp_path: Path, forge: Forge, target: Target
+) -> None:
+    """The proxy starts; nobody is scraped at the contested address until one source gives way."""
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps([group("127.9.9.9:15092", f"{HTTPBIN}-v2")]))
+    directory = str(credentials(tmp_path / "scraper", forge))
+    both = [group(target.authority, HTTPBIN), group("127.9.9.9:15092", HTTPBIN)]
+    with running_proxy(tmp_path, [directory], both, "--targets", str(other)) as running:
+        assert (running.announced(), running.http_sd("other")) == ([target.authority], [])
+        assert running.scrape(target.authority).status == 200
+        assert running.scrape("127.9.9.9:15092").reason == "unknown-target"
+        assert running.metric("meshscrape_scrape_proxy_current") == 0
+        other.write_text("[]")
+        eventually(lambda: "127.9.9.9:15092" in running.announced())
         assert running.metric("meshscrape_scrape_proxy_current") == 1
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from meshscrape.local.binaries import find_prometheus
 from meshscrape.prometheus.targets import JOBS, MERGED_JOB
+from meshscrape.system.files import publish
 from support.addresses import free_port, loopback
 from support.forgery import Forge
 from support.mesh import (
@@ -31,7 +32,7 @@ from support.mesh import (
     write_mesh,
 )
 from support.polling import eventually
-from support.scrape_proxy import JOB, RunningProxy, credentials, group, running_proxy
+from support.scrape_proxy import JOB, READY, SCRAPER, RunningProxy, credentials, group, running_proxy
 from support.targets import Target, tls_target
 
 HTTPBIN = "spiffe://cluster.local/ns/default/sa/httpbin"
@@ -131,6 +132,42 @@ def test_an_envoy_that_cannot_run_ends_the_proxy_with_its_words(tmp_path: Path) 
     )  # fmt: skip
     assert done.returncode == 2
     assert "no such instruction" in done.stderr
+
+
+def test_credentials_that_envoy_rejects_are_not_ready(tmp_path: Path, target: tuple[Target, Forge]) -> None:
+    """A key of another certificate: the proxy ends with Envoy's own words, and was never ready."""
+    served, forge = target
+    own, other = forge.leaf(SCRAPER), forge.leaf(SCRAPER)
+    files = {"cert-chain.pem": own.chain, "key.pem": other.key, "root-cert.pem": forge.root}
+    publish(tmp_path / "scraper", files)
+    address, file = loopback(), tmp_path / f"{JOB}.json"
+    file.write_text(json.dumps([group(served.authority, HTTPBIN)]))
+    done = meshscrape(
+        "proxy", "--dir", str(tmp_path / "p"), "--targets", str(file),
+        "--credentials", str(tmp_path / "scraper"),
+        "--listen", f"{address}:15094", "--discovery", f"{address}:15095",
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "KEY_VALUES_MISMATCH" in done.stderr and str(tmp_path / "scraper") in done.stderr
+    assert READY not in done.stderr
+    assert not served.seen
+
+
+def test_credentials_that_envoy_rejects_later_are_said_once(
+    tmp_path: Path, target: tuple[Target, Forge]
+) -> None:
+    """Without a target there is nothing to reject; the first target brings it to light, in the log."""
+    served, forge = target
+    own, other = forge.leaf(SCRAPER), forge.leaf(SCRAPER)
+    files = {"cert-chain.pem": own.chain, "key.pem": other.key, "root-cert.pem": forge.root}
+    publish(tmp_path / "scraper", files)
+    with running_proxy(tmp_path, [str(tmp_path / "scraper")], []) as proxy:
+        proxy.announce_and_wait([group(served.authority, HTTPBIN)])
+        assert proxy.scrape(served.authority).reason == "no-scraper-certificate"
+        eventually(lambda: "KEY_VALUES_MISMATCH" in proxy.said(), within=30)
+        publish(tmp_path / "scraper", {**files, "key.pem": own.key})
+        eventually(lambda: proxy.scrape(served.authority).status == 200)
+        assert proxy.said().count("KEY_VALUES_MISMATCH") == 1
 
 
 def test_a_taken_port_is_named(tmp_path: Path, target: tuple[Target, Forge]) -> None:

@@ -24,7 +24,7 @@ from meshscrape.istio.names import (
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import read_input, write_atomic
-from meshscrape.system.ports import check_free
+from meshscrape.system.ports import await_free
 from meshscrape.system.processes import Process
 
 ADMIN_SOCKET = "admin.sock"
@@ -87,13 +87,17 @@ def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFi
     return EnvoyFiles(bootstrap(options), dynamic_files(options, (*settings.scrapers, *scrapers)))
 
 
-def check_ports(settings: AgentSettings, files: EnvoyFiles) -> None:
-    """InputError when one of Envoy's ports, or the agent's own, is taken: which, by whom, what to change."""
+async def await_ports(settings: AgentSettings, files: EnvoyFiles, patience: float) -> None:
+    """Wait until Envoy's ports and the agent's own are free, at most `patience` seconds.
+
+    Raises InputError for one that stays taken: which, by whom, what to change.
+    """
     remedies = port_remedies(settings)
     if settings.role == "sidecar":
         inside = f"let the application listen on {settings.inside_address} alone"
         remedies |= {inbound.port: inside for inbound in settings.inbound}
-    check_free([(settings.inside_address, settings.merged_port), *files.addresses()], remedies)
+    own = (settings.inside_address, settings.merged_port)
+    await await_free([own, *files.addresses()], remedies, patience)
 
 
 def port_remedies(settings: AgentSettings) -> dict[int, str]:

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from meshscrape import __version__
@@ -17,7 +18,6 @@ from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
 from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.agent.schedule import Timing
 from meshscrape.agent.served import ServedCertificate
-from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
@@ -27,6 +27,7 @@ from meshscrape.system.http.server import Handler, HttpServer, Request, Response
 from meshscrape.system.life import first_failure, run_until_signal
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
+from meshscrape.system.tasks import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -68,24 +69,13 @@ class Agent:
         binary = envoy.find_binary(self._settings) if files else None
         with _own_directory(self._state):
             if files:
-                await self._await_ports(files)
+                await envoy.await_ports(self._settings, files, PORTS_PATIENCE)
             async with self._serving():
                 await self._credentials.first()
                 if files and binary:
                     envoy.write_files(self._state, files)
                     self._envoy = self._supervised(binary)
                 await self._keep_going()
-
-    async def _await_ports(self, files: envoy.EnvoyFiles) -> None:
-        """Look that the ports are free; the Envoy of a predecessor that was just killed gets time to go."""
-        deadline = time.monotonic() + PORTS_PATIENCE
-        while True:
-            try:
-                return envoy.check_ports(self._settings, files)
-            except InputError:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(_LOOK)
 
     def _supervised(self, binary: Path) -> Supervisor:
         async def start() -> Process:
@@ -111,12 +101,13 @@ class Agent:
     async def _keep_going(self) -> None:
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._credentials.keep())
+                group.create_task(guarded(self._credentials.keep, "the renewal of the certificate"))
                 if self._envoy is not None:
-                    group.create_task(self._envoy.run())
-                    group.create_task(self._served.follow())
+                    group.create_task(guarded(self._envoy.run, "the supervisor of Envoy"))
+                    group.create_task(guarded(self._served.follow, "the check of Envoy's certificate"))
                     if self._scrapers is not None:
-                        group.create_task(self._scrapers.follow(self._use_scrapers))
+                        follow = partial(self._scrapers.follow, self._use_scrapers)
+                        group.create_task(guarded(follow, "the allow list's follower"))
                 group.create_task(self._say_when_ready())
         except BaseExceptionGroup as failures:
             raise first_failure(failures) from None

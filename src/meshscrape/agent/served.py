@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from meshscrape.agent.credentials import CredentialRenewer
 from meshscrape.errors import UnavailableError
@@ -17,12 +15,6 @@ logger = logging.getLogger(__name__)
 # Envoy follows the directory within milliseconds; a loaded machine gets more.
 PATIENCE = 15.0
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 10.0
-
-
-def served_serials(certs: Mapping[str, Any]) -> set[int]:
-    """The serial numbers of Envoy's own certificates in an answer of its admin API's `/certs`."""
-    chains = [entry.get("cert_chain", ()) for entry in certs.get("certificates", ())]
-    return {int(certificate["serial_number"], 16) for chain in chains for certificate in chain}
 
 
 class ServedCertificate:
@@ -58,7 +50,7 @@ class ServedCertificate:
     async def _serves(self, serial: int) -> bool:
         """Whether there is nothing to wait for: Envoy serves it, or has no use for a certificate."""
         try:
-            serials = served_serials(await self._admin.certs())
+            serials = await self._admin.serials()
         except UnavailableError:
             return False
         self.current = serial in serials if serials else None

@@ -101,8 +101,8 @@ CATALOGUE: tuple[Refusal, ...] = (
         _tls("ALERT"), _SEEN,
     ),
     Refusal(
-        "no-scraper-certificate", 503, "the proxy has no certificate to present",
-        "see that the credentials directory has cert-chain.pem, key.pem and root-cert.pem",
+        "no-scraper-certificate", 503, "the proxy's Envoy has no certificate to present",
+        "see the proxy's log: it says why Envoy does not accept the files of the credentials directory",
         _tls("Secret is not supplied"), _SEEN,
     ),
     Refusal(

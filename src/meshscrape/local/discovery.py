@@ -1,4 +1,4 @@
-"""The running mesh as a source of targets for a scrape proxy: its status document, followed."""
+"""The running mesh as a source of targets for a scrape proxy: its status document is followed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from meshscrape.errors import InputError
 from meshscrape.local.state import StateDirectory
 from meshscrape.prometheus.targets import JOBS, Target
-from meshscrape.proxy.discovery import Targets, WatchedFile
+from meshscrape.proxy.discovery import FileSource, Targets
 from meshscrape.spiffe.ids import SpiffeId
 
 
-def mesh_source(state: Path) -> WatchedFile:
-    """The targets of the mesh that runs in the state directory, now and later."""
-    return WatchedFile(StateDirectory.at(state).status_file, JOBS, parse_status)
+def mesh_source(state: Path) -> FileSource:
+    """Return the source of the mesh that runs in the state directory."""
+    return FileSource(StateDirectory.at(state).status_file, JOBS, parse_status)
 
 
 def parse_status(data: bytes, where: str) -> Targets:
-    """The targets of a status document by job. InputError when it is none."""
+    """Return the targets of a status document by job. Raises InputError when it is none."""
     try:
         document: Mapping[str, Any] = json.loads(data)
         found: dict[str, list[Target]] = {job: [] for job in JOBS}

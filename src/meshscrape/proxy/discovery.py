@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -12,11 +13,22 @@ from meshscrape.errors import MeshscrapeError
 from meshscrape.prometheus.target_files import parse_target_file
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
-from meshscrape.system.files import read_input
+from meshscrape.system.followed import FollowedFile, Problem
+from meshscrape.system.tasks import guarded
 
-logger = logging.getLogger(__name__)
+# How often a source that is a file is looked at.
+LOOK = 0.2
 
 Targets = Mapping[str, tuple[Target, ...]]
+Check = Callable[[Iterable[Target]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All targets of a source by job. With a `problem` they are the last ones that the source could tell."""
+
+    targets: Targets
+    problem: MeshscrapeError | None = None
 
 
 class Source(Protocol):
@@ -30,92 +42,97 @@ class Source(Protocol):
     def jobs(self) -> Sequence[str]:
         """The jobs whose targets it tells."""
 
-    def read(self) -> Targets | None:
-        """All its targets by job; None when they are as at the last call. Raises MeshscrapeError."""
+    def snapshots(self) -> AsyncIterator[Snapshot]:
+        """Yield the targets at once, and again whenever they or the source's problem change; never end.
+
+        Raises MeshscrapeError before the first snapshot when the source cannot be used at all.
+        """
 
 
-class WatchedFile:
-    """A source that is one file, read again whenever it is another one: `parse` makes targets of it."""
+class FileSource:
+    """A source that is one file; `parse` makes targets of its bytes and its path."""
 
     def __init__(self, path: Path, jobs: Sequence[str], parse: Callable[[bytes, str], Targets]) -> None:
-        self.path = path
         self.jobs = tuple(jobs)
-        self._parse = parse
-        self._stamp: tuple[int, int, int] | None = None
-        self._data: bytes | None = None
+        self._file = FollowedFile(path, f"the targets in {path}", parse)
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return str(self._file.path)
 
-    def read(self) -> Targets | None:
-        """See `Source.read`; a content that could not be used is not tried again until it changes."""
-        try:
-            seen = self.path.stat()
-            stamp = (seen.st_mtime_ns, seen.st_size, seen.st_ino)
-        except OSError:
-            stamp = (0, 0, 0)
-        if stamp == self._stamp:
-            return None
-        before, self._stamp, self._data = self._data, None, None
-        data = read_input(self.path, "the targets")
-        self._stamp, self._data = stamp, data
-        return None if data == before else self._parse(data, str(self.path))
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """See `Source.snapshots`."""
+        yield Snapshot(self._file.read())
+        while True:
+            await asyncio.sleep(LOOK)
+            before = self._file.problem.error
+            if self._file.changed() or self._file.problem.error is not before:
+                yield Snapshot(self._file.value, self._file.problem.error)
 
 
-def target_file_source(path: Path, job: str) -> WatchedFile:
-    """The targets of `job` from a target file (see `scrape.target_files`)."""
-    return WatchedFile(path, (job,), lambda data, where: {job: parse_target_file(data, where)})
+def target_file_source(path: Path, job: str) -> FileSource:
+    """Return the source of `job` that is a target file (see `prometheus.target_files`)."""
+    return FileSource(path, (job,), lambda data, where: {job: parse_target_file(data, where)})
 
 
 @dataclass(slots=True)
 class SourceState:
-    """The last targets of a source that could be used, and what is wrong with it now (empty: nothing)."""
+    """The last targets of a source that could be used, and what is wrong with it now."""
 
     source: Source
-    targets: Targets
-    problem: str = ""
-    failures: int = 0
+    snapshots: AsyncIterator[Snapshot]
+    problem: Problem
+    targets: Targets = field(default_factory=dict)
 
 
 class Discovery:
     """All sources together; a source that cannot be used keeps its last targets."""
 
-    def __init__(
-        self, sources: Iterable[Source], check: Callable[[Iterable[Target]], None] = lambda targets: None
-    ) -> None:
+    def __init__(self, sources: Iterable[Source], check: Check = lambda targets: None) -> None:
         """`check` raises InputError for targets of one source that can never be used."""
-        self.states = [SourceState(source, {}) for source in sources]
+        self.states = [
+            SourceState(
+                each, each.snapshots(), Problem(f"the last usable targets of {each.name} stay in use")
+            )
+            for each in sources
+        ]
+        self.changed = asyncio.Event()
         self._check = check
 
-    def start(self) -> None:
-        """Read every source for the first time. Raises MeshscrapeError for one that cannot be used."""
+    async def start(self) -> None:
+        """Wait for the first targets of every source. Raises MeshscrapeError for one that cannot be used."""
         for state in self.states:
-            state.targets = self._read(state.source) or {}
+            snapshot = await anext(state.snapshots)
+            self._check_all(snapshot.targets)
+            state.targets = snapshot.targets
 
-    def look(self) -> bool:
-        """Read what has changed; whether targets may be others than before."""
-        changed = False
-        for state in self.states:
-            try:
-                found = self._read(state.source)
-            except MeshscrapeError as error:
-                # A file that cannot be read is tried at every look: once is enough to say so.
-                if str(error) != state.problem:
-                    state.failures += 1
-                    state.problem = str(error)
-                    logger.error("the targets stay as they were: %s", error)
-                continue
-            if found is not None:
-                changed = changed or found != state.targets
-                state.targets, state.problem = found, ""
+    async def follow(self) -> None:
+        """Take over what the sources tell, for ever; `changed` is set whenever targets may be others."""
+        async with asyncio.TaskGroup() as tasks:
+            for state in self.states:
+                tasks.create_task(guarded(partial(self._follow, state), f"source {state.source.name}"))
+
+    async def _follow(self, state: SourceState) -> None:
+        async for snapshot in state.snapshots:
+            if self._take(state, snapshot):
+                self.changed.set()
+
+    def _take(self, state: SourceState, snapshot: Snapshot) -> bool:
+        """Return whether the source has other targets than before."""
+        if snapshot.problem is not None:
+            state.problem.note(snapshot.problem)
+            return False
+        try:
+            self._check_all(snapshot.targets)
+        except MeshscrapeError as error:
+            state.problem.note(error)
+            return False
+        state.problem.clear()
+        changed, state.targets = snapshot.targets != state.targets, snapshot.targets
         return changed
 
-    def _read(self, source: Source) -> Targets | None:
-        found = source.read()
-        if found is not None:
-            self._check(target for targets in found.values() for target in targets)
-        return found
+    def _check_all(self, targets: Targets) -> None:
+        self._check(target for found in targets.values() for target in found)
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -123,18 +140,22 @@ class Discovery:
         return tuple(dict.fromkeys(job for state in self.states for job in state.source.jobs))
 
     def targets(self) -> dict[str, list[Target]]:
-        """All targets by job, every job present."""
+        """Return all targets by job, every job present."""
         found: dict[str, list[Target]] = {job: [] for job in self.jobs}
         for state in self.states:
             for job, targets in state.targets.items():
                 found[job].extend(targets)
         return found
 
+    def wanted(self) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
+        """Return the targets to scrape by job, and the addresses that nobody scrapes (see `uncontested`)."""
+        return uncontested(self.targets())
+
 
 def uncontested(targets: Mapping[str, Sequence[Target]]) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
-    """The targets without those at addresses where two sources expect different identities; these addresses.
+    """Return the targets without those where two identities are expected at one address, and these addresses.
 
-    Nobody can tell which source is right, so nobody is scraped there; all other targets go on.
+    It is unknown which source is right, so nobody is scraped there; all other targets go on.
     """
     expected: dict[str, SpiffeId] = {}
     contested: set[str] = set()

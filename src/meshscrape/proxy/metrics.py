@@ -162,12 +162,12 @@ def _source_families(discovery: Discovery) -> list[Family]:
         Family(
             "meshscrape_scrape_proxy_source_up", "gauge",
             "Whether the source could be used when it was read last; if not, its last targets are kept.",
-            [({"source": each.source.name}, float(not each.problem)) for each in states],
+            [({"source": each.source.name}, float(each.problem.error is None)) for each in states],
         ),
         Family(
             "meshscrape_scrape_proxy_source_failures_total", "counter",
             "How often the source had changed and could not be used.",
-            [({"source": each.source.name}, each.failures) for each in states],
+            [({"source": each.source.name}, each.problem.count) for each in states],
         ),
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The scrape proxy's life: credentials, targets, Envoy, HTTP SD; and a complete stop at every stage."""
+"""Run the scrape proxy: credentials, targets, Envoy, HTTP SD; and stop it completely at every stage."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from meshscrape.envoy import scrape_proxy
@@ -16,7 +16,7 @@ from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.prometheus.targets import Target
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
-from meshscrape.proxy.discovery import Discovery, uncontested
+from meshscrape.proxy.discovery import Discovery
 from meshscrape.proxy.http_sd import HttpDiscovery, handler
 from meshscrape.proxy.options import (
     ProxyOptions,
@@ -25,16 +25,19 @@ from meshscrape.proxy.options import (
     check_addresses,
     load_token,
 )
+from meshscrape.proxy.presented import PresentedCertificates
 from meshscrape.proxy.routing import Routing
+from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
 from meshscrape.system.http.server import HttpServer
 from meshscrape.system.life import run_until_signal
-from meshscrape.system.ports import check_free
+from meshscrape.system.ports import await_free
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
+from meshscrape.system.tasks import guarded
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +50,7 @@ ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
 ENVOY_GRACE = 2.0
 # inotify instances: token, clusters, routes; and for each trust domain two secrets with their directories.
 WATCHES, WATCHES_PER_DOMAIN = 3, 4
-FOLLOW_SECONDS = 0.2
+RETRY_SECONDS = 0.2
 # How long a line of the log may wait in Envoy before it is counted here.
 FLUSH_MILLISECONDS = 200
 PORTS_PATIENCE = 2.0
@@ -55,12 +58,16 @@ _LOOK = 0.02
 
 
 def run(options: ProxyOptions) -> None:
-    """Be the proxy until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
+    """Run the proxy until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
     run_until_signal(ScrapeProxy(options).run())
 
 
+# The targets by job, and the addresses where nobody is scraped.
+Wanted = tuple[Mapping[str, Sequence[Target]], Sequence[str]]
+
+
 class ScrapeProxy:
-    """One scrape proxy, made of its parts; `run` is its whole life."""
+    """One scrape proxy; `run` starts it, keeps it going and stops it."""
 
     def __init__(self, options: ProxyOptions) -> None:
         self._options = options
@@ -72,7 +79,7 @@ class ScrapeProxy:
         self._figures = metrics.ProxyFigures()
         self._credentials: Mapping[str, Path] = {}
         self._routed: list[Target] = []
-        self._ready = False
+        self._ready = asyncio.Event()
         self._envoy: Supervisor | None = None
 
     async def run(self) -> None:
@@ -80,44 +87,42 @@ class ScrapeProxy:
         check_addresses(self._options)
         binary = find_envoy(self._options.envoy)
         token = load_token(self._options.token_file)
-        self._discovery.start()
+        await self._discovery.start()
         with _own_directory(self._directory):
             self._credentials = await await_credentials(self._options)
             await self._await_ports()
             routing = Routing(
                 self._directory, self._credentials, self._admin, self._options.requests_per_connection
             )
-            self._routed = _all(self._discovery.targets())
+            first = self._discovery.wanted()
+            self._routed = _all(first[0])
             routing.write(self._routed)
             self._write_static(token)
             pipe = LogPipe(self._directory / PIPE, self._logged)
             try:
-                await self._serve(token, binary, routing)
+                await self._serve(token, binary, routing, first)
             finally:
                 pipe.close()
 
-    async def _serve(self, token: str, binary: Path, routing: Routing) -> None:
-        self._envoy = self._supervised(binary)
+    async def _serve(self, token: str, binary: Path, routing: Routing, first: Wanted) -> None:
+        envoy = self._envoy = self._supervised(binary)
+        presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
         answers = handler(token, self._http, self._metrics, self._why_not_ready)
         async with (
             HttpServer(answers, addresses=[self._options.discovery]),
             asyncio.TaskGroup() as tasks,
         ):
-            tasks.create_task(self._envoy.run())
-            tasks.create_task(self._follow(routing))
+            follow = partial(self._follow, routing, first, presented)
+            check = partial(self._follow_credentials, presented)
+            tasks.create_task(guarded(envoy.run, "the supervisor of Envoy"))
+            tasks.create_task(self._discovery.follow())
+            tasks.create_task(guarded(follow, "the routing of targets"))
+            tasks.create_task(guarded(check, "the check of credentials"))
 
     async def _await_ports(self) -> None:
-        """Look that the ports are free; the Envoy of a predecessor that was just killed gets time to go."""
-        deadline = time.monotonic() + PORTS_PATIENCE
         options = self._options
         remedies = {options.listen[1]: "change --listen", options.discovery[1]: "change --discovery"}
-        while True:
-            try:
-                return check_free([options.listen, options.discovery], remedies)
-            except InputError:
-                if time.monotonic() > deadline:
-                    raise
-            await asyncio.sleep(_LOOK)
+        await await_free([options.listen, options.discovery], remedies, PORTS_PATIENCE)
 
     def _write_static(self, token: str) -> None:
         host, port = self._options.listen
@@ -147,51 +152,62 @@ class ScrapeProxy:
 
         return Supervisor("the proxy's Envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 
-    async def _follow(self, routing: Routing) -> None:
-        """Announce the first targets once Envoy is live; then bring every change to it, and announce that."""
+    async def _follow(self, routing: Routing, first: Wanted, presented: PresentedCertificates) -> None:
+        """Announce the first targets once Envoy has them; then bring it every change, and announce that."""
         while not await self._admin.ready():  # noqa: ASYNC110 - Envoy tells nobody
             await asyncio.sleep(_LOOK)
-        self._announce(self._discovery.targets())
-        self._ready = True
+        await presented.check(self._identities())
+        self._announce(*first)
+        self._ready.set()
         logger.info("ready: %d targets", len(self._routed))
-        behind = False
         while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
-            if self._discovery.look() or behind:
-                behind = not await self._apply(routing)
+            await self._discovery.changed.wait()
+            self._discovery.changed.clear()
+            if not await self._apply(routing):
+                await asyncio.sleep(RETRY_SECONDS)
+                self._discovery.changed.set()
+
+    async def _follow_credentials(self, presented: PresentedCertificates) -> None:
+        await self._ready.wait()
+        await presented.follow(self._identities)
 
     async def _apply(self, routing: Routing) -> bool:
-        """Whether there is nothing left to do: Envoy has the targets, or they can never be used."""
-        wanted, contested = uncontested(self._discovery.targets())
+        """Bring the targets to Envoy and announce them; return whether there is nothing left to do.
+
+        An InputError is final: the same targets fail again. Whatever else fails is tried again.
+        """
+        wanted, contested = self._discovery.wanted()
         targets = _all(wanted)
         try:
             await routing.apply(targets)
         except MeshscrapeError as error:
             self._figures.reload_failures += 1
             self._figures.current = False
-            logger.error("the routes stay as they were: %s", error)
+            logger.error("the targets stay as they were: %s", error)
             return isinstance(error, InputError)
         self._routed = targets
         self._figures.reloads += 1
-        self._announce(wanted)
-        if contested:
-            self._figures.current = False
-            logger.error("nobody is scraped where two identities are expected: %s", ", ".join(contested))
+        self._announce(wanted, contested)
         return True
 
+    def _identities(self) -> list[SpiffeId]:
+        return [target.spiffe_id for target in self._routed]
+
     def _check(self, targets: Iterable[Target]) -> None:
-        """InputError for one source's targets that contradict each other or need credentials not given."""
+        """Raise InputError when one source contradicts itself, or needs credentials that were not given."""
         expected = scrape_proxy.by_authority(targets)
         # Not known yet at the start: then writing the clusters says the same.
         if self._credentials:
             identities = {identity for identity, _ in expected.values()}
             scrape_proxy.check_credentials(identities, self._credentials)
 
-    def _announce(self, targets: Mapping[str, Sequence[Target]]) -> None:
-        self._figures.current = True
+    def _announce(self, targets: Mapping[str, Sequence[Target]], contested: Sequence[str]) -> None:
+        self._figures.current = not contested
         self._figures.last_reload = utcnow().timestamp()
         self._counters.know(self._routed)
         self._http.publish(targets)
+        if contested:
+            logger.error("nobody is scraped where two identities are expected: %s", ", ".join(contested))
 
     def _logged(self, line: bytes) -> None:
         scrape = parse_line(line)
@@ -206,12 +222,12 @@ class ScrapeProxy:
     def _why_not_ready(self) -> str:
         if self._envoy is None or self._envoy.pid is None:
             return "Envoy does not run"
-        return "" if self._ready else "Envoy is not live yet"
+        return "" if self._ready.is_set() else "Envoy is not live yet"
 
 
 @contextlib.contextmanager
 def _own_directory(directory: Path) -> Iterator[None]:
-    """Hold the directory; what belongs to this run alone is gone afterwards."""
+    """Hold the lock on the directory; afterwards, remove the files that belong to this run alone."""
     private_dir(directory)
     lock = DirectoryLock(directory, "a scrape proxy")
     try:

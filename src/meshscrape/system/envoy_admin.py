@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -41,6 +42,10 @@ class EnvoyAdmin:
         """The certificates in use, with serial numbers and expiry."""
         return await self._json("/certs")
 
+    async def serials(self) -> set[int]:
+        """The serial numbers of the certificates in use, of every chain of its own."""
+        return serial_numbers(await self.certs())
+
     async def secrets(self) -> list[dict[str, Any]]:
         """The secrets in use, certificates and roots in full, private keys redacted (`Secret` messages)."""
         dump = await self._json("/config_dump?mask=dynamic_active_secrets")
@@ -67,3 +72,9 @@ class EnvoyAdmin:
             raise UnavailableError(f"Envoy answers {status} to {target}", where=str(self._path))
         document: dict[str, Any] = json.loads(body)
         return document
+
+
+def serial_numbers(certs: Mapping[str, Any]) -> set[int]:
+    """Return the serial numbers of Envoy's own certificates in an answer to `/certs`."""
+    chains = [entry.get("cert_chain", ()) for entry in certs.get("certificates", ())]
+    return {int(certificate["serial_number"], 16) for chain in chains for certificate in chain}

@@ -16,6 +16,9 @@ from pathlib import Path
 from meshscrape.errors import InputError, MeshscrapeError
 
 DATA_LINK = "..data"
+LARGEST_INPUT = 64 << 20
+# The code of the InputError for a file that cannot be read now, but may come.
+UNREADABLE = "unreadable"
 _STAGED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
 
@@ -102,18 +105,39 @@ def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> N
     _sweep(directory, keep={present, generation.name})
 
 
-def read_input(path: Path, what: str) -> bytes:
-    """The bytes of a file that the user named; InputError says `what` it is and why it cannot be read."""
+def read_input(path: Path, what: str, limit: int = LARGEST_INPUT) -> bytes:
+    """Return the bytes of a regular file that the user named, at most `limit`.
+
+    Raises InputError, which says `what` the file is, with the code UNREADABLE when it cannot be read (it is
+    missing, …) and without when it is no regular file or too long. It never waits, not for a pipe either.
+    """
     try:
-        return path.read_bytes()
+        # Opening can have effects on a device, and waits for the writer of a named pipe: neither is tried.
+        _check_regular(os.stat(path), path, what)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            seen = os.fstat(descriptor)
+            _check_regular(seen, path, what)
+            data = file.read(limit + 1) if seen.st_size <= limit else b""
     except OSError as error:
         raise unreadable(path, what, error) from error
+    if seen.st_size > limit or len(data) > limit:
+        raise InputError(f"{what} is longer than {limit} bytes", where=str(path), remedy="name another file")
+    return data
+
+
+def _check_regular(seen: os.stat_result, path: Path, what: str) -> None:
+    if not stat.S_ISREG(seen.st_mode):
+        raise InputError(f"{what} is not a regular file", where=str(path), remedy="name a regular file")
 
 
 def unreadable(path: Path, what: str, error: OSError) -> InputError:
-    """Why the file `path`, which is `what`, cannot be read."""
+    """Return why the file `path`, which is `what`, cannot be read."""
     return InputError(
-        f"cannot read {what}: {error.strerror}", where=str(path), remedy="check the path and its mode"
+        f"cannot read {what}: {error.strerror}",
+        where=str(path),
+        remedy="check the path and its mode",
+        code=UNREADABLE,
     )
 
 
@@ -166,7 +190,7 @@ class DirectoryLock:
             ) from error
 
     def release(self) -> None:
-        """Give the directory free."""
+        """Release the lock on the directory."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

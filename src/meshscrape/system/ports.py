@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +16,9 @@ from pathlib import Path
 from meshscrape.errors import InputError
 
 _LISTEN = "0A"
+_LOOK = 0.02
+# The code of the InputError for a port that another process has now, and may give up.
+PORT_TAKEN = "port-taken"
 
 
 def check_free(addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str]) -> None:
@@ -35,6 +40,24 @@ def check_free(addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str]
                 raise _refusal(address, port, remedies.get(port, "use another port"), error) from error
 
 
+async def await_free(
+    addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str], patience: float
+) -> None:
+    """Wait until the ports are free: the Envoy of a predecessor that was just killed needs time to go.
+
+    Raises the InputError of `check_free` for a port that is still taken after `patience` seconds, and at
+    once for whatever waiting does not change.
+    """
+    wanted, deadline = tuple(addresses), time.monotonic() + patience
+    while True:
+        try:
+            return check_free(wanted, remedies)
+        except InputError as error:
+            if error.code != PORT_TAKEN or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_LOOK)
+
+
 def holder(address: str, port: int) -> str:
     """Who listens there: `pid 12 (envoy)`, as far as /proc shows it to this user, else an empty text."""
     inodes = {f"socket:[{inode}]" for inode in _listening_inodes(address, port)}
@@ -50,7 +73,7 @@ def _refusal(address: str, port: int, remedy: str, error: OSError) -> InputError
     if error.errno == errno.EADDRINUSE:
         who = holder(address, port)
         taken_by = f"the port is taken by {who}" if who else "the port is taken"
-        return InputError(taken_by, where=place, remedy=f"stop that process, or {remedy}")
+        return InputError(taken_by, where=place, remedy=f"stop that process, or {remedy}", code=PORT_TAKEN)
     if error.errno == errno.EADDRNOTAVAIL:
         return InputError("this machine does not have the address", where=place, remedy="check INSTANCE_IPS")
     return InputError(f"cannot listen: {error.strerror}", where=place, remedy=remedy)

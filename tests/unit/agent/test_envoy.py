@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
@@ -48,7 +49,7 @@ def test_an_application_on_every_address_is_told_where_to_listen() -> None:
         port = application.getsockname()[1]
         chosen = settings(MESHSCRAPE_INBOUND=f'[{{"port": {port}, "mode": "STRICT"}}]')
         with pytest.raises(InputError) as caught:
-            envoy.check_ports(chosen, envoy.render(chosen))
+            asyncio.run(envoy.await_ports(chosen, envoy.render(chosen), patience=0.1))
     assert f"{chosen.pod_addresses[0]}:{port}: the port is taken by pid {os.getpid()}" in str(caught.value)
     assert f"let the application listen on {chosen.inside_address} alone" in str(caught.value)
 

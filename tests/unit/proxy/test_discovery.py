@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,11 @@ import pytest
 
 from meshscrape.errors import InputError
 from meshscrape.local.discovery import parse_status
-from meshscrape.prometheus.targets import JOBS, MERGED_JOB
-from meshscrape.proxy.discovery import Discovery, target_file_source
+from meshscrape.prometheus.targets import JOBS, MERGED_JOB, Target
+from meshscrape.proxy.discovery import Discovery, Snapshot, target_file_source, uncontested
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.tasks import TaskEndedError
+from support.polling import eventually_async
 
 ID = "spiffe://cluster.local/ns/default/sa/httpbin"
 
@@ -35,73 +40,159 @@ def _addresses(discovery: Discovery) -> list[str]:
     return [target.authority for found in discovery.targets().values() for target in found]
 
 
-def test_a_source_is_read_when_it_changes(file: Path) -> None:
-    """A change is noticed once; looking at the same content is no change."""
+def _run(discovery: Discovery, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Start the discovery, follow its sources, and run `scenario` meanwhile."""
+
+    async def life() -> None:
+        await discovery.start()
+        following = asyncio.create_task(discovery.follow())
+        try:
+            async with asyncio.timeout(20):
+                await scenario()
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+
+    asyncio.run(life())
+
+
+async def _changed(discovery: Discovery) -> None:
+    await discovery.changed.wait()
+    discovery.changed.clear()
+
+
+async def _holds(condition: Callable[[], bool]) -> None:
+    async def look() -> bool:
+        return condition()
+
+    await eventually_async(look, what="the condition")
+
+
+def test_a_source_is_taken_over_when_it_changes(file: Path) -> None:
+    """A change is noticed once; the same targets in a new file are no change."""
     discovery = Discovery([target_file_source(file, "a")])
-    discovery.start()
-    assert not discovery.look()
-    _write(file, "10.0.0.1:1", "10.0.0.2:1")
-    assert discovery.look()
-    assert not discovery.look()
+
+    async def scenario() -> None:
+        assert _addresses(discovery) == ["10.0.0.1:1"]
+        _write(file, "10.0.0.1:1")
+        _write(file, "10.0.0.1:1", "10.0.0.2:1")
+        await _changed(discovery)
+        assert _addresses(discovery) == ["10.0.0.1:1", "10.0.0.2:1"]
+        assert not discovery.changed.is_set()
+
+    _run(discovery, scenario)
+
+
+def _break(file: Path, fault: str) -> None:
+    os.rename(file, file.with_suffix(".aside"))
+    if fault == "broken":
+        file.write_text("[{")
+    elif fault == "a directory":
+        file.mkdir()
+    elif fault == "a pipe":
+        os.mkfifo(file)
+
+
+def _mend(file: Path) -> None:
+    if file.is_dir():
+        file.rmdir()
+    os.rename(file.with_suffix(".aside"), file)
+
+
+@pytest.mark.parametrize("fault", ["broken", "gone", "a directory", "a pipe"])
+def test_a_source_that_cannot_be_used_keeps_its_last_targets(file: Path, fault: str) -> None:
+    """One failure is counted however often it is looked at; the same targets, when back, clear it."""
+    discovery = Discovery([target_file_source(file, "a")])
+    (state,) = discovery.states
+
+    async def scenario() -> None:
+        _break(file, fault)
+        await _holds(lambda: state.problem.error is not None)
+        assert state.problem.error is not None and state.problem.error.where.startswith(str(file))
+        assert _addresses(discovery) == ["10.0.0.1:1"]
+        _mend(file)
+        await _holds(lambda: state.problem.error is None)
+        assert (_addresses(discovery), state.problem.count) == (["10.0.0.1:1"], 1)
+
+    _run(discovery, scenario)
+
+
+def test_targets_that_can_never_be_used_are_a_problem_of_their_source(file: Path) -> None:
+    """They are refused as a whole: the source keeps its last targets."""
+
+    def only_port_one(targets: Iterable[Target]) -> None:
+        if any(target.port != 1 for target in targets):
+            raise InputError("there is only one port")
+
+    discovery = Discovery([target_file_source(file, "a")], only_port_one)
+    (state,) = discovery.states
+
+    async def scenario() -> None:
+        _write(file, "10.0.0.1:1", "10.0.0.2:2")
+        await _holds(lambda: state.problem.error is not None)
+        assert _addresses(discovery) == ["10.0.0.1:1"]
+
+    _run(discovery, scenario)
+
+
+class _Watch:
+    """A source that pushes its snapshots, as a watch of an API does."""
+
+    name = "watch"
+    jobs = ("watched",)
+
+    def __init__(self, *snapshots: Snapshot) -> None:
+        self._snapshots = snapshots
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        for snapshot in self._snapshots:
+            yield snapshot
+
+
+def test_a_source_can_be_a_watch() -> None:
+    """Snapshots take effect as they come; a problem keeps the targets before it."""
+    one, two = (Target(f"10.0.0.{number}", 1, SpiffeId.parse(ID), {}, "/") for number in (1, 2))
+    first, second = Snapshot({"watched": (one,)}), Snapshot({"watched": (one, two)})
+    broken = Snapshot({"watched": (one, two)}, InputError("the API answers 403"))
+    discovery = Discovery([_Watch(first, second, broken)])
+
+    async def life() -> None:
+        await discovery.start()
+        assert _addresses(discovery) == ["10.0.0.1:1"]
+        with pytest.raises(ExceptionGroup) as ended:
+            await discovery.follow()
+        assert isinstance(ended.value.exceptions[0], TaskEndedError), "a source must not end in silence"
+
+    asyncio.run(life())
     assert _addresses(discovery) == ["10.0.0.1:1", "10.0.0.2:1"]
-
-
-def test_touching_a_file_is_no_change(file: Path) -> None:
-    """The same targets in a new file make no work."""
-    discovery = Discovery([target_file_source(file, "a")])
-    discovery.start()
-    _write(file, "10.0.0.1:1")
-    assert not discovery.look()
-
-
-def test_a_broken_file_keeps_its_last_targets_and_is_tried_once(file: Path) -> None:
-    """One failure per content, not one per look; a good file clears the problem."""
-    discovery = Discovery([target_file_source(file, "a")])
-    discovery.start()
-    file.write_text("[{")
-    for _ in range(3):
-        assert not discovery.look()
-    (state,) = discovery.states
-    assert state.failures == 1 and str(file) in state.problem
-    assert _addresses(discovery) == ["10.0.0.1:1"]
-    _write(file, "10.0.0.3:1")
-    assert discovery.look() and not state.problem
-
-
-def test_a_vanished_file_keeps_its_last_targets(file: Path) -> None:
-    """And is used again when it returns, with the same content too."""
-    discovery = Discovery([target_file_source(file, "a")])
-    discovery.start()
-    file.unlink()
-    for _ in range(3):
-        assert not discovery.look()
-    (state,) = discovery.states
-    assert state.failures == 1 and state.problem
-    _write(file, "10.0.0.1:1")
-    discovery.look()
-    assert not state.problem and _addresses(discovery) == ["10.0.0.1:1"]
-
-
-def test_what_cannot_be_read_is_said_once_and_tried_until_it_can(file: Path) -> None:
-    """The very same file is used again after something unreadable (here a directory) stood in its place."""
-    discovery = Discovery([target_file_source(file, "a")])
-    discovery.start()
-    aside = file.rename(file.with_suffix(".aside"))
-    file.mkdir()
-    for _ in range(3):
-        assert not discovery.look()
-    (state,) = discovery.states
-    assert state.failures == 1 and state.problem
-    file.rmdir()
-    aside.rename(file)
-    discovery.look()
-    assert not state.problem and _addresses(discovery) == ["10.0.0.1:1"]
+    assert discovery.states[0].problem.count == 1
 
 
 def test_a_source_that_cannot_be_used_at_the_start_is_an_error(tmp_path: Path) -> None:
     """There are no last targets to keep."""
     with pytest.raises(InputError):
-        Discovery([target_file_source(tmp_path / "none.json", "a")]).start()
+        asyncio.run(Discovery([target_file_source(tmp_path / "none.json", "a")]).start())
+
+
+def _target(address: str, account: str, path: str = "/") -> Target:
+    return Target(address, 1, SpiffeId.parse(f"spiffe://cluster.local/ns/default/sa/{account}"), {}, path)
+
+
+def test_nobody_is_scraped_where_two_identities_are_expected() -> None:
+    """Every target of the address goes, of whichever job and path; all others stay, in their order."""
+    targets = {
+        "a": [_target("10.0.0.1", "httpbin"), _target("10.0.0.2", "httpbin"), _target("10.0.0.3", "other")],
+        "b": [_target("10.0.0.2", "other", "/x"), _target("10.0.0.3", "other")],
+    }
+    kept, contested = uncontested(targets)
+    assert contested == ("10.0.0.2:1",)
+    assert kept == {"a": [targets["a"][0], targets["a"][2]], "b": [targets["b"][1]]}
+
+
+def test_one_identity_at_an_address_is_no_contradiction() -> None:
+    """The same identity may be expected there by several jobs and at several paths."""
+    targets = {"a": [_target("10.0.0.1", "httpbin")], "b": [_target("10.0.0.1", "httpbin", "/x")]}
+    assert uncontested(targets) == (targets, ())
 
 
 def test_every_job_is_there_even_without_targets(tmp_path: Path, file: Path) -> None:
@@ -109,7 +200,7 @@ def test_every_job_is_there_even_without_targets(tmp_path: Path, file: Path) -> 
     empty = tmp_path / "b.json"
     empty.write_text("[]")
     discovery = Discovery([target_file_source(file, "a"), target_file_source(empty, "b")])
-    discovery.start()
+    asyncio.run(discovery.start())
     assert {job: len(found) for job, found in discovery.targets().items()} == {"a": 1, "b": 0}
 
 

@@ -1,0 +1,84 @@
+"""Whether the proxy's Envoy has accepted the credentials that it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE
+from meshscrape.spiffe.certificates import load_certificates
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.envoy_admin import EnvoyAdmin
+from meshscrape.system.files import read_input
+from meshscrape.system.followed import Problem
+
+# Envoy reads its files within milliseconds of being live; a loaded machine gets more.
+PATIENCE = 5.0
+_LOOK = 0.1
+# How Envoy's log introduces the reason.
+_REJECTED = "update rejected:"
+
+
+class PresentedCertificates:
+    """Compares Envoy's certificates with the directories of credentials, by trust domain.
+
+    Envoy opens the files itself. It refuses a key of another certificate, and files that it cannot reach
+    although this process can, such as those of another mount namespace below /proc.
+    """
+
+    def __init__(
+        self, admin: EnvoyAdmin, directories: Mapping[str, Path], last_words: Callable[[], str]
+    ) -> None:
+        """`last_words` tells the last output of Envoy, for the reason."""
+        self._admin = admin
+        self._directories = directories
+        self._last_words = last_words
+        self._problem = Problem("scrapes fail for want of a certificate")
+
+    async def check(self, identities: Iterable[SpiffeId], patience: float = PATIENCE) -> None:
+        """Return when Envoy has a certificate to present to each of these identities.
+
+        Raises UnavailableError for a directory that it has not accepted within `patience` seconds.
+        """
+        wanted = {identity.trust_domain for identity in identities}
+        deadline = time.monotonic() + patience
+        while missing := await self._missing(wanted):
+            if time.monotonic() > deadline:
+                raise self._not_accepted(missing)
+            await asyncio.sleep(_LOOK)
+
+    async def follow(self, identities: Callable[[], Iterable[SpiffeId]]) -> None:
+        """Look for ever, and log when Envoy has no certificate for some of the identities of now."""
+        while True:
+            await asyncio.sleep(PATIENCE)
+            try:
+                await self.check(identities())
+                self._problem.clear()
+            except MeshscrapeError as error:
+                self._problem.note(error)
+
+    async def _missing(self, trust_domains: set[str]) -> str:
+        """Return a trust domain whose certificate Envoy does not have, else an empty text."""
+        if not trust_domains:
+            return ""
+        try:
+            present = await self._admin.serials()
+        except UnavailableError:
+            present = set()
+        return next((name for name in sorted(trust_domains) if self._serial(name) not in present), "")
+
+    def _serial(self, trust_domain: str) -> int:
+        path = self._directories[trust_domain] / CERTIFICATE_CHAIN_FILE
+        return load_certificates(read_input(path, "the scraper's certificate"), str(path))[0].serial_number
+
+    def _not_accepted(self, trust_domain: str) -> UnavailableError:
+        said = next((line for line in self._last_words().splitlines()[::-1] if _REJECTED in line), "")
+        reason = f": {said.rpartition(_REJECTED)[2].strip()}" if said else ""
+        return UnavailableError(
+            f"Envoy does not accept the credentials for the trust domain {trust_domain}{reason}",
+            where=str(self._directories[trust_domain]),
+            remedy="see that key.pem belongs to cert-chain.pem, and that Envoy itself can open these files",
+        )

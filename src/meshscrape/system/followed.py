@@ -1,0 +1,148 @@
+"""A file that is followed while a process runs: its last usable content stays in use.
+
+A change is noticed by looking, not by inotify: that works on every file system and for every way in which
+editors and Kubernetes replace a file, and it needs no descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from meshscrape.errors import MeshscrapeError
+from meshscrape.system.files import LARGEST_INPUT, read_input
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Stamp(NamedTuple):
+    """What changes whenever a file is replaced or written, and costs one system call to see."""
+
+    inode: int
+    modified: int
+    size: int
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Return the stamp of the file that `path` names now (links are followed), None when there is none."""
+    try:
+        seen = os.stat(path)
+    except OSError:
+        return None
+    return Stamp(seen.st_ino, seen.st_mtime_ns, seen.st_size)
+
+
+class Problem:
+    """What is wrong with something that is looked at again and again; logged and counted once per change.
+
+    `error` is None while nothing is wrong.
+    """
+
+    def __init__(self, consequence: str, log: logging.Logger = logger) -> None:
+        """`consequence` says in the log what follows, such as "the last usable allow list stays in use"."""
+        self.error: MeshscrapeError | None = None
+        self.count = 0
+        self._consequence = consequence
+        self._log = log
+
+    @property
+    def text(self) -> str:
+        """The problem as one line, empty while nothing is wrong."""
+        return str(self.error) if self.error else ""
+
+    def note(self, error: MeshscrapeError) -> None:
+        """Note that this is wrong now."""
+        if str(error) != self.text:
+            self.error = error
+            self.count += 1
+            self._log.error("%s: %s", self._consequence, error)
+
+    def clear(self) -> None:
+        """Note that nothing is wrong any more."""
+        self.error = None
+
+
+class FollowedFile(Generic[T]):
+    """One file, and what its last usable content means (`parse` makes that of its bytes and its path).
+
+    `what` names the content in messages, such as "the allow list". A file larger than `limit` bytes, and
+    anything but a regular file, cannot be used. With `settled`, a change counts when two looks in a row see
+    the same file: one that is just being written, and so far says only half, must not take effect.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        what: str,
+        parse: Callable[[bytes, str], T],
+        *,
+        limit: int = LARGEST_INPUT,
+        settled: bool = False,
+        log: logging.Logger = logger,
+    ) -> None:
+        self.path = path
+        self.problem = Problem(f"the last usable version of {what} stays in use", log)
+        self._what = what
+        self._parse = parse
+        self._limit = limit
+        self._settled = settled
+        self._values: list[T] = []
+        self._stamp: Stamp | None = None
+        self._seen: Stamp | None = None
+        self._digest = b""
+
+    @property
+    def value(self) -> T:
+        """What the last usable content means; only after `read`."""
+        return self._values[0]
+
+    def read(self) -> T:
+        """Return what the file means now. Raises MeshscrapeError when it cannot be used."""
+        # The stamp comes first: a change between the two is then seen as one later, never missed.
+        self._seen = stamp = stamp_of(self.path)
+        data = read_input(self.path, self._what, self._limit)
+        self._values = [self._parse(data, str(self.path))]
+        self._stamp, self._digest = stamp, _digest(data)
+        return self.value
+
+    def changed(self) -> bool:
+        """Return whether the file has a new usable content, once for each.
+
+        A file that cannot be read is tried at every call, an unusable content again when the file changes.
+        """
+        stamp, before = stamp_of(self.path), self._seen
+        self._seen = stamp
+        if self._settled and stamp != before:
+            return False
+        if stamp is not None and stamp == self._stamp:
+            return False
+        self._stamp = None
+        try:
+            data = read_input(self.path, self._what, self._limit)
+            self._stamp = stamp
+            new = _digest(data) != self._digest
+            if new:
+                self._values, self._digest = [self._parse(data, str(self.path))], _digest(data)
+        except MeshscrapeError as error:
+            self.problem.note(error)
+            return False
+        self.problem.clear()
+        return new
+
+    async def changes(self, every: float) -> AsyncIterator[T]:
+        """Yield each new usable content, for ever; the file is looked at every so many seconds."""
+        while True:
+            await asyncio.sleep(every)
+            if self.changed():
+                yield self.value
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
