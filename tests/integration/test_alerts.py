@@ -57,6 +57,11 @@ def check(name: str, severity: str) -> str:
     return f'meshscrape_check_failed{{check="{name}",namespace="shop",workload="web",severity="{severity}"}}'
 
 
+def ended(cause: str) -> str:
+    """Connections that the CA has ended."""
+    return f'meshscrape_ca_connections_ended_total{{instance="ca",stage="silent",cause="{cause}"}}'
+
+
 @dataclass(frozen=True)
 class Case:
     """Series (one sample a minute) and the alerts that they mean at a time: label sets that must fire."""
@@ -145,6 +150,10 @@ CASES = [
     Case("verify runs", "MeshVerifyNotRunning",
          {"meshscrape_verify_last_run_timestamp_seconds": "0+60x30",
           "meshscrape_verify_interval_seconds": "60x30"}, "9m"),
+    Case("places of the CA are full", "MeshCaCrowded", {ended("evicted"): "0+9x30"}, "12m",
+         ({"instance": "ca", "stage": "silent"},)),
+    Case("places of the CA were full", "MeshCaCrowded", {ended("evicted"): "0 9x30"}, "12m"),
+    Case("peers come and go", "MeshCaCrowded", {ended("peer"): "0+9x30"}, "12m"),
 ]  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
         "meshscrape-refusals": _refusals(),
         "meshscrape-plaintext": _plaintext(),
         "meshscrape-verify": _verify(),
+        "meshscrape-ca": _authority(),
     }
     return [{"name": name, "rules": [alert.rule() for alert in alerts]} for name, alerts in groups.items()]
 
@@ -288,6 +289,19 @@ def _verify() -> Iterator[Alert]:
         "warning",
         "The mesh has not been verified for {{ $value | humanizeDuration }}",
         "The results of `meshscrape verify --watch` are old: its runs fail, or take too long. See its log.",
+    )
+
+
+def _authority() -> Iterator[Alert]:
+    crowded = 'meshscrape_ca_connections_ended_total{cause="evicted"}'
+    yield Alert(
+        "MeshCaCrowded",
+        f"sum by (instance, stage) (rate({crowded}[5m])) > 0",
+        "5m",
+        "warning",
+        "Somebody fills the CA's places for {{ $labels.stage }} connections",
+        "The CA ends the oldest ones, and certificates are still issued. Its log names the address that most "
+        "come from. Let only workloads reach the CA's port.",
     )
 
 
