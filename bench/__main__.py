@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import agents, authority, merge, plan, proxy, scrapes, verify
+from bench import agents, authority, flooded, merge, plan, proxy, scrapes, verify
 from bench.measure import Row
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
@@ -19,6 +19,7 @@ SUITES: dict[str, Callable[[int], list[Row]]] = {
     "merge": merge.run,
     "agents": agents.run,
     "authority": authority.run,
+    "flooded": flooded.run,
     "plan": plan.run,
     "proxy": proxy.run,
     "verify": verify.run,

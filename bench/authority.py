@@ -41,12 +41,12 @@ class Ca:
 def run(rounds: int) -> list[Row]:
     """Certificates by token and by client certificate; `rounds` times ten requests each."""
     number = max(50, rounds * 10)
-    with tempfile.TemporaryDirectory() as name, _ca(Path(name)) as ca:
+    with tempfile.TemporaryDirectory() as name, running_ca(Path(name)) as ca:
         credentials = Path(name) / "credentials"
-        asyncio.run(_load(ca, WIDTH, ca.token, None, keep=credentials))
+        asyncio.run(load(ca, WIDTH, ca.token, None, keep=credentials))
         by_token = _measured(ca, number, ca.token, None)
         by_certificate = _measured(ca, number, None, credentials)
-        alone = asyncio.run(_load(ca, 50, ca.token, None, width=1))
+        alone = asyncio.run(load(ca, 50, ca.token, None, width=1))
         signing = _signing(Path(name) / "signing", number)
     note = f"{number} requests, {WIDTH} at a time, P-256; per second of the CA's own CPU time"
     sign = "parse and check the request, sign, nothing else"
@@ -62,11 +62,11 @@ def run(rounds: int) -> list[Row]:
 def _measured(ca: Ca, number: int, token: str | None, credentials: Path | None) -> float:
     """Certificates per second of the CA's CPU."""
     before = cpu_seconds(ca.pid)
-    asyncio.run(_load(ca, number, token, credentials))
+    asyncio.run(load(ca, number, token, credentials))
     return number / (cpu_seconds(ca.pid) - before)
 
 
-async def _load(
+async def load(
     ca: Ca,
     number: int,
     token: str | None,
@@ -115,7 +115,7 @@ def _signing(directory: Path, number: int) -> float:
 
 
 @contextlib.contextmanager
-def _ca(directory: Path) -> Iterator[Ca]:
+def running_ca(directory: Path) -> Iterator[Ca]:
     own = directory / "ca"
     token = TokenIssuer.load_or_create(own).issue("bench", "client", datetime.now(UTC), DAY)
     command = [
