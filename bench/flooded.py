@@ -45,7 +45,7 @@ def run(rounds: int) -> list[Row]:
         seconds = [json.loads(line) for line in log.read_text().splitlines()[2:]]
     done = [one for one in took if one is not None]
     silent, handshakes = (median([one[key] for one in seconds]) for key in ("silent", "handshakes"))
-    note = f"reached: {silent:.0f} of {SILENT} silent connections, {handshakes:.0f} of {RATE} handshakes a second"
+    note = f"reached: {silent:.0f} silent connections of {SILENT}, {handshakes:.0f} handshakes/s of {RATE}"
     return [
         Row("certificate under a flood, slowest", max(done) * 1000, "ms", "<= 2000", note),
         Row("certificate under a flood, median", median(done) * 1000, "ms", "", f"{number} requests"),
