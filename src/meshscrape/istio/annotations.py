@@ -45,7 +45,7 @@ _OPEN = (
     "traffic.sidecar.istio.io/includeOutboundPorts",
     "traffic.sidecar.istio.io/excludeOutboundPorts",
     names.INCLUDE_OUTBOUND,
-    "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+    names.EXCLUDE_OUTBOUND,
     "traffic.sidecar.istio.io/kubevirtInterfaces",
     "traffic.sidecar.istio.io/excludeInterfaces",
 )

@@ -7,12 +7,12 @@ from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import read_control
 from meshscrape.observe.declared import Declarations
-from meshscrape.observe.declared_jobs import read_jobs
+from meshscrape.observe.job_sources import read_jobs
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.pitfalls import find_pitfalls
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.resolved import Resolver
-from meshscrape.observe.scrape_jobs import observed_jobs
+from meshscrape.observe.scrape_jobs import observed_jobs, unread_scrapers
 from meshscrape.observe.scrapers import find_scrapers
 from meshscrape.observe.workload import ObservedWorkload, fields_of
 
@@ -40,12 +40,23 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         )
         for workload in resolved
     )
-    facts = Facts(cluster, control, workloads, tuple(jobs), tuple(unreadable), scrapers, scrape_jobs)
+    unread = unread_scrapers(scrapers, scrape_jobs)
+    facts = Facts(
+        cluster=cluster,
+        control=control,
+        workloads=workloads,
+        jobs=tuple(jobs),
+        unreadable=tuple(unreadable),
+        scrapers=scrapers,
+        unread_scrapers=unread,
+        scrape_jobs=scrape_jobs,
+    )
     return Observation(
         control_planes=control.planes,
         mesh=control.mesh,
         workloads=workloads,
         scrape_jobs=scrape_jobs,
         scrapers=scrapers,
+        unread_scrapers=unread,
         pitfalls=find_pitfalls(facts),
     )

@@ -11,6 +11,8 @@ from meshscrape.kube.selectors import LabelIndex
 TAG_LABEL = "istio.io/tag"
 GATEWAY_GROUP = "gateway.networking.k8s.io"
 VICTORIA = "operator.victoriametrics.com"
+AZURE_MONITORING = "azmonitoring.coreos.com"
+OPENTELEMETRY = "opentelemetry.io"
 _HASH = "pod-template-hash"
 # Owners whose own owners are what users change.
 _BETWEEN = ("ReplicaSet", "Job")

@@ -6,6 +6,7 @@ After `discovery/kubernetes/pod.go` and `endpoints.go`: one target per declared 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,14 @@ from meshscrape.observe.workload import ResolvedWorkload
 META = "__meta_kubernetes_"
 _INVALID = re.compile(r"[^A-Za-z0-9_]")
 _EXAMPLE_IP = "192.0.2.1"
+_EXAMPLE_HASH = "5d8f6c7b9"
+# Annotations by which jobs select pods, and labels that differ from pod to pod.
+_SELECTING = re.compile(r"^prometheus|istio\.io/")
+_OF_ONE_POD = (
+    "statefulset.kubernetes.io/pod-name",
+    "apps.kubernetes.io/pod-index",
+    "batch.kubernetes.io/job-completion-index",
+)
 _PROXY: Mapping[str, Any] = {
     "name": names.PROXY_CONTAINER,
     "ports": [{"containerPort": 15090, "name": names.ENVOY_STATS_PORT_NAME, "protocol": "TCP"}],
@@ -36,29 +45,36 @@ def sanitised(name: str) -> str:
 
 
 def shapes(workload: ResolvedWorkload, prometheus_merge: bool) -> list[Manifest]:
-    """Pods that stand for all of a workload's: those that run and differ, else one as it would be made."""
-    if workload.pods:
-        seen: dict[tuple[Any, ...], Manifest] = {}
-        for pod in workload.pods:
-            annotations = objects.annotations(pod.data)
-            written = tuple(sorted((k, v) for k, v in annotations.items() if k.startswith("prometheus")))
-            phase = str(objects.dig(pod.data, "status", "phase"))
-            seen.setdefault((written, phase, len(list(objects.containers(pod.data)))), pod)
-        return list(seen.values())
-    return [predicted(workload, prometheus_merge)]
+    """Return pods that stand for all pods of a workload: those that differ, else one as it would be made."""
+    if not workload.pods:
+        return [predicted(workload, prometheus_merge)]
+    different: dict[tuple[Any, ...], Manifest] = {}
+    for pod in workload.pods:
+        # Jobs select by labels and by these annotations. Others, such as an address, differ in every pod.
+        annotations = tuple(
+            sorted(item for item in objects.annotations(pod.data).items() if _SELECTING.search(item[0]))
+        )
+        labels = tuple(
+            sorted(item for item in objects.labels(pod.data).items() if item[0] not in _OF_ONE_POD)
+        )
+        phase = str(objects.dig(pod.data, "status", "phase"))
+        different.setdefault((labels, annotations, phase, len(list(objects.containers(pod.data)))), pod)
+    return list(different.values())
 
 
 def predicted(workload: ResolvedWorkload, prometheus_merge: bool) -> Manifest:
-    """A pod of the workload as it would be made now: the template, with what the injector adds."""
+    """Return a pod of the workload as it would be made now: the template, with what the injector adds."""
     annotations = {key: str(value) for key, value in workload.annotations.items()}
+    labels = dict(workload.labels)
     spec = dict(objects.as_mapping(workload.template.get("spec")))
     if workload.in_mesh and (workload.proxy is None or not workload.proxy.complete):
         others = [
-            each
-            for each in objects.as_list(spec.get("containers"))
-            if objects.dig(each, "name") != names.PROXY_CONTAINER
+            container
+            for container in objects.as_list(spec.get("containers"))
+            if objects.dig(container, "name") != names.PROXY_CONTAINER
         ]
         spec["containers"] = [*others, _managed_proxy() if workload.gateway_ref else _PROXY]
+        labels |= _injector_labels(workload)
         annotations |= _injector_annotations(workload, annotations, prometheus_merge)
     if workload.kind in ("gateway-api", "waypoint"):
         annotations |= {
@@ -66,19 +82,45 @@ def predicted(workload: ResolvedWorkload, prometheus_merge: bool) -> Manifest:
             names.PROMETHEUS_PATH: names.MERGED_PATH,
             names.PROMETHEUS_SCRAPE: "true",
         }
+    metadata = {
+        "name": f"{workload.name}-0",
+        "namespace": workload.namespace,
+        "labels": labels,
+        "annotations": annotations,
+        "ownerReferences": _owner(workload),
+    }
     data = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {
-            "name": f"{workload.name}-0",
-            "namespace": workload.namespace,
-            "labels": dict(workload.labels),
-            "annotations": annotations,
-        },
+        "metadata": metadata,
         "spec": spec,
         "status": {"phase": "Running", "podIP": _EXAMPLE_IP},
     }
     return Manifest(workload.ref, data)
+
+
+def _owner(workload: ResolvedWorkload) -> list[dict[str, Any]]:
+    ref = workload.ref
+    if ref.kind == "Pod":
+        return []
+    kind, name = (
+        ("ReplicaSet", f"{ref.name}-{_EXAMPLE_HASH}") if ref.kind == "Deployment" else (ref.kind, ref.name)
+    )
+    api_version = f"{ref.group}/v1" if ref.group else "v1"
+    return [{"apiVersion": api_version, "kind": kind, "name": name, "controller": True}]
+
+
+def _injector_labels(workload: ResolvedWorkload) -> dict[str, str]:
+    """Return the labels that the injector adds; those of the template stay."""
+    if workload.kind not in ("sidecar", "gateway-injected"):
+        return {}
+    written = workload.labels
+    name = written.get(names.APPLICATION_NAME) or written.get("app") or workload.name
+    version = written.get("app.kubernetes.io/version") or written.get("version") or "latest"
+    added = {"service.istio.io/canonical-name": name, "service.istio.io/canonical-revision": version}
+    if workload.kind == "sidecar":
+        added[names.TLS_MODE] = "istio"
+    return {key: value for key, value in added.items() if not written.get(key)}
 
 
 def _managed_proxy() -> dict[str, Any]:
@@ -93,6 +135,9 @@ def _injector_annotations(
 ) -> dict[str, str]:
     """What the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
     written: dict[str, str] = {}
+    if workload.kind in ("sidecar", "gateway-injected"):
+        revision = workload.revision or "default"
+        written |= {names.REVISION: revision, names.STATUS: json.dumps({"revision": revision})}
     merge = annotations.get(names.MERGE_METRICS, "true" if prometheus_merge else "false").lower() != "false"
     if workload.kind in ("sidecar", "gateway-injected"):
         if merge and annotations.get(names.PROMETHEUS_SCRAPE, "").lower() != "false":
@@ -165,6 +210,16 @@ def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, 
     Declared container ports that no Service port leads to are targets too, with an empty port name.
     """
     common = _pod_labels(pod) | _service_labels(service)
+    common |= {
+        f"{META}endpoints_name": service.ref.name,
+        f"{META}endpoint_ready": "true",
+        f"{META}endpointslice_endpoint_conditions_ready": "true",
+        f"{META}endpoint_node_name": common[f"{META}pod_node_name"],
+        f"{META}endpoint_address_target_kind": "Pod",
+        f"{META}endpoint_address_target_name": common[f"{META}pod_name"],
+        f"{META}endpointslice_address_target_kind": "Pod",
+        f"{META}endpointslice_address_target_name": common[f"{META}pod_name"],
+    }
     ip = common[f"{META}pod_ip"]
     declared = declared_ports(pod.data)
     covered = set()

@@ -60,9 +60,14 @@ def kind_of(
         return "gateway-injected"
     if injection.injected:
         return "sidecar"
-    if labels.get(DATAPLANE_MODE, space.get(DATAPLANE_MODE)) == "ambient":
+    if is_ambient(space, labels):
         return "ambient"
     return "uninjected"
+
+
+def is_ambient(namespace_labels: Mapping[str, str], pod_labels: Mapping[str, str]) -> bool:
+    """Return whether ztunnel takes the traffic of a pod without a sidecar; the pod's label wins."""
+    return pod_labels.get(DATAPLANE_MODE, namespace_labels.get(DATAPLANE_MODE)) == "ambient"
 
 
 def service_account(template: Any) -> str:

@@ -19,6 +19,10 @@ Over = Literal["plaintext", "tls-unverified", "mtls"]
 Severity = Literal["error", "warning", "info"]
 MtlsMode = Literal["STRICT", "PERMISSIVE", "DISABLE"]
 Flavour = Literal["istio", "asm"]
+# `gmp` and `azure` are managed collectors, `vm-operator` is an object of the VictoriaMetrics operator.
+ScraperKind = Literal[
+    "prometheus", "operator", "vmagent", "vm-operator", "otel", "arms", "gmp", "azure", "other"
+]
 GATEWAYS: tuple[Kind, ...] = (
     "gateway-injected", "gateway-classic", "gateway-api", "waypoint", "asm-gateway",
 )  # fmt: skip
@@ -107,13 +111,14 @@ class RunningPod:
 
 @dataclass(frozen=True, slots=True)
 class ObservedJob:
-    """A scrape job (or monitor, or agent) and the workloads whose metrics it takes.
+    """A scrape job (of a configuration, a monitor or an agent) and the workloads that it scrapes.
 
-    `ref` is the object that declares it; `scraper` the object that runs it; `spiffe_id` the identity that it
-    scrapes with, if any. `ports` are those of the matched workloads' pods; `ports_of` says which of whom.
-    `over` is `mtls` when it presents a client certificate, `tls-unverified` for TLS without one.
-    `ports_after` is the same once all pods are as their templates say (the same where there are no pods).
-    `certain` is False when what it matches could not be told from the objects (then it may match nothing).
+    `ref` is the object that declares it, `scraper` the object that runs it, `spiffe_id` the identity that it
+    scrapes with, if any. `over` is `mtls` when it presents a client certificate, `tls-unverified` for TLS
+    without one. `ports_of` are the ports that it scrapes on the pods of each workload, and `labels_of` the
+    label sets of those targets, one for each distinct target, as relabelling leaves them. `ports_after` and
+    `labels_after` are the same once all pods are as their templates say (the same where there are no pods).
+    `certain` is False when the objects do not tell what it matches; then it may match nothing here.
     """
 
     name: str
@@ -127,17 +132,23 @@ class ObservedJob:
     certain: bool = True
     ports_of: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
     ports_after: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
+    labels_of: Mapping[Ref, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
+    labels_after: Mapping[Ref, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Scraper:
     """Something that scrapes: a Prometheus Deployment, a Prometheus object of the Operator, an agent.
 
-    `output_certs` is where its sidecar writes the certificate, `certs_mount` where its own container sees it.
+    `product` is its name for people. `output_certs` is where its sidecar writes the certificate,
+    `certs_mount` where its own container sees it. `intercepts_inbound` and `intercepts_outbound` tell whether
+    its sidecar intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has
+    no sidecar, and ztunnel carries its scrapes. `takes_monitors`: it reads all monitors of the Prometheus
+    Operator, whatever they are selected by.
     """
 
     ref: Ref
-    kind: Literal["prometheus", "operator", "vmagent", "otel", "arms", "other"]
+    kind: ScraperKind
     namespace: str
     name: str
     service_account: str
@@ -147,6 +158,11 @@ class Scraper:
     output_certs: str = ""
     certs_mount: str = ""
     version: str = ""
+    product: str = ""
+    intercepts_inbound: bool = False
+    intercepts_outbound: bool = False
+    ambient: bool = False
+    takes_monitors: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,17 @@ from meshscrape.observe.workload import ObservedWorkload
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a cluster contains, and the pitfalls that apply."""
+    """What a cluster contains, and the pitfalls that apply.
+
+    `unread_scrapers` are those of which the objects do not tell all jobs: they may read any plaintext port.
+    """
 
     control_planes: tuple[ControlPlane, ...] = ()
     mesh: MeshSettings = field(default_factory=MeshSettings)
     workloads: tuple[ObservedWorkload, ...] = ()
     scrape_jobs: tuple[ObservedJob, ...] = ()
     scrapers: tuple[Scraper, ...] = ()
+    unread_scrapers: tuple[Scraper, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()
 
     def workload(self, ref: Ref) -> ObservedWorkload | None:

@@ -21,7 +21,9 @@ def observation_document(observation: Observation) -> dict[str, Any]:
         "mesh": _mesh(observation.mesh),
         "workloads": [_workload(each) for each in observation.workloads],
         "scrapeJobs": [_scrape_job(each) for each in observation.scrape_jobs],
-        "scrapers": [_scraper(each) for each in observation.scrapers],
+        "scrapers": [
+            _scraper(each, each not in observation.unread_scrapers) for each in observation.scrapers
+        ],
         "pitfalls": [_pitfall(each) for each in observation.pitfalls],
     }
 
@@ -137,7 +139,7 @@ def _scrape_job(job: ObservedJob) -> dict[str, Any]:
     }
 
 
-def _scraper(scraper: Scraper) -> dict[str, Any]:
+def _scraper(scraper: Scraper, read: bool) -> dict[str, Any]:
     return {
         "object": ref_document(scraper.ref),
         "kind": scraper.kind,
@@ -147,6 +149,11 @@ def _scraper(scraper: Scraper) -> dict[str, Any]:
         "certificates": scraper.certs_mount or None,
         "configuration": ref_document(scraper.config),
         "version": scraper.version or None,
+        "product": scraper.product or None,
+        "jobsKnown": read,
+        "interceptsInbound": scraper.intercepts_inbound,
+        "interceptsOutbound": scraper.intercepts_outbound,
+        "ambient": scraper.ambient,
     }
 
 

@@ -1,4 +1,4 @@
-"""Which job scrapes which workload, and over what: found by trying each job on each workload's targets."""
+"""Which job scrapes which workload, over what, and with which labels: each job is tried on each target."""
 
 from __future__ import annotations
 
@@ -10,19 +10,40 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.declared_jobs import DeclaredJob, is_endpoints
 from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, service_targets, shapes
-from meshscrape.observe.model import ObservedJob, Over
+from meshscrape.observe.model import ObservedJob, Over, Scraper
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.workload import ResolvedWorkload
 
+# Scrapers whose jobs are (also) in formats or places that are not read here.
+_CONFIGURED_ELSEWHERE = ("other", "azure", "arms")
+# Scrapers that take their jobs from a Prometheus configuration: without it in the dump nothing is known.
+_CONFIGURED_HERE = ("prometheus", "vmagent", "otel")
 _OTHER_ROLES = ("service", "node", "ingress")
+
+
+@dataclass(frozen=True, slots=True)
+class _Scrape:
+    """One target after relabelling: its address and path, and the labels that its samples get."""
+
+    over: Over
+    port: int
+    url: str
+    labels: Labels
+
+    @property
+    def identity(self) -> tuple[str, tuple[tuple[str, str], ...]]:
+        """Prometheus drops a target that has the URL and the labels of another one."""
+        return self.url, tuple(sorted(self.labels.items()))
 
 
 @dataclass(slots=True)
 class _Matched:
+    """A job and what it scrapes over one kind of connection: now, and once all pods are as declared."""
+
     job: DeclaredJob
     over: Over
-    now: dict[Ref, set[int]] = field(default_factory=dict)
-    after: dict[Ref, set[int]] = field(default_factory=dict)
+    now: dict[Ref, list[_Scrape]] = field(default_factory=dict)
+    after: dict[Ref, list[_Scrape]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +77,7 @@ def observed_jobs(
         now = _Targets.of(workload, shapes(workload, prometheus_merge))
         after = _Targets.of(workload, [predicted(workload, prometheus_merge)]) if workload.pods else now
         for index, job in relevant:
-            for targets, when in ((now, "now"), (after, "after")):
-                for over, port in _scraped(job, targets):
-                    each = matched.setdefault((index, over), _Matched(job, over))
-                    ports = each.now if when == "now" else each.after
-                    ports.setdefault(workload.ref, set()).add(port)
+            _match(matched, index, job, workload.ref, now, after)
     several = Counter(index for index, _ in matched)
     scrape_jobs = [
         _observed(each, tell=several[index] > 1)
@@ -73,27 +90,67 @@ def observed_jobs(
     return tuple(scrape_jobs)
 
 
+def unread_scrapers(scrapers: Iterable[Scraper], jobs: Iterable[ObservedJob]) -> tuple[Scraper, ...]:
+    """Return the scrapers of which the objects do not tell all jobs."""
+    certain = {job.scraper for job in jobs if job.certain}
+    return tuple(
+        scraper
+        for scraper in scrapers
+        if scraper.kind in _CONFIGURED_ELSEWHERE
+        or (scraper.kind in _CONFIGURED_HERE and scraper.ref not in certain and not scraper.takes_monitors)
+    )
+
+
+def _match(
+    matched: dict[tuple[int, Over], _Matched],
+    index: int,
+    job: DeclaredJob,
+    ref: Ref,
+    now: _Targets,
+    after: _Targets,
+) -> None:
+    scrapes_now = _distinct(_scraped(job, now))
+    scrapes_after = scrapes_now if after is now else _distinct(_scraped(job, after))
+    for scrape in scrapes_now:
+        matched.setdefault((index, scrape.over), _Matched(job, scrape.over)).now.setdefault(ref, []).append(
+            scrape
+        )
+    for scrape in scrapes_after:
+        matched.setdefault((index, scrape.over), _Matched(job, scrape.over)).after.setdefault(ref, []).append(
+            scrape
+        )
+
+
+def _distinct(scrapes: Iterable[_Scrape]) -> list[_Scrape]:
+    return list({scrape.identity: scrape for scrape in scrapes}.values())
+
+
 def _counts(job: DeclaredJob) -> bool:
     """Whether a job that matches nothing is worth telling: it looks for pods, or elsewhere."""
-    return job.elsewhere or any(role not in _OTHER_ROLES for role, _ in job.roles)
+    return job.elsewhere or any(discovery.role not in _OTHER_ROLES for discovery in job.discoveries)
 
 
 def _finds_pods(job: DeclaredJob) -> bool:
-    return bool(job.static) or any(role not in _OTHER_ROLES for role, _ in job.roles)
+    return bool(job.static) or any(discovery.role not in _OTHER_ROLES for discovery in job.discoveries)
 
 
-def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[tuple[Over, int]]:
-    for role, namespaces in job.roles:
-        if role == "pod":
+def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[_Scrape]:
+    for discovery in job.discoveries:
+        namespaces = discovery.namespaces
+        if discovery.role == "pod":
             for pod, found in targets.pods:
                 if namespaces and pod.ref.namespace not in namespaces:
+                    continue
+                if discovery.selector is not None and not objects.selects(
+                    discovery.selector, objects.labels(pod.data)
+                ):
                     continue
                 if job.pod_selector is not None and not objects.selects(
                     job.pod_selector, objects.labels(pod.data)
                 ):
                     continue
                 yield from _tried(job, (labels for labels in found if _has_port(job, labels)))
-        elif is_endpoints(role):
+        elif is_endpoints(discovery.role):
             for pod, service, behind_service in targets.behind:
                 if namespaces and pod.ref.namespace not in namespaces:
                     continue
@@ -110,7 +167,7 @@ def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[tuple[Over, int]]:
 
 def _static(
     job: DeclaredJob, behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
-) -> Iterator[tuple[Over, int]]:
+) -> Iterator[_Scrape]:
     for target in job.static:
         host, _, port = target.rpartition(":")
         name, _, rest = host.partition(".")
@@ -143,15 +200,24 @@ def _leads(job: DeclaredJob, labels: Labels, name: str) -> bool:
     return job.port_number is None or labels["__address__"].endswith(f":{job.port_number}")
 
 
-def _tried(job: DeclaredJob, targets: Iterator[Labels]) -> Iterator[tuple[Over, int]]:
-    for labels in targets:
-        result = relabel(labels | {"__scheme__": job.scheme, "__metrics_path__": job.path}, job.rules)
+def _tried(job: DeclaredJob, targets: Iterable[Labels]) -> Iterator[_Scrape]:
+    for target in targets:
+        # Prometheus sets these labels before it relabels, unless discovery has set them.
+        given = {"job": job.name, "__scheme__": job.scheme, "__metrics_path__": job.path}
+        result = relabel(target | given, job.rules)
         if result is None or not result.get("__address__"):
             continue
-        scheme = result.get("__scheme__", "http").lower()
-        port = result["__address__"].rpartition(":")[2]
-        number = int(port) if port.isdigit() and _has_explicit_port(result["__address__"]) else None
-        yield over_of(job, scheme), number or (443 if scheme == "https" else 80)
+        address, scheme = result["__address__"], result.get("__scheme__", "http").lower()
+        port = address.rpartition(":")[2]
+        number = int(port) if port.isdigit() and _has_explicit_port(address) else None
+        labels = {key: value for key, value in result.items() if not key.startswith("__") and value}
+        labels.setdefault("instance", address)
+        yield _Scrape(
+            over=over_of(job, scheme),
+            port=number or (443 if scheme == "https" else 80),
+            url=f"{scheme}://{address}{result.get('__metrics_path__', '')}",
+            labels=labels,
+        )
 
 
 def _has_explicit_port(address: str) -> bool:
@@ -172,8 +238,8 @@ def _name(job: DeclaredJob) -> str:
 
 
 def _observed(matched: _Matched, tell: bool) -> ObservedJob:
-    job = matched.job
-    ports = {ref: tuple(sorted(found)) for ref, found in sorted(matched.now.items())}
+    job, now, after = matched.job, dict(sorted(matched.now.items())), dict(sorted(matched.after.items()))
+    ports = {ref: _ports(scrapes) for ref, scrapes in now.items()}
     scraper = job.scraper
     return ObservedJob(
         name=_name(job) + (f" ({matched.over})" if tell else ""),
@@ -181,12 +247,18 @@ def _observed(matched: _Matched, tell: bool) -> ObservedJob:
         job=job.name,
         over=matched.over,
         matches=tuple(ports),
-        ports=tuple(sorted({port for found in ports.values() for port in found})),
+        ports=tuple(sorted({port for numbers in ports.values() for port in numbers})),
         scraper=scraper.ref if scraper else None,
         spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
         ports_of=ports,
-        ports_after={ref: tuple(sorted(found)) for ref, found in sorted(matched.after.items())},
+        ports_after={ref: _ports(scrapes) for ref, scrapes in after.items()},
+        labels_of={ref: tuple(scrape.labels for scrape in scrapes) for ref, scrapes in now.items()},
+        labels_after={ref: tuple(scrape.labels for scrape in scrapes) for ref, scrapes in after.items()},
     )
+
+
+def _ports(scrapes: Iterable[_Scrape]) -> tuple[int, ...]:
+    return tuple(sorted({scrape.port for scrape in scrapes}))
 
 
 def _unmatched(job: DeclaredJob) -> ObservedJob:

@@ -1,128 +1,158 @@
-"""Who scrapes: Prometheus, vmagent and other collectors, found by their images and the Operator's kinds."""
+"""Scrapers: programs found by their pod templates, and the objects from which operators make them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
-from meshscrape.istio.names import MONITORING_GROUP, OUTPUT_CERTS, PROXY_CONTAINER, USER_VOLUME_MOUNT
+from meshscrape.istio import names
+from meshscrape.istio.names import MONITORING_GROUP, OUTPUT_CERTS
 from meshscrape.istio.versions import split_image
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.kube.views.proxy import annotation_metadata, proxy_of
-from meshscrape.observe.cluster import Cluster, owners
+from meshscrape.observe.cluster import OPENTELEMETRY, VICTORIA, Cluster, owners
 from meshscrape.observe.control import Control
 from meshscrape.observe.injection import injection_of
-from meshscrape.observe.model import Scraper
+from meshscrape.observe.kinds import is_ambient
+from meshscrape.observe.model import Scraper, ScraperKind
+from meshscrape.observe.scraper_images import scraping_container
 from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workload import ResolvedWorkload
 
-ScraperKind = Literal["prometheus", "operator", "vmagent", "otel", "arms", "other"]
-_IMAGES: tuple[tuple[str, ScraperKind], ...] = (
-    ("vmagent", "vmagent"),
-    ("opentelemetry-collector", "otel"),
-    ("otelcol", "otel"),
-    ("arms-prom", "arms"),
-    ("datadog", "other"),
-    ("grafana-agent", "other"),
-    ("alloy", "other"),
-)
-# The Operator's StatefulSets, and helpers beside a Prometheus.
-_HELPERS = ("config-reloader", "operator", "adapter", "node-exporter", "pushgateway", "alertmanager")
+# Objects from which an operator makes a scraper: API group, the scraper's kind, its name for people, and the
+# names of what the operator makes.
+_OPERATED: Mapping[str, tuple[str, ScraperKind, str, str]] = {
+    "Prometheus": (MONITORING_GROUP, "operator", "Prometheus", "prometheus-{}"),
+    "PrometheusAgent": (MONITORING_GROUP, "operator", "Prometheus agent", "prom-agent-{}"),
+    "VMAgent": (VICTORIA, "vm-operator", "vmagent", "vmagent-{}"),
+    "VMSingle": (VICTORIA, "vm-operator", "VictoriaMetrics single", "vmsingle-{}"),
+    "OpenTelemetryCollector": (OPENTELEMETRY, "otel", "OpenTelemetry Collector", "{}-collector"),
+}
 
 
 def find_scrapers(
     cluster: Cluster, control: Control, workloads: Iterable[ResolvedWorkload]
 ) -> tuple[Scraper, ...]:
-    """All scrapers, in the order of their references."""
-    found = list(_operated(cluster, control))
-    operated = {(each.namespace, f"prometheus-{each.name}") for each in found}
-    operated |= {(each.namespace, f"prom-agent-{each.name}") for each in found}
+    """Return all scrapers, in the order of their references."""
+    scrapers = []
+    made = set()
+    for kind, (group, scraper_kind, product, name) in _OPERATED.items():
+        for manifest in cluster.inventory.of_kind(kind, group):
+            made.add((manifest.ref.namespace, name.format(manifest.ref.name)))
+            if kind != "VMSingle" or _scrapes(manifest):
+                scrapers.append(_operated(manifest, scraper_kind, product, cluster, control))
     for workload in workloads:
-        if (workload.namespace, workload.name) in operated or _made_by_operator(workload.manifest):
+        if (workload.namespace, workload.name) in made or _is_operated(workload.manifest):
             continue
-        if scraper := _deployed(workload):
-            found.append(scraper)
-    return tuple(sorted(found, key=lambda each: each.ref))
+        if scraper := _deployed(workload, cluster):
+            scrapers.append(scraper)
+    return tuple(sorted(scrapers, key=lambda scraper: scraper.ref))
 
 
-def _made_by_operator(manifest: Manifest | None) -> bool:
+def _is_operated(manifest: Manifest | None) -> bool:
+    """Return whether an operator made the object from one of the kinds above."""
     return manifest is not None and any(
-        owner.group == MONITORING_GROUP and owner.kind.startswith("Prometheus") for owner in owners(manifest)
+        owner.kind in _OPERATED and owner.group == _OPERATED[owner.kind][0] for owner in owners(manifest)
     )
 
 
-def scraping_container(template: Any) -> tuple[Mapping[str, Any], ScraperKind] | None:
-    """The container of a pod template that scrapes, and what it is; by the last part of its image's name."""
-    for container in objects.as_list(objects.dig(template, "spec", "containers")):
-        repository, _ = split_image(str(objects.dig(container, "image", default="")))
-        name = repository.rpartition("/")[2]
-        for part, kind in _IMAGES:
-            if part in name:
-                return container, kind
-        if name == "prometheus" or (name.startswith("prometheus") and not any(h in name for h in _HELPERS)):
-            return container, "prometheus"
-    return None
+def _scrapes(single: Manifest) -> bool:
+    """Return whether a VMSingle selects anything to scrape; older operators let it store only."""
+    spec = objects.as_mapping(single.data.get("spec"))
+    return spec.get("selectAllByDefault") is True or any(
+        key.endswith("Selector") and "Scrape" in key for key in spec
+    )
 
 
-def _deployed(workload: ResolvedWorkload) -> Scraper | None:
+def _deployed(workload: ResolvedWorkload, cluster: Cluster) -> Scraper | None:
     scraping = scraping_container(workload.template)
     if scraping is None:
         return None
-    container, kind = scraping
     directory = workload.env.get(OUTPUT_CERTS) or workload.proxy_metadata.get(OUTPUT_CERTS, "")
+    inbound, outbound = _interception(workload.annotations)
     return Scraper(
         ref=workload.ref,
-        kind=kind,
+        kind=scraping.kind,
         namespace=workload.namespace,
         name=workload.name,
         service_account=workload.service_account,
         spiffe_id=workload.spiffe_id,
         injected=workload.in_mesh,
-        config=_config_of(workload.template, workload.namespace),
+        config=_config_of(workload, scraping.kind, cluster),
         output_certs=directory,
-        certs_mount=_certs_mount(workload.template, container, workload.annotations, directory),
-        version=split_image(str(container.get("image", "")))[1],
+        certs_mount=_certs_mount(workload.template, scraping.container, workload.annotations, directory),
+        version=split_image(str(scraping.container.get("image", "")))[1],
+        product=scraping.product,
+        intercepts_inbound=workload.in_mesh and inbound,
+        intercepts_outbound=workload.in_mesh and outbound,
+        ambient=workload.kind == "ambient",
     )
 
 
-def _config_of(template: Any, namespace: str) -> Ref | None:
-    names = [
-        objects.dig(volume, "configMap", "name")
-        for volume in objects.as_list(objects.dig(template, "spec", "volumes"))
+def _interception(annotations: Mapping[str, str]) -> tuple[bool, bool]:
+    """Return whether a sidecar with these annotations intercepts inbound and outbound traffic."""
+    if annotations.get(names.INTERCEPTION_MODE) == "NONE":
+        return False, False
+    inbound = annotations.get(names.INCLUDE_INBOUND) != ""
+    excluded = annotations.get(names.EXCLUDE_OUTBOUND, "")
+    everything = "0.0.0.0/0" in [part.strip() for part in excluded.split(",")]
+    return inbound, annotations.get(names.INCLUDE_OUTBOUND) != "" and not everything
+
+
+def _config_of(workload: ResolvedWorkload, kind: ScraperKind, cluster: Cluster) -> Ref | None:
+    """Return the ConfigMap with the scrape jobs; one that is not in the dump counts for Prometheus' own."""
+    mounted = [
+        Ref("", "ConfigMap", workload.namespace, str(name))
+        for volume in objects.as_list(objects.dig(workload.template, "spec", "volumes"))
+        if (name := objects.dig(volume, "configMap", "name"))
     ]
-    preferred = sorted((str(name) for name in names if name), key=lambda name: "rule" in name)
-    return Ref("", "ConfigMap", namespace, preferred[0]) if preferred else None
-
-
-def _operated(cluster: Cluster, control: Control) -> Iterator[Scraper]:
-    for kind in ("Prometheus", "PrometheusAgent"):
-        for manifest in cluster.inventory.of_kind(kind, MONITORING_GROUP):
-            yield _operated_one(manifest, cluster, control)
+    for ref in mounted:
+        manifest = cluster.inventory.get(ref)
+        data = objects.as_mapping(manifest.data.get("data")) if manifest else {}
+        if any("scrape_configs" in str(text) for text in data.values()):
+            return ref
+    absent = [ref for ref in mounted if ref not in cluster.inventory]
+    if kind not in ("prometheus", "vmagent") or not absent:
+        return None
+    return min(absent, key=lambda ref: "rule" in ref.name)
 
 
 def operated_template(manifest: Manifest) -> dict[str, Any]:
-    """The pod template that the Operator makes of a Prometheus object, as far as it concerns the mesh."""
+    """Return the pod template that an operator makes of its object, as far as it concerns the mesh."""
     spec = objects.as_mapping(manifest.data.get("spec"))
+    kind = manifest.ref.kind
+    scraping = kind.lower().removesuffix("agent") if kind.startswith("Prometheus") else kind.lower()
+    accounts = {"VMAgent": "vmagent-{}", "VMSingle": "vmsingle-{}", "OpenTelemetryCollector": "{}-collector"}
+    default = accounts[kind].format(manifest.ref.name) if kind in accounts else "default"
+    metadata = dict(objects.as_mapping(spec.get("podMetadata")))
+    if kind == "OpenTelemetryCollector":
+        metadata = {"labels": objects.labels(manifest.data), "annotations": spec.get("podAnnotations") or {}}
     mounts = objects.as_list(spec.get("volumeMounts"))
-    own = [
-        each for each in objects.as_list(spec.get("containers")) if objects.dig(each, "name") != "prometheus"
+    others = [
+        container
+        for container in objects.as_list(spec.get("containers"))
+        if objects.dig(container, "name") != scraping
     ]
+    account = spec.get("serviceAccountName") or spec.get("serviceAccount")
     return {
-        "metadata": dict(objects.as_mapping(spec.get("podMetadata"))),
+        "metadata": metadata,
         "spec": {
-            "serviceAccountName": spec.get("serviceAccountName") or "default",
+            "serviceAccountName": account or default,
             "volumes": objects.as_list(spec.get("volumes")),
             "hostNetwork": spec.get("hostNetwork"),
             "securityContext": spec.get("securityContext"),
-            "containers": [{"name": "prometheus", "image": "prometheus", "volumeMounts": mounts}, *own],
+            "containers": [{"name": scraping, "image": scraping, "volumeMounts": mounts}, *others],
         },
     }
 
 
-def _operated_one(manifest: Manifest, cluster: Cluster, control: Control) -> Scraper:
+def _operated(
+    manifest: Manifest, kind: ScraperKind, product: str, cluster: Cluster, control: Control
+) -> Scraper:
     template = operated_template(manifest)
     namespace = manifest.ref.namespace
+    space = cluster.namespace_labels(namespace)
     account = str(template["spec"]["serviceAccountName"])
     annotations = objects.annotations(template)
     proxy = proxy_of(template)
@@ -132,23 +162,31 @@ def _operated_one(manifest: Manifest, cluster: Cluster, control: Control) -> Scr
         **(proxy.env if proxy else {}),
     }
     directory = metadata.get(OUTPUT_CERTS, "")
-    injection = injection_of(namespace, cluster.namespace_labels(namespace), template, proxy)
+    injected = injection_of(namespace, space, template, proxy).injected
+    inbound, outbound = _interception(annotations)
+    allocator = objects.dig(manifest.data, "spec", "targetAllocator")
     return Scraper(
         ref=manifest.ref,
-        kind="operator",
+        kind=kind,
         namespace=namespace,
         name=manifest.ref.name,
         service_account=account,
         spiffe_id=f"spiffe://{control.mesh.trust_domain}/ns/{namespace}/sa/{account}",
-        injected=injection.injected,
+        injected=injected,
         output_certs=directory,
         certs_mount=_certs_mount(template, template["spec"]["containers"][0], annotations, directory),
         version=str(objects.dig(manifest.data, "spec", "version", default="")),
+        product=product,
+        intercepts_inbound=injected and inbound,
+        intercepts_outbound=injected and outbound,
+        ambient=not injected and is_ambient(space, objects.labels(template)),
+        takes_monitors=objects.dig(allocator, "enabled") is True
+        and objects.dig(allocator, "prometheusCR", "enabled") is True,
     )
 
 
 def certs_volume(template: Any, annotations: Mapping[str, str], directory: str) -> tuple[str, bool] | None:
-    """The volume that the proxy has at `directory`, and whether read-only; from mounts and annotations."""
+    """Return the volume that the proxy has at `directory`, and whether it is mounted read-only."""
     for name, mount in proxy_mounts(template, annotations):
         if str(mount.get("mountPath", "")).rstrip("/") == directory.rstrip("/") and directory:
             return name, mount.get("readOnly") is True
@@ -156,18 +194,18 @@ def certs_volume(template: Any, annotations: Mapping[str, str], directory: str) 
 
 
 def proxy_mounts(template: Any, annotations: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The volume mounts of the proxy: its container's, and those of the annotation userVolumeMount."""
+    """Return the volume mounts of the proxy: its container's, and those of the annotation userVolumeMount."""
     for container in objects.containers(template):
-        if container.get("name") == PROXY_CONTAINER:
+        if container.get("name") == names.PROXY_CONTAINER:
             for mount in objects.as_list(container.get("volumeMounts")):
                 yield str(objects.dig(mount, "name")), objects.as_mapping(mount)
-    yield from named_items(annotations.get(USER_VOLUME_MOUNT, "")).items
+    yield from named_items(annotations.get(names.USER_VOLUME_MOUNT, "")).items
 
 
 def _certs_mount(
     template: Any, container: Mapping[str, Any], annotations: Mapping[str, str], directory: str
 ) -> str:
-    """Where the scraper's own container sees the certificates that its proxy writes."""
+    """Return where the scraper's own container sees the certificates that its proxy writes."""
     volume = certs_volume(template, annotations, directory) if directory else None
     for mount in objects.as_list(container.get("volumeMounts")) if volume else ():
         if volume and objects.dig(mount, "name") == volume[0]:

@@ -382,3 +382,121 @@ def test_workloads_know_who_scrapes_them() -> None:
     found = observed(INJECTED, deployment(), prometheus(kubernetes_pods()))
     workload = only(each for each in found.workloads if each.name == "httpbin")
     assert workload.scraped_by == ("istio-system/prometheus: kubernetes-pods",)
+
+
+# Labels
+
+
+def labels_of(job: ObservedJob, after: bool = False) -> list[dict[str, str]]:
+    by_workload = job.labels_after if after else job.labels_of
+    return [dict(each) for ref, targets in by_workload.items() for each in targets if ref.name == "httpbin"]
+
+
+def test_a_target_has_the_labels_that_relabelling_leaves() -> None:
+    """`job` is the job's name and `instance` the address, unless a rule says otherwise."""
+    app = deployment()
+    rules = [{"action": "labelmap", "regex": "__meta_kubernetes_pod_label_(app)"}]
+    job = envoy_stats()
+    job["relabel_configs"] += rules
+    found = only(jobs(INJECTED, app, pod_of(app, ip="10.0.0.7"), prometheus(job)).values())
+    expected = {"job": "envoy-stats", "instance": "10.0.0.7:15090", "app": "httpbin"}
+    assert labels_of(found) == [expected]
+
+
+def test_labels_of_pods_to_come_are_told_apart() -> None:
+    """A pod that runs without a sidecar is scraped at another port than the one that replaces it."""
+    app = deployment(annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8080"})
+    old = pod_of(app, injected=False, ip="10.0.0.7")
+    found = only(jobs(INJECTED, app, old, prometheus(kubernetes_pods())).values())
+    assert only(labels_of(found))["instance"] == "10.0.0.7:8080"
+    assert only(labels_of(found, after=True))["instance"].endswith(":15020")
+
+
+def test_a_target_that_is_found_twice_counts_once() -> None:
+    """Prometheus drops a target that has the address and the labels of another one."""
+    app = deployment(annotations={"prometheus.io/scrape": "true"})
+    found = only(jobs(INJECTED, app, pod_of(app), prometheus(kubernetes_pods())).values())
+    assert len(labels_of(found)) == 1
+
+
+def test_the_operator_labels_targets_of_a_pod_monitor() -> None:
+    """namespace, pod, container, job and endpoint come from the Operator, before the monitor's own rules."""
+    app = deployment(labels={"team": "a"})
+    rules = [{"sourceLabels": ["namespace", "pod"], "separator": "/", "targetLabel": "where"}]
+    monitor = pod_monitor("envoy", secure=False, relabelings=rules)
+    monitor["spec"] |= {"podTargetLabels": ["team"]}
+    found = only(jobs(INJECTED, app, pod_of(app), operated_prometheus(), monitor).values())
+    labels = only(labels_of(found))
+    pod = labels["pod"]
+    assert labels == {
+        "job": "monitoring/envoy",
+        "namespace": "default",
+        "pod": pod,
+        "container": "istio-proxy",
+        "endpoint": "http-envoy-prom",
+        "team": "a",
+        "where": f"default/{pod}",
+        "instance": "10.0.0.7:15090",
+    }
+
+
+def test_a_job_label_names_the_job_of_a_service_monitor() -> None:
+    """The Service's name is the job, unless jobLabel names a label of the Service that has a value."""
+    app, web = deployment(), service()
+    web["metadata"]["labels"] = {"tier": "front"}
+    spec = {"namespaceSelector": {"any": True}, "selector": {}, "endpoints": [{"port": "http"}]}
+    plain = operator("ServiceMonitor", "plain", spec)
+    labelled = operator("ServiceMonitor", "labelled", spec | {"jobLabel": "tier", "targetLabels": ["tier"]})
+    found = jobs(INJECTED, app, pod_of(app), web, operated_prometheus(), plain, labelled)
+    one, two = (
+        only(labels_of(found[f"serviceMonitor/monitoring/{name}/0 plaintext"]))
+        for name in ("plain", "labelled")
+    )
+    assert (one["job"], one["service"], one["endpoint"]) == ("httpbin", "httpbin", "http")
+    assert (two["job"], two["tier"]) == ("front", "front")
+
+
+# What the injector writes
+
+
+INJECTED_MARKS = (
+    ("__meta_kubernetes_pod_label_security_istio_io_tlsMode", "istio"),
+    ("__meta_kubernetes_pod_label_service_istio_io_canonical_name", "httpbin"),
+    ("__meta_kubernetes_pod_label_service_istio_io_canonical_revision", "latest"),
+    ("__meta_kubernetes_pod_annotation_sidecar_istio_io_status", ".+"),
+    ("__meta_kubernetes_pod_annotation_istio_io_rev", "default"),
+)
+
+
+@pytest.mark.parametrize(("label", "regex"), INJECTED_MARKS)
+def test_jobs_that_select_by_the_injectors_marks_are_seen(label: str, regex: str) -> None:
+    """A pod as it would be made carries the labels and annotations of the injector."""
+    job = envoy_stats()
+    job["relabel_configs"].append({"action": "keep", "source_labels": [label], "regex": regex})
+    found = only(jobs(INJECTED, deployment(), prometheus(job)).values())
+    assert ports(found)["httpbin"] == (15090,)
+
+
+def test_a_job_that_drops_sidecars_gives_the_same_answer_with_and_without_pods() -> None:
+    """The plaintext job of old Istio guides leaves out pods that have a sidecar."""
+    job = kubernetes_pods()
+    status = "__meta_kubernetes_pod_annotation_sidecar_istio_io_status"
+    job["relabel_configs"].append({"action": "drop", "source_labels": [status], "regex": "(.+)"})
+    app = deployment(annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8080"})
+    without = only(jobs(INJECTED, app, prometheus(job)).values())
+    with_pod = only(jobs(INJECTED, app, pod_of(app), prometheus(job)).values())
+    assert without.matches == with_pod.matches == ()
+
+
+def test_namespaces_and_selectors_of_a_discovery_count() -> None:
+    """`own_namespace` is the scraper's namespace; a label selector leaves out other pods."""
+    own, labelled = envoy_stats(), envoy_stats()
+    own |= {
+        "job_name": "own",
+        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"own_namespace": True}}],
+    }
+    selectors = [{"role": "pod", "label": "app=other"}]
+    labelled |= {"job_name": "label", "kubernetes_sd_configs": [{"role": "pod", "selectors": selectors}]}
+    found = jobs(INJECTED, deployment(), prometheus(own, labelled))
+    assert "httpbin" not in ports(found["own plaintext"])
+    assert "httpbin" not in ports(found["label plaintext"])

@@ -103,3 +103,11 @@ def test_plaintext_under_strict() -> None:
     assert pitfalls(code, application(PERMISSIVE, job=job)) == []
     excluded = deployment(annotations={"traffic.sidecar.istio.io/excludeInboundPorts": "8080"})
     assert pitfalls(code, control_plane(), INJECTED, STRICT, excluded, service(), prometheus(job)) == []
+
+
+def test_a_scraper_whose_jobs_are_not_known() -> None:
+    """Only scrapers without known jobs are named."""
+    agent = deployment("agent", "monitoring", kind="DaemonSet")
+    agent["spec"]["template"]["spec"]["containers"][0]["image"] = "gcr.io/datadoghq/agent:7.60.0"
+    found = pitfalls("scraper-not-read", control_plane(), agent, prometheus(kubernetes_pods()))
+    assert [(each.severity, each.ref and each.ref.name) for each in found] == [("warning", "agent")]

@@ -23,6 +23,7 @@ class Facts:
     jobs: tuple[DeclaredJob, ...]
     unreadable: tuple[Unreadable, ...]
     scrapers: tuple[Scraper, ...]
+    unread_scrapers: tuple[Scraper, ...]
     scrape_jobs: tuple[ObservedJob, ...]
 
     def workload_of(self, ref: Ref) -> ObservedWorkload | None:

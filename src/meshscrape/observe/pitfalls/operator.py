@@ -9,8 +9,9 @@ from meshscrape.istio import ports
 from meshscrape.istio.names import DISCOVERY_GROUP, MONITORING_GROUP, RBAC_GROUP
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.declared_jobs import FILES, MONITORS, is_endpoints, scrape_class, selected_by
+from meshscrape.observe.declared_jobs import is_endpoints
 from meshscrape.observe.model import Pitfall, Scraper
+from meshscrape.observe.monitors import FILES, MONITORS, scrape_class, selected_by
 from meshscrape.observe.pitfalls.facts import Facts
 
 _UNDECLARED = (ports.SECURE_STATS, ports.SECURE_MERGED, ports.MERGED)
@@ -174,7 +175,7 @@ def _permissions(scraper: Scraper, facts: Facts) -> Iterator[Pitfall]:
     roles_seen = inventory.of_kind("ClusterRole", RBAC_GROUP) or inventory.of_kind(
         "ClusterRoleBinding", RBAC_GROUP
     )
-    if not roles_seen or scraper.kind not in ("prometheus", "operator", "vmagent", "otel"):
+    if not roles_seen or scraper.kind not in ("prometheus", "operator", "vmagent", "vm-operator", "otel"):
         return
     wanted = _wanted(scraper, facts)
     bound = list(_bound_roles(scraper, facts))
@@ -209,7 +210,7 @@ def _wanted(scraper: Scraper, facts: Facts) -> set[str]:
     for job in facts.jobs:
         if job.scraper is not scraper:
             continue
-        for role, _ in job.roles:
+        for role in (discovery.role for discovery in job.discoveries):
             if role == "pod" or is_endpoints(role):
                 wanted.add("pods")
             if role == "endpointslice":

@@ -14,7 +14,8 @@ from meshscrape.observe.discovery import META, Labels, pod_targets
 from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.relabel import relabel
-from meshscrape.observe.scrapers import certs_volume, operated_template, scraping_container
+from meshscrape.observe.scraper_images import scraping_container
+from meshscrape.observe.scrapers import certs_volume, operated_template
 from meshscrape.observe.volumes import named_items
 
 _SECURE = (names.SECURE_PORT_META, names.SECURE_ENVOY_PORT_META)
@@ -45,7 +46,7 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 def scraper_template(scraper: Scraper, facts: Facts) -> Mapping[str, Any] | None:
     """The pod template of a scraper, as it is or as the Operator makes it."""
-    if scraper.kind == "operator":
+    if scraper.ref.kind in ("Prometheus", "PrometheusAgent", "VMAgent", "VMSingle", "OpenTelemetryCollector"):
         manifest = facts.cluster.inventory.get(scraper.ref)
         return operated_template(manifest) if manifest else None
     workload = facts.workload_of(scraper.ref)
@@ -202,7 +203,7 @@ def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
     scraping = scraping_container(template)
     mounts = [
         str(objects.dig(each, "mountPath", default="")).rstrip("/") + "/"
-        for each in objects.as_list(objects.dig(scraping[0], "volumeMounts") if scraping else None)
+        for each in objects.as_list(scraping.container.get("volumeMounts") if scraping else None)
     ]
     missing = [
         path for path in paths if path.startswith("/") and not any(path.startswith(each) for each in mounts)
@@ -222,7 +223,7 @@ def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
 
 def _relabeling(job: DeclaredJob) -> Iterator[Pitfall]:
     """Try the job on pods that bite."""
-    if not any(role == "pod" for role, _ in job.roles) or job.pod_selector is not None:
+    if not any(discovery.role == "pod" for discovery in job.discoveries) or job.pod_selector is not None:
         return
     wanted = f"{META}pod_annotation_"
     if not any(source.removeprefix(wanted) in _SECURE for rule in job.rules for source in rule.sources):

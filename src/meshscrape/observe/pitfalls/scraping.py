@@ -15,6 +15,7 @@ _PLAINTEXT = (ports.MERGED, ports.STATS)
 
 def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     """Return all pitfalls of jobs and workloads together."""
+    yield from _unread(facts)
     jobs: dict[Ref, list[ObservedJob]] = {}
     for job in facts.scrape_jobs:
         for ref in job.matches:
@@ -24,6 +25,20 @@ def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
         if workload.in_mesh and mine:
             yield from _dark_or_twice(workload, mine)
             yield from _application(workload, mine)
+
+
+def _unread(facts: Facts) -> Iterator[Pitfall]:
+    for scraper in facts.unread_scrapers:
+        # The ARMS agent has a pitfall of its own.
+        if scraper.kind != "arms":
+            yield Pitfall(
+                "scraper-not-read",
+                "warning",
+                scraper.ref,
+                f"{scraper.product} scrapes here, and these objects do not tell which ports: it may read the "
+                "plaintext metrics ports.",
+                "Look into its own configuration, or measure who reads, before you close plaintext ports.",
+            )
 
 
 def _reaches(job: ObservedJob, workload: ObservedWorkload, wanted: tuple[int, ...]) -> bool:
