@@ -16,7 +16,9 @@ class Place:
     """Where an error lies. Every field may be empty; `str()` joins the ones that are not, outermost first.
 
     `file` and `line` (from 1) name a spot in a text, `object` a Kubernetes object or a component,
-    `field` a path inside it, `variable` an environment variable, `text` any other place, such as an address.
+    `field` a path inside it, `variable` an environment variable, `annotation` an annotation's name,
+    `text_line` a line within the text of one of these, `inner` a part of one of these (`targets[0]`),
+    `text` any other place, such as an address.
     """
 
     file: str = ""
@@ -24,17 +26,36 @@ class Place:
     object: str = ""
     field: str = ""
     variable: str = ""
+    annotation: str = ""
+    text_line: int = 0
+    inner: str = ""
     text: str = ""
+
+    @classmethod
+    def of(cls, where: Where) -> Place:
+        """Return `where` as a place; text is a place without structure."""
+        return where if isinstance(where, Place) else cls(text=where)
 
     def __str__(self) -> str:
         spot = f"{self.file}:{self.line}" if self.file and self.line else self.file
         variable = f"environment variable {self.variable}" if self.variable else ""
-        return ": ".join(part for part in (spot, self.object, variable, self.field, self.text) if part)
+        annotation = f"annotation {self.annotation}" if self.annotation else ""
+        line = f"line {self.text_line}" if self.text_line else ""
+        parts = (spot, self.object, self.text, annotation, variable, self.field, line, self.inner)
+        return ": ".join(part for part in parts if part)
+
+    def part(self, text: str) -> Place:
+        """Return the place of a part of this one, such as `targets[0]`."""
+        return dataclasses.replace(self, inner=": ".join(filter(None, (self.inner, text))))
 
     def within(self, outer: Place) -> Place:
         """Return this place with the empty fields filled in from the place that contains it."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return dataclasses.replace(outer, **{name: value for name, value in own.items() if value})
+
+
+# A place as a caller gives it.
+Where = str | Place
 
 
 class MeshscrapeError(Exception):
@@ -46,8 +67,8 @@ class MeshscrapeError(Exception):
 
     exit_code = 2
 
-    def __init__(self, what: str, *, where: str | Place = "", remedy: str = "", code: str = "") -> None:
-        place = where if isinstance(where, Place) else Place(text=where)
+    def __init__(self, what: str, *, where: Where = "", remedy: str = "", code: str = "") -> None:
+        place = Place.of(where)
         super().__init__(what, place, remedy, code)
         self.what = what
         self.place = place
@@ -81,7 +102,7 @@ class UnavailableError(MeshscrapeError):
     """Something did not answer; a later try makes sense. `status` is the HTTP status, 0 without one."""
 
     def __init__(
-        self, what: str, *, where: str | Place = "", remedy: str = "", code: str = "", status: int = 0
+        self, what: str, *, where: Where = "", remedy: str = "", code: str = "", status: int = 0
     ) -> None:
         super().__init__(what, where=where, remedy=remedy, code=code)
         self.status = status

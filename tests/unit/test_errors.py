@@ -19,6 +19,11 @@ from meshscrape.errors import InputError, Place, UnavailableError
         ),
         (Place(variable="CA_ADDR"), "environment variable CA_ADDR"),
         (Place(text="127.0.0.1:15012"), "127.0.0.1:15012"),
+        (
+            Place(text="pod a", annotation="proxy.istio.io/config", field="proxyMetadata.A", text_line=4),
+            "pod a: annotation proxy.istio.io/config: proxyMetadata.A: line 4",
+        ),
+        (Place(variable="CA_ADDR").part("targets[0]"), "environment variable CA_ADDR: targets[0]"),
     ],
 )
 def test_place_reads_from_the_outside_in(place: Place, text: str) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place, Where
+from meshscrape.istio.names import MESHSCRAPE_SCRAPERS
 from meshscrape.istio.ports import shorten
 from meshscrape.spiffe.ids import SpiffeId
 
 _SYNTAX = (
     "write spiffe:spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT or dns:NAME, separated by commas"
 )
+_VARIABLE_PLACE = Place(variable=MESHSCRAPE_SCRAPERS)
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
 
@@ -53,7 +55,7 @@ class DnsScraper:
 Scraper = SpiffeScraper | TrustDomainScraper | DnsScraper
 
 
-def parse_scrapers(text: str, where: str = "environment variable MESHSCRAPE_SCRAPERS") -> tuple[Scraper, ...]:
+def parse_scrapers(text: str, where: Where = _VARIABLE_PLACE) -> tuple[Scraper, ...]:
     """The allow list that `text` spells: typed entries separated by commas, duplicates dropped.
 
     Empty text is an empty list. Raises InputError at `where` for entries without a type, for malformed
@@ -64,20 +66,20 @@ def parse_scrapers(text: str, where: str = "environment variable MESHSCRAPE_SCRA
     return tuple(dict.fromkeys(_parse_entry(entry.strip(), where) for entry in text.split(",")))
 
 
-def parse_scrapers_file(text: str, where: str) -> tuple[Scraper, ...]:
+def parse_scrapers_file(text: str, file: str) -> tuple[Scraper, ...]:
     """The allow list that a file spells: typed entries, one or several separated by commas on each line.
 
     Empty lines, and lines that start with #, say nothing; an empty file lets nobody in. Raises InputError
-    at `where` and the line, as `parse_scrapers` does.
+    with the `file` and the line, as `parse_scrapers` does.
     """
     found: list[Scraper] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.lstrip().startswith("#"):
-            found += parse_scrapers(line, f"{where}:{number}")
+            found += parse_scrapers(line, Place(file=file, line=number))
     return tuple(dict.fromkeys(found))
 
 
-def _parse_entry(entry: str, where: str) -> Scraper:
+def _parse_entry(entry: str, where: Where) -> Scraper:
     if not entry:
         raise InputError("an entry of the allow list is empty", where=where, remedy="remove the extra comma")
     kind, separator, value = entry.partition(":")
@@ -88,7 +90,7 @@ def _parse_entry(entry: str, where: str) -> Scraper:
     raise InputError(f"{shorten(entry)} is not an entry of the allow list", where=where, remedy=_SYNTAX)
 
 
-def _parse_spiffe(value: str, where: str) -> Scraper:
+def _parse_spiffe(value: str, where: Where) -> Scraper:
     if value.endswith("/*"):
         trust_domain = value.removeprefix("spiffe://").removesuffix("/*")
         if "/" in trust_domain or "*" in trust_domain:
@@ -107,14 +109,14 @@ def _parse_spiffe(value: str, where: str) -> Scraper:
     return SpiffeScraper(spiffe_id)
 
 
-def _spiffe_id(text: str, where: str) -> SpiffeId:
+def _spiffe_id(text: str, where: Where) -> SpiffeId:
     try:
         return SpiffeId.parse(text)
     except InputError as error:
         raise InputError(error.what, where=where, remedy=error.remedy or _SYNTAX) from error
 
 
-def _dns_name(name: str, where: str) -> str:
+def _dns_name(name: str, where: Where) -> str:
     if len(name) > 253 or _DNS_NAME.fullmatch(name) is None or name.rpartition(".")[2].isdigit():
         raise InputError(
             f"{shorten(name)} is not a DNS name",

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place, Where
 from meshscrape.istio import names, ports
 from meshscrape.istio.environment import parse_boolean
 from meshscrape.istio.fields import closest, suggestion
-from meshscrape.istio.ports import parse_port, shorten
+from meshscrape.istio.ports import parse_port
 from meshscrape.istio.proxy_config import ProxyConfig, parse_proxy_config
 from meshscrape.istio.scrape_targets import DEFAULT_PORT, ScrapeSource, make_source, parse_scrape_targets
 
@@ -79,7 +79,7 @@ class PodAnnotations:
         return self.endpoints if self.merge_metrics else ()
 
 
-def parse_annotations(annotations: Mapping[str, str], where: str = "") -> PodAnnotations:
+def parse_annotations(annotations: Mapping[str, str], where: Where = "") -> PodAnnotations:
     """What `annotations` of a pod say; `where` names the pod in errors.
 
     Annotations that do not concern metrics or the proxy are ignored. Raises InputError naming the annotation
@@ -109,13 +109,13 @@ def parse_annotations(annotations: Mapping[str, str], where: str = "") -> PodAnn
     )
 
 
-def _refuse_misspelt(name: str, where: str) -> None:
+def _refuse_misspelt(name: str, where: Where) -> None:
     prefix, slash, _ = name.partition("/")
     known = _CLOSED.get(prefix)
     if known is not None:
         if name not in known and not name.startswith(f"{names.LOCAL_COMMAND}."):
             raise InputError(
-                f"unknown annotation {shorten(name)}", where=where, remedy=suggestion(name, known, 0.85)
+                "unknown annotation", where=_place(where, name), remedy=suggestion(name, known, 0.85)
             )
         return
     if not slash:
@@ -124,10 +124,10 @@ def _refuse_misspelt(name: str, where: str) -> None:
     if near is None and prefix in _PREFIXES and name not in _OPEN:
         near = closest(name, [other for other in _OPEN if other.startswith(f"{prefix}/")], 0.92)
     if near:
-        raise InputError(f"unknown annotation {shorten(name)}", where=where, remedy=f"did you mean {near}?")
+        raise InputError("unknown annotation", where=_place(where, name), remedy=f"did you mean {near}?")
 
 
-def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: str) -> tuple[ScrapeSource, ...]:
+def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: Where) -> tuple[ScrapeSource, ...]:
     """The application's endpoints, as the injector understands the annotations.
 
     As Istio: everything but a false `scrape` counts as yes, a list of targets wins over the single endpoint,
@@ -169,7 +169,7 @@ def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: str) -> 
     )
 
 
-def _local_commands(annotations: Mapping[str, str], where: str) -> dict[str, str]:
+def _local_commands(annotations: Mapping[str, str], where: Where) -> dict[str, str]:
     commands = {}
     for name, value in annotations.items():
         if name != names.LOCAL_COMMAND and not name.startswith(f"{names.LOCAL_COMMAND}."):
@@ -191,21 +191,21 @@ def _local_commands(annotations: Mapping[str, str], where: str) -> dict[str, str
     return commands
 
 
-def _place(where: str, name: str) -> str:
-    return f"{where}: annotation {name}" if where else f"annotation {name}"
+def _place(where: Where, name: str) -> Place:
+    return replace(Place.of(where), annotation=name)
 
 
-def _boolean(annotations: Mapping[str, str], name: str, where: str) -> bool | None:
+def _boolean(annotations: Mapping[str, str], name: str, where: Where) -> bool | None:
     value = annotations.get(name)
     return None if value is None else parse_boolean(value, _place(where, name))
 
 
-def _port(annotations: Mapping[str, str], name: str, where: str) -> int | None:
+def _port(annotations: Mapping[str, str], name: str, where: Where) -> int | None:
     value = annotations.get(name)
     return None if value is None else parse_port(value, _place(where, name))
 
 
-def _ports(annotations: Mapping[str, str], name: str, where: str) -> tuple[int, ...] | None:
+def _ports(annotations: Mapping[str, str], name: str, where: Where) -> tuple[int, ...] | None:
     value = annotations.get(name)
     if value is None or value.strip() == "*":
         return None

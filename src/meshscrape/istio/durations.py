@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from fractions import Fraction
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Where
 from meshscrape.istio.ports import shorten
 
 _NANOSECONDS = {
@@ -25,7 +25,7 @@ _DURATION = re.compile(rf"[-+]?(?:0|(?:{_PART})+)")
 _LONGEST = 2**63 - 1  # nanoseconds; Go's time.Duration is an int64
 
 
-def parse_duration(text: str, where: str = "") -> timedelta:
+def parse_duration(text: str, where: Where = "") -> timedelta:
     """The duration that `text` spells as Go's `time.ParseDuration` reads it, to the microsecond.
 
     Negative durations are valid Go and are returned as such. Raises InputError at `where` for anything that

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place, Where
 from meshscrape.istio.durations import parse_duration
 from meshscrape.istio.ports import parse_port, shorten
 
@@ -22,7 +22,7 @@ _KUBERNETES_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63}\.?", re.ASCII)
 
 
-def parse_boolean(text: str, where: str) -> bool:
+def parse_boolean(text: str, where: Where) -> bool:
     """The truth value that `text` spells as Go's strconv.ParseBool reads it; raises InputError at `where`."""
     if text not in TRUE | FALSE:
         raise InputError(f"{shorten(text)} is not a truth value", where=where, remedy="write true or false")
@@ -34,7 +34,7 @@ def is_true(text: str | None) -> bool:
     return text in TRUE
 
 
-def check_kubernetes_name(text: str, where: str) -> str:
+def check_kubernetes_name(text: str, where: Where) -> str:
     """`text`, when it can name a Kubernetes object (a DNS-1123 subdomain); raises InputError at `where`."""
     if len(text) > 253 or _KUBERNETES_NAME.fullmatch(text) is None:
         raise InputError(
@@ -45,7 +45,7 @@ def check_kubernetes_name(text: str, where: str) -> str:
     return text
 
 
-def check_namespace(text: str, where: str) -> str:
+def check_namespace(text: str, where: Where) -> str:
     """`text`, when it can name a Kubernetes namespace (a DNS-1123 label); raises InputError at `where`."""
     if len(text) > 63 or "." in text:
         raise InputError(
@@ -56,7 +56,7 @@ def check_namespace(text: str, where: str) -> str:
     return check_kubernetes_name(text, where)
 
 
-def parse_address(text: str, where: str) -> str:
+def parse_address(text: str, where: Where) -> str:
     """The IPv4 or IPv6 address that `text` spells, in canonical spelling; raises InputError at `where`.
 
     Addresses that do not name one interface of one host (0.0.0.0, ::, multicast, zones) are refused: a
@@ -73,7 +73,7 @@ def parse_address(text: str, where: str) -> str:
     return str(address)
 
 
-def parse_host_port(text: str, where: str) -> str:
+def parse_host_port(text: str, where: Where) -> str:
     """`text`, when it is HOST:PORT with a DNS name, an IPv4 or a bracketed IPv6 address as its host."""
     host, colon, port = text.rpartition(":")
     if not colon:
@@ -101,9 +101,9 @@ class Environment:
         self._variables = variables
 
     @staticmethod
-    def place(name: str) -> str:
-        """How errors name the variable."""
-        return f"environment variable {name}"
+    def place(name: str) -> Place:
+        """Return the place of the variable, for errors."""
+        return Place(variable=name)
 
     def raw(self, name: str) -> str | None:
         """The value as it is set, or None when the variable is not set at all."""

@@ -1,123 +1,147 @@
 """YAML documents of Kubernetes objects, with the line of every field for error messages.
 
-Loading is safe and strict: plain data only, no repeated keys, no YAML that grows without bound.
+Loading is safe: plain data only, no merge keys and no YAML that grows without bound.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import yaml
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place
 from meshscrape.istio.ports import parse_port, shorten
+from meshscrape.istio.yaml_bounds import LOADER, check_yaml
 
 Path = tuple[str | int, ...]
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# Aliases can repeat a node exponentially often ("billion laughs"); no real set of manifests is nearly so big.
-_MAX_NODES = 200_000
-_MAX_DEPTH = 100
 _AS_WRITTEN = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 _MERGE = "tag:yaml.org,2002:merge"
+
+# Called for what kubectl reads past: a code, what it is, and its line from 1.
+Notice = Callable[[str, str, int], None]
+REPEATED_KEY = "repeated-key"
+NO_OBJECT = "no-object"
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
     """One YAML document: its data, where it begins (`mesh.yaml:12`), and the line of each field.
 
-    `blocks` are the lines where literal block scalars (`|`) begin, for places within them.
+    `source` and `line` are the parts of `where`. `blocks` are the lines where literal block scalars (`|`)
+    begin, for places within them.
     """
 
     data: Mapping[str, object]
     where: str
     source: str = ""
+    line: int = 0
     lines: Mapping[Path, int] = field(default_factory=dict)
     blocks: Mapping[Path, int] = field(default_factory=dict)
 
-    def line_of(self, path: Path, within: int = 0) -> str:
-        """`mesh.yaml:37` for the field at `path`, or for the nearest field around it that is there.
+    def place_of(self, path: Path, within: int = 0) -> Place:
+        """Return the place of the field at `path`, or of the nearest field around it that is there.
 
         `within` is the line within the field's text, from 1; it counts for literal block scalars only.
         """
         if within and path in self.blocks:
-            return f"{self.source}:{self.blocks[path] + within}"
+            return Place(file=self.source, line=self.blocks[path] + within)
         for length in range(len(path), -1, -1):
             if line := self.lines.get(path[:length]):
-                return f"{self.source}:{line}"
-        return self.where
+                return Place(file=self.source, line=line)
+        return Place(file=self.source, line=self.line) if self.line else Place(file=self.where)
 
 
-def load_documents(text: str, where: str) -> list[Document]:
-    """The YAML documents of `text`, read from the file that `where` names; empty ones are left out.
+def load_documents(
+    text: str, where: str, *, first_line: int = 1, notice: Notice | None = None
+) -> list[Document]:
+    """Return the YAML documents of `text`, read from the file that `where` names; empty ones are left out.
 
-    Every document is a mapping with string keys. Timestamps stay the text that they are. Raises InputError
-    with `where` and the line: for YAML that cannot be read, repeated keys, tags, merge keys.
+    Every document is a mapping with string keys. Timestamps stay the text that they are. `first_line` is the
+    line of the file where the text begins. Raises InputError with the file and line for YAML that cannot be
+    read, tags and merge keys. A repeated key and a document that is no mapping are errors too. With `notice`
+    they are not: it is called, the last value of the key counts, and the document is left out.
     """
     try:
-        _refuse_deep(text, where)
-        loader = _Loader(text)
+        check_yaml(text, where, first_line=first_line, on_repeated=_repeated(notice))
+        loader = LOADER(text)
         try:
-            return list(_documents(loader, where))
+            return list(_documents(loader, where, first_line, notice))
         finally:
             loader.dispose()
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise _unreadable(error, where) from error
+        raise unreadable(error, where, first_line) from error
 
 
-def _refuse_deep(text: str, source: str) -> None:
-    """Bound the nesting before composing nodes: libyaml's composer recurses in C until the stack ends."""
-    depth = 0
-    for event in yaml.parse(text, Loader=_Loader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MAX_DEPTH:
-            raise InputError(
-                "nested too deeply",
-                where=f"{source}:{event.start_mark.line + 1}" if event.start_mark else source,
-                remedy=f"use at most {_MAX_DEPTH} levels",
-            )
+def _repeated(notice: Notice | None) -> Callable[[str, int], None] | None:
+    if notice is None:
+        return None
+
+    def tell(key: str, line: int) -> None:
+        notice(REPEATED_KEY, f"key {shorten(key)} is repeated: the last one counts", line)
+
+    return tell
 
 
-def _documents(loader: yaml.SafeLoader, source: str) -> Iterator[Document]:
+def _documents(
+    loader: yaml.SafeLoader, source: str, first_line: int, notice: Notice | None
+) -> Iterator[Document]:
     while loader.check_node():
         node = loader.get_node()
         if node is None:
             break
-        place = f"{source}:{node.start_mark.line + 1}"
+        line = node.start_mark.line + first_line
         if isinstance(node, yaml.ScalarNode) and not node.value.strip():
             continue
         if not isinstance(node, yaml.MappingNode):
-            raise InputError(
-                "not an object", where=place, remedy="write a Kubernetes object with apiVersion and kind"
-            )
-        builder = _Builder(loader, source)
+            what = _no_mapping(node)
+            if notice is None:
+                raise InputError(
+                    what,
+                    where=Place(file=source, line=line),
+                    remedy="write a Kubernetes object with apiVersion and kind",
+                    code=NO_OBJECT,
+                )
+            notice(NO_OBJECT, what, line)
+            continue
+        builder = _Builder(loader, source, first_line)
         data = builder.mapping(node, ())
-        yield Document(data, place, source, builder.lines, builder.blocks)
+        yield Document(data, f"{source}:{line}", source, line, builder.lines, builder.blocks)
+
+
+def _no_mapping(node: yaml.Node) -> str:
+    """Return what a document is that is no object: `kubectl patch` and kustomize have lists of operations."""
+    if isinstance(node, yaml.SequenceNode) and node.value and isinstance(node.value[0], yaml.MappingNode):
+        keys = {key.value for key, _ in node.value[0].value if isinstance(key, yaml.ScalarNode)}
+        if {"op", "path"} <= keys:
+            return "not an object but a JSON patch"
+    return "not an object"
 
 
 class _Builder:
     """Turns one tree of nodes into plain data and notes where each field was."""
 
-    def __init__(self, loader: yaml.SafeLoader, source: str) -> None:
+    def __init__(self, loader: yaml.SafeLoader, source: str, first_line: int) -> None:
         self.lines: dict[Path, int] = {}
         self.blocks: dict[Path, int] = {}
         self._loader = loader
         self._source = source
-        self._nodes = 0
+        self._first_line = first_line
+
+    def _line(self, node: yaml.Node) -> int:
+        return int(node.start_mark.line) + self._first_line
 
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
-        self.lines.setdefault(path, node.start_mark.line + 1)
+        self.lines.setdefault(path, self._line(node))
         result: dict[str, object] = {}
         for key_node, value_node in node.value:
             key = self._key(key_node)
-            if key in result:
-                self._refuse(key_node, f"key {shorten(key)} is repeated", "keep one of the two")
             # The key's line, not the value's: that is where a reader looks.
-            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            self.lines[(*path, key)] = self._line(key_node)
             result[key] = self._value(value_node, (*path, key))
         return result
 
@@ -132,16 +156,13 @@ class _Builder:
         return str(node.value)
 
     def _value(self, node: yaml.Node, path: Path) -> object:
-        self._nodes += 1
-        if self._nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
-            self._refuse(node, "the document is too large", "split it, and use fewer aliases")
         if isinstance(node, yaml.MappingNode) and node.tag == "tag:yaml.org,2002:map":
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
         if node.tag in _AS_WRITTEN:
             if isinstance(node, yaml.ScalarNode) and node.style == "|":
-                self.blocks[path] = node.start_mark.line + 1
+                self.blocks[path] = self._line(node)
             return node.value
         if node.tag in _TYPED:
             return self._typed(node)
@@ -154,24 +175,27 @@ class _Builder:
             self._refuse(node, f"{shorten(node.value)} is not a value that YAML knows", "quote it")
 
     def _item(self, node: yaml.Node, path: Path) -> object:
-        self.lines[path] = node.start_mark.line + 1
+        self.lines[path] = self._line(node)
         return self._value(node, path)
 
     def _refuse(self, node: yaml.Node, what: str, remedy: str) -> NoReturn:
-        raise InputError(what, where=f"{self._source}:{node.start_mark.line + 1}", remedy=remedy)
+        raise InputError(what, where=Place(file=self._source, line=self._line(node)), remedy=remedy)
 
 
-def _unreadable(error: Exception, where: str) -> InputError:
-    remedy = "correct the YAML there"
+def unreadable(error: Exception, file: str, first_line: int = 1) -> InputError:
+    """Return the error for a YAML text that a loader refused."""
+    remedy, code = "correct the YAML there", "not-yaml"
+    place = Place(file=file)
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}" if mark else where
+        if mark:
+            place = Place(file=file, line=mark.line + first_line)
         context = f" ({error.context})" if error.context else ""
-        return InputError(f"not YAML: {error.problem}{context}", where=place, remedy=remedy)
+        return InputError(f"not YAML: {error.problem}{context}", where=place, remedy=remedy, code=code)
     if isinstance(error, RecursionError):
-        return InputError("not YAML: nested too deeply", where=where, remedy=remedy)
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"not YAML: {first_line}", where=where, remedy=remedy)
+        return InputError("not YAML: nested too deeply", where=place, remedy=remedy, code=code)
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return InputError(f"not YAML: {first}", where=place, remedy=remedy, code=code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,14 +213,18 @@ class Field:
         return cls(document, owner, (), document.data)
 
     @property
+    def place(self) -> Place:
+        """Return the file and line, the object, and the path of the field."""
+        return replace(self.document.place_of(self.path), object=self.owner, field=spell(self.path))
+
+    @property
     def where(self) -> str:
-        """`mesh.yaml:37: Deployment default/httpbin: spec.replicas`."""
-        parts = [self.document.line_of(self.path), self.owner, spell(self.path)]
-        return ": ".join(part for part in parts if part)
+        """Return the place as text: `mesh.yaml:37: Deployment default/httpbin: spec.replicas`."""
+        return str(self.place)
 
     def refuse(self, what: str, remedy: str) -> NoReturn:
         """Raise InputError here."""
-        raise InputError(what, where=self.where, remedy=remedy)
+        raise InputError(what, where=self.place, remedy=remedy)
 
     def below(self, path: Path) -> Field:
         """Return the field at `path` under this one; its value is None when it is not there."""

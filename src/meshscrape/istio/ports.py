@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Where
 
 STATS = 15090
 MERGED = 15020
@@ -39,7 +39,7 @@ HIGHEST = 65535
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 
 
-def parse_port(text: str, where: str, allow_zero: bool = False) -> int:
+def parse_port(text: str, where: Where, allow_zero: bool = False) -> int:
     """The port number that `text` spells in plain decimal digits.
 
     Zero (a port that is off) is accepted only with `allow_zero`. Raises InputError at `where` for anything
@@ -62,7 +62,7 @@ def read_port(text: str | None) -> int | None:
     return int(text) if 0 < int(text) <= HIGHEST else None
 
 
-def refuse_reserved(port: int, where: str) -> None:
+def refuse_reserved(port: int, where: Where) -> None:
     """Raise InputError at `where` when `port` belongs to the data plane (see RESERVED)."""
     if port in RESERVED:
         raise InputError(

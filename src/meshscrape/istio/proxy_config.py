@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place, Where
 from meshscrape.istio.fields import Document, Field, load_documents
 from meshscrape.istio.names import PROXY_CONFIG_ANNOTATION
+
+_PLACE = Place(annotation=PROXY_CONFIG_ANNOTATION)
 
 # Fields of istio.mesh.v1alpha1.ProxyConfig; only used to recognise misspelt ones.
 KNOWN_FIELDS = (
@@ -41,16 +43,26 @@ class ProxyConfig:
         return port if isinstance(port, int) else None
 
 
-def parse_proxy_config(yaml_text: str, where: str = f"annotation {PROXY_CONFIG_ANNOTATION}") -> ProxyConfig:
-    """The ProxyConfig that `yaml_text` spells; fields that are not known here are kept in `raw`.
+def parse_proxy_config(yaml_text: str, where: Where = _PLACE) -> ProxyConfig:
+    """Return the ProxyConfig that `yaml_text` spells; fields that are not known here are kept in `raw`.
 
     Raises InputError at `where` with the line within the text: for YAML that cannot be read, for values of
     proxyMetadata that are not strings (as Istio does), and for fields that look misspelt.
     """
-    documents = load_documents(yaml_text, f"{where}: line")
+    try:
+        return _parse(yaml_text)
+    except InputError as error:
+        inner = Place(text_line=error.place.line, field=error.place.field)
+        raise InputError(
+            error.what, where=inner.within(Place.of(where)), remedy=error.remedy, code=error.code
+        ) from error
+
+
+def _parse(yaml_text: str) -> ProxyConfig:
+    documents = load_documents(yaml_text, "")
     if len(documents) > 1:
-        raise InputError("more than one YAML document", where=where, remedy="keep one")
-    document = documents[0] if documents else Document({}, where)
+        raise InputError("more than one YAML document", remedy="keep one", code="several-documents")
+    document = documents[0] if documents else Document({}, "")
     root = Field.of(document, "")
     root.no_misspelt(*KNOWN_FIELDS)
     if "statusPort" in document.data:
@@ -67,9 +79,9 @@ def read_proxy_config(yaml_text: str) -> tuple[Mapping[str, object], str]:
     Pods of one workload have the same text, so what was read is kept.
     """
     try:
-        documents = load_documents(yaml_text, "line")
+        documents = load_documents(yaml_text, "")
     except InputError as error:
-        return {}, str(error)
+        return {}, str(error.at(Place(text_line=error.place.line)))
     if len(documents) > 1:
         return {}, "more than one YAML document"
     return (documents[0].data if documents else {}), ""

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from meshscrape.errors import InputError
-from meshscrape.istio.names import ISTIO_PROMETHEUS_ANNOTATIONS
+from meshscrape.errors import InputError, Place, Where
+from meshscrape.istio.names import ISTIO_PROMETHEUS_ANNOTATIONS, SCRAPE_TARGETS
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
 
 DEFAULT_PATH = "/metrics"
@@ -21,7 +21,8 @@ DEFAULT_PATH = "/metrics"
 DEFAULT_PORT = "80"
 MAX_SOURCES = 64
 
-_VARIABLE_PLACE = f"environment variable {ISTIO_PROMETHEUS_ANNOTATIONS}"
+_ANNOTATION_PLACE = Place(annotation=SCRAPE_TARGETS)
+_VARIABLE_PLACE = Place(variable=ISTIO_PROMETHEUS_ANNOTATIONS)
 _FIELDS = frozenset({"scrape", "path", "port", "scheme"})
 _SCHEMES = ("http", "https")
 # The characters of RFC 3986 path and query; no fragment, no space, no control character.
@@ -40,7 +41,7 @@ class ScrapeSource:
 
 
 def parse_prometheus_annotations_env(
-    json_text: str, where: str = _VARIABLE_PLACE
+    json_text: str, where: Where = _VARIABLE_PLACE
 ) -> tuple[ScrapeSource, ...]:
     """The endpoints that ISTIO_PROMETHEUS_ANNOTATIONS declares, in their order.
 
@@ -61,18 +62,16 @@ def parse_prometheus_annotations_env(
             "targets is not a list", where=where, remedy='write [{"port": "9090", "path": "/m"}]'
         )
     if targets:
-        objects = [
-            _object(item, _FIELDS - {"scrape"}, f"{where}: targets[{i}]") for i, item in enumerate(targets)
-        ]
-        sources = [_source(item, f"{where}: targets[{i}]", None) for i, item in enumerate(objects)]
+        places = [Place.of(where).part(f"targets[{index}]") for index in range(len(targets))]
+        pairs = list(zip(targets, places, strict=True))
+        objects = [_object(item, _FIELDS - {"scrape"}, place) for item, place in pairs]
+        sources = [_source(item, place, None) for item, place in zip(objects, places, strict=True)]
     else:
         sources = [_source(declared, where, DEFAULT_PORT)]
     return _distinct(sources, where)
 
 
-def parse_scrape_targets(
-    text: str, where: str = "annotation prometheus.istio.io/scrape-targets"
-) -> tuple[ScrapeSource, ...]:
+def parse_scrape_targets(text: str, where: Where = _ANNOTATION_PLACE) -> tuple[ScrapeSource, ...]:
     """The endpoints of a `port:path,port:path` list, in their order; a missing path is /metrics.
 
     As Istio 1.31 reads it: spaces around entries and empty entries are ignored. Raises InputError at `where`
@@ -103,7 +102,7 @@ def sources_to_env(sources: Iterable[ScrapeSource]) -> str:
     return json.dumps({"scrape": "true", "path": "", "port": "", "targets": fields})
 
 
-def make_source(port: str, path: str, scheme: str, where: str) -> ScrapeSource:
+def make_source(port: str, path: str, scheme: str, where: Where) -> ScrapeSource:
     """A source from its texts; raises InputError at `where`. An empty path or scheme is the default."""
     number = parse_port(port, where)
     refuse_reserved(number, where)
@@ -112,7 +111,7 @@ def make_source(port: str, path: str, scheme: str, where: str) -> ScrapeSource:
     return ScrapeSource(number, check_path(path or DEFAULT_PATH, where), scheme or "http")
 
 
-def check_path(path: str, where: str) -> str:
+def check_path(path: str, where: Where) -> str:
     """`path`, when it can be the path (and query) of a URL; raises InputError at `where`."""
     if len(path) > _MAX_PATH or _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path):
         raise InputError(
@@ -123,7 +122,7 @@ def check_path(path: str, where: str) -> str:
     return path
 
 
-def _source(fields: Mapping[str, object], where: str, default_port: str | None) -> ScrapeSource:
+def _source(fields: Mapping[str, object], where: Where, default_port: str | None) -> ScrapeSource:
     port = _text(fields, "port", where) or default_port
     if port is None:
         raise InputError("a scrape target has no port", where=where, remedy="write port:path")
@@ -135,7 +134,7 @@ def _fields(source: ScrapeSource) -> dict[str, str]:
     return fields if source.scheme == "http" else {**fields, "scheme": source.scheme}
 
 
-def _distinct(sources: list[ScrapeSource], where: str) -> tuple[ScrapeSource, ...]:
+def _distinct(sources: list[ScrapeSource], where: Where) -> tuple[ScrapeSource, ...]:
     seen: set[tuple[int, str]] = set()
     for source in sources:
         if (source.port, source.path) in seen:
@@ -150,7 +149,7 @@ def _distinct(sources: list[ScrapeSource], where: str) -> tuple[ScrapeSource, ..
     return tuple(sources)
 
 
-def _load_json(text: str, where: str) -> object:
+def _load_json(text: str, where: Where) -> object:
     try:
         return json.loads(text, object_pairs_hook=_unrepeated)
     except (ValueError, RecursionError) as error:
@@ -168,7 +167,7 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return result
 
 
-def _object(value: object, fields: frozenset[str], where: str) -> dict[str, object]:
+def _object(value: object, fields: frozenset[str], where: Where) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InputError(
             "not a JSON object", where=where, remedy='write {"port": "9080", "path": "/metrics"}'
@@ -181,7 +180,7 @@ def _object(value: object, fields: frozenset[str], where: str) -> dict[str, obje
     return value
 
 
-def _text(fields: Mapping[str, object], name: str, where: str) -> str:
+def _text(fields: Mapping[str, object], name: str, where: Where) -> str:
     value = fields.get(name, "")
     if not isinstance(value, str):
         raise InputError(f"{name} is not a string", where=where, remedy=f'quote it: "{name}": "…"')

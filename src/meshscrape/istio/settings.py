@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place, Where
 from meshscrape.istio import names, ports
 from meshscrape.istio.allow_list import Scraper, parse_scrapers
 from meshscrape.istio.environment import Environment, check_namespace, parse_address, parse_host_port
@@ -46,6 +46,7 @@ OWN_VARIABLES = frozenset(
 # Variables of other verbs, which an agent may inherit and does not use.
 _FOREIGN_VARIABLES = frozenset({names.MESHSCRAPE_PROMETHEUS, names.MESHSCRAPE_PROMTOOL})
 
+_INBOUND_PLACE = Place(variable=names.MESHSCRAPE_INBOUND)
 _RSA_SIZES = ("2048", "3072", "4096")
 _INJECTED = "the injector sets it from the pod; set it for an agent that you start yourself"
 
@@ -177,9 +178,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
     return settings
 
 
-def parse_inbound(
-    json_text: str, where: str = "environment variable MESHSCRAPE_INBOUND"
-) -> tuple[InboundPort, ...]:
+def parse_inbound(json_text: str, where: Where = _INBOUND_PLACE) -> tuple[InboundPort, ...]:
     """The ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
 
     Empty text is no port. Raises InputError at `where`: unknown keys and modes, reserved and repeated ports.
@@ -193,7 +192,8 @@ def parse_inbound(
         raise InputError(f"not JSON ({error})", where=where, remedy=remedy) from error
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise InputError("not a list of objects", where=where, remedy=remedy)
-    inbound = tuple(_inbound_port(item, f"{where}: [{index}]") for index, item in enumerate(items))
+    place = Place.of(where)
+    inbound = tuple(_inbound_port(item, place.part(f"[{index}]")) for index, item in enumerate(items))
     numbers = [item.port for item in inbound]
     for number in numbers:
         if numbers.count(number) > 1:
@@ -207,7 +207,7 @@ def inbound_to_env(inbound: Iterable[InboundPort]) -> str:
     return json.dumps(items) if items else ""
 
 
-def _inbound_port(item: Mapping[str, object], where: str) -> InboundPort:
+def _inbound_port(item: Mapping[str, object], where: Where) -> InboundPort:
     for key in item:
         if key not in ("port", "mode", "name"):
             raise InputError(f"unknown key {shorten(key)}", where=where, remedy="known are port, mode, name")

@@ -6,9 +6,8 @@ misspelt are refused.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshscrape.errors import InputError
 from meshscrape.istio.annotations import PodAnnotations, parse_annotations
@@ -155,19 +154,19 @@ def _check_selector(spec: Field, labels: Mapping[str, str]) -> None:
 
 
 def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
-    texts = metadata.strings("annotations")
     try:
-        return parse_annotations(texts)
+        return parse_annotations(metadata.strings("annotations"))
     except InputError as error:
-        guilty = [name for name in texts if name in error.where or repr(name) in error.what]
-        found = metadata.at("annotations").at(max(guilty, key=len, default=""))
+        if not error.place.annotation:
+            raise
+        found = metadata.at("annotations").at(error.place.annotation)
         # An annotation that is YAML itself has lines within.
-        within = re.search(r": line:([0-9]+)", error.where)
-        line = found.document.line_of(found.path, int(within[1]) if within else 0)
-        where = f"{line}: {named.root.owner}"
-        raise InputError(
-            error.what, where=f"{where}: {error.where}" if error.where else where, remedy=error.remedy
-        ) from error
+        within = error.place.text_line
+        spot = replace(found.document.place_of(found.path, within), object=named.root.owner)
+        inner = error.place.within(spot)
+        if found.path in found.document.blocks:
+            inner = replace(inner, text_line=0)
+        raise InputError(error.what, where=inner, remedy=error.remedy, code=error.code) from error
 
 
 def _refuse_uninjected(metadata: Field, labels: Mapping[str, str], annotations: PodAnnotations) -> None:

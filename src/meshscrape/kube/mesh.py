@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place
 from meshscrape.istio import names
 from meshscrape.istio.fields import Document, Field, closest
 from meshscrape.istio.ports import shorten
@@ -238,9 +238,9 @@ def _check_settings(workload: Workload, deployment: Deployment, trust_domain: st
     try:
         settings = parse_settings(env, workload.role)
     except InputError as error:
-        name = error.where.removeprefix("environment variable ").partition(":")[0]
+        outer = _variable_place(error.place.variable, deployment)
         raise InputError(
-            f"{error.where}: {error.what}", where=_variable_place(name, deployment), remedy=error.remedy
+            error.what, where=error.place.within(outer), remedy=error.remedy, code=error.code
         ) from error
     _check_announced(settings, deployment)
 
@@ -269,13 +269,13 @@ def _check_announced(settings: AgentSettings, deployment: Deployment) -> None:
             )
 
 
-def _variable_place(name: str, deployment: Deployment) -> str:
-    """Where the pod sets the agent's variable `name`; the whole object when it comes from elsewhere."""
+def _variable_place(name: str, deployment: Deployment) -> Place:
+    """Return where the pod sets the agent's variable `name`; the whole object when the pod does not."""
     if name in deployment.proxy_env:
-        return deployment.proxy_env[name][1].where
+        return deployment.proxy_env[name][1].place
     lines = deployment.annotations.proxy_config.lines
     if name not in lines:
-        return deployment.named.where
+        return deployment.named.root.place
     place = deployment.annotations_field.at(names.PROXY_CONFIG_ANNOTATION)
-    line = place.document.line_of(place.path, within=lines[name])
-    return f"{line}: {deployment.named.root.owner}: annotation {names.PROXY_CONFIG_ANNOTATION}"
+    line = place.document.place_of(place.path, within=lines[name])
+    return replace(line, object=deployment.named.root.owner, annotation=names.PROXY_CONFIG_ANNOTATION)

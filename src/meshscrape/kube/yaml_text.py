@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import yaml
 
 from meshscrape.errors import InputError
+from meshscrape.istio.fields import unreadable
+from meshscrape.istio.yaml_bounds import LOADER, check_yaml
 
 _CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|null|~|y|n")
 
 
 _BaseDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # What tells the items of a list apart in the texts that are edited here.
 _IDENTITIES = ("job_name", "name")
 
@@ -47,17 +48,28 @@ def dump(data: Any) -> str:
 
 
 def load_text(text: str, where: str) -> Any:
-    """The data of one YAML (or JSON) text of a user; None for an empty one. Raises InputError at `where`."""
+    """Return the data of one YAML (or JSON) text of a user; None for an empty one.
+
+    Raises InputError at `where` and the line for text that cannot be read, that repeats a key, or that grows
+    without bound.
+    """
     if text.lstrip().startswith("{"):
         try:
-            return json.loads(text)
-        except ValueError:
-            pass  # YAML's flow style begins like JSON.
+            return json.loads(text, object_pairs_hook=_unrepeated)
+        except (ValueError, RecursionError):
+            pass  # YAML's flow style begins like JSON; its reader knows the line of a mistake.
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a safe loader
+        check_yaml(text, where)
+        return yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-        raise InputError(f"not YAML: {problem}", where=where, remedy="correct the text there") from error
+        raise unreadable(error, where) from error
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key is repeated")
+    return result
 
 
 def rewrite(text: str, wanted: Any) -> str:
@@ -74,7 +86,7 @@ def rewrite(text: str, wanted: Any) -> str:
     if old is None:
         return text.rstrip("\n") + "\n" * bool(text.strip()) + dump(wanted)
     edits: list[_Edit] = []
-    root = yaml.compose(text, Loader=_Loader)
+    root = yaml.compose(text, Loader=LOADER)
     if root is not None:
         _patch(root, old, wanted, text, edits)
     result = text

@@ -32,8 +32,8 @@ def test_every_field_knows_its_line() -> None:
     assert root.at("a").items("b")[0].at("c").where == "m.yaml:4: Thing x/y: a.b[0].c"
     assert root.at("a").at("nowhere").where == "m.yaml:2: Thing x/y: a.nowhere"
     block = root.at("a").items("b")[1].at("d")
-    assert document.line_of(block.path, within=2) == "m.yaml:7"
-    assert document.line_of(("a", "b", 0, "c"), within=2) == "m.yaml:4"
+    assert str(document.place_of(block.path, within=2)) == "m.yaml:7"
+    assert str(document.place_of(("a", "b", 0, "c"), within=2)) == "m.yaml:4"
 
 
 def test_a_document_from_elsewhere_needs_no_lines() -> None:
@@ -61,7 +61,7 @@ def test_a_document_from_elsewhere_needs_no_lines() -> None:
         ("a: *nobody\n", "m.yaml:1: not YAML: found undefined alias"),
         ("a: \x00\n", "m.yaml: not YAML: "),
         ("a: \ud800\n", "m.yaml: not YAML: "),
-        ("a: &a [*a]\n", "m.yaml:1: the document is too large"),
+        ("a: &a [*a]\n", "m.yaml:1: an alias repeats what it is part of"),
         ("[" * 100_000, "m.yaml:1: nested too deeply"),
         ("a:\n  " + "{b: " * 200, "m.yaml:2: nested too deeply"),
     ],

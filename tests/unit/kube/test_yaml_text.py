@@ -86,8 +86,9 @@ def test_places_are_counted_in_characters() -> None:
 
 def test_what_is_no_yaml_is_refused() -> None:
     """With the place, never silently replaced."""
-    with pytest.raises(InputError, match="here: not YAML"):
+    with pytest.raises(InputError) as caught:
         load_text("a: [b", "here")
+    assert (caught.value.code, caught.value.place.file, caught.value.place.line) == ("not-yaml", "here", 2)
 
 
 values = st.recursive(
