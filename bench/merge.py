@@ -19,7 +19,8 @@ from pathlib import Path
 
 from bench.corpora import CORPORA, corpus
 from bench.measure import Row, cpu_seconds, median
-from meshscrape.agent.merged import MergedMetrics, MergedOptions
+from meshscrape.agent.merged import MergedMetrics
+from meshscrape.agent.sources import MergedOptions
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.system.http.server import HttpServer, routes
 

@@ -1,4 +1,4 @@
-"""A real Envoy's statistics through the merge, in both formats."""
+"""A real Envoy's statistics through the merge."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from meshscrape.agent.merged import MergedMetrics, MergedOptions
+from meshscrape.agent.merged import MergedMetrics
+from meshscrape.agent.sources import MergedOptions
 from meshscrape.exposition.merge import Merger
 from meshscrape.system.http.client import fetch
 from meshscrape.system.http.server import HttpServer
 from support.addresses import loopback
 from support.envoy import RunningEnvoy, running_envoy
-from support.expositions import check_text_structure, openmetrics_series, text_series
+from support.expositions import check_text_structure, text_series
 
 CLUSTERS = 20
 
@@ -49,24 +50,20 @@ def test_envoys_text_is_valid_as_it_is(envoy: RunningEnvoy) -> None:
     check_text_structure(out)
 
 
-@pytest.mark.parametrize("openmetrics", [False, True])
-def test_every_series_of_envoy_is_merged(envoy: RunningEnvoy, openmetrics: bool) -> None:
-    """Through the agent's endpoint each of Envoy's series arrives, by its own name, in either format."""
+def test_every_series_of_envoy_is_merged(envoy: RunningEnvoy) -> None:
+    """Through the agent's endpoint each of Envoy's series arrives by its own name."""
 
     async def run() -> bytes:
         address = loopback()
-        merged = MergedMetrics(
-            MergedOptions(envoy_admin=envoy.directory / "admin.sock", openmetrics=openmetrics)
-        )
+        merged = MergedMetrics(MergedOptions(envoy_admin=envoy.directory / "admin.sock"))
         async with HttpServer(merged.handle, addresses=[(address, 0)]) as server:
             url = f"http://{address}:{server.addresses[0][1]}/metrics"
-            accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
-            return (await fetch(url, headers=accept))[1]
+            return (await fetch(url))[1]
 
     own = envoy.admin("/stats/prometheus")[1].decode()
     names = {(name, labels) for name, labels in re.findall(r"^(envoy_\w+)(\{.*\})? ", own, re.MULTILINE)}
     body = asyncio.run(run())
-    seen = (openmetrics_series if openmetrics else text_series)(body)
+    seen = text_series(body)
     assert len(names) > 50 * CLUSTERS
     assert {name for name, _ in names} <= {name for name, _, _ in seen}
     assert len(names) <= len([name for name, _, _ in seen if name.startswith("envoy_")])

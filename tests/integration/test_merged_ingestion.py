@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 import pytest
 
-from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
+from meshscrape.agent.merged import PATHS, MergedMetrics
+from meshscrape.agent.sources import MergedOptions
 from meshscrape.errors import UnavailableError
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.scrape_targets import ScrapeSource
@@ -43,7 +44,7 @@ def prometheus() -> Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def troubled_agent(openmetrics: bool) -> AsyncIterator[tuple[str, int]]:
+async def troubled_agent() -> AsyncIterator[tuple[str, int]]:
     """Where an agent serves a healthy application among seven that are not."""
     address = loopback()
     behaviours = [
@@ -61,7 +62,7 @@ async def troubled_agent(openmetrics: bool) -> AsyncIterator[tuple[str, int]]:
         ports = [await stack.enter_async_context(application(b, address)) for b in behaviours]
         sources = tuple(ScrapeSource(port) for port in ports)
         limits = MergeLimits(max_bytes=1 << 20)
-        merged = MergedMetrics(MergedOptions(sources, address, openmetrics=openmetrics, limits=limits))
+        merged = MergedMetrics(MergedOptions(sources, address, limits=limits))
         server = HttpServer(routes(dict.fromkeys(PATHS, merged.handle)), addresses=[(address, 0)])
         yield (await stack.enter_async_context(server)).addresses[0]
 
@@ -70,7 +71,7 @@ def test_promtool_reads_it(prometheus: Prometheus) -> None:
     """promtool finds no parse error in the text; its lint exit code 3 is about missing HELP."""
 
     async def run() -> bytes:
-        async with troubled_agent(openmetrics=False) as (host, port):
+        async with troubled_agent() as (host, port):
             headers = {"X-Prometheus-Scrape-Timeout-Seconds": "1"}
             limits = FetchLimits(total=30)
             return (await fetch(f"http://{host}:{port}/metrics", headers=headers, limits=limits))[1]
@@ -88,19 +89,19 @@ def test_promtool_reads_it(prometheus: Prometheus) -> None:
 
 
 def test_prometheus_ingests_it(prometheus: Prometheus, tmp_path: Path) -> None:
-    """A real Prometheus scrapes both formats beside troubled applications: up, with everyone's series."""
+    """A real Prometheus scrapes it beside troubled applications: up, with everyone's series."""
 
     async def run() -> None:
-        async with troubled_agent(False) as text, troubled_agent(True) as openmetrics:
+        async with troubled_agent() as text:
             config = {
                 "global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
                 "scrape_configs": [
                     {"job_name": name, "static_configs": [{"targets": [f"{place[0]}:{place[1]}"]}]}
-                    for name, place in (("text", text), ("openmetrics", openmetrics))
+                    for name, place in (("text", text),)
                 ],
             }
             async with _running(prometheus.server, config, tmp_path) as url:
-                for job in ("text", "openmetrics"):
+                for job in ("text",):
                     await _eventually(url, f'up{{job="{job}"}}', ["1"])
                     await _eventually(url, f'app_requests_total{{job="{job}",code="200"}}', ["5"])
                     await _eventually(url, f'sum(meshscrape_source_up{{job="{job}"}})', ["4"])

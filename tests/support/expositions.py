@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable
 
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 Series = tuple[str, tuple[tuple[str, str], ...], str]
@@ -25,15 +24,6 @@ def text_series(body: bytes) -> list[Series]:
                 name = name.removesuffix("_total")
             seen.append((name, tuple(sorted(sample.labels.items())), repr(float(sample.value))))
     return seen
-
-
-def openmetrics_series(body: bytes) -> list[Series]:
-    """The same from OpenMetrics, whose parser refuses whatever the specification forbids."""
-    return [
-        (sample.name, tuple(sorted(sample.labels.items())), repr(float(sample.value)))
-        for family in parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]
-        for sample in family.samples
-    ]
 
 
 def check_text_structure(body: bytes) -> None:

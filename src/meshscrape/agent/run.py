@@ -14,10 +14,12 @@ from meshscrape import __version__
 from meshscrape.agent import envoy
 from meshscrape.agent.allow_list import ScrapersFile
 from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
-from meshscrape.agent.merged import PATHS, MergedMetrics, MergedOptions
+from meshscrape.agent.merged import PATHS, MergedMetrics
 from meshscrape.agent.metrics import AgentFigures, render
 from meshscrape.agent.schedule import Timing
 from meshscrape.agent.served import ServedCertificate
+from meshscrape.agent.sources import MergedOptions
+from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.clock import utcnow
@@ -142,7 +144,8 @@ class Agent:
                 inside_address=settings.inside_address,
                 envoy_admin=self._state / envoy.ADMIN_SOCKET if settings.envoy else None,
                 merge_envoy=settings.merge_envoy,
-                openmetrics=settings.openmetrics,
+                allow_scrape_series=settings.merge_scrape_series,
+                limits=MergeLimits(settings.merge_max_bytes, settings.merge_max_series),
             ),
             self.own_metrics,
         )

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
-# The series names that a family of each type exposes (or could) beside its own name.
-Suffixes = Mapping[bytes, tuple[bytes, ...]]
-TEXT_SUFFIXES: Suffixes = {
+# The series names that a family of each type exposes beside its own name.
+SUFFIXES: dict[bytes, tuple[bytes, ...]] = {
     b"histogram": (b"_bucket", b"_sum", b"_count"),
     b"summary": (b"_sum", b"_count"),
 }
-OPENMETRICS_SUFFIXES: Suffixes = {
-    b"counter": (b"_total", b"_created"),
-    b"histogram": (b"_bucket", b"_sum", b"_count", b"_created"),
-    b"gaugehistogram": (b"_bucket", b"_gsum", b"_gcount"),
-    b"summary": (b"_sum", b"_count", b"_created"),
-    b"info": (b"_info",),
-}
+_ENDINGS = (b"_bucket", b"_sum", b"_count")
+
+# Owners that are no source.
+AGENT = -1
+PROMETHEUS = -2
 
 
 class FamilyTable:
     """Family name → type and owner. One entry per family, none per series: this is the merge's memory."""
 
-    __slots__ = ("_endings", "_families", "suffixes")
+    __slots__ = ("_families",)
 
-    def __init__(self, suffixes: Suffixes = TEXT_SUFFIXES) -> None:
-        self.suffixes = suffixes
-        self._endings = tuple({suffix for group in suffixes.values() for suffix in group})
+    def __init__(self) -> None:
         self._families: dict[bytes, tuple[bytes, int]] = {}
 
     def __len__(self) -> int:
@@ -36,41 +31,58 @@ class FamilyTable:
         return name in self._families
 
     def get(self, name: bytes) -> tuple[bytes, int] | None:
-        """Type and owner of the family of exactly this name."""
+        """Return type and owner of the family of exactly this name."""
         return self._families.get(name)
 
     def add(self, name: bytes, kind: bytes, owner: int) -> None:
         """Record a family that `conflicts` has cleared."""
         self._families[name] = (kind, owner)
 
+    def add_all(self, found: Sequence[tuple[bytes, bytes]], owner: int) -> bool:
+        """Record all these (name, type), and return True, unless one of their series names is taken.
+
+        Then nothing is recorded. This is `conflicts` and `add` for the families of a whole chunk at once.
+        """
+        fresh = dict.fromkeys(name for name, _ in found)
+        if len(fresh) < len(found) or not self._families.keys().isdisjoint(fresh):
+            return False
+        for name, kind in found:
+            if kind in SUFFIXES:
+                series = [name + suffix for suffix in SUFFIXES[kind]]
+                if any(each in fresh or each in self._families for each in series):
+                    return False
+            if name.endswith(_ENDINGS) and self.parent(name) is not None:
+                return False
+        self._families.update((name, (kind, owner)) for name, kind in found)
+        return True
+
     def parent(self, name: bytes) -> bytes | None:
-        """The histogram or summary that has `name` among its series (`x` for `x_sum`), if there is one."""
-        if not name.endswith(self._endings):
+        """Return the histogram or summary that has `name` among its series (`x` for `x_sum`), if any."""
+        if not name.endswith(_ENDINGS):
             return None
         cut = name.rfind(b"_")
         base, suffix = name[:cut], name[cut:]
         family = self._families.get(base)
-        return base if family is not None and suffix in self.suffixes.get(family[0], ()) else None
+        return base if family is not None and suffix in SUFFIXES.get(family[0], ()) else None
 
     def is_distribution(self, name: bytes) -> bool:
-        """Whether there is a histogram or summary of exactly this name."""
+        """Return whether there is a histogram or summary of exactly this name."""
         family = self._families.get(name)
-        return family is not None and family[0] in (b"histogram", b"summary")
+        return family is not None and family[0] in SUFFIXES
 
     def widens(self, known: bytes, kind: bytes) -> bool:
-        """Whether a family of type `kind` has series names that one of type `known` has not."""
-        return len(self.suffixes.get(kind, ())) > len(self.suffixes.get(known, ()))
+        """Return whether a family of type `kind` has series names that one of type `known` has not."""
+        return len(SUFFIXES.get(kind, ())) > len(SUFFIXES.get(known, ()))
 
     def conflicts(self, name: bytes, kind: bytes) -> bool:
-        """Whether a new family of this name and type would expose a series name that is already owned."""
-        if name in self._families or (name.endswith(self._endings) and self.parent(name) is not None):
+        """Return whether a new family of this name and type would expose a series name that is owned."""
+        if name in self._families or self.parent(name) is not None:
             return True
-        suffixes = self.suffixes.get(kind)
-        return suffixes is not None and any(name + suffix in self._families for suffix in suffixes)
+        return any(name + suffix in self._families for suffix in SUFFIXES.get(kind, ()))
 
     def owners(self, name: bytes, kind: bytes) -> set[int]:
-        """The owners of every series name that a family of this name and type would expose."""
-        names = [name, *(name + suffix for suffix in self.suffixes.get(kind, ()))]
+        """Return the owners of every series name that a family of this name and type would expose."""
+        names = [name, *(name + suffix for suffix in SUFFIXES.get(kind, ()))]
         parent = self.parent(name)
         if parent is not None:
             names.append(parent)

@@ -1,4 +1,4 @@
-"""Families of the agent's own making, rendered in either format; among them each source's health.
+"""Families of the agent's own making, rendered as text; among them each source's health.
 
 No name here is one that applications use: an agent never exposes a bare `process_*` or `python_*`.
 """
@@ -6,9 +6,7 @@ No name here is one that applications use: an agent never exposes a bare `proces
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-
-from meshscrape.exposition.negotiate import Format
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +30,28 @@ class SourceHealth:
     up: bool
     seconds: float
     bytes: int
+    series: int
     dropped_families_total: int
     malformed_lines_total: int
     truncations_total: int
+    format: str = "text"
+    # Families left out of this scrape, by who has their names; the first few by name.
+    hidden: Mapping[str, int] = field(default_factory=dict)
+    hidden_names: Sequence[tuple[str, str]] = ()
+    # Why the source is not up; empty if it is.
+    problem: str = ""
 
 
 _HEALTH: tuple[tuple[str, str, str, str], ...] = (
     ("meshscrape_source_up", "gauge", "up", "Whether the source answered in time with a whole exposition."),
     ("meshscrape_source_scrape_duration_seconds", "gauge", "seconds", "How long the source took."),
     ("meshscrape_source_bytes", "gauge", "bytes", "Bytes that the source sent in this scrape, decoded."),
+    ("meshscrape_source_series", "gauge", "series", "Series of the source in this scrape."),
     (
         "meshscrape_source_dropped_families_total",
         "counter",
         "dropped_families_total",
-        "Families left out because an earlier source has them, or there were too many.",
+        "Families left out because somebody else has their names, or there were too many.",
     ),
     (
         "meshscrape_source_malformed_lines_total",
@@ -57,36 +63,80 @@ _HEALTH: tuple[tuple[str, str, str, str], ...] = (
         "meshscrape_source_truncations_total",
         "counter",
         "truncations_total",
-        "Expositions cut by the connection, the deadline or the limit on bytes.",
+        "Expositions cut by the connection, the deadline or a limit.",
     ),
 )
+_FORMAT = ("meshscrape_source_format", "Always 1; the label has the format that the source answered in.")
+_HIDDEN = (
+    "meshscrape_source_hidden_families",
+    "Families of the source left out of this scrape because of `by`: prometheus (names that Prometheus adds "
+    "itself), agent, an earlier source, or limit.",
+)
+_HIDDEN_INFO = (
+    "meshscrape_source_hidden_family_info",
+    "Always 1; the first families that are left out, by name.",
+)
+_PROBLEM = ("meshscrape_source_problem_info", "Always 1; why a source is down.")
+MAX_PROBLEM = 120
 
 
 def health_names() -> list[tuple[bytes, bytes]]:
-    """(name, type) of every family of `health_families`, to reserve in a merge."""
-    return [(name.encode(), kind.encode()) for name, kind, _, _ in _HEALTH]
+    """Return (name, type) of every family of `health_families`, to reserve in a merge."""
+    labelled = [(name.encode(), b"gauge") for name, _ in (_FORMAT, _HIDDEN, _HIDDEN_INFO, _PROBLEM)]
+    return [(name.encode(), kind.encode()) for name, kind, _, _ in _HEALTH] + labelled
 
 
 def health_families(sources: Iterable[SourceHealth]) -> list[Family]:
-    """The families that tell how each source did, in the order of the sources."""
-    seen = list(sources)
-    return [
-        Family(name, kind, text, [({"source": one.name}, float(getattr(one, field))) for one in seen])
+    """Return the families that tell how each source did, in the order of the sources."""
+    healths = list(sources)
+    families = [
+        Family(name, kind, text, [({"source": one.name}, float(getattr(one, field))) for one in healths])
         for name, kind, field, text in _HEALTH
+    ]
+    return [
+        *families,
+        Family(
+            _FORMAT[0], "gauge", _FORMAT[1], [({"source": h.name, "format": h.format}, 1) for h in healths]
+        ),
+        Family(
+            _HIDDEN[0],
+            "gauge",
+            _HIDDEN[1],
+            [
+                ({"source": h.name, "by": by}, count)
+                for h in healths
+                for by, count in sorted(h.hidden.items())
+            ],
+        ),
+        Family(
+            _HIDDEN_INFO[0],
+            "gauge",
+            _HIDDEN_INFO[1],
+            [
+                ({"source": h.name, "family": family, "by": by}, 1)
+                for h in healths
+                for family, by in h.hidden_names
+            ],
+        ),
+        Family(
+            _PROBLEM[0],
+            "gauge",
+            _PROBLEM[1],
+            [({"source": h.name, "problem": h.problem[:MAX_PROBLEM]}, 1) for h in healths if h.problem],
+        ),
     ]
 
 
-def render_families(families: Iterable[Family], chosen: Format = Format.TEXT) -> bytes:
-    """`families` in the text format or in OpenMetrics (without its end); those without samples left out."""
+def render_families(families: Iterable[Family]) -> bytes:
+    """Return `families` in the text format; those without samples are left out."""
     lines: list[str] = []
     for family in families:
         if not family.samples:
             continue
-        title = family.name
-        if chosen is Format.OPENMETRICS and family.kind == "counter":
-            title = title.removesuffix("_total")
-        quoted = _escaped(family.help, quotes=chosen is Format.OPENMETRICS)
-        lines += [f"# HELP {title} {quoted}\n", f"# TYPE {title} {family.kind}\n"]
+        lines += [
+            f"# HELP {family.name} {_escaped(family.help, quotes=False)}\n",
+            f"# TYPE {family.name} {family.kind}\n",
+        ]
         lines += [
             f"{family.name}{labels if isinstance(labels, str) else label_text(labels)} {_number(value)}\n"
             for labels, value in family.samples

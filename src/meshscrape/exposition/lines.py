@@ -6,16 +6,16 @@ from __future__ import annotations
 class LineBuffer:
     """Holds the unfinished last line between chunks; never more than `max_line` bytes of it.
 
-    A line that is longer, however it arrives, is left out and counted in `too_long`.
+    A line that is longer, however it arrives, is left out and counted.
     """
 
-    __slots__ = ("_held", "_max_line", "_skipping", "too_long")
+    __slots__ = ("_held", "_max_line", "_skipping", "_too_long")
 
     def __init__(self, max_line: int) -> None:
         self._held = bytearray()
         self._max_line = max_line
         self._skipping = False
-        self.too_long = 0
+        self._too_long = 0
 
     def feed(self, chunk: bytes) -> bytes:
         """The whole lines that `chunk` completes, each with its line feed; may be empty."""
@@ -32,6 +32,11 @@ class LineBuffer:
         self._hold(chunk[end:])
         return self._within_limit(lines) if len(lines) > self._max_line else lines
 
+    def taken_too_long(self) -> int:
+        """Return how many lines were too long since the last call."""
+        count, self._too_long = self._too_long, 0
+        return count
+
     def rest(self) -> bytes:
         """The unfinished last line, which is forgotten with this."""
         held = bytes(self._held)
@@ -45,7 +50,7 @@ class LineBuffer:
         if len(self._held) > self._max_line:
             self._held.clear()
             self._skipping = True
-            self.too_long += 1
+            self._too_long += 1
 
     def _within_limit(self, lines: bytes) -> bytes:
         """`lines` without those that are too long, found by looking once per `max_line` bytes."""
@@ -58,7 +63,7 @@ class LineBuffer:
                 continue
             kept.append(lines[start:position])
             position = start = lines.index(b"\n", position) + 1
-            self.too_long += 1
+            self._too_long += 1
         if not kept:
             return lines
         return b"".join((*kept, lines[start:]))

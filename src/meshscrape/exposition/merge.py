@@ -9,55 +9,64 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshscrape.exposition.families import OPENMETRICS_SUFFIXES, TEXT_SUFFIXES, FamilyTable
-from meshscrape.exposition.negotiate import Format
-from meshscrape.exposition.openmetrics_merge import OpenMetricsMerge
-from meshscrape.exposition.scan import Scanner
-from meshscrape.exposition.source import MergeLimits, SourceMerge
+from meshscrape.exposition.families import AGENT, PROMETHEUS, FamilyTable
+from meshscrape.exposition.grammar import GAUGE
+from meshscrape.exposition.source import MergeLimits
 from meshscrape.exposition.text import TextMerge
+
+# The series that Prometheus and vmagent add to every scrape. An application that writes them forges them, or
+# silences them: one sample of `up` with a timestamp ahead of now hides the true one until then.
+SCRAPE_SERIES = (
+    "up",
+    "scrape_body_size_bytes",
+    "scrape_duration_seconds",
+    "scrape_response_size_bytes",
+    "scrape_sample_limit",
+    "scrape_samples_limit",
+    "scrape_samples_post_metric_relabeling",
+    "scrape_samples_scraped",
+    "scrape_series_added",
+    "scrape_series_current",
+    "scrape_series_limit",
+    "scrape_series_limit_samples_dropped",
+    "scrape_timeout_seconds",
+)
 
 
 class Merger:
     """One merged exposition in the making; sources are fed one after the other."""
 
-    def __init__(self, chosen: Format = Format.TEXT, limits: MergeLimits | None = None) -> None:
-        self.format = chosen
+    def __init__(self, limits: MergeLimits | None = None, *, allow_scrape_series: bool = False) -> None:
+        """With `allow_scrape_series`, sources may write SCRAPE_SERIES: for one that federates Prometheus."""
         self.limits = limits or MergeLimits()
-        self.families = FamilyTable(TEXT_SUFFIXES if chosen is Format.TEXT else OPENMETRICS_SUFFIXES)
+        self.families = FamilyTable()
+        self._names = {AGENT: "agent", PROMETHEUS: "prometheus"}
         self._sources = 0
+        if not allow_scrape_series:
+            for name in SCRAPE_SERIES:
+                self.families.add(name.encode(), GAUGE, PROMETHEUS)
 
     def reserve(self, families: Iterable[tuple[bytes, bytes]]) -> None:
         """Own these (name, type) before any source: they are going to be rendered at the end."""
         for name, kind in families:
-            # In OpenMetrics a counter's family is named without the suffix of its samples.
-            counter = kind == b"counter" and self.format is Format.OPENMETRICS
-            self.families.add(name.removesuffix(b"_total") if counter else name, kind, -1)
+            self.families.add(name, kind, AGENT)
 
     def source(
-        self,
-        name: str,
-        max_bytes: int | None = None,
-        max_families: int | None = None,
-        *,
-        dialect: Format = Format.TEXT,
-        scanner: Scanner | None = None,
-    ) -> SourceMerge:
-        """The next source, which speaks `dialect`; finish the one before first.
+        self, name: str, *, trusted: bool = False, doubtful: bool = False, openmetrics: bool = False
+    ) -> TextMerge:
+        """Return the next source; finish the one before first.
 
-        `scanner` is what earlier scrapes taught about its lines. OpenMetrics cannot become text (its samples
-        mean other families there): ask such a source for text.
+        A `trusted` source writes valid lines. A `doubtful` one may not be an exposition at all. What an
+        `openmetrics` one sends is made text first.
         """
-        limits = MergeLimits(
-            max_bytes or self.limits.max_bytes,
-            max_families or self.limits.max_families,
-            self.limits.max_name_bytes,
-            self.limits.max_line,
-        )
         self._sources += 1
-        if self.format is Format.OPENMETRICS:
-            return OpenMetricsMerge(name, self.families, self._sources, limits, dialect)
-        return TextMerge(name, self.families, self._sources, limits, scanner or Scanner())
-
-    def end(self) -> bytes:
-        """What ends the whole exposition."""
-        return b"# EOF\n" if self.format is Format.OPENMETRICS else b""
+        self._names[self._sources] = name
+        return TextMerge(
+            self.families,
+            self._sources,
+            self.limits,
+            lambda owner: self._names[owner],
+            trusted=trusted,
+            doubtful=doubtful,
+            openmetrics=openmetrics,
+        )

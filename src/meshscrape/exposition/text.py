@@ -1,14 +1,18 @@
-"""One source's part of a merge in the text format: whole chunks validated, then judged family by family."""
+"""One source's part of a merge in the text format: whole chunks judged at once, else family by family."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from meshscrape.exposition.families import FamilyTable
 from meshscrape.exposition.grammar import NAME, UNTYPED
-from meshscrape.exposition.scan import Scanner
-from meshscrape.exposition.source import MergeLimits, SourceMerge
+from meshscrape.exposition.patterns import families_end
+from meshscrape.exposition.scan import Mender
+from meshscrape.exposition.source import LineMerge, MergeLimits
 
+# The families of a chunk that was found valid; a line feed stands before its first line.
+_TYPE_LINES = re.compile(rb"\n# TYPE ([^ ]+) (.*)")
 # One family's lines, as long as they are together. It runs over canonical lines only, where a name is known
 # by what follows it. Which group closed last tells what was found: h, s or p (the type's name), lone or bare.
 _BLOCK = re.compile(
@@ -27,8 +31,8 @@ _BLOCK = re.compile(
 _NAME, _BARE, _LONE = (_BLOCK.groupindex[group] for group in ("name", "bare", "lone"))
 
 
-class TextMerge(SourceMerge):
-    """Text in, text out: valid lines pass as they are, at the speed of two regular expressions.
+class TextMerge(LineMerge):
+    """Text in, text out. What client libraries write passes as it is, by two regular expressions a chunk.
 
     Samples that the source exposes twice pass too, as they would without the merge (Prometheus keeps the
     first and warns): knowing them would cost memory per series.
@@ -36,14 +40,19 @@ class TextMerge(SourceMerge):
 
     def __init__(
         self,
-        name: str,
         families: FamilyTable,
         owner: int,
         limits: MergeLimits,
-        scanner: Scanner,
+        owner_name: Callable[[int], str],
+        *,
+        trusted: bool = False,
+        doubtful: bool = False,
+        openmetrics: bool = False,
     ) -> None:
-        super().__init__(name, families, owner, limits)
-        self._scanner = scanner
+        """A `trusted` source (the agent's own Envoy) writes valid lines: only its family names are judged."""
+        super().__init__(families, owner, limits, owner_name, doubtful=doubtful, openmetrics=openmetrics)
+        self._trusted = trusted
+        self._mender = Mender(families.is_distribution)
         # The family whose lines came last, its type, whether it is kept, and whether a HELP may still come.
         self._current: tuple[bytes, bytes] | None = None
         self._keeping = False
@@ -51,21 +60,47 @@ class TextMerge(SourceMerge):
         self._held_help = b""
 
     def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
-        """`lines` (whole ones) without the malformed, and without the families that are not this source's."""
-        if not lines:
-            return b""
-        canonical, malformed = self._scanner.canonical(lines, self._families.is_distribution)
-        self._malformed += malformed
-        self._any_valid = self._any_valid or bool(canonical)
-        data = self._held_help + canonical
-        self._held_help = b""
-        if not last:
-            data, self._held_help = _without_last_help(data)
+        """See LineMerge: without what is malformed, and without the families that are not this source's."""
+        data = self._held_back(self._held_help + lines, last=last)
         if not data:
             return b""
+        if self._takes_whole(data):
+            return data
+        canonical, malformed = self._mender.canonical(data + self._held_help)
+        self.malformed_lines += malformed
+        canonical = self._held_back(canonical, last=last)
+        if not canonical or self._takes_whole(canonical):
+            return canonical
         # The family may go on from the chunk before: its TYPE line in front makes that one case less.
         header = b"# TYPE %s %s\n" % self._current if self._current else b""
-        return self._filtered(header + data, len(header))
+        return self._filtered(header + canonical, len(header))
+
+    def _held_back(self, data: bytes, *, last: bool) -> bytes:
+        """Return `data` without a HELP line at its end: the TYPE line that it belongs to may come next."""
+        self._held_help = b""
+        start = data.rfind(b"\n", 0, -1) + 1
+        if last or not data.startswith(b"# HELP ", start):
+            return data
+        self._held_help = data[start:]
+        return data[:start]
+
+    def _takes_whole(self, data: bytes) -> bool:
+        """Own all families of `data` and return True, if all are free and as client libraries write them."""
+        if self._current is not None and not self._keeping:
+            return False
+        header = b"\n# TYPE %s %s\n" % self._current if self._current else b"\n"
+        text = header + data
+        if self._trusted:
+            if not text.startswith(b"\n# "):
+                return False
+        elif families_end(text, 1) < len(text):
+            return False
+        found = _TYPE_LINES.findall(text)
+        if not found or not self._own_all(found[1:] if self._current else found):
+            return False
+        self._current, self._keeping = found[-1], True
+        self._help_open = _ends_with_type_alone(data)
+        return True
 
     def _filtered(self, data: bytes, start: int) -> bytes:
         """`data[start:]` without what is not kept; `data[:start]` is the TYPE line of the family going on."""
@@ -117,7 +152,7 @@ class TextMerge(SourceMerge):
         if name in self._dropped or owners != {self._owner}:
             self._drop(name, kind)
             return False
-        self._malformed += 1
+        self.malformed_lines += 1
         known = self._families.get(name)
         free = known is None and self._families.parent(name) is None
         # A type that was exposed goes on owning its series, whatever a later line calls the family.
@@ -143,13 +178,13 @@ class TextMerge(SourceMerge):
         """Whether to keep a HELP line that is not right before its TYPE line."""
         if self._current is not None and self._current[0] == name:
             if self._keeping and not self._help_open:
-                self._malformed += 1
+                self.malformed_lines += 1
             wanted = self._keeping and self._help_open
             self._help_open = False
             return wanted
         owners = self._families.owners(name, UNTYPED)
         if owners == {self._owner}:
-            self._malformed += 1
+            self.malformed_lines += 1
             return False
         if owners or self._is_dropped(name) or not self._has_room(name):
             self._drop(name, UNTYPED)
@@ -166,7 +201,10 @@ class TextMerge(SourceMerge):
         self._current, self._keeping, self._help_open = (name, kind), False, False
 
 
-def _without_last_help(data: bytes) -> tuple[bytes, bytes]:
-    """`data` and its last line, if that is a HELP line: the TYPE line that it belongs to may come next."""
+def _ends_with_type_alone(data: bytes) -> bool:
+    """Return whether the last line is a TYPE line without a HELP line before it: HELP may come after it."""
     last = data.rfind(b"\n", 0, -1) + 1
-    return (data[:last], data[last:]) if data.startswith(b"# HELP ", last) else (data, b"")
+    if not data.startswith(b"# TYPE ", last):
+        return False
+    before = data.rfind(b"\n", 0, max(0, last - 1)) + 1
+    return not (last and data.startswith(b"# HELP ", before))

@@ -33,7 +33,9 @@ OWN_VARIABLES = frozenset(
         names.MESHSCRAPE_ENVOY_CONCURRENCY,
         names.MESHSCRAPE_INBOUND,
         names.MESHSCRAPE_INSIDE_ADDRESS,
-        names.MESHSCRAPE_OPENMETRICS,
+        names.MESHSCRAPE_MERGE_MAX_BYTES,
+        names.MESHSCRAPE_MERGE_MAX_SERIES,
+        names.MESHSCRAPE_MERGE_SCRAPE_SERIES,
         names.MESHSCRAPE_OUTPUT_CERTS_MODE,
         names.MESHSCRAPE_RENEWAL_SPREAD,
         names.MESHSCRAPE_ROUTES,
@@ -99,7 +101,9 @@ class AgentSettings:
     scrapers_ca: Path | None
     sources: tuple[ScrapeSource, ...]
     merge_envoy: bool
-    openmetrics: bool
+    merge_max_bytes: int
+    merge_max_series: int
+    merge_scrape_series: bool
     inbound: tuple[InboundPort, ...]
     routes_file: Path | None
 
@@ -169,7 +173,9 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         scrapers_ca=environment.path(names.MESHSCRAPE_SCRAPERS_CA),
         sources=parse_prometheus_annotations_env(environment.text(names.ISTIO_PROMETHEUS_ANNOTATIONS)),
         merge_envoy=environment.flag(names.PILOT_AGENT_MERGE_ENVOY_STATS, True),
-        openmetrics=environment.flag(names.MESHSCRAPE_OPENMETRICS, False),
+        merge_max_bytes=environment.count(names.MESHSCRAPE_MERGE_MAX_BYTES, 256 << 20, 999_999_999),
+        merge_max_series=environment.count(names.MESHSCRAPE_MERGE_MAX_SERIES, 1_000_000, 999_999_999),
+        merge_scrape_series=environment.flag(names.MESHSCRAPE_MERGE_SCRAPE_SERIES, False),
         inbound=parse_inbound(environment.text(names.MESHSCRAPE_INBOUND)),
         routes_file=environment.path(names.MESHSCRAPE_ROUTES),
     )

@@ -4,75 +4,89 @@ from __future__ import annotations
 
 import pytest
 
-from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, source_format
+from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, declared_format
 
-PROMETHEUS_2 = (
+OPENMETRICS_AND_TEXT = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
     "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 )
-PROMETHEUS_3 = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
-    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
-    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
-)
+PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+SCRAPERS = {
+    "Prometheus 2.42": (OPENMETRICS_AND_TEXT, Format.TEXT),
+    "Prometheus 2.42, native histograms": (
+        f"{PROTOBUF},application/openmetrics-text;version=1.0.0;q=0.8,"
+        "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+        Format.PROTOBUF,
+    ),
+    "Prometheus 3": (
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+        "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;"
+        "q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+        Format.TEXT,
+    ),
+    "Prometheus 3, native histograms": (
+        f"{PROTOBUF};q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
+        "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;"
+        "q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
+        Format.PROTOBUF,
+    ),
+    "vmagent": ("text/plain;version=0.0.4;q=1,*/*;q=0.1", Format.TEXT),
+    "text preferred": (f"text/plain;version=0.0.4,{PROTOBUF};q=0.5", Format.TEXT),
+    "protobuf refused": (f"{PROTOBUF};q=0", Format.TEXT),
+    "protobuf in its text form": (PROTOBUF.replace("delimited", "text"), Format.TEXT),
+    "protobuf of another message": (PROTOBUF.replace("MetricFamily", "Other"), Format.TEXT),
+    "anything": ("*/*", Format.TEXT),
+    "nothing": (None, Format.TEXT),
+    "empty": ("", Format.TEXT),
+    "garbage": (";;q=,\x00", Format.TEXT),
+}
 
 
-@pytest.mark.parametrize(
-    "accept", [PROMETHEUS_2, PROMETHEUS_3, None, "", "*/*", "text/plain", ";;q=,", "\x00"]
-)
-def test_text_is_the_default(accept: str | None) -> None:
-    """A workload that did not opt in to OpenMetrics answers text to every scraper, whatever it accepts."""
-    assert choose(accept, allow_openmetrics=False) is Format.TEXT
-
-
-@pytest.mark.parametrize(
-    ("accept", "expected"),
-    [
-        (PROMETHEUS_2, Format.OPENMETRICS),
-        (PROMETHEUS_3, Format.OPENMETRICS),
-        ("application/openmetrics-text", Format.OPENMETRICS),
-        ("application/openmetrics-text;version=2.0.0,text/plain", Format.TEXT),
-        ("application/openmetrics-text;q=0.2,text/plain;q=0.8", Format.TEXT),
-        ("application/openmetrics-text;q=0", Format.TEXT),
-        ("application/openmetrics-text;q=lots", Format.TEXT),
-        ("application/vnd.google.protobuf;q=1,text/plain;q=0.1", Format.TEXT),
-        (None, Format.TEXT),
-    ],
-)
-def test_openmetrics_where_preferred(accept: str | None, expected: Format) -> None:
-    """A workload that opted in answers what the scraper prefers of the two formats."""
-    assert choose(accept, allow_openmetrics=True) is expected
+@pytest.mark.parametrize("scraper", SCRAPERS)
+def test_answers_protobuf_only_to_who_prefers_it(scraper: str) -> None:
+    """Who does not ask for protobuf, or likes text better, gets text."""
+    accept, expected = SCRAPERS[scraper]
+    assert choose(accept) is expected
 
 
 def test_exact_content_types() -> None:
     """Prometheus 3 refuses a scrape without a valid Content-Type: these two are exact."""
     assert content_type(Format.TEXT) == "text/plain; version=0.0.4; charset=utf-8"
-    assert content_type(Format.OPENMETRICS) == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert content_type(Format.PROTOBUF) == (
+        "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
+    )
 
 
-def test_never_asks_for_protobuf() -> None:
-    """Envoy answers protobuf when it is offered, so no source is offered it; text asks for text alone."""
+def test_sources_are_asked_for_what_can_be_merged() -> None:
+    """Envoy answers protobuf whenever it is offered, so text asks for text alone; never for OpenMetrics."""
     assert accept_header(Format.TEXT) == "text/plain;version=0.0.4"
-    assert "protobuf" not in accept_header(Format.OPENMETRICS)
-    assert "*" not in accept_header(Format.OPENMETRICS)
+    assert accept_header(Format.PROTOBUF) == f"{PROTOBUF},text/plain;version=0.0.4;q=0.5"
 
 
 @pytest.mark.parametrize(
-    ("declared", "expected"),
+    ("declared", "expected", "certain"),
     [
-        ("", Format.TEXT),
-        ("text/plain", Format.TEXT),
-        ("text/plain; charset=UTF-8", Format.TEXT),
-        ('Text/Plain;version="0.0.4"', Format.TEXT),
-        ("application/openmetrics-text; version=1.0.0; charset=utf-8", Format.OPENMETRICS),
-        ("text/html; charset=utf-8", None),
-        ("application/json", None),
-        ("text/plain; version=0.0.3", None),
-        ("text/plain; charset=utf-16", None),
-        ("application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily", None),
-        ("garbage", None),
+        ("", Format.TEXT, True),
+        ("text/plain", Format.TEXT, True),
+        ("text/plain; charset=UTF-8", Format.TEXT, True),
+        ("text/plain;charset=ISO-8859-1", Format.TEXT, True),
+        ('Text/Plain;version="0.0.4"', Format.TEXT, True),
+        ("text/html; charset=utf-8", Format.TEXT, False),
+        ("application/json", Format.TEXT, False),
+        ("application/octet-stream", Format.TEXT, False),
+        (f"{PROTOBUF}; escaping=underscores", Format.PROTOBUF, True),
+        ("application/vnd.google.protobuf", None, True),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8", Format.TEXT, True),
+        ("application/openmetrics-text; version=2.0.0", None, True),
+        ("text/plain; version=0.0.3", None, True),
+        ("text/plain; charset=utf-16", None, True),
+        ("text/html; charset=utf-16", None, True),
+        ("application/xml", None, True),
+        ("garbage", None, True),
     ],
 )
-def test_what_a_source_says_it_is(declared: str, expected: Format | None) -> None:
-    """Only what declares itself an exposition in a known format (or nothing at all) is one."""
-    assert source_format(declared) is expected
+def test_what_a_source_says_it_is(declared: str, expected: Format | None, certain: bool) -> None:
+    """Known types are believed, careless ones must prove to be expositions, others are refused."""
+    found = declared_format(declared)
+    assert (None if found is None else found.format) is expected
+    assert found is None or found.certain is certain

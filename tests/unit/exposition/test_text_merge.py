@@ -7,12 +7,14 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Summa
 from prometheus_client.exposition import generate_latest
 
 from meshscrape.exposition.merge import Merger
-from meshscrape.exposition.scan import MAX_SHAPES, Scanner
-from meshscrape.exposition.source import MergeLimits, SourceMerge
+from meshscrape.exposition.patterns import MAX_LABELS
+from meshscrape.exposition.scan import MAX_MENDED
+from meshscrape.exposition.source import MAX_MALFORMED, MergeLimits
+from meshscrape.exposition.text import TextMerge
 from support.expositions import check_text_structure, text_series
 
 
-def merged(*bodies: bytes, limits: MergeLimits | None = None) -> tuple[bytes, list[SourceMerge]]:
+def merged(*bodies: bytes, limits: MergeLimits | None = None) -> tuple[bytes, list[TextMerge]]:
     """The merge of whole bodies, and the sources with their counters."""
     merger = Merger(limits=limits)
     out, sources = b"", []
@@ -45,14 +47,12 @@ UNTOUCHED = {
 
 @pytest.mark.parametrize("case", UNTOUCHED)
 def test_valid_lines_pass_untouched(case: str) -> None:
-    """What clients write is not changed by a byte once its shape is known, and nothing of it is counted."""
+    """What clients write is not changed by a byte, and nothing of it is counted."""
     body = UNTOUCHED[case]
-    scanner = Scanner()
-    first = Merger().source("s", scanner=scanner)
-    first.feed(body)
-    out = (source := Merger().source("s", scanner=scanner)).feed(body) + source.finish()
+    source = Merger().source("s")
+    out = source.feed(body) + source.finish()
     assert out == body
-    assert (first.malformed_lines, source.malformed_lines, source.dropped_families) == (0, 0, 0)
+    assert (source.malformed_lines, source.dropped_families) == (0, 0)
     check_text_structure(out)
 
 
@@ -97,13 +97,11 @@ MALFORMED = [
     b'a{x="1",,} 1',
     b'a{x="1",x="2"} 1',
     b'a{__name__="b"} 1',
-    b'a{x="\\q"} 1',
     b'a{x="\x00"} 1',
     b"a\x00 1",
     b'a{x="\xff"} 1',
     b'a{x="\xed\xa0\x80"} 1',
     b'a{x="1"} 1 # {trace="1"} 1',
-    b"# HELP a bad \\escape",
     b"# HELP",
     b"# TYPE a",
     b"# TYPE a thing",
@@ -192,7 +190,7 @@ def test_limits() -> None:
     body = b"a 1\nb 2\nc 3\n" + b'd{x="' + b"y" * 60 + b'"} 1\n' + b"a 4\n" + b"b 5\n" * 50
     out, (source,) = merged(body, limits=limits)
     assert out.startswith(b"a 1\nb 2\na 4\nb 5\n")
-    assert (source.bytes_in, source.full, source.dropped_families, source.malformed_lines) == (
+    assert (source.bytes_in, bool(source.cut_off), source.dropped_families, source.malformed_lines) == (
         200,
         True,
         1,
@@ -214,25 +212,184 @@ def test_long_lines_do_not_depend_on_chunks(chunk: int) -> None:
     assert source.malformed_lines == 2
 
 
-def test_more_shapes_than_are_learned() -> None:
-    """A source with more sequences of label names than the automaton holds loses speed, not samples."""
-    body = b"".join(b'a{l%d="1",m%d="2"} 1\n' % (n, n) for n in range(2 * MAX_SHAPES))
-    scanner = Scanner()
-    for _ in range(2):
-        source = Merger().source("s", scanner=scanner)
-        assert source.feed(body) + source.finish() == body
-
-
-def test_the_largest_shapes() -> None:
-    """Lines of more labels than are learned, and shapes up to the bound on their cost: nothing is lost."""
-    wide = b"a{%s} 1\n" % b",".join(b'l%d="1"' % n for n in range(1000))
-    many = b"".join(
-        b"a{%s} 1\n" % b",".join(b'l%d_%d="1"' % (n, label) for label in range(60)) for n in range(20)
+@pytest.mark.parametrize("labels", [1, 2, MAX_LABELS, MAX_LABELS + 1, 1000])
+def test_any_number_of_labels(labels: int) -> None:
+    """Lines of many labels come through; one that repeats a label, wherever, is left out."""
+    names = [b"l%d" % number for number in range(labels)]
+    line = b"a{%s} 1\n" % b",".join(name + b'="1"' for name in names)
+    repeated = b"".join(
+        b"a{%s} 2\n" % b",".join(name + b'="1"' for name in [*names[:place], names[0], *names[place:]])
+        for place in {1, labels // 2, labels}
+        if place
     )
-    scanner = Scanner()
-    for _ in range(2):
-        source = Merger().source("s", scanner=scanner)
-        assert source.feed(wide + many) + source.finish() == wide + many
+    out, (source,) = merged(b"# TYPE a gauge\n" + line + repeated + line)
+    assert out == b"# TYPE a gauge\n" + line + line
+    assert source.malformed_lines == repeated.count(b"\n")
+
+
+def test_labels_of_the_line_before_do_not_leak() -> None:
+    """A line with other labels is judged anew, whatever labels the lines before it had."""
+    body = (
+        b'# TYPE a gauge\na{b="1",c="2",d="3",e="4"} 1\na{e="1"} 1\na{e="1",c="2",d="3",e="4"} 1\n'
+        b'a{"="1"} 1\na{b="1","="2"} 1\na{b="1",,c="2"} 1\na{,b="1"} 1\na{b="1",} 1\na{,} 1\n'
+    )
+    out, (source,) = merged(body)
+    assert out == b'# TYPE a gauge\na{b="1",c="2",d="3",e="4"} 1\na{e="1"} 1\na{b="1",} 1\n'
+    assert source.malformed_lines == 6
+
+
+FLOODS = {
+    "blank lines": (b"\n", b""),
+    "spaces": (b" \t\n", b""),
+    "comments": (b"# nothing\n", b""),
+    "ends of OpenMetrics": (b"# EOF\n", b""),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_lines_that_say_nothing_are_not_malformed(flood: str) -> None:
+    """Any number of them between valid lines is left out at once and not counted."""
+    line, kept = FLOODS[flood]
+    body = b"a 1\n" + line * 200_000 + b"b 2\n"
+    out, (source,) = merged(body)
+    assert out == b"a 1\n" + kept + b"b 2\n"
+    assert (source.malformed_lines, source.problem) == (0, "")
+
+
+def test_source_with_mostly_malformed_lines_is_cut_off() -> None:
+    """Beyond a bound nothing more of it is read; before it, each malformed line is counted."""
+    source = Merger().source("s")
+    chunk = b"a 1\n" + b"x\n" * 1000
+    chunks = 0
+    while not source.cut_off and chunks < 100:
+        source.feed(chunk)
+        chunks += 1
+    assert chunks == MAX_MALFORMED // 1000 + 1
+    assert source.malformed_lines == 1000 * chunks
+    assert source.problem == f"sent more malformed lines ({1000 * chunks}) than valid ones"
+
+
+def test_source_with_some_malformed_lines_is_not_cut_off() -> None:
+    """As many valid lines as malformed ones, and more of both than are mended one by one: all is counted."""
+    count = 2 * MAX_MENDED
+    out, (source,) = merged(b"a 1\na 1\nx\na  2\n" * count)
+    assert source.malformed_lines + out.count(b"\n") == 4 * count
+    assert out.count(b"a 1\n") == 2 * count
+    assert out.count(b"a 2\n") == MAX_MENDED // 2
+    assert (source.cut_off, source.problem) == ("", "")
+
+
+def test_backslash_that_begins_no_escape_is_doubled() -> None:
+    """A Windows path is taken as Prometheus takes it, and written so that every parser reads it."""
+    out, (source,) = merged(rb"""# HELP a C:\\d \ok \n
+a{p="C:\temp",q="\\d \" \e"} 1
+""")
+    expected = rb"""# HELP a C:\\d \\ok \n
+a{p="C:\\temp",q="\\d \" \\e"} 1
+"""
+    assert out == expected
+    assert source.malformed_lines == 0
+
+
+@pytest.mark.parametrize("body", [b"up 1\n", b"# TYPE up gauge\nup 1 9999999999999\n", b'up{a="1"} 1\n'])
+def test_source_does_not_write_series_of_the_scrape(body: bytes) -> None:
+    """`up` is Prometheus's own; a source that federates a Prometheus may write it where that is allowed."""
+    out, (source,) = merged(body + b"# TYPE upper gauge\nupper 2\n")
+    assert out == b"# TYPE upper gauge\nupper 2\n"
+    assert source.hidden == {"prometheus": 1}
+    assert source.hidden_names == [("up", "prometheus")]
+    federating = Merger(allow_scrape_series=True).source("s")
+    assert federating.feed(body) == body
+
+
+def test_hidden_families_are_told_by_whose_names_they_have() -> None:
+    """A family of a later source is counted for the earlier source that has its name."""
+    merger = Merger(MergeLimits(max_families=2))
+    merger.reserve([(b"ours", b"gauge")])
+    first = merger.source("application:1")
+    first.feed(b"# TYPE a gauge\na 1\n")
+    second = merger.source("application:2")
+    second.feed(b"# TYPE a gauge\na 1\n# TYPE ours gauge\nours 1\nb 1\nc 1\nd 1\n")
+    assert second.hidden == {"application:1": 1, "agent": 1, "limit": 1}
+    assert second.hidden_names == [("a", "application:1"), ("ours", "agent"), ("d", "limit")]
+    assert (first.hidden, second.dropped_families) == ({}, 3)
+
+
+def test_limit_on_series() -> None:
+    """The source is cut at the sample that is one too many; families and comments do not count."""
+    body = b"".join(
+        b'# HELP m%d x\n# TYPE m%d gauge\nm%d{a="1"} 1\nm%d{a="2"} 1\n' % (n, n, n, n) for n in range(9)
+    )
+    out, (source,) = merged(body, limits=MergeLimits(max_series=5))
+    assert (out.count(b" 1\n"), source.series) == (5, 5)
+    assert source.problem == "sent more than 5 series"
+
+
+def test_trusted_source_is_judged_by_its_families_only() -> None:
+    """Envoy's lines are not read; its families are still nobody else's, and theirs are not Envoy's."""
+    merger = Merger()
+    merger.reserve([(b"ours", b"gauge")])
+    envoy = merger.source("envoy", trusted=True)
+    odd = b"# TYPE e counter\ne{odd line} 1\n"
+    assert envoy.feed(odd) == odd
+    assert envoy.feed(b"e{} 2\n# TYPE f gauge\nf{} 1\n") == b"e{} 2\n# TYPE f gauge\nf{} 1\n"
+    assert envoy.feed(b"# TYPE ours gauge\nours{} 1\n# TYPE g gauge\ng{} 1\n") == b"# TYPE g gauge\ng{} 1\n"
+    envoy.finish()
+    later = merger.source("application:1")
+    assert later.feed(b"f 1\nown 1\n") == b"own 1\n"
+    assert later.hidden == {"envoy": 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected", "problem"),
+    [
+        (b"a 1\nb 2\n", b"a 1\nb 2\n", False),
+        (b"", b"", False),
+        (b"<html>up 1</html>\na 1\n", b"", True),
+        (b'{"up": 1}\n', b"", True),
+    ],
+)
+def test_doubtful_source_must_be_an_exposition(body: bytes, expected: bytes, problem: bool) -> None:
+    """What declares a type of anything is merged if every line of it is one of an exposition."""
+    source = Merger().source("s", doubtful=True)
+    assert source.feed(body) + source.finish() == expected
+    assert bool(source.problem) is problem
+
+
+OPENMETRICS = (
+    b"# HELP a Jobs.\n# TYPE a counter\n# UNIT a jobs\n"
+    b'a_total{x=" # {y}"} 1 # {trace_id="abc"} 1.0 1700000000.5\na_created 1.5\n'
+    b'# TYPE h histogram\nh_bucket{le="+Inf"} 3 # {t="d"} 0.5\nh_sum 2\nh_count 3\n'
+    b"# TYPE g gauge\ng 1 1700000000.123\n# TYPE u unknown\nu 1 -3\n"
+)
+MADE_TEXT = (
+    b"# HELP a Jobs.\n# TYPE a counter\n"
+    b'a_total{x=" # {y}"} 1\na_created 1.5\n'
+    b'# TYPE h histogram\nh_bucket{le="+Inf"} 3\nh_sum 2\nh_count 3\n'
+    b"# TYPE g gauge\ng 1 1700000000123\n# TYPE u untyped\n"
+)
+
+
+@pytest.mark.parametrize("chunk", [1, 13, 10_000])
+def test_openmetrics_becomes_text(chunk: int) -> None:
+    """Samples keep names and values; exemplars and units go, seconds become milliseconds."""
+    body = OPENMETRICS + b"# EOF\nafter 1\n"
+    source = Merger().source("s", openmetrics=True)
+    out = b"".join(source.feed(body[i : i + chunk]) for i in range(0, len(body), chunk)) + source.finish(True)
+    assert out == MADE_TEXT
+    assert (source.malformed_lines, source.problem) == (1, "")
+    check_text_structure(out)
+
+
+@pytest.mark.parametrize(
+    ("end", "whole"), [(b"# EOF\n", True), (b"# EOF", True), (b"", False), (b"b 2", False)]
+)
+def test_openmetrics_without_its_end_is_cut_off(end: bytes, whole: bool) -> None:
+    """Only `# EOF` says that OpenMetrics is whole, whatever the transport says."""
+    source = Merger().source("s", openmetrics=True)
+    assert source.feed(b"a 1\n" + end) + source.finish(True) == b"a 1\n"
+    assert (source.problem == "") is whole
+    assert source.truncated is not whole
 
 
 def test_client_library() -> None:

@@ -42,12 +42,9 @@ def test_the_defaults_are_closed() -> None:
     assert (found.secure_stats_port, found.secure_merged_port) == (0, 0)
     assert (found.stats_port, found.merged_port, found.health_port) == (15090, 15020, 15021)
     assert (found.scrapers, found.scrapers_ca, found.sources, found.inbound) == ((), None, (), ())
-    assert (found.envoy, found.localhost_only, found.merge_envoy, found.openmetrics) == (
-        True,
-        False,
-        True,
-        False,
-    )
+    assert (found.envoy, found.localhost_only, found.merge_envoy) == (True, False, True)
+    assert (found.merge_max_bytes, found.merge_max_series) == (256 << 20, 1_000_000)
+    assert found.merge_scrape_series is False
     assert (found.secret_ttl, found.grace_ratio, found.grace_jitter) == (timedelta(hours=24), 0.5, 0.01)
     assert (found.key_algorithm, found.ca_address) == ("ECDSA", "istiod.istio-system.svc:15012")
     assert (found.output_certs, found.output_certs_mode) == (None, 0o600)
@@ -90,7 +87,9 @@ def test_every_variable_has_its_effect() -> None:
         MESHSCRAPE_ENVOY="/envoy",
         MESHSCRAPE_ENVOY_CONCURRENCY="2",
         MESHSCRAPE_INBOUND='[{"port":9080,"mode":"STRICT","name":"http"}]',
-        MESHSCRAPE_OPENMETRICS="true",
+        MESHSCRAPE_MERGE_MAX_BYTES="1000000",
+        MESHSCRAPE_MERGE_MAX_SERIES="5000",
+        MESHSCRAPE_MERGE_SCRAPE_SERIES="true",
         MESHSCRAPE_OUTPUT_CERTS_MODE="0640",
         MESHSCRAPE_RENEWAL_SPREAD="1m",
         MESHSCRAPE_ROUTES="/routes.json",
@@ -134,7 +133,9 @@ def test_every_variable_has_its_effect() -> None:
         scrapers_ca=Path("/scrapers.pem"),
         sources=(ScrapeSource(9080),),
         merge_envoy=False,
-        openmetrics=True,
+        merge_max_bytes=1_000_000,
+        merge_max_series=5_000,
+        merge_scrape_series=True,
         inbound=(InboundPort(9080, "STRICT", "http"),),
         routes_file=Path("/routes.json"),
     )
@@ -221,7 +222,9 @@ WRONG = [
     ("ENVOY_SECURE_MERGED_METRICS_PORT", "15091", "reserved for Envoy's statistics over mutual TLS"),
     ("METRICS_LOCALHOST_ACCESS_ONLY", "yes", "not a truth value"),
     ("PILOT_AGENT_MERGE_ENVOY_STATS", "off", "not a truth value"),
-    ("MESHSCRAPE_OPENMETRICS", "2", "not a truth value"),
+    ("MESHSCRAPE_MERGE_MAX_BYTES", "1GB", "not a number from 1 to"),
+    ("MESHSCRAPE_MERGE_MAX_SERIES", "0", "not a number from 1 to"),
+    ("MESHSCRAPE_MERGE_SCRAPE_SERIES", "2", "not a truth value"),
     ("MESHSCRAPE_SCRAPERS", "prometheus", "not an entry"),
     ("ISTIO_PROMETHEUS_ANNOTATIONS", "{", "not JSON"),
     ("MESHSCRAPE_INBOUND", "{", "not JSON"),
