@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, Counter, start_http_server
 
-from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK
 from meshscrape.verify.findings import Report
 from meshscrape.verify.open_ports import Bounds, connect_scan
 from meshscrape.verify.run import VerifyOptions, verify
@@ -111,7 +110,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 def test_an_open_admin_api_is_exactly_one_finding(world: World) -> None:
     """On a port that nobody announced; that it serves metrics too is no second finding."""
-    assert world.findings() == {(ADMIN_CHECK, "default/holed", f"{world.open_admin}:{ADMIN}")}
+    assert world.findings() == {("exposed-admin", "default/holed", f"{world.open_admin}:{ADMIN}")}
 
 
 def test_an_exporter_beside_the_sidecar_is_exactly_one_finding_more(world: World) -> None:
@@ -120,7 +119,7 @@ def test_an_exporter_beside_the_sidecar_is_exactly_one_finding_more(world: World
     with exporter(world.clean), ordinary(world.clean):
         report = world.report()
     found = {(each.check, each.workload, each.target) for each in report.findings}
-    assert found - before == {(METRICS_CHECK, "default/clean", f"{world.clean}:{EXPORTER}")}
+    assert found - before == {("exposed-metrics", "default/clean", f"{world.clean}:{EXPORTER}")}
     assert any("orders_total" in each.seen or "version=" in each.seen for each in report.findings)
     ordinary_port = [each for each in report.checks if each.target == f"{world.clean}:{ORDINARY}"]
     assert {each.outcome for each in ordinary_port} == {"passed"}

@@ -137,6 +137,18 @@ def application_without_certificate(config: Bootstrap) -> None:
     tls_context(config, APPLICATION)["require_client_certificate"] = False
 
 
+def no_deadline(config: Bootstrap) -> None:
+    listener(config, STATS)["filter_chains"][0]["transport_socket_connect_timeout"] = "0s"
+
+
+def application_resumption(config: Bootstrap) -> None:
+    tls_context(config, APPLICATION)["disable_stateless_session_resumption"] = False
+
+
+def no_inspection_deadline(config: Bootstrap) -> None:
+    listener(config, APPLICATION)["listener_filters_timeout"] = "0s"
+
+
 def plaintext_prefix_route(config: Bootstrap) -> None:
     match = routes(config, 15090)[0]["match"]
     del match["path"]
@@ -229,7 +241,10 @@ HOLES: dict[str, Hole] = {
     "prefix-route": hole(("paths", STATS), edit=prefix_route),
     "default-path-handling": hole(("paths", STATS), edit=default_path_handling),
     "every-method": hole(("methods", STATS), edit=every_method),
-    "no-tls": hole(("plain-http", STATS), ("scraper-admitted", STATS), edit=no_tls),
+    "no-tls": hole(
+        ("plain-http", STATS), ("scraper-admitted", STATS), ("silent-connection", STATS), edit=no_tls
+    ),
+    "no-deadline": hole(("silent-connection", STATS), edit=no_deadline),
     "tls-or-not": hole(("plain-http", STATS), edit=tls_or_not),
     "admin-on-tcp": hole(("admin-closed", 15000), edit=admin_on_tcp),
     "hardened-but-open": hole(("plaintext-closed", 15090), promised=hardened, edit=statistics_on_the_pod),
@@ -258,6 +273,12 @@ HOLES: dict[str, Hole] = {
     "application-anonymous": hole(
         ("no-certificate", APPLICATION), promised=application("STRICT"),
         edit=application_without_certificate,
+    ),
+    "application-resumption": hole(
+        ("session-resumption", APPLICATION), promised=application("PERMISSIVE"), edit=application_resumption
+    ),
+    "application-no-deadline": hole(
+        ("silent-connection", APPLICATION), promised=application("PERMISSIVE"), edit=no_inspection_deadline
     ),
     "application-missing": hole(
         ("application-metrics", APPLICATION), promised=application("STRICT"),
@@ -328,5 +349,5 @@ def test_a_clean_workload_has_passed_something(found: dict[str, Report], name: s
         assert {each.check for each in results if each.target == target} >= {
             *("content-type", "exposition", "families", "server-certificate", "plain-http", "no-certificate"),
             *("other-ca", "expired-certificate", "session-resumption", "unlisted-workload", "legacy-tls"),
-            *("paths", "methods"),
+            *("silent-connection", "paths", "methods"),
         }

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from meshscrape.verify.check import PlannedCheck
 from meshscrape.verify.findings import Outcome
 from meshscrape.verify.html.page import page
-from meshscrape.verify.matrix import PlannedCheck
 from support.mesh import Up
 from support.reports import NOW, mesh_of, report_of, result
 
@@ -101,7 +101,7 @@ def hostile_lengths() -> str:
                 "unlisted-workload": ("failed", "HTTP 200"),
                 "expired-certificate": ("skipped", "could not be checked: no CA"),
                 "sources": ("failed", "application:9080 is down"),
-            }.get(planned.check)  # type: ignore[return-value]
+            }.get(planned.check.name)  # type: ignore[return-value]
         return None
 
     mesh = mesh_of(["a", "b" * 63, "m" * 63])

@@ -18,7 +18,6 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import identity_of
 from meshscrape.system.files import publish
 from meshscrape.verify.identities import look_alike, read_credentials
-from meshscrape.verify.matrix import ANONYMOUS, PLAIN, Probe
 from meshscrape.verify.observations import (
     Answered,
     Closed,
@@ -31,6 +30,7 @@ from meshscrape.verify.observations import (
     TlsAlert,
     TlsFailed,
 )
+from meshscrape.verify.probe import ANONYMOUS, PLAIN, Probe
 from meshscrape.verify.probes import Timeouts, TlsContexts, Visitor, observe
 from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import loopback
@@ -268,7 +268,7 @@ def test_a_silent_port_is_one_finding(tmp_path: Path) -> None:
         report = asyncio.run(verify(document, options))
     for each in lasting:
         each.close()
-    assert [each.check for each in report.findings] == ["scraper-admitted"]
+    assert [each.check for each in report.findings] == ["scraper-admitted", "silent-connection"]
     assert len(lasting) < 20
 
 

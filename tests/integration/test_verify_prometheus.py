@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from meshscrape.local.binaries import ensure_prometheus
-from meshscrape.verify import prometheus_checks as targets
 from meshscrape.verify.findings import CheckResult, Report
+from meshscrape.verify.registry import PROMETHEUS_CHECKS
 from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import free_port, loopback
 from support.ca import ca_process
@@ -25,7 +25,7 @@ from support.polling import eventually
 from support.subject import Identities, Spoiled, mesh_status, subject
 
 NAMES = ("fine", "forgotten", "in-the-clear", "dropped", "refused")
-ONLY = frozenset(targets.CHECKS) | {"scraper-admitted"}
+ONLY = frozenset(each.name for each in PROMETHEUS_CHECKS) | {"scraper-admitted"}
 
 
 def configuration(identities: Identities, pods: dict[str, str]) -> dict[str, Any]:
@@ -171,5 +171,5 @@ def test_a_prometheus_that_is_gone_leaves_nothing_unsaid(tmp_path: Path) -> None
         status["prometheus"]["url"] = f"http://{loopback()}:9090"
         found = asyncio.run(verify(status, VerifyOptions(patience=0)))
     assert {(each.check, each.severity) for each in found.findings} == {
-        (name, "skipped") for name in targets.CHECKS
+        (each.name, "skipped") for each in PROMETHEUS_CHECKS
     }

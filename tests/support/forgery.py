@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 HOUR = timedelta(hours=1)
 
@@ -90,13 +90,19 @@ class Forge:
         valid_until: timedelta = HOUR,
         client: bool = True,
         self_signed: bool = False,
+        rsa_bits: int = 0,
     ) -> Pair:
-        """A certificate with these SANs, valid between two moments counted from now.
+        """Return a certificate with these SANs, valid between two moments counted from now.
 
-        Without `client` it is for servers alone; a `self_signed` one is its own issuer.
+        Without `client` it is for servers alone; a `self_signed` one is its own issuer. With `rsa_bits` its
+        key is an RSA key of this length.
         """
         now = datetime.now(UTC)
-        key = self._key if self_signed else ec.generate_private_key(ec.SECP256R1())
+        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = (
+            self._key if self_signed else ec.generate_private_key(ec.SECP256R1())
+        )
+        if rsa_bits:
+            key = rsa.generate_private_key(65537, rsa_bits)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(each) for each in uris]
         names += [x509.DNSName(each) for each in dns]
         builder = (

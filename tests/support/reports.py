@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from meshscrape.verify.checks import CHECKS
+from meshscrape.verify.check import PlannedCheck, Verdict, plan, result_of
 from meshscrape.verify.findings import CheckResult, Outcome, Report, SeenCertificate
-from meshscrape.verify.matrix import PlannedCheck, plan
 from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
-from support.status import PROMETHEUS, sidecar, status
+from meshscrape.verify.ports import announced_ports
+from meshscrape.verify.registry import CHECKS, PORT_CHECKS
+from support.status import sidecar, status
 
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 PROXY = {"address": "127.9.2.9:15094", "tokenFile": "/run/token"}
@@ -38,9 +39,9 @@ def mesh_of(names: Sequence[str], *, proxied: bool = True, **changes: Any) -> Me
 def report_of(mesh: MeshStatus, judge: Judge = all_pass, *more: CheckResult) -> Report:
     """The report of the full plan for `mesh`, judged by `judge`, and some results more."""
     results = []
-    for each in plan(mesh, mesh.workload(PROMETHEUS)):
+    for each in plan(announced_ports(mesh), PORT_CHECKS):
         outcome, seen = judge(each) or ("passed", "as expected")
-        results.append(result(each.check, outcome, each.workload, each.target, seen))
+        results.append(result(each.check.name, outcome, each.workload, each.target, seen))
     certificates = [certificate(each.spiffe_id, each.title, each.addresses[0]) for each in mesh.workloads]
     scraper = "spiffe://cluster.local/ns/istio-system/sa/prometheus"
     return Report((*results, *more), scraper, NOW, 6.5, tuple(certificates), mesh)
@@ -48,8 +49,7 @@ def report_of(mesh: MeshStatus, judge: Judge = all_pass, *more: CheckResult) -> 
 
 def result(check: str, outcome: Outcome, workload: str, target: str, seen: str) -> CheckResult:
     """One result with the check's own words."""
-    words = CHECKS[check]
-    return CheckResult(check, workload, target, outcome, seen, words.expected, words.remedy, words.severity)
+    return result_of(CHECKS[check], workload, target, Verdict(outcome, seen))
 
 
 def certificate(

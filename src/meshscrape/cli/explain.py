@@ -21,8 +21,8 @@ from meshscrape.verify.explain.explanation import Explanation
 from meshscrape.verify.explain.gather import ProxyPlace, explain_all
 from meshscrape.verify.explain.standalone import explain_standalone
 from meshscrape.verify.explain.target import find_targets
-from meshscrape.verify.matrix import host_port
 from meshscrape.verify.mesh_status import parse_mesh
+from meshscrape.verify.probe import host_port
 from meshscrape.verify.probes import Timeouts
 from meshscrape.verify.run import scraper_of
 

@@ -36,7 +36,7 @@ def watch(
     def tell(run: Run) -> None:
         if page_file is not None:
             try:
-                write_page(page_file, run.watched.report, run.watched.failure)
+                write_page(page_file, run.history.report, run.history.failure)
             except MeshscrapeError as error:
                 # The metrics are worth more than the page: a full disk must not end them.
                 say(f"the page stays as it was: {error}")
@@ -66,14 +66,14 @@ async def _until_signal(watching: Watch) -> int:
     except asyncio.CancelledError:
         if not ended:
             raise
-    return watching.watched.exit_code if watching.watched.number else 128 + ended[0]
+    return watching.history.exit_code if watching.history.number else 128 + ended[0]
 
 
 def _lines(run: Run, now: datetime) -> Iterator[str]:
     """One line per run, then one per finding that is new or gone."""
-    watched = run.watched
-    said = summary(run.report) if run.report else f"COULD NOT RUN: {watched.failure}"
-    yield f"{now:%Y-%m-%dT%H:%M:%SZ} run {watched.number}: {said}; next in {run.next_in:.0f} s"
+    history = run.history
+    said = summary(run.report) if run.report else f"COULD NOT RUN: {history.failure}"
+    yield f"{now:%Y-%m-%dT%H:%M:%SZ} run {history.number}: {said}; next in {run.next_in:.0f} s"
     for finding in run.changes.new:
         yield f"  NEW   {_finding(finding)}; expected: {finding.expected}; do: {finding.remedy}"
     for finding in run.changes.gone:
@@ -90,4 +90,4 @@ def _json_line(run: Run, now: datetime) -> str:
     if run.report is not None:
         return json.dumps(document(run.report))
     failed = {"apiVersion": DOCUMENT_VERSION, "kind": "VerifyFailure"}
-    return json.dumps({**failed, "ended": now.isoformat(timespec="seconds"), "reason": run.watched.failure})
+    return json.dumps({**failed, "ended": now.isoformat(timespec="seconds"), "reason": run.history.failure})

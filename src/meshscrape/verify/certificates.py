@@ -1,4 +1,4 @@
-"""The certificates that a verification met: whose they are and how long they last (pure)."""
+"""Describe the certificates that a verification saw: whose they are and how long they last (pure)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from cryptography import x509
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import identity_of
+from meshscrape.verify.check import PlannedCheck
 from meshscrape.verify.findings import Role, SeenCertificate
-from meshscrape.verify.matrix import PlannedCheck, Probe
 from meshscrape.verify.observations import Observation, Presented, printable
+from meshscrape.verify.probe import Probe
 
 
 def seen_certificates(
     planned: Iterable[PlannedCheck], seen: Mapping[Probe, Observation]
 ) -> Iterator[SeenCertificate]:
-    """What the servers presented, in the order of the checks."""
+    """Yield what the servers presented, in the order of the checks."""
     for each in planned:
-        for case in each.cases if each.check == "server-certificate" else ():
+        for case in each.cases:
             match seen.get(case.probe):
                 case Presented(leaf=leaf):
                     try:
@@ -31,7 +32,7 @@ def seen_certificates(
 def describe_certificate(
     role: Role, workload: str, target: str, certificate: x509.Certificate
 ) -> SeenCertificate:
-    """What is worth knowing of a certificate in use."""
+    """Return what a report tells about a certificate in use."""
     try:
         name = str(identity_of(certificate))
     except InputError:

@@ -1,7 +1,7 @@
-"""What is known over many verifications, and its metric families (pure).
+"""What many verifications found, and the metric families that tell it (pure).
 
-A green result is worth no more than the last run: one that could not be made, or is overdue, withdraws it. A
-red one stays until a later run disproves it.
+A green result holds only as long as the runs go on: a run that could not be made, or that is overdue,
+withdraws it. A red result stays until a later run disproves it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,19 @@ from datetime import datetime
 from typing import Literal, TypeAlias
 
 from meshscrape.exposition.health import Family, render_families
-from meshscrape.verify.checks import CHECKS
-from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK
 from meshscrape.verify.findings import CheckResult, Finding, Report, SeenCertificate
-from meshscrape.verify.prometheus_checks import CHECKS as PROMETHEUS_CHECKS
+from meshscrape.verify.registry import CHECKS, port_check
 
 RunResult: TypeAlias = Literal["clean", "findings", "failed"]
 _RESULTS: tuple[RunResult, ...] = ("clean", "findings", "failed")
 _OVERDUE = 3  # intervals without the end of a run
-# Results that say of a port that anyone can read it.
-_KINDS = {METRICS_CHECK: "metrics", ADMIN_CHECK: "admin", "plaintext-open": "metrics"}
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
-    """Everything that is remembered from run to run. Times are UTC; None: has not happened yet.
+class History:
+    """What is remembered from run to run. Times are UTC; None means that it has not happened yet.
 
-    `report` is that of the last run that was made, `failure` says why the latest one was not (else empty).
+    `report` belongs to the last run that could be made. `failure` says why the latest run could not be made.
     """
 
     interval: float
@@ -38,23 +34,23 @@ class Watched:
     ended: datetime | None = None
     failure: str = ""
 
-    def after_report(self, report: Report, ended: datetime) -> Watched:
-        """Knowledge after a run that was made."""
+    def after_report(self, report: Report, ended: datetime) -> History:
+        """Return the history after a run that was made."""
         result: RunResult = "findings" if report.findings else "clean"
         return replace(self, runs=self._counted(result), report=report, ended=ended, failure="")
 
-    def after_failure(self, reason: str) -> Watched:
-        """Knowledge after a run that could not be made."""
+    def after_failure(self, reason: str) -> History:
+        """Return the history after a run that could not be made."""
         return replace(self, runs=self._counted("failed"), failure=reason)
 
     @property
     def number(self) -> int:
-        """How many runs there were."""
+        """Return how many runs there were."""
         return sum(self.runs.values())
 
     @property
     def exit_code(self) -> int:
-        """As of one verification: that of the latest run."""
+        """Return the exit code of the latest run."""
         if self.failure or self.report is None:
             return 2
         return self.report.exit_code
@@ -65,14 +61,14 @@ class Watched:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one run found that the one before had not, and what is gone since."""
+    """What a run found that the previous run had not, and what it did not find any more."""
 
     new: tuple[Finding, ...]
     gone: tuple[Finding, ...]
 
 
 def changes(before: Report | None, now: Report) -> Changes:
-    """How the findings of two runs differ; the same finding with other words is the same."""
+    """Return how the findings of two runs differ. The same finding with other words is the same."""
     old = {_key(each): each for each in (before.findings if before else ())}
     new = {_key(each): each for each in now.findings}
     return Changes(
@@ -81,49 +77,49 @@ def changes(before: Report | None, now: Report) -> Changes:
     )
 
 
-def render(watched: Watched, now: datetime) -> bytes:
-    """The families as text exposition 0.0.4."""
-    return render_families(families(watched, now))
+def render(history: History, now: datetime) -> bytes:
+    """Return the families as text exposition 0.0.4."""
+    return render_families(families(history, now))
 
 
-def is_stale(watched: Watched, now: datetime) -> bool:
-    """Whether the last report says nothing about the present any more."""
-    if watched.failure or watched.report is None or watched.ended is None:
+def is_stale(history: History, now: datetime) -> bool:
+    """Return whether the last report is too old to tell anything about the present."""
+    if history.failure or history.report is None or history.ended is None:
         return True
-    overdue = _OVERDUE * watched.interval + watched.report.seconds
-    return (now - watched.ended).total_seconds() > overdue
+    overdue = _OVERDUE * history.interval + history.report.seconds
+    return (now - history.ended).total_seconds() > overdue
 
 
-def families(watched: Watched, now: datetime) -> Iterator[Family]:
-    """Every family; label values are checks' names and what the status document names, nothing else."""
+def families(history: History, now: datetime) -> Iterator[Family]:
+    """Yield every family. Label values are names of checks and names from the status document only."""
     yield Family(
         "meshscrape_verify_runs_total", "counter", "Verifications that ended, by result.",
-        [({"result": result}, watched.runs[result]) for result in _RESULTS],
+        [({"result": result}, history.runs[result]) for result in _RESULTS],
     )  # fmt: skip
-    yield _gauge("meshscrape_verify_interval_seconds", "Seconds between two verifications.", watched.interval)
-    if watched.number:
-        made = 0 if watched.failure else 1
+    yield _gauge("meshscrape_verify_interval_seconds", "Seconds between two verifications.", history.interval)
+    if history.number:
+        made = 0 if history.failure else 1
         yield _gauge(
             "meshscrape_verify_last_run_success", "Whether the last verification could be made.", made
         )
-    if watched.report is None or watched.ended is None:
+    if history.report is None or history.ended is None:
         return
     yield _gauge(
         "meshscrape_verify_last_run_timestamp_seconds",
-        "When the last verification that could be made ended, in Unix time.", watched.ended.timestamp(),
+        "When the last verification that could be made ended, in Unix time.", history.ended.timestamp(),
     )  # fmt: skip
     yield _gauge(
         "meshscrape_verify_last_run_duration_seconds",
-        "How long the last verification that could be made took.", watched.report.seconds,
+        "How long the last verification that could be made took.", history.report.seconds,
     )  # fmt: skip
-    stale = is_stale(watched, now)
-    yield from _checks(watched.report.checks, stale=stale)
-    yield _exposed(watched.report.checks, stale=stale)
-    yield _certificates(watched.report.certificates)
+    stale = is_stale(history, now)
+    yield from _checks(history.report.checks, stale=stale)
+    yield _exposed(history.report.checks, stale=stale)
+    yield _certificates(history.report.certificates)
 
 
 def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
-    """0 or 1 by check and workload: the worst of its ports. Of a stale report only what is red."""
+    """Yield 0 or 1 by check and workload: the worst of its ports. A stale report yields only what is red."""
     failed: dict[tuple[str, str], bool] = defaultdict(bool)
     skipped: dict[tuple[str, str], bool] = defaultdict(bool)
     for each in results:
@@ -143,10 +139,11 @@ def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
 
 
 def _exposed(results: Sequence[CheckResult], *, stale: bool) -> Family:
-    """How many ports anyone can read; announced ones are those that the mesh itself says are open."""
+    """Return how many ports anyone can read; `announced` are those that the mesh itself says are open."""
     ports: dict[tuple[str, str, str], set[str]] = {}
     for each in results:
-        if (kind := _KINDS.get(each.check)) and each.workload:
+        check = port_check(each.check)
+        if check and (kind := check.exposes) and each.workload:
             for announced in ("false", "true"):
                 ports.setdefault((each.workload, kind, announced), set())
             if each.outcome == "failed":
@@ -190,8 +187,8 @@ def _check_labels(key: tuple[str, str]) -> dict[str, str]:
 
 
 def _severity(check: str) -> str:
-    """Of the check, not of one result: a label that changed with the result would make a new series."""
-    known = CHECKS.get(check) or PROMETHEUS_CHECKS.get(check)
+    """Return the check's severity. A result's own would change, and a changed label makes a new series."""
+    known = CHECKS.get(check)
     return known.severity if known else "broken"
 
 

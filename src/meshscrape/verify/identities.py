@@ -30,8 +30,8 @@ from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DATA_LINK, read_input
 from meshscrape.verify.certificates import describe_certificate
 from meshscrape.verify.findings import SeenCertificate
-from meshscrape.verify.matrix import Identity
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
+from meshscrape.verify.probe import Identity
 from meshscrape.verify.probes import TlsContexts
 
 _CHAIN, _KEY, _ROOTS = CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE

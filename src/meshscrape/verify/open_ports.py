@@ -1,7 +1,7 @@
-"""Finds the ports of a pod address on which something listens, whoever announced them.
+"""Find the ports of a pod address on which something listens, whether or not the mesh announces them.
 
-An address of this machine is looked up in the kernel's own tables (/proc/net/tcp, proc(5)), which have every
-port. Any other address is tried by connecting, to a bounded list of ports.
+For an address of this machine the kernel's tables (/proc/net/tcp, proc(5)) list every port. Any other
+address is searched by connecting to a bounded list of ports.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class _Socket:
     inode: str
 
 
-async def open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
-    """What listens on each pod address of `mesh`, by address."""
+async def find_open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
+    """Return what listens on each pod address of `mesh`, by address."""
     bounds = bounds or Bounds()
     local = [each for each in _addresses(mesh) if is_local(each)]
     found: dict[str, OpenPorts] = await asyncio.to_thread(_look_up, mesh, local) if local else {}

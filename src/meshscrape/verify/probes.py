@@ -1,7 +1,7 @@
-"""Visits a port and says exactly what came back, on plain sockets with TLS in memory.
+"""Visit a port and return exactly what came back, on plain sockets with TLS in memory.
 
 Every byte that the peer sends is read, also after a failed write: a TLS 1.3 server refuses a client's
-certificate only after the client has finished its handshake, so the alert is met at the first read.
+certificate after the client has finished its handshake, so the alert arrives with the first read.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Literal
 import h11
 
 from meshscrape.verify.hello import alert_name, client_hello, read_record
-from meshscrape.verify.matrix import Probe
 from meshscrape.verify.observations import (
     Answered,
     Closed,
@@ -33,6 +32,7 @@ from meshscrape.verify.observations import (
     TlsFailed,
     Unreachable,
 )
+from meshscrape.verify.probe import Probe
 
 ACCEPT = "text/plain;version=0.0.4;q=1,*/*;q=0.1"
 
@@ -55,12 +55,16 @@ class TlsContexts:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds for a connection, for a silence in a handshake or an answer, and for a whole visit."""
+    """Seconds for a connection, for a pause in a handshake or an answer, and for a whole visit.
+
+    `silence` is how long a server may keep a connection open on which the client sends nothing.
+    """
 
     connect: float = 5.0
     handshake: float = 10.0
     answer: float = 10.0
     total: float = 60.0
+    silence: float = 20.0
 
 
 class _Ended(Exception):
@@ -72,7 +76,7 @@ class _Ended(Exception):
 
 
 async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
-    """Make one visit; `contexts` is None for one without TLS. Never raises for what the peer does."""
+    """Make one visit, without TLS when `contexts` is None. Never raises for what the peer does."""
     try:
         async with asyncio.timeout(timeouts.total):
             return await _visit(probe, contexts, timeouts)
@@ -83,7 +87,7 @@ async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts
 
 
 class Visitor:
-    """Visits one port as one identity; requests share a connection for as long as the server keeps it.
+    """Visits one port as one identity. Requests share a connection as long as the server keeps it open.
 
     Handshakes are most of what a verification costs, on both sides.
     """
@@ -95,7 +99,7 @@ class Visitor:
         self._kept: tuple[_Wire | _Tls, h11.Connection] | None = None
 
     async def observe(self, probe: Probe) -> Observation:
-        """As the function of this name; probes of other kinds than "http" have connections of their own."""
+        """Make one visit. Probes of other kinds than "http" have connections of their own."""
         if probe.kind != "http":
             return await observe(probe, self._contexts, self._timeouts)
         try:
@@ -109,7 +113,7 @@ class Visitor:
         return seen
 
     async def close(self) -> None:
-        """End the connection, if there is one."""
+        """Close the connection, if there is one."""
         self._kept = None
         await self._stack.aclose()
 
@@ -121,7 +125,7 @@ class Visitor:
                 seen = ended.seen
             if isinstance(seen, TimedOut) or (isinstance(seen, Answered) and seen.end != "cut"):
                 return seen
-            # The server may have ended the connection after the request before: only a fresh one tells.
+            # The server may have closed the connection after the previous request. Only a fresh one can tell.
             await self.close()
         wire = await self._stack.enter_async_context(_connected(probe, self._timeouts))
         if self._contexts is None:
@@ -131,7 +135,7 @@ class Visitor:
         return await self._over(tls, _client(), probe)
 
     async def _over(self, wire: _Wire | _Tls, connection: h11.Connection, probe: Probe) -> Observation:
-        """One request over an open connection, which is kept when the answer leaves nothing in doubt."""
+        """Make one request over an open connection, and keep the connection if the answer is complete."""
         self._kept = None
         seen = await _exchange(probe, wire, self._timeouts, connection, ())
         done = (connection.our_state, connection.their_state) == (h11.DONE, h11.DONE)
@@ -147,6 +151,8 @@ async def _visit(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts)
     match probe.kind:
         case "legacy-tls":
             return await _legacy(probe, timeouts)
+        case "silence":
+            return await _silence(probe, timeouts)
         case "certificate" if contexts:
             return await _certificate(probe, contexts, timeouts)
         case "resumption" if contexts:
@@ -170,8 +176,15 @@ async def _legacy(probe: Probe, timeouts: Timeouts) -> Observation:
                 return seen
 
 
+async def _silence(probe: Probe, timeouts: Timeouts) -> Observation:
+    """Say nothing until the server ends the connection, or says something first."""
+    async with _connected(probe, timeouts) as wire:
+        data = await wire.receive(timeouts.silence, "silence")
+        return read_plain(data) if data else Closed()
+
+
 async def _certificate(probe: Probe, contexts: TlsContexts, timeouts: Timeouts) -> Observation:
-    """The server's leaf, and whether the bundle vouches for it; two visits when it does not."""
+    """Return the server's leaf and whether the bundle vouches for it; two visits when it does not."""
     distrust = ""
     for context in (contexts.strict, contexts.blind):
         async with _connected(probe, timeouts) as wire:
@@ -210,19 +223,19 @@ async def _http(
 
 
 class _Wire:
-    """A connected socket whose ends are observations."""
+    """A connected socket. How it ends becomes an observation."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
 
     async def send(self, data: bytes) -> None:
-        """Send what the peer still takes: that it takes no more is told by what it has sent."""
+        """Send what the peer still accepts. What it sends tells why it accepts no more."""
         with suppress(ConnectionError):
             await self._loop.sock_sendall(self._sock, data)
 
     async def receive(self, timeout: float, phase: str) -> bytes:  # noqa: ASYNC109
-        """The next bytes, empty at the end; ends the visit on a reset and after `timeout` seconds."""
+        """Return the next bytes, none at the end. End the visit on a reset and after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._loop.sock_recv(self._sock, _CHUNK)
@@ -242,20 +255,20 @@ class _Tls:
 
     @property
     def session(self) -> ssl.SSLSession | None:
-        """What a later connection may try to resume."""
+        """Return the session that a later connection may try to resume."""
         return self._tls.session
 
     @property
     def resumed(self) -> bool:
-        """Whether the server resumed the session that was offered."""
+        """Return whether the server resumed the session that was offered."""
         return bool(self._tls.session_reused)
 
     def leaf(self) -> bytes:
-        """The server's certificate (DER)."""
+        """Return the server's certificate (DER)."""
         return self._tls.getpeercert(binary_form=True) or b""
 
     async def handshake(self, timeout: float) -> None:  # noqa: ASYNC109
-        """Complete the client's side; ends the visit when the peer refuses."""
+        """Complete the client's side. End the visit when the peer refuses."""
         while True:
             try:
                 self._tls.do_handshake()
@@ -343,8 +356,12 @@ async def _exchange(
 ) -> Observation:  # fmt: skip
     headers = [("Host", probe.target), ("Accept", ACCEPT), ("User-Agent", "meshscrape-verify"),
                *ending, *probe.headers]  # fmt: skip
-    request = h11.Request(method=probe.method, target=probe.path, headers=headers)
-    await wire.send((connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b""))
+    # h11 refuses to send a hostile request line, which is the point of some probes. It writes everything else
+    # and follows the state of the connection.
+    request = h11.Request(method="GET", target="/", headers=headers)
+    head = (connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b"")
+    first = f"{probe.method} {probe.path} HTTP/1.1\r\n".encode("latin-1")
+    await wire.send(first + head.partition(b"\r\n")[2])
     return await _Answer(probe.limit).read(connection, wire, timeouts)
 
 
@@ -358,7 +375,7 @@ class _Answer:
         self._head = b""
 
     async def read(self, connection: h11.Connection, wire: _Wire | _Tls, timeouts: Timeouts) -> Observation:
-        """The response, or how the connection ended before one; a body is read up to the limit."""
+        """Return the response (its body up to the limit), or how the connection ended before one."""
         while True:
             try:
                 event = connection.next_event()
@@ -395,7 +412,7 @@ class _Answer:
 
 
 def read_plain(head: bytes) -> Observation:
-    """What bytes that are not HTTP are: a TLS alert in plaintext, or something else."""
+    """Return what bytes that are not HTTP are: a TLS alert in plaintext, or something else."""
     if len(head) >= 7 and head[0] == 21 and head[1] == 3:
         return TlsAlert(alert_name(head[6]))
     return NotHttp(head[:64])

@@ -1,4 +1,4 @@
-"""Asks Prometheus's HTTP API what it scrapes and what it has stored."""
+"""Ask Prometheus's HTTP API what it scrapes and what it has stored."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ import yaml
 
 from meshscrape.errors import UnavailableError
 from meshscrape.system.http.client import FetchLimits, fetch_stream
-from meshscrape.verify import prometheus_checks as targets
+from meshscrape.verify.check import Verdict, result_of
 from meshscrape.verify.findings import CheckResult
 from meshscrape.verify.mesh_status import MeshStatus
-from meshscrape.verify.prometheus_checks import ScrapeJob, ScrapeTarget, Scraping, WantedSeries
+from meshscrape.verify.prometheus_checks import (
+    PrometheusCheck,
+    PrometheusView,
+    ScrapeJob,
+    ScrapeTarget,
+    Scraping,
+    WantedSeries,
+)
 
 _LIMITS = FetchLimits(connect=3.0, read=10.0, total=20.0, body_bytes=1 << 26)
 _REMEDY = "see that Prometheus runs"
@@ -24,7 +31,7 @@ _LOOK = 0.25
 
 
 async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
-    """The active targets of the Prometheus at `url`; UnavailableError when its API does not say."""
+    """Return the active targets of the Prometheus at `url`; UnavailableError when its API does not say."""
     data = await _api(url, "targets", {"state": "active"})
     try:
         return tuple(
@@ -42,7 +49,7 @@ async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
 
 
 async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
-    """The scrape jobs that the Prometheus at `url` runs, by name; UnavailableError when it does not say."""
+    """Return the scrape jobs of the Prometheus at `url`, by name; UnavailableError when it does not say."""
     data = await _api(url, "status/config", {})
     try:
         config = yaml.safe_load(data["yaml"])
@@ -52,13 +59,13 @@ async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
 
 
 async def scraping(mesh: MeshStatus) -> Scraping:
-    """What the mesh's Prometheus scrapes, and how."""
+    """Return what the mesh's Prometheus scrapes, and how."""
     active = await active_targets(mesh.prometheus_url)
     return Scraping(active, await scrape_jobs(mesh.prometheus_url), mesh.scrape_proxy)
 
 
 async def count_series(url: str, query: str) -> int:
-    """How many series an instant query returns now; UnavailableError when the API does not say."""
+    """Return how many series an instant query finds now; UnavailableError when the API does not say."""
     data = await _api(url, "query", {"query": query})
     try:
         return len(data["result"])
@@ -67,31 +74,46 @@ async def count_series(url: str, query: str) -> int:
 
 
 async def check_prometheus(
-    mesh: MeshStatus, series: Iterable[WantedSeries], patience: float, waiting: Callable[[str], None]
-) -> tuple[CheckResult, ...]:
-    """Every check of Prometheus; asks again for up to `patience` seconds while something is still missing.
+    mesh: MeshStatus, checks: Sequence[PrometheusCheck], series: Iterable[WantedSeries], patience: float,
+    waiting: Callable[[str], None],
+) -> tuple[CheckResult, ...]:  # fmt: skip
+    """Make these `checks`; ask again for up to `patience` seconds while something is still missing.
 
-    A target that has just come is unknown until its first scrape; that is no finding yet.
+    Prometheus does not know a new target until its first scrape, which is no finding yet.
     """
     wanted, deadline = tuple(series), monotonic() + patience
     while True:
         try:
-            results = await _look(mesh, wanted)
+            view = await _view(mesh, wanted)
         except UnavailableError as error:
-            results = targets.unable(mesh.prometheus_workload, str(error))
+            results = unchecked(mesh.prometheus_workload, checks, str(error))
+        else:
+            results = judge_view(view, checks)
         if all(each.outcome in ("passed", "noted") for each in results) or monotonic() >= deadline:
             return results
         waiting("waiting for Prometheus")
         await asyncio.sleep(_LOOK)
 
 
-async def _look(mesh: MeshStatus, series: Sequence[WantedSeries]) -> tuple[CheckResult, ...]:
+def judge_view(view: PrometheusView, checks: Sequence[PrometheusCheck]) -> tuple[CheckResult, ...]:
+    """Return the results of `checks` for what Prometheus said."""
+    return tuple(
+        result_of(check, each.workload, each.target, each.verdict)
+        for check in checks
+        for each in check.judge(view)
+    )
+
+
+def unchecked(workload: str, checks: Sequence[PrometheusCheck], reason: str) -> tuple[CheckResult, ...]:
+    """Return a result for each of the `checks` that says why it could not be made."""
+    verdict = Verdict("skipped", f"could not be checked: {reason}")
+    return tuple(result_of(check, workload, "", verdict) for check in checks)
+
+
+async def _view(mesh: MeshStatus, wanted: Sequence[WantedSeries]) -> PrometheusView:
     seen = await scraping(mesh)
-    results = [targets.judge_target(wanted, seen) for wanted in targets.wanted_targets(mesh)]
-    results += [targets.judge_schemes(mesh, seen), targets.judge_identities(mesh, seen)]
-    for wanted in series:
-        results.append(targets.judge_series(wanted, await count_series(mesh.prometheus_url, wanted.query)))
-    return tuple(results)
+    counts = [(each, await count_series(mesh.prometheus_url, each.query)) for each in wanted]
+    return PrometheusView(mesh, seen, counts)
 
 
 def _job(config: dict[str, Any]) -> ScrapeJob:

@@ -1,57 +1,28 @@
-"""What Prometheus must say about the mesh, judged purely from what its API answered."""
+"""Judge what Prometheus's API says about the mesh (pure)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.targets import MERGED_JOB
-from meshscrape.verify.findings import CheckResult, Severity
-from meshscrape.verify.matrix import host_port
+from meshscrape.verify.check import Check, Verdict
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
+from meshscrape.verify.probe import host_port
 
-# Families of the proxy and the agent: everything else in a merged exposition is the application's.
+# Families of the proxy and the agent. All others in a merged exposition are the application's.
 _OURS = ("envoy_", "istio_agent_", "meshscrape_")
-# Every Python process with prometheus_client has it, and nothing of ours does.
+# Every Python process with prometheus_client has this family; the proxy and the agent do not.
 _WELL_KNOWN = "python_gc_objects_collected_total"
 _MOST_QUERIES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class PrometheusCheck:
-    """What is expected in words, and what to do when it is not so."""
-
-    expected: str
-    remedy: str
-    severity: Severity
-
-
-CHECKS: Mapping[str, PrometheusCheck] = {
-    "prometheus-target": PrometheusCheck(
-        "Prometheus has this target, over https or through the scrape proxy, and reports it up",
-        "see its error on Prometheus's page of targets; `meshscrape prometheus-config` writes the jobs",
-        "broken",
-    ),
-    "prometheus-scheme": PrometheusCheck(
-        "Prometheus scrapes no address of the mesh over plain http",
-        "remove the job that does; use the jobs of `meshscrape prometheus-config`", "hole",
-    ),
-    "prometheus-identity": PrometheusCheck(
-        "every target's SPIFFE ID is checked: no job reads the mesh with insecure_skip_verify",
-        "scrape through the scrape proxy: use the jobs of `meshscrape prometheus-config`", "hole",
-    ),
-    "application-series": PrometheusCheck(
-        "a query returns the application's series with the workload's labels",
-        "see that the merged target is up and that no relabelling drops the series", "broken",
-    ),
-}  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
 class ScrapeTarget:
-    """An active target as Prometheus reports it; `job` is the name of its scrape job."""
+    """An active target as Prometheus reports it. `job` is the name of its scrape job."""
 
     url: str
     health: str
@@ -62,7 +33,7 @@ class ScrapeTarget:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeJob:
-    """A scrape job as Prometheus runs it: its proxy (`host:port` or empty), and whether it checks nobody."""
+    """A scrape job of Prometheus: its proxy (`host:port`, or empty), and whether it trusts any server."""
 
     proxy: str = ""
     unverified: bool = False
@@ -77,15 +48,15 @@ class Scraping:
     proxy: str = ""
 
     def proxied(self, target: ScrapeTarget) -> bool:
-        """Whether a target is read through the mesh's scrape proxy, so that plain http stays on this machine.
+        """Return whether a target is read through the mesh's scrape proxy: plain http stays on this machine.
 
-        An https:// target would be tunnelled through a proxy, not read by it.
+        A proxy would tunnel an https:// target instead of reading it.
         """
         job = self.jobs.get(target.job, ScrapeJob())
         return bool(self.proxy) and job.proxy == self.proxy and target.url.startswith("http://")
 
     def unverified(self, target: ScrapeTarget) -> bool:
-        """Whether Prometheus believes whoever answers at the target's address."""
+        """Return whether Prometheus does not verify the server at the target's address."""
         job = self.jobs.get(target.job, ScrapeJob())
         return target.url.startswith("https://") and job.unverified
 
@@ -109,13 +80,42 @@ class WantedSeries:
     query: str
 
 
+@dataclass(frozen=True, slots=True)
+class PrometheusView:
+    """What a Prometheus check judges: the mesh, what Prometheus scrapes, and the series that it stored."""
+
+    mesh: MeshStatus
+    scraping: Scraping
+    series: Sequence[tuple[WantedSeries, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict about one target of one workload; both may be empty."""
+
+    workload: str
+    target: str
+    verdict: Verdict
+
+
+JudgeView: TypeAlias = Callable[[PrometheusView], Iterator[Judged]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusCheck(Check):
+    """A check of Prometheus. With `reads_scrapes` it needs to know what the merged ports contain."""
+
+    judge: JudgeView
+    reads_scrapes: bool = False
+
+
 def wanted_targets(mesh: MeshStatus) -> tuple[WantedTarget, ...]:
-    """What Prometheus must scrape: the secure ports, and applications' own ports behind mutual TLS."""
+    """Return what Prometheus must scrape: secure ports, and application ports behind mutual TLS."""
     return tuple(target for workload in mesh.workloads for target in _targets(workload))
 
 
 def wanted_series(workload: MeshWorkload, names: Iterable[str]) -> tuple[WantedSeries, ...]:
-    """Queries for families that the application of `workload` exports itself, given all names merged."""
+    """Return queries for families that the application itself exports, from `names` on the merged port."""
     own = sorted(name for name in names if not name.startswith(_OURS))
     chosen = [name for name in own if name == _WELL_KNOWN]
     chosen += [name for name in own if name != _WELL_KNOWN and not name.endswith("_created")]
@@ -126,29 +126,51 @@ def wanted_series(workload: MeshWorkload, names: Iterable[str]) -> tuple[WantedS
     )
 
 
-def judge_target(wanted: WantedTarget, seen: Scraping) -> CheckResult:
-    """Whether Prometheus has the wanted target, and up."""
-    name, found = "prometheus-target", target_of(wanted, seen)
+def targets(view: PrometheusView) -> Iterator[Judged]:
+    """Judge every wanted target."""
+    for wanted in wanted_targets(view.mesh):
+        yield Judged(wanted.workload, wanted.target, judge_target(wanted, view.scraping))
+
+
+def schemes(view: PrometheusView) -> Iterator[Judged]:
+    """Judge whether any target is read in plaintext."""
+    yield Judged(view.mesh.prometheus_workload, "", judge_schemes(view.mesh, view.scraping))
+
+
+def identities(view: PrometheusView) -> Iterator[Judged]:
+    """Judge whether any target is read without a check of its identity."""
+    yield Judged(view.mesh.prometheus_workload, "", judge_identities(view.mesh, view.scraping))
+
+
+def series(view: PrometheusView) -> Iterator[Judged]:
+    """Judge every wanted series."""
+    for wanted, found in view.series:
+        yield Judged(wanted.workload, wanted.target, judge_series(wanted, found))
+
+
+def judge_target(wanted: WantedTarget, seen: Scraping) -> Verdict:
+    """Pass when Prometheus has the wanted target and reports it up."""
+    found = target_of(wanted, seen)
     if not found:
-        return _result(name, wanted.workload, wanted.target, f"no active target {wanted.url}")
+        return Verdict("failed", f"no active target {wanted.url}")
     worst = next((each for each in found if each.health != "up"), None)
     if worst is None:
         through = " through the scrape proxy" if seen.proxied(found[0]) else ""
-        return _passed(name, wanted.workload, wanted.target, f"{found[0].url} is up{through}")
+        return Verdict("passed", f"{found[0].url} is up{through}")
     reason = f": {printable(worst.error, 200)}" if worst.error else ""
-    return _result(name, wanted.workload, wanted.target, f"{worst.url} is {worst.health}{reason}")
+    return Verdict("failed", f"{worst.url} is {worst.health}{reason}")
 
 
 def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
-    """Prometheus's targets that read what is wanted, securely."""
+    """Return Prometheus's targets that read what is wanted, securely."""
     plain = "http://" + wanted.url.removeprefix("https://")
     return [
         each for each in seen.targets if each.url == wanted.url or (each.url == plain and seen.proxied(each))
     ]
 
 
-def judge_schemes(mesh: MeshStatus, seen: Scraping) -> CheckResult:
-    """Whether any target reads an address of the mesh without TLS."""
+def judge_schemes(mesh: MeshStatus, seen: Scraping) -> Verdict:
+    """Pass when no target reads an address of the mesh without TLS."""
     plain = sorted(
         {
             each.url
@@ -157,47 +179,33 @@ def judge_schemes(mesh: MeshStatus, seen: Scraping) -> CheckResult:
         }
     )
     if plain:
-        shown = f"plain targets: {printable(', '.join(plain), 300)}"
-        return _result("prometheus-scheme", mesh.prometheus_workload, "", shown)
-    words = f"{len(seen.targets)} active targets, none of the mesh over plain http"
-    return _passed("prometheus-scheme", mesh.prometheus_workload, "", words)
+        return Verdict("failed", f"plain targets: {printable(', '.join(plain), 300)}")
+    return Verdict("passed", f"{len(seen.targets)} active targets, none of the mesh over plain http")
 
 
-def judge_identities(mesh: MeshStatus, seen: Scraping) -> CheckResult:
-    """Whether every target's SPIFFE ID is checked; without a scrape proxy nobody could, which is a note."""
-    name, prometheus = "prometheus-identity", mesh.prometheus_workload
+def judge_identities(mesh: MeshStatus, seen: Scraping) -> Verdict:
+    """Pass when every target's SPIFFE ID is checked. Without a scrape proxy nothing can check it: a note."""
     blind = [each for each in _of_mesh(mesh, seen) if seen.unverified(each)]
     if not blind:
         checked = sum(1 for each in seen.targets if seen.proxied(each))
-        return _passed(name, prometheus, "", f"{checked} targets through the scrape proxy, none unverified")
+        return Verdict("passed", f"{checked} targets through the scrape proxy, none unverified")
     jobs = ", ".join(sorted({each.job for each in blind}))
     words = f"{len(blind)} targets of the jobs {printable(jobs)} with insecure_skip_verify"
-    failed = _result(name, prometheus, "", words)
-    return failed if seen.proxy else replace(failed, outcome="noted")
+    return Verdict("failed" if seen.proxy else "noted", words)
 
 
 def _of_mesh(mesh: MeshStatus, seen: Scraping) -> list[ScrapeTarget]:
-    """Targets at addresses of the mesh; Prometheus's own inside address is its localhost."""
+    """Return the targets at addresses of the mesh; Prometheus's own inside address is its localhost."""
     addresses = {address for each in mesh.workloads for address in each.addresses}
     addresses |= {each.inside_address for each in mesh.workloads if each.title != mesh.prometheus_workload}
     return [each for each in seen.targets if _host(each.url) in addresses]
 
 
-def judge_series(wanted: WantedSeries, found: int) -> CheckResult:
-    """Whether the query returned anything."""
-    seen = f"{found} series of {wanted.name}"
+def judge_series(wanted: WantedSeries, found: int) -> Verdict:
+    """Pass when the query returned a series."""
     if found:
-        return _passed("application-series", wanted.workload, wanted.target, seen)
-    return _result("application-series", wanted.workload, wanted.target, f"no series for {wanted.query}")
-
-
-def unable(prometheus: str, reason: str) -> tuple[CheckResult, ...]:
-    """The results when Prometheus's API does not answer: none of its checks could be made."""
-    return tuple(
-        CheckResult(name, prometheus, "", "skipped", f"could not be checked: {reason}", check.expected,
-                    check.remedy, check.severity)
-        for name, check in CHECKS.items()
-    )  # fmt: skip
+        return Verdict("passed", f"{found} series of {wanted.name}")
+    return Verdict("failed", f"no series for {wanted.query}")
 
 
 def _targets(workload: MeshWorkload) -> Iterable[WantedTarget]:
@@ -215,13 +223,3 @@ def _targets(workload: MeshWorkload) -> Iterable[WantedTarget]:
 def _host(url: str) -> str:
     authority = url.partition("://")[2].partition("/")[0]
     return authority.rpartition(":")[0].strip("[]") or authority
-
-
-def _passed(name: str, workload: str, target: str, seen: str) -> CheckResult:
-    check = CHECKS[name]
-    return CheckResult(name, workload, target, "passed", seen, check.expected, check.remedy, check.severity)
-
-
-def _result(name: str, workload: str, target: str, seen: str) -> CheckResult:
-    check = CHECKS[name]
-    return CheckResult(name, workload, target, "failed", seen, check.expected, check.remedy, check.severity)

@@ -1,38 +1,43 @@
-"""One verification, from the status document to the report."""
+"""Run one verification, from the status document to the report."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from time import monotonic
+from typing import TypeVar
 
-from meshscrape.errors import InputError
-from meshscrape.istio.names import MERGED_PATH
+from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.spiffe.certificates import Signer
 from meshscrape.system.clock import utcnow
-from meshscrape.verify import checks
-from meshscrape.verify import prometheus_checks as targets
+from meshscrape.system.files import read_input
 from meshscrape.verify.certificates import seen_certificates
-from meshscrape.verify.exposed import ADMIN_CHECK, METRICS_CHECK, plan_exposed
+from meshscrape.verify.check import Check, PlannedCheck, Verdict, judge, plan, result_of, settle
+from meshscrape.verify.exposure import ASKED_PATHS
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
-from meshscrape.verify.matrix import SCRAPER, WHOLE, PlannedCheck, Probe, plan
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload, parse_mesh
 from meshscrape.verify.observations import Answered, NotObserved, Observation, TimedOut
-from meshscrape.verify.open_ports import Bounds, open_ports
+from meshscrape.verify.open_ports import Bounds, find_open_ports
+from meshscrape.verify.ports import Port, announced_ports, open_ports
+from meshscrape.verify.probe import SCRAPER, WHOLE, Probe
 from meshscrape.verify.probes import Timeouts, Visitor
 from meshscrape.verify.prometheus_api import check_prometheus
 from meshscrape.verify.prometheus_checks import WantedSeries, wanted_series
+from meshscrape.verify.registry import CHECKS, GATES, PORT_CHECKS, PROMETHEUS_CHECKS
 from meshscrape.verify.scraped import sample_names
 
 Progress = Callable[[int, int, str], None]
+AnyCheck = TypeVar("AnyCheck", bound=Check)
 
 _MOST_SILENCES = 5
-
-CHECK_NAMES = (*checks.CHECKS, *targets.CHECKS)
+# Connections that only wait for their end cost nothing but a descriptor on both sides.
+_WAITING = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +45,9 @@ class VerifyOptions:
     """How to verify.
 
     `scraper` is NAMESPACE/NAME of the workload to scrape as (by default the mesh's Prometheus). `only` and
-    `skip` name checks. `patience` is how many seconds Prometheus may take to see what has just come.
-    `stranger` is another CA to try; by default one that looks like the mesh's is made up. `scan` bounds the
-    search for open ports at addresses of other machines.
+    `skip` name checks. `patience` is how many seconds to wait for Prometheus to discover new targets.
+    `stranger` is another CA to try; by default one that looks like the mesh's is made for this run. `scan`
+    bounds the search for open ports at addresses of other machines.
     """
 
     scraper: str = ""
@@ -58,7 +63,7 @@ class VerifyOptions:
 
 
 def _silent(done: int, total: int, message: str) -> None:
-    """Progress that nobody looks at."""
+    """Show no progress."""
 
 
 async def verify(
@@ -66,34 +71,47 @@ async def verify(
 ) -> Report:
     """Visit every port of the mesh that `status` (a MeshStatus document) describes, and judge what came back.
 
-    `progress(done, total, message)` is called as probes end. Findings are in the report; MeshscrapeError
-    only when verification itself could not run (bad options, no usable scraper credentials).
+    `progress(done, total, message)` is called as probes end. Findings are in the report. MeshscrapeError
+    means that verification itself could not run (bad options, no usable scraper credentials).
     """
     options = options or VerifyOptions()
     mesh = parse_mesh(status)
     scraper = scraper_of(mesh, options.scraper)
     check_options(options)
     started, began = utcnow(), monotonic()
-    planned = [each for each in await _plan(mesh, scraper, options) if _selected(each.check, options)]
+    planned = list(plan(await _ports(mesh, options), _chosen(PORT_CHECKS, options)))
     run = _Run(options, progress, _probes(mesh, planned, options))
     async with identities(
         mesh, scraper, life=options.short_life, stranger=options.stranger, waiting=run.wait_for_end
     ) as known:
         seen = await run.observe_all(known)
         certificates = (*known.certificates(), *seen_certificates(planned, seen))
-    now = utcnow()
-    judged = (checks.judge(each, [seen[case.probe] for case in each.cases], now) for each in planned)
-    results = [*checks.settle(judged)]
+    # Judging reads whole expositions; in a thread it does not keep a watcher's metrics from being served.
+    results = await asyncio.to_thread(_judged, planned, seen)
     results += await _prometheus(mesh, seen, options, run)
     return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began, certificates, mesh)
 
 
-async def _plan(mesh: MeshStatus, scraper: MeshWorkload, options: VerifyOptions) -> list[PlannedCheck]:
-    """What the status announces, and what listens beside it."""
-    planned = list(plan(mesh, scraper))
-    if any(_selected(name, options) for name in (METRICS_CHECK, ADMIN_CHECK)):
-        planned += plan_exposed(mesh, await open_ports(mesh, options.scan))
-    return planned
+async def _ports(mesh: MeshStatus, options: VerifyOptions) -> list[Port]:
+    """Return what the status announces, and what listens beside it."""
+    ports = list(announced_ports(mesh, await asyncio.to_thread(_proxy_token, mesh)))
+    if any(each.needs_scan for each in _chosen(PORT_CHECKS, options)):
+        ports += open_ports(mesh, await find_open_ports(mesh, options.scan), ASKED_PATHS)
+    return ports
+
+
+def _proxy_token(mesh: MeshStatus) -> str:
+    """Return the scrape proxy's token, empty when it cannot be read: its checks then cannot be made."""
+    try:
+        return read_input(Path(mesh.proxy_token), "the proxy's token").decode("ascii", "replace").strip()
+    except MeshscrapeError:
+        return ""
+
+
+def _judged(planned: Sequence[PlannedCheck], seen: Mapping[Probe, Observation]) -> list[CheckResult]:
+    now = utcnow()
+    judged = (judge(each, [seen[case.probe] for case in each.cases], now) for each in planned)
+    return [*settle(judged, GATES)]
 
 
 class _Run:
@@ -106,12 +124,13 @@ class _Run:
         self._done = 0
         self._silences: Counter[str] = Counter()
         self._everywhere = asyncio.Semaphore(options.concurrency)
+        self._waiting = asyncio.Semaphore(_WAITING)
         self._targets: dict[str, asyncio.Semaphore] = defaultdict(
             lambda: asyncio.Semaphore(options.per_target)
         )
 
     async def observe_all(self, known: Identities) -> dict[Probe, Observation]:
-        """What each probe saw. Requests of one identity to one port are made one after the other."""
+        """Return what each probe saw. Requests of one identity to one port follow each other."""
         visits: dict[tuple[object, ...], list[Probe]] = defaultdict(list)
         for probe in self._probes:
             own = () if probe.kind == "http" else (probe,)
@@ -121,7 +140,7 @@ class _Run:
         return {probe: seen for task in tasks for probe, seen in task.result()}
 
     def wait_for_end(self, left: timedelta) -> None:
-        """Say that only a certificate's end is waited for."""
+        """Show that only the end of a certificate is waited for."""
         self.say(f"waiting {left.total_seconds():.0f} s for a certificate to end")
 
     def say(self, message: str) -> None:
@@ -131,11 +150,13 @@ class _Run:
     async def _observe(self, probes: Sequence[Probe], known: Identities) -> list[tuple[Probe, Observation]]:
         target, identity = probes[0].target, probes[0].identity
         try:
-            # Before a slot is taken: an expired certificate is waited for, and must not keep others waiting.
+            # An expired certificate is waited for before a slot is taken, so that no other visit waits too.
             contexts = await known.contexts(identity)
         except UnavailableIdentity as error:
             return [(probe, self._count(probe, target, NotObserved(str(error)))) for probe in probes]
-        async with self._targets[target], self._everywhere:
+        async with AsyncExitStack() as stack:
+            for each in self._slots(probes[0]):
+                await stack.enter_async_context(each)
             visitor = Visitor(contexts, self._options.timeouts)
             try:
                 return [
@@ -145,15 +166,21 @@ class _Run:
             finally:
                 await visitor.close()
 
+    def _slots(self, probe: Probe) -> tuple[asyncio.Semaphore, ...]:
+        """Return what a visit must hold. One that only waits does not keep the others waiting."""
+        if probe.kind == "silence":
+            return (self._waiting,)
+        return (self._targets[probe.target], self._everywhere)
+
     async def _visit(self, visitor: Visitor, probe: Probe, target: str) -> Observation:
-        """One visit, unless the port has been silent so often that waiting again would tell nothing new."""
+        """Make one visit, unless the port was silent so often that another one would tell nothing new."""
         if self._silences[target] >= _MOST_SILENCES:
-            return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port were not answered")
+            return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port got no answer")
         return await visitor.observe(probe)
 
     def _count(self, probe: Probe, target: str, seen: Observation) -> Observation:
         self._done += 1
-        self._silences[target] += isinstance(seen, TimedOut)
+        self._silences[target] += isinstance(seen, TimedOut) and probe.kind != "silence"
         self.say(f"{target} as {probe.identity.workload or probe.identity.kind}")
         return seen
 
@@ -161,19 +188,18 @@ class _Run:
 async def _prometheus(
     mesh: MeshStatus, seen: Mapping[Probe, Observation], options: VerifyOptions, run: _Run
 ) -> list[CheckResult]:
-    if not any(_selected(name, options) for name in targets.CHECKS):
+    checks = _chosen(PROMETHEUS_CHECKS, options)
+    if not checks:
         return []
     if not mesh.prometheus_url:
-        return [
-            CheckResult("prometheus-target", "", "", "noted", "the mesh has no Prometheus", "a Prometheus")
-        ]
-    series = [wanted for each in mesh.workloads for wanted in _series(each, seen)]
-    results = await check_prometheus(mesh, series, options.patience, run.say)
-    return [each for each in results if _selected(each.check, options)]
+        return [result_of(checks[0], "", "", Verdict("noted", "the mesh has no Prometheus"))]
+    wanted = any(each.reads_scrapes for each in checks)
+    series = [one for each in mesh.workloads for one in _series(each, seen)] if wanted else []
+    return list(await check_prometheus(mesh, checks, series, options.patience, run.say))
 
 
 def _series(workload: MeshWorkload, seen: Mapping[Probe, Observation]) -> tuple[WantedSeries, ...]:
-    """What Prometheus must have of the application, judging by what the merged port has just answered."""
+    """Return what Prometheus must have of the application, from what the merged port has just answered."""
     if workload.secure_merged is None:
         return ()
     answer = seen.get(_scrape(workload))
@@ -181,19 +207,22 @@ def _series(workload: MeshWorkload, seen: Mapping[Probe, Observation]) -> tuple[
 
 
 def _scrape(workload: MeshWorkload) -> Probe:
-    return Probe(workload.addresses[0], workload.secure_merged or 0, SCRAPER, path=MERGED_PATH, limit=WHOLE)
+    return Probe(workload.addresses[0], workload.secure_merged or 0, SCRAPER, limit=WHOLE)
 
 
 def _probes(mesh: MeshStatus, planned: Sequence[PlannedCheck], options: VerifyOptions) -> tuple[Probe, ...]:
-    """Every distinct probe of the plan, and those that Prometheus's checks need besides."""
+    """Return every distinct probe of the plan, and those that checks of Prometheus need besides."""
     probes = dict.fromkeys(case.probe for each in planned for case in each.cases)
-    if mesh.prometheus_url and _selected("application-series", options):
+    if mesh.prometheus_url and any(each.reads_scrapes for each in _chosen(PROMETHEUS_CHECKS, options)):
         probes |= dict.fromkeys(_scrape(each) for each in mesh.workloads if each.secure_merged is not None)
     return tuple(probes)
 
 
 def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
-    """The workload NAMESPACE/NAME to scrape as, by default the mesh's Prometheus; InputError for none."""
+    """Return the workload NAMESPACE/NAME to scrape as, by default the mesh's Prometheus.
+
+    InputError when there is none, or it has no credentials.
+    """
     wanted = title or mesh.prometheus_workload
     if not wanted:
         raise InputError("the mesh has no Prometheus", remedy="name a scraper with --as NAMESPACE/NAME")
@@ -204,11 +233,16 @@ def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
 
 
 def check_options(options: VerifyOptions) -> None:
-    """InputError for a name that is not a check's."""
+    """InputError for a name in `only` or `skip` that no check has."""
     for name in sorted(options.only | options.skip):
-        if name not in CHECK_NAMES:
-            raise InputError(f"{name!r} is not a check", remedy=f"there are: {', '.join(CHECK_NAMES)}")
+        if name not in CHECKS:
+            raise InputError(f"{name!r} is not a check", remedy=f"there are: {', '.join(CHECKS)}")
 
 
-def _selected(check: str, options: VerifyOptions) -> bool:
-    return (not options.only or check in options.only) and check not in options.skip
+def _chosen(checks: Sequence[AnyCheck], options: VerifyOptions) -> tuple[AnyCheck, ...]:
+    """Return the checks that the options ask for."""
+    return tuple(
+        each
+        for each in checks
+        if (not options.only or each.name in options.only) and each.name not in options.skip
+    )

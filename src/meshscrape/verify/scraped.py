@@ -1,19 +1,18 @@
-"""Judging what a scrape returned, purely: its type, its grammar, and what must be in it.
+"""Judge what a scrape returned: its type, its grammar, and what must be in it (pure).
 
-The grammar is checked here anew, not with the code that merges: a proof must not share the mistakes of
-what it proves. Source: Prometheus, "Exposition formats", text format 0.0.4.
+The grammar is written here a second time, apart from the code that merges: a proof must not share the
+mistakes of what it proves. Source: Prometheus, "Exposition formats", text format 0.0.4.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from meshscrape.verify.matrix import Expectation
 from meshscrape.verify.observations import Answered, printable
 
-# Possessive quantifiers: a hostile line must not cost more than reading it.
+# Possessive quantifiers never backtrack, so that a hostile line costs no more than a valid one.
 _NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*+"
 _LABEL = rb'[a-zA-Z_][a-zA-Z0-9_]*+[ \t]*+=[ \t]*+"(?:[^"\\]|\\[\\"n])*+"'
 _LABELS = rb"(?:" + _LABEL + rb"[ \t]*+(?:,[ \t]*+" + _LABEL + rb"[ \t]*+)*+(?:,[ \t]*+)?)?"
@@ -32,26 +31,26 @@ _SOURCE_UP = SOURCE_UP.encode()
 _MOST_FAULTS = 3
 
 
-def content_type_fault(answer: Answered, expectation: Expectation) -> tuple[str, str]:
-    """What is wrong with the Content-Type, and what it is.
+def content_type_fault(answer: Answered, *, versioned: bool) -> tuple[str, str]:
+    """Return what is wrong with the Content-Type, and what it is.
 
-    The agent names the version it negotiated; Envoy's own statistics come as `text/plain` without one,
-    which every Prometheus reads as 0.0.4.
+    The agent names the version that it negotiated (`versioned`). Envoy's own statistics come as `text/plain`
+    without one, which every Prometheus reads as 0.0.4.
     """
     value = answer.header("content-type")
     media_type, *rest = (part.strip().lower() for part in value.split(";"))
     parameters = set(rest) - {"charset=utf-8"}
-    exact = parameters == {"version=0.0.4"} or (not parameters and not expectation.versioned)
+    exact = parameters == {"version=0.0.4"} or (not parameters and not versioned)
     if media_type == "text/plain" and exact:
         return "", printable(value)
     return f"Content-Type {printable(value)!r}" if value else "no Content-Type", ""
 
 
-def exposition_fault(answer: Answered, expectation: Expectation) -> tuple[str, str]:
-    """What breaks the text format (the first faults, by line), and how much was read."""
+def exposition_fault(body: bytes) -> tuple[str, str]:
+    """Return what breaks the text format (the first faults, by line), and how much was read."""
     scan = _Scan()
     faults: list[str] = []
-    for fault in scan.faults(answer.body):
+    for fault in scan.faults(body):
         if len(faults) == _MOST_FAULTS:
             faults.append("and more")
             break
@@ -59,39 +58,39 @@ def exposition_fault(answer: Answered, expectation: Expectation) -> tuple[str, s
     return "; ".join(faults), f"{len(scan.series)} series in {len(scan.families)} families"
 
 
-def missing_families(answer: Answered, expectation: Expectation) -> tuple[str, str]:
-    """Which expected families (exact names, or prefixes that end in `_`) have no sample."""
-    names = sample_names(answer.body)
+def missing_families(body: bytes, expected: Sequence[str]) -> tuple[str, str]:
+    """Return which `expected` families (exact names, or prefixes that end in `_`) have no sample."""
+    names = sample_names(body)
     missing = [
-        wanted for wanted in expectation.families
+        wanted for wanted in expected
         if not any(name.startswith(wanted) if wanted.endswith("_") else name == wanted for name in names)
     ]  # fmt: skip
     shown = ", ".join(f"{each}*" if each.endswith("_") else each for each in missing)
     return f"no sample of {shown}" if missing else "", f"{len(names)} names"
 
 
-def sources_down(answer: Answered, expectation: Expectation) -> tuple[str, str]:
-    """Which sources of a merged exposition are down, or expected and not mentioned."""
+def sources_down(body: bytes, expected: Sequence[str]) -> tuple[str, str]:
+    """Return which sources of a merged exposition are down, and which `expected` ones it does not mention."""
     states: dict[str, bytes] = {}
-    for line in answer.body.split(b"\n"):
+    for line in body.split(b"\n"):
         if line.startswith(_SOURCE_UP) and (sample := _SAMPLE.fullmatch(line)):
             labels = dict(_EACH_LABEL.findall(sample["labels"] or b""))
             if sample["name"] == _SOURCE_UP and b"source" in labels:
                 states[labels[b"source"][1:-1].decode("utf-8", "replace")] = sample["value"]
     down = [name for name, value in states.items() if value not in (b"1", b"1.0")]
-    absent = [name for name in expectation.sources if name not in states]
+    absent = [name for name in expected if name not in states]
     faults = [f"{printable(name)} is down" for name in down] + [f"{name} is not merged" for name in absent]
     return ", ".join(faults), f"up: {', '.join(printable(name) for name in states)}"
 
 
 def sample_names(body: bytes) -> frozenset[str]:
-    """The names of all samples in an exposition (lines that are no samples are passed over)."""
+    """Return the names of all samples in an exposition; other lines are ignored."""
     return frozenset(name.decode("ascii") for name in set(_SAMPLE_NAME.findall(body)))
 
 
 @dataclass(frozen=True, slots=True)
 class ExpositionLines:
-    """How far a body looks like an exposition: numbers of lines, and the name of the first sample."""
+    """How many lines of a body look like an exposition, and the name of the first sample."""
 
     samples: int
     types: int

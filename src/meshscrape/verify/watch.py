@@ -1,4 +1,4 @@
-"""Verification again and again: runs at an interval with jitter, and its results as metrics."""
+"""Verify again and again, at an interval with jitter, and serve the results as metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshscrape.istio.ports import parse_port
 from meshscrape.system.clock import utcnow
 from meshscrape.system.http.server import HttpServer, Request, Response, ServerLimits, routes
 from meshscrape.verify.findings import Report
-from meshscrape.verify.history import Changes, Watched, changes, render
+from meshscrape.verify.history import Changes, History, changes, render
 from meshscrape.verify.run import Progress, VerifyOptions, verify
 
 log = logging.getLogger(__name__)
@@ -26,13 +26,13 @@ _LOOPBACK = "127.0.0.1"
 _LIMITS = ServerLimits(connections=32, requests=4)
 _draw = random.SystemRandom()
 
-# The status document as it is now; read anew for each run, because workloads come and go.
+# Returns the present status document. It is read again for each run, because workloads come and go.
 ReadStatus = Callable[[], Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
-    """How to watch: seconds from start to start, the most that a run may take, where metrics are served.
+    """How to watch: seconds from start to start, the longest time of a run, where metrics are served.
 
     `metrics` is None for no metrics. The interval varies by a tenth, so that many watchers spread out.
     """
@@ -45,16 +45,16 @@ class WatchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run that has ended: what is known after it, how its findings differ, seconds until the next."""
+    """One run that has ended: the history after it, how its findings differ, seconds until the next run."""
 
-    watched: Watched
+    history: History
     report: Report | None
     changes: Changes
     next_in: float
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """Host and port of `PORT`, `:PORT`, `ADDRESS:PORT` or `[IPV6]:PORT`; without an address, loopback."""
+    """Return host and port of `PORT`, `:PORT`, `ADDRESS:PORT` or `[IPV6]:PORT`; by default loopback."""
     host, _, port = text.rpartition(":")
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise InputError(f"{text!r} is not ADDRESS:PORT", where="--metrics", remedy="write [IPV6]:PORT")
@@ -62,13 +62,13 @@ def metrics_address(text: str) -> tuple[str, int]:
 
 
 class Watch:
-    """Runs until it is cancelled; `tell` hears of every run, `listening` where metrics are served."""
+    """Runs until it is cancelled. `tell` gets every run, `listening` gets the address of the metrics."""
 
     def __init__(
         self, read_status: ReadStatus, options: WatchOptions, tell: Callable[[Run], None],
         progress: Progress, listening: Callable[[str, int], None] = lambda host, port: None,
     ) -> None:  # fmt: skip
-        self.watched = Watched(options.interval)
+        self.history = History(options.interval)
         self._read_status = read_status
         self._options = options
         self._tell = tell
@@ -76,7 +76,7 @@ class Watch:
         self._listening = listening
 
     async def run(self) -> None:
-        """Verify, wait, and again. InputError when the metrics' address cannot be listened on."""
+        """Verify, wait, repeat. InputError when the metrics' address cannot be listened on."""
         addresses = [self._options.metrics] if self._options.metrics else []
         handler = routes({METRICS_PATH: self._serve})
         async with HttpServer(handler, addresses=addresses, limits=_LIMITS) as server:
@@ -89,27 +89,27 @@ class Watch:
                 await asyncio.sleep(run.next_in)
 
     async def _once(self, began: float) -> Run:
-        before, report = self.watched.report, None
+        before, report = self.history.report, None
         try:
             async with asyncio.timeout(self._options.longest):
                 report = await verify(self._read_status(), self._options.verify, self._progress)
         except TimeoutError:
-            self.watched = self.watched.after_failure(f"it did not end within {self._options.longest:g} s")
+            self.history = self.history.after_failure(f"it did not end within {self._options.longest:g} s")
         except MeshscrapeError as error:
-            self.watched = self.watched.after_failure(str(error))
+            self.history = self.history.after_failure(str(error))
         except Exception as error:
-            # A defect of ours must not leave the last green result standing, nor end the watch.
+            # A bug here must not leave the last green result in place, and must not end the watch.
             log.exception("a run failed")
-            self.watched = self.watched.after_failure(f"{type(error).__name__}: {error}")
+            self.history = self.history.after_failure(f"{type(error).__name__}: {error}")
         else:
-            self.watched = self.watched.after_report(report, utcnow())
+            self.history = self.history.after_report(report, utcnow())
         differ = changes(before, report) if report else Changes((), ())
-        return Run(self.watched, report, differ, self._pause(monotonic() - began))
+        return Run(self.history, report, differ, self._pause(monotonic() - began))
 
     def _pause(self, taken: float) -> float:
-        """Seconds until the next start; never so short that runs follow each other without a break."""
+        """Return the seconds until the next start, at least a tenth of the interval."""
         interval = self._options.interval * _draw.uniform(1 - _JITTER, 1 + _JITTER)
         return max(interval - taken, self._options.interval * _JITTER)
 
     async def _serve(self, _: Request) -> Response:
-        return Response(200, render(self.watched, utcnow()), _CONTENT_TYPE)
+        return Response(200, render(self.history, utcnow()), _CONTENT_TYPE)

@@ -6,11 +6,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from meshscrape.verify.checks import CHECKS, judge, settle
+from meshscrape.verify.check import PlannedCheck, judge, plan, settle
 from meshscrape.verify.findings import CheckResult, Outcome
-from meshscrape.verify.matrix import ANONYMOUS, Case, Expectation, PlannedCheck, Probe
 from meshscrape.verify.observations import (
     Answered,
     Closed,
@@ -27,10 +27,15 @@ from meshscrape.verify.observations import (
     Unreachable,
     describe,
 )
+from meshscrape.verify.ports import Port
+from meshscrape.verify.probe import Case
+from meshscrape.verify.registry import CHECKS, GATES, PORT_CHECKS
 from support.ca import TestCa
+from support.forgery import Forge
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
-PROBE = Probe("127.9.1.1", 15091, ANONYMOUS)
+IDENTITY = "spiffe://cluster.local/ns/default/sa/x"
+PORT = Port("secure-stats", "default/x", "127.9.1.1", 15091, spiffe_id=IDENTITY)
 ALERT = TlsAlert("certificate required")
 EXPIRED = TlsAlert("certificate expired")
 NOBODY: tuple[Observation, ...] = (
@@ -40,13 +45,15 @@ NOBODY: tuple[Observation, ...] = (
     TimedOut("answer"),
     NotObserved("no token"),
 )
-NOTHING = Expectation()
 CLOSED: tuple[Observation, ...] = (ALERT, Reset(), Closed())
 
 
-def result(check: str, *seen: Observation, expectation: Expectation = NOTHING) -> CheckResult:
-    cases = tuple(Case(replace(PROBE, path=f"/{number}"), f"case {number}") for number in range(len(seen)))
-    return judge(PlannedCheck(check, "default/x", PROBE.target, cases, expectation), seen, NOW)
+def result(name: str, *seen: Observation, port: Port = PORT, now: datetime = NOW) -> CheckResult:
+    """Judge what the check of this name saw, one case for each observation."""
+    (check,) = [each for each in PORT_CHECKS if each.name == name]
+    probe = port.probe()
+    cases = tuple(Case(replace(probe, path=f"/{number}"), f"case {number}") for number in range(len(seen)))
+    return judge(PlannedCheck(check, port, cases), seen, now)
 
 
 @pytest.mark.parametrize("check", ["plain-http", "no-certificate", "other-ca", "legacy-tls"])
@@ -83,7 +90,8 @@ def test_an_old_version_that_is_agreed_to_is_found() -> None:
         (Answered(200), Reset(), "passed"),
         (Answered(200), TlsAlert("unknown ca"), "passed"),
         (TlsAlert("unknown ca"), TlsAlert("unknown ca"), "skipped"),
-        (Answered(403), Reset(), "skipped"),
+        (Answered(403), Reset(), "passed"),
+        (Reset(), Reset(), "skipped"),
         (Answered(200), Answered(200), "failed"),
         (Answered(200), Answered(403), "failed"),
         (TlsAlert("unknown ca"), Answered(200), "failed"),
@@ -159,7 +167,6 @@ def test_a_resumed_session_is_found() -> None:
     assert result("session-resumption", Answered(200), ALERT).outcome == "skipped"
 
 
-IDENTITY = "spiffe://cluster.local/ns/default/sa/x"
 AUTHORITY = TestCa()
 
 
@@ -181,10 +188,7 @@ def presented(identity: str = IDENTITY, issued: timedelta = timedelta(0), distru
 )
 def test_the_server_must_be_who_it_should_be(seen: Presented, words: str) -> None:
     """Identity, dates and chain are each judged and named."""
-    planned = PlannedCheck(
-        "server-certificate", "default/x", PROBE.target, (Case(PROBE),), Expectation(IDENTITY)
-    )
-    found = judge(planned, [seen], datetime.now(UTC))
+    found = result("server-certificate", seen, now=datetime.now(UTC))
     assert (found.outcome == "passed") is (words == "")
     assert words in found.seen
 
@@ -193,13 +197,49 @@ def test_a_server_of_no_spiffe_id_is_no_workload() -> None:
     """A certificate of the right CA with a DNS name only is found."""
     leaf = AUTHORITY.server(["productpage.default.svc"]).certificate
     seen = Presented(leaf.public_bytes(serialization.Encoding.DER))
-    assert result("server-certificate", seen, expectation=Expectation(IDENTITY)).outcome == "failed"
+    assert result("server-certificate", seen).outcome == "failed"
+
+
+def test_a_short_rsa_key_of_a_server_is_a_finding() -> None:
+    """Below 2048 bits a key is no proof of an identity."""
+    pem = Forge().leaf(IDENTITY, rsa_bits=1024).chain
+    seen = Presented(x509.load_pem_x509_certificate(pem).public_bytes(serialization.Encoding.DER))
+    found = result("server-certificate", seen, now=datetime.now(UTC))
+    assert (found.outcome, "RSA key of 1024 bits" in found.seen) == ("failed", True)
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [
+        (Closed(), "passed"),
+        (Reset(), "passed"),
+        (ALERT, "passed"),
+        (TimedOut("silence"), "failed"),
+        (NotHttp(b"220 ready"), "failed"),
+        (Refused(), "skipped"),
+        (TimedOut("connect"), "skipped"),
+    ],
+)
+def test_a_silent_connection_must_be_closed(seen: Observation, outcome: Outcome) -> None:
+    """A connection that stays open, or a server that speaks first, is a finding."""
+    assert result("silent-connection", seen).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("seen", "outcome"),
+    [(Answered(401), "passed"), (Answered(200), "failed"), (Answered(403), "failed"), (Refused(), "skipped")],
+)
+def test_the_proxy_wants_its_token(seen: Observation, outcome: Outcome) -> None:
+    """Anything but 401 came from behind the token."""
+    assert result("proxy-token", seen).outcome == outcome
 
 
 def test_what_cannot_be_checked_says_why() -> None:
-    """A planned check without a case is a finding of its own kind."""
-    found = result("unlisted-workload", expectation=Expectation(unable="everyone is allowed"))
-    assert (found.outcome, found.seen) == ("skipped", "could not be checked: everyone is allowed")
+    """A question that cannot be asked is a finding of its own kind."""
+    found = [each for each in plan([PORT], PORT_CHECKS) if each.check.name == "unlisted-workload"]
+    judged = judge(found[0], [], NOW)
+    assert judged.outcome == "skipped"
+    assert judged.seen.startswith("could not be checked: every workload")
 
 
 @pytest.mark.parametrize("check", ["content-type", "exposition", "families", "sources"])
@@ -211,22 +251,22 @@ def test_without_a_scrape_there_is_nothing_to_judge(check: str) -> None:
 def test_one_shut_port_is_one_finding() -> None:
     """What could not be checked because the scraper is not let in is explained by that finding."""
     settled = settle([result("scraper-admitted", Refused()), result("no-certificate", Refused()),
-                      result("paths", Answered(200))])  # fmt: skip
+                      result("paths", Answered(200))], GATES)  # fmt: skip
     assert [each.outcome for each in settled] == ["failed", "blocked", "failed"]
 
 
 def test_nothing_is_explained_by_a_finding_that_is_not_there() -> None:
     """Left alone, or on another target, what could not be checked stays a finding."""
     elsewhere = replace(result("scraper-admitted", Refused()), target="127.9.1.1:15092")
-    settled = settle([elsewhere, result("no-certificate", Refused())])
+    settled = settle([elsewhere, result("no-certificate", Refused())], GATES)
     assert settled[1].outcome == "skipped"
-    assert settle([result("exposition", Answered(403))])[0].outcome == "skipped"
+    assert settle([result("exposition", Answered(403))], GATES)[0].outcome == "skipped"
 
 
 def test_every_check_says_what_it_expects_and_what_to_do() -> None:
     """No check is without words for its reader."""
     for name, check in CHECKS.items():
-        assert check.expected, name
+        assert check.proves, name
         assert check.remedy, name
 
 

@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from meshscrape.errors import InputError
 from meshscrape.verify.findings import CheckResult, Outcome, Report, SeenCertificate
-from meshscrape.verify.history import Watched, changes, is_stale, render
+from meshscrape.verify.history import History, changes, is_stale, render
 from meshscrape.verify.watch import metrics_address
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -28,11 +28,11 @@ def report(*checks: CheckResult, certificates: tuple[SeenCertificate, ...] = ())
     return Report(checks, "spiffe://cluster.local/ns/a/sa/b", NOW, 2.5, certificates)
 
 
-def values(watched: Watched, now: datetime = LATER) -> dict[tuple[str, tuple[str, ...]], float]:
+def values(history: History, now: datetime = LATER) -> dict[tuple[str, tuple[str, ...]], float]:
     """Every sample by name and label values, read by an independent parser."""
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
-        for family in text_string_to_metric_families(render(watched, now).decode())
+        for family in text_string_to_metric_families(render(history, now).decode())
         for sample in family.samples
     }
 
@@ -42,7 +42,7 @@ CLEAN = report(result("paths", "passed"), result("exposed-metrics", "passed"))
 
 def test_before_the_first_run_there_is_no_result() -> None:
     """Counters at zero; no gauge that could be taken for a success."""
-    names = {name for name, _ in values(Watched(60))}
+    names = {name for name, _ in values(History(60))}
     assert names == {"meshscrape_verify_runs_total", "meshscrape_verify_interval_seconds"}
 
 
@@ -54,7 +54,7 @@ def test_a_check_is_as_bad_as_its_worst_port() -> None:
         result("sources", "skipped"),
         result("methods", "blocked"),
     )
-    seen = values(Watched(60).after_report(mixed, NOW))
+    seen = values(History(60).after_report(mixed, NOW))
     assert seen["meshscrape_check_failed", ("paths", "default", "a", "hole")] == 1
     assert seen["meshscrape_check_failed", ("sources", "default", "a", "broken")] == 1
     assert seen["meshscrape_check_failed", ("methods", "default", "a", "hole")] == 0
@@ -65,7 +65,7 @@ def test_a_check_is_as_bad_as_its_worst_port() -> None:
 
 def test_a_failed_run_withdraws_what_was_green_and_keeps_what_was_red() -> None:
     """Nobody sees a success that nobody made; a known hole does not vanish because nobody looked."""
-    before = Watched(60).after_report(
+    before = History(60).after_report(
         report(result("paths", "passed"), result("methods", "failed"), result("exposed-admin", "failed")), NOW
     )
     after = values(before.after_failure("no mesh"))
@@ -80,17 +80,17 @@ def test_a_failed_run_withdraws_what_was_green_and_keeps_what_was_red() -> None:
 
 def test_an_overdue_run_withdraws_what_was_green() -> None:
     """A run that hangs is as good as one that failed, once three intervals have passed."""
-    watched = Watched(60).after_report(CLEAN, NOW)
-    assert not is_stale(watched, NOW + timedelta(seconds=120))
+    history = History(60).after_report(CLEAN, NOW)
+    assert not is_stale(history, NOW + timedelta(seconds=120))
     late = NOW + timedelta(seconds=200)
-    assert is_stale(watched, late)
-    assert "meshscrape_check_failed" not in {name for name, _ in values(watched, late)}
+    assert is_stale(history, late)
+    assert "meshscrape_check_failed" not in {name for name, _ in values(history, late)}
 
 
 def test_exposed_ports_are_counted_by_kind_and_by_who_knows() -> None:
     """A finding is not announced, a note is; 0 stands where nothing is exposed."""
     seen = values(
-        Watched(60).after_report(
+        History(60).after_report(
             report(
                 result("exposed-metrics", "failed", target="127.9.1.1:1"),
                 result("exposed-metrics", "failed", target="127.9.1.1:2"),
@@ -118,7 +118,7 @@ def test_the_earliest_end_of_a_workload_s_certificates_counts() -> None:
     )
     other = replace(one, target="127.9.1.1:2", not_after=NOW + timedelta(hours=1))
     root = replace(one, role="root", workload="")
-    seen = values(Watched(60).after_report(report(certificates=(one, other, root)), NOW))
+    seen = values(History(60).after_report(report(certificates=(one, other, root)), NOW))
     ends = {key[1]: value for key, value in seen.items() if "not_after" in key[0]}
     assert ends == {
         ("default", "a", "server"): (NOW + timedelta(hours=1)).timestamp(),
@@ -128,11 +128,11 @@ def test_the_earliest_end_of_a_workload_s_certificates_counts() -> None:
 
 def test_the_exit_code_is_the_last_run_s() -> None:
     """Clean 0, findings 1, could not run 2."""
-    watched = Watched(60).after_report(CLEAN, NOW)
-    assert watched.exit_code == 0
-    assert watched.after_report(report(result("paths", "failed")), NOW).exit_code == 1
-    assert watched.after_failure("why").exit_code == 2
-    assert watched.after_failure("why").after_report(CLEAN, NOW).exit_code == 0
+    history = History(60).after_report(CLEAN, NOW)
+    assert history.exit_code == 0
+    assert history.after_report(report(result("paths", "failed")), NOW).exit_code == 1
+    assert history.after_failure("why").exit_code == 2
+    assert history.after_failure("why").after_report(CLEAN, NOW).exit_code == 0
 
 
 def test_changes_compare_findings_not_words() -> None:

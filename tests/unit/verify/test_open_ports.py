@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from meshscrape.verify.mesh_status import parse_mesh
-from meshscrape.verify.open_ports import Bounds, connect_scan, is_local, listening_sockets, open_ports
+from meshscrape.verify.open_ports import Bounds, connect_scan, find_open_ports, is_local, listening_sockets
 from support.addresses import free_port, loopback
 from support.polling import eventually
 from support.status import sidecar, status
@@ -74,7 +74,7 @@ def test_ports_belong_to_whose_processes_hold_them() -> None:
                     sidecar(name="other", addresses=[two]),
                 )
             )
-            found = asyncio.run(open_ports(mesh))
+            found = asyncio.run(find_open_ports(mesh))
         finally:
             os.killpg(child.pid, 9)
             child.wait()

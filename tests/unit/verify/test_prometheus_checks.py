@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from meshscrape.verify.mesh_status import parse_mesh
+from meshscrape.verify.prometheus_api import judge_view, unchecked
 from meshscrape.verify.prometheus_checks import (
-    CHECKS,
+    PrometheusView,
     ScrapeJob,
     ScrapeTarget,
     Scraping,
@@ -12,10 +13,10 @@ from meshscrape.verify.prometheus_checks import (
     judge_schemes,
     judge_series,
     judge_target,
-    unable,
     wanted_series,
     wanted_targets,
 )
+from meshscrape.verify.registry import CHECKS, PROMETHEUS_CHECKS
 from support.status import sidecar, status
 
 URL = "https://127.9.1.1:15092/stats/prometheus"
@@ -86,7 +87,7 @@ def test_no_address_of_the_mesh_is_read_in_the_clear() -> None:
     assert judge_schemes(MESH, scraped(target(), outside)).outcome == "passed"
     for host in ("127.9.1.1:15090", "127.9.2.1:9080", "127.9.1.1"):
         found = judge_schemes(MESH, scraped(target(), target(f"http://{host}/metrics")))
-        assert (found.outcome, found.severity) == ("failed", "hole")
+        assert found.outcome == "failed"
         assert host in found.seen
 
 
@@ -114,7 +115,7 @@ def test_an_unverified_target_is_a_hole_only_beside_a_proxy() -> None:
     assert judge_identities(MESH, scraped(target(job="blind"))).outcome == "noted"
     for job in ("blind", "both"):
         found = judge_identities(MESH, scraped(target(job=job), proxy=PROXY))
-        assert (found.outcome, found.severity) == ("failed", "hole")
+        assert found.outcome == "failed"
     other = scraped(target("https://10.0.0.1/metrics", job="blind"), proxy=PROXY)
     assert judge_identities(MESH, other).outcome == "passed"
 
@@ -144,6 +145,17 @@ def test_no_series_is_a_finding() -> None:
 
 def test_a_silent_prometheus_leaves_nothing_unsaid() -> None:
     """Without its API each of its checks is a finding of its own."""
-    results = unable("istio-system/prometheus", "connection refused")
-    assert {each.check for each in results} == set(CHECKS)
+    results = unchecked("istio-system/prometheus", PROMETHEUS_CHECKS, "connection refused")
+    assert {each.check for each in results} == {each.name for each in PROMETHEUS_CHECKS}
     assert {each.outcome for each in results} == {"skipped"}
+
+
+def test_every_check_of_prometheus_tells_its_severity() -> None:
+    """One look at the API gives a result of every check, with the words of the registry."""
+    wanted = wanted_series(MESH.workloads[0], ["a"])[0]
+    results = judge_view(PrometheusView(MESH, scraped(), [(wanted, 0)]), PROMETHEUS_CHECKS)
+    assert {each.check for each in results} == {each.name for each in PROMETHEUS_CHECKS}
+    for each in results:
+        assert (each.severity, each.expected) == (CHECKS[each.check].severity, CHECKS[each.check].proves)
+    only = judge_view(PrometheusView(MESH, scraped()), PROMETHEUS_CHECKS[:1])
+    assert {each.check for each in only} == {"prometheus-target"}

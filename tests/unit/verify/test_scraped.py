@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshscrape.verify.matrix import Expectation
 from meshscrape.verify.observations import Answered
 from meshscrape.verify.scraped import (
     content_type_fault,
@@ -44,7 +43,7 @@ def answer(body: bytes = VALID, content_type: str = "text/plain; version=0.0.4; 
 
 
 def fault(body: bytes) -> str:
-    return exposition_fault(answer(body), Expectation())[0]
+    return exposition_fault(body)[0]
 
 
 def test_a_valid_exposition_has_no_fault() -> None:
@@ -127,16 +126,16 @@ def test_no_line_costs_more_than_reading_it(line: bytes) -> None:
     body = line + b"\n"
     fault(body)
     sample_names(body)
-    sources_down(answer(body), Expectation())
-    missing_families(answer(body), Expectation())
+    sources_down(body, ())
+    missing_families(body, ())
 
 
 @given(st.binary())
 def test_no_body_can_break_the_judge(body: bytes) -> None:
     """Whatever came, the result is a judgement."""
-    exposition_fault(answer(body), Expectation())
+    exposition_fault(body)
     sample_names(body)
-    sources_down(answer(body), Expectation())
+    sources_down(body, ())
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_:][a-z0-9_:]{0,8}", fullmatch=True), st.text(), min_size=1))
@@ -167,20 +166,19 @@ def test_what_a_client_library_would_write_is_valid(samples: dict[str, str]) -> 
 )
 def test_the_content_type_is_exact(content_type: str, versioned: bool, good: bool) -> None:
     """The merged port names the version; Envoy's own page need not; nothing else passes."""
-    wrong, _ = content_type_fault(answer(content_type=content_type), Expectation(versioned=versioned))
+    wrong, _ = content_type_fault(answer(content_type=content_type), versioned=versioned)
     assert (wrong == "") is good
 
 
 def test_missing_families_are_named() -> None:
     """A prefix is enough with `_` at its end, else the name must be exact."""
-    expectation = Expectation(families=("latency_", "envoy_", "http_requests"))
-    wrong, _ = missing_families(answer(), expectation)
+    wrong, _ = missing_families(answer().body, ("latency_", "envoy_", "http_requests"))
     assert wrong == "no sample of envoy_*, http_requests"
 
 
 def test_a_type_line_alone_is_no_family() -> None:
     """Only samples prove that a family is there."""
-    wrong, _ = missing_families(answer(b"# TYPE envoy_x gauge\nother 1\n"), Expectation(families=("envoy_",)))
+    wrong, _ = missing_families(b"# TYPE envoy_x gauge\nother 1\n", ("envoy_",))
     assert wrong
 
 
@@ -195,4 +193,4 @@ def test_a_type_line_alone_is_no_family() -> None:
 )
 def test_sources_must_be_up_and_there(body: bytes, wrong: str) -> None:
     """A source that is down and one that is not mentioned are both found."""
-    assert sources_down(answer(body), Expectation(sources=("application:9080",)))[0] == wrong
+    assert sources_down(body, ("application:9080",))[0] == wrong

@@ -13,8 +13,8 @@ from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.target_files import META_IDENTITY_LABEL
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.explain.target import ExplainTarget, Spot, read_spot
-from meshscrape.verify.matrix import host_port
 from meshscrape.verify.observations import printable
+from meshscrape.verify.probe import host_port
 
 # What can stand in a URL as it is: HTTP SD answers to nothing else.
 _JOB = re.compile(

@@ -13,10 +13,10 @@ from datetime import datetime
 from meshscrape.envoy.refusals import REASON_HEADER, Refusal, refusal_of
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import identity_of, load_certificates
-from meshscrape.verify import checks, scraped
+from meshscrape.verify import scraped
 from meshscrape.verify.explain.scraper import ScraperFiles, Step, certificate_steps
 from meshscrape.verify.explain.target import ExplainTarget
-from meshscrape.verify.matrix import SCRAPER, Case, Expectation, PlannedCheck, Probe
+from meshscrape.verify.judges import certificate_verdict
 from meshscrape.verify.mesh_status import MeshWorkload
 from meshscrape.verify.observations import (
     Answered,
@@ -36,6 +36,7 @@ from meshscrape.verify.observations import (
     printable,
 )
 from meshscrape.verify.prometheus_checks import Scraping, WantedTarget, target_of
+from meshscrape.verify.registry import CHECKS
 
 # Of these the proxy itself is the cause; of every other refusal it is the target, and the next steps say why.
 _OF_THE_PROXY = frozenset(
@@ -194,14 +195,11 @@ def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterat
             remedy = "the listener may be overloaded or draining: try again, and see the workload's Envoy log"
             yield Step(name, "broken", describe(seen), remedy)
             return
-    probe = Probe(target.address, target.port, SCRAPER, kind="certificate")
-    planned = PlannedCheck(
-        "server-certificate", "", target.authority, (Case(probe),), Expectation(spiffe_id=target.expected)
-    )
-    judged = checks.judge(planned, [seen], now)
-    broken = judged.outcome != "passed"
-    words = judged.seen if broken else f"{judged.seen}, as expected, from a trusted CA"
-    yield Step("server's identity", "broken" if broken else "ok", words, judged.remedy if broken else "")
+    verdict = certificate_verdict(seen, target.expected, now)
+    if verdict.outcome == "passed":
+        yield Step("server's identity", "ok", f"{verdict.seen}, as expected, from a trusted CA")
+    else:
+        yield Step("server's identity", "broken", verdict.seen, CHECKS["server-certificate"].remedy)
 
 
 def acceptance_step(seen: Observation) -> Step:
@@ -268,19 +266,18 @@ def exposition_steps(target: ExplainTarget, seen: Observation) -> Iterator[Step]
         f"application:{each.port}" for each in (target.workload.application if target.workload else ())
         if each.metrics
     )  # fmt: skip
-    expectation = Expectation(sources=sources, versioned=target.merged)
-    typed, _ = scraped.content_type_fault(seen, expectation)
+    typed, _ = scraped.content_type_fault(seen, versioned=target.merged)
     # Who announces a target in a file does not say whether an application, with a type of its own, answers.
     own_type = target.application or (target.workload is None and seen.header("content-type") != "")
     if typed and not own_type:
         yield Step("exposition", "broken", typed, "Prometheus 3 refuses a scrape without a valid type")
         return
-    wrong, right = scraped.exposition_fault(seen, expectation)
+    wrong, right = scraped.exposition_fault(seen.body)
     remedy = "the lines that are named break the text format: see who exports them"
     yield Step("exposition", "broken" if wrong else "ok", wrong or right, remedy if wrong else "")
     names = scraped.sample_names(seen.body) if target.workload is None else frozenset()
     if target.merged or scraped.SOURCE_UP in names:
-        down, up = scraped.sources_down(seen, expectation)
+        down, up = scraped.sources_down(seen.body, sources)
         words = f"{down}; the scrape itself succeeds, so Prometheus shows the target as up" if down else up
         remedy = "start the application, or correct port and path of its scrape annotation"
         yield Step("sources", "broken" if down else "ok", words, remedy if down else "")

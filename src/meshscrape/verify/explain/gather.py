@@ -18,9 +18,9 @@ from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAn
 from meshscrape.verify.explain.scraper import ScraperFiles
 from meshscrape.verify.explain.target import ExplainTarget
 from meshscrape.verify.identities import IdentityFiles, tls_contexts
-from meshscrape.verify.matrix import PLAIN, SCRAPER, WHOLE, Probe
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import NotObserved, Observation, Presented
+from meshscrape.verify.probe import PLAIN, SCRAPER, WHOLE, Probe
 from meshscrape.verify.probes import Timeouts, TlsContexts, observe
 from meshscrape.verify.prometheus_api import scraping
 from meshscrape.verify.prometheus_checks import Scraping

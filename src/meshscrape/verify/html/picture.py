@@ -1,4 +1,4 @@
-"""The picture of a mesh as SVG: who scrapes whom, over what, checked how; what everybody else gets (pure)."""
+"""Draw a mesh as SVG: who scrapes whom and how it is checked, and what everybody else gets (pure)."""
 
 from __future__ import annotations
 
@@ -6,22 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from meshscrape.verify.check import Side
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.html.markup import Markup, element, fit, join
-from meshscrape.verify.matrix import host_port
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
+from meshscrape.verify.probe import host_port
+from meshscrape.verify.registry import CHECKS, port_check
 from meshscrape.verify.reports import grouped
 
 State: TypeAlias = Literal["ok", "bad", "unsure", "warn", "none"]
 
-# What the scraper must get; every other check of a port is about what others must not get.
-_SCRAPE = frozenset(
-    {"scraper-admitted", "content-type", "exposition", "families", "sources", "server-certificate",
-     "application-metrics", "prometheus-target", "application-series"}
-)  # fmt: skip
 _WRONG: tuple[State, ...] = ("bad", "unsure")
-# Of a port that has one of these, the scraper wants something.
-_SCRAPED = frozenset({"scraper-admitted", "application-metrics", "prometheus-target"})
 _WIDTH, _BOX, _BOX_WIDTH = 1120, 430, 420
 _RIGHT = _BOX + _BOX_WIDTH
 _ACTOR, _TRUNK = 200, 226
@@ -216,22 +211,22 @@ def _ports(workload: MeshWorkload) -> Iterator[tuple[int, str]]:
 
 
 def _judged(port: str, what: str, results: Sequence[CheckResult]) -> Row:
-    scraped = any(each.check in _SCRAPED for each in results)
-    wanted = _SCRAPE if scraped else frozenset()
-    scrape = [each for each in results if each.check in wanted]
-    others = [each for each in results if each.check not in wanted]
+    is_scraped = any(_side(each) == "scraper" for each in results)
+    sides = ("scraper", "either") if is_scraped else ()
+    scrape = [each for each in results if _side(each) in sides]
+    others = [each for each in results if _side(each) not in sides]
     return Row(port, what, *_state(scrape, "scraped"), *_state(others, _refusal(others)))
 
 
+def _side(result: CheckResult) -> Side:
+    check = CHECKS.get(result.check)
+    return check.side if check else "others"
+
+
 def _refusal(results: Sequence[CheckResult]) -> str:
-    checks = {each.check for each in results}
-    return (
-        "closed"
-        if "plaintext-closed" in checks
-        else "refused"
-        if "no-certificate" in checks
-        else "nothing to read"
-    )
+    """Return the word for a port whose checks pass."""
+    checks = (port_check(each.check) for each in results)
+    return next((check.refusal for check in checks if check and check.refusal), "nothing to read")
 
 
 def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:

@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from meshscrape.verify.checks import judge
-from meshscrape.verify.exposed import ADMIN_CHECK, ADMIN_PATHS, METRICS_CHECK, METRICS_PATHS, plan_exposed
+from meshscrape.verify.check import PlannedCheck, judge, plan
+from meshscrape.verify.exposure import ADMIN_PATHS, ASKED_PATHS, METRICS_PATHS
 from meshscrape.verify.findings import CheckResult
-from meshscrape.verify.matrix import PLAIN
-from meshscrape.verify.mesh_status import parse_mesh
+from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
 from meshscrape.verify.observations import (
     Answered,
     Closed,
@@ -21,13 +20,22 @@ from meshscrape.verify.observations import (
     TimedOut,
     TlsAlert,
 )
+from meshscrape.verify.ports import open_ports
+from meshscrape.verify.probe import PLAIN
+from meshscrape.verify.registry import PORT_CHECKS
 from support.status import sidecar, status
+
+METRICS_CHECK, ADMIN_CHECK = "exposed-metrics", "exposed-admin"
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 METRICS = b"# HELP a_total A.\n# TYPE a_total counter\na_total 1\n"
 INFORMATION = b'{\n "version": "84813e2c/1.40.0/Clean/RELEASE/BoringSSL",\n "state": "LIVE",\n "hot_re'
 DUMP = b'{\n "configs": [\n  {\n   "@type": "type.googleapis.com/envoy.admin.v3.BootstrapConfigDump",\n'
 MISSING = Answered(404, (("content-type", "text/plain"),), b"not found\n")
+
+
+def planned_for(mesh: MeshStatus, found: dict[str, OpenPorts]) -> list[PlannedCheck]:
+    return list(plan(open_ports(mesh, found, ASKED_PATHS), PORT_CHECKS))
 
 
 def answered(
@@ -39,7 +47,7 @@ def answered(
 def results(found: OpenPorts, answers: dict[str, Observation], **changes: object) -> list[CheckResult]:
     """The results at the sidecar's address when its open ports answer `answers` by path, else 404."""
     mesh = parse_mesh(status(sidecar(**changes)))
-    planned = plan_exposed(mesh, {"127.9.1.1": found, "127.9.1.9": OpenPorts(how="looked")})
+    planned = planned_for(mesh, {"127.9.1.1": found, "127.9.1.9": OpenPorts(how="looked")})
     return [
         judge(each, [answers.get(case.probe.path, MISSING) for case in each.cases], NOW)
         for each in planned
@@ -152,8 +160,11 @@ def test_a_process_beside_the_mesh_is_noted_once() -> None:
     """It listens on every address: that says nothing about a workload, and is no finding."""
     mesh = parse_mesh(status(sidecar()))
     beside = OpenPorts((), (9100,), "every listening port")
-    planned = [each for each in plan_exposed(mesh, {"127.9.1.1": beside, "127.9.1.9": beside}) if each.cases]
-    assert [(each.check, each.workload) for each in planned] == [(METRICS_CHECK, ""), (ADMIN_CHECK, "")]
+    planned = [each for each in planned_for(mesh, {"127.9.1.1": beside, "127.9.1.9": beside}) if each.cases]
+    assert [(each.check.name, each.workload) for each in planned] == [
+        (METRICS_CHECK, ""),
+        (ADMIN_CHECK, ""),
+    ]
     seen = [answered(METRICS) for _ in planned[0].cases]
     assert judge(planned[0], seen, NOW).outcome == "noted"
     info = [answered(INFORMATION) for _ in planned[1].cases]
@@ -173,6 +184,6 @@ def test_a_port_without_http_is_no_finding(seen: Observation) -> None:
 def test_every_probe_is_plain_and_harmless() -> None:
     """GET without TLS and without a body; declared paths of the application are asked as well."""
     mesh = parse_mesh(status(sidecar()))
-    cases = [c for p in plan_exposed(mesh, {"127.9.1.1": OpenPorts((7,))}) for c in p.cases]
+    cases = [c for p in planned_for(mesh, {"127.9.1.1": OpenPorts((7,))}) for c in p.cases]
     assert {(c.probe.identity, c.probe.method) for c in cases} == {(PLAIN, "GET")}
     assert {"/metrics", "/stats/prometheus", "/server_info"} <= {c.probe.path for c in cases}

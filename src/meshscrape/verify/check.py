@@ -1,0 +1,182 @@
+"""What a check is, and how a plan of checks comes about and is judged (pure).
+
+`registry` has every check. A check of ports asks a question of each port that it concerns, and judges the
+answers; a check of Prometheus judges what its API says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from meshscrape.verify.findings import CheckResult, Outcome, Severity
+from meshscrape.verify.observations import Observation
+from meshscrape.verify.ports import Port
+from meshscrape.verify.probe import Case
+
+_SHOWN_CASES = 4
+_WORST_FIRST: tuple[Outcome, ...] = ("failed", "skipped", "noted", "passed")
+
+# Where the picture of a mesh shows a check: on the scraper's line, or on everybody else's. "either" is shown
+# on the scraper's line of a port that the scraper reads, and on everybody else's line of other ports.
+Side: TypeAlias = Literal["scraper", "either", "others"]
+Exposes: TypeAlias = Literal["", "metrics", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The judgement of a check or of one case; `seen` says what was seen in the check's words."""
+
+    outcome: Outcome
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A case, and what its probe saw."""
+
+    case: Case
+    seen: Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a check asks of one port: its cases, or a verdict that needs none."""
+
+    cases: tuple[Case, ...] = ()
+    decided: Verdict | None = None
+
+
+Ask: TypeAlias = Callable[[Port], Question | None]
+Judge: TypeAlias = Callable[[Sequence[Visit], Port, datetime], Verdict]
+JudgeOne: TypeAlias = Callable[[Observation, Port, datetime], Verdict]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What a check proves, what to do when it does not hold, how bad that is, and where it is drawn.
+
+    A failed check with `gate` explains why others could not be made on the same target.
+    """
+
+    name: str
+    proves: str
+    remedy: str
+    severity: Severity
+    side: Side = "others"
+    gate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortCheck(Check):
+    """A check of ports. `ask` returns None for a port that it does not concern.
+
+    `refusal` is the word for a port that passes, in the picture. `exposes` tells what anyone can read where
+    the check fails or is noted. `needs_scan` checks are about ports that nobody announced.
+    """
+
+    ask: Ask
+    judge: Judge
+    refusal: str = ""
+    exposes: Exposes = ""
+    needs_scan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCheck:
+    """One check of one port."""
+
+    check: PortCheck
+    port: Port
+    cases: tuple[Case, ...] = ()
+    decided: Verdict | None = None
+
+    @property
+    def target(self) -> str:
+        """Return the target's `host:port`."""
+        return self.port.target
+
+    @property
+    def workload(self) -> str:
+        """Return the NAMESPACE/NAME of the port's workload, empty for a process beside the mesh."""
+        return self.port.workload
+
+
+def plan(ports: Iterable[Port], checks: Sequence[PortCheck]) -> Iterator[PlannedCheck]:
+    """Yield each check of each port that it concerns."""
+    for port in ports:
+        for check in checks:
+            if question := check.ask(port):
+                yield PlannedCheck(check, port, question.cases, question.decided)
+
+
+def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> CheckResult:
+    """Return the result of a planned check from what its cases saw, in their order."""
+    visits = [Visit(case, each) for case, each in zip(planned.cases, seen, strict=True)]
+    verdict = planned.decided or planned.check.judge(visits, planned.port, now)
+    return result_of(planned.check, planned.workload, planned.target, verdict, cases=len(planned.cases))
+
+
+def result_of(check: Check, workload: str, target: str, verdict: Verdict, cases: int = 1) -> CheckResult:
+    """Return a verdict together with the check's own words."""
+    return CheckResult(
+        check.name, workload, target, verdict.outcome, verdict.seen, check.proves, check.remedy,
+        check.severity, cases,
+    )  # fmt: skip
+
+
+def settle(results: Iterable[CheckResult], gates: frozenset[str]) -> tuple[CheckResult, ...]:
+    """Return the results; those that another finding explains are "blocked" instead of "skipped".
+
+    A port that does not admit the scraper is one finding, not one for each check that needs the scraper.
+    `gates` are the names of the checks that explain. Without their finding among `results` (it was left
+    out, for example) the others stay findings: nothing passes silently.
+    """
+    everything = tuple(results)
+    shut = {
+        each.target for each in everything if each.check in gates and each.outcome in ("failed", "skipped")
+    }
+    return tuple(
+        replace(each, outcome="blocked")
+        if each.outcome == "skipped" and each.target in shut and each.check not in gates
+        else each
+        for each in everything
+    )
+
+
+def each_alone(judge_one: JudgeOne) -> Judge:
+    """Return the judge that applies `judge_one` to every case, and reports the worst outcome."""
+
+    def judge_all(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+        return _combine([(each.case, judge_one(each.seen, port, now)) for each in visits])
+
+    return judge_all
+
+
+def _combine(judged: Sequence[tuple[Case, Verdict]]) -> Verdict:
+    if len(judged) > 1 and all(verdict.outcome == "passed" for _, verdict in judged):
+        times = Counter(verdict.seen for _, verdict in judged)
+        return Verdict("passed", ", ".join(f"{number} x {seen}" for seen, number in times.items()))
+    for outcome in _WORST_FIRST:
+        worst = [(case.label, verdict.seen) for case, verdict in judged if verdict.outcome == outcome]
+        if worst:
+            return Verdict(outcome, _listed(worst, len(judged)))
+    raise ValueError("a check without a case has nothing to judge")
+
+
+def _listed(cases: Sequence[tuple[str, str]], out_of: int) -> str:
+    """Return what was seen, each text once, with the first cases that saw it."""
+    by_seen: dict[str, list[str]] = {}
+    for label, seen in cases:
+        by_seen.setdefault(seen, []).append(label)
+    return "; ".join(f"{_labels(labels, out_of)}{seen}" for seen, labels in by_seen.items())
+
+
+def _labels(labels: Sequence[str], out_of: int) -> str:
+    if len(labels) == out_of:
+        return f"all {out_of}: " if out_of > 1 else ""
+    more = len(labels) - _SHOWN_CASES
+    return ", ".join(labels[:_SHOWN_CASES]) + (f" and {more} more: " if more > 0 else ": ")

@@ -1,0 +1,118 @@
+"""Recognise Prometheus metrics and Envoy's admin API in what an open port answers without TLS (pure).
+
+Both are recognised by what they are, not by where they are. An application's ordinary answer (a page, JSON,
+a line of text, an error) is neither.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime
+
+from meshscrape.istio.names import MERGED_PATH
+from meshscrape.verify.check import Verdict, Visit
+from meshscrape.verify.observations import Answered, Refused, TimedOut, printable
+from meshscrape.verify.ports import Port
+from meshscrape.verify.scraped import exposition_lines
+
+# Usual paths of metrics: of client libraries, Envoy, Spring, Quarkus and Micronaut; "/" of tiny servers.
+METRICS_PATHS = (
+    "/metrics", MERGED_PATH, "/actuator/prometheus", "/q/metrics", "/prometheus",
+    "/metrics/prometheus", "/",
+)  # fmt: skip
+ADMIN_PATHS = ("/server_info", "/config_dump")
+
+ASKED_PATHS = (*METRICS_PATHS, *ADMIN_PATHS)
+
+_OUTSIDE = "a process beside the mesh listens on every address of this machine"
+_TYPES = ("application/openmetrics-text", "application/vnd.google.protobuf")
+_ADMIN_TYPE = re.compile(rb'"@type"\s*:\s*"type\.googleapis\.com/envoy\.admin\.v\d')
+_SERVER_STATES = ("LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING")
+
+
+def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+    """Fail a port that nobody announced and that serves Prometheus metrics; note one that was announced."""
+    # An admin API that is open is one finding, not two, although it serves metrics as well.
+    if admin_at(visits):
+        return Verdict("passed", "Envoy's admin API: see exposed-admin")
+    found = metrics_at(visits)
+    if not found:
+        return Verdict("passed", nothing_at(visits))
+    match port.exposure:
+        case "hidden":
+            return Verdict("failed", f"a port that nobody announced: {found}")
+        case "announced":
+            return Verdict("noted", f"anyone can read an announced port: {found}")
+        case "outside":
+            return Verdict("noted", f"{_OUTSIDE}: {found}")
+
+
+def admin_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+    """Fail a port that serves Envoy's admin API."""
+    found = admin_at(visits)
+    if not found:
+        return Verdict("passed", nothing_at(visits))
+    if port.exposure == "outside":
+        return Verdict("noted", f"{_OUTSIDE}: {found}")
+    return Verdict("failed", found)
+
+
+def metrics_at(visits: Sequence[Visit]) -> str:
+    """Return where Prometheus metrics were answered first, and how they look; empty for nowhere."""
+    for each in visits:
+        if isinstance(each.seen, Answered) and (words := _metrics(each.seen)):
+            return f"Prometheus metrics without TLS at {each.case.probe.path} ({words})"
+    return ""
+
+
+def admin_at(visits: Sequence[Visit]) -> str:
+    """Return where Envoy's admin API answered first; empty for nowhere."""
+    for each in visits:
+        seen = each.seen
+        if isinstance(seen, Answered) and seen.status == 200 and (words := _admin(seen.body)):
+            return f"Envoy's admin API without TLS at {each.case.probe.path} ({words})"
+    return ""
+
+
+def nothing_at(visits: Sequence[Visit]) -> str:
+    """Return what a port said that serves neither."""
+    answers = [each.seen for each in visits]
+    if all(isinstance(seen, Refused) for seen in answers):
+        return "nothing listens there any more"
+    if statuses := sorted({seen.status for seen in answers if isinstance(seen, Answered)}):
+        return f"answers HTTP {', '.join(map(str, statuses))}: no metrics, no admin API"
+    if isinstance(answers[0], TimedOut):
+        return "accepts connections and answers no HTTP request in time"
+    return "does not answer HTTP without TLS"
+
+
+def _metrics(seen: Answered) -> str:
+    """Return how the answer shows that it is an exposition; empty when it does not."""
+    media_type, _, parameters = (part.strip().lower() for part in seen.header("content-type").partition(";"))
+    if seen.status != 200:
+        return ""
+    if media_type in _TYPES or (media_type == "text/plain" and "version=" in parameters):
+        return f"Content-Type {printable(seen.header('content-type'))}"
+    lines = exposition_lines(seen.body, whole=seen.end == "whole")
+    if lines.samples and lines.types and not lines.malformed:
+        return f"{lines.samples} samples, the first of {lines.first}"
+    return ""
+
+
+def _admin(body: bytes) -> str:
+    if _ADMIN_TYPE.search(body):
+        return "a configuration dump"
+    # The whole answer is longer than what is read of it; its first fields are enough.
+    head = body.decode("utf-8", "replace")
+    version = re.search(r'"version"\s*:\s*"([0-9a-f]{7,40}/[^"\\]{1,80})"', head)
+    state = re.search(r'"state"\s*:\s*"([A-Z_]{1,20})"', head)
+    if version and state and state[1] in _SERVER_STATES and head.lstrip().startswith("{"):
+        return f"Envoy {printable(version[1])}"
+    try:
+        document = json.loads(head)
+    except ValueError:
+        return ""
+    known = isinstance(document, dict) and {"command_line_options", "uptime_all_epochs"} <= document.keys()
+    return "server information" if known else ""

@@ -1,0 +1,227 @@
+"""Judge what one visit saw: passed, failed, noted, or not checked (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from meshscrape.errors import InputError
+from meshscrape.spiffe.certificates import identity_of
+from meshscrape.verify import scraped
+from meshscrape.verify.check import JudgeOne, Verdict, Visit
+from meshscrape.verify.observations import (
+    CLOSED_BY_PEER,
+    Answered,
+    Negotiated,
+    NotObserved,
+    Observation,
+    Presented,
+    Refused,
+    TimedOut,
+    TlsAlert,
+    TlsFailed,
+    Unreachable,
+    describe,
+    printable,
+)
+from meshscrape.verify.ports import Port
+
+_ENVOY = ("envoy_",)
+_MERGED = ("envoy_", "istio_agent_", scraped.SOURCE_UP)
+_LEAST_RSA_BITS = 2048
+
+
+def admitted(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass a whole answer with status 200."""
+    match seen:
+        case Answered(status=200, end="whole"):
+            return Verdict("passed", "HTTP 200")
+        case Answered(status=200, end="limit", body=body):
+            return _unchecked(f"more than {len(body)} bytes")
+        case NotObserved() as unable:
+            return _unchecked(describe(unable))
+        case other:
+            return Verdict("failed", describe(other))
+
+
+def refused_below_http(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass when the server ends the connection before any HTTP answer."""
+    if verdict := _unanswered(seen):
+        return verdict
+    if isinstance(seen, CLOSED_BY_PEER):
+        return Verdict("passed", describe(seen))
+    if isinstance(seen, TlsFailed):
+        return _unchecked(describe(seen))
+    return Verdict("failed", describe(seen))
+
+
+def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+    """Pass when an expired certificate is refused that was accepted while it was valid."""
+    control, expired = (each.seen for each in visits)
+    verdict = refused_below_http(expired, port, now)
+    if verdict.outcome != "passed" or expired == TlsAlert("certificate expired"):
+        return verdict
+    if isinstance(control, Answered):
+        return verdict
+    return _unchecked(f"the certificate was refused while it was valid too ({describe(control)})")
+
+
+def forbidden(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass HTTP 403."""
+    match seen:
+        case Answered(status=403):
+            return Verdict("passed", "HTTP 403")
+        case Answered() as other:
+            return Verdict("failed", describe(other))
+        case other:
+            return _unchecked(describe(other))
+
+
+def unauthorized(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass HTTP 401."""
+    match seen:
+        case Answered(status=401):
+            return Verdict("passed", "HTTP 401")
+        case Answered() as other:
+            return Verdict("failed", describe(other))
+        case other:
+            return _unchecked(describe(other))
+
+
+def path_refused(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass a client error, or a connection that the server ends."""
+    if isinstance(seen, Answered) and seen.status in (400, 403, 404, 405, 501):
+        return Verdict("passed", f"HTTP {seen.status}")
+    return refused_below_http(seen, port, now)
+
+
+def closed(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass when nothing accepts a connection."""
+    match seen:
+        case Refused() | Unreachable() | TimedOut(phase="connect") as nobody:
+            return Verdict("passed", describe(nobody))
+        case NotObserved() as unable:
+            return _unchecked(describe(unable))
+        case other:
+            return Verdict("failed", f"something listens: {describe(other)}")
+
+
+def open_to_everyone(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Note an answer without TLS."""
+    match seen:
+        case Answered() as answer:
+            return Verdict("noted", f"anyone can read it without TLS: {describe(answer)}")
+        case other:
+            return Verdict("passed", describe(other))
+
+
+def deadline_kept(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass when the server closes a connection on which the client says nothing."""
+    match seen:
+        case TimedOut(phase="silence"):
+            return Verdict("failed", "a connection without a handshake stays open")
+        case other:
+            return refused_below_http(other, port, now)
+
+
+def server_certificate(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass a certificate of the port's own SPIFFE ID, in date, that the trust bundle vouches for."""
+    return certificate_verdict(seen, port.spiffe_id, now)
+
+
+def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Verdict:
+    """Judge the certificate of a server that must have the SPIFFE ID `expected`."""
+    if not isinstance(seen, Presented):
+        return _unanswered(seen) or _unchecked(describe(seen))
+    try:
+        leaf = x509.load_der_x509_certificate(seen.leaf)
+        identity = str(identity_of(leaf))
+        begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+        key = leaf.public_key()
+    except (ValueError, InputError) as error:
+        return Verdict("failed", f"a certificate that is no workload's: {printable(str(error))}")
+    faults = []
+    if identity != expected:
+        faults.append(f"the identity {identity} instead of {expected}")
+    if seen.distrust:
+        faults.append(f"a chain that the trust bundle does not vouch for ({seen.distrust})")
+    if now >= end:
+        faults.append(f"a certificate that ended {end:%Y-%m-%d %H:%M:%S} UTC")
+    if now < begin:
+        faults.append(f"a certificate that begins {begin:%Y-%m-%d %H:%M:%S} UTC")
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_RSA_BITS:
+        faults.append(f"an RSA key of {key.key_size} bits, less than {_LEAST_RSA_BITS}")
+    return Verdict("failed", "; ".join(faults)) if faults else Verdict("passed", identity)
+
+
+def legacy_refused(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass when the server does not agree to an outdated version of TLS."""
+    if isinstance(seen, Negotiated):
+        return Verdict("failed", describe(seen))
+    return refused_below_http(seen, port, now)
+
+
+def not_resumed(seen: Observation, port: Port, now: datetime) -> Verdict:
+    """Pass when the second connection needed a full handshake."""
+    match seen:
+        case Answered(resumed=True):
+            return Verdict("failed", "the second connection resumed the session of the first")
+        case Answered():
+            return Verdict("passed", "a full handshake each time")
+        case other:
+            return _unchecked(describe(other))
+
+
+def _of_exposition(judge_body: Callable[[Answered, Port], tuple[str, str]]) -> JudgeOne:
+    """Return a judge of the scraper's 200; without one there is nothing to judge.
+
+    `judge_body` returns what is wrong (or nothing), and what was seen when nothing is.
+    """
+
+    def of_answer(seen: Observation, port: Port, now: datetime) -> Verdict:
+        match seen:
+            case Answered(status=200, end="whole") as answer:
+                wrong, right = judge_body(answer, port)
+                return Verdict("failed", wrong) if wrong else Verdict("passed", right)
+            case other:
+                return _unchecked(describe(other))
+
+    return of_answer
+
+
+def _content_type(answer: Answered, port: Port) -> tuple[str, str]:
+    return scraped.content_type_fault(answer, versioned=port.role == "secure-merged")
+
+
+def _exposition(answer: Answered, port: Port) -> tuple[str, str]:
+    return scraped.exposition_fault(answer.body)
+
+
+def _families(answer: Answered, port: Port) -> tuple[str, str]:
+    return scraped.missing_families(answer.body, _MERGED if port.role == "secure-merged" else _ENVOY)
+
+
+def _sources(answer: Answered, port: Port) -> tuple[str, str]:
+    return scraped.sources_down(answer.body, port.sources)
+
+
+content_type = _of_exposition(_content_type)
+exposition = _of_exposition(_exposition)
+families = _of_exposition(_families)
+sources = _of_exposition(_sources)
+
+
+def _unanswered(seen: Observation) -> Verdict | None:
+    """Return "skipped" when nothing was there to refuse anything: that proves nothing."""
+    match seen:
+        case Refused() | Unreachable() | TimedOut() | NotObserved():
+            return _unchecked(describe(seen))
+        case _:
+            return None
+
+
+def _unchecked(reason: str) -> Verdict:
+    return Verdict("skipped", f"could not be checked: {reason}")

@@ -1,0 +1,176 @@
+"""The ports of a mesh that checks are made of (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+from meshscrape.istio.names import MERGED_PATH
+from meshscrape.verify.mesh_status import ApplicationPortStatus, MeshStatus, MeshWorkload
+from meshscrape.verify.observations import OpenPorts
+from meshscrape.verify.probe import PLAIN, Identity, Probe, host_port
+
+ADMIN_PORT = 15000
+HEALTH_PATH = "/healthz/ready"
+
+# "secure-stats" and "secure-merged" are 15091 and 15092, "stats" and "merged" are 15090 and 15020.
+# "application" ports have mutual TLS. On an "open" port something listens, and it has no checks of its own.
+# "searched" stands for an address and says how open ports were searched there. "proxy" is the scrape proxy.
+Role: TypeAlias = Literal[
+    "secure-stats", "secure-merged", "stats", "merged", "health", "application", "admin", "open", "searched",
+    "proxy",
+]  # fmt: skip
+Exposure: TypeAlias = Literal["hidden", "announced", "outside"]
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One port, and what the mesh says about it.
+
+    `workload` is NAMESPACE/NAME, empty for a process beside the mesh. `path` is what the port serves.
+    `strict` ports accept nothing but mutual TLS. `declares_metrics` is for application ports.
+    `sources` are what a merged port must contain. `neighbour` is a workload that must not read the port.
+    `exposure` tells whose an open port is: "hidden" (the workload's, not announced), "announced", or
+    "outside" (of a process beside the mesh); `paths` are asked for there. `found` says how an address was
+    searched, `unable` why a port cannot be checked. `headers` let a request into the scrape proxy.
+    """
+
+    role: Role
+    workload: str
+    address: str
+    number: int = 0
+    path: str = MERGED_PATH
+    spiffe_id: str = ""
+    strict: bool = False
+    hardened: bool = False
+    declares_metrics: bool = False
+    sources: tuple[str, ...] = ()
+    neighbour: str = ""
+    exposure: Exposure = "hidden"
+    paths: tuple[str, ...] = ()
+    found: str = ""
+    unable: str = ""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    @property
+    def target(self) -> str:
+        """Return `host:port`, or the address alone for a "searched" one."""
+        return host_port(self.address, self.number) if self.number else self.address
+
+    @property
+    def is_secure(self) -> bool:
+        """Return whether this is a secure port (15091, 15092)."""
+        return self.role in ("secure-stats", "secure-merged")
+
+    @property
+    def has_mutual_tls(self) -> bool:
+        """Return whether every TLS client of the port needs a certificate."""
+        return self.is_secure or self.role == "application"
+
+    def probe(self, identity: Identity = PLAIN) -> Probe:
+        """Return a GET of the port's own path."""
+        return Probe(self.address, self.number, identity, path=self.path, headers=self.headers)
+
+
+def announced_ports(mesh: MeshStatus, proxy_token: str = "") -> Iterator[Port]:
+    """Yield every port that the status document names. `proxy_token` opens the scrape proxy."""
+    for workload in mesh.workloads:
+        yield from _workload_ports(mesh, workload)
+    if mesh.scrape_proxy:
+        yield _proxy_port(mesh, proxy_token)
+
+
+def open_ports(mesh: MeshStatus, found: Mapping[str, OpenPorts], paths: tuple[str, ...]) -> Iterator[Port]:
+    """Yield every open port without checks of its own, from what was `found` by pod address.
+
+    `paths` are asked for on each, besides those that the workload declares.
+    """
+    outside: dict[int, str] = {}
+    for workload in mesh.workloads:
+        for address in workload.addresses:
+            seen = found.get(address, OpenPorts(unable="the address was not searched"))
+            yield from _open_at(workload, address, seen, paths)
+            for number in seen.outside:
+                outside.setdefault(number, address)
+    for number, address in outside.items():
+        yield Port("open", "", address, number, exposure="outside", paths=paths)
+
+
+def _workload_ports(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[Port]:
+    base = Port(
+        "secure-stats", workload.title, "", spiffe_id=str(workload.spiffe_id), hardened=workload.hardened
+    )
+    neighbour = _unlisted(mesh, workload)
+    secure = replace(base, strict=True, neighbour=neighbour.title if neighbour else "")
+    sources = tuple(f"application:{each.port}" for each in workload.application if each.metrics)
+    for address in workload.addresses:
+        known: tuple[tuple[Port, Role, int | None], ...] = (
+            (secure, "secure-stats", workload.secure_stats),
+            (replace(secure, sources=sources), "secure-merged", workload.secure_merged),
+            (base, "stats", workload.stats),
+            (base, "merged", workload.merged),
+            (replace(base, path=HEALTH_PATH), "health", workload.health),
+        )
+        for port, role, number in known:
+            if number is not None:
+                yield replace(port, role=role, address=address, number=number)
+        # A gateway's own port is for clients from outside the mesh.
+        for each in workload.application if workload.kind != "gateway" else ():
+            if each.mtls != "DISABLE":
+                yield _application(base, address, each)
+    if workload.kind != "credentials":
+        for address in filter(None, dict.fromkeys((*workload.addresses, workload.inside_address))):
+            yield replace(base, role="admin", address=address, number=ADMIN_PORT, path="/server_info")
+
+
+def _application(base: Port, address: str, status: ApplicationPortStatus) -> Port:
+    return replace(
+        base, role="application", address=address, number=status.port, path=status.metrics or "/",
+        strict=status.mtls == "STRICT", declares_metrics=bool(status.metrics),
+    )  # fmt: skip
+
+
+def _proxy_port(mesh: MeshStatus, token: str) -> Port:
+    """Return the scrape proxy, which is asked for a target that it knows."""
+    host, _, number = mesh.scrape_proxy.rpartition(":")
+    port = Port("proxy", mesh.prometheus_workload, host.strip("[]"), int(number) if number.isdigit() else 0)
+    known = next((url for each in mesh.workloads for url in each.announced), "")
+    if not (port.number and known and token):
+        lacking = "its token cannot be read" if not token else "discovery announces no target"
+        return replace(port, unable=lacking if port.number else f"{mesh.scrape_proxy} is no address")
+    headers = (("Authorization", f"Bearer {token}"),)
+    return replace(port, path=f"http://{known.partition('://')[2]}", headers=headers)
+
+
+def _open_at(
+    workload: MeshWorkload, address: str, found: OpenPorts, paths: tuple[str, ...]
+) -> Iterator[Port]:
+    searched = Port("searched", workload.title, address)
+    if found.unable:
+        yield replace(searched, unable=found.unable)
+        return
+    announced = {each.port for each in workload.application}
+    declared = [each.metrics for each in workload.application if each.metrics]
+    checked = _checked_elsewhere(workload)
+    remaining = [number for number in found.own if number not in checked]
+    for number in remaining:
+        exposure: Exposure = "announced" if number in announced else "hidden"
+        asked = tuple(dict.fromkeys((*declared, *paths)))
+        yield Port("open", workload.title, address, number, exposure=exposure, paths=asked)
+    if not remaining:
+        yield replace(searched, found=f"{found.how}: {len(found.own)} open, each with checks of its own")
+
+
+def _checked_elsewhere(workload: MeshWorkload) -> set[int]:
+    """Return the ports whose plaintext has checks of its own: the proxy's, and those under STRICT."""
+    own = {workload.secure_stats, workload.secure_merged, workload.stats, workload.merged, workload.health}
+    own.add(ADMIN_PORT if workload.kind != "credentials" else None)
+    strict = {each.port for each in workload.application if each.mtls == "STRICT"}
+    return {number for number in own if number} | (strict if workload.kind == "sidecar" else set())
+
+
+def _unlisted(mesh: MeshStatus, workload: MeshWorkload) -> MeshWorkload | None:
+    """Return a workload with credentials that may not scrape `workload`, preferably not that one itself."""
+    candidates = [each for each in mesh.workloads if each.credentials and not workload.allows(each.spiffe_id)]
+    return next((each for each in candidates if each is not workload), next(iter(candidates), None))
