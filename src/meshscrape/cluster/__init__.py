@@ -1,0 +1,1 @@
+"""A live Kubernetes cluster: access to its API server, and the pods to scrape."""

@@ -1,0 +1,74 @@
+"""What is known of the pods of a cluster: their targets, and nothing else of them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from meshscrape.prometheus.targets import Target
+
+Pod = Mapping[str, Any]
+# The targets of a pod by job; empty for a pod that is not to be scraped now.
+PodTargets = Mapping[str, tuple[Target, ...]]
+
+
+class PodCache:
+    """The targets of every pod by UID. A pod's name may come back with another UID; both are kept apart."""
+
+    def __init__(self, targets_of: Callable[[Pod], PodTargets]) -> None:
+        self._targets_of = targets_of
+        self._pods: dict[str, PodTargets] = {}
+        self._listed: set[str] | None = None
+
+    def begin(self) -> None:
+        """Begin a new list: pods that it does not name are gone when it ends."""
+        self._listed = set()
+
+    def put(self, pods: Iterable[Pod]) -> bool:
+        """Take pods as they are now; return whether some target changed."""
+        changed = False
+        for pod in pods:
+            uid = uid_of(pod)
+            if self._listed is not None:
+                self._listed.add(uid)
+            changed |= self._keep(uid, self._targets_of(pod))
+        return changed
+
+    def end(self) -> bool:
+        """End the list; return whether the pods that it did not name had targets."""
+        gone = [uid for uid in self._pods if self._listed is not None and uid not in self._listed]
+        self._listed = None
+        for uid in gone:
+            del self._pods[uid]
+        return bool(gone)
+
+    def remove(self, pod: Pod) -> bool:
+        """Forget a deleted pod; return whether it had targets."""
+        return self._keep(uid_of(pod), {})
+
+    def targets(self, jobs: Iterable[str]) -> dict[str, tuple[Target, ...]]:
+        """Return all targets by job, in a stable order."""
+        found: dict[str, list[Target]] = {job: [] for job in jobs}
+        for targets in self._pods.values():
+            for job, own in targets.items():
+                found[job].extend(own)
+        return {
+            job: tuple(sorted(own, key=lambda target: (target.authority, target.path)))
+            for job, own in found.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._pods)
+
+    def _keep(self, uid: str, targets: PodTargets) -> bool:
+        known = self._pods.get(uid, {})
+        if targets:
+            self._pods[uid] = targets
+        else:
+            self._pods.pop(uid, None)
+        return known != targets
+
+
+def uid_of(pod: Pod) -> str:
+    """Return the pod's UID."""
+    return str(pod["metadata"]["uid"])

@@ -1,0 +1,137 @@
+"""The pods of a cluster as a source of targets: listed, watched, and listed again where a watch breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from meshscrape.cluster.api import Api, ApiError
+from meshscrape.cluster.pod_cache import PodCache
+from meshscrape.errors import MeshscrapeError
+from meshscrape.prometheus.targets import Target
+from meshscrape.proxy.discovery import Snapshot
+from meshscrape.system.tasks import background
+
+log = logging.getLogger(__name__)
+
+# Changes that come together, such as a rollout's, become one snapshot.
+GATHER_SECONDS = 0.1
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+GONE = 410
+
+
+@dataclass(frozen=True, slots=True)
+class PodScope:
+    """Which pods to watch: those of these namespaces, or of all; optionally only with some labels."""
+
+    namespaces: tuple[str, ...] = ()
+    selector: str = ""
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the API paths to list and watch."""
+        if not self.namespaces:
+            return ("/api/v1/pods",)
+        return tuple(f"/api/v1/namespaces/{namespace}/pods" for namespace in self.namespaces)
+
+    def query(self) -> dict[str, str]:
+        """Return the query of every list and watch."""
+        return {"labelSelector": self.selector} if self.selector else {}
+
+
+class PodSource:
+    """A source of targets (see `proxy.discovery.Source`) that follows the pods of a cluster.
+
+    While the API server is away, the last targets stay and the snapshot names the problem.
+    """
+
+    def __init__(self, api: Api, scope: PodScope, jobs: Sequence[str], caches: Sequence[PodCache]) -> None:
+        """`caches` are one for each path of the scope."""
+        self.jobs = tuple(jobs)
+        self._api = api
+        self._scope = scope
+        self._caches = tuple(caches)
+        self._changed = asyncio.Event()
+        self._problems: dict[str, MeshscrapeError] = {}
+
+    @property
+    def name(self) -> str:
+        """The API server and the user, for people and as a label."""
+        return f"pods of {self._api.access.place}"
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """Yield the targets of all pods, and again after every change of them or of the problem.
+
+        Raises MeshscrapeError when the first list fails.
+        """
+        paths = self._scope.paths()
+        versions = [await self._list(path, cache) for path, cache in zip(paths, self._caches, strict=True)]
+        yield self._snapshot()
+        async with background() as tasks:
+            for path, cache, version in zip(paths, self._caches, versions, strict=True):
+                tasks.start(partial(self._follow, path, cache, version), f"watch of {path}")
+            while True:
+                await self._changed.wait()
+                await asyncio.sleep(GATHER_SECONDS)
+                self._changed.clear()
+                yield self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        targets: dict[str, list[Target]] = {job: [] for job in self.jobs}
+        for cache in self._caches:
+            for job, own in cache.targets(self.jobs).items():
+                targets[job].extend(own)
+        problem = next(iter(self._problems.values()), None)
+        return Snapshot({job: tuple(own) for job, own in targets.items()}, problem)
+
+    async def _list(self, path: str, cache: PodCache) -> str:
+        """Read all pods of a path; return the version at which to begin to watch."""
+        cache.begin()
+        version, changed = "", False
+        async for page in self._api.pages(path, self._scope.query()):
+            changed |= cache.put(page.items)
+            version = page.version
+        if cache.end() or changed:
+            self._changed.set()
+        return version
+
+    async def _follow(self, path: str, cache: PodCache, version: str) -> None:
+        """Watch a path for ever, from `version` on."""
+        delay = FIRST_RETRY
+        while True:
+            try:
+                if not version:
+                    version = await self._list(path, cache)
+                self._note(path, None)
+                async for event in self._api.watch(path, version, self._scope.query()):
+                    version, delay = event.version or version, FIRST_RETRY
+                    self._take(cache, event.kind, event.object)
+            except ApiError as error:
+                if error.status == GONE:
+                    log.info("%s: too old to watch on; listing again", path)
+                    version = ""
+                    continue
+                self._note(path, error)
+            except MeshscrapeError as error:
+                self._note(path, error)
+            else:
+                continue
+            # Jitter keeps many proxies from asking an API server that comes back at the same moment.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
+            delay = min(delay * 2, LAST_RETRY)
+
+    def _take(self, cache: PodCache, kind: str, pod: object) -> None:
+        if kind == "BOOKMARK" or not isinstance(pod, dict):
+            return
+        if cache.remove(pod) if kind == "DELETED" else cache.put([pod]):
+            self._changed.set()
+
+    def _note(self, path: str, error: MeshscrapeError | None) -> None:
+        before = self._problems.pop(path, None)
+        if error is not None:
+            self._problems[path] = error
+        if str(before) != str(error):
+            self._changed.set()
