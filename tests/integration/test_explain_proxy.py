@@ -141,6 +141,7 @@ def test_a_source_that_cannot_be_used_is_told(site: Site) -> None:
     try:
         site.proxy.file.write_bytes(b"[{")
         eventually(lambda: "cannot be used" in site.explained("127.9.9.9:15092")["steps"][-1]["seen"])
+        assert str(site.proxy.file) in site.explained("127.9.9.9:15092")["steps"][-1]["seen"]
     finally:
         site.proxy.file.write_bytes(before)
         eventually(lambda: site.proxy.metric("meshscrape_scrape_proxy_source_up") == 1)

@@ -19,7 +19,7 @@ from meshscrape.verify.check import PlannedCheck
 from meshscrape.verify.findings import Outcome
 from meshscrape.verify.html.page import page
 from support.mesh import Up
-from support.reports import NOW, mesh_of, report_of, result
+from support.reports import NOW, STYLE, mesh_of, report_of, result
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH to look at the page with")
@@ -106,7 +106,7 @@ def hostile_lengths() -> str:
 
     mesh = mesh_of(["a", "b" * 63, "m" * 63])
     hidden = result("exposed-metrics", "failed", f"default/{'b' * 63}", "127.9.1.3:9464", "metrics")
-    return page(report_of(mesh, judge, hidden), NOW)
+    return page(report_of(mesh, judge, hidden), NOW, STYLE)
 
 
 @browser

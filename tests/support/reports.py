@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from importlib.resources import files
 from typing import Any
 
 from meshscrape.verify.check import PlannedCheck, Verdict, plan, result_of
@@ -13,6 +14,7 @@ from meshscrape.verify.ports import announced_ports
 from meshscrape.verify.registry import CHECKS, PORT_CHECKS
 from support.status import sidecar, status
 
+STYLE = files("meshscrape.verify.html").joinpath("style.css").read_text("utf-8")
 NOW = datetime(2030, 1, 1, 12, tzinfo=UTC)
 PROXY = {"address": "127.9.2.9:15094", "tokenFile": "/run/token"}
 

@@ -1,7 +1,8 @@
-"""Where `meshscrape verify --html` puts its page."""
+"""Write the page of `meshscrape verify --html`."""
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 from meshscrape.errors import InputError
@@ -12,16 +13,16 @@ from meshscrape.verify.html.page import empty_page, page
 
 
 def check_page(path: Path) -> None:
-    """InputError when there is no directory for the page: better said before the checks than after."""
+    """Raise InputError when the page's directory does not exist, before any check is made."""
     if not path.parent.is_dir():
-        raise InputError("there is no such directory", where=f"--html {path}", remedy="make it first")
+        raise InputError("the directory does not exist", where=f"--html {path}", remedy="make it first")
 
 
 def write_page(path: Path, report: Report | None, failure: str = "") -> None:
-    """Replace the page by one rename, readable by its owner: it names every hole.
+    """Replace the page by one rename. Only its owner can read it, because it names every hole.
 
-    `failure` says why the latest run could not be made; without a report there is nothing else to show.
+    `failure` says why the latest run could not be made. Without a report it is all that the page shows.
     """
-    now = utcnow()
-    text = page(report, now, failure) if report is not None else empty_page(failure, now)
+    now, style = utcnow(), files("meshscrape.verify.html").joinpath("style.css").read_text("utf-8")
+    text = page(report, now, style, failure) if report else empty_page(failure, now, style)
     write_atomic(path, text.encode())

@@ -1,44 +1,67 @@
-"""The proxy's own HTTP: targets for Prometheus's HTTP SD, and metrics. Everything needs the bearer token."""
+"""Serve targets for Prometheus's HTTP SD, and the proxy's metrics. Every request needs the bearer token."""
 
 from __future__ import annotations
 
 import hmac
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 from meshscrape.exposition.negotiate import Format, content_type
 from meshscrape.prometheus.target_files import http_sd
 from meshscrape.prometheus.targets import Target
 from meshscrape.system.http.server import Handler, Request, Response
 
+INDEX = "/targets"
 TARGETS = "/targets/"
 METRICS = "/metrics"
 READY = "/healthz/ready"
 
 
 class HttpDiscovery:
-    """The answers of HTTP SD: always the whole list of a job, made once per change."""
+    """The answers of HTTP SD: always the whole list of a job, made once for each change."""
 
     def __init__(self, jobs: Sequence[str]) -> None:
         self._bodies: dict[str, bytes] = dict.fromkeys(jobs, b"[]")
 
     def publish(self, targets: Mapping[str, Sequence[Target]]) -> None:
-        """From now on these are the jobs' targets."""
+        """Answer with these targets from now on."""
         for job in self._bodies:
             self._bodies[job] = json.dumps(http_sd(targets.get(job, ()))).encode()
 
     async def answer(self, request: Request) -> Response:
-        """`/targets/JOB` as JSON; 404 for a job that no source tells."""
+        """Return the answer to `/targets/JOB`: JSON, or 404 for a job that no source tells."""
         body = self._bodies.get(request.path.removeprefix(TARGETS))
         if body is None:
             return Response(404, b"no such job\n")
         return Response(200, body, content_type="application/json")
 
 
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What `/targets` tells: jobs, problems by source, contested addresses, whether Envoy is up to date."""
+
+    jobs: Sequence[str]
+    problems: Mapping[str, str]
+    contested: Sequence[str]
+    current: bool
+
+    def body(self) -> bytes:
+        """Return the index as JSON."""
+        return json.dumps(asdict(self)).encode()
+
+
 def handler(
-    token: str, discovery: HttpDiscovery, metrics: Callable[[], bytes], why_not_ready: Callable[[], str]
+    token: str,
+    discovery: HttpDiscovery,
+    metrics: Callable[[], bytes],
+    why_not_ready: Callable[[], str],
+    index: Callable[[], Index],
 ) -> Handler:
-    """GET and HEAD of `/targets/JOB`, `/metrics` and `/healthz/ready`, for who has the token; else 401."""
+    """Serve `GET`/`HEAD` of `/targets`, `/targets/JOB`, `/metrics` and `/healthz/ready`.
+
+    Requests without the token get 401.
+    """
     wanted = f"Bearer {token}".encode()
 
     async def handle(request: Request) -> Response:
@@ -50,6 +73,8 @@ def handler(
             )  # fmt: skip
         if request.method not in ("GET", "HEAD"):
             return Response(405, b"GET and HEAD only\n", headers={"Allow": "GET, HEAD"})
+        if request.path == INDEX:
+            return Response(200, index().body(), content_type="application/json")
         if request.path.startswith(TARGETS):
             return await discovery.answer(request)
         if request.path == METRICS:

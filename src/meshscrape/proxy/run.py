@@ -17,7 +17,7 @@ from meshscrape.prometheus.targets import Target
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
 from meshscrape.proxy.discovery import Discovery
-from meshscrape.proxy.http_sd import HttpDiscovery, handler
+from meshscrape.proxy.http_sd import HttpDiscovery, Index, handler
 from meshscrape.proxy.options import (
     ProxyOptions,
     await_credentials,
@@ -77,6 +77,7 @@ class ScrapeProxy:
         self._http = HttpDiscovery(self._discovery.jobs)
         self._counters = metrics.ScrapeCounters()
         self._figures = metrics.ProxyFigures()
+        self._contested: tuple[str, ...] = ()
         self._credentials: Mapping[str, Path] = {}
         self._routed: list[Target] = []
         self._ready = asyncio.Event()
@@ -107,7 +108,7 @@ class ScrapeProxy:
     async def _serve(self, token: str, binary: Path, routing: Routing, first: Wanted) -> None:
         envoy = self._envoy = self._supervised(binary)
         presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
-        answers = handler(token, self._http, self._metrics, self._why_not_ready)
+        answers = handler(token, self._http, self._metrics, self._why_not_ready, self._index)
         async with (
             HttpServer(answers, addresses=[self._options.discovery]),
             asyncio.TaskGroup() as tasks,
@@ -203,6 +204,7 @@ class ScrapeProxy:
 
     def _announce(self, targets: Mapping[str, Sequence[Target]], contested: Sequence[str]) -> None:
         self._figures.current = not contested
+        self._contested = tuple(contested)
         self._figures.last_reload = utcnow().timestamp()
         self._counters.know(self._routed)
         self._http.publish(targets)
@@ -218,6 +220,12 @@ class ScrapeProxy:
         self._figures.envoy_restarts = self._envoy.restarts if self._envoy else 0
         ends = certificate_ends(self._credentials)
         return metrics.render(self._counters, self._discovery, self._figures, ends)
+
+    def _index(self) -> Index:
+        problems = {
+            each.source.name: each.problem.text for each in self._discovery.states if each.problem.error
+        }
+        return Index(self._discovery.jobs, problems, self._contested, self._figures.current)
 
     def _why_not_ready(self) -> str:
         if self._envoy is None or self._envoy.pid is None:

@@ -11,24 +11,22 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.explain.announced import (
     Discovered,
+    Index,
     announced_targets,
-    doubts_in,
-    jobs_in,
     parse_http_sd,
+    parse_index,
 )
 from meshscrape.verify.explain.scraper import ScraperFiles
 from meshscrape.verify.explain.standalone import files_for
 from support.ca import TestCa
 
 WEB = "spiffe://cluster.local/ns/shop/sa/web"
-METRICS = """\
-meshscrape_scrape_proxy_targets{job="a"} 2
-meshscrape_scrape_proxy_targets{job="mesh-b"} 0
-meshscrape_scrape_proxy_targets{job="no url"} 1
-meshscrape_scrape_proxy_source_up{source="/etc/a.json"} 1
-meshscrape_scrape_proxy_source_up{source="/etc/b.json"} 0
-meshscrape_scrape_proxy_current 1
-"""
+INDEX = {
+    "jobs": ["a", "mesh-b", "no url"],
+    "problems": {"/etc/b.json": "/etc/b.json: this is not JSON"},
+    "contested": [],
+    "current": True,
+}
 
 
 def group(address: str, path: str = "/stats/prometheus", **labels: str) -> dict[str, Any]:
@@ -90,11 +88,37 @@ def test_another_server_s_answer_is_no_list_of_targets(answer: bytes) -> None:
         parse_http_sd("a", answer)
 
 
-def test_the_proxys_metrics_name_jobs_and_doubts() -> None:
-    """Jobs that can be asked for, and the sources that cannot be used."""
-    assert jobs_in(METRICS) == ("a", "mesh-b")
-    assert doubts_in(METRICS) == "the source /etc/b.json cannot be used at present"
-    assert "exactly" in doubts_in(METRICS.replace("current 1", "current 0"))
+def index(**changes: Any) -> Index:
+    return parse_index(json.dumps(INDEX | changes).encode())
+
+
+def test_the_proxys_index_names_jobs_and_doubts() -> None:
+    """Jobs that can be asked for, and why a source cannot be used."""
+    assert index().jobs == ("a", "mesh-b")
+    assert index().doubts == "the source /etc/b.json cannot be used: /etc/b.json: this is not JSON"
+    assert "exactly" in index(current=False).doubts
+    assert index(problems={}).doubts == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"{", b"[]", b"7", b'{"jobs": []}', b'{"jobs": 7, "problems": {}, "contested": [], "current": true}',
+     b'{"jobs": [], "problems": [], "contested": [], "current": true}', b"[" * 100_000],
+)  # fmt: skip
+def test_another_servers_answer_is_no_index(answer: bytes) -> None:
+    """Whatever answers at the address: one kind of error."""
+    with pytest.raises(ValueError):
+        parse_index(answer)
+
+
+def test_a_contested_address_is_named_as_the_reason() -> None:
+    """Two sources that expect different identities at one address: not merely "not announced"."""
+    (one,) = announced_targets(
+        Discovered("127.0.0.1:15095", doubts="other", contested=frozenset({"10.0.0.9:15092"})),
+        "10.0.0.9:15092",
+    )
+    assert "different identities" in one.fault
+    assert "same SPIFFE ID" in one.remedy
 
 
 def test_credentials_are_chosen_by_trust_domain() -> None:

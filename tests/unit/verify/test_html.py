@@ -17,7 +17,7 @@ from meshscrape.verify.check import PlannedCheck
 from meshscrape.verify.findings import Outcome, Report
 from meshscrape.verify.html.markup import Markup, element, fit, shorten
 from meshscrape.verify.html.page import empty_page, page
-from support.reports import NOW, certificate, mesh_of, report_of, result
+from support.reports import NOW, STYLE, certificate, mesh_of, report_of, result
 
 HOSTILE = '<script>alert("1")</script>\'"&amp;]]>\x00\x1b[2J\u202e\ud800'
 CLEAN = report_of(mesh_of(["httpbin"]))
@@ -54,7 +54,7 @@ class Elements(HTMLParser):
 
 def test_nothing_is_loaded_and_nothing_runs() -> None:
     """No element that loads or runs, no inline style or handler, and a policy that forbids both."""
-    text = page(CLEAN, NOW)
+    text = page(CLEAN, NOW, STYLE)
     seen = Elements(text)
     assert not seen.names & {
         "script",
@@ -86,8 +86,8 @@ def test_hostile_names_and_answers_are_text() -> None:
     bad = result("paths", "failed", f"default/{HOSTILE}", f"{HOSTILE}:1", HOSTILE)
     report = replace(report_of(hostile, one_unlisted, bad), scraper=HOSTILE)
     report = replace(report, certificates=(certificate(HOSTILE, HOSTILE, HOSTILE),))
-    text = page(report, NOW, HOSTILE)
-    assert Elements(text).names == Elements(page(report_of(mesh, one_unlisted, bad), NOW)).names
+    text = page(report, NOW, STYLE, HOSTILE)
+    assert Elements(text).names == Elements(page(report_of(mesh, one_unlisted, bad), NOW, STYLE)).names
     assert "<script" not in text
     assert not re.search("[\x00-\x08\x0b-\x1f\u202e\ud800]", text)
     assert 'alert("1")' in words(tree(text))
@@ -97,7 +97,7 @@ def test_hostile_names_and_answers_are_text() -> None:
 def test_every_finding_is_told_in_full() -> None:
     """Severity as a word and a sign, check, workload, target, seen, expected, remedy."""
     report = report_of(mesh_of(["httpbin"]), one_unlisted)
-    root = tree(page(report, NOW))
+    root = tree(page(report, NOW, STYLE))
     cards = [words(each) for each in root.iter("section")]
     assert len(cards) == len(report.findings) == 2
     for card, finding in zip(cards, report.findings, strict=True):
@@ -112,7 +112,7 @@ def test_every_check_is_in_a_table() -> None:
     report = report_of(
         mesh_of(["httpbin", "other"]), lambda p: one_unlisted(p) if "other" in p.workload else None
     )
-    details = list(tree(page(report, NOW)).iter("details"))
+    details = list(tree(page(report, NOW, STYLE)).iter("details"))
     rows = [row for each in details for row in each.iter("tr")]
     assert len(rows) - len(details) == len(report.checks)
     assert [each.get("open") for each in details] == [None, "open", None]
@@ -122,14 +122,14 @@ def test_results_are_words_and_signs_not_colours() -> None:
     """Every outcome has its own word."""
     outcomes: list[Outcome] = ["passed", "failed", "skipped", "blocked", "noted"]
     more = [result("paths", each, "default/httpbin", "127.9.1.2:1", "x") for each in outcomes]
-    text = words(tree(page(replace(CLEAN, checks=tuple(more)), NOW)))
+    text = words(tree(page(replace(CLEAN, checks=tuple(more)), NOW, STYLE)))
     for word in ("✓ ok", "✗ FAILED", "? UNCHECKED", "- blocked", "! note"):
         assert word in text
 
 
 def picture(report: Report) -> list[str]:
     """The texts of the picture, in order."""
-    svg = tree(page(report, NOW)).find(".//div[@class='scroll']/svg")
+    svg = tree(page(report, NOW, STYLE)).find(".//div[@class='scroll']/svg")
     assert svg is not None
     return [words(each) for each in svg.iter("text")]
 
@@ -186,7 +186,7 @@ def test_a_certificate_s_life_is_said_in_words(begin: int, end: int, said: str) 
         not_before=NOW + timedelta(seconds=begin),
         not_after=NOW + timedelta(seconds=end),
     )
-    root = tree(page(replace(CLEAN, certificates=(life,)), NOW))
+    root = tree(page(replace(CLEAN, certificates=(life,)), NOW, STYLE))
     [bar] = [each for each in root.iter("div") if each.get("class") == "life"]
     assert said in words(bar)
     svg = bar.find("svg")
@@ -198,7 +198,7 @@ def test_one_certificate_on_several_ports_is_one_bar() -> None:
     """The soonest end on top."""
     early = replace(certificate("spiffe://a/early"), not_after=NOW + timedelta(hours=1))
     same = [certificate("spiffe://a/late", target=f"127.9.1.1:{port}") for port in (15091, 15092)]
-    root = tree(page(replace(CLEAN, certificates=(*same, early)), NOW))
+    root = tree(page(replace(CLEAN, certificates=(*same, early)), NOW, STYLE))
     bars = [words(each) for each in root.iter("div") if each.get("class") == "life"]
     assert len(bars) == 2
     assert "a/early" in bars[0]
@@ -207,10 +207,10 @@ def test_one_certificate_on_several_ports_is_one_bar() -> None:
 
 def test_a_run_that_could_not_be_made_is_the_headline() -> None:
     """What an earlier run saw is still there, and called older; without one nothing is claimed."""
-    text = words(tree(page(CLEAN, NOW, "no mesh is running")))
+    text = words(tree(page(CLEAN, NOW, STYLE, "no mesh is running")))
     assert "The last run could not be made: no mesh is running. What follows is older." in text
     assert "✓ No findings" not in text
-    empty = words(tree(empty_page("no mesh is running", NOW)))
+    empty = words(tree(empty_page("no mesh is running", NOW, STYLE)))
     assert "could not be made" in empty
     assert "everything that was expected" not in empty
 

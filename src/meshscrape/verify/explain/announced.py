@@ -1,4 +1,4 @@
-"""The targets that a scrape proxy's HTTP SD announces, and which of them `explain TARGET` means (pure)."""
+"""Find the targets that `explain TARGET` means among those that a scrape proxy announces (pure)."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ from meshscrape.verify.explain.target import ExplainTarget, Spot, read_spot
 from meshscrape.verify.observations import printable
 from meshscrape.verify.probe import host_port
 
-# What can stand in a URL as it is: HTTP SD answers to nothing else.
-_JOB = re.compile(
-    r"""^meshscrape_scrape_proxy_targets\{job="([\w.~!$&'()*+,;=:@-]+)"\}""", re.MULTILINE | re.ASCII
-)
-_UNUSED = re.compile(r'^meshscrape_scrape_proxy_source_up\{source="([^"\\]*)"\} 0', re.MULTILINE)
-_STALE = re.compile(r"^meshscrape_scrape_proxy_current 0", re.MULTILINE)
+# A job's name is a part of its URL. HTTP SD answers only to names that need no quoting there.
+_JOB = re.compile(r"[\w.~!$&'()*+,;=:@-]+", re.ASCII)
 _LONGEST = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """One target of HTTP SD; `name` is NAMESPACE/WORKLOAD as far as its labels say."""
+    """One target of HTTP SD. `namespace` and `name` are its labels for the workload, empty without them."""
 
     job: str
     spot: Spot
@@ -38,30 +34,48 @@ class Announced:
 
 @dataclass(frozen=True, slots=True)
 class Discovered:
-    """What the discovery at `address` says; `problem` when it does not, `doubts` when it has some itself."""
+    """What the discovery at `address` announces.
+
+    `problem` says why it does not answer. `doubts` is what it says against itself. At `contested` addresses
+    (`host:port`) its sources expect different identities.
+    """
 
     address: str
     targets: tuple[Announced, ...] = ()
     problem: str = ""
     remedy: str = ""
     doubts: str = ""
+    contested: frozenset[str] = frozenset()
 
 
-def jobs_in(metrics: str) -> tuple[str, ...]:
-    """The jobs that the proxy's own metrics name."""
-    return tuple(_JOB.findall(metrics))
+@dataclass(frozen=True, slots=True)
+class Index:
+    """The scrape proxy's list of its jobs, with its doubts and contested addresses (see `Discovered`)."""
+
+    jobs: tuple[str, ...]
+    doubts: str = ""
+    contested: frozenset[str] = frozenset()
 
 
-def doubts_in(metrics: str) -> str:
-    """What the proxy's own metrics say against its discovery, empty for nothing."""
-    found = [f"the source {printable(each)} cannot be used at present" for each in _UNUSED.findall(metrics)]
-    if _STALE.search(metrics):
-        found.append("the proxy does not use exactly what its sources say")
-    return "; ".join(found)
+def parse_index(data: bytes) -> Index:
+    """Return what `/targets` of a scrape proxy says; ValueError for another server's answer."""
+    try:
+        document = json.loads(data)
+        jobs = tuple(job for job in document["jobs"] if _JOB.fullmatch(job))
+        doubts = [
+            f"the source {printable(name)} cannot be used: {printable(reason, _LONGEST)}"
+            for name, reason in document["problems"].items()
+        ]
+        contested = frozenset(map(str, document["contested"]))
+        if not document["current"] and not contested:
+            doubts.append("the proxy does not use exactly what its sources say")
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("no list of jobs") from error
+    return Index(jobs, "; ".join(doubts), contested)
 
 
 def parse_http_sd(job: str, data: bytes) -> tuple[Announced, ...]:
-    """The targets of one job's answer; ValueError when it is no answer of a scrape proxy."""
+    """Return the targets of one job's answer; ValueError for another server's answer."""
     try:
         return tuple(
             _announced(job, address, group["labels"])
@@ -73,10 +87,10 @@ def parse_http_sd(job: str, data: bytes) -> tuple[Announced, ...]:
 
 
 def announced_targets(discovered: Discovered, text: str) -> tuple[ExplainTarget, ...]:
-    """What `text` names among the targets: ADDRESS:PORT, a URL, or a workload by the targets' labels.
+    """Return what `text` names: ADDRESS:PORT, a URL, or a workload by the targets' labels.
 
-    An address that is not announced is a target with a `fault`, and so is everything when discovery does not
-    answer. InputError for a name that no target has.
+    An address that is not announced becomes a target with a `fault`. So does everything when discovery does
+    not answer. InputError for a name that no target has.
     """
     spot, name = read_spot(text)
     if discovered.problem:
@@ -90,7 +104,7 @@ def announced_targets(discovered: Discovered, text: str) -> tuple[ExplainTarget,
 def _announced(job: str, address: str, labels: dict[str, Any]) -> Announced:
     spot, _ = read_spot(address)
     if spot is None:
-        raise ValueError(f"{address!a} is no address")
+        raise ValueError(f"{address!a} is not an address")
     path = str(labels.get("__metrics_path__", MERGED_PATH))
     return Announced(
         job, Spot(spot.address, spot.port, path), SpiffeId.parse(labels[META_IDENTITY_LABEL]),
@@ -101,7 +115,7 @@ def _announced(job: str, address: str, labels: dict[str, Any]) -> Announced:
 def _matching(targets: Sequence[Announced], spot: Spot) -> tuple[ExplainTarget, ...]:
     there = [each for each in targets if (each.spot.address, each.spot.port) == (spot.address, spot.port)]
     meant = [each for each in there if spot.path in (None, each.spot.path)]
-    # Two jobs may tell the same target: it is one.
+    # Two jobs may announce the same target. It is explained once.
     return tuple({each.spot: _explained(each) for each in meant}.values())
 
 
@@ -133,9 +147,12 @@ def _not_announced(discovered: Discovered, spot: Spot) -> ExplainTarget:
     here = [each for each in discovered.targets if each.spot.address == spot.address]
     there = ", ".join(f"{host_port(each.spot.address, each.spot.port)}{each.spot.path}" for each in here)
     fault = f"HTTP SD at {discovered.address} does not announce it"
-    if discovered.doubts:
+    if host_port(spot.address, spot.port) in discovered.contested:
+        fault = f"{fault}: its sources expect different identities at this address"
+        remedy = "let one source announce the address, or let all of them expect the same SPIFFE ID"
+    elif discovered.doubts:
         fault = f"{fault}; {discovered.doubts}"
-        remedy = "see the proxy's stderr: it says what is wrong with which source"
+        remedy = "correct the source; the proxy reads it again by itself"
     elif there:
         remedy = f"announced at this address: {printable(there, _LONGEST)}"
     else:

@@ -1,4 +1,4 @@
-"""Asks a scrape proxy that stands alone what it announces, and explains its targets."""
+"""Ask a scrape proxy without a mesh what it announces, and explain its targets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from meshscrape.verify.explain.announced import (
     Announced,
     Discovered,
     announced_targets,
-    doubts_in,
-    jobs_in,
     parse_http_sd,
+    parse_index,
 )
 from meshscrape.verify.explain.explanation import Explanation
 from meshscrape.verify.explain.gather import ProxyPlace, explain_proxied, read_files
@@ -36,8 +35,8 @@ async def explain_standalone(
 ) -> tuple[Explanation, ...]:  # fmt: skip
     """Explain what `text` names among the targets that HTTP SD at `discovery` (`host:port`) announces.
 
-    `credentials` are the proxy's, by their targets' trust domain (empty: the certificate's own). InputError
-    for a `text` that names nothing; never raises for what the peers do.
+    `credentials` are the proxy's, by the trust domain of their targets (empty: the certificate's own).
+    InputError for a `text` that names nothing. Never raises for what the peers do.
     """
     discovered = await discover(discovery, proxy.token_file, timeouts)
     held = await asyncio.to_thread(lambda: [(name, read_files(str(place))) for name, place in credentials])
@@ -50,7 +49,7 @@ async def explain_standalone(
 
 
 async def discover(address: str, token_file: Path, timeouts: Timeouts) -> Discovered:
-    """Everything that the discovery at `address` announces in all jobs, or why it tells nothing."""
+    """Return everything that the discovery at `address` announces in all jobs, or why it does not answer."""
     limits = FetchLimits(timeouts.connect, timeouts.answer, timeouts.total, body_bytes=1 << 28)
     try:
         token = read_input(token_file, "the proxy's token").decode("ascii", "replace").strip()
@@ -61,29 +60,30 @@ async def discover(address: str, token_file: Path, timeouts: Timeouts) -> Discov
     async def ask(path: str) -> bytes:
         status, body = await fetch(f"http://{address}{path}", headers=headers, limits=limits)
         if status != 200:
-            raise UnavailableError(f"HTTP {status} ({printable(body)})", where=f"http://{address}{path}")
+            words = f"HTTP {status} ({printable(body)})"
+            raise UnavailableError(words, where=f"http://{address}{path}", status=status)
         return body
 
     try:
-        metrics = (await ask("/metrics")).decode("utf-8", "replace")
+        index = parse_index(await ask("/targets"))
         found: list[Announced] = []
-        for job in jobs_in(metrics):
+        for job in index.jobs:
             found += parse_http_sd(job, await ask(f"/targets/{job}"))
     except UnavailableError as error:
-        remedy = _TOKEN if "HTTP 401" in error.what else _RUNNING
+        remedy = _TOKEN if error.status == 401 else _RUNNING
         return Discovered(address, problem=f"HTTP SD does not answer: {error}", remedy=remedy)
     except ValueError as error:
         return Discovered(address, problem=f"HTTP SD at {address}: {error}", remedy=_RUNNING)
-    return Discovered(address, tuple(found), doubts=doubts_in(metrics))
+    return Discovered(address, tuple(found), doubts=index.doubts, contested=index.contested)
 
 
 def files_for(expected: SpiffeId | None, held: Sequence[tuple[str, ScraperFiles]]) -> ScraperFiles:
-    """The credentials that the proxy uses for a target; files with a `problem` when none are for it."""
+    """Return the credentials that the proxy uses for a target, or files with a `problem` when it has none."""
     domains = [name or _own_trust_domain(files) for name, files in held]
     if expected is None:
         return held[0][1]
     for domain, (_, files) in zip(domains, held, strict=True):
-        # What nobody can read tells by itself what is wrong with it.
+        # Files that cannot be read say themselves what is wrong with them.
         if domain == expected.trust_domain or (not domain and len(held) == 1):
             return files
     known = ", ".join(domain or "?" for domain in domains)

@@ -1,4 +1,4 @@
-"""A report as one page that needs nothing else: no script, no resource, a strict security policy (pure)."""
+"""Write a report as one HTML page that needs nothing else: no script, no request, a strict policy (pure)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hashlib import sha256
 from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, Role, SeenCertificate, count
 from meshscrape.verify.html.markup import Child, Markup, element
 from meshscrape.verify.html.picture import picture
-from meshscrape.verify.html.style import STYLE
 from meshscrape.verify.reports import grouped
 
 _BAR, _INSET = 320.0, 5.0
@@ -26,9 +25,13 @@ _ROLES = {"server": "server", "scraper": "scraper", "root": "root of the trust b
 _SOON = 0.1
 
 
-def page(report: Report, now: datetime, failure: str = "") -> str:
-    """The page for `report`; `failure` says that a later run could not be made, and why."""
-    policy = f"default-src 'none'; style-src 'sha256-{_digest()}'; base-uri 'none'; form-action 'none'"
+def page(report: Report, now: datetime, style: str, failure: str = "") -> str:
+    """Return the page for `report`, with the style sheet `style`.
+
+    `failure` says why a later run could not be made.
+    """
+    allowed = f"'sha256-{b64encode(sha256(style.encode()).digest()).decode()}'"
+    policy = f"default-src 'none'; style-src {allowed}; base-uri 'none'; form-action 'none'"
     head = element(
         "head",
         element("meta", charset="utf-8"),
@@ -36,14 +39,10 @@ def page(report: Report, now: datetime, failure: str = "") -> str:
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="referrer", content="no-referrer"),
         element("title", f"meshscrape verify: {_verdict(report, failure)[1]}"),
-        element("style", Markup(STYLE)),
+        element("style", Markup(style)),
     )
     body = element("body", element("main", *_body(report, now, failure)))
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}\n"
-
-
-def _digest() -> str:
-    return b64encode(sha256(STYLE.encode()).digest()).decode()
 
 
 def _body(report: Report, now: datetime, failure: str) -> Iterator[Markup]:
@@ -155,7 +154,7 @@ def _workload(title: str, results: Sequence[CheckResult]) -> Markup:
 
 
 def _lives(certificates: Iterable[SeenCertificate], now: datetime) -> Iterator[Markup]:
-    """One bar per certificate, those that end first on top; the same one on several ports once."""
+    """Yield one bar per certificate, the earliest end first. A certificate of several ports is one bar."""
     places: dict[tuple[Role, str], list[str]] = {}
     distinct: dict[tuple[Role, str], SeenCertificate] = {}
     for each in certificates:
@@ -213,6 +212,6 @@ def _span(time: timedelta) -> str:
     return f"{seconds}s"
 
 
-def empty_page(reason: str, now: datetime) -> str:
-    """The page while no run could be made at all."""
-    return page(Report((), "", now, 0.0), now, reason)
+def empty_page(reason: str, now: datetime, style: str) -> str:
+    """Return the page while no run could be made at all."""
+    return page(Report((), "", now, 0.0), now, style, reason)
