@@ -9,8 +9,11 @@ import yaml
 from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory
 from meshscrape.observe import observe
+from meshscrape.plan.holding import outlook
+from meshscrape.plan.judge import Result, Verdict, judge, new_errors
 from meshscrape.plan.model import PHASES, Change, Intent, Plan, revert
 from meshscrape.plan.planner import plan
+from support.defaulting import defaulted
 from support.schemas import known, problems
 from support.upstream import CRDS, SAMPLES
 
@@ -31,16 +34,42 @@ def planned(inventory: Inventory, **intent: Any) -> Plan:
 
 
 def settled(inventory: Inventory, **intent: Any) -> Plan:
-    """Plan, and check what every plan must keep: order, idempotence, reversibility, valid objects."""
+    """Plan, and check what every plan must keep.
+
+    Its order; nothing worse than before (`harm`); no changes in a second plan, also of what an API server
+    gives back; the way back; valid objects.
+    """
     found = planned(inventory, **intent)
     order = [PHASES.index(change.phase) for change in found.changes]
     assert order == sorted(order)
+    assert harm(inventory, found, **intent) == []
     after = found.apply(inventory)
-    again = planned(after, **intent)
-    assert [_told(change) for change in again.changes] == []
+    for stored in (after, defaulted(after)):
+        again = planned(stored, **intent)
+        assert [_told(change) for change in again.changes] == []
     assert same(revert(found).apply(after), inventory)
     assert not [problem for change in found.changes for problem in _problems(change)]
     return found
+
+
+def harm(inventory: Inventory, found: Plan, **intent: Any) -> list[str]:
+    """What a plan makes worse: scrapes that are lost, doubled or uncertain, and new errors."""
+    wanted = Intent(**intent)
+    version = wanted.istio_version
+    before = observe(inventory, istio_version=version)
+    after = observe(outlook(inventory, found), istio_version=version)
+    replaced = wanted.prometheus in ("addon", "operator")
+    vouched = bool(wanted.scrapers)
+    known = {_said(verdict) for verdict in judge(Result(before, before, vouched, replaced))}
+    verdicts = judge(Result(before, after, vouched, replaced))
+    worse = [_said(verdict) for verdict in verdicts if verdict.answer != "shown"]
+    errors = [f"{pitfall.code} {pitfall.ref}" for pitfall in new_errors(before, after)]
+    return [text for text in worse if text not in known] + errors
+
+
+def _said(verdict: Verdict) -> str:
+    missing = ", ".join(missing.code for missing in verdict.missing)
+    return f"{verdict.workload} by {verdict.job}: {verdict.answer}: {missing}"
 
 
 def same(one: Inventory, other: Inventory) -> bool:
@@ -94,3 +123,9 @@ def notes(found: Plan) -> str:
 
 def ref(kind: str, name: str, namespace: str = "default", group: str = "apps") -> Ref:
     return Ref(group, kind, namespace, name)
+
+
+def codes(found: Plan) -> set[str]:
+    """The codes of all notes, and of what the gates wait for."""
+    missing = {missing.code for gate in found.gates for missing in gate.waits_for}
+    return {note.code for note in found.notes} | missing

@@ -134,3 +134,24 @@ def istio_gateway_of(manifest: Manifest, inventory: Inventory) -> Ref | None:
 def istio_gateway_env(gateway: Manifest) -> dict[str, str]:
     """The variables that an IstioGateway gives to its proxies."""
     return env_of({"env": objects.dig(gateway.data, "spec", "env")})
+
+
+def istio_gateway_volumes(gateway: Manifest) -> dict[str, Any]:
+    """Return the pod template that an IstioGateway's configVolumes add to its Deployment."""
+    volumes = objects.as_list(objects.dig(gateway.data, "spec", "configVolumes"))
+    mounts = [
+        {"name": objects.dig(volume, "name"), "mountPath": objects.dig(volume, "mountPath")}
+        for volume in volumes
+    ]
+    return {
+        "spec": {
+            "volumes": [
+                {
+                    "name": objects.dig(volume, "name"),
+                    "configMap": {"name": objects.dig(volume, "configMapName")},
+                }
+                for volume in volumes
+            ],
+            "containers": [{"name": PROXY_CONTAINER, "volumeMounts": mounts}],
+        }
+    }

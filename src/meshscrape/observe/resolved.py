@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from meshscrape.istio import names
 from meshscrape.istio.environment import is_true
+from meshscrape.istio.names import ASM_GROUP
 from meshscrape.istio.ports import read_port
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
+from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.kube.views.peer_authentication import PeerAuthentications, peer_authentication
 from meshscrape.kube.views.proxy import config_annotation
+from meshscrape.observe import gateways
 from meshscrape.observe.application import application_ports
 from meshscrape.observe.bootstrap import Override, override_of
 from meshscrape.observe.cluster import Cluster
@@ -99,9 +103,23 @@ class Resolver:
 
     def _override(self, workload: DeclaredWorkload, after: IstioVersion) -> Override | None:
         annotations = workload.annotations if _honours_override(workload, after) else {}
-        return override_of(
-            workload.namespace, annotations, workload.env, workload.template, self.cluster.inventory
+        inventory = self.cluster.inventory
+        templates = (workload.template, self._volumes_of_gateway(workload))
+        found = (
+            override_of(workload.namespace, annotations, workload.env, template, inventory)
+            for template in templates
         )
+        return next((override for override in found if override), None)
+
+    def _volumes_of_gateway(self, workload: DeclaredWorkload) -> Mapping[str, Any]:
+        """Return the pod template that a Gateway adds to its Deployment, which may lag behind."""
+        gateway = self.cluster.inventory.get(workload.gateway_ref) if workload.gateway_ref else None
+        if gateway is None:
+            return {}
+        if gateway.ref.group == ASM_GROUP:
+            return gateways.istio_gateway_volumes(gateway)
+        overlay = gateways.overlay_of(gateway, self.cluster, self.control.mesh.root_namespace)
+        return objects.as_mapping(objects.dig(overlay.deployment, "spec", "template"))
 
     def _legacy(self, workload: DeclaredWorkload) -> tuple[LegacyPort, ...]:
         if workload.kind == "sidecar":

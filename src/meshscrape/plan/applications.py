@@ -48,6 +48,7 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
         # In the clear it goes on as it is; over TLS, Istio takes only clients with its own ALPN there.
         context.draft.note(
             workload.ref,
+            "application-port-permissive",
             f"its own metrics port {number} stays in the clear: Prometheus needs STRICT there for mutual TLS",
             _REMEDY,
         )
@@ -56,6 +57,7 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
     if protocol != "http":
         context.draft.note(
             workload.ref,
+            "application-port-not-http",
             f"Istio does not know that its own metrics port {number} speaks HTTP: Prometheus cannot read it",
             f"name the Service's port http-… (or set appProtocol: http); or {_REMEDY}",
         )

@@ -21,7 +21,7 @@ from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
-from meshscrape.plan.model import MANAGER
+from meshscrape.plan.model import MANAGER, Refused
 from meshscrape.plan.workloads import (
     GATEWAY_OVERRIDE_SINCE,
     OVERRIDE_NAME,
@@ -34,17 +34,17 @@ VOLUME = "meshscrape-bootstrap"
 _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
 
 
-def plan_bootstrap(context: Context, target: PlannedWorkload) -> None:
-    """The ConfigMap with the listeners and the allow list, and the proxy that reads it."""
+def plan_bootstrap(context: Context, target: PlannedWorkload) -> Refused | None:
+    """Plan the ConfigMap with the listeners and the allow list, and the proxy that reads it."""
     workload = target.workload
     name = workload.bootstrap_override or OVERRIDE_NAME
     ref = Ref("", "ConfigMap", workload.namespace, name)
     if ref not in context.checksums:
         context.checksums[ref] = _config_map(context, ref)
     checksum = context.checksums[ref]
-    if checksum is None:
-        return
-    noted = native.announcements(context.intent) | {BOOTSTRAP_CHECKSUM: checksum}
+    if isinstance(checksum, Refused):
+        return checksum
+    noted = native.announcements(context.intent, workload) | {BOOTSTRAP_CHECKSUM: checksum}
     reason = "opens metrics ports that only the allow list may read"
     by_annotation = workload.kind in ("sidecar", "uninjected") or (
         workload.kind == "gateway-injected" and bool(target.version.at_least(GATEWAY_OVERRIDE_SINCE))
@@ -52,8 +52,7 @@ def plan_bootstrap(context: Context, target: PlannedWorkload) -> None:
     if not by_annotation:
         env = {ISTIO_BOOTSTRAP_OVERRIDE: _PATH, **native.off(context, workload)}
         patch = ProxyPatch(env, noted, {}, name, VOLUME, overrides.DIRECTORY)
-        patch_gateway(context, target, patch, reason)
-        return
+        return patch_gateway(context, target, patch, reason)
 
     def change(data: Mutable) -> None:
         template = templates.template_of(data)
@@ -66,14 +65,17 @@ def plan_bootstrap(context: Context, target: PlannedWorkload) -> None:
             templates.annotate(template, {EXCLUDE_INBOUND: excluded})
 
     context.draft.edit(target.ref, change, reason, restarts_of(context, workload))
+    return None
 
 
-def _config_map(context: Context, ref: Ref) -> str | None:
-    """Bring the ConfigMap up to date; the checksum of what Envoy reads at its start, None if impossible."""
+def _config_map(context: Context, ref: Ref) -> str | Refused:
+    """Bring the ConfigMap up to date; return the checksum of what Envoy reads at its start."""
     if not context.addresses:
         context.addresses = wildcard_addresses(context.inventory)
+    here = [target.workload for target in context.targets if target.workload.namespace == ref.namespace]
+    envoy_port = max((native.envoy_port(context.intent, workload) for workload in here), default=0)
     options = overrides.OverrideOptions(
-        context.intent.merged_port, context.intent.envoy_port, context.addresses, list_name=str(ref)
+        context.intent.merged_port, envoy_port, context.addresses, list_name=str(ref)
     )
     wanted = overrides.override(options)
     reason = "the listeners, and who may scrape (followed while Envoy runs)"
@@ -88,18 +90,23 @@ def _config_map(context: Context, ref: Ref) -> str | None:
             },
         }
         if not context.draft.ensure(base, reason):
-            return None
+            return Refused(
+                "name-taken", f"{ref} exists, and meshscrape did not create it", "rename that ConfigMap"
+            )
     elif context.draft.get(ref) is None:
-        raise InputError(
-            f"it has a bootstrap override already, in {ref}, which is not among the objects",
-            remedy="give that ConfigMap too, so that both can be in it",
+        return Refused(
+            "override-unknown",
+            f"it has a bootstrap override already, in {ref}, which is not among the given objects",
+            "give that ConfigMap too, so that both can be in it",
         )
     text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
     merged = _merged(text, wanted, ref)
     size = len(json.dumps(merged, separators=(",", ":")))
     if size > overrides.LIMIT_BYTES:
-        raise InputError(
-            f"the override is {size} bytes", where=str(ref), remedy="shorten one's own part of it"
+        return Refused(
+            "override-too-large",
+            f"the override in {ref} would have {size} bytes, and the limit is {overrides.LIMIT_BYTES}",
+            "shorten your own part of it",
         )
 
     def change(data: Mutable) -> None:

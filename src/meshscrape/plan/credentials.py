@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.names import (
@@ -13,24 +13,33 @@ from meshscrape.istio.names import (
     PROXY_CONFIG_ANNOTATION,
     PROXY_CONTAINER,
     REVISION,
+    TLS_MODE,
+    USER_VOLUME,
     USER_VOLUME_MOUNT,
 )
-from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, labels
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest, Ref, as_list, dig, labels
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe.model import Scraper
+from meshscrape.observe.scrapers import certs_volume, operated_template
+from meshscrape.observe.volumes import named_items
 from meshscrape.plan import templates
-from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.injection import injection_labels
+from meshscrape.plan.model import Refused
 from meshscrape.plan.scrapers import RIGHTS, guarded, new_objects, secured_scrapers
 from meshscrape.plan.workloads import Context, default_control_plane, restarts_of
 from meshscrape.prometheus import operator, scraper_pod
 
+_REASON = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
+
 
 def plan_credentials(context: Context) -> None:
-    """Certificates for the scrapers that are found, or the rights of a new one."""
+    """Plan certificates for the scrapers that are there, or the rights of a new one."""
     if context.intent.prometheus == "existing":
         for scraper in secured_scrapers(context):
-            guarded(context, scraper.ref, partial(_credentials, context, scraper))
+            if scraper.ref not in context.held.scrapers:
+                guarded(context, scraper.ref, partial(_credentials, context, scraper))
     elif context.intent.prometheus != "none":
         _check_namespace(context)
         for wanted in new_objects(context):
@@ -47,102 +56,135 @@ def _check_namespace(context: Context) -> None:
     if context.draft.get(ref) is None:
         context.draft.note(
             ref,
-            "it is not among the objects, and the new Prometheus goes there",
+            "namespace-unknown",
+            "it is not among the given objects, and the new Prometheus goes there",
             f"kubectl create namespace {name}, or take another one: --prometheus-namespace",
         )
 
 
-def _credentials(context: Context, scraper: Scraper) -> None:
-    if scraper.output_certs and scraper.certs_mount and scraper.injected:
-        return
-    reason = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
+def _credentials(context: Context, scraper: Scraper) -> Refused | None:
     if scraper.kind == "operator":
         context.draft.edit(
-            scraper.ref, partial(_operator_parts, context, scraper.injected), reason, _operated(scraper)
+            scraper.ref, partial(_operated, context, scraper), _REASON, _restarted_by_operator(scraper)
         )
-        return
+        return None
     workload = context.observation.workload(scraper.ref)
-    restarts = restarts_of(context, workload) if workload else ()
     if workload and workload.host_network:
-        raise InputError(
+        return Refused(
+            "host-network",
             "it uses the host's network, where Istio injects nothing",
-            remedy="let it run in the pod network, or write a new one: --prometheus addon",
+            "let it run in the pod network, or use a new one: --prometheus addon",
         )
-
-    def change(data: Mutable) -> None:
-        template = templates.template_of(data)
-        _scraper_metadata(context, template, scraper.injected)
-        spec = templates.child(template, "spec")
-        templates.set_named(spec, "volumes", scraper_pod.volume())
-        container = _scraping_container(spec)
-        templates.set_named(container, "volumeMounts", scraper_pod.volume_mount())
-
-    context.draft.edit(scraper.ref, change, reason, restarts)
+    template = templates.template_of(clone(context.object_of(scraper.ref)))
+    if _scraping_container(templates.child(template, "spec")) is None:
+        return Refused(
+            "no-container", "its pod template has no container", "give its manifest as it is applied"
+        )
+    restarts = restarts_of(context, workload) if workload else ()
+    context.draft.edit(scraper.ref, partial(_deployed, context, scraper), _REASON, restarts)
+    return None
 
 
-def _operated(scraper: Scraper) -> tuple[str, ...]:
+def _restarted_by_operator(scraper: Scraper) -> tuple[str, ...]:
     return (f"StatefulSet prometheus-{scraper.name} of {scraper.namespace}, by the Operator",)
 
 
-def _scraper_metadata(context: Context, metadata_owner: Mutable, injected: bool) -> None:
-    """Labels and annotations of a scraper's pods (K8s metadata below `metadata`)."""
-    plane = default_control_plane(context.observation)
-    own = labels(metadata_owner)
-    if not injected or own.get(INJECT) == "false":
-        revision = injection_labels(plane).get(REVISION, "")
-        templates.label(metadata_owner, scraper_pod.pod_labels(revision))
-    wanted = scraper_pod.pod_annotations()
-    config = scraper_pod.proxy_config()
-    text = templates.annotation(metadata_owner, PROXY_CONFIG_ANNOTATION)
+def _deployed(context: Context, scraper: Scraper, data: Mutable) -> None:
+    """Give the pod template of a Prometheus its certificate."""
+    template = templates.template_of(data)
+    spec = templates.child(template, "spec")
+    own = _certificates_of(scraper, template)
+    _scraper_metadata(context, template, scraper, own)
+    if scraper.certs_mount:
+        return
+    _declare(template, spec, own)
+    if container := _scraping_container(spec):
+        templates.set_named(container, "volumeMounts", scraper_pod.volume_mount(own.volume, own.directory))
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificates:
+    """Where a scraper's proxy writes its certificate; `mounted`: the proxy has that volume already."""
+
+    directory: str
+    volume: str
+    mounted: bool
+
+
+def _certificates_of(scraper: Scraper, template: Mutable) -> _Certificates:
+    """Return the place of the certificate; a volume that is mounted there already is used."""
+    directory = scraper.output_certs or scraper_pod.CERTIFICATES
+    mounted = certs_volume(template, objects.annotations(template), directory)
+    return _Certificates(directory, mounted[0] if mounted else scraper_pod.VOLUME, mounted is not None)
+
+
+def _declare(template: Mutable, spec: Mutable, own: _Certificates) -> None:
+    """Declare the volume in the template, as an annotation declares it where one does."""
+    if any(dig(volume, "name") == own.volume for volume in as_list(spec.get("volumes"))):
+        return
+    declared = dict(named_items(templates.annotation(template, USER_VOLUME)).items).get(own.volume)
+    volume = {"name": own.volume, **declared} if declared else scraper_pod.volume(own.volume)
+    templates.set_named(spec, "volumes", volume)
+
+
+def _scraper_metadata(context: Context, owner: Mutable, scraper: Scraper, own: _Certificates) -> None:
+    """Set the labels and annotations of a scraper's pods (Kubernetes metadata below `metadata`)."""
+    wanted = {INCLUDE_INBOUND: "", INCLUDE_OUTBOUND: ""}
+    intercepted = any(objects.annotations(owner).get(key) != value for key, value in wanted.items())
+    if scraper.injected and labels(owner).get(INJECT) != "false":
+        if intercepted:
+            # Nothing intercepts what comes in: clients in the mesh must not speak mutual TLS to it.
+            templates.label(owner, {TLS_MODE: "disabled"})
+            templates.annotate(owner, wanted)
+        if scraper.output_certs and scraper.certs_mount:
+            return
+    else:
+        revision = injection_labels(default_control_plane(context.observation)).get(REVISION, "")
+        templates.label(owner, scraper_pod.pod_labels(revision))
+    config = scraper_pod.proxy_config(directory=own.directory)
+    text = templates.annotation(owner, PROXY_CONFIG_ANNOTATION)
     wanted[PROXY_CONFIG_ANNOTATION] = templates.with_proxy_config(
         text, config["proxyMetadata"], {k: v for k, v in config.items() if k != "proxyMetadata"}
     )
-    mounts = templates.annotation(metadata_owner, USER_VOLUME_MOUNT)
-    if mounts:
-        wanted[USER_VOLUME_MOUNT] = _merged_mounts(mounts)
-    if injected:
-        # It is in the mesh already, perhaps on purpose: how it is intercepted stays its own business.
-        for key in (INCLUDE_INBOUND, INCLUDE_OUTBOUND):
-            if templates.annotation(metadata_owner, key) or key not in _annotations(metadata_owner):
-                wanted.pop(key, None)
-    templates.annotate(metadata_owner, wanted)
+    if not own.mounted:
+        mounts = templates.annotation(owner, USER_VOLUME_MOUNT) or "{}"
+        wanted[USER_VOLUME_MOUNT] = _merged_mounts(mounts, own)
+    templates.annotate(owner, wanted)
 
 
-def _annotations(data: Mutable) -> Any:
-    return as_mapping(dig(data, "metadata", "annotations"))
-
-
-def _merged_mounts(text: str) -> str:
-    """`userVolumeMount` with our mount in it; a list is understood as well, a map is written."""
-    found = load_text(text, USER_VOLUME_MOUNT)
-    if isinstance(found, list):
-        found = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in found}
-    if not isinstance(found, dict):
+def _merged_mounts(text: str, own: _Certificates) -> str:
+    """Return `userVolumeMount` with our mount in it; a list is understood as well, a map is written."""
+    mounts = load_text(text, USER_VOLUME_MOUNT)
+    if isinstance(mounts, list):
+        mounts = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in mounts}
+    if not isinstance(mounts, dict):
         raise InputError("neither a map nor a list", where=USER_VOLUME_MOUNT, remedy="correct it")
-    return rewrite(text if text.lstrip().startswith("{") else "{}", found | scraper_pod.user_volume_mount())
+    wanted = mounts | scraper_pod.user_volume_mount(own.volume, own.directory)
+    return rewrite(text if text.lstrip().startswith("{") else "{}", wanted)
 
 
-def _scraping_container(spec: Mutable) -> Mutable:
-    """The container that scrapes: by its image, else the first one that is not the proxy."""
-    found = [each for each in as_list(spec.get("containers")) if isinstance(each, dict)]
-    others = [each for each in found if each.get("name") != PROXY_CONTAINER]
+def _scraping_container(spec: Mutable) -> Mutable | None:
+    """Return the container that scrapes: by its image, else the first one that is not the proxy."""
+    containers = [each for each in as_list(spec.get("containers")) if isinstance(each, dict)]
+    others = [each for each in containers if each.get("name") != PROXY_CONTAINER]
     named = [
         each
         for each in others
         if "reload" not in str(each.get("name"))
         and any(word in str(each.get("image")) for word in ("prometheus:", "/prometheus", "vmagent"))
     ]
-    if not others:
-        raise InputError("its pod template has no container", remedy="give its manifest as it is applied")
-    return (named or others)[0]
+    return next(iter(named or others), None)
 
 
-def _operator_parts(context: Context, injected: bool, data: Mutable) -> None:
+def _operated(context: Context, scraper: Scraper, data: Mutable) -> None:
+    """Give the pods of a Prometheus object their certificate, and the object a scrape class with it."""
     spec = templates.child(data, "spec")
-    parts = operator.prometheus_parts()
-    holder: Mutable = {"metadata": spec.get("podMetadata") or {}}
-    _scraper_metadata(context, holder, injected)
-    spec["podMetadata"] = holder["metadata"]
-    for key, by in (("volumes", "name"), ("volumeMounts", "name"), ("scrapeClasses", "name")):
-        for item in parts[key]:
-            templates.set_named(spec, key, item, by)
+    template = operated_template(Manifest(scraper.ref, data))
+    own = _certificates_of(scraper, template)
+    owner: Mutable = {"metadata": spec.get("podMetadata") or {}}
+    _scraper_metadata(context, owner, scraper, own)
+    spec["podMetadata"] = owner["metadata"]
+    if not scraper.certs_mount:
+        _declare(owner, spec, own)
+        templates.set_named(spec, "volumeMounts", scraper_pod.volume_mount(own.volume, own.directory))
+    templates.set_named(spec, "scrapeClasses", operator.scrape_class(scraper.certs_mount or own.directory))

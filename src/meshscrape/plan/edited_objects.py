@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.names import MANAGED_BY
 from meshscrape.kube.objects import Inventory, Object, Ref, labels, ref_of
-from meshscrape.plan.model import MANAGER, PHASES, Action, Change, Note, Phase
+from meshscrape.plan.model import MANAGER, PHASES, Action, Change, Note, Phase, Refused
 
 # What others refer to comes first. Deletions go the other way round.
 _RANKS = {
@@ -24,12 +22,12 @@ _RANKS = {
 Mutable = dict[str, Any]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     before: Object | None
     after: Object | None
-    reasons: list[str] = field(default_factory=list)
-    restarts: list[str] = field(default_factory=list)
+    reasons: tuple[str, ...] = ()
+    restarts: tuple[str, ...] = ()
 
 
 class EditedObjects:
@@ -40,31 +38,43 @@ class EditedObjects:
         self._state: dict[Ref, Object | None] = {}
         self._entries: dict[tuple[Phase, Ref], _Entry] = {}
         self._notes: dict[Note, None] = {}
-        self._undo: list[Callable[[], None]] = []
         self.phase: Phase = PHASES[0]
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What has been noted so far, each once."""
+        """Return what has been noted so far, each note once."""
         return tuple(self._notes)
 
-    def note(self, ref: Ref | None, text: str, remedy: str, *, refused: bool = False) -> None:
+    def note(self, ref: Ref | None, code: str, text: str, remedy: str) -> None:
         """Record something that a person must know."""
-        self._notes[Note(ref, text, remedy, refused)] = None
+        self._notes[Note(ref, code, text, remedy)] = None
 
-    @contextlib.contextmanager
-    def whole(self) -> Iterator[None]:
-        """All changes made within, or none of them when an InputError ends it."""
-        self._undo.clear()
+    def refuse(self, ref: Ref | None, refused: Refused) -> None:
+        """Record that an object is left alone, and why."""
+        self._notes[Note(ref, refused.code, refused.reason, refused.remedy, refused=True)] = None
+
+    def whole(self, act: Callable[[], Refused | None]) -> Refused | None:
+        """Make all changes of `act`, or none of them when it refuses. May be nested.
+
+        An InputError is a mistake in the user's own text (an annotation, a configuration): it refuses too.
+        """
+        state, entries = dict(self._state), dict(self._entries)
         try:
-            yield
-        except InputError:
-            for undo in reversed(self._undo):
-                undo()
+            refused = act()
+        except InputError as error:
+            place = f"{error.place}: " if error.where else ""
+            refused = Refused(
+                error.code or "unreadable", f"{place}{error.what}", error.remedy or "correct it"
+            )
+        except BaseException:
+            self._state, self._entries = state, entries
             raise
+        if refused is not None:
+            self._state, self._entries = state, entries
+        return refused
 
     def get(self, ref: Ref) -> Object | None:
-        """The object as the changes so far leave it; not to be modified."""
+        """Return the object as the changes so far leave it; it must not be modified."""
         if ref in self._state:
             return self._state[ref]
         manifest = self._inventory.get(ref)
@@ -73,7 +83,11 @@ class EditedObjects:
     def edit(
         self, ref: Ref, change: Callable[[Mutable], None], reason: str, restarts: tuple[str, ...] = ()
     ) -> bool:
-        """Let `change` modify a copy of an object that is there; whether that made a difference."""
+        """Let `change` modify a copy of an object that is there; return whether that made a difference.
+
+        The order of keys makes no difference, and neither do fields that `change` leaves unset and the API
+        server fills in.
+        """
         before = self.get(ref)
         if before is None:
             return False
@@ -87,7 +101,7 @@ class EditedObjects:
     def ensure(self, wanted: Object, reason: str, restarts: tuple[str, ...] = ()) -> bool:
         """Create an object of our own, or bring it up to date; fields that others added to it stay.
 
-        An object of the same name that is not ours is left alone, with a note; False then.
+        Return False, with a note, for an object of the same name that is not ours: it is left alone.
         """
         ref = ref_of(wanted)
         before = self.get(ref)
@@ -95,11 +109,13 @@ class EditedObjects:
             self._record(ref, None, clone(wanted), reason, restarts)
             return True
         if labels(before).get(MANAGED_BY) != MANAGER:
-            self.note(
+            self.refuse(
                 ref,
-                "an object of this name is there, and meshscrape did not make it",
-                f"rename it, or label it {MANAGED_BY}={MANAGER} to hand it over",
-                refused=True,
+                Refused(
+                    "name-taken",
+                    "an object of this name exists, and meshscrape did not create it",
+                    f"rename it, or label it {MANAGED_BY}={MANAGER} to hand it over",
+                ),
             )
             return False
         if not covers(before, wanted):
@@ -116,44 +132,37 @@ class EditedObjects:
     def _record(
         self, ref: Ref, before: Object | None, after: Object | None, reason: str, restarts: tuple[str, ...]
     ) -> None:
-        key = (self.phase, ref)
-        self._undo.append(partial(self._restore, key, self._entries.get(key), ref in self._state, before))
-        known = self._entries.get(key)
-        # A new entry each time: the old one is what an undo puts back.
-        entry = (
-            _Entry(before, after)
-            if known is None
-            else _Entry(known.before, after, [*known.reasons], [*known.restarts])
+        known = self._entries.get((self.phase, ref), _Entry(before, after))
+        self._entries[self.phase, ref] = _Entry(
+            known.before,
+            after,
+            tuple(dict.fromkeys((*known.reasons, reason))),
+            tuple(dict.fromkeys((*known.restarts, *restarts))),
         )
-        self._entries[key] = entry
         self._state[ref] = after
-        if reason not in entry.reasons:
-            entry.reasons.append(reason)
-        entry.restarts.extend(text for text in restarts if text not in entry.restarts)
 
-    def _restore(
-        self, key: tuple[Phase, Ref], entry: _Entry | None, was_changed: bool, state: Object | None
-    ) -> None:
-        if entry is None:
-            del self._entries[key]
-        else:
-            self._entries[key] = entry
-        if was_changed:
-            self._state[key[1]] = state
-        else:
-            del self._state[key[1]]
+    def changes_of(self, phase: Phase) -> list[Ref]:
+        """Return the objects that are changed in a phase."""
+        return [
+            ref for (of, ref), entry in self._entries.items() if of == phase and entry.before != entry.after
+        ]
 
     def changes(self) -> tuple[Change, ...]:
-        """All changes in the order in which they are to be applied."""
-        found = [
+        """Return all changes in the order in which they are to be applied."""
+        made = [
             Change(
-                _action(entry), ref, entry.before, entry.after, "; ".join(entry.reasons),
-                tuple(entry.restarts), phase,
+                _action(entry),
+                ref,
+                entry.before,
+                entry.after,
+                "; ".join(entry.reasons),
+                entry.restarts,
+                phase,
             )
             for (phase, ref), entry in self._entries.items()
             if entry.before != entry.after
-        ]  # fmt: skip
-        return tuple(sorted(found, key=_order))
+        ]
+        return tuple(sorted(made, key=_order))
 
 
 def clone(value: Any) -> Any:

@@ -11,8 +11,8 @@ from meshscrape.istio.names import MANAGED_BY, PROXY_CONFIG_ANNOTATION, PROXY_CO
 from meshscrape.kube.objects import LAST_APPLIED, Ref, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan import templates
-from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.model import MANAGER
+from meshscrape.plan.edited_objects import Mutable, clone
+from meshscrape.plan.model import MANAGER, Refused
 from meshscrape.plan.workloads import PARAMETERS_SINCE, Context, PlannedWorkload, restarts_of
 
 _OVERLAY = "deployment"
@@ -37,11 +37,10 @@ class ProxyPatch:
     mount_path: str = ""
 
 
-def patch_gateway(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
-    """Give a gateway's proxy what `patch` says; whether that changes anything.
-
-    Raises InputError where no object can carry it.
-    """
+def patch_gateway(
+    context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str
+) -> Refused | None:
+    """Give a gateway's proxy what `patch` says; return why no object can carry it."""
     match target.workload.kind:
         case "gateway-api" | "waypoint":
             return _patch_managed(context, target, patch, reason)
@@ -50,27 +49,33 @@ def patch_gateway(context: Context, target: PlannedWorkload, patch: ProxyPatch, 
     return _patch_template(context, target, patch, reason)
 
 
-def _patch_template(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
+def _patch_template(
+    context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str
+) -> Refused | None:
+    template = templates.template_of(clone(context.object_of(target.ref)))
+    if templates.container(template) is None and (patch.env or patch.config_map):
+        return Refused(
+            "no-proxy-container",
+            "its template has no container istio-proxy",
+            "give the gateway's manifest as it is applied",
+        )
+
     def change(data: Mutable) -> None:
-        template = templates.template_of(data)
-        _fill(template, patch)
+        _fill(templates.template_of(data), patch)
 
     changed = context.draft.edit(target.ref, change, reason, restarts_of(context, target.workload))
     if changed and target.workload.kind == "gateway-classic":
         context.draft.note(
             target.ref,
-            "helm or istioctl made this gateway, and the next upgrade with it takes the change back",
+            "chart-takes-back",
+            "Helm or istioctl made this gateway, and the next upgrade with it takes the change back",
             "put the same env and podAnnotations into its values",
         )
-    return changed
+    return None
 
 
 def _fill(template: Mutable, patch: ProxyPatch) -> None:
     proxy = templates.container(template)
-    if proxy is None and (patch.env or patch.config_map):
-        raise InputError(
-            "its template has no container istio-proxy", remedy="give the gateway's manifest as it is applied"
-        )
     templates.annotate(template, patch.annotations)
     if patch.metadata:
         templates.configure_proxy(template, patch.metadata)
@@ -90,29 +95,33 @@ def _mount(patch: ProxyPatch) -> Mutable:
     return {"name": patch.volume, "mountPath": patch.mount_path, "readOnly": True}
 
 
-def _patch_managed(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
+def _patch_managed(
+    context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str
+) -> Refused | None:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
     if target.version.at_least(PARAMETERS_SINCE):
         return _patch_overlay(context, target, gateway, patch, reason)
     if patch.env or patch.config_map or patch.metadata:
-        raise InputError(
-            f"its settings need parametersRef, which Gateways take from {PARAMETERS_SINCE} on",
-            where=str(target.version),
-            remedy="use --mode legacy, or a ProxyConfig object",
+        return Refused(
+            "gateway-parameters-too-old",
+            f"its settings need parametersRef, which Gateways take from {PARAMETERS_SINCE} on; this is "
+            f"{target.version}",
+            "use --mode legacy, or a ProxyConfig object",
         )
     if not target.version.at_least(_INFRASTRUCTURE_SINCE):
-        raise InputError(
-            f"its pods take annotations of one's own from {_INFRASTRUCTURE_SINCE} on",
-            where=f"version {target.version}",
-            remedy="upgrade Istio, or scrape this gateway by a job of its own",
+        return Refused(
+            "gateway-infrastructure-too-old",
+            f"Istio gives a Gateway's pods annotations from {_INFRASTRUCTURE_SINCE} on; this is "
+            f"{target.version}",
+            "upgrade Istio, or scrape this gateway by a job of its own",
         )
     return _annotate_infrastructure(context, target, gateway, patch, reason)
 
 
 def _annotate_infrastructure(
     context: Context, target: PlannedWorkload, gateway: Ref, patch: ProxyPatch, reason: str
-) -> bool:
+) -> Refused | None:
     def change(data: Mutable) -> None:
         infrastructure = templates.child(data, "spec", "infrastructure")
         if "annotations" not in infrastructure:
@@ -121,17 +130,20 @@ def _annotate_infrastructure(
             infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
         infrastructure["annotations"] |= patch.annotations
 
-    return context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+    context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+    return None
 
 
 def _patch_overlay(
     context: Context, target: PlannedWorkload, gateway: Ref, patch: ProxyPatch, reason: str
-) -> bool:
+) -> Refused | None:
     parameters = as_mapping(dig(context.object_of(gateway), "spec", "infrastructure", "parametersRef"))
     name = str(parameters.get("name") or f"meshscrape-{gateway.name}")
     if parameters and (parameters.get("kind") != "ConfigMap" or parameters.get("group")):
-        raise InputError(
-            "its parametersRef is no ConfigMap", where=str(gateway), remedy="Istio takes ConfigMaps only"
+        return Refused(
+            "gateway-parameters-kind",
+            f"the parametersRef of {gateway} is no ConfigMap",
+            "use a ConfigMap: Istio takes nothing else",
         )
     config = Ref("", "ConfigMap", gateway.namespace, name)
     if not parameters:
@@ -145,10 +157,12 @@ def _patch_overlay(
             },
         }
         if not context.draft.ensure(empty, reason):
-            return False
+            return _taken(config)
     elif context.draft.get(config) is None:
-        raise InputError(
-            f"its parametersRef names {config}, which is not among the objects", remedy="give that too"
+        return Refused(
+            "gateway-parameters-unknown",
+            f"its parametersRef names {config}, which is not among the given objects",
+            "give that ConfigMap too",
         )
 
     def overlay(data: Mutable) -> None:
@@ -162,11 +176,15 @@ def _patch_overlay(
 
     # Istio renders the Deployment anew when the Gateway or a ConfigMap that it refers to changes.
     restarts = restarts_of(context, target.workload)
-    changed = context.draft.edit(config, overlay, reason, restarts if parameters else ())
+    context.draft.edit(config, overlay, reason, restarts if parameters else ())
     if not parameters:
         referring = f"{reason}: its Deployment is made from {config}"
-        changed = context.draft.edit(gateway, refer, referring, restarts) or changed
-    return changed
+        context.draft.edit(gateway, refer, referring, restarts)
+    return None
+
+
+def _taken(ref: Ref) -> Refused:
+    return Refused("name-taken", f"{ref} exists, and meshscrape did not create it", "rename that object")
 
 
 def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
@@ -190,7 +208,7 @@ def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
     return overlay
 
 
-def _patch_asm(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> bool:
+def _patch_asm(context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str) -> Refused | None:
     gateway = target.workload.gateway_ref
     assert gateway is not None  # noqa: S101 - targets of this kind have one
 
@@ -211,10 +229,11 @@ def _patch_asm(context: Context, target: PlannedWorkload, patch: ProxyPatch, rea
             }
             templates.set_named(spec, "configVolumes", item)
 
-    changed = context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
+    context.draft.edit(gateway, change, reason, restarts_of(context, target.workload))
     context.draft.note(
         gateway,
+        "asm-untested",
         "an IstioGateway of ASM: its fields are taken from ASM's API, and could not be run here",
         "apply it to ASM's own API server, for one gateway first",
     )
-    return changed
+    return None

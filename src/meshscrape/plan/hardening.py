@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from meshscrape.errors import InputError
 from meshscrape.istio.names import METRICS_LOCALHOST_ACCESS_ONLY
 from meshscrape.kube.objects import Ref
+from meshscrape.observe.model import ObservedJob
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
-from meshscrape.plan.model import Gate
+from meshscrape.plan.model import Gate, Missing, Refused
 from meshscrape.plan.scrapers import blocks_hardening
 from meshscrape.plan.workloads import (
     LOCALHOST_ONLY_SINCE,
@@ -20,42 +21,62 @@ from meshscrape.plan.workloads import (
     restarts_of,
 )
 
-_NOBODY = "a scraper over mutual TLS: none was found among the objects, and none is planned"
 _REASON = "closes the plaintext ports 15090 and 15020"
+_NOBODY = Missing(
+    "no-secure-scraper",
+    "a scraper over mutual TLS: none is among the given objects, and none is planned",
+    "give your Prometheus too, or name who scrapes: --scraper spiffe:SPIFFE_ID",
+)
 
 
 def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gate]:
-    """Close the ports of targets that nobody reads in the clear; the gates say what others wait for.
+    """Close the ports of targets that nobody reads in plaintext; the gates say what others wait for.
 
-    `moved` are the consumers that the secured pods leave, `scraped` whether anybody reads the secure ports.
+    `moved` are the scrape jobs that the secured pods leave, `scraped` whether anybody reads the secure ports.
     """
     unseen = tuple(_unseen(context))
-    planned: dict[tuple[str, ...], list[Ref]] = {}
-    waiting: dict[tuple[str, ...], list[Ref]] = {}
+    planned: dict[tuple[Missing, ...], list[Ref]] = {}
+    waiting: dict[tuple[Missing, ...], list[Ref]] = {}
     for target in context.targets:
-        workload = target.workload
-        if workload.metrics.hardened or not _possible(context, target):
+        if target.workload.metrics.hardened or not _possible(context, target):
             continue
-        consumers = [each for each in context.observation.scrape_jobs if blocks_hardening(each, target.ref)]
-        left = tuple(each.name for each in consumers if each.name not in moved)
-        left = (*left, *unseen, *(() if scraped else (_NOBODY,)))
+        jobs = [job for job in context.observation.scrape_jobs if blocks_hardening(job, target.ref)]
+        left = tuple(_left(context, job) for job in jobs if job.name not in moved)
+        left = (*left, *unseen, *(() if scraped else (_NOBODY,)), *context.held.open.get(target.ref, ()))
         if left:
             waiting.setdefault(left, []).append(target.ref)
             continue
-        if _hardened(context, target) and consumers:
-            names = tuple(f"{each.name}, which the plan moves" for each in consumers)
-            planned.setdefault(names, []).append(target.ref)
-    gates = [Gate("hardening", tuple(refs), names, True) for names, refs in planned.items()]
-    return gates + [Gate("hardening", tuple(refs), names, False) for names, refs in waiting.items()]
+        if _hardened(context, target) and jobs:
+            planned.setdefault(tuple(map(_moved, jobs)), []).append(target.ref)
+    gates = [Gate("hardening", tuple(refs), missing, True) for missing, refs in planned.items()]
+    return gates + [Gate("hardening", tuple(refs), missing, False) for missing, refs in waiting.items()]
 
 
-def _unseen(context: Context) -> Iterator[str]:
-    """Scrapers whose jobs are not among the objects: what they read in the clear cannot be told."""
-    known = {each.scraper for each in context.observation.scrape_jobs}
+def _left(context: Context, job: ObservedJob) -> Missing:
+    if job.scraper in context.held.scrapers:
+        return Missing("scraper-held", f"{job.name}, whose scraper is held back", "see the gate of scraping")
+    return Missing(
+        "plaintext-reader",
+        f"{job.name}, which no plan can move",
+        "let it drop pods that announce a secure port (docs/prometheus.md has the rule), and plan again",
+    )
+
+
+def _moved(job: ObservedJob) -> Missing:
+    return Missing("moves", f"{job.name}, which the plan moves", "apply the phases before, and look")
+
+
+def _unseen(context: Context) -> Iterator[Missing]:
+    """Return the scrapers whose jobs are not among the objects: what they read in plaintext is unknown."""
+    known = {job.scraper for job in context.observation.scrape_jobs}
     for scraper in context.observation.scrapers:
         elsewhere = scraper.config is None or context.draft.get(scraper.config) is None
         if scraper.ref not in known and scraper.kind != "operator" and elsewhere:
-            yield f"{scraper.ref}: what it scrapes cannot be told from the objects"
+            yield Missing(
+                "reader-unknown",
+                f"{scraper.ref}: the given objects do not tell what it reads",
+                "give its configuration too, or move its jobs and plan without it",
+            )
 
 
 def _possible(context: Context, target: PlannedWorkload) -> bool:
@@ -64,6 +85,7 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
     if known and managed and not target.version.at_least(PARAMETERS_SINCE):
         context.draft.note(
             target.ref,
+            "gateway-parameters-too-old",
             "its plaintext ports stay open: a Gateway's settings need parametersRef, "
             f"from {PARAMETERS_SINCE} on; this is {target.version}",
             f"upgrade Istio, or set {METRICS_LOCALHOST_ACCESS_ONLY} by a ProxyConfig object",
@@ -78,6 +100,7 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
     )
     context.draft.note(
         target.ref,
+        "hardening-too-old" if known is False else "version-unknown",
         f"its plaintext ports cannot be closed: {what}",
         f"upgrade to {LOCALHOST_ONLY_SINCE} or newer, or write a NetworkPolicy for 15090 and 15020"
         if known is False
@@ -87,26 +110,26 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
 
 
 def _hardened(context: Context, target: PlannedWorkload) -> bool:
-    try:
-        with context.draft.whole():
-            return _harden(context, target)
-    except InputError as error:
-        context.draft.note(
-            target.ref, f"its plaintext ports stay open: {error}", "correct it first", refused=True
-        )
+    """Close the ports of one target; return whether that changes anything."""
+    before = len(context.draft.changes_of("hardening"))
+    if refused := context.draft.whole(partial(_harden, context, target)):
+        reason = f"its plaintext ports stay open: {refused.reason}"
+        context.draft.refuse(target.ref, Refused(refused.code, reason, refused.remedy))
         return False
+    return len(context.draft.changes_of("hardening")) > before
 
 
-def _harden(context: Context, target: PlannedWorkload) -> bool:
-    """Both places: 15090 is bound by proxyMetadata, 15020 checks the process environment."""
+def _harden(context: Context, target: PlannedWorkload) -> Refused | None:
+    """Set the variable in both places: proxyMetadata binds 15090, the process environment closes 15020."""
     workload = target.workload
     value = {METRICS_LOCALHOST_ACCESS_ONLY: "true"}
     if workload.is_gateway and workload.kind != "gateway-injected":
         return patch_gateway(context, target, ProxyPatch(env=value, metadata=value), _REASON)
-
-    native.refuse_overridden(context, workload, value)
+    if refused := native.overridden(context, workload, value):
+        return refused
 
     def change(data: Mutable) -> None:
         native.set_variables(templates.template_of(data), value)
 
-    return context.draft.edit(target.ref, change, _REASON, restarts_of(context, workload))
+    context.draft.edit(target.ref, change, _REASON, restarts_of(context, workload))
+    return None

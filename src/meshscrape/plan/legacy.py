@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshscrape.errors import InputError
 from meshscrape.istio import names
 from meshscrape.istio.allow_list import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.istio.ports import MERGED, STATS
@@ -20,7 +19,7 @@ from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
-from meshscrape.plan.model import LEGACY_PORT, MANAGER, LegacySource
+from meshscrape.plan.model import LEGACY_PORT, MANAGER, LegacySource, Refused
 from meshscrape.plan.workloads import (
     Context,
     PlannedWorkload,
@@ -39,23 +38,24 @@ _SERVED: dict[LegacySource, str] = {"merged": "the merged metrics", "envoy": "En
 _PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
 
 
-def plan_legacy(context: Context, target: PlannedWorkload) -> None:
-    """The objects that open 15091 for a workload, and the annotation that announces it."""
+def plan_legacy(context: Context, target: PlannedWorkload) -> Refused | None:
+    """Plan the objects that open 15091 for a workload, and the annotation that announces it."""
     announced = {names.SECURE_PORT: str(LEGACY_PORT)}
     included = target.workload.interception.include
     uncaptured = target.workload.kind == "sidecar" and not target.workload.interception.captured
     if not target.workload.is_gateway and (uncaptured or included == ()):
-        raise InputError(
+        return Refused(
+            "legacy-not-intercepted",
             "its inbound traffic is not intercepted, which legacy mode needs",
-            remedy="use --mode bootstrap, whose listeners are reached directly",
+            "use --mode bootstrap, whose listeners are reached directly",
         )
-    _check_root_namespace(context, target.workload)
+    if refused := _never_strict(context, target.workload):
+        return refused
     _authorization_policy(context, target)
     if target.workload.is_gateway:
         _gateway(context, target)
         patch = ProxyPatch(native.off(context, target.workload), announced)
-        patch_gateway(context, target, patch, "announces the port to Prometheus")
-        return
+        return patch_gateway(context, target, patch, "announces the port to Prometheus")
     _strict(context, target)
     _sidecar(context, target)
     _note_left_out(context, target.workload)
@@ -77,6 +77,7 @@ def plan_legacy(context: Context, target: PlannedWorkload) -> None:
     context.draft.edit(
         target.ref, change, "announces the port to Prometheus", restarts_of(context, target.workload)
     )
+    return None
 
 
 def _object(context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable) -> Mutable:
@@ -100,6 +101,7 @@ def _note_left_out(context: Context, workload: ObservedWorkload) -> None:
     if context.intent.legacy_source == "envoy" and merges:
         context.draft.note(
             workload.ref,
+            "application-left-out",
             f"its application's own metrics are not behind {LEGACY_PORT}, and its pods leave the plaintext "
             "jobs that read them",
             "take --legacy-source merged, or scrape the application's port over mutual TLS",
@@ -127,6 +129,7 @@ def _authorization_policy(context: Context, target: PlannedWorkload) -> None:
             case DnsScraper():
                 context.draft.note(
                     None,
+                    "dns-scraper-in-legacy",
                     f"{scraper} cannot be allowed in legacy mode: Istio's policies know workloads only",
                     "use --mode bootstrap for scrapers from outside the mesh",
                 )
@@ -152,15 +155,16 @@ def _authorization_policy(context: Context, target: PlannedWorkload) -> None:
     context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
 
 
-def _check_root_namespace(context: Context, workload: ObservedWorkload) -> None:
-    """Raise InputError for a sidecar whose port nothing can make STRICT."""
+def _never_strict(context: Context, workload: ObservedWorkload) -> Refused | None:
+    """Return why nothing can make the port of a sidecar STRICT."""
     root = context.observation.mesh.root_namespace
     if workload.is_gateway or workload.namespace != root or workload.mtls.of(LEGACY_PORT) == "STRICT":
-        return
-    raise InputError(
+        return None
+    return Refused(
+        "legacy-never-strict",
         f"Istio ignores a PeerAuthentication for single workloads in its root namespace {root}, and "
         f"{LEGACY_PORT} would not be STRICT",
-        remedy="use --mode bootstrap, make the mesh STRICT, or move it to another namespace",
+        "use --mode bootstrap, make the mesh STRICT, or move it to another namespace",
     )
 
 
@@ -277,6 +281,7 @@ def _note_other_source(context: Context, ref: Ref, ingress: Any, wanted: Any) ->
     if found.rpartition(":")[2] != str(wanted).rpartition(":")[2]:
         context.draft.note(
             ref,
+            "other-legacy-source",
             f"it leads {LEGACY_PORT} to {found} already, not to {wanted}: left as it is",
             "change its defaultEndpoint, or choose the other --legacy-source",
         )

@@ -65,6 +65,7 @@ def _still_needed(
         if effective[0] == ref:
             context.draft.note(
                 ref,
+                "still-serving",
                 f"it still serves {other.ref}, so it stays after {workload.ref} has moved",
                 "plan for both together",
             )

@@ -10,6 +10,7 @@ from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref
+from meshscrape.plan.outcome import Outcome
 
 Action = Literal["create", "update", "delete"]
 Phase = Literal["injection", "credentials", "listeners", "scrape", "hardening", "removal"]
@@ -31,7 +32,9 @@ class Intent:
     `scrapers` is the allow list; empty means the scrapers found in the objects. `envoy_port` 0 leaves the
     port for Envoy's statistics alone off (they are in the merged metrics too). `harden` closes the plaintext
     ports once nobody needs them. `legacy_source` is what legacy mode's one port serves: the merged metrics,
-    or Envoy's statistics alone. `inject` also takes in workloads that have no sidecar yet.
+    or Envoy's statistics alone. `inject` also takes in workloads that have no sidecar yet. `new_job`: the
+    label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up` and `scrape_*`
+    that an application exposes.
     """
 
     mode: Mode = "auto"
@@ -45,6 +48,8 @@ class Intent:
     prometheus_namespace: str = ROOT_NAMESPACE
     merged_port: int = SECURE_MERGED
     envoy_port: int = 0
+    new_job: bool = False
+    keep_own_series: bool = False
     legacy_source: LegacySource = "merged"
     istio_version: str | None = None
 
@@ -68,10 +73,29 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """Why nothing is planned for an object: `code` for programs, `reason` and `remedy` for people."""
+
+    code: str
+    reason: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """One thing that a change waits for: `code` for programs, `text` and `remedy` for people."""
+
+    code: str
+    text: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a person must know; with `refused`, the workload was left alone because of it."""
+    """Something that a person must know; `refused` means that the object was left alone because of it."""
 
     ref: Ref | None
+    code: str
     text: str
     remedy: str
     refused: bool = False
@@ -79,15 +103,15 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Changes of `workloads` that wait. `phase` says which; `waits_for` are consumers, in plain words.
+    """Changes of `workloads` that wait for something. `phase` says which changes.
 
-    `planned`: the plan itself moves what is waited for, so the phase is in the plan, and must be applied
+    `planned`: the plan itself does what is waited for, so the phase is in the plan, and must be applied
     after the phases before it have taken effect. Otherwise the phase is not in the plan.
     """
 
     phase: Phase
     workloads: tuple[Ref, ...]
-    waits_for: tuple[str, ...]
+    waits_for: tuple[Missing, ...]
     planned: bool
 
 
@@ -105,6 +129,7 @@ class Plan:
     modes: Mapping[Ref, Decided] = field(default_factory=dict)
     apart: bool = False
     autoscaled: frozenset[Ref] = frozenset()
+    outcome: Outcome = field(default_factory=Outcome)
 
     @property
     def refused(self) -> tuple[str, ...]:

@@ -5,28 +5,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from meshscrape.errors import InputError
 from meshscrape.istio import names
+from meshscrape.istio.ports import SECURE_STATS
 from meshscrape.kube import objects
 from meshscrape.kube.objects import as_list, as_mapping, dig, selects
 from meshscrape.kube.views.proxy import annotation_metadata
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
-from meshscrape.plan.model import Intent
-from meshscrape.plan.workloads import Context, PlannedWorkload
+from meshscrape.plan.model import Intent, Refused
+from meshscrape.plan.workloads import Context, PlannedWorkload, merges_envoy
 
 
-def variables(intent: Intent) -> dict[str, str]:
-    """The variables that open the ports."""
-    found = {names.ENVOY_SECURE_MERGED_METRICS_PORT: str(intent.merged_port)}
-    return found | ({names.ENVOY_SECURE_METRICS_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
+def variables(intent: Intent, workload: ObservedWorkload) -> dict[str, str]:
+    """Return the variables that open the ports."""
+    port = envoy_port(intent, workload)
+    opened = {names.ENVOY_SECURE_MERGED_METRICS_PORT: str(intent.merged_port)}
+    return opened | ({names.ENVOY_SECURE_METRICS_PORT: str(port)} if port else {})
 
 
-def announcements(intent: Intent) -> dict[str, str]:
-    """The annotations by which Prometheus finds the ports."""
-    found = {names.SECURE_PORT: str(intent.merged_port)}
-    return found | ({names.SECURE_ENVOY_PORT: str(intent.envoy_port)} if intent.envoy_port else {})
+def envoy_port(intent: Intent, workload: ObservedWorkload) -> int:
+    """Return the port for Envoy's statistics alone; 0 for none.
+
+    A workload whose agent does not merge them needs it: they are on no other secure port.
+    """
+    return intent.envoy_port or (0 if merges_envoy(workload) else SECURE_STATS)
+
+
+def secure_ports(intent: Intent, workload: ObservedWorkload) -> tuple[int, ...]:
+    """Return the ports that are opened, each once."""
+    return tuple(port for port in (envoy_port(intent, workload), intent.merged_port) if port)
+
+
+def announcements(intent: Intent, workload: ObservedWorkload) -> dict[str, str]:
+    """Return the annotations by which Prometheus finds the ports."""
+    port = envoy_port(intent, workload)
+    announced = {names.SECURE_PORT: str(intent.merged_port)}
+    return announced | ({names.SECURE_ENVOY_PORT: str(port)} if port else {})
 
 
 def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
@@ -54,8 +69,8 @@ def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, st
     return {**found, **workload.proxy_metadata}
 
 
-def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> None:
-    """Raise InputError where a ProxyConfig object for this workload says otherwise than `wanted`.
+def overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> Refused | None:
+    """Return why `wanted` has no effect: a ProxyConfig object for this workload that says otherwise.
 
     For the process environment such an object wins over the pod's annotation, which then changes nothing.
     """
@@ -68,15 +83,19 @@ def refuse_overridden(context: Context, workload: ObservedWorkload, wanted: Mapp
         said = as_mapping(dig(config.data, "spec", "environmentVariables"))
         for key, value in wanted.items():
             if key in said and str(said[key]) != value and key not in own:
-                raise InputError(
+                return Refused(
+                    "proxy-config-wins",
                     f'{config.ref} sets {key} to "{said[key]}", and wins over the pod\'s annotation',
-                    remedy=f'set it there to "{value}", or take it out, and plan again',
+                    f'set it there to "{value}", or remove it, and plan again',
                 )
+    return None
 
 
 def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
     """The variables that do not have the wanted value yet, wherever they come from now."""
-    return {key: value for key, value in variables(intent).items() if workload.env.get(key) != value}
+    return {
+        key: value for key, value in variables(intent, workload).items() if workload.env.get(key) != value
+    }
 
 
 def excluded_ports(
@@ -91,7 +110,9 @@ def excluded_ports(
         workload.kind == "uninjected" and templates.annotation(template, names.INTERCEPTION_MODE) != "NONE"
     )
     listed = workload.interception.include
-    captured = [port for port in context.intent.secure_ports if listed is None or str(port) in listed]
+    captured = [
+        port for port in secure_ports(context.intent, workload) if listed is None or str(port) in listed
+    ]
     if workload.is_gateway or not intercepted or not captured:
         return None
     present = templates.annotation(template, names.EXCLUDE_INBOUND)
@@ -119,6 +140,7 @@ def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted
     if workload.kind != "uninjected" and all(before.get(key) == value for key, value in wanted.items()):
         context.draft.note(
             workload.ref,
+            "variables-overridden",
             "its annotation has the ports, but something else overrides them",
             "look for a ProxyConfig object that selects it, and set the variables there",
         )
@@ -131,11 +153,11 @@ def edit_sidecar(context: Context, target: PlannedWorkload, template: Mutable) -
     wanted = missing(workload, intent)
     if wanted:
         _set(context, workload, template, wanted)
-    ports = [port for port in intent.secure_ports if workload.mtls.of(port) == "STRICT"]
+    ports = [port for port in secure_ports(intent, workload) if workload.mtls.of(port) == "STRICT"]
     excluded = excluded_ports(context, workload, template)
     if excluded is not None and (wanted or ports):
         templates.annotate(template, {names.EXCLUDE_INBOUND: excluded})
-    announced = announcements(intent)
+    announced = announcements(intent, workload)
     if not templates.annotation(template, names.SECURE_PORT):
         # The injector writes this one; a value that is there already, it leaves alone.
         del announced[names.SECURE_PORT]

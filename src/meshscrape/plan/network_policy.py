@@ -6,8 +6,9 @@ from typing import Any
 
 from meshscrape.istio.names import MANAGED_BY, NAMESPACE_NAME
 from meshscrape.istio.ports import HIGHEST
-from meshscrape.kube.objects import as_list, dig, labels, selects
+from meshscrape.kube.objects import Ref, as_list, dig, labels, selects
 from meshscrape.observe.workload import ObservedWorkload
+from meshscrape.plan import native
 from meshscrape.plan.model import LEGACY_PORT, MANAGER
 from meshscrape.plan.scrapers import scraper_pods
 from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of
@@ -15,8 +16,14 @@ from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of
 _GROUP = "networking.k8s.io"
 
 
-def plan_network_policies(context: Context) -> None:
-    """One policy per target. A policy that selects pods denies them all else, so it says what stays open."""
+def plan_network_policies(context: Context, *, only_blocked: bool) -> None:
+    """Plan one policy per target; with `only_blocked`, only where policies of others keep the scraper out.
+
+    A policy that selects pods denies them all else, so the first one of a workload says what stays open.
+    """
+    targets = [target for target in context.targets if not only_blocked or _blocked(context, target)]
+    if not targets:
+        return
     peers = [
         {
             "namespaceSelector": {"matchLabels": {NAMESPACE_NAME: namespace}},
@@ -27,17 +34,33 @@ def plan_network_policies(context: Context) -> None:
     if not peers:
         context.draft.note(
             None,
+            "scraper-pods-unknown",
             "no NetworkPolicy is planned: the pods of the scraper are not known",
             "give the scraper's objects too",
         )
         return
-    for target in context.targets:
+    for target in targets:
         _plan(context, target, peers)
+
+
+def _blocked(context: Context, target: PlannedWorkload) -> bool:
+    """Return whether policies select the target's pods, and none of them lets the secure ports in."""
+    return any(
+        pitfall.code == "network-policy-blocks" and pitfall.ref == target.ref
+        for pitfall in context.observation.pitfalls
+    ) or _own(context, target.workload)
+
+
+def _own(context: Context, workload: ObservedWorkload) -> bool:
+    """Return whether an earlier plan made the policy: it stays, and is kept up to date."""
+    ref = Ref(_GROUP, "NetworkPolicy", workload.namespace, f"meshscrape-{workload.name}")
+    return labels(context.object_of(ref)).get(MANAGED_BY) == MANAGER
 
 
 def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]) -> None:
     workload = target.workload
-    ports = (LEGACY_PORT,) if target.mode == "legacy" else context.intent.secure_ports
+    opened = native.secure_ports(context.intent, workload)
+    ports = (LEGACY_PORT,) if target.mode == "legacy" else opened
     ingress: list[dict[str, Any]] = [
         {"from": peers, "ports": [{"port": port, "protocol": "TCP"} for port in sorted(ports)]}
     ]

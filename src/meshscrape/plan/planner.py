@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import Scraper as AllowEntry
@@ -15,27 +16,30 @@ from meshscrape.istio.names import (
 )
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.kube.objects import Inventory
-from meshscrape.observe import observe
 from meshscrape.observe.observation import Observation
 from meshscrape.plan import native, templates
 from meshscrape.plan.bootstrap import plan_bootstrap
+from meshscrape.plan.choice import choose
 from meshscrape.plan.credentials import plan_credentials
 from meshscrape.plan.edited_objects import EditedObjects, Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.hardening import plan_hardening
+from meshscrape.plan.holding import held_gates, hold
 from meshscrape.plan.injection import plan_injection
 from meshscrape.plan.legacy import plan_legacy
 from meshscrape.plan.migration import plan_removal
-from meshscrape.plan.model import LEGACY_PORT, Gate, Intent, Plan
+from meshscrape.plan.model import LEGACY_PORT, Gate, Intent, Missing, Plan, Refused
 from meshscrape.plan.network_policy import plan_network_policies
+from meshscrape.plan.outcome import LEFT_ALONE, Outcome, outcome_of
+from meshscrape.plan.readings import observe_unmoved
 from meshscrape.plan.scaling import autoscaled
 from meshscrape.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.plan.scraping import plan_scraping
 from meshscrape.plan.workloads import (
     OVERRIDE_NAME,
     Context,
+    Held,
     PlannedWorkload,
-    choose,
     default_scrapers,
     has_override,
     restarts_of,
@@ -43,31 +47,50 @@ from meshscrape.plan.workloads import (
 from meshscrape.spiffe.ids import SpiffeId
 
 _REASON = "opens Istio's secure metrics ports"
+# Each attempt holds back more than the one before; one that needs so many is held back as a whole.
+_ATTEMPTS = 5
 
 
 def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan:
-    """The changes that give `intent`, in the order in which they are to be applied.
+    """Return the changes that give `intent`, in the order in which they are to be applied.
 
-    `observation` is what `observe` says of `inventory`. Applied in memory and observed again, the same
-    intent gives no changes.
+    `observation` is what `observe` says of `inventory`. The plan is judged by its own result: a workload or
+    a scraper that would be worse off stays as it is, and a gate says what is missing. Applied in memory and
+    observed again, the same intent gives no changes.
     """
     _check(intent)
+    held = Held()
+    for _ in range(_ATTEMPTS):
+        drafted, context = _drafted(observation, inventory, intent, held)
+        if not drafted.changes or not hold(context, drafted, held):
+            return drafted
+    everything = (Missing("unsettled", "no part of the plan could be shown to be safe", "plan for less"),)
+    held.workloads |= {target.ref: everything for target in context.targets}
+    held.scrapers |= {scraper.ref: everything for scraper in observation.scrapers}
+    return _drafted(observation, inventory, intent, held)[0]
+
+
+def _drafted(
+    observation: Observation, inventory: Inventory, intent: Intent, held: Held
+) -> tuple[Plan, Context]:
+    """Return the plan that leaves alone what is held back."""
     draft = EditedObjects(inventory)
-    context = Context(observation, inventory, intent, draft)
+    context = Context(observation, inventory, intent, draft, observation, held=held)
     context.scrapers = _scrapers(context)
-    context.targets = choose(context)
+    chosen = choose(context)
+    context.targets = [target for target in chosen if target.ref not in held.workloads]
     _contradicted(context)
     gates: list[Gate] = []
     if context.targets:
         draft.phase = "injection"
         plan_injection(context)
-        draft.phase = "credentials"
-        plan_credentials(context)
         draft.phase = "listeners"
         context.targets = [target for target in context.targets if _listeners(context, target)]
-        if intent.network_policy:
-            plan_network_policies(context)
         _look_again(context)
+        draft.phase = "listeners"
+        plan_network_policies(context, only_blocked=not intent.network_policy)
+        draft.phase = "credentials"
+        plan_credentials(context)
         draft.phase = "scrape"
         moved = plan_scraping(context)
         draft.phase = "hardening"
@@ -77,9 +100,25 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         plan_removal(context)
         _stale(context)
         _general(context)
+    gates += held_gates(context, chosen)
     modes = {target.ref: target.mode for target in context.targets}
-    apart = any(target.workload.flavour == "asm" for target in context.targets)
-    return Plan(draft.changes(), draft.notes, tuple(gates), modes, apart, autoscaled(inventory))
+    apart = any(target.workload.flavour == "asm" for target in chosen)
+    made = Plan(draft.changes(), draft.notes, tuple(gates), modes, apart, autoscaled(inventory))
+    return replace(made, outcome=_outcome(made, chosen)), context
+
+
+def _outcome(made: Plan, chosen: list[PlannedWorkload]) -> Outcome:
+    waiting = [gate for gate in made.gates if not gate.planned]
+    changed = {change.ref for change in made.changes}
+    return outcome_of(
+        [target.ref for target in chosen if str(target.ref) not in made.refused],
+        changed=frozenset(
+            target.ref for target in chosen if {target.ref, target.workload.gateway_ref} & changed
+        ),
+        held=frozenset(ref for gate in waiting for ref in gate.workloads),
+        left=[note.ref for note in made.notes if note.ref and note.code in LEFT_ALONE],
+        refused=made.refused,
+    )
 
 
 def _check(intent: Intent) -> None:
@@ -95,17 +134,20 @@ def _check(intent: Intent) -> None:
 
 def _contradicted(context: Context) -> None:
     """Say where `--istio-version` is not what counts: the objects tell another."""
-    for each in context.observation.pitfalls:
-        if each.code == "version-contradicts":
-            context.draft.note(each.ref, each.text.rstrip("."), each.remedy.rstrip("."))
+    for pitfall in context.observation.pitfalls:
+        if pitfall.code == "version-contradicts":
+            text, remedy = pitfall.text.rstrip("."), pitfall.remedy.rstrip(".")
+            context.draft.note(pitfall.ref, pitfall.code, text, remedy)
 
 
 def _look_again(context: Context) -> None:
-    """Workloads that join the mesh get annotations by which plaintext jobs find them: see which ones do."""
+    """Look at the scrape jobs with the drafted changes, and with every pod still in its plaintext job.
+
+    Workloads that join the mesh get annotations by which plaintext jobs find them.
+    """
+    context.unmoved = observe_unmoved(context)
     if any(target.workload.kind == "uninjected" for target in context.targets):
-        joined = Plan(context.draft.changes()).apply(context.inventory)
-        after = observe(joined, istio_version=context.intent.istio_version)
-        context.observation = replace(context.observation, scrape_jobs=after.scrape_jobs)
+        context.observation = replace(context.observation, scrape_jobs=context.unmoved)
 
 
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
@@ -131,43 +173,46 @@ def _scraped(context: Context) -> bool:
 
 
 def _listeners(context: Context, target: PlannedWorkload) -> bool:
-    """Plan a target's listeners; False, with a note, where that is impossible."""
-    try:
-        with context.draft.whole():
-            _open_ports(context, target)
-    except InputError as error:
-        # Overrides that this target alone brought about are gone with it: others make them again.
-        context.checksums.clear()
-        context.draft.note(target.ref, str(error), "see the message; nothing is planned for it", refused=True)
-        return False
-    return True
+    """Plan a target's listeners; return False, with a note, where that is impossible."""
+    checksums = dict(context.checksums)
+    refused = context.draft.whole(partial(_open_ports, context, target))
+    if refused is None:
+        return True
+    # Overrides that this target alone brought about are gone with it: others make them again.
+    context.checksums = checksums
+    context.draft.refuse(target.ref, refused)
+    return False
 
 
-def _open_ports(context: Context, target: PlannedWorkload) -> None:
-    _check_ports(context, target)
+def _open_ports(context: Context, target: PlannedWorkload) -> Refused | None:
+    if refused := _port_taken(context, target):
+        return refused
     if target.workload.kind in ("sidecar", "gateway-injected", "uninjected"):
         off = {ENVOY_SECURE_MERGED_METRICS_PORT: "0", ENVOY_SECURE_METRICS_PORT: "0"}
-        wanted = native.variables(context.intent) if target.mode == "native" else off
-        native.refuse_overridden(context, target.workload, wanted)
-    _leave_override(context, target)
+        wanted = native.variables(context.intent, target.workload) if target.mode == "native" else off
+        if refused := native.overridden(context, target.workload, wanted):
+            return refused
+    if refused := _leave_override(context, target):
+        return refused
     match target.mode:
         case "native":
-            _native(context, target)
+            return _native(context, target)
         case "bootstrap":
-            plan_bootstrap(context, target)
+            return plan_bootstrap(context, target)
         case "legacy":
-            plan_legacy(context, target)
+            return plan_legacy(context, target)
 
 
-def _leave_override(context: Context, target: PlannedWorkload) -> None:
+def _leave_override(context: Context, target: PlannedWorkload) -> Refused | None:
     """Take our override from a template that gets other listeners: with two on a port, Envoy ends."""
     workload = target.workload
     if target.mode == "bootstrap" or not has_override(context, workload):
-        return
+        return None
     if workload.kind not in ("sidecar", "gateway-injected") or workload.bootstrap_override != OVERRIDE_NAME:
-        raise InputError(
+        return Refused(
+            "override-opens-ports",
             f"ConfigMap {workload.bootstrap_override} opens the same ports on it by a bootstrap override",
-            remedy="take the listeners out of that override first, or stay with --mode bootstrap",
+            "take the listeners out of that override first, or stay with --mode bootstrap",
         )
 
     def change(data: Mutable) -> None:
@@ -177,36 +222,40 @@ def _leave_override(context: Context, target: PlannedWorkload) -> None:
             own.pop(key, None)
 
     context.draft.edit(target.ref, change, "leaves the bootstrap override", restarts_of(context, workload))
+    return None
 
 
-def _check_ports(context: Context, target: PlannedWorkload) -> None:
+def _port_taken(context: Context, target: PlannedWorkload) -> Refused | None:
     wanted = set(context.intent.secure_ports)
     workload = target.workload
     if workload.is_gateway and workload.metrics.mode in ("legacy", "mixed") and LEGACY_PORT in wanted:
-        raise InputError(
-            f"its Gateway object has port {LEGACY_PORT} open as yet",
-            remedy="leave --envoy-port out until the old objects are gone, or take another port",
+        return Refused(
+            "legacy-port-open",
+            f"its Gateway object still has port {LEGACY_PORT} open",
+            "leave --envoy-port out until the old objects are gone, or use another port",
         )
     for port in workload.container_ports:
         if port.number in wanted:
-            raise InputError(
-                f"its application has port {port.number} itself",
-                remedy="take another one: --merged-port, --envoy-port",
+            return Refused(
+                "port-taken",
+                f"its application uses port {port.number} itself",
+                "use another port: --merged-port, --envoy-port",
             )
+    return None
 
 
-def _native(context: Context, target: PlannedWorkload) -> None:
+def _native(context: Context, target: PlannedWorkload) -> Refused | None:
     workload = target.workload
     if workload.is_gateway and workload.kind != "gateway-injected":
         env = native.missing(workload, context.intent)
-        patch = ProxyPatch(env, native.announcements(context.intent))
-        patch_gateway(context, target, patch, _REASON)
-        return
+        patch = ProxyPatch(env, native.announcements(context.intent, workload))
+        return patch_gateway(context, target, patch, _REASON)
 
     def change(data: Mutable) -> None:
         native.edit_sidecar(context, target, templates.template_of(data))
 
     context.draft.edit(target.ref, change, _REASON, restarts_of(context, workload))
+    return None
 
 
 def _general(context: Context) -> None:
@@ -214,6 +263,7 @@ def _general(context: Context) -> None:
     if any(target.mode == "native" for target in context.targets):
         context.draft.note(
             None,
+            "native-no-allow-list",
             "native mode: every workload of the mesh may read the secure ports; Istio has no list of who may",
             "use --mode bootstrap where only the scraper should, or --network-policy",
         )
@@ -221,6 +271,7 @@ def _general(context: Context) -> None:
         if plane.custom_templates:
             context.draft.note(
                 None,
+                "custom-templates",
                 f"revision {plane.revision} has injection templates of its own "
                 f"({', '.join(plane.custom_templates)}): they may not honour all annotations",
                 "look at one pod after its restart: meshscrape observe",
@@ -234,6 +285,7 @@ def _stale(context: Context) -> None:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             context.draft.note(
                 target.ref,
+                "pods-stale",
                 f"{shown} still run{'s' * (len(names) == 1)} with an older configuration than the template's",
                 f"kubectl -n {target.workload.namespace} rollout restart "
                 f"{target.ref.kind.lower()}/{target.ref.name}",

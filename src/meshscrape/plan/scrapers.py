@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from meshscrape.errors import InputError
 from meshscrape.istio.names import OPERATED_BY, REVISION
 from meshscrape.kube.objects import Ref, as_mapping, dig
 from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.injection import injection_labels
+from meshscrape.plan.model import Refused
 from meshscrape.plan.workloads import ABLE, PLAINTEXT_PORTS, Context, default_control_plane
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
 
@@ -24,28 +24,40 @@ def new_prometheus(context: Context) -> PrometheusOptions:
         namespace=context.intent.prometheus_namespace,
         revision=injection_labels(plane).get(REVISION, ""),
         applications=application_ports(context),
-        harden=context.intent.harden,
+        # A plaintext job that reads every proxy would read a closed port of the new Prometheus' own.
+        harden=context.intent.harden and new_deployment(context) not in context.held.open,
         network_policy=context.intent.network_policy,
+        keep_own_series=context.intent.keep_own_series,
     )
 
 
+def new_deployment(context: Context) -> Ref:
+    """Return the Deployment of a new Prometheus without an operator."""
+    return Ref("apps", "Deployment", context.intent.prometheus_namespace, "meshscrape-prometheus")
+
+
 def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
+    """Return the objects of a new Prometheus, in the order to apply them."""
     kind = context.intent.prometheus
     assert kind in ("addon", "operator")  # noqa: S101 - the callers checked
     return prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
 
 
 def secured_scrapers(context: Context) -> list[Scraper]:
-    """The scrapers that a plan moves to mutual TLS: those that scrape the targets, else all that could."""
-    able = [each for each in context.observation.scrapers if each.kind in ABLE]
+    """Return the scrapers to move to mutual TLS: those that read the targets, else all that could."""
+    able = [scraper for scraper in context.observation.scrapers if scraper.kind in ABLE]
     targets = {target.ref for target in context.targets}
-    consumers = (each for each in context.observation.scrape_jobs if each.certain)
-    used = {each.scraper for each in consumers if concerns(each, targets)}
-    return [each for each in able if each.ref in used] or able
+    jobs = (job for job in (context.unmoved or context.observation.scrape_jobs) if job.certain)
+    used = {job.scraper for job in jobs if concerns(job, targets) or _reads_securely(job, targets)}
+    return [scraper for scraper in able if scraper.ref in used] or able
+
+
+def _reads_securely(job: ObservedJob, targets: set[Ref]) -> bool:
+    return job.over == "mtls" and any(ref in targets for ref in job.ports_after)
 
 
 def blocks_hardening(consumer: ObservedJob, workload: Ref) -> bool:
-    """Whether a consumer reads this workload's plaintext ports, now or after a restart."""
+    """Return whether a scrape job reads this workload's plaintext ports, now or after a restart."""
     if consumer.over != "plaintext":
         return False
     if not consumer.certain and not consumer.matches:
@@ -55,6 +67,7 @@ def blocks_hardening(consumer: ObservedJob, workload: Ref) -> bool:
 
 
 def concerns(consumer: ObservedJob, targets: set[Ref]) -> bool:
+    """Return whether a scrape job reads the plaintext ports of any of these workloads."""
     return any(blocks_hardening(consumer, ref) for ref in targets)
 
 
@@ -72,6 +85,7 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
         if workload and workload.host_network:
             context.draft.note(
                 scraper.ref,
+                "host-network",
                 "it uses the host's network: a NetworkPolicy cannot tell it from its node",
                 "let it run in the pod network, or leave --network-policy out",
             )
@@ -85,9 +99,8 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
             yield scraper.namespace, own
 
 
-def guarded(context: Context, ref: Ref, act: Callable[[], None]) -> None:
-    try:
-        with context.draft.whole():
-            act()
-    except InputError as error:
-        context.draft.note(ref, str(error), "correct it, or see `--prometheus none`", refused=True)
+def guarded(context: Context, ref: Ref, act: Callable[[], Refused | None]) -> bool:
+    """Make all changes of `act` for a scraper; note a refusal, and return False then."""
+    if refused := context.draft.whole(act):
+        context.draft.refuse(ref, refused)
+    return refused is None

@@ -1,4 +1,4 @@
-"""The jobs: over mutual TLS for the secured pods, and without them for those in the clear."""
+"""The scrape jobs: over mutual TLS for the secured pods, and plaintext jobs that these pods leave."""
 
 from __future__ import annotations
 
@@ -7,111 +7,198 @@ from functools import partial
 from typing import Any
 
 from meshscrape.errors import InputError
-from meshscrape.istio.names import MANAGED_BY, MONITORING_GROUP
-from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
+from meshscrape.istio.names import SECURE_ENVOY_PORT_META, SECURE_PORT_META
+from meshscrape.kube.objects import Ref, as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
-from meshscrape.observe import observe
 from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.model import LEGACY_PORT, MANAGER, Plan
+from meshscrape.plan.model import Refused
+from meshscrape.plan.monitors import derive_monitors, leave_monitor, note_known
+from meshscrape.plan.readings import ENDPOINTS, Reading, cover, readings_of
 from meshscrape.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
-from meshscrape.plan.workloads import Context
-from meshscrape.prometheus import kubernetes_sd, operator, scraper_pod
-from meshscrape.prometheus.new_prometheus import PrometheusOptions
+from meshscrape.plan.workloads import Context, secure_port_of
+from meshscrape.prometheus import kubernetes_sd, scraper_pod
+from meshscrape.prometheus.derived import derived_job, is_derived, with_drop, without_drop
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
-_DROP_REASON = "pods that announce a secure port leave this plaintext job, each as it is recreated"
+LEAVES = "pods that announce a secure port leave this plaintext job, each as it is recreated"
+READS = "scrapes the secure ports over mutual TLS"
 
 
 def plan_scraping(context: Context) -> set[str]:
-    """Jobs over mutual TLS, and plaintext jobs without the secured pods; the consumers moved that way."""
-    if context.intent.prometheus == "none":
+    """Plan the jobs over mutual TLS; return the names of the plaintext jobs that the secured pods leave."""
+    intent = context.intent
+    if intent.prometheus == "none":
         return set()
-    if context.intent.prometheus == "existing":
-        found = secured_scrapers(context)
-        if not found:
+    moved: set[str] = set()
+    if intent.prometheus == "existing":
+        scrapers = secured_scrapers(context)
+        if not scrapers:
             context.draft.note(
                 None,
-                "no Prometheus is among the objects: none gets the jobs over mutual TLS",
-                "give it too, or take --prometheus addon or operator, or see prometheus-config",
+                "no-prometheus",
+                "no Prometheus is among the given objects: none gets the jobs over mutual TLS",
+                "give it too, or use --prometheus addon or operator, or see prometheus-config",
             )
-        for scraper in found:
-            guarded(context, scraper.ref, partial(_jobs, context, scraper))
-    else:
-        for wanted in new_objects(context):
-            if wanted["kind"] not in RIGHTS:
-                context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
-    targets = {target.ref for target in context.targets}
-    concerned = [each for each in context.observation.scrape_jobs if concerns(each, targets)]
-    return {each.name for each in concerned if _move(context, each)}
+        for scraper in scrapers:
+            if scraper.ref not in context.held.scrapers and guarded(
+                context, scraper.ref, partial(_existing, context, scraper)
+            ):
+                moved |= _leave(context, [scraper.ref])
+        return moved
+    for wanted in new_objects(context):
+        if wanted["kind"] not in RIGHTS:
+            context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
+    if new_prometheus_held(context):
+        return set()
+    return _leave(context, None)
 
 
-def _reads_them_already(context: Context, scraper: Scraper) -> bool:
-    """Whether a job of another name reads every target's merged metrics over mutual TLS, once all pods are as
-    their templates say: with ours beside it, each pod would be scraped twice."""
-    if not any(_is_their_own(each, scraper) for each in context.observation.scrape_jobs):
-        return False
-    joined = Plan(context.draft.changes()).apply(context.inventory)
-    after = observe(joined, istio_version=context.intent.istio_version)
-    merged = context.intent.merged_port
-    ports = {each.ref: LEGACY_PORT if each.mode == "legacy" else merged for each in context.targets}
-    for each in after.scrape_jobs:
-        read = each.ports_after
-        if _is_their_own(each, scraper) and all(port in read.get(ref, ()) for ref, port in ports.items()):
-            context.draft.note(
-                scraper.ref,
-                f"{each.name} reads the secure ports over mutual TLS already: no other job is added",
-                "take it away to get ours in its place",
-            )
-            return True
-    return False
+def new_prometheus_held(context: Context) -> bool:
+    """Return whether nothing may leave its plaintext job for the new Prometheus."""
+    return any(ref.namespace == context.intent.prometheus_namespace for ref in context.held.scrapers)
 
 
-def _is_their_own(consumer: ObservedJob, scraper: Scraper) -> bool:
-    ours = consumer.job in (MERGED_JOB, ENVOY_JOB) or "/meshscrape-" in consumer.job
-    return consumer.scraper == scraper.ref and consumer.over == "mtls" and not ours
-
-
-def _jobs(context: Context, scraper: Scraper) -> None:
-    known = _reads_them_already(context, scraper)
+def _existing(context: Context, scraper: Scraper) -> Refused | None:
+    """Plan the secure jobs of a Prometheus that is there."""
+    readings = [each for each in readings_of(context, scraper) if _movable(each.job, scraper)]
+    known = _read_already(context, scraper)
     if scraper.kind == "operator":
-        _monitors(context, scraper, known)
-        return
-    directory = scraper.certs_mount or scraper_pod.CERTIFICATES
-    # Of all namespaces, whichever are planned for: only pods that announce a secure port are found.
-    options = kubernetes_sd.ClusterJobs(directory, (), application_ports(context))
-    wanted = kubernetes_sd.secure_jobs(options)
-    if not context.intent.envoy_port:
-        wanted = [job for job in wanted if job["job_name"] != ENVOY_JOB]
-    if known:
-        wanted = [job for job in wanted if job["job_name"] != MERGED_JOB]
+        return derive_monitors(context, scraper, readings, known)
     if scraper.config is None or context.draft.get(scraper.config) is None:
-        raise InputError(
-            "its configuration is not among the objects",
-            remedy="put the jobs in yourself: meshscrape prometheus-config --kubernetes --existing FILE",
+        return Refused(
+            "configuration-unknown",
+            "its configuration is not among the given objects",
+            "put the jobs in yourself: meshscrape prometheus-config --kubernetes --existing FILE",
         )
-
-    def change(config: Mutable) -> None:
-        present = as_list(config.get("scrape_configs"))
-        by_name = {str(dig(job, "job_name")): job for job in present}
-        for job in wanted:
-            theirs = by_name.get(job["job_name"])
-            if theirs is None:
-                present.append(job)
-            else:
-                own = theirs.get("tls_config")
-                theirs.update(job)
-                if own and scraper.certs_mount:
-                    # It has certificates already, and this job knows where.
-                    theirs["tls_config"] = own
-        config["scrape_configs"] = present
-
-    _edit_config(context, scraper.config, change, "scrapes the secure ports over mutual TLS")
+    change = partial(_add_jobs, context, scraper, readings, known)
+    edit_config(context, scraper.config, change, READS)
+    return None
 
 
-def _edit_config(context: Context, ref: Ref, change: Callable[[Mutable], None], reason: str) -> bool:
-    """Change the Prometheus configuration in a ConfigMap; False when none is in it."""
+def _movable(job: ObservedJob, scraper: Scraper) -> bool:
+    """Return whether a plan can change a scrape job: it is text in a ConfigMap, or a monitor."""
+    return job.ref == scraper.config or job.ref.kind in ENDPOINTS
+
+
+def _read_already(context: Context, scraper: Scraper) -> frozenset[Ref]:
+    """Return the targets whose secure port a job of another making reads over mutual TLS, once pods restart.
+
+    With another job beside it, each pod would be scraped twice.
+    """
+    read: set[Ref] = set()
+    for job in context.unmoved:
+        if job.scraper != scraper.ref or job.over != "mtls" or _is_ours(context, job):
+            continue
+        read |= {
+            target.ref
+            for target in context.targets
+            if secure_port_of(context, target) in job.ports_after.get(target.ref, ())
+        }
+    return frozenset(read)
+
+
+def _is_ours(context: Context, job: ObservedJob) -> bool:
+    """Return whether a plan makes this secure job, and keeps it up to date."""
+    if job.ref.kind in ENDPOINTS:
+        field = ENDPOINTS[job.ref.kind]
+        endpoints = as_list(dig(context.object_of(job.ref), "spec", field))
+        return any(is_derived(dig(endpoint, "relabelings")) for endpoint in endpoints)
+    return job.job.partition("/")[0] in (MERGED_JOB, ENVOY_JOB)
+
+
+def _add_jobs(
+    context: Context, scraper: Scraper, readings: list[Reading], known: frozenset[Ref], config: Mutable
+) -> None:
+    jobs: list[Any] = as_list(config.get("scrape_configs"))
+    present = {str(dig(job, "job_name")): job for job in jobs if isinstance(job, dict)}
+    options = _options(context, scraper)
+    standard = {job["job_name"]: job for job in kubernetes_sd.secure_jobs(options)}
+    if not context.intent.envoy_port and not context.split:
+        standard.pop(ENVOY_JOB, None)
+    there = present.get(MERGED_JOB)
+    targets = {target.ref for target in context.targets}
+    wanted: dict[str, Any] = {}
+    if there is not None and not is_derived(there.get("relabel_configs")):
+        # Istio's sample, or a job of an earlier plan: it is brought up to date, and keeps its labels.
+        pass
+    elif chosen := _chosen(readings, known, present):
+        standard.pop(MERGED_JOB)
+        for reading in chosen:
+            wanted |= _derived(context, scraper, present, reading, [*wanted])
+    elif targets <= known or any(reading.refs & targets for reading in readings):
+        standard.pop(MERGED_JOB)
+        if known:
+            note_known(context, scraper)
+    for job in (*wanted.values(), *standard.values()):
+        theirs = present.get(job["job_name"])
+        if theirs is None:
+            jobs.append(job)
+            continue
+        own = theirs.get("tls_config")
+        if is_derived(theirs.get("relabel_configs")):
+            theirs.clear()
+        theirs.update(job)
+        if own and scraper.certs_mount:
+            # It has certificates already, and this job knows where.
+            theirs["tls_config"] = own
+    config["scrape_configs"] = jobs
+
+
+def _chosen(readings: list[Reading], known: frozenset[Ref], present: Any) -> list[Reading]:
+    """Return the plaintext jobs to derive secure jobs from; those that have one stay."""
+    wanted = frozenset().union(*(reading.refs for reading in readings)) - known
+    derived = [
+        reading.job.job
+        for reading in readings
+        if (job := present.get(reading.job.job)) and _pool_of(job, present) is not None
+    ]
+    return cover(readings, wanted, derived)
+
+
+def _pool_of(job: Any, present: Any) -> str | None:
+    """Return the name of the secure job that is derived from this plaintext job already."""
+    own = without_drop(dig(job, "relabel_configs"))
+    for name, other in present.items():
+        rules = as_list(dig(other, "relabel_configs"))
+        if name.partition("/")[0] == MERGED_JOB and is_derived(rules) and _begins_with(rules, own):
+            return str(name)
+    return None
+
+
+def _begins_with(rules: list[Any], own: list[Any]) -> bool:
+    return rules[: len(own)] == own or rules[1 : len(own) + 1] == own
+
+
+def _derived(
+    context: Context, scraper: Scraper, present: Any, reading: Reading, taken: list[str]
+) -> dict[str, Any]:
+    job = present[reading.job.job]
+    pool = _pool_of(job, present)
+    if pool is None or pool in taken:
+        used = MERGED_JOB in taken or MERGED_JOB in present
+        pool = f"{MERGED_JOB}/{reading.job.job}" if used else MERGED_JOB
+    directory = _options(context, scraper).certificates
+    options = {"new_job": context.intent.new_job, "keep_own_series": context.intent.keep_own_series}
+    made = {pool: derived_job(job, pool, directory, annotation=SECURE_PORT_META, **options)}
+    if context.split and not reading.merged:
+        name = f"{ENVOY_JOB}/{reading.job.job}"
+        made[name] = derived_job(job, name, directory, annotation=SECURE_ENVOY_PORT_META, **options)
+    return made
+
+
+def _options(context: Context, scraper: Scraper) -> kubernetes_sd.ClusterJobs:
+    # Of all namespaces, whichever are planned for: only pods that announce a secure port are found.
+    directory = scraper.certs_mount or scraper_pod.CERTIFICATES
+    applications = application_ports(context)
+    return kubernetes_sd.ClusterJobs(
+        directory, (), applications, keep_own_series=context.intent.keep_own_series
+    )
+
+
+def edit_config(context: Context, ref: Ref, change: Callable[[Mutable], None], reason: str) -> bool:
+    """Change the Prometheus configuration in a ConfigMap; return False when it holds none."""
     content = as_mapping(dig(context.object_of(ref), "data"))
     for key, text in content.items():
         if "scrape_configs" not in str(text):
@@ -130,74 +217,34 @@ def _edit_config(context: Context, ref: Ref, change: Callable[[Mutable], None], 
     return False
 
 
-def _monitors(context: Context, scraper: Scraper, known: bool) -> None:
-    """PodMonitors that an existing Prometheus object selects."""
-    spec = as_mapping(dig(context.object_of(scraper.ref), "spec"))
-    selector = spec.get("podMonitorSelector")
-    options = PrometheusOptions(
-        namespace=scraper.namespace,
-        name=f"meshscrape-{scraper.name}",
-        labels=as_mapping(as_mapping(selector).get("matchLabels")),
-    )
-    if selector is None:
-        if all(spec.get(f"{kind}Selector") is None for kind in ("serviceMonitor", "scrapeConfig", "probe")):
-            raise InputError(
-                "it has no selector at all: its configuration is its owner's own Secret",
-                remedy="put the jobs in there: meshscrape prometheus-config --kubernetes --existing FILE",
-            )
-
-        def select(data: Mutable) -> None:
-            data["spec"]["podMonitorSelector"] = {"matchLabels": {MANAGED_BY: MANAGER}}
-
-        context.draft.edit(scraper.ref, select, "a null podMonitorSelector selects nothing")
-    for monitor in operator.pod_monitors(options):
-        if monitor["metadata"]["name"].endswith("envoy-metrics") and not context.intent.envoy_port:
-            continue
-        if monitor["metadata"]["name"].endswith("merged-metrics") and known:
-            continue
-        if selector is not None and not selects(selector, monitor["metadata"]["labels"]):
-            raise InputError(
-                "its podMonitorSelector cannot be met by labels",
-                remedy="let it select app.kubernetes.io/managed-by: meshscrape too",
-            )
-        context.draft.ensure(monitor, "scrapes the secure ports over mutual TLS")
-    for application in application_ports(context):
-        wanted = operator.application_monitor(application, options)
-        context.draft.ensure(wanted, "scrapes the application's own port over mutual TLS")
+def _leave(context: Context, scrapers: list[Ref] | None) -> set[str]:
+    """Take the secured pods out of the plaintext jobs of these scrapers (None: of all)."""
+    targets = {target.ref for target in context.targets}
+    return {
+        job.name
+        for job in context.unmoved
+        if (scrapers is None or job.scraper in scrapers) and concerns(job, targets) and _left(context, job)
+    }
 
 
-def _move(context: Context, consumer: ObservedJob) -> bool:
-    """Take secured pods out of a plaintext job; whether that is (or was already) done."""
-    if consumer.ref.kind == "ConfigMap":
-        moved = False
-        rule = kubernetes_sd.drop_secured()
+def _left(context: Context, job: ObservedJob) -> bool:
+    """Take secured pods out of one plaintext job; return whether that is (or was already) done."""
+    if job.ref.kind in ENDPOINTS:
+        return leave_monitor(context, job.ref, LEAVES)
+    if job.ref.kind != "ConfigMap":
+        return False
+    found = False
 
-        def drop(config: Mutable) -> None:
-            nonlocal moved
-            for job in as_list(config.get("scrape_configs")):
-                if isinstance(job, dict) and job.get("job_name") == consumer.job:
-                    job["relabel_configs"] = _with_drop(job.get("relabel_configs"), rule)
-                    moved = True
+    def drop(config: Mutable) -> None:
+        nonlocal found
+        for declared in as_list(config.get("scrape_configs")):
+            if isinstance(declared, dict) and declared.get("job_name") == job.job:
+                declared["relabel_configs"] = with_drop(declared.get("relabel_configs"))
+                found = True
 
-        try:
-            _edit_config(context, consumer.ref, drop, _DROP_REASON)
-        except InputError as error:
-            context.draft.note(consumer.ref, str(error), "correct it first", refused=True)
-            return False
-        return moved
-    if consumer.ref.kind == "PodMonitor" and consumer.ref.group == MONITORING_GROUP:
-        own = kubernetes_sd.drop_secured_monitor()
-
-        def change(data: Mutable) -> None:
-            found = as_list(dig(data, "spec", "podMetricsEndpoints"))
-            for endpoint in (each for each in found if isinstance(each, dict)):
-                endpoint["relabelings"] = _with_drop(endpoint.get("relabelings"), own)
-
-        context.draft.edit(consumer.ref, change, _DROP_REASON)
-        return context.draft.get(consumer.ref) is not None
-    return False
-
-
-def _with_drop(rules: Any, rule: Mutable) -> list[Any]:
-    present = as_list(rules)
-    return present if rule in present else [*present, rule]
+    try:
+        edit_config(context, job.ref, drop, LEAVES)
+    except InputError as error:
+        context.draft.refuse(job.ref, Refused("unreadable", error.what, error.remedy or "correct it"))
+        return False
+    return found

@@ -9,7 +9,7 @@ from meshscrape.errors import InputError
 from meshscrape.istio.names import PROXY_CONFIG_ANNOTATION, PROXY_CONTAINER
 from meshscrape.kube.objects import as_list, as_mapping, template_path
 from meshscrape.kube.yaml_text import load_text, rewrite
-from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.edited_objects import Mutable, covers
 
 
 def template_of(data: Mutable) -> Mutable:
@@ -107,12 +107,16 @@ def set_env(data: Mutable, values: Mapping[str, str], key: str = "env") -> None:
 
 
 def set_named(data: Mutable, key: str, item: Mutable, by: str = "name") -> None:
-    """Put `item` into the list `key`, in place of the item with the same `by`."""
+    """Put `item` into the list `key`, in place of the item with the same `by`.
+
+    An item that says the same and more stays: API servers fill in fields such as `defaultMode`.
+    """
     present = data.get(key)
     items: list[Any] = present if isinstance(present, list) else []
     data[key] = items
     for index, each in enumerate(items):
         if isinstance(each, dict) and each.get(by) == item[by]:
-            items[index] = item
+            if not covers(each, item):
+                items[index] = item
             return
     items.append(item)

@@ -19,7 +19,11 @@ from meshscrape.prometheus.targets import APPLICATION_JOB, ENVOY_JOB, MERGED_JOB
 Rule = dict[str, Any]
 
 SECURE_JOBS: Mapping[str, str] = {MERGED_JOB: SECURE_PORT_META, ENVOY_JOB: SECURE_ENVOY_PORT_META}
-_POD = "__meta_kubernetes_pod_"
+POD_META = "__meta_kubernetes_pod_"
+_OWN_SERIES = (
+    "duration_seconds", "samples_scraped", "samples_post_metric_relabeling", "series_added",
+    "timeout_seconds", "sample_limit", "body_size_bytes",
+)  # fmt: skip
 _PORT = "[1-9][0-9]{0,4}"
 
 
@@ -53,7 +57,8 @@ class ClusterJobs:
     """What the jobs are made of. `certificates` is the directory of OUTPUT_CERTS as the scraper sees it.
 
     `namespaces`: only pods of these; none is all. Intervals are durations as Prometheus writes them; empty
-    is the global setting.
+    is the global setting. `keep_own_series`: keep `up` and `scrape_*` that an application exposes (for
+    federation).
     """
 
     certificates: str
@@ -61,6 +66,7 @@ class ClusterJobs:
     applications: tuple[ApplicationPort, ...] = ()
     interval: str = ""
     timeout: str = ""
+    keep_own_series: bool = False
 
 
 def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
@@ -80,7 +86,7 @@ def drop_secured() -> Rule:
     """
     return {
         "action": "drop",
-        "source_labels": [f"{_POD}annotationpresent_{SECURE_PORT_META}", "__address__"],
+        "source_labels": [f"{POD_META}annotationpresent_{SECURE_PORT_META}", "__address__"],
         "regex": f"true;.*:({MERGED}|{STATS})",
     }
 
@@ -88,6 +94,20 @@ def drop_secured() -> Rule:
 def drop_secured_monitor() -> Rule:
     """`drop_secured` as a PodMonitor writes it."""
     return camel_rule(drop_secured())
+
+
+def drop_own_series() -> Rule:
+    """Return a metric relabelling rule that drops what an application must not write.
+
+    Prometheus adds `up` and `scrape_*` to every scrape itself. An application that exposes series of these
+    names forges or silences them, because a sample with a later timestamp wins. What Prometheus adds does not
+    pass this rule.
+    """
+    return {
+        "action": "drop",
+        "source_labels": ["__name__"],
+        "regex": f"up|scrape_({'|'.join(_OWN_SERIES)})",
+    }
 
 
 def camel_rule(rule: Mapping[str, Any]) -> Rule:
@@ -109,10 +129,10 @@ def anchor() -> list[Rule]:
     declares 15090 alone or among others; a gateway whose ports are not exposed declares none.
     """
     return [
-        {"action": "keep", "source_labels": [f"{_POD}phase"], "regex": "Running"},
+        {"action": "keep", "source_labels": [f"{POD_META}phase"], "regex": "Running"},
         {
             "action": "keep",
-            "source_labels": [f"{_POD}container_name", f"{_POD}container_port_number"],
+            "source_labels": [f"{POD_META}container_name", f"{POD_META}container_port_number"],
             "regex": f"istio-proxy;({STATS})?",
         },
     ]
@@ -123,10 +143,10 @@ def announced(annotation: str) -> list[Rule]:
 
     Discovery gives IPv6 addresses without brackets.
     """
-    port = f"{_POD}annotation_{annotation}"
+    port = f"{POD_META}annotation_{annotation}"
     return [
         {"action": "keep", "source_labels": [port], "regex": _PORT},
-        *_address([f"{_POD}ip", port], "(.+)"),
+        *_address([f"{POD_META}ip", port], "(.+)"),
     ]
 
 
@@ -136,12 +156,16 @@ def labels() -> list[Rule]:
     The workload is what controls the pod. A Deployment is behind a ReplicaSet (told by the hash that it
     labels its pods with), a CronJob behind a Job; a pod that nothing controls is its own workload.
     """
-    controller = [f"{_POD}controller_kind", f"{_POD}label_pod_template_hash", f"{_POD}controller_name"]
+    controller = [
+        f"{POD_META}controller_kind",
+        f"{POD_META}label_pod_template_hash",
+        f"{POD_META}controller_name",
+    ]
     return [
         _replace(["__meta_kubernetes_namespace"], "(.+)", "namespace", "$1"),
-        _replace([f"{_POD}name"], "(.+)", "pod", "$1"),
-        _replace([f"{_POD}name"], "(.+)", "workload", "$1"),
-        _replace([f"{_POD}controller_name"], "(.+)", "workload", "$1"),
+        _replace([f"{POD_META}name"], "(.+)", "pod", "$1"),
+        _replace([f"{POD_META}name"], "(.+)", "workload", "$1"),
+        _replace([f"{POD_META}controller_name"], "(.+)", "workload", "$1"),
         _replace(controller, "ReplicaSet;[^;]+;(.+)-[a-z0-9]+", "workload", "$1"),
         _replace(controller, "Job;[^;]*;(.+)-[0-9]{8,10}", "workload", "$1"),
     ]
@@ -155,10 +179,10 @@ def label_name(name: str) -> str:
 def application_rules(application: ApplicationPort) -> list[Rule]:
     """Keep the pods of an application, one target each, at its own port."""
     keep = [
-        {"action": "keep", "source_labels": [f"{_POD}label_{label_name(key)}"], "regex": _literal(value)}
+        {"action": "keep", "source_labels": [f"{POD_META}label_{label_name(key)}"], "regex": _literal(value)}
         for key, value in sorted(application.labels.items())
     ]
-    return [*keep, *_address([f"{_POD}ip"], None, str(application.port))]
+    return [*keep, *_address([f"{POD_META}ip"], None, str(application.port))]
 
 
 def _annotated(annotation: str) -> Iterable[Rule]:
@@ -194,6 +218,7 @@ def _job(name: str, options: ClusterJobs, namespaces: Sequence[str], rules: Iter
         "tls_config": direct_tls(options.certificates),
         "kubernetes_sd_configs": [discovery],
         "relabel_configs": list(rules),
+        **({} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}),
     }
 
 

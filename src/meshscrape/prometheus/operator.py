@@ -7,6 +7,7 @@ Operator 0.74; before it, classes do not reach PodMonitors.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from meshscrape.istio.names import ENVOY_STATS_PORT_NAME, MERGED_PATH, MONITORING_V1, OPERATED_BY
@@ -20,6 +21,7 @@ from meshscrape.prometheus.kubernetes_sd import (
     application_rules,
     camel,
     camel_rule,
+    drop_own_series,
     labels,
 )
 from meshscrape.prometheus.options import PrometheusOptions
@@ -52,9 +54,9 @@ def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
     return tuple(objects)
 
 
-def scrape_class() -> dict[str, Any]:
+def scrape_class(directory: str = CERTIFICATES) -> dict[str, Any]:
     """The scrape class with the workload certificate. Never the default: that would change every monitor."""
-    tls = {camel(key): value for key, value in direct_tls(CERTIFICATES).items()}
+    tls = {camel(key): value for key, value in direct_tls(directory).items()}
     return {"name": SCRAPE_CLASS, "tlsConfig": tls}
 
 
@@ -68,9 +70,11 @@ def prometheus_parts(revision: str = "", harden: bool = False) -> dict[str, Any]
     }
 
 
-def pod_monitors(options: PrometheusOptions) -> list[dict[str, Any]]:
-    """One PodMonitor per secure port. They select the declared port 15090 and rewrite the address."""
-    return [_pod_monitor(job, annotation, options) for job, annotation in SECURE_JOBS.items()]
+def pod_monitors(
+    options: PrometheusOptions, jobs: Collection[str] = tuple(SECURE_JOBS)
+) -> list[dict[str, Any]]:
+    """Return one PodMonitor per secure port. They select the declared port 15090 and rewrite the address."""
+    return [_pod_monitor(job, annotation, options) for job, annotation in SECURE_JOBS.items() if job in jobs]
 
 
 def application_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
         # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that speaks HTTP/1.1 alone.
         "enableHttp2": False,
         "relabelings": [*map(camel_rule, found), _job_label(job)],
+        **_sample_rules(options),
     }
     chosen = application.service_labels if of_service else application.labels
     return {
@@ -138,6 +143,7 @@ def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[
         "scheme": "https",
         "followRedirects": False,
         "relabelings": [*map(camel_rule, rules), _job_label(job)],
+        **_sample_rules(options),
     }
     return {
         "apiVersion": MONITORING_V1,
@@ -164,6 +170,11 @@ def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
             "podMetricsEndpoints": [{"port": "web"}],
         },
     }
+
+
+def _sample_rules(options: PrometheusOptions) -> dict[str, Any]:
+    """Return the rules on samples: nothing may write what Prometheus itself adds to a scrape."""
+    return {} if options.keep_own_series else {"metricRelabelings": [camel_rule(drop_own_series())]}
 
 
 def _namespaces(options: PrometheusOptions) -> dict[str, Any]:

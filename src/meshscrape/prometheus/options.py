@@ -22,7 +22,8 @@ class PrometheusOptions:
     `revision`: revision or tag of the control plane that injects it, where the namespace does not say.
     `namespaces`: scrape pods of these only, with rights in these only; none is all of the cluster.
     `harden`: close the plaintext metrics of Prometheus' own sidecar. `network_policy`: let only pods of
-    `namespace` ask Prometheus (addon). Intervals as Prometheus writes them.
+    `namespace` ask Prometheus (addon). `keep_own_series`: keep `up` and `scrape_*` that an application
+    exposes (for federation). Intervals as Prometheus writes them.
     """
 
     namespace: str
@@ -36,6 +37,7 @@ class PrometheusOptions:
     image: str = IMAGE
     harden: bool = False
     network_policy: bool = False
+    keep_own_series: bool = False
     rules: RuleOptions | None = field(default_factory=RuleOptions)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,7 +53,9 @@ class PrometheusOptions:
     @property
     def jobs(self) -> ClusterJobs:
         """The options of its scrape jobs."""
-        return ClusterJobs(CERTIFICATES, self.namespaces, self.applications)
+        return ClusterJobs(
+            CERTIFICATES, self.namespaces, self.applications, keep_own_series=self.keep_own_series
+        )
 
     @property
     def selector(self) -> dict[str, str]:

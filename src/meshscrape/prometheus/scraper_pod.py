@@ -49,29 +49,29 @@ def unscraped() -> dict[str, str]:
     return {names.PROMETHEUS_SCRAPE: "false"}
 
 
-def proxy_config(harden: bool = False) -> dict[str, Any]:
+def proxy_config(harden: bool = False, directory: str = CERTIFICATES) -> dict[str, Any]:
     """What goes into `proxy.istio.io/config`.
 
     Prometheus makes no scrape pool while a certificate file of its job is missing: the targets are then
     absent, not down, until the next change in discovery. So it starts after the proxy, which has the
     certificate by then; native sidecars do that anyway.
     """
-    metadata = {names.OUTPUT_CERTS: CERTIFICATES}
+    metadata = {names.OUTPUT_CERTS: directory}
     if harden:
         metadata[names.METRICS_LOCALHOST_ACCESS_ONLY] = "true"
     return {"holdApplicationUntilProxyStarts": True, "proxyMetadata": metadata}
 
 
-def user_volume_mount() -> dict[str, Any]:
+def user_volume_mount(name: str = VOLUME, directory: str = CERTIFICATES) -> dict[str, Any]:
     """`sidecar.istio.io/userVolumeMount`, the map by name that Istio's template is made for."""
-    return {VOLUME: {"mountPath": CERTIFICATES}}
+    return {name: {"mountPath": directory}}
 
 
-def volume() -> dict[str, Any]:
+def volume(name: str = VOLUME) -> dict[str, Any]:
     """The pod's volume for the certificate files."""
-    return {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+    return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
 
 
-def volume_mount() -> dict[str, Any]:
+def volume_mount(name: str = VOLUME, directory: str = CERTIFICATES) -> dict[str, Any]:
     """The scraper's own mount of that volume."""
-    return {"name": VOLUME, "mountPath": CERTIFICATES, "readOnly": True}
+    return {"name": name, "mountPath": directory, "readOnly": True}

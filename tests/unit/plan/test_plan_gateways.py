@@ -17,7 +17,7 @@ from support.objects import (
     own_proxy,
     rendered_gateway,
 )
-from support.planning import annotations, changed, notes, proxy_config, refs, settled, template
+from support.planning import annotations, changed, codes, proxy_config, refs, settled, template
 
 SECURE = "prometheus.istio.io/secure-port"
 CONFIG = "proxy.istio.io/config"
@@ -68,7 +68,7 @@ def test_a_classic_gateway_takes_its_environment() -> None:
     assert env(proxy) == [PORT, LOCAL]
     assert annotations(plan)[SECURE] == "15092"
     assert proxy_config(plan)["proxyMetadata"] == {LOCAL["name"]: "true"}
-    assert "into its values" in notes(plan)
+    assert "chart-takes-back" in codes(plan)
 
 
 def test_a_gateway_api_gateway_takes_an_overlay() -> None:
@@ -124,7 +124,7 @@ def test_an_overlay_that_was_not_given_is_not_guessed() -> None:
     gateway = rendered_gateway(infrastructure=reference)
     plan = settled(cluster(control_plane(), injected_namespace(), gateway), **NAMED)
     assert plan.changes == ()
-    assert "not among the objects" in notes(plan)
+    assert "gateway-parameters-unknown" in codes(plan)
 
 
 def test_a_gateways_own_proxy_config_survives_the_overlay() -> None:
@@ -149,7 +149,7 @@ def test_a_waypoint_has_no_legacy_mode() -> None:
     gateway = rendered_gateway("wp", gateway_class="istio-waypoint")
     plan = settled(cluster(control_plane("1.30.0"), injected_namespace(), gateway), mode="legacy", **NAMED)
     assert plan.changes == ()
-    assert "a waypoint takes no Gateway" in notes(plan)
+    assert "waypoint-in-legacy" in codes(plan)
 
 
 class TestBootstrap:
@@ -199,7 +199,7 @@ class TestBootstrap:
         objects = cluster(control_plane("1.25.0"), injected_namespace(), gateway, made)
         plan = settled(objects, mode="bootstrap", **NAMED)
         assert plan.changes == ()
-        assert "parametersRef from 1.26 on" in notes(plan)
+        assert "gateway-parameters-too-old" in codes(plan)
 
 
 class TestLegacy:
@@ -308,7 +308,7 @@ class TestAsm:
             }
         ]
         assert spec["podAnnotations"][SECURE] == "15092"
-        assert "could not be run here" in notes(plan)
+        assert "asm-untested" in codes(plan)
         assert not [each for each in refs(plan) if each[2].startswith("Deployment/")]
 
     def test_legacy_is_what_its_versions_get(self) -> None:
@@ -327,5 +327,4 @@ def test_a_gateway_that_takes_no_overlay_yet_stays_open_and_the_rest_is_hardened
     plan = settled(objects, **NAMED)
     hardened = [change.ref for change in plan.changes if change.phase == "hardening"]
     assert [each.name for each in hardened] == ["httpbin"]
-    assert "its plaintext ports stay open" in notes(plan)
-    assert "ProxyConfig" in notes(plan)
+    assert "gateway-parameters-too-old" in codes(plan)

@@ -6,7 +6,7 @@ import pytest
 
 from support import objects, scraping_objects
 from support.examples import CLUSTERS, secured
-from support.planning import notes, observe, refs, settled
+from support.planning import codes, observe, refs, settled
 
 
 @pytest.mark.parametrize("name", ["secured", "operator"])
@@ -15,9 +15,9 @@ def test_a_job_that_reads_all_secure_ports_gets_no_other_beside_it(name: str) ->
     inventory = objects.cluster(*CLUSTERS[name]())
     plan = settled(inventory)
     assert not [each for each in refs(plan) if each[:2] == ("scrape", "create")]
-    assert "no other job is added" in notes(plan)
-    codes = {each.code for each in observe(plan.apply(inventory)).pitfalls}
-    assert "scraped-twice" not in codes
+    assert "read-already" in codes(plan)
+    pitfalls = {pitfall.code for pitfall in observe(plan.apply(inventory)).pitfalls}
+    assert "scraped-twice" not in pitfalls
 
 
 def test_a_job_that_reads_some_of_them_does_not_count() -> None:
@@ -31,4 +31,4 @@ def test_a_job_that_reads_some_of_them_does_not_count() -> None:
     inventory = objects.cluster(kept, joined, other, scraping_objects.prometheus(job))
     plan = settled(inventory)
     assert ("scrape", "update", "ConfigMap/prometheus") in refs(plan)
-    assert "no other job is added" not in notes(plan)
+    assert "read-already" not in codes(plan)

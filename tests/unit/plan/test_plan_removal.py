@@ -9,7 +9,7 @@ import pytest
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.selectors import parse_selector
 from support.objects import cluster, control_plane, deployment, injected_namespace, meta, namespace
-from support.planning import notes, refs, settled
+from support.planning import codes, refs, settled
 
 NAMED: dict[str, Any] = {
     "prometheus": "none",
@@ -81,4 +81,4 @@ def test_a_sidecar_in_the_root_namespace_is_refused_under_permissive() -> None:
     root = namespace("istio-system", {"istio-injection": "enabled"})
     plan = settled(cluster(control_plane("1.29.0"), root, deployment("kiali", "istio-system")), **NAMED)
     assert plan.changes == ()
-    assert "root namespace istio-system" in notes(plan)
+    assert "legacy-never-strict" in codes(plan)

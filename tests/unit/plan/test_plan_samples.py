@@ -8,7 +8,7 @@ import pytest
 
 from meshscrape.istio.allow_list import parse_scrapers
 from support.objects import cluster, control_plane
-from support.planning import SAMPLES, notes, refs, sample, settled
+from support.planning import SAMPLES, codes, refs, sample, settled
 from support.upstream import needs_upstream
 
 pytestmark = needs_upstream
@@ -41,7 +41,7 @@ def test_templates_that_hold_the_proxy_already_are_reported(name: str) -> None:
     """`istioctl kube-inject` wrote them: an annotation would have no effect."""
     plan = settled(sample(f"injected/{name}"), istio_version="1.31.0", prometheus="none")
     assert plan.changes == ()
-    assert "kube-inject" in notes(plan)
+    assert "manually-injected" in codes(plan)
 
 
 @pytest.mark.parametrize("name", ["native-sidecar.yaml", "prometheus-scrape.yaml"])
@@ -49,4 +49,4 @@ def test_standalone_pods_are_reported(name: str) -> None:
     """Bare pods are never changed, nor deleted."""
     plan = settled(sample(f"injected/{name}"), istio_version="1.31.0", prometheus="none")
     assert plan.changes == ()
-    assert "standalone Pod" in notes(plan)
+    assert "standalone" in codes(plan)

@@ -18,6 +18,7 @@ from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.objects import Inventory, Ref, manifest_of
 from meshscrape.plan.model import Change, Note, Plan
+from meshscrape.plan.outcome import Outcome
 from meshscrape.plan.render.diff import change_diff, plan_text, summary
 from meshscrape.plan.render.files import plan_files, plan_stream
 from meshscrape.plan.render.kustomize import kustomize_files
@@ -77,19 +78,29 @@ class TestDiff:
     def test_the_summary_counts(self) -> None:
         """One line, as terraform ends."""
         assert summary(planned(shop(), harden=False)) == (
-            "Plan: 0 to create, 3 to update, 0 to delete; restarts 2."
+            "Plan: 0 to create, 3 to update, 0 to delete; restarts 2; 1 secured."
         )
         assert summary(Plan()) == "Nothing to do."
 
-    def test_the_summary_names_what_is_refused(self) -> None:
-        """A cluster where all is refused is not one with nothing to do; each object counts once."""
+    def test_the_summary_says_what_becomes_of_every_workload(self) -> None:
+        """A cluster where something is refused, held back or left alone is not one with nothing to do."""
+        web, other = ref("Deployment", "web"), ref("Deployment", "other")
+        refused = Plan(outcome=Outcome(refused=(str(web),)))
+        assert summary(refused) == "Nothing planned; 1 refused (Deployment.apps default/web)."
+        both = Plan(outcome=Outcome(unchanged=(web,), held=(other,)))
+        assert summary(both) == "Nothing planned; 1 unchanged, 1 held back (Deployment.apps default/other)."
+        assert summary(Plan(outcome=Outcome(left=(web,)))) != "Nothing to do."
+        assert summary(Plan(outcome=Outcome(unchanged=(web, other)))) == "Nothing to do."
+
+    def test_an_object_that_is_refused_twice_counts_once(self) -> None:
+        """The count is of objects, not of reasons."""
         web = ref("Deployment", "web")
-        notes = (Note(web, "one", "x", True), Note(web, "two", "x", True), Note(None, "a note", "x"))
-        assert summary(Plan(notes=notes)) == "Nothing planned; 1 refused: Deployment.apps default/web."
-        changes = planned(shop(), harden=False).changes
-        assert summary(Plan(changes, notes)) == (
-            "Plan: 0 to create, 3 to update, 0 to delete; restarts 2; 1 refused: Deployment.apps default/web."
+        notes = (
+            Note(web, "a", "one", "x", True),
+            Note(web, "b", "two", "x", True),
+            Note(None, "c", "y", "x"),
         )
+        assert Plan(notes=notes).refused == ("Deployment.apps default/web",)
 
     def test_colour_is_only_paint(self) -> None:
         """Without the escape codes it is the same text."""
@@ -306,7 +317,7 @@ class TestCommands:
         result = self.run(plan_command, "-f", dump, "-o", "json")
         assert result.return_value == 0
         assert json.loads(result.stdout)["refused"] == 1
-        assert result.stderr == "meshscrape: Nothing planned; 1 refused: Deployment.apps default/httpbin.\n"
+        assert result.stderr == "meshscrape: Nothing planned; 1 refused (Deployment.apps default/httpbin).\n"
         done = on_disk(tmp_path, planned(shop()).apply(shop()))
         finished = self.run(plan_command, "-f", done, "-o", "json")
         assert json.loads(finished.stdout)["refused"] == 0

@@ -18,7 +18,7 @@ from meshscrape.prometheus.kubernetes_sd import (
 # Every field that Prometheus 2.42 and 3, vmagent and the Collector all know.
 COMMON = {
     "job_name", "scheme", "metrics_path", "follow_redirects", "tls_config", "kubernetes_sd_configs",
-    "relabel_configs", "scrape_interval", "scrape_timeout",
+    "relabel_configs", "metric_relabel_configs", "scrape_interval", "scrape_timeout",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from meshscrape.kube.objects import Object, Ref, as_mapping, stable
 from meshscrape.kube.yaml_text import dump
 from meshscrape.plan.model import PHASES, Change, Gate, Note, Phase, Plan
+from meshscrape.plan.outcome import Outcome
 
 _CONTEXT = 3
 # Texts of so many lines are cut to their beginning.
@@ -36,19 +37,36 @@ def plan_text(plan: Plan, *, colour: bool = False) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """`Plan: 2 to create, 3 to update, 0 to delete; restarts 3; 1 refused: Deployment.apps shop/web.`
+    """Return the last line: what changes, and what becomes of every chosen workload.
 
-    "Nothing to do" is said of a finished cluster alone: not where all that was wanted was refused.
+    `Plan: 2 to create, 3 to update, 0 to delete; restarts 3; 4 secured, 1 held back (Deployment.apps a/b).`
+    "Nothing to do." is said only where everything chosen is secured.
     """
     count = dict.fromkeys(("create", "update", "delete"), 0)
     for change in plan.changes:
         count[change.action] += 1
-    refused = f"; {len(plan.refused)} refused: {_shown(plan.refused)}" if plan.refused else ""
+    outcome = _outcome(plan.outcome)
     if not plan.changes:
-        return f"Nothing planned{refused}." if refused else "Nothing to do."
+        return "Nothing to do." if plan.outcome.finished else f"Nothing planned; {outcome}."
     restarts = len({restart for change in plan.changes for restart in change.restarts})
     counts = ", ".join(f"{number} to {action}" for action, number in count.items())
-    return f"Plan: {counts}; restarts {restarts or 'nothing'}{refused}."
+    return f"Plan: {counts}; restarts {restarts or 'nothing'}{'; ' if outcome else ''}{outcome}."
+
+
+def _outcome(outcome: Outcome) -> str:
+    parts = [
+        f"{len(refs)} {word}"
+        for word, refs in (("secured", outcome.secured), ("unchanged", outcome.unchanged))
+        if refs
+    ]
+    parts += [
+        f"{len(refs)} {word} ({_shown(refs)})"
+        for word, refs in (
+            ("left alone", outcome.left), ("held back", outcome.held), ("refused", outcome.refused),
+        )
+        if refs
+    ]  # fmt: skip
+    return ", ".join(parts)
 
 
 def change_diff(change: Change) -> list[str]:
@@ -88,10 +106,11 @@ def _phase(plan: Plan, phase: Phase) -> Iterator[str]:
 
 
 def _gate(gate: Gate) -> Iterator[str]:
-    state = "wait until the phases before it have taken effect" if gate.planned else "not planned yet"
+    state = "wait until the phases before it have taken effect" if gate.planned else "held back"
     yield f"# gate: {gate.phase} of {_shown(gate.workloads)}: {state}"
-    for text in gate.waits_for:
-        yield f"#   waits for: {text}"
+    for missing in gate.waits_for:
+        yield f"#   {'waits for' if gate.planned else 'missing'}: {missing.text}"
+        yield f"#     {missing.remedy}"
     yield ""
 
 

@@ -16,15 +16,31 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "kind": "Plan",
         "changes": [_change(change) for change in plan.changes],
         "notes": [
-            {"object": _ref(note.ref), "text": note.text, "remedy": note.remedy, "refused": note.refused}
+            {
+                "object": _ref(note.ref),
+                "code": note.code,
+                "text": note.text,
+                "remedy": note.remedy,
+                "refused": note.refused,
+            }
             for note in plan.notes
         ],
         "refused": len(plan.refused),
+        "outcome": {
+            "secured": [_ref(ref) for ref in plan.outcome.secured],
+            "unchanged": [_ref(ref) for ref in plan.outcome.unchanged],
+            "leftAlone": [_ref(ref) for ref in plan.outcome.left],
+            "heldBack": [_ref(ref) for ref in plan.outcome.held],
+            "refused": list(plan.outcome.refused),
+        },
         "gates": [
             {
                 "phase": gate.phase,
                 "workloads": [_ref(ref) for ref in gate.workloads],
-                "waitsFor": list(gate.waits_for),
+                "waitsFor": [
+                    {"code": missing.code, "text": missing.text, "remedy": missing.remedy}
+                    for missing in gate.waits_for
+                ],
                 "planned": gate.planned,
             }
             for gate in plan.gates

@@ -1,0 +1,136 @@
+"""What a plan holds back: workloads and scrapers that its own result would leave worse off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from meshscrape.istio.names import RBAC_GROUP
+from meshscrape.kube.objects import Inventory, Ref
+from meshscrape.observe import observe
+from meshscrape.observe.cluster import owner_of_pod
+from meshscrape.observe.model import Pitfall
+from meshscrape.plan.judge import Result, Verdict, judge, new_errors
+from meshscrape.plan.model import Gate, Missing, Plan
+from meshscrape.plan.scrapers import concerns, new_deployment
+from meshscrape.plan.workloads import Context, Held, PlannedWorkload
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """One thing that a plan would make worse, and what may have to stay for it: the likeliest first."""
+
+    missing: tuple[Missing, ...]
+    blamed: tuple[Ref | None, ...]
+
+
+def hold(context: Context, drafted: Plan, held: Held) -> bool:
+    """Add to `held` what the drafted plan would make worse; return whether there is anything new."""
+    known = held.refs
+    for fault in faults(context, drafted):
+        # One hold can be the answer to several faults: the next draft tells.
+        if not (held.refs - known).intersection(fault.blamed):
+            _hold(context, fault, held)
+    return held.refs != known
+
+
+def verdicts_of(context: Context, drafted: Plan) -> tuple[Verdict, ...]:
+    """Return the verdicts on a drafted plan."""
+    return judge(_result(context, drafted))
+
+
+def faults(context: Context, drafted: Plan) -> list[_Fault]:
+    """Return what the plan would make worse."""
+    result = _result(context, drafted)
+    unchanged = Result(result.before, result.before, result.vouched, result.replaced)
+    known = {_told(verdict) for verdict in judge(unchanged)}
+    found = [
+        _Fault(verdict.missing, (verdict.blamed, verdict.workload, verdict.scraper))
+        for verdict in judge(result)
+        if verdict.answer != "shown" and _told(verdict) not in known
+    ]
+    for pitfall in new_errors(result.before, result.after):
+        missing = Missing(pitfall.code, pitfall.text.rstrip("."), pitfall.remedy.rstrip("."))
+        found.append(_Fault((missing,), tuple(_blamed(context, drafted, pitfall))))
+    return found
+
+
+def _result(context: Context, drafted: Plan) -> Result:
+    intent = context.intent
+    after = observe(outlook(context.inventory, drafted), istio_version=intent.istio_version)
+    replaced = intent.prometheus in ("addon", "operator")
+    return Result(context.observed, after, bool(intent.scrapers), replaced)
+
+
+def outlook(inventory: Inventory, planned: Plan) -> Inventory:
+    """Return the objects as they are once the plan is applied and all pods have restarted.
+
+    Without the pods that a workload among the objects owns: a pod as it would be made stands for them. And
+    without roles where the dump has none: those of the plan must not look like all that there are.
+    """
+    after = planned.apply(inventory)
+    owners = {pod.ref: owner_of_pod(pod, after) for pod in after.of_kind("Pod", "")}
+    gone = [pod for pod, owner in owners.items() if owner != pod and owner in after]
+    if not any(each.ref.group == RBAC_GROUP for each in inventory):
+        gone += [each.ref for each in after if each.ref.group == RBAC_GROUP]
+    return after.changed((), gone) if gone else after
+
+
+def _told(verdict: Verdict) -> tuple[Ref, str, tuple[str, ...]]:
+    return verdict.workload, verdict.job, tuple(missing.code for missing in verdict.missing)
+
+
+def _blamed(context: Context, drafted: Plan, pitfall: Pitfall) -> Iterable[Ref | None]:
+    """Return what a new error may come from: its own object, or the scraper whose jobs that object holds."""
+    yield pitfall.ref
+    for scraper in context.observation.scrapers:
+        jobs = (job for job in context.unmoved if job.scraper == scraper.ref)
+        if pitfall.ref == scraper.config or any(job.ref == pitfall.ref for job in jobs):
+            yield scraper.ref
+    for change in drafted.changes:
+        if change.ref == pitfall.ref and change.phase in ("credentials", "scrape"):
+            yield from (scraper.ref for scraper in context.observation.scrapers)
+            if context.intent.prometheus in ("addon", "operator"):
+                yield new_prometheus_ref(context)
+
+
+def new_prometheus_ref(context: Context) -> Ref:
+    """Return the object that stands for a new Prometheus."""
+    return Ref("", "ServiceAccount", context.intent.prometheus_namespace, "meshscrape-prometheus")
+
+
+def _hold(context: Context, fault: _Fault, held: Held) -> None:
+    targets = {target.ref for target in context.targets}
+    if (own := new_deployment(context)) in fault.blamed and own not in held.open:
+        held.open[own] = fault.missing
+        return
+    scrapers = {scraper.ref for scraper in context.observation.scrapers}
+    for ref in fault.blamed:
+        if ref in targets and ref not in held.workloads:
+            held.workloads[ref] = fault.missing
+            return
+        if ref is not None and (ref in scrapers or _is_new(context, ref)) and ref not in held.scrapers:
+            held.scrapers[ref] = fault.missing
+            return
+    # Nothing of the plan is known to cause it: hold back what the plan could still change.
+    for ref in targets:
+        held.workloads.setdefault(ref, fault.missing)
+
+
+def _is_new(context: Context, ref: Ref) -> bool:
+    return ref == new_prometheus_ref(context)
+
+
+def held_gates(context: Context, chosen: Iterable[PlannedWorkload]) -> list[Gate]:
+    """Return the gates of what is held back, those with the same reason together."""
+    refs = [target.ref for target in chosen]
+    grouped: dict[tuple[Missing, ...], list[Ref]] = {}
+    for ref in refs:
+        if missing := context.held.workloads.get(ref):
+            grouped.setdefault(missing, []).append(ref)
+    gates = [Gate("listeners", tuple(found), missing, False) for missing, found in grouped.items()]
+    for scraper, missing in context.held.scrapers.items():
+        jobs = [job for job in context.unmoved if job.scraper == scraper]
+        read = tuple(ref for ref in refs if any(concerns(job, {ref}) for job in jobs))
+        gates.append(Gate("scrape", read or tuple(refs), missing, False))
+    return gates

@@ -1,0 +1,268 @@
+"""Judge a plan by its own result: for each workload and each scrape job that reads it, is it still read?
+
+The planner lays what it has drafted over the objects and observes again. `judge` compares the two
+observations. It is pure, and it knows nothing of how the changes came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from meshscrape.istio.ports import MERGED, STATS
+from meshscrape.kube.objects import Ref
+from meshscrape.observe.model import ObservedJob, Pitfall, Scraper
+from meshscrape.observe.observation import Observation
+from meshscrape.observe.workload import ObservedWorkload
+from meshscrape.plan.model import Missing
+
+Answer = Literal["shown", "refuted", "unknown"]
+_Key = tuple[Ref, str, str, Ref | None]
+_PLAINTEXT = frozenset({MERGED, STATS})
+# Errors about an application's own port: the secure ports do not depend on it.
+_OF_APPLICATIONS = frozenset(
+    {"application-port-permissive", "application-port-not-http", "plaintext-under-strict"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of one workload's scrapes by one scrape job.
+
+    `shown`: it is read as before, or over mutual TLS on its secure port by a scraper that can, once.
+    `refuted`: it is not. `unknown`: the objects do not tell. `missing` says what, and `blamed` is the object
+    whose changes cause it: the workload, or the scraper. `leaves`: the job no longer reads it in plaintext.
+    """
+
+    workload: Ref
+    job: str
+    scraper: Ref | None
+    answer: Answer
+    leaves: bool
+    missing: tuple[Missing, ...] = ()
+    blamed: Ref | None = None
+    labels: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The observation of the objects as they are, and as they would be. `vouched`: a person says who scrapes.
+
+    `replaced`: a new Prometheus takes the place of those that are there.
+    """
+
+    before: Observation
+    after: Observation
+    vouched: bool = False
+    replaced: bool = False
+
+    def scraper(self, ref: Ref | None) -> Scraper | None:
+        """Return the scraper as it would be."""
+        return next((scraper for scraper in self.after.scrapers if scraper.ref == ref), None)
+
+
+def judge(result: Result) -> tuple[Verdict, ...]:
+    """Return a verdict for every workload and every scrape job that reads its plaintext ports now."""
+    after = {workload.ref: workload for workload in result.after.workloads}
+    view = _View(
+        result,
+        _secure_readers(result.before),
+        _secure_readers(result.after),
+        {_key(job): job for job in result.after.scrape_jobs},
+        _errors(result.after.pitfalls),
+        _plaintext_counts(result.before.scrape_jobs),
+        _plaintext_counts(result.after.scrape_jobs),
+    )
+    return tuple(
+        _verdict(_Case(view, job, after[ref]))
+        for job in result.before.scrape_jobs
+        if job.over == "plaintext"
+        for ref in _read_in_plaintext(job)
+        if ref in after
+    )
+
+
+def new_errors(before: Observation, after: Observation) -> tuple[Pitfall, ...]:
+    """Return the pitfalls of severity error that the objects do not have now, and would have."""
+    known = {(pitfall.code, pitfall.ref) for pitfall in before.pitfalls if pitfall.severity == "error"}
+    return tuple(
+        pitfall
+        for pitfall in after.pitfalls
+        if pitfall.severity == "error" and (pitfall.code, pitfall.ref) not in known
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The result, indexed: secure readers of each workload, jobs, errors, numbers of plaintext scrapes."""
+
+    result: Result
+    secure_before: Mapping[Ref, Sequence[ObservedJob]]
+    secure: Mapping[Ref, Sequence[ObservedJob]]
+    jobs: Mapping[_Key, ObservedJob]
+    errors: Mapping[Ref | None, Sequence[Pitfall]]
+    plaintext_before: Mapping[tuple[Ref | None, Ref], int]
+    plaintext: Mapping[tuple[Ref | None, Ref], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """One workload and one plaintext job."""
+
+    view: _View
+    job: ObservedJob
+    workload: ObservedWorkload
+
+    @property
+    def readers(self) -> list[ObservedJob]:
+        """Return the jobs that would read the workload over mutual TLS in this job's place."""
+        readers = self.view.secure.get(self.workload.ref, ())
+        own = [job for job in readers if job.scraper == self.job.scraper]
+        if own or not self.view.result.replaced:
+            return own
+        first = readers[0].scraper if readers else None
+        return [job for job in readers if job.scraper == first]
+
+    def verdict(self, answer: Answer, leaves: bool, blamed: Ref | None, *missing: Missing) -> Verdict:
+        """Return a verdict on this case."""
+        return Verdict(self.workload.ref, self.job.name, self.job.scraper, answer, leaves, missing, blamed)
+
+
+def _verdict(case: _Case) -> Verdict:
+    same = case.view.jobs.get(_key(case.job))
+    stays = same is not None and bool(_PLAINTEXT & set(same.ports_after.get(case.workload.ref, ())))
+    return _stays(case) if stays else _leaves(case)
+
+
+def _stays(case: _Case) -> Verdict:
+    ref, scraper = case.workload.ref, case.job.scraper
+    if case.workload.metrics.hardened:
+        missing = Missing("closed", f"{case.job.name} still reads its plaintext ports", "move that job first")
+        return case.verdict("refuted", False, ref, missing)
+    before = case.view.plaintext_before.get((scraper, ref), 0)
+    after = case.view.plaintext.get((scraper, ref), 0)
+    own = [job for job in case.view.secure.get(ref, ()) if job.scraper == scraper]
+    known = [job for job in case.view.secure_before.get(ref, ()) if job.scraper == scraper]
+    if len(own) > len(known) and after + len(own) > max(1, before):
+        missing = Missing(
+            "twice",
+            f"{case.job.name} would go on to read it, beside {own[0].name}",
+            "let that job drop pods that announce a secure port (docs/prometheus.md has the rule)",
+        )
+        return case.verdict("refuted", False, scraper or ref, missing)
+    return case.verdict("shown", False, None)
+
+
+def _leaves(case: _Case) -> Verdict:
+    ref, readers = case.workload.ref, case.readers
+    if not readers:
+        return case.verdict("refuted", True, _blamed(case), _unread(case))
+    reader = readers[0]
+    before = case.view.plaintext_before.get((case.job.scraper, ref), 0)
+    if len(several := _same_port(case, readers)) > max(1, before):
+        names = ", ".join(job.name for job in several)
+        missing = Missing("twice", f"{names} would all read it over mutual TLS", "remove all but one of them")
+        return case.verdict("refuted", True, reader.scraper or ref, missing)
+    if wrong := tuple(_wrong_with_scraper(case, reader)):
+        return case.verdict("refuted", True, reader.scraper, *wrong)
+    if wrong := tuple(_wrong_with_workload(case)):
+        return case.verdict("refuted", True, ref, *wrong)
+    scraper = case.view.result.scraper(reader.scraper)
+    if scraper is None or not (scraper.output_certs or case.view.result.vouched):
+        missing = Missing(
+            "certificate-unknown",
+            f"whether the mesh accepts the certificate of {reader.name} is not told by the given objects",
+            "name who scrapes: --scraper spiffe:SPIFFE_ID or dns:NAME",
+        )
+        return case.verdict("unknown", True, reader.scraper or ref, missing)
+    return case.verdict("shown", True, None)
+
+
+def _same_port(case: _Case, readers: Sequence[ObservedJob]) -> list[ObservedJob]:
+    """Return the jobs that read the same secure port, where most do."""
+    by_port = [
+        [job for job in readers if port in job.ports_after.get(case.workload.ref, ())]
+        for port in case.workload.metrics.listening
+    ]
+    return max(by_port, key=len, default=[])
+
+
+def _blamed(case: _Case) -> Ref:
+    """Return what is to stay: the scraper when it would read nothing at all, else the workload."""
+    scraper = case.job.scraper
+    reads_any = any(job.scraper == scraper for jobs in case.view.secure.values() for job in jobs)
+    return case.workload.ref if reads_any or scraper is None else scraper
+
+
+def _unread(case: _Case) -> Missing:
+    listening = ", ".join(map(str, case.workload.metrics.listening)) or "none is open"
+    return Missing(
+        "unread",
+        f"{case.job.name} would no longer read it, and nothing would over mutual TLS (secure ports: "
+        f"{listening})",
+        "see `meshscrape observe` for the workload and for its scraper",
+    )
+
+
+def _wrong_with_scraper(case: _Case, reader: ObservedJob) -> Iterator[Missing]:
+    """Return why the scraper could not read anything over mutual TLS."""
+    for ref in dict.fromkeys((reader.scraper, reader.ref)):
+        for pitfall in case.view.errors.get(ref, ()):
+            yield _as_missing(pitfall)
+
+
+def _wrong_with_workload(case: _Case) -> Iterator[Missing]:
+    """Return why the workload could not be read on its secure port."""
+    for pitfall in case.view.errors.get(case.workload.ref, ()):
+        if pitfall.code not in _OF_APPLICATIONS:
+            yield _as_missing(pitfall)
+
+
+def _as_missing(pitfall: Pitfall) -> Missing:
+    return Missing(pitfall.code, pitfall.text.rstrip("."), pitfall.remedy.rstrip("."))
+
+
+def _key(job: ObservedJob) -> _Key:
+    return job.ref, job.job, job.over, job.scraper
+
+
+def _read_in_plaintext(job: ObservedJob) -> list[Ref]:
+    found = {
+        ref
+        for seen in (job.ports_of, job.ports_after)
+        for ref, ports in seen.items()
+        if not _PLAINTEXT.isdisjoint(ports)
+    }
+    return sorted(found)
+
+
+def _plaintext_counts(jobs: Collection[ObservedJob]) -> dict[tuple[Ref | None, Ref], int]:
+    """Return how many plaintext jobs of each scraper read each workload, once all pods have restarted."""
+    counts: dict[tuple[Ref | None, Ref], int] = {}
+    for job in jobs:
+        if job.over == "plaintext":
+            for ref, ports in job.ports_after.items():
+                if not _PLAINTEXT.isdisjoint(ports):
+                    counts[job.scraper, ref] = counts.get((job.scraper, ref), 0) + 1
+    return counts
+
+
+def _secure_readers(observation: Observation) -> dict[Ref, list[ObservedJob]]:
+    """Return the jobs that read each workload on an open secure port over mutual TLS."""
+    listening = {workload.ref: set(workload.metrics.listening) for workload in observation.workloads}
+    readers: dict[Ref, list[ObservedJob]] = {}
+    for job in observation.scrape_jobs:
+        if job.over == "mtls":
+            for ref, ports in job.ports_after.items():
+                if not listening.get(ref, set()).isdisjoint(ports):
+                    readers.setdefault(ref, []).append(job)
+    return readers
+
+
+def _errors(pitfalls: Collection[Pitfall]) -> dict[Ref | None, list[Pitfall]]:
+    errors: dict[Ref | None, list[Pitfall]] = {}
+    for pitfall in pitfalls:
+        if pitfall.severity == "error":
+            errors.setdefault(pitfall.ref, []).append(pitfall)
+    return errors

@@ -1,0 +1,134 @@
+"""What each scrape job reads of the mesh when no pod has left it yet: the plaintext jobs that a plan moves.
+
+A job that an earlier plan moved drops the pods that have a secure port. To plan the same again, its reading
+is told without that rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.errors import InputError
+from meshscrape.istio.names import MONITORING_GROUP, SECURE_PORT_META
+from meshscrape.istio.ports import MERGED
+from meshscrape.kube.objects import Inventory, Manifest, Object, Ref, as_list, as_mapping, dig
+from meshscrape.kube.yaml_text import dump, load_text
+from meshscrape.observe import observe
+from meshscrape.observe.model import ObservedJob, Scraper
+from meshscrape.plan.edited_objects import Mutable, clone
+from meshscrape.plan.model import Plan
+from meshscrape.plan.workloads import PLAINTEXT_PORTS, Context
+from meshscrape.prometheus.derived import without_drop
+
+# Where a monitor of the Operator has its endpoints.
+ENDPOINTS = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The workloads whose plaintext ports one scrape job reads, once all pods are as their templates say."""
+
+    job: ObservedJob
+    refs: frozenset[Ref]
+    merged: bool
+
+    @property
+    def rank(self) -> tuple[bool, str]:
+        """Return a key that sorts jobs of the merged metrics before jobs of Envoy's statistics alone."""
+        return not self.merged, self.job.job
+
+
+def observe_unmoved(context: Context) -> tuple[ObservedJob, ...]:
+    """Return the scrape jobs with the drafted listeners, and with every pod still in its plaintext job."""
+    drafted = Plan(context.draft.changes()).apply(context.inventory)
+    return observe(_without_drops(drafted), istio_version=context.intent.istio_version).scrape_jobs
+
+
+def readings_of(context: Context, scraper: Scraper) -> list[Reading]:
+    """Return what the plaintext jobs of a scraper read of the mesh, jobs of the merged metrics first."""
+    scrapers = {each.ref for each in context.observation.scrapers}
+    mesh = {workload.ref for workload in context.observation.workloads} - scrapers
+    found = (_reading(job, mesh) for job in context.unmoved if job.scraper == scraper.ref)
+    return sorted((each for each in found if each.refs), key=lambda each: each.rank)
+
+
+def _reading(job: ObservedJob, mesh: Collection[Ref]) -> Reading:
+    if job.over != "plaintext":
+        return Reading(job, frozenset(), False)
+    ports: dict[Ref, set[int]] = {}
+    for seen in (job.ports_of, job.ports_after):
+        for ref, numbers in seen.items():
+            if ref in mesh:
+                ports.setdefault(ref, set()).update(PLAINTEXT_PORTS.intersection(numbers))
+    refs = frozenset(ref for ref, numbers in ports.items() if numbers)
+    return Reading(job, refs, any(MERGED in numbers for numbers in ports.values()))
+
+
+def cover(readings: Iterable[Reading], wanted: Collection[Ref], derived: Collection[str]) -> list[Reading]:
+    """Return the jobs to derive secure jobs from: few that together read all of `wanted`.
+
+    The jobs named in `derived` have one already: they come first, so that a later plan changes nothing.
+    """
+    left, chosen = set(wanted), []
+    rest = sorted(readings, key=lambda each: (each.job.job not in derived, each.rank))
+    while left and rest:
+        best = max(
+            rest, key=lambda each: (each.job.job in derived and bool(each.refs & left), len(each.refs & left))
+        )
+        if not best.refs & left:
+            break
+        chosen.append(best)
+        rest.remove(best)
+        left -= best.refs
+    return chosen
+
+
+def _gain(left: set[Ref], derived: Collection[str], reading: Reading) -> tuple[bool, int]:
+    gained = len(reading.refs & left)
+    return reading.job.job in derived and gained > 0, gained
+
+
+def _without_drops(inventory: Inventory) -> Inventory:
+    changed = [
+        Manifest(each.ref, data, each.where)
+        for each in inventory
+        if (data := _stripped(each)) is not None and data != each.data
+    ]
+    return inventory.changed(changed, ()) if changed else inventory
+
+
+def _stripped(manifest: Manifest) -> Object | None:
+    """Return an object without the rules that drop secured pods; None when it cannot have any."""
+    if manifest.ref.kind == "ConfigMap":
+        texts = as_mapping(manifest.data.get("data"))
+        moved = {key: _stripped_text(text) for key, text in texts.items() if SECURE_PORT_META in str(text)}
+        return {**manifest.data, "data": {**texts, **moved}} if moved else None
+    if manifest.ref.group == MONITORING_GROUP and manifest.ref.kind in ENDPOINTS:
+        data: Mutable = clone(manifest.data)
+        for endpoint in endpoints_of(data):
+            if "relabelings" in endpoint:
+                endpoint["relabelings"] = without_drop(endpoint["relabelings"])
+        return data
+    return None
+
+
+def _stripped_text(text: Any) -> Any:
+    try:
+        config = load_text(str(text), "")
+    except InputError:
+        return text
+    jobs = [job for job in as_list(dig(config, "scrape_configs")) if isinstance(job, dict)]
+    for job in jobs:
+        if "relabel_configs" in job:
+            job["relabel_configs"] = without_drop(job["relabel_configs"])
+    return dump(config) if jobs else text
+
+
+def endpoints_of(monitor: Object) -> Iterator[Mutable]:
+    """Return the endpoints of a PodMonitor or ServiceMonitor."""
+    field = ENDPOINTS.get(str(monitor.get("kind")), "")
+    for endpoint in as_list(dig(monitor, "spec", field)):
+        if isinstance(endpoint, dict):
+            yield endpoint

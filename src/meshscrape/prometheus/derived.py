@@ -1,0 +1,158 @@
+"""A secure job that is derived from the plaintext job whose targets it takes over.
+
+What the plaintext job keeps, how it labels it and what it does with the samples must stay the same: alerts,
+dashboards and autoscalers go by it. So the derived job runs the plaintext job's own relabelling first, then
+keeps exactly the targets that the plaintext job now drops (`drop_secured`), and only replaces their address,
+path and scheme. The functions are pure: data in, data out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from meshscrape.istio.names import MERGED_PATH, SECURE_PORT_META
+from meshscrape.istio.ports import MERGED, STATS
+from meshscrape.prometheus.direct import direct_tls
+from meshscrape.prometheus.kubernetes_sd import (
+    POD_META,
+    Rule,
+    announced,
+    camel_rule,
+    drop_own_series,
+    drop_secured,
+    drop_secured_monitor,
+)
+
+# The plaintext job's way to its targets: the derived job has its own. Credentials for a plaintext server are
+# not sent to a target whose identity Prometheus cannot check.
+_REPLACED = (
+    "job_name", "scheme", "metrics_path", "tls_config", "follow_redirects", "basic_auth", "authorization",
+    "oauth2", "bearer_token", "bearer_token_file", "static_configs",
+)  # fmt: skip
+_REPLACED_IN_MONITOR = (
+    "scheme", "path", "tlsConfig", "followRedirects", "basicAuth", "authorization", "oauth2",
+    "bearerTokenSecret", "bearerTokenFile",
+)  # fmt: skip
+
+
+def derived_job(
+    job: Mapping[str, Any],
+    pool: str,
+    certificates: str,
+    *,
+    annotation: str = SECURE_PORT_META,
+    new_job: bool = False,
+    keep_own_series: bool = False,
+) -> dict[str, Any]:
+    """Return the secure job, called `pool`, that takes over what `job` reads of proxies in plaintext.
+
+    The label `job` stays the plaintext job's name; with `new_job` it is the pool's name.
+    """
+    kept = {
+        key: value
+        for key, value in job.items()
+        if key not in _REPLACED
+        and not (key.endswith("_sd_configs") and key != "kubernetes_sd_configs")
+        and key not in ("relabel_configs", "metric_relabel_configs")
+    }
+    own = without_drop(job.get("relabel_configs"))
+    label = [] if new_job else [_job_label(pool, str(job.get("job_name", "")))]
+    dropped = [] if keep_own_series else [drop_own_series()]
+    samples = [rule for rule in job.get("metric_relabel_configs") or () if rule not in dropped]
+    return {
+        "job_name": pool,
+        **kept,
+        "scheme": "https",
+        "metrics_path": MERGED_PATH,
+        # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
+        "follow_redirects": False,
+        "tls_config": direct_tls(certificates),
+        "relabel_configs": [*label, *own, *taken_over(annotation)],
+        **({"metric_relabel_configs": [*samples, *dropped]} if samples or dropped else {}),
+    }
+
+
+def derived_endpoint(
+    endpoint: Mapping[str, Any],
+    names: tuple[str, str],
+    *,
+    annotation: str = SECURE_PORT_META,
+    new_job: bool = False,
+    keep_own_series: bool = False,
+) -> dict[str, Any]:
+    """Return the endpoint of a derived monitor. `names` are the job labels of the derived and the old one."""
+    kept = {
+        key: value
+        for key, value in endpoint.items()
+        if key not in _REPLACED_IN_MONITOR and key not in ("relabelings", "metricRelabelings")
+    }
+    label = [] if new_job else [camel_rule(_job_label(*names))]
+    dropped = [] if keep_own_series else [camel_rule(drop_own_series())]
+    samples = [rule for rule in endpoint.get("metricRelabelings") or () if rule not in dropped]
+    return {
+        **kept,
+        "path": MERGED_PATH,
+        "scheme": "https",
+        "followRedirects": False,
+        "relabelings": [
+            *label,
+            *without_drop(endpoint.get("relabelings")),
+            *map(camel_rule, taken_over(annotation)),
+        ],
+        **({"metricRelabelings": [*samples, *dropped]} if samples or dropped else {}),
+    }
+
+
+def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
+    """Return the last rules of a derived job: only what `drop_secured` drops, at the secure port."""
+    present = f"{POD_META}annotationpresent_{annotation}"
+    return [
+        {
+            "action": "keep",
+            "source_labels": [present, "__address__"],
+            "regex": f"true;.*:({MERGED}|{STATS})",
+        },
+        *announced(annotation),
+        _set("__metrics_path__", MERGED_PATH),
+        _set("__scheme__", "https"),
+    ]
+
+
+def is_derived(rules: Any) -> bool:
+    """Return whether relabelling rules (either spelling) are those of a derived job."""
+    keep = taken_over()[0]["regex"]
+    present = rules if isinstance(rules, list) else []
+    return any(
+        isinstance(rule, Mapping) and rule.get("action") == "keep" and rule.get("regex") == keep
+        for rule in present
+    )
+
+
+def with_drop(rules: Any, *, camel: bool = False) -> list[Any]:
+    """Return a plaintext job's rules with the rule that drops secured pods as the last one."""
+    rule = drop_secured_monitor() if camel else drop_secured()
+    present = rules if isinstance(rules, list) else []
+    return present if rule in present else [*present, rule]
+
+
+def without_drop(rules: Any) -> list[Any]:
+    """Return a plaintext job's rules without the rule that drops secured pods."""
+    drops: Sequence[Rule] = (drop_secured(), drop_secured_monitor())
+    present: Iterable[Any] = rules if isinstance(rules, list) else ()
+    return [rule for rule in present if rule not in drops]
+
+
+def _job_label(pool: str, name: str) -> Rule:
+    # It comes first and only replaces the pool's own name: the job's rules see what they have always seen.
+    return {
+        "action": "replace",
+        "source_labels": ["job"],
+        "regex": "".join(c if c.isalnum() or c in "_-/" else f"\\{c}" for c in pool),
+        "target_label": "job",
+        "replacement": name.replace("$", "$$"),
+    }
+
+
+def _set(label: str, value: str) -> Rule:
+    return {"action": "replace", "target_label": label, "replacement": value}

@@ -1,0 +1,152 @@
+"""Plans judged by their own result: what is held back, and that nothing is held back without need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from meshscrape.kube.objects import Inventory
+from support.examples import CLUSTERS
+from support.objects import (
+    SECURE,
+    cluster,
+    control_plane,
+    deployment,
+    injected_namespace,
+    namespace,
+    pod_of,
+    proxy_config,
+    service,
+)
+from support.planning import changed, codes, harm, planned, settled
+from support.scraping_objects import envoy_stats, kubernetes_pods, plain_prometheus, prometheus, secure_job
+from unit.plan.test_plan_clusters import WAYS
+
+NEW_BESIDE_OPERATOR = ("operator", "legacy")
+
+
+def mesh(*objects: Any) -> Inventory:
+    return cluster(control_plane(), injected_namespace(), deployment(), service(), *objects)
+
+
+def config_of(*jobs: Any) -> str:
+    return yaml.safe_dump({"scrape_configs": list(jobs)}, sort_keys=False)
+
+
+def jobs(plan: Any) -> dict[str, Any]:
+    """The jobs of the planned Prometheus configuration by name."""
+    config = yaml.safe_load(changed(plan, "ConfigMap", "prometheus")["data"]["prometheus.yml"])
+    return {job["job_name"]: job for job in config["scrape_configs"]}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_nothing_is_held_back_without_need(name: str, way: str) -> None:
+    """In the example clusters the judge holds back one thing: a Prometheus that would take new monitors."""
+    plan = planned(cluster(*CLUSTERS[name]()), **WAYS[way])
+    held = [gate for gate in plan.gates if gate.phase in ("listeners", "scrape") and not gate.planned]
+    assert bool(held) == ((name, way) == NEW_BESIDE_OPERATOR)
+
+
+def test_a_namespace_that_forbids_injection_holds_the_scraper_back() -> None:
+    """A pod label does not help there: without a certificate no pod leaves its job, and no port closes."""
+    plan = settled(mesh(namespace("monitoring", istio_injection="disabled"), plain_prometheus()))
+    assert {change.phase for change in plan.changes} == {"listeners"}
+    assert "output-certs-not-injected" in codes(plan)
+    assert len(plan.outcome.held) == 1
+
+
+def test_two_plaintext_jobs_of_one_scraper_are_read_once() -> None:
+    """One secure job takes the place of both: the one of the merged metrics, which have Envoy's in them."""
+    plan = settled(mesh(plain_prometheus(config_of(envoy_stats(), kubernetes_pods()))))
+    found = jobs(plan)
+    secure = [job for name, job in found.items() if name.startswith("istio-secure")]
+    assert len(secure) == 1
+    assert secure[0]["relabel_configs"][0]["replacement"] == "kubernetes-pods"
+    assert len(plan.outcome.secured) == 1
+
+
+def test_a_job_that_no_plan_can_move_keeps_its_port() -> None:
+    """Another scraper's job in a ConfigMap that nobody mounts: its pods stay, and the port stays open."""
+    stray = {
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "stray", "namespace": "monitoring"},
+        "data": {"prometheus.yml": config_of(envoy_stats())},
+    }  # fmt: skip
+    plan = settled(mesh(plain_prometheus(), stray))
+    assert "hardening" not in {change.phase for change in plan.changes}
+    assert not [change for change in plan.changes if change.ref.name == "stray"]
+    assert "plaintext-reader" in codes(plan)
+
+
+def test_a_pod_that_already_left_its_job_is_not_restarted_into_the_dark() -> None:
+    """The job drops secured pods already, and no job would read them: the workload stays as it is."""
+    leaving = kubernetes_pods()
+    leaving["relabel_configs"].append(
+        {
+            "action": "drop",
+            "source_labels": ["__meta_kubernetes_pod_annotationpresent_prometheus_istio_io_secure_port"],
+            "regex": "true",
+        }
+    )
+    plan = settled(mesh(plain_prometheus(config_of(leaving))), prometheus="none")
+    assert plan.changes == ()
+    assert "unread" in codes(plan)
+
+
+RULES = st.lists(
+    st.sampled_from(
+        [
+            {"action": "labelmap", "regex": "__meta_kubernetes_pod_label_(.+)"},
+            {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
+            {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"},
+            {"action": "drop", "source_labels": ["__meta_kubernetes_namespace"], "regex": "two"},
+            {"action": "keep", "source_labels": ["__meta_kubernetes_pod_phase"], "regex": "Running"},
+            {"action": "keep", "source_labels": ["__meta_kubernetes_pod_label_app"], "regex": "a|b"},
+            {"action": "drop", "source_labels": ["__meta_kubernetes_pod_annotation_sidecar_istio_io_status"],
+             "regex": ".+"},
+        ]
+    ),
+    max_size=3,
+)  # fmt: skip
+
+
+@st.composite
+def clusters(draw: st.DrawFn) -> Inventory:
+    """Clusters of one to three workloads in two namespaces, with a Prometheus of one to three jobs."""
+    objects: list[Any] = [control_plane(draw(st.sampled_from(["1.31.0", "1.29.2"])))]
+    objects += [
+        injected_namespace("one"),
+        namespace("two", istio_injection=draw(st.sampled_from(["enabled", "x"]))),
+    ]
+    for name in draw(st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, unique=True)):
+        variables = draw(st.sampled_from([{}, SECURE]))
+        made = deployment(name, draw(st.sampled_from(["one", "two"])), annotations=proxy_config(variables))
+        objects.append(made)
+        if draw(st.booleans()):
+            objects.append(pod_of(made, injected=draw(st.booleans())))
+    declared = []
+    for index in range(draw(st.integers(1, 3))):
+        job = draw(st.sampled_from([kubernetes_pods, envoy_stats, secure_job]))()
+        job["job_name"] = f"job-{index}" if job["job_name"] != "secure" else job["job_name"] + str(index)
+        job["relabel_configs"] += draw(RULES)
+        if draw(st.booleans()):
+            job["kubernetes_sd_configs"] = [{"role": "pod", "namespaces": {"names": ["one"]}}]
+        declared.append(job)
+    if draw(st.booleans()):
+        objects.append(prometheus(*declared, rbac=draw(st.booleans())))
+    else:
+        objects.append(plain_prometheus(config_of(*declared)))
+    return cluster(*objects)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(clusters(), st.sampled_from([{}, {"mode": "bootstrap"}, {"prometheus": "addon"}, {"harden": False}]))
+def test_no_plan_of_a_generated_cluster_is_worse(inventory: Inventory, intent: dict[str, Any]) -> None:
+    """No scrape is lost or doubled, no error is new, and a second plan after the first changes nothing."""
+    found = planned(inventory, **intent)
+    assert harm(inventory, found, **intent) == []
+    assert planned(found.apply(inventory), **intent).changes == ()
