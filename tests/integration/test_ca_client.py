@@ -144,7 +144,7 @@ def test_silence_ends_at_the_deadline() -> None:
 )
 def test_what_is_no_address(address: str) -> None:
     """A malformed address is an InputError before anything is sent."""
-    with pytest.raises(InputError, match="write host:port"):
+    with pytest.raises(InputError):
         ask(address, TestCa().root_pem)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from meshscrape.local.processes import child_named
 from meshscrape.spiffe.certificates import make_csr
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import generate_key
 from meshscrape.system.ca_client import create_certificate
+from meshscrape.system.proc import child_named
 from support.kills import BACK_WITHIN, assert_whole, kill, pids, programs, prometheus_pid
 from support.mesh import SECURE, Up, prometheus_manifest, running_up, workload_manifest, write_mesh
 from support.polling import eventually

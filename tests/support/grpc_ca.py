@@ -42,7 +42,10 @@ def call(
 ) -> list[bytes]:
     """Send one message with grpcio over a new connection; return the response's chain, or GrpcRefusal."""
     _open(client(), ca.address, ca.root_pem, credentials)
-    return cert_chain(client().ask("call", method, message, tuple(metadata), 10))
+    try:
+        return cert_chain(client().ask("call", method, message, tuple(metadata), 10))
+    finally:
+        client().ask("close")
 
 
 @contextlib.contextmanager

@@ -33,11 +33,16 @@ class Operations:
 
     def open(self, address: str, roots: bytes, key: bytes | None, chain: bytes | None) -> None:
         """Open the channel of `call` and `call_without_message`, in place of the one before."""
-        if self._channel is not None:
-            self._channel.close()
+        self.close()
         tls = grpc.ssl_channel_credentials(roots, key, chain)
         # Without a subchannel pool of its own, a channel reuses the connection of an equal one before it.
         self._channel = grpc.secure_channel(address, tls, options=[("grpc.use_local_subchannel_pool", 1)])
+
+    def close(self) -> None:
+        """Close the channel, if there is one."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
     def call(self, method: str, message: bytes, metadata: Metadata, timeout: float) -> bytes:
         """Send one message; return the response's."""
@@ -105,8 +110,7 @@ class Operations:
         """Stop every server and close the channel."""
         for stop in self._stop:
             stop()
-        if self._channel is not None:
-            self._channel.close()
+        self.close()
 
     def _server(self, method: str, handler: grpc.RpcMethodHandler) -> grpc.Server:
         service, _, name = method.strip("/").partition("/")

@@ -24,7 +24,7 @@ from meshscrape.istio.names import (
 from meshscrape.istio.settings import AgentSettings
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import read_input, write_atomic
-from meshscrape.system.ports import await_free
+from meshscrape.system.net import await_free
 from meshscrape.system.processes import Process
 
 ADMIN_SOCKET = "admin.sock"

@@ -22,11 +22,11 @@ from meshscrape.agent.sources import MergedOptions
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
+from meshscrape.system import life
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged
 from meshscrape.system.http.server import Handler, HttpServer, Request, Response, routes
-from meshscrape.system.life import first_failure, run_until_signal
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
 from meshscrape.system.tasks import guarded
@@ -45,8 +45,9 @@ _LOOK = 0.05
 
 
 def run(settings: AgentSettings) -> None:
-    """Be the agent until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
-    run_until_signal(Agent(settings).run())
+    """Run the agent until SIGTERM, SIGINT or SIGHUP. Raises MeshscrapeError when it cannot start or go on."""
+    life.run(Agent(settings).run())
+    logger.info("stopped")
 
 
 class Agent:
@@ -112,7 +113,7 @@ class Agent:
                         group.create_task(guarded(follow, "the allow list's follower"))
                 group.create_task(self._say_when_ready())
         except BaseExceptionGroup as failures:
-            raise first_failure(failures) from None
+            raise life.first_failure(failures) from None
 
     def _use_scrapers(self, scrapers: Sequence[Scraper]) -> None:
         envoy.write_scrapers(self._state, scrapers)

@@ -33,7 +33,7 @@ from meshscrape.ca.connections import Connection
 from meshscrape.ca.metrics import Metrics
 from meshscrape.errors import InputError
 from meshscrape.system.clock import utcnow
-from meshscrape.system.ports import holder
+from meshscrape.system.net import holder
 
 _BACKLOG = 4096
 # A peer may fill it before it has proved anything: enough for one request, times the number of places.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +18,7 @@ from meshscrape.cli.ca_rotate import rotate
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
 from meshscrape.istio.names import ROOTS_FILE
+from meshscrape.system import life
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
 
@@ -108,7 +107,7 @@ def serve(
     root: Path | None,
     metrics: str | None,
 ) -> None:
-    """Serve CreateCertificate until SIGTERM or SIGINT.
+    """Serve CreateCertificate until SIGTERM, SIGINT or SIGHUP.
 
     The key set is read again when its file changes; an operator's CA is read once, at the start.
     """
@@ -126,18 +125,8 @@ def serve(
         operator=_operator(cert, key, chain, root),
         metrics=metrics,
     )
-    asyncio.run(_until_signal(options))
-
-
-async def _until_signal(options: CaOptions) -> None:
-    loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(serve_ca(options, _say_ready))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.cancel)
-    try:
-        await serving
-    except asyncio.CancelledError:
-        print("meshscrape ca: stopped", file=sys.stderr)
+    life.run(serve_ca(options, _say_ready))
+    print("meshscrape ca: stopped", file=sys.stderr)
 
 
 def _say_ready(ca: RunningCa) -> None:

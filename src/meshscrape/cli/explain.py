@@ -10,9 +10,10 @@ from typing import Any
 
 import click
 
-from meshscrape.cli.proxy import default_directory, domain_and_directory, host_and_port
+from meshscrape.cli.proxy import default_directory, domain_and_directory
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
+from meshscrape.istio.host_port import host_port, parse_host_port
 from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.state import read_status
 from meshscrape.prometheus.config import PROXY_DISCOVERY_PORT
@@ -22,7 +23,6 @@ from meshscrape.verify.explain.gather import ProxyPlace, explain_all
 from meshscrape.verify.explain.standalone import explain_standalone
 from meshscrape.verify.explain.target import find_targets
 from meshscrape.verify.mesh_status import parse_mesh
-from meshscrape.verify.probe import host_port
 from meshscrape.verify.probes import Timeouts
 from meshscrape.verify.run import scraper_of
 
@@ -94,8 +94,8 @@ def _standalone(
         raise InputError(
             "the proxy's credentials are needed", where="--credentials", remedy="name the proxy's directory"
         )
-    host, port = host_and_port(proxy, "--proxy")
-    asked = host_and_port(discovery, "--discovery") if discovery else (host, PROXY_DISCOVERY_PORT)
+    host, port = parse_host_port(proxy, "--proxy")
+    asked = parse_host_port(discovery, "--discovery") if discovery else (host, PROXY_DISCOVERY_PORT)
     place = ProxyPlace(host_port(host, port), token_file or default_directory() / "token")
     held = [domain_and_directory(each) for each in credentials]
     return asyncio.run(explain_standalone(place, host_port(*asked), held, target, utcnow(), timeouts))

@@ -87,6 +87,7 @@ def command(
     `meshscrape prometheus-config --proxy` writes the jobs. docs/scrape-proxy.md has the rest.
     """
     from meshscrape.errors import InputError
+    from meshscrape.istio.host_port import parse_host_port
     from meshscrape.proxy.discovery import target_file_source
     from meshscrape.proxy.options import ProxyOptions
     from meshscrape.proxy.run import run
@@ -107,8 +108,8 @@ def command(
             f"{requests!a} is no number of requests", where=MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
         )
     options = ProxyOptions(
-        listen=host_and_port(listen, "--listen"),
-        discovery=host_and_port(discovery, "--discovery"),
+        listen=parse_host_port(listen, "--listen"),
+        discovery=parse_host_port(discovery, "--discovery"),
         directory=own,
         token_file=token_file or own / "token",
         credentials=[domain_and_directory(each) for each in credentials],
@@ -136,13 +137,3 @@ def domain_and_directory(text: str) -> tuple[str, Path]:
 
     name, equals, path = text.partition("=")
     return (check_trust_domain(name), Path(path)) if equals and "/" not in name else ("", Path(text))
-
-
-def host_and_port(text: str, where: str) -> tuple[str, int]:
-    """`HOST:PORT` in two, an IPv6 address without its brackets; InputError names the option `where`."""
-    from meshscrape.errors import InputError
-
-    host, _, port = text.rpartition(":")
-    if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"{text!a} is no address with a port", where=where, remedy="write 127.0.0.1:15094")
-    return host.strip("[]"), int(port)

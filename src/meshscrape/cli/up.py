@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import signal
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from meshscrape.cli.verify import ProgressBar, print_report
 from meshscrape.errors import InputError
 from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions
 from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
+from meshscrape.system import life
 from meshscrape.system.clock import utcnow
-from meshscrape.system.life import first_failure
 from meshscrape.verify.findings import Report
 from meshscrape.verify.run import VerifyOptions, verify
 
 REFRESH = 0.5
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,55 +97,21 @@ def command(
         say("warning: Prometheus scrapes directly and checks nobody's identity (insecure_skip_verify)")
     asked = UpOptions(options, state_path(state), check, quiet, output)
     logging.basicConfig(level=logging.WARNING, handlers=[_ReportHandler(asked)])
-    return asyncio.run(_until_signal(_check if check else _show, asked))
+    shown: list[LocalMesh] = []
+    work = _check(asked) if check else _show(asked, shown)
+    outcome = life.run(work, lambda number: asked.report("stopping"))
+    if not isinstance(outcome, signal.Signals):
+        return outcome
+    return 0 if shown and shown[0].ready.is_set() else life.exit_code(outcome)
 
 
-async def _until_signal(work: Callable[[UpOptions, Outcome], Awaitable[int]], options: UpOptions) -> int:
-    """Run `work`; SIGINT, SIGTERM and SIGHUP cancel it, once, and its own stop is then waited for."""
-    outcome = Outcome()
-    task = asyncio.ensure_future(work(options, outcome))
-    loop = asyncio.get_running_loop()
-
-    def stop(number: signal.Signals) -> None:
-        if outcome.signal is None:
-            outcome.signal = number
-            task.cancel()
-            options.report("stopping")
-
-    for number in _SIGNALS:
-        # nohup(1) ignores SIGHUP for its command, which then goes on without its terminal.
-        if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, stop, number)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if outcome.signal is None:
-            raise
-        return outcome.exit_code
-    except BaseExceptionGroup as group:
-        # One reason is enough for a person; the others are mostly its consequences.
-        raise first_failure(group) from None
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How far it came: which signal asked for the stop, and the mesh that is shown, once there is one."""
-
-    signal: signal.Signals | None = None
-    shown: LocalMesh | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """After the stop that a signal asked for: 0 if the shown mesh had been ready, else 128 + signal."""
-        return 0 if self.shown and self.shown.ready.is_set() else 128 + (self.signal or 0)
-
-
-async def _show(options: UpOptions, outcome: Outcome) -> int:
+async def _show(options: UpOptions, shown: list[LocalMesh]) -> int:
+    """Show the mesh until cancelled; it is put into `shown` once there is one."""
     async with (
         prepared_mesh(options.mesh, options.state, options.report) as mesh,
         asyncio.TaskGroup() as tasks,
     ):
-        outcome.shown = mesh
+        shown.append(mesh)
         tasks.create_task(mesh.run())
         if options.output == "json":
             await _print_document(mesh)
@@ -160,8 +124,8 @@ async def _show(options: UpOptions, outcome: Outcome) -> int:
     return 0
 
 
-async def _check(options: UpOptions, outcome: Outcome) -> int:
-    """Exit code 0 when verify finds nothing, else 1."""
+async def _check(options: UpOptions) -> int:
+    """Start the mesh, prove it and stop it; return 0 when verify finds nothing, else 1."""
     async with prepared_mesh(options.mesh, options.state, options.report) as mesh:
         running = asyncio.create_task(mesh.run())
         proof = asyncio.create_task(_prove(mesh, options))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -22,6 +20,7 @@ from meshscrape.cli.verify_page import check_page, write_page
 from meshscrape.cli.verify_watch import watch
 from meshscrape.errors import InputError
 from meshscrape.local.state import default_state_path, read_status
+from meshscrape.system import life
 from meshscrape.verify.findings import Report
 from meshscrape.verify.reports import Format, render
 from meshscrape.verify.run import VerifyOptions, check_options, verify
@@ -154,28 +153,11 @@ def _once(place: Path, options: VerifyOptions, output: Format, page_file: Path |
     status = read_status(place)
     # One run and then the end: looking for cycles among a large mesh's probes would cost more than it frees.
     gc.disable()
-    ended: list[int] = []
-    try:
-        with ProgressBar(quiet) as progress:
-            report = asyncio.run(_unless_ended(verify(status, options, progress), ended))
-    except asyncio.CancelledError:
-        if not ended:
-            raise
-        return 128 + ended[0]
+    with ProgressBar(quiet) as progress:
+        report = life.run(verify(status, options, progress))
+    if isinstance(report, signal.Signals):
+        return life.exit_code(report)
     if page_file is not None:
         write_page(page_file, report)
     print_report(report, output)
     return report.exit_code
-
-
-async def _unless_ended(work: Coroutine[None, None, Report], ended: list[int]) -> Report:
-    """The work's result; TERM and HUP cancel it, and are put into `ended`."""
-    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(work)
-
-    def end(number: int) -> None:
-        ended.append(number)
-        task.cancel()
-
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(each, end, each)
-    return await task

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 from collections.abc import Iterator
@@ -14,15 +13,15 @@ import click
 from meshscrape.cli.output import say
 from meshscrape.cli.verify_page import write_page
 from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.state import read_status
+from meshscrape.system import life
 from meshscrape.system.clock import utcnow
 from meshscrape.verify.findings import Finding
 from meshscrape.verify.reports import document, summary
 from meshscrape.verify.run import Progress
 from meshscrape.verify.watch import METRICS_PATH, Run, Watch, WatchOptions
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def watch(
@@ -45,28 +44,14 @@ def watch(
             click.echo(line)
 
     def listening(host: str, port: int) -> None:
-        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        say(f"metrics on http://{place}{METRICS_PATH}")
+        say(f"metrics on http://{host_port(host, port)}{METRICS_PATH}")
 
     watching = Watch(lambda: read_status(state), options, tell, progress, listening)
-    return asyncio.run(_until_signal(watching))
-
-
-async def _until_signal(watching: Watch) -> int:
-    task, ended = asyncio.ensure_future(watching.run()), list[int]()
-
-    def end(number: int) -> None:
-        ended.append(number)
-        task.cancel()
-
-    for each in _SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(each, end, each)
-    try:
-        await task
-    except asyncio.CancelledError:
-        if not ended:
-            raise
-    return watching.history.exit_code if watching.history.number else 128 + ended[0]
+    # It runs until a signal; the last run decides, when there was one.
+    ended = life.run(watching.run())
+    if watching.history.number or not isinstance(ended, signal.Signals):
+        return watching.history.exit_code
+    return life.exit_code(ended)
 
 
 def _lines(run: Run, now: datetime) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from meshscrape.errors import InputError, Place, Where
 from meshscrape.istio.durations import parse_duration
+from meshscrape.istio.host_port import split_host_port
 from meshscrape.istio.ports import parse_port, shorten
 
 # As Go's strconv.ParseBool, which Istio reads all of its switches with.
@@ -73,17 +74,16 @@ def parse_address(text: str, where: Where) -> str:
     return str(address)
 
 
-def parse_host_port(text: str, where: Where) -> str:
-    """`text`, when it is HOST:PORT with a DNS name, an IPv4 or a bracketed IPv6 address as its host."""
-    host, colon, port = text.rpartition(":")
-    if not colon:
+def parse_ca_address(text: str, where: Where) -> str:
+    """Return `text` when it is HOST:PORT with a DNS name, an IPv4 or a bracketed IPv6 address as its host."""
+    parts = split_host_port(text)
+    if parts is None:
         raise InputError(
-            f"{shorten(text)} has no port", where=where, remedy="write HOST:PORT, for example istiod:15012"
+            f"{shorten(text)} is not HOST:PORT", where=where, remedy="write for example istiod:15012"
         )
+    host, port = parts
     parse_port(port, where)
-    if host.startswith("[") and host.endswith("]") and ":" in host:
-        parse_address(host[1:-1], where)
-    elif host.rpartition(".")[2].isdecimal():
+    if ":" in host or host.rpartition(".")[2].isdecimal():
         parse_address(host, where)
     elif len(host) > 253 or _HOST.fullmatch(host) is None:
         raise InputError(

@@ -15,7 +15,7 @@ from typing import Literal, cast, get_args
 from meshscrape.errors import InputError, Place, Where
 from meshscrape.istio import names, ports
 from meshscrape.istio.allow_list import Scraper, parse_scrapers
-from meshscrape.istio.environment import Environment, check_namespace, parse_address, parse_host_port
+from meshscrape.istio.environment import Environment, check_namespace, parse_address, parse_ca_address
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
 from meshscrape.istio.scrape_targets import ScrapeSource, parse_prometheus_annotations_env
 from meshscrape.spiffe.ids import SpiffeId, check_trust_domain, workload_id
@@ -142,7 +142,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         workload_name=environment.text(names.ISTIO_META_WORKLOAD_NAME, pod_name),
         pod_addresses=pod_addresses,
         inside_address=inside_address,
-        ca_address=parse_host_port(
+        ca_address=parse_ca_address(
             environment.text(names.CA_ADDR, "istiod.istio-system.svc:15012"), environment.place(names.CA_ADDR)
         ),
         ca_root=environment.path(names.CA_ROOT_CA) or Path("/var/run/secrets/istio/root-cert.pem"),

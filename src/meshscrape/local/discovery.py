@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.host_port import parse_host_port
 from meshscrape.local.state import StateDirectory
 from meshscrape.prometheus.targets import JOBS, Target
 from meshscrape.proxy.discovery import FileSource, Targets
@@ -32,12 +33,11 @@ def parse_status(data: bytes, where: str) -> Targets:
             for entry in workload["targets"]:
                 address, port, path = _parts(entry["url"])
                 found[entry["job"]].append(Target(address, port, identity, labels, path))
-    except (ValueError, KeyError, TypeError):
+    except (InputError, ValueError, KeyError, TypeError):
         raise InputError("this is no status document of a mesh", where=where) from None
     return {job: tuple(targets) for job, targets in found.items()}
 
 
 def _parts(url: str) -> tuple[str, int, str]:
     authority, slash, path = url.partition("://")[2].partition("/")
-    host, _, port = authority.rpartition(":")
-    return host.strip("[]"), int(port), slash + path
+    return *parse_host_port(authority), slash + path

@@ -14,6 +14,7 @@ from meshscrape.agent.envoy import find_binary, port_remedies
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.istio.host_port import parse_host_port
 from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, ROOTS_FILE
 from meshscrape.kube.mesh import parse_mesh
 from meshscrape.kube.mesh_spec import MeshSpec, load_documents
@@ -30,7 +31,7 @@ from meshscrape.local.workload import RunningWorkload, accepts
 from meshscrape.prometheus.config import DirectScrapes
 from meshscrape.system.files import read_input
 from meshscrape.system.life import first_failure
-from meshscrape.system.ports import check_free
+from meshscrape.system.net import check_free
 from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import Supervisor
 
@@ -117,8 +118,8 @@ class LocalMesh:
             found = await ensure_prometheus(self._options.environment, self._report)
             self._site = replace(self._site, prometheus=found.server)
             self._plans = self._plan(mesh)
-        host, port = self._subnet.ca_address.rsplit(":", 1)
-        check_free([(host, int(port))], {int(port): "let it listen on another address than the CA's"})
+        host, port = parse_host_port(self._subnet.ca_address)
+        check_free([(host, port)], {port: "let it listen on another address than the CA's"})
         for plan in self._plans.values():
             _check(plan)
 
@@ -226,18 +227,18 @@ class LocalMesh:
         argv = [sys.executable, "-m", "meshscrape", "ca", "serve", "--dir", str(self._state.ca)]
         argv += ["--listen", self._site.ca_address, "--trust-domain", self._trust_domain]
         argv += ["--jwks", str(self._state.run / "issuer" / JWKS), "--issuer", LOCAL_ISSUER]
-        host = self._site.ca_address.rsplit(":", 1)[0]
+        host, _ = parse_host_port(self._site.ca_address)
         for name in (host, *CA_NAMES):
             argv += ["--dns", name]
         log = self._state.run / "ca.log"
         return await spawn(argv, env=self._site.environment, cwd=self._state.run, log_file=log)
 
     async def _wait_for_ca(self) -> None:
-        host, port = self._site.ca_address.rsplit(":", 1)
+        host, port = parse_host_port(self._site.ca_address)
         try:
             async with asyncio.timeout(CA_BOUND):
                 while True:
-                    if await accepts(host, int(port)) and self._site.ca_root.is_file():
+                    if await accepts(host, port) and self._site.ca_root.is_file():
                         return
                     await asyncio.sleep(0.05)
         except TimeoutError:

@@ -9,10 +9,10 @@ from typing import Any
 
 from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.layout import WorkloadPlan
-from meshscrape.local.processes import child_named
 from meshscrape.local.prometheus import ScrapeProxyPlace, TargetHealth
 from meshscrape.local.workload import RunningWorkload
 from meshscrape.prometheus.targets import Target, targets_of
+from meshscrape.system.proc import child_named
 
 KIND = "MeshStatus"
 

@@ -15,11 +15,11 @@ from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.errors import MeshscrapeError, UnavailableError
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE
 from meshscrape.local.layout import ApplicationPlan, WorkloadPlan
-from meshscrape.local.processes import child_named, is_child
 from meshscrape.spiffe.certificates import load_certificates
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import private_dir, write_atomic
 from meshscrape.system.http.client import FetchLimits, fetch
+from meshscrape.system.proc import child_named, is_child
 from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import Supervisor
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshscrape.istio import names
+from meshscrape.istio.host_port import host_port
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.kube.views.pod import declared_ports
@@ -168,16 +169,11 @@ def pod_targets(pod: Manifest) -> Iterator[Labels]:
             for port in ports:
                 number = objects.dig(port, "containerPort", default=0)
                 yield base | {
-                    "__address__": join(ip, number),
+                    "__address__": host_port(ip, number),
                     f"{META}pod_container_port_number": str(number),
                     f"{META}pod_container_port_name": str(objects.dig(port, "name", default="")),
                     f"{META}pod_container_port_protocol": str(objects.dig(port, "protocol", default="TCP")),
                 }
-
-
-def join(host: str, port: int | str) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _pod_labels(pod: Manifest) -> Labels:
@@ -231,7 +227,7 @@ def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, 
         yield (
             common
             | {
-                "__address__": join(ip, number),
+                "__address__": host_port(ip, number),
                 f"{META}endpoint_port_name": port.name,
                 f"{META}endpointslice_port_name": port.name,
                 f"{META}service_port_name": port.name,

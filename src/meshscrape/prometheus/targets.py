@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.spiffe.ids import SpiffeId
@@ -32,7 +33,7 @@ class Target:
     @property
     def authority(self) -> str:
         """`host:port`, an IPv6 address in brackets."""
-        return authority(self.address, self.port)
+        return host_port(self.address, self.port)
 
     @property
     def url(self) -> str:
@@ -58,11 +59,6 @@ class ScrapedWorkload:
     secure_envoy_port: int
     sources: tuple[ScrapeSource, ...] = ()
     mtls_ports: frozenset[int] = frozenset()
-
-
-def authority(address: str, port: int) -> str:
-    """`host:port` as a URL writes it (RFC 3986: an IPv6 address goes in brackets)."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:

@@ -28,13 +28,13 @@ from meshscrape.proxy.options import (
 from meshscrape.proxy.presented import PresentedCertificates
 from meshscrape.proxy.routing import Routing
 from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system import life
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
 from meshscrape.system.http.server import HttpServer
-from meshscrape.system.life import run_until_signal
-from meshscrape.system.ports import await_free
+from meshscrape.system.net import await_free
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
 from meshscrape.system.tasks import guarded
@@ -58,8 +58,9 @@ _LOOK = 0.02
 
 
 def run(options: ProxyOptions) -> None:
-    """Run the proxy until SIGTERM or SIGINT. Raises MeshscrapeError when it cannot start or go on."""
-    run_until_signal(ScrapeProxy(options).run())
+    """Run the proxy until SIGTERM, SIGINT or SIGHUP. Raises MeshscrapeError when it cannot start or go on."""
+    life.run(ScrapeProxy(options).run())
+    logger.info("stopped")
 
 
 # The targets by job, and the addresses where nobody is scraped.

@@ -21,6 +21,7 @@ from meshscrape.istio.ca_protocol import (
     IstioCertificateRequest,
     IstioCertificateResponse,
 )
+from meshscrape.istio.host_port import parse_host_port
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import load_certificates
@@ -51,7 +52,7 @@ async def create_certificate(
     UnauthenticatedError: other credentials may be accepted. UnavailableError: trying again later makes
     sense. InputError: what was asked for will not be granted, or an argument cannot be used.
     """
-    host, port = _split(address)
+    host, port = _host_and_port(address)
     request = IstioCertificateRequest(csr=csr.decode(), validity_duration=int(ttl.total_seconds()))
     try:
         async with asyncio.timeout(deadline):
@@ -163,14 +164,10 @@ def _context(root_pem: bytes, credentials: Path | None, where: str) -> ssl.SSLCo
     return context
 
 
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, port = parse_host_port(address, example="istiod:15012")
     try:
         host.encode("idna")
     except UnicodeError:
-        host = ""
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise InputError(f"{address!a} is not an address", remedy="write host:port")
-    return host, int(port)
+        raise InputError(f"{host!a} is not a host", where=address, remedy="write a DNS name") from None
+    return host, port

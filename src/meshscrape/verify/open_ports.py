@@ -7,20 +7,15 @@ address is searched by connecting to a bounded list of ports.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from pathlib import Path
+from ipaddress import ip_address
 
+from meshscrape.system.proc import ListeningSocket, holders, listening_sockets, stat_of
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import OpenPorts
 
-_LISTEN = "0A"
-_TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _DEEPEST = 64
 
 # Where exporters, admin APIs and debug pages are by habit: applications' ports, Prometheus's registry of
@@ -41,15 +36,6 @@ class Bounds:
     ports: tuple[int, ...] = COMMON_PORTS
     concurrency: int = 64
     timeout: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Socket:
-    """A listening socket: where it is bound, and its inode."""
-
-    address: IPv4Address | IPv6Address
-    port: int
-    inode: str
 
 
 async def find_open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
@@ -88,40 +74,13 @@ def is_local(address: str) -> bool:
     return True
 
 
-def listening_sockets(table: str) -> tuple[tuple[IPv4Address | IPv6Address, int, str], ...]:
-    """Address, port and inode of every listening socket in the text of /proc/net/tcp or tcp6.
-
-    An IPv4 address in an IPv6 socket is that IPv4 address.
-    """
-    found = []
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) > 9 and fields[3] == _LISTEN:
-            host, _, port = fields[1].rpartition(":")
-            found.append((_address(host), int(port, 16), fields[9]))
-    return tuple(found)
-
-
-def _address(hexadecimal: str) -> IPv4Address | IPv6Address:
-    # Each 32-bit word of the address, as this machine's memory holds it.
-    words = [int(hexadecimal[at : at + 8], 16) for at in range(0, len(hexadecimal), 8)]
-    address = ip_address(struct.pack(f"={len(words)}I", *words))
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
 def _addresses(mesh: MeshStatus) -> tuple[str, ...]:
     return tuple(dict.fromkeys(address for each in mesh.workloads for address in each.addresses))
 
 
 def _look_up(mesh: MeshStatus, addresses: Sequence[str]) -> dict[str, OpenPorts]:
     try:
-        sockets = [
-            _Socket(*each)
-            for table in _TABLES
-            if table.exists()
-            for each in listening_sockets(table.read_text("ascii"))
-        ]
+        sockets = listening_sockets()
     except (OSError, ValueError) as error:
         return dict.fromkeys(addresses, OpenPorts(unable=f"the table of listening ports: {error}"))
     shared = [each for each in sockets if each.address.is_unspecified]
@@ -132,7 +91,9 @@ def _look_up(mesh: MeshStatus, addresses: Sequence[str]) -> dict[str, OpenPorts]
     return {each: _of_address(each, by_address[each].title, sockets, owners) for each in addresses}
 
 
-def _of_address(address: str, title: str, sockets: Iterable[_Socket], owners: Mapping[str, str]) -> OpenPorts:
+def _of_address(
+    address: str, title: str, sockets: Iterable[ListeningSocket], owners: Mapping[str, str]
+) -> OpenPorts:
     wanted = ip_address(address)
     own, outside = set(), set()
     for each in sockets:
@@ -148,18 +109,13 @@ def _of_address(address: str, title: str, sockets: Iterable[_Socket], owners: Ma
     return OpenPorts(tuple(sorted(own)), tuple(sorted(outside - own)), "every listening port")
 
 
-def _owners(mesh: MeshStatus, shared: Sequence[_Socket]) -> dict[str, str]:
+def _owners(mesh: MeshStatus, shared: Sequence[ListeningSocket]) -> dict[str, str]:
     """Which workload's processes hold the sockets that are bound to every address, by inode."""
     roots = {pid: each.title for each in mesh.workloads for pid in each.pids}
-    wanted = {f"socket:[{each.inode}]": each.inode for each in shared}
     found: dict[str, str] = {}
-    for entry in os.scandir("/proc") if wanted and roots else ():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            held = {os.readlink(each.path) for each in os.scandir(f"{entry.path}/fd")} & wanted.keys()
-            if held and (title := _workload_of(int(entry.name), roots)):
-                found |= dict.fromkeys((wanted[each] for each in held), title)
+    for pid, held in holders({each.inode for each in shared}) if roots else ():
+        if title := _workload_of(pid, roots):
+            found |= dict.fromkeys(held, title)
     return found
 
 
@@ -170,8 +126,10 @@ def _workload_of(pid: int, roots: Mapping[int, str]) -> str:
             return roots[pid]
         if pid <= 1:
             return ""
-        # pid (comm) state ppid: the name may hold anything, a parenthesis too.
-        pid = int(Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+        stat = stat_of(pid)
+        if stat is None:
+            return ""
+        pid = stat.parent
     return ""
 
 

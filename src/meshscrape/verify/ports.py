@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.verify.mesh_status import ApplicationPortStatus, MeshStatus, MeshWorkload
 from meshscrape.verify.observations import OpenPorts
-from meshscrape.verify.probe import PLAIN, Identity, Probe, host_port
+from meshscrape.verify.probe import PLAIN, Identity, Probe
 
 ADMIN_PORT = 15000
 HEALTH_PATH = "/healthz/ready"

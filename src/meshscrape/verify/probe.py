@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import MERGED_PATH
 
 IdentityKind: TypeAlias = Literal[
@@ -63,8 +64,3 @@ class Case:
 
     probe: Probe
     label: str = ""
-
-
-def host_port(address: str, port: int) -> str:
-    """Return `address:port` as a URL spells it."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.targets import MERGED_JOB
 from meshscrape.verify.check import Check, Verdict
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
-from meshscrape.verify.probe import host_port
 
 # Families of the proxy and the agent. All others in a merged exposition are the application's.
 _OURS = ("envoy_", "istio_agent_", "meshscrape_")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
 
-from meshscrape.errors import InputError, MeshscrapeError
-from meshscrape.istio.ports import parse_port
+from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.host_port import parse_host_port
 from meshscrape.system.clock import utcnow
 from meshscrape.system.http.server import HttpServer, Request, Response, ServerLimits, routes
 from meshscrape.verify.findings import Report
@@ -54,11 +54,10 @@ class Run:
 
 
 def metrics_address(text: str) -> tuple[str, int]:
-    """Return host and port of `PORT`, `:PORT`, `ADDRESS:PORT` or `[IPV6]:PORT`; by default loopback."""
-    host, _, port = text.rpartition(":")
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise InputError(f"{text!r} is not ADDRESS:PORT", where="--metrics", remedy="write [IPV6]:PORT")
-    return host.strip("[]") or _LOOPBACK, parse_port(port, "--metrics", allow_zero=True)
+    """Return host and port of `PORT`, `:PORT`, `ADDRESS:PORT` or `[IPV6]:PORT`; by default, loopback."""
+    place = text if ":" in text else f":{text}"
+    full = f"{_LOOPBACK}{place}" if place.startswith(":") else place
+    return parse_host_port(full, "--metrics", allow_zero=True, example="PORT, ADDRESS:PORT or [IPV6]:PORT")
 
 
 class Watch:

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 
+from meshscrape.system.proc import parse_listening
 from meshscrape.verify.mesh_status import parse_mesh
-from meshscrape.verify.open_ports import Bounds, connect_scan, find_open_ports, is_local, listening_sockets
+from meshscrape.verify.open_ports import Bounds, connect_scan, find_open_ports, is_local
 from support.addresses import free_port, loopback
 from support.polling import eventually
 from support.status import sidecar, status
@@ -32,11 +33,11 @@ def test_the_kernel_s_table_is_read() -> None:
     """Listening sockets only, in this machine's byte order; mapped IPv4 addresses are IPv4 addresses."""
     if sys.byteorder == "big":
         return
-    assert [(str(a), p, i) for a, p, i in listening_sockets(V4)] == [
+    assert [(str(a), p, i) for a, p, i in parse_listening(V4)] == [
         ("127.31.1.1", 0x24F8, "4711"),
         ("0.0.0.0", 22, "4712"),
     ]
-    assert [(str(a), p) for a, p, _ in listening_sockets(V6)] == [("::1", 0x1F90), ("127.31.1.1", 0x1F91)]
+    assert [(str(a), p) for a, p, _ in parse_listening(V6)] == [("::1", 0x1F90), ("127.31.1.1", 0x1F91)]
 
 
 def test_this_machine_s_addresses_are_known() -> None:

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server: one async handler behind TCP addresses and Unix sockets, streaming, with limits.
+"""A small HTTP/1.1 server: one async handler behind TCP addresses, streaming, with limits.
 
 h11 on asyncio's streams: 1 MB of memory where uvicorn takes 9, and every limit is in this file.
 """
@@ -6,17 +6,15 @@ h11 on asyncio's streams: 1 MB of memory where uvicorn takes 9, and every limit 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import h11
 
-from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.errors import MeshscrapeError
+from meshscrape.system.net import listen_tcp
 
 log = logging.getLogger(__name__)
 
@@ -79,21 +77,19 @@ def routes(table: Mapping[str, Handler]) -> Handler:
 
 
 class HttpServer:
-    """Serves `handler` on addresses and Unix sockets between `start()` and `stop()`, or in `async with`."""
+    """Serves `handler` on addresses between `start()` and `stop()`, or in `async with`."""
 
     def __init__(
         self,
         handler: Handler,
         *,
         addresses: Sequence[tuple[str, int]] = (),
-        unix_sockets: Sequence[Path] = (),
         limits: ServerLimits | None = None,
     ) -> None:
         self.handler = handler
         self.limits = limits or ServerLimits()
         self.requests = asyncio.Semaphore(self.limits.requests)
         self._addresses = tuple(addresses)
-        self._unix_sockets = tuple(unix_sockets)
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
@@ -101,16 +97,14 @@ class HttpServer:
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Where it listens over TCP, in the order asked for (port 0 has become a real port)."""
-        names = [s.getsockname() for s in self._sockets if s.family != socket.AF_UNIX]
+        names = [each.getsockname() for each in self._sockets]
         return tuple((name[0], name[1]) for name in names)
 
     async def start(self) -> None:
         """Bind everything or nothing. Raises InputError for an address that is taken or not local."""
         try:
             for host, port in self._addresses:
-                self._sockets.append(_listen_tcp(host, port))
-            for path in self._unix_sockets:
-                self._sockets.append(_listen_unix(path))
+                self._sockets.append(listen_tcp(host, port, BACKLOG))
             for sock in self._sockets:
                 self._servers.append(
                     await asyncio.start_server(self._accepted, sock=sock, limit=READ_SIZE, backlog=BACKLOG)
@@ -125,8 +119,6 @@ class HttpServer:
             server.close()
         for sock in self._sockets:
             sock.close()
-        for path in self._unix_sockets if self._servers else ():
-            path.unlink(missing_ok=True)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -271,47 +263,3 @@ def _combined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         found[name] = f"{found[name]}, {value}" if name in found else value
     return found
-
-
-def _listen_tcp(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY; without, a response's end waits 40 ms for an ACK.
-    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        # Not SO_REUSEPORT: with it two processes share a port silently, each answering some requests.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise _cannot_listen(error, f"{f'[{host}]' if ':' in host else host}:{port}") from error
-    sock.setblocking(False)
-    return sock
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        before = os.umask(0o177)
-        try:
-            sock.bind(os.fspath(path))
-        finally:
-            os.umask(before)
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise _cannot_listen(error, str(path)) from error
-    sock.setblocking(False)
-    return sock
-
-
-def _cannot_listen(error: OSError, where: str) -> InputError:
-    if error.errno == errno.EADDRINUSE:
-        return InputError(
-            "this address is taken", where=where, remedy="stop what listens there or choose another port"
-        )
-    return InputError(
-        f"cannot listen ({error.strerror or error})", where=where, remedy="choose another address"
-    )

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.errors import InputError
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.target_files import META_IDENTITY_LABEL
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.explain.target import ExplainTarget, Spot, read_spot
 from meshscrape.verify.observations import printable
-from meshscrape.verify.probe import host_port
 
 # A job's name is a part of its URL. HTTP SD answers only to names that need no quoting there.
 _JOB = re.compile(r"[\w.~!$&'()*+,;=:@-]+", re.ASCII)

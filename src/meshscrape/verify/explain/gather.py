@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.istio.host_port import parse_host_port
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, key_matches, load_certificates
@@ -110,13 +111,11 @@ async def _ask_proxy(place: ProxyPlace, target: ExplainTarget, timeouts: Timeout
     """A scrape through the proxy, as Prometheus makes it."""
     try:
         token = read_input(place.token_file, "the proxy's token").decode("ascii", "replace").strip()
+        host, port = parse_host_port(place.address)
     except InputError as error:
         return ProxyAnswer(place.address, NotObserved(str(error)))
-    host, _, port = place.address.rpartition(":")
-    if not port.isdigit():
-        return ProxyAnswer(place.address, NotObserved("this is no address of a proxy"))
     probe = Probe(
-        host.strip("[]"), int(port), PLAIN, path=f"http://{target.authority}{target.path}",
+        host, port, PLAIN, path=f"http://{target.authority}{target.path}",
         headers=(("Authorization", f"Bearer {token}"),),
     )  # fmt: skip
     return ProxyAnswer(place.address, await observe(probe, None, timeouts))

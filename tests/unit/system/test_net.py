@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from meshscrape.errors import InputError
-from meshscrape.system.ports import check_free, holder
+from meshscrape.system.net import check_free, holder
 
 
 def test_a_taken_port_names_its_holder() -> None:

@@ -1,0 +1,115 @@
+"""Listening: sockets of one's own, and whether an address can be listened on, and who has it if not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from meshscrape.errors import InputError
+from meshscrape.istio.host_port import host_port
+from meshscrape.system import proc
+
+_LOOK = 0.02
+# The code of the InputError for a port that another process has now, and may give up.
+PORT_TAKEN = "port-taken"
+
+
+def check_free(addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str]) -> None:
+    """Bind each address and port once, as Envoy will, and let go; raise InputError for the first that fails.
+
+    `remedies` says for each port what to do when it is taken. A port that another process shares
+    (SO_REUSEPORT) counts as taken. Another process may still take the port between this look and Envoy's own
+    bind: the look exists for its clear message, Envoy's bind decides.
+    """
+    for address, port in addresses:
+        with _reusable_socket(address) as probe:
+            try:
+                probe.bind((address, port))
+            except OSError as error:
+                raise _refusal(address, port, remedies.get(port, "use another port"), error) from error
+
+
+async def await_free(
+    addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str], patience: float
+) -> None:
+    """Wait until the ports are free: the Envoy of a predecessor that was just killed needs time to go.
+
+    Raises the InputError of `check_free` for a port that is still taken after `patience` seconds, and at
+    once for whatever waiting does not change.
+    """
+    wanted, deadline = tuple(addresses), time.monotonic() + patience
+    while True:
+        try:
+            return check_free(wanted, remedies)
+        except InputError as error:
+            if error.code != PORT_TAKEN or time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_LOOK)
+
+
+def listen_tcp(host: str, port: int, backlog: int, *, receive_buffer: int = 0) -> socket.socket:
+    """Return a listening, non-blocking socket that no other process can share.
+
+    `receive_buffer` (bytes, 0: the kernel's choice) holds for accepted connections, which inherit it. Raises
+    InputError when the address cannot be listened on.
+    """
+    # With the protocol named, asyncio sets TCP_NODELAY; without, a response's end waits 40 ms for an ACK.
+    listening = _reusable_socket(host)
+    try:
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if receive_buffer:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        listening.bind((host, port))
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise _refusal(host, port, "choose another address", error) from error
+    listening.setblocking(False)
+    return listening
+
+
+def holder(address: str, port: int) -> str:
+    """Return who listens there, such as `pid 12 (envoy)`; empty when /proc does not show it to this user."""
+    try:
+        sockets = proc.listening_sockets()
+    except (OSError, ValueError):
+        return ""
+    wanted = ip_address(address)
+    inodes = [each.inode for each in sockets if each.port == port and _covers(each.address, wanted)]
+    for pid, _ in proc.holders(inodes):
+        if (stat := proc.stat_of(pid)) is not None:
+            return f"pid {pid} ({stat.command})"
+    return ""
+
+
+def _covers(bound: IPv4Address | IPv6Address, wanted: IPv4Address | IPv6Address) -> bool:
+    # A wildcard socket of IPv6 usually takes IPv4, too.
+    return bound == wanted or (bound.is_unspecified and (bound.version == 6 or wanted.version == 4))
+
+
+def _reusable_socket(host: str) -> socket.socket:
+    """Return an unbound socket: SO_REUSEADDR, but not SO_REUSEPORT, and IPv6 apart from IPv4.
+
+    With SO_REUSEPORT two processes share a port silently, each answering some requests.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC, socket.IPPROTO_TCP)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    return made
+
+
+def _refusal(address: str, port: int, remedy: str, error: OSError) -> InputError:
+    place = host_port(address, port)
+    if error.errno == errno.EADDRINUSE:
+        who = holder(address, port)
+        taken_by = f"the port is taken by {who}" if who else "the port is taken"
+        return InputError(taken_by, where=place, remedy=f"stop that process, or {remedy}", code=PORT_TAKEN)
+    if error.errno == errno.EADDRNOTAVAIL:
+        return InputError("this machine does not have the address", where=place, remedy="use one that it has")
+    return InputError(f"cannot listen: {error.strerror}", where=place, remedy=remedy)
