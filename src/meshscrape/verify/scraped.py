@@ -26,8 +26,8 @@ _META = re.compile(rb"#[ \t]++(?P<kind>HELP|TYPE)[ \t]++(?P<name>" + _NAME + rb"
 _SAMPLE_NAME = re.compile(rb"^(" + _NAME + rb")[ \t{]", re.MULTILINE)
 _TYPES = (b"counter", b"gauge", b"histogram", b"summary", b"untyped")
 _SUFFIXES = {b"histogram": (b"_bucket", b"_sum", b"_count"), b"summary": (b"_sum", b"_count")}
+_ESCAPE = re.compile(r'\\([\\"n])')
 SOURCE_UP = "meshscrape_source_up"
-_SOURCE_UP = SOURCE_UP.encode()
 _MOST_FAULTS = 3
 
 
@@ -69,15 +69,30 @@ def missing_families(body: bytes, expected: Sequence[str]) -> tuple[str, str]:
     return f"no sample of {shown}" if missing else "", f"{len(names)} names"
 
 
+def labelled_samples(body: bytes, prefix: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Yield name, labels and value of every sample whose name starts with `prefix`."""
+    start = prefix.encode()
+    for line in body.split(b"\n"):
+        if line.startswith(start) and (sample := _SAMPLE.fullmatch(line)):
+            labels = {
+                name.decode("ascii"): _unescaped(value[1:-1])
+                for name, value in _EACH_LABEL.findall(sample["labels"] or b"")
+            }
+            yield sample["name"].decode("ascii"), labels, float(sample["value"])
+
+
+def _unescaped(value: bytes) -> str:
+    return _ESCAPE.sub(lambda match: "\n" if match[1] == "n" else match[1], value.decode("utf-8", "replace"))
+
+
 def sources_down(body: bytes, expected: Sequence[str]) -> tuple[str, str]:
     """Return which sources of a merged exposition are down, and which `expected` ones it does not mention."""
-    states: dict[str, bytes] = {}
-    for line in body.split(b"\n"):
-        if line.startswith(_SOURCE_UP) and (sample := _SAMPLE.fullmatch(line)):
-            labels = dict(_EACH_LABEL.findall(sample["labels"] or b""))
-            if sample["name"] == _SOURCE_UP and b"source" in labels:
-                states[labels[b"source"][1:-1].decode("utf-8", "replace")] = sample["value"]
-    down = [name for name, value in states.items() if value not in (b"1", b"1.0")]
+    states = {
+        labels["source"]: value
+        for name, labels, value in labelled_samples(body, SOURCE_UP)
+        if name == SOURCE_UP and "source" in labels
+    }
+    down = [name for name, value in states.items() if value != 1]
     absent = [name for name in expected if name not in states]
     faults = [f"{printable(name)} is down" for name in down] + [f"{name} is not merged" for name in absent]
     return ", ".join(faults), f"up: {', '.join(printable(name) for name in states)}"

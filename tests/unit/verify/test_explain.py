@@ -94,7 +94,7 @@ def test_a_healthy_target_passes_every_step_in_order() -> None:
     assert [each.name for each in found.steps] == [
         "scraper's certificate", "certificate's life", "scraper's key", "certificate's chain", "discovery",
         "TCP connection", "TLS handshake", "server's identity", "client certificate", "authorisation",
-        "HTTP status", "exposition", "sources", "Prometheus",
+        "HTTP status", "exposition", "sources", "dropped lines", "Prometheus",
     ]  # fmt: skip
 
 
@@ -183,6 +183,54 @@ def test_the_scrape_tells_where_it_ends(seen: Observation, step: str, words: str
     name, told = broken(answer=seen)
     assert name == step
     assert words in told
+
+
+def told(*lines: str, body: bytes = BODY) -> Answered:
+    """A scrape whose merged exposition says this about its sources too."""
+    return Answered(200, TYPE, body + "".join(f"{line}\n" for line in lines).encode())
+
+
+def test_a_source_that_is_down_says_why() -> None:
+    """The agent's own reason is shown, not only that the source is down."""
+    reason = 'meshscrape_source_problem_info{source="application:9080",problem="HTTP 401 \\"no\\""} 1'
+    name, seen = broken(answer=told(reason, body=BODY.replace(b"} 1\n", b"} 0\n")))
+    assert name == "sources"
+    assert 'application:9080: HTTP 401 "no"' in seen
+
+
+DROPPED = 'meshscrape_source_malformed_lines_total{source="application:9080"} %d'
+
+
+def test_lines_that_are_dropped_at_every_scrape_are_no_health() -> None:
+    """The count that rises between two scrapes is the finding; one that stays is a note."""
+    name, seen = broken(answer=told(DROPPED % 7), again=told(DROPPED % 9))
+    assert (name, "2 of application:9080" in seen) == ("dropped lines", True)
+    found = explained(answer=told(DROPPED % 7), again=told(DROPPED % 7))
+    assert found.broken is None
+    assert [each.outcome for each in found.steps if each.name == "dropped lines"] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("by", "outcome", "words"),
+    [
+        ("prometheus", "note", "Prometheus adds series"),
+        ("agent", "note", "the agent has"),
+        ("application:9080", "note", "application:9080 comes earlier"),
+        ("limit", "broken", "more families"),
+    ],
+)
+def test_families_that_are_left_out_are_named_with_the_reason(by: str, outcome: str, words: str) -> None:
+    """Prometheus' own names, the agent's, those of an earlier port, and too many."""
+    source = 'source="application:9081"'
+    found = explained(answer=told(
+        f'meshscrape_source_hidden_families{{{source},by="{by}"}} 3',
+        f'meshscrape_source_hidden_family_info{{{source},by="{by}",family="up"}} 1',
+    ))  # fmt: skip
+    (step,) = [each for each in found.steps if each.name == "left-out families"]
+    assert step.outcome == outcome
+    assert words in step.seen
+    assert "3 of application:9081 (up, …)" in step.seen
+    assert step.remedy
 
 
 def test_an_empty_allow_list_is_said() -> None:

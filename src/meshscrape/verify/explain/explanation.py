@@ -1,7 +1,7 @@
-"""Why a target is down or refused: steps from the scraper's certificate to Prometheus, judged purely.
+"""Explain why a target is down or refused, in steps from the scraper's certificate to Prometheus (pure).
 
-Each step says what was seen. The first one that is broken ends the explanation: what comes after it could not
-work anyway.
+Each step says what was seen. The first broken step ends the explanation, because the steps after it cannot
+work either.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.verify import scraped
 from meshscrape.verify.explain.scraper import ScraperFiles, Step, certificate_steps
+from meshscrape.verify.explain.sources import has_sources, source_steps
 from meshscrape.verify.explain.target import ExplainTarget
 from meshscrape.verify.judges import certificate_verdict
 from meshscrape.verify.mesh_status import MeshWorkload
@@ -38,7 +39,7 @@ from meshscrape.verify.observations import (
 from meshscrape.verify.prometheus_checks import Scraping, WantedTarget, target_of
 from meshscrape.verify.registry import CHECKS
 
-# Of these the proxy itself is the cause; of every other refusal it is the target, and the next steps say why.
+# The proxy itself causes these refusals. The target causes all others, and the next steps say why.
 _OF_THE_PROXY = frozenset(
     {"bad-token", "bad-method", "unknown-target", "unknown-path", "bad-request", "no-scraper-certificate",
      "overloaded", "unavailable"}
@@ -47,20 +48,20 @@ _OF_THE_PROXY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The steps for one target; what was not looked at because an earlier step is broken is left out."""
+    """The steps for one target, up to the first broken one."""
 
     target: ExplainTarget
     steps: tuple[Step, ...]
 
     @property
     def broken(self) -> Step | None:
-        """The step that explains it, None when the target is healthy."""
+        """Return the step that explains it, None when the target is healthy."""
         return next((each for each in self.steps if each.outcome == "broken"), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyAnswer:
-    """What the scrape proxy at `address` said to a scrape of the target; None: the mesh has no proxy."""
+    """What the scrape proxy at `address` answered to a scrape of the target."""
 
     address: str
     seen: Observation
@@ -68,21 +69,22 @@ class ProxyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that was looked at for one target; None: not looked at, because it would be in vain.
+    """Everything that was seen of one target; None for what was not tried because it could not work.
 
-    `handshake` is a TLS handshake alone, `answer` a whole scrape; both with the scraper's credentials.
-    `prometheus` is a text when its API does not answer.
+    `handshake` is a TLS handshake alone, `answer` a whole scrape, `again` a second one if `drops_lines` asks
+    for it; all with the scraper's credentials. `prometheus` is a text when its API does not answer.
     """
 
     files: ScraperFiles
     proxy: ProxyAnswer | None = None
     handshake: Observation | None = None
     answer: Observation | None = None
+    again: Observation | None = None
     prometheus: Scraping | str | None = None
 
 
 def explain(target: ExplainTarget, observed: Observed, now: datetime) -> Explanation:
-    """The steps up to the first broken one."""
+    """Return the steps up to the first broken one."""
     steps: list[Step] = []
     for step in _steps(target, observed, now):
         steps.append(step)
@@ -102,14 +104,14 @@ def _steps(target: ExplainTarget, observed: Observed, now: datetime) -> Iterator
     yield acceptance_step(answer)
     yield authorisation_step(target, answer, _identity(observed.files))
     yield status_step(answer)
-    yield from exposition_steps(target, answer)
+    yield from exposition_steps(target, answer, observed.again)
     if observed.proxy is not None:
         yield passage_step(observed.proxy)
     yield prometheus_step(target, observed.prometheus)
 
 
 def discovery_step(target: ExplainTarget) -> Step:
-    """Whether discovery announces the target, and whether its workload is ready."""
+    """Return whether discovery announces the target, and whether its workload is ready."""
     name, workload = "discovery", target.workload
     if target.fault:
         return Step(name, "broken", target.fault, target.remedy)
@@ -127,7 +129,7 @@ def discovery_step(target: ExplainTarget) -> Step:
 
 
 def proxy_step(proxy: ProxyAnswer) -> Step:
-    """Whether the scrape proxy runs, takes the token and knows the target."""
+    """Return whether the scrape proxy runs, accepts the token and knows the target."""
     name = "scrape proxy"
     match proxy.seen:
         case Answered(status=200):
@@ -145,7 +147,7 @@ def proxy_step(proxy: ProxyAnswer) -> Step:
 
 
 def passage_step(proxy: ProxyAnswer) -> Step:
-    """Whether what works directly works through the proxy, too."""
+    """Return whether a scrape that works directly works through the proxy too."""
     name = "through the proxy"
     match proxy.seen:
         case Answered(status=200):
@@ -161,7 +163,7 @@ def passage_step(proxy: ProxyAnswer) -> Step:
 
 
 def connection_step(target: ExplainTarget, seen: Observation) -> Step:
-    """Whether something accepts connections at the address."""
+    """Return whether something accepts connections at the address."""
     name = "TCP connection"
     remedy = "see that the workload's Envoy runs (`meshscrape listeners`) and its agent's log"
     match seen:
@@ -177,7 +179,7 @@ def connection_step(target: ExplainTarget, seen: Observation) -> Step:
 
 
 def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterator[Step]:
-    """Whether the server speaks TLS, and who it is."""
+    """Yield whether the server speaks TLS, and who it is."""
     name = "TLS handshake"
     match seen:
         case Presented():
@@ -203,7 +205,7 @@ def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterat
 
 
 def acceptance_step(seen: Observation) -> Step:
-    """Whether the target accepts the scraper's certificate in TLS (in TLS 1.3 told after the handshake)."""
+    """Return whether the target accepts the scraper's certificate (TLS 1.3 tells it after the handshake)."""
     name = "client certificate"
     match seen:
         case TlsAlert(name=alert):
@@ -223,7 +225,7 @@ def acceptance_step(seen: Observation) -> Step:
 
 
 def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) -> Step:
-    """Whether the allow list lets the scraper in."""
+    """Return whether the allow list lets the scraper in."""
     name = "authorisation"
     listed = ", ".join(map(str, target.workload.scrapers)) if target.workload else ""
     if isinstance(seen, Answered) and seen.status == 403:
@@ -240,7 +242,7 @@ def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) 
 
 
 def status_step(seen: Observation) -> Step:
-    """Whether the target answers a scrape with 200."""
+    """Return whether the target answers a scrape with 200."""
     name = "HTTP status"
     match seen:
         case Answered(status=200):
@@ -254,8 +256,8 @@ def status_step(seen: Observation) -> Step:
             return Step(name, "broken", describe(other), "see what answers on this port")
 
 
-def exposition_steps(target: ExplainTarget, seen: Observation) -> Iterator[Step]:
-    """Whether Prometheus can read the body, and whether every source is in it."""
+def exposition_steps(target: ExplainTarget, seen: Observation, again: Observation | None) -> Iterator[Step]:
+    """Yield whether Prometheus can read the body, and what is missing in it; `again` is a second scrape."""
     if not isinstance(seen, Answered):
         return
     if seen.end == "cut":
@@ -267,7 +269,7 @@ def exposition_steps(target: ExplainTarget, seen: Observation) -> Iterator[Step]
         if each.metrics
     )  # fmt: skip
     typed, _ = scraped.content_type_fault(seen, versioned=target.merged)
-    # Who announces a target in a file does not say whether an application, with a type of its own, answers.
+    # A target file does not say whether an application answers there, which may send a type of its own.
     own_type = target.application or (target.workload is None and seen.header("content-type") != "")
     if typed and not own_type:
         yield Step("exposition", "broken", typed, "Prometheus 3 refuses a scrape without a valid type")
@@ -275,16 +277,12 @@ def exposition_steps(target: ExplainTarget, seen: Observation) -> Iterator[Step]
     wrong, right = scraped.exposition_fault(seen.body)
     remedy = "the lines that are named break the text format: see who exports them"
     yield Step("exposition", "broken" if wrong else "ok", wrong or right, remedy if wrong else "")
-    names = scraped.sample_names(seen.body) if target.workload is None else frozenset()
-    if target.merged or scraped.SOURCE_UP in names:
-        down, up = scraped.sources_down(seen.body, sources)
-        words = f"{down}; the scrape itself succeeds, so Prometheus shows the target as up" if down else up
-        remedy = "start the application, or correct port and path of its scrape annotation"
-        yield Step("sources", "broken" if down else "ok", words, remedy if down else "")
+    if target.merged or (target.workload is None and has_sources(seen.body)):
+        yield from source_steps(seen.body, sources, again)
 
 
 def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
-    """What Prometheus itself says of the target."""
+    """Return what Prometheus itself says about the target."""
     name = "Prometheus"
     if seen is None:
         return Step(name, "skipped", "the mesh has no Prometheus" if target.workload else "it is not asked")
@@ -309,7 +307,7 @@ def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
 
 
 def _refusal(answer: Answered) -> tuple[Refusal | None, str]:
-    """The catalogue's entry for the proxy's own answer, in words; None for an answer of the target."""
+    """Return the catalogue's entry for a refusal of the proxy, in words; None for a target's answer."""
     refusal = refusal_of(answer.header(REASON_HEADER))
     if refusal is None:
         return None, describe(answer)

@@ -1,4 +1,4 @@
-"""Looks at everything between the scraper and a target, for `explain` to judge."""
+"""Look at everything between the scraper and a target, for `explanation` to judge."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from meshscrape.spiffe.keys import load_key
 from meshscrape.system.files import DATA_LINK, read_input
 from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAnswer, explain
 from meshscrape.verify.explain.scraper import ScraperFiles
+from meshscrape.verify.explain.sources import drops_lines
 from meshscrape.verify.explain.target import ExplainTarget
 from meshscrape.verify.identities import IdentityFiles, tls_contexts
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
@@ -45,7 +46,7 @@ async def explain_all(
     now: datetime,
     timeouts: Timeouts,
 ) -> tuple[Explanation, ...]:
-    """Look at every target as `scraper`, and explain what was seen; never raises for what the peers do."""
+    """Look at every target as `scraper`, and explain what was seen. Never raises for what the peers do."""
     files = await asyncio.to_thread(read_files, scraper.output_certificates or scraper.credentials)
     contexts = _contexts(files)
     seen = await _prometheus(mesh)
@@ -53,19 +54,20 @@ async def explain_all(
     found = []
     for target in targets:
         observed = await _observe(proxy, target, files, contexts, timeouts)
-        found.append(explain(target, replace(observed, prometheus=seen), now))
+        # Judging reads the whole body; in a thread it does not delay the next visits.
+        found.append(await asyncio.to_thread(explain, target, replace(observed, prometheus=seen), now))
     return tuple(found)
 
 
 async def explain_proxied(
     proxy: ProxyPlace, files: ScraperFiles, target: ExplainTarget, now: datetime, timeouts: Timeouts
 ) -> Explanation:
-    """As `explain_all`, for a target of a scrape proxy that stands alone: no mesh, no Prometheus is asked."""
+    """Explain a target of a scrape proxy without a mesh. Prometheus is not asked."""
     return explain(target, await _observe(proxy, target, files, _contexts(files), timeouts), now)
 
 
 def read_files(directory: str) -> ScraperFiles:
-    """The scraper's files, all of the same generation; what cannot be read is its `problem`."""
+    """Return the scraper's files, all of one generation. `problem` says what cannot be read."""
     published = Path(os.path.realpath(Path(directory) / DATA_LINK))
     place = published if published.is_dir() else Path(directory)
     read = []
@@ -79,7 +81,7 @@ def read_files(directory: str) -> ScraperFiles:
 
 
 def _contexts(files: ScraperFiles) -> TlsContexts | None:
-    """How to open TLS with these files, None when they are not good for it: the steps say why."""
+    """Return how to open TLS with these files, None when they cannot be used: the steps say why."""
     try:
         chain = load_certificates(files.chain, files.directory)
         if not key_matches(load_key(files.key, files.directory), chain[0]):
@@ -95,20 +97,23 @@ async def _observe(
     place: ProxyPlace | None, target: ExplainTarget, files: ScraperFiles, contexts: TlsContexts | None,
     timeouts: Timeouts,
 ) -> Observed:  # fmt: skip
-    # An address that discovery did not give gets no connection from us, and no certificate shown to it.
+    # An address that discovery does not know gets no connection, so that no certificate is shown to it.
     if target.fault or contexts is None:
         return Observed(files)
     proxy = await _ask_proxy(place, target, timeouts) if place else None
     probe = Probe(target.address, target.port, SCRAPER, path=target.path, limit=WHOLE)
     handshake = await observe(replace(probe, kind="certificate"), contexts, timeouts)
     answer: Observation | None = None
+    again: Observation | None = None
     if isinstance(handshake, Presented):
         answer = await observe(probe, contexts, timeouts)
-    return Observed(files, proxy, handshake, answer)
+        if await asyncio.to_thread(drops_lines, answer):
+            again = await observe(probe, contexts, timeouts)
+    return Observed(files, proxy, handshake, answer, again)
 
 
 async def _ask_proxy(place: ProxyPlace, target: ExplainTarget, timeouts: Timeouts) -> ProxyAnswer:
-    """A scrape through the proxy, as Prometheus makes it."""
+    """Make a scrape through the proxy, as Prometheus does."""
     try:
         token = read_input(place.token_file, "the proxy's token").decode("ascii", "replace").strip()
         host, port = parse_host_port(place.address)
