@@ -1,0 +1,176 @@
+"""Tell from a pod alone where its metrics are over mutual TLS, and who must answer there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from meshscrape.errors import InputError
+from meshscrape.istio import names
+from meshscrape.istio.ports import read_port
+from meshscrape.istio.scrape_targets import parse_prometheus_annotations_env
+from meshscrape.istio.versions import image_version
+from meshscrape.kube import objects
+from meshscrape.kube.objects import as_list, as_mapping, dig
+from meshscrape.kube.views.peer_authentication import PeerAuthentications
+from meshscrape.kube.views.pod import pod_addresses, service_account
+from meshscrape.kube.views.proxy import Proxy, proxy_of
+from meshscrape.spiffe.ids import SpiffeId, workload_id
+
+Metrics = Literal["merged", "envoy", "application"]
+# Why a pod has no target now.
+Absence = Literal["terminating", "finished", "pending", "not-ready", "no-address", "no-proxy", "no-port"]
+
+# Istio's proxy opens the secure ports from this version on; an older one ignores the variables.
+_SINCE = "1.31"
+_FINISHED = ("Succeeded", "Failed")
+_HASH = "pod-template-hash"
+_CRON_JOB_RUN = re.compile(r"(.+)-[0-9]{8,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class TargetMesh:
+    """What must be known of the mesh.
+
+    `aliases` are other names of the trust domain: while it is being renamed, certificates may carry them.
+    `policies` decide whether an application's own port speaks mutual TLS; without them it is no target.
+    """
+
+    trust_domain: str
+    aliases: tuple[str, ...] = ()
+    policies: PeerAuthentications | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodTarget:
+    """One endpoint over mutual TLS of a pod.
+
+    `addresses` are those of one pod (dual stack), its main one first: scrape one of them, not each.
+    `identities` are the SPIFFE IDs of which one must answer, the current one first.
+    `labels` are namespace, pod and workload.
+    """
+
+    metrics: Metrics
+    addresses: tuple[str, ...]
+    port: int
+    path: str
+    identities: tuple[SpiffeId, ...]
+    labels: Mapping[str, str]
+
+    @property
+    def identity(self) -> SpiffeId:
+        """Return the identity that the pod's certificate has when it is new."""
+        return self.identities[0]
+
+
+def absence_of(pod: Mapping[str, Any]) -> Absence | None:
+    """Return why a pod has no target now, or None when it has.
+
+    A pod counts as ready when its proxy is: an application that is not ready has metrics all the same, and
+    people need them then. Where the status says nothing about the proxy, a running pod counts as ready.
+    """
+    if dig(pod, "metadata", "deletionTimestamp"):
+        return "terminating"
+    phase = dig(pod, "status", "phase")
+    if phase in _FINISHED:
+        return "finished"
+    if phase != "Running":
+        return "pending"
+    proxy = proxy_of(pod)
+    if proxy is None:
+        return "no-proxy"
+    if not _proxy_is_ready(pod):
+        return "not-ready"
+    if not pod_addresses(pod):
+        return "no-address"
+    return None if _secure_ports(pod, proxy) else "no-port"
+
+
+def targets_of(pod: Mapping[str, Any], mesh: TargetMesh) -> tuple[PodTarget, ...]:
+    """Return the targets of a pod; none while `absence_of` gives a reason.
+
+    A port is taken from the annotation that announces it, else from the variable that makes an injected proxy
+    open it. Raises InputError for a pod whose namespace or ServiceAccount can have no identity.
+    """
+    proxy = proxy_of(pod)
+    if proxy is None or absence_of(pod) is not None:
+        return ()
+    namespace = str(dig(pod, "metadata", "namespace", default="default"))
+    account = service_account(pod)
+    identities = tuple(workload_id(name, namespace, account) for name in (mesh.trust_domain, *mesh.aliases))
+    addresses = pod_addresses(pod)
+    name = str(dig(pod, "metadata", "name", default=""))
+    shown = {"namespace": namespace, "pod": name, "workload": workload_name(pod)}
+    endpoints = [
+        *((metrics, port, names.MERGED_PATH) for metrics, port in _secure_ports(pod, proxy).items()),
+        *_application_endpoints(pod, proxy, namespace, mesh),
+    ]
+    return tuple(
+        PodTarget(metrics, addresses, port, path, identities, shown) for metrics, port, path in endpoints
+    )
+
+
+def workload_name(pod: Mapping[str, Any]) -> str:
+    """Return the name of what a pod belongs to: its Deployment, CronJob or other controller, else its own.
+
+    The names are told from the pod alone, as the relabelling of the generated scrape jobs does it.
+    """
+    name = str(dig(pod, "metadata", "name", default=""))
+    owners = as_list(dig(pod, "metadata", "ownerReferences"))
+    owner = next((item for item in owners if dig(item, "controller") is True), None)
+    if owner is None:
+        return name
+    controller = str(dig(owner, "name", default=name))
+    kind = dig(owner, "kind")
+    if kind == "ReplicaSet" and objects.labels(pod).get(_HASH):
+        return controller.rpartition("-")[0] or controller
+    run = _CRON_JOB_RUN.fullmatch(controller) if kind == "Job" else None
+    return run[1] if run else controller
+
+
+def _proxy_is_ready(pod: Mapping[str, Any]) -> bool:
+    status = as_mapping(pod.get("status"))
+    for field in ("initContainerStatuses", "containerStatuses"):
+        for container in as_list(status.get(field)):
+            if dig(container, "name") == names.PROXY_CONTAINER:
+                return dig(container, "ready") is True
+    return True
+
+
+def _secure_ports(pod: Mapping[str, Any], proxy: Proxy) -> dict[Metrics, int]:
+    announced = objects.annotations(pod)
+    native = image_version(proxy.image).at_least(_SINCE) is not False
+    found: dict[Metrics, int] = {}
+    sources: tuple[tuple[Metrics, str, str], ...] = (
+        ("merged", names.SECURE_PORT, names.ENVOY_SECURE_MERGED_METRICS_PORT),
+        ("envoy", names.SECURE_ENVOY_PORT, names.ENVOY_SECURE_METRICS_PORT),
+    )
+    for metrics, annotation, variable in sources:
+        text = announced.get(annotation) or (proxy.env.get(variable) if native else None)
+        if (port := read_port(text)) is not None:
+            found[metrics] = port
+    return found
+
+
+def _application_endpoints(
+    pod: Mapping[str, Any], proxy: Proxy, namespace: str, mesh: TargetMesh
+) -> list[tuple[Metrics, int, str]]:
+    """Return the application's own endpoints whose ports speak mutual TLS.
+
+    The injector overwrites the pod's annotations and hands the application's endpoints to the proxy.
+    """
+    if mesh.policies is None:
+        return []
+    try:
+        sources = parse_prometheus_annotations_env(proxy.env.get(names.ISTIO_PROMETHEUS_ANNOTATIONS, ""))
+    except InputError:
+        return []
+    excluded = {text.strip() for text in objects.annotations(pod).get(names.EXCLUDE_INBOUND, "").split(",")}
+    modes = mesh.policies.of(namespace, objects.labels(pod))
+    return [
+        ("application", source.port, source.path)
+        for source in sources
+        if source.scheme == "http" and str(source.port) not in excluded and modes.of(source.port) != "DISABLE"
+    ]
