@@ -1,26 +1,43 @@
-"""Reading the objects that the verbs about a cluster work on."""
+"""Read the objects that the verbs about a cluster work on."""
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
-from meshscrape.errors import InputError
-from meshscrape.kube.manifests import load_manifests
+from meshscrape.errors import InputError, Place
+from meshscrape.kube.manifests import SKIPPED, Notice, load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, load_inventory
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-# Not objects of a cluster.
+# Files of kustomize and Helm, which lie beside manifests and are not objects of a cluster.
 _OTHERS = ("kustomization.yaml", "kustomization.yml", "Chart.yaml", "values.yaml")
+_MIB = 1024 * 1024
+_DEFAULT_LIMIT = 1024
+_LIMIT = "meshscrape.input-limit"
+_STANDARD_INPUT = "standard input"
 
 
 def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The option `-f FILES` of the verbs about a cluster."""
-    return click.option(
+    """Add the options `-f FILE` and `--input-limit MIB` to a verb about a cluster."""
+    limit = click.option(
+        "--input-limit",
+        type=click.IntRange(min=1),
+        default=_DEFAULT_LIMIT,
+        show_default=True,
+        metavar="MIB",
+        expose_value=False,
+        callback=_keep_limit,
+        help="Largest file or stream to read, in MiB.",
+    )
+    files = click.option(
         "-f",
         "--filename",
         "files",
@@ -28,35 +45,115 @@ def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
         required=True,
         metavar="FILE",
         help="Manifests, a directory of them, a dump (kubectl get … -A -o yaml), or - for standard input.",
-    )(function)
+    )
+    return files(limit(function))
+
+
+def _keep_limit(context: click.Context, parameter: click.Parameter, value: int) -> int:
+    context.meta[_LIMIT] = value * _MIB
+    return value
 
 
 def read_inventory(names: Sequence[str]) -> Inventory:
-    """The objects in files, in directories (their *.yaml, *.yml and *.json, at any depth), and in `-`.
+    """Return the objects in files, in directories (their *.yaml, *.yml and *.json, at any depth), and in `-`.
 
-    Raises InputError with the file and line for what cannot be read, and when there is no object at all.
+    What is no object of a cluster is skipped, and of repeated keys the last counts; each is one line on
+    standard error. Raises InputError with the place of what cannot be read, and for no object at all.
     """
-    inventory = load_inventory(manifest for name in names for manifest in _manifests(name))
+    notices: list[Notice] = []
+    try:
+        inventory = load_inventory(manifest for name in names for manifest in _manifests(name, notices))
+    finally:
+        for notice in notices:
+            word = "" if notice.code == SKIPPED else "warning: "
+            click.echo(f"meshscrape: {word}{notice}", err=True)
     if not len(inventory):
-        raise InputError("no object in it", where=", ".join(names), remedy="give manifests, or a dump")
+        raise InputError(
+            "no object in it", where=", ".join(names), remedy="give manifests, or a dump", code="no-objects"
+        )
     return inventory
 
 
-def _manifests(name: str) -> Iterator[Manifest]:
-    if name == "-":
-        yield from load_manifests(sys.stdin, "standard input")
-        return
+def _manifests(name: str, notices: list[Notice]) -> Iterator[Manifest]:
     path = Path(name)
+    if name == "-":
+        yield from _read(_standard_input(), _STANDARD_INPUT, notices)
+        return
     for file in _files(path) if path.is_dir() else [path]:
         try:
-            with file.open(encoding="utf-8") as lines:
-                yield from load_manifests(lines, str(file))
+            _refuse_device(file.stat().st_mode, str(file))
+            stream = file.open("rb")
         except OSError as error:
+            raise _unreadable(error, str(file)) from error
+        with stream:
+            yield from _read(stream, str(file), notices)
+
+
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None or sys.stdin.closed:
+        raise InputError("it is closed", where=_STANDARD_INPUT, remedy="redirect a file or a pipe to it")
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except io.UnsupportedOperation:
+        return sys.stdin.buffer  # A stream in memory.
+    if not sys.stdin.isatty():
+        _refuse_device(mode, _STANDARD_INPUT)
+    return sys.stdin.buffer
+
+
+def _refuse_device(mode: int, where: str) -> None:
+    """Raise InputError for what is no file, pipe or directory: reading a device may never end."""
+    if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        raise InputError(
+            "a device cannot be read", where=where, remedy="give a file, a pipe or a directory", code="device"
+        )
+
+
+def _read(stream: BinaryIO, where: str, notices: list[Notice]) -> Iterator[Manifest]:
+    """Return the objects in the text of a stream, of which no more than the limit is read."""
+    context = click.get_current_context(silent=True)
+    limit = context.meta.get(_LIMIT, _DEFAULT_LIMIT * _MIB) if context else _DEFAULT_LIMIT * _MIB
+    bounded = io.BufferedReader(_Bounded(stream, limit, where))
+    try:
+        # Editors of Windows begin a file with a byte order mark.
+        yield from load_manifests(io.TextIOWrapper(bounded, encoding="utf-8-sig"), where, notices)
+    except OSError as error:
+        raise _unreadable(error, where) from error
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where=where, remedy="give YAML or JSON") from error
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that raises InputError when more than `limit` bytes come out of it."""
+
+    def __init__(self, stream: BinaryIO, limit: int, where: str) -> None:
+        super().__init__()
+        self._stream = stream
+        self._left = limit
+        self._limit = limit
+        self._where = where
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read1(len(buffer)) if hasattr(self._stream, "read1") else self._stream.read()
+        buffer[: len(data)] = data
+        self._left -= len(data)
+        if self._left < 0:
             raise InputError(
-                f"cannot be read: {error.strerror}", where=str(file), remedy="give a file or a directory"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise InputError("not UTF-8 text", where=str(file), remedy="give YAML or JSON") from error
+                f"larger than {self._limit // _MIB} MiB",
+                where=Place(file=self._where),
+                remedy="give less, or raise --input-limit",
+                code="too-large",
+            )
+        return len(data)
+
+
+def _unreadable(error: OSError, where: str) -> InputError:
+    return InputError(
+        f"cannot be read: {error.strerror}", where=where, remedy="give a file, a pipe or a directory"
+    )
 
 
 def _files(directory: Path) -> list[Path]:

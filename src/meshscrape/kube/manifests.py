@@ -11,12 +11,17 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from meshscrape.errors import InputError
-from meshscrape.istio.fields import load_documents
-from meshscrape.kube.objects import Manifest, flatten, manifest_of
+from meshscrape.errors import InputError, Place
+from meshscrape.istio.fields import NO_OBJECT, load_documents
+from meshscrape.istio.names import ROOT_NAMESPACE
+from meshscrape.kube.objects import Manifest, as_mapping, dig, flatten, manifest_of
+from meshscrape.kube.screening import is_istio_operator, reason_to_skip, refuse_unquoted
+
+SKIPPED = "skipped"
 
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_./-]*):(?: +(.*))?")
 # Only what cannot be anything but a string; the rest is the strict loader's to decide.
@@ -51,17 +56,33 @@ class _Part(NamedTuple):
     is_item: bool
 
 
-def load_manifests(lines: Iterable[str], where: str) -> Iterator[Manifest]:
-    """The objects of one file's `lines` (with or without line ends), read from the file `where` names.
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something in a file that kubectl reads past: where, what, and a code."""
 
-    YAML (one or many documents, lists taken apart) or JSON. Raises InputError with the place.
+    place: Place
+    what: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.what}"
+
+
+def load_manifests(
+    lines: Iterable[str], where: str, notices: list[Notice] | None = None
+) -> Iterator[Manifest]:
+    """Return the objects of one file's `lines` (with or without line ends), read from the file `where` names.
+
+    YAML (one or many documents, lists taken apart) or JSON. As kubectl does, of a repeated key the last value
+    counts; what is no object of a cluster is left out. Both are appended to `notices`. Raises InputError with
+    the place for what kubectl or the API server would refuse.
     """
-    reader = _Reader(where)
+    reader = _Reader(where, [] if notices is None else notices)
     shared = _SharedJson()
     for part in _split(lines):
         first = next((line.lstrip() for line in part.lines if line.strip()), "")
         if first.startswith("{"):
-            yield from _json(part, where, reader, shared)
+            yield from _json(part, reader, shared)
         elif first:
             yield from reader.objects(part)
 
@@ -161,13 +182,13 @@ class _SharedJson:
 class _Reader:
     """Reads the documents of one file, and remembers the blocks that it has read."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, notices: list[Notice]) -> None:
         self._source = source
+        self._notices = notices
         self._blocks: dict[bytes, Any] = {}
 
     def objects(self, part: _Part) -> Iterator[Manifest]:
-        """The objects of a part."""
-        where = f"{self._source}:{part.start}"
+        """Return the objects of a part."""
         try:
             data = _Plain(list(part.lines), self._blocks).read()
         except _NotPlainError:
@@ -178,25 +199,42 @@ class _Reader:
         if not isinstance(data, dict):
             yield from self.strictly(part)
             return
-        for item, place in flatten(data, where):
-            yield manifest_of(item, place)
+        yield from self.manifests(data, part.start)
 
     def strictly(self, part: _Part) -> Iterator[Manifest]:
-        """The objects of a part as the strict loader reads it."""
-        lines = part.lines
-        if part.is_item:
-            lines = ["kind: List", "items:", *lines]
-        offset = part.start - 1 - (len(lines) - len(part.lines))
-        text = "\n".join(lines)
-        try:
-            documents = load_documents(text, self._source)
-        except InputError:
-            # Once more, so that the error names the line of the file.
-            documents = load_documents("\n" * max(offset, 0) + text, self._source)
+        """Return the objects of a part as the loader for any YAML reads it."""
+        head = ["kind: List", "items:"] if part.is_item else []
+        documents = load_documents(
+            "\n".join([*head, *part.lines]),
+            self._source,
+            first_line=part.start - len(head),
+            notice=self._tell,
+        )
         for document in documents:
-            line = int(document.where.rpartition(":")[2]) + offset
-            for item, place in flatten(document.data, f"{self._source}:{max(line, 1)}"):
-                yield manifest_of(item, place.removesuffix(": items[0]") if part.is_item else place)
+            data: Mapping[str, Any] = document.data
+            items = data.get("items")
+            if part.is_item and isinstance(items, list) and len(items) == 1 and isinstance(items[0], dict):
+                data = items[0]
+            yield from self.manifests(data, max(document.line, part.start))
+
+    def manifests(self, data: Mapping[str, Any], line: int) -> Iterator[Manifest]:
+        """Return the objects in what a part spells, which begins on `line`."""
+        for item, place in flatten(data, f"{self._source}:{line}"):
+            if reason := reason_to_skip(item):
+                self._notices.append(Notice(Place(file=place), f"skipped, {reason}", SKIPPED))
+                continue
+            refuse_unquoted(item, place)
+            yield manifest_of(_named(item, place), place)
+
+    def _tell(self, code: str, what: str, line: int) -> None:
+        skipped = code == NO_OBJECT
+        self._notices.append(
+            Notice(
+                Place(file=self._source, line=line),
+                f"skipped, {what}" if skipped else what,
+                SKIPPED if skipped else code,
+            )
+        )
 
 
 class _Plain:
@@ -325,17 +363,27 @@ class _Plain:
         return found
 
 
+def _named(data: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """Return an IstioOperator with a name: two files with one each are not the same object twice."""
+    if not is_istio_operator(data) or dig(data, "metadata", "name"):
+        return data
+    name = "".join(letter if letter.isprintable() else "?" for letter in place)
+    return {
+        **data,
+        "metadata": {"namespace": ROOT_NAMESPACE, **as_mapping(data.get("metadata")), "name": name},
+    }
+
+
 def _indent(line: str) -> int:
     stripped = line.lstrip(" ")
     return len(line) - len(stripped) if stripped.strip() else -1
 
 
-def _json(part: _Part, where: str, reader: _Reader, shared: _SharedJson) -> Iterator[Manifest]:
+def _json(part: _Part, reader: _Reader, shared: _SharedJson) -> Iterator[Manifest]:
     try:
         data = shared.decode("\n".join(part.lines))
     except (ValueError, RecursionError, _RepeatedKeyError):
-        # YAML's flow style begins like JSON; the strict loader reads it, or says what is wrong and where.
+        # YAML's flow style begins like JSON; the loader reads it, or says what is wrong and where.
         yield from reader.strictly(part._replace(is_item=False))
         return
-    for item, place in flatten(data, f"{where}:{part.start}"):
-        yield manifest_of(item, place)
+    yield from reader.manifests(data, part.start)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshscrape.istio.names import MANAGED_BY, NAMESPACE_NAME
+from meshscrape.istio.names import MANAGED_BY, NAMESPACE_NAME, NETWORKING_GROUP
 from meshscrape.istio.ports import HIGHEST
 from meshscrape.kube.objects import Ref, as_list, dig, labels, selects
 from meshscrape.observe.workload import ObservedWorkload
@@ -12,8 +12,6 @@ from meshscrape.plan import native
 from meshscrape.plan.model import LEGACY_PORT, MANAGER
 from meshscrape.plan.scrapers import scraper_pods
 from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of
-
-_GROUP = "networking.k8s.io"
 
 
 def plan_network_policies(context: Context, *, only_blocked: bool) -> None:
@@ -53,7 +51,7 @@ def _blocked(context: Context, target: PlannedWorkload) -> bool:
 
 def _own(context: Context, workload: ObservedWorkload) -> bool:
     """Return whether an earlier plan made the policy: it stays, and is kept up to date."""
-    ref = Ref(_GROUP, "NetworkPolicy", workload.namespace, f"meshscrape-{workload.name}")
+    ref = Ref(NETWORKING_GROUP, "NetworkPolicy", workload.namespace, f"meshscrape-{workload.name}")
     return labels(context.object_of(ref)).get(MANAGED_BY) == MANAGER
 
 
@@ -72,7 +70,7 @@ def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]
         # Policies add up: opening all other ports here would undo what those close.
         reason = f"lets the scraper's pods reach the secure ports, beside {', '.join(others)}"
     wanted = {
-        "apiVersion": f"{_GROUP}/v1",
+        "apiVersion": f"{NETWORKING_GROUP}/v1",
         "kind": "NetworkPolicy",
         "metadata": {
             "name": f"meshscrape-{workload.name}",
@@ -92,7 +90,7 @@ def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
     """Policies for incoming traffic that select the workload's pods, and are not ours."""
     return [
         str(each.ref)
-        for each in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", _GROUP)
+        for each in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", NETWORKING_GROUP)
         if labels(each.data).get(MANAGED_BY) != MANAGER
         and selects(dig(each.data, "spec", "podSelector", default={}), workload.labels)
         and "Ingress" in (as_list(dig(each.data, "spec", "policyTypes")) or ["Ingress"])
