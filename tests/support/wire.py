@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from h2.config import H2Configuration
@@ -90,11 +91,17 @@ def alert(address: str, port: int, context: ssl.SSLContext, within: float = TIME
 
 
 def ask_http2(
-    address: str, port: int, context: ssl.SSLContext, pseudo: dict[str, str], **headers: str
+    address: str,
+    port: int,
+    context: ssl.SSLContext,
+    pseudo: dict[str, str],
+    repeated: Sequence[tuple[str, str]] = (),
+    **headers: str,
 ) -> int | str:
-    """One HTTP/2 stream with exactly these pseudo-headers: its status, or how it was refused.
+    """Make one HTTP/2 stream with exactly these pseudo-headers; return its status, or how it was refused.
 
-    `context` must offer `h2` alone. Nothing of what is sent is checked here: hostile requests are the point.
+    `context` must offer `h2` alone. `repeated` headers may have equal names. Nothing of what is sent is
+    checked here: hostile requests are the point.
     """
     config = H2Configuration(
         client_side=True, validate_outbound_headers=False, normalize_outbound_headers=False
@@ -103,7 +110,7 @@ def ask_http2(
         protocol = H2Connection(config)
         protocol.initiate_connection()
         fields = [(name.replace("_", "-"), value) for name, value in headers.items()]
-        protocol.send_headers(1, [*pseudo.items(), *fields], end_stream=True)
+        protocol.send_headers(1, [*pseudo.items(), *fields, *repeated], end_stream=True)
         wire.socket.sendall(protocol.data_to_send())
         while data := wire.socket.recv(65536):
             for event in protocol.receive_data(data):
