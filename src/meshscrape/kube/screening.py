@@ -7,7 +7,7 @@ from typing import Any
 
 from meshscrape.errors import InputError, Place
 from meshscrape.istio.fields import Path, spell
-from meshscrape.istio.names import NETWORKING_GROUP
+from meshscrape.istio.names import ISTIO_INSTALL, NETWORKING_GROUP
 from meshscrape.istio.ports import shorten
 from meshscrape.kube.objects import Object, as_list, as_mapping, containers, dig, pod_template, template_path
 
@@ -26,7 +26,6 @@ _TOOLS = {
     "ctlptl.dev": "configuration of ctlptl",
     "skaffold": "configuration of skaffold",
 }
-_INSTALL_GROUP = "install.istio.io"
 _KUBECONFIG = ("v1", "Config")
 # An object of these groups without a name is a mistake, because an API server takes none.
 _CLUSTER_GROUPS = ("", "apps", "batch", "policy", "autoscaling")
@@ -61,9 +60,8 @@ def reason_to_skip(data: Object) -> str:
 
 def is_istio_operator(data: Object) -> bool:
     """Return whether `data` is an IstioOperator: istioctl reads one from a file, where it needs no name."""
-    return data.get("kind") == "IstioOperator" and str(data.get("apiVersion")).startswith(
-        f"{_INSTALL_GROUP}/"
-    )
+    group = str(data.get("apiVersion")).rpartition("/")[0]
+    return data.get("kind") == "IstioOperator" and group == ISTIO_INSTALL
 
 
 def _is_named(data: Object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
-from meshscrape.istio.names import ASM_GROUP, PROXY_CONTAINER, REVISION, ROOT_NAMESPACE
+from meshscrape.istio.names import ASM_GROUP, ISTIO_INSTALL, PROXY_CONTAINER, REVISION, ROOT_NAMESPACE
 from meshscrape.istio.proxy_config import proxy_metadata
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version, parse_version
 from meshscrape.kube import objects
@@ -100,6 +100,8 @@ def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
             yield "mesh", labels.get(REVISION) or _revision_of_name(name, "istio"), config_map
         elif name.startswith(_INJECTOR) and "values" in data:
             yield "injector", labels.get(REVISION) or _revision_of_name(name, _INJECTOR), config_map
+    for operator in cluster.inventory.of_kind("IstioOperator", ISTIO_INSTALL):
+        yield "operator", str(objects.dig(operator.data, "spec", "revision", default=DEFAULT)), operator
 
 
 def _revision_of_name(name: str, prefix: str) -> str:
@@ -149,14 +151,17 @@ def _plane(
     flavour: Flavour,
     given: IstioVersion,
 ) -> ControlPlane:
-    istiod, injector = parts.get("istiod"), parts.get("injector")
+    istiod, injector, operator = parts.get("istiod"), parts.get("injector"), parts.get("operator")
     version, source = _version(istiod, injector)
+    if not version.known and operator is not None:
+        tag = objects.dig(operator.data, "spec", "tag", default="")
+        version, source = parse_version(str(tag)), f"{operator.ref}: spec.tag"
     if not version.known and given.known:
         version, source = given, "--istio-version"
-    some = istiod or injector or parts.get("mesh")
+    some = istiod or injector or parts.get("mesh") or operator
     env = _istiod_env(istiod)
-    values = _values(injector)
-    mesh = _mesh(parts.get("mesh"), some)
+    values = _values(injector) or _operator_part(operator, "values")
+    mesh = _mesh(parts.get("mesh"), operator, some)
     excluded = objects.dig(values, "global", "proxy", "excludeInboundPorts", default="")
     return ControlPlane(
         revision=revision,
@@ -212,11 +217,18 @@ def _native_sidecars(env: Mapping[str, str]) -> bool | None:
     return {"true": True, "false": False}.get(value) if value else None
 
 
-def _mesh(config_map: Manifest | None, some: Manifest | None) -> MeshSettings:
+def _operator_part(operator: Manifest | None, field: str) -> Mapping[str, Any]:
+    """Return what an IstioOperator sets: `meshConfig` or `values`. The cluster itself knows better."""
+    return objects.as_mapping(objects.dig(operator.data, "spec", field)) if operator else {}
+
+
+def _mesh(config_map: Manifest | None, operator: Manifest | None, some: Manifest | None) -> MeshSettings:
     root = some.ref.namespace if some else ROOT_NAMESPACE
-    if config_map is None:
+    mesh = _operator_part(operator, "meshConfig")
+    if config_map is not None:
+        mesh = yaml_mapping(str(objects.dig(config_map.data, "data", "mesh", default="")))
+    elif not mesh:
         return MeshSettings(root_namespace=root)
-    mesh = yaml_mapping(str(objects.dig(config_map.data, "data", "mesh", default="")))
     default_config = objects.as_mapping(mesh.get("defaultConfig"))
     return MeshSettings(
         trust_domain=str(mesh.get("trustDomain") or "cluster.local"),

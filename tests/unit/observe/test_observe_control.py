@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from meshscrape.observe.model import MeshSettings
 from support.examples import CLUSTERS, asm
 from support.objects import config_map, control_plane, deployment, namespace, observed, only, webhook
@@ -130,3 +132,42 @@ def test_every_cluster_observes_the_same_twice() -> None:
     """Observing depends on nothing but the objects."""
     for build in CLUSTERS.values():
         assert observed(build()) == observed(build())
+
+
+def istio_operator(**spec: Any) -> dict[str, Any]:
+    """Return an IstioOperator as `istioctl install -f` reads it."""
+    return {
+        "apiVersion": "install.istio.io/v1alpha1",
+        "kind": "IstioOperator",
+        "metadata": {"name": "iop.yaml:1", "namespace": "istio-system"},
+        "spec": spec,
+    }
+
+
+def test_an_istio_operator_tells_what_no_object_of_the_cluster_tells() -> None:
+    """Version, revision, mesh configuration and values of an installation that is not in the dump."""
+    operator = istio_operator(
+        tag="1.31.0",
+        revision="canary",
+        meshConfig={"trustDomain": "example.org", "defaultConfig": {"proxyMetadata": {"A": "b"}}},
+        values={"global": {"proxy": {"excludeInboundPorts": "15091"}}},
+    )
+    plane = only(observed(operator).control_planes)
+    assert (plane.revision, str(plane.version), plane.external) == ("canary", "1.31.0", True)
+    assert (plane.mesh.trust_domain, plane.mesh.default_metadata) == ("example.org", {"A": "b"})
+    assert plane.mesh.exclude_inbound_ports == ("15091",)
+
+
+def test_the_cluster_knows_better_than_an_istio_operator() -> None:
+    """The file may be older than what runs."""
+    operator = istio_operator(tag="1.20.0", meshConfig={"trustDomain": "old.org"})
+    plane = only(observed(control_plane("1.31.0"), operator).control_planes)
+    assert (str(plane.version), plane.mesh.trust_domain) == ("1.31.0", "cluster.local")
+
+
+def test_an_istio_operator_that_says_nothing_leaves_the_version_unknown() -> None:
+    """Its tag may be missing or no version."""
+    for spec in ({}, {"tag": "latest"}, {"meshConfig": []}):
+        plane = only(observed(istio_operator(**spec)).control_planes)
+        assert not plane.version.known
+        assert plane.mesh == MeshSettings()

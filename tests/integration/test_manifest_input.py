@@ -1,0 +1,108 @@
+"""Files, pipes and devices as the input of the verbs about a cluster, through the command line."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.polling import eventually
+
+_OBJECT = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: shop}\n"
+_COMMAND = [sys.executable, "-m", "meshscrape", "observe", "-o", "json"]
+
+
+def observe(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run `meshscrape observe` to its end."""
+    return subprocess.run([*_COMMAND, *arguments], capture_output=True, timeout=60, check=False, **options)
+
+
+def assert_refused(done: subprocess.CompletedProcess[bytes], what: bytes) -> None:
+    """The command could not run, and says why in one line."""
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert what in done.stderr
+
+
+def test_standard_input_and_pipes_are_read(tmp_path: Path) -> None:
+    """`-`, a named pipe and a file give the same."""
+    file, pipe = tmp_path / "a.yaml", tmp_path / "pipe"
+    file.write_text(_OBJECT)
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", str(file), str(pipe)]):
+        piped = observe("-f", str(pipe))
+    given = observe("-f", "-", input=_OBJECT.encode())
+    assert observe("-f", str(file)).stdout == given.stdout == piped.stdout
+    assert given.returncode == piped.returncode == 0
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_devices_are_refused(device: str) -> None:
+    """A device may have no end."""
+    assert_refused(observe("-f", device), b"device")
+    with open(device, "rb") as stream:
+        assert_refused(observe("-f", "-", stdin=stream), b"standard input: a device")
+
+
+def test_input_beyond_the_limit_is_refused(tmp_path: Path) -> None:
+    """A file, and a stream in one line without an end, are read up to the limit and no further."""
+    file = tmp_path / "a.yaml"
+    file.write_text(_OBJECT + "# " + "x" * 1024 * 1024)
+    assert_refused(observe("-f", str(file), "--input-limit", "1"), b"larger than 1 MiB")
+    assert observe("-f", str(file), "--input-limit", "2").returncode == 0
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as endless:
+        assert_refused(observe("-f", "-", "--input-limit", "1", stdin=endless.stdout), b"larger than 1 MiB")
+        endless.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_silent_pipe_ends_on_a_signal(tmp_path: Path, number: int) -> None:
+    """Waiting for a writer, or for the rest of its text, is no reason to ignore a signal."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [*_COMMAND, "-f", str(pipe)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        # Opening it succeeds when the command waits for text at the other end.
+        with open(pipe, "wb") as writer:
+            writer.write(b"kind:")
+            writer.flush()
+            eventually(lambda: _is_taken(writer.fileno()), what="the command reading the pipe")
+            process.send_signal(number)
+            process.wait(timeout=10)
+        assert process.returncode in (-number, 128 + number)
+
+
+def _is_taken(pipe: int) -> bool:
+    """Return whether nothing is left in the pipe, so that its reader waits for more."""
+    left = fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0")
+    return int.from_bytes(left, sys.byteorder) == 0
+
+
+def test_what_is_passed_over_is_one_line_each(tmp_path: Path) -> None:
+    """Repeated keys and files of tools do not end the command; JSON on standard output stays JSON."""
+    (tmp_path / "a.yaml").write_text(_OBJECT + "kind: ServiceAccount\n")
+    (tmp_path / "kind.yaml").write_text("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n")
+    (tmp_path / "patch.yaml").write_text("- {op: remove, path: /spec}\n")
+    done = observe("-f", str(tmp_path))
+    assert done.returncode == 0
+    lines = done.stderr.decode().splitlines()
+    assert [line.partition(str(tmp_path))[2].split(": ")[0] for line in lines] == [
+        "/a.yaml:4", "/kind.yaml:1", "/patch.yaml:1",
+    ]  # fmt: skip
+    assert done.stdout.startswith(b"{")
+
+
+def test_two_definitions_of_one_object_are_refused_with_both_places(tmp_path: Path) -> None:
+    """One of them would be taken, and nobody would know which."""
+    (tmp_path / "a.yaml").write_text(_OBJECT)
+    (tmp_path / "b.yaml").write_text(_OBJECT + "automountServiceAccountToken: false\n")
+    done = observe("-f", str(tmp_path))
+    assert_refused(done, b"a.yaml:1")
+    assert b"b.yaml:1" in done.stderr
