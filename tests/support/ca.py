@@ -24,14 +24,13 @@ from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.certificates import (
     Signer,
     certificates_to_pem,
-    issue_intermediate,
     issue_leaf,
     issue_server,
     make_csr,
     self_signed_root,
 )
 from meshscrape.spiffe.ids import SpiffeId, workload_id
-from meshscrape.spiffe.keys import PrivateKey, generate_key, key_to_pem
+from meshscrape.spiffe.keys import PrivateKey, PublicKey, generate_key, key_to_pem
 from meshscrape.system.ca_client import create_certificate
 from support.polling import eventually
 
@@ -66,19 +65,67 @@ class Credentials:
         return directory
 
 
+def issue_intermediate(
+    signer: Signer,
+    public_key: PublicKey,
+    trust_domain: str,
+    now: datetime,
+    lifetime: timedelta,
+    *,
+    path_length: int | None = 0,
+) -> x509.Certificate:
+    """A CA certificate below `signer`; with the path length 0 it can issue leaves only."""
+    usage = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+         "encipher_only", "decipher_only"), False,
+    )  # fmt: skip
+    own_id = x509.UniformResourceIdentifier(f"spiffe://{trust_domain}")
+    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an intermediate")]))
+        .issuer_name(signer.certificate.subject)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(min(now + lifetime, signer.not_after))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+        .add_extension(x509.SubjectAlternativeName([own_id]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)
+        .add_extension(above, critical=False)
+        .sign(signer.key, hashes.SHA256())
+    )
+
+
 class TestCa:
     """An authority in memory: `TestCa()` twice makes two that do not trust each other."""
 
     __test__ = False
 
-    def __init__(self, trust_domain: str = "cluster.local", *, signer: Signer | None = None) -> None:
+    def __init__(
+        self,
+        trust_domain: str = "cluster.local",
+        *,
+        signer: Signer | None = None,
+        now: datetime | None = None,
+    ) -> None:
+        """`now` is the present time of everything that it issues; without it that is the clock's.
+
+        A test whose code under test gets a fixed time gives the same one here: a certificate that begins by
+        the clock is not valid yet at a moment that was fixed before.
+        """
         self.trust_domain = trust_domain
+        self._fixed = now
         if signer is None:
             key = generate_key()
-            # An hour old, as a CA is when a test with an earlier idea of now meets it.
-            root = self_signed_root(trust_domain, key, datetime.now(UTC) - HOUR, timedelta(days=30))
+            # An hour old: what it issues may begin before now.
+            root = self_signed_root(trust_domain, key, self._now() - HOUR, timedelta(days=30))
             signer = Signer(root, key, (), (root,))
         self.signer = signer
+
+    def _now(self) -> datetime:
+        return self._fixed or datetime.now(UTC)
 
     @property
     def root_pem(self) -> bytes:
@@ -89,12 +136,11 @@ class TestCa:
         """A CA below this one, with the same roots."""
         key = generate_key()
         certificate = issue_intermediate(
-            self.signer, key.public_key(), self.trust_domain, datetime.now(UTC) - HOUR, lifetime
+            self.signer, key.public_key(), self.trust_domain, self._now() - HOUR, lifetime
         )
         above = self.signer.intermediates
-        return TestCa(
-            self.trust_domain, signer=Signer(certificate, key, (certificate, *above), self.signer.roots)
-        )
+        below = Signer(certificate, key, (certificate, *above), self.signer.roots)
+        return TestCa(self.trust_domain, signer=below, now=self._fixed)
 
     def workload(
         self, namespace: str, service_account: str, *, now: datetime | None = None, lifetime: timedelta = HOUR
@@ -110,22 +156,22 @@ class TestCa:
         """A proper certificate of any SPIFFE ID."""
         key = generate_key()
         parsed = SpiffeId.parse(str(spiffe_id))
-        leaf = issue_leaf(self.signer, key.public_key(), parsed, now or datetime.now(UTC), lifetime)
+        leaf = issue_leaf(self.signer, key.public_key(), parsed, now or self._now(), lifetime)
         return self._credentials(leaf, key)
 
     def server(self, names: Sequence[str], *, now: datetime | None = None) -> Credentials:
         """A server's certificate without a SPIFFE ID."""
         key = generate_key()
-        leaf = issue_server(self.signer, key.public_key(), names, now or datetime.now(UTC), HOUR)
+        leaf = issue_server(self.signer, key.public_key(), names, now or self._now(), HOUR)
         return self._credentials(leaf, key)
 
     def expired(self, namespace: str, service_account: str) -> Credentials:
         """A workload's certificate that ended an hour ago."""
-        return self.workload(namespace, service_account, now=datetime.now(UTC) - 2 * HOUR)
+        return self.workload(namespace, service_account, now=self._now() - 2 * HOUR)
 
     def not_yet_valid(self, namespace: str, service_account: str) -> Credentials:
         """A workload's certificate that begins in an hour."""
-        return self.workload(namespace, service_account, now=datetime.now(UTC) + HOUR)
+        return self.workload(namespace, service_account, now=self._now() + HOUR)
 
     def look_alikes(self, spiffe_id: SpiffeId | str) -> dict[str, Credentials]:
         """Certificates of this CA that are not `spiffe_id`'s but try to pass for it, by what they try."""
@@ -168,7 +214,7 @@ class TestCa:
         lifetime: timedelta = HOUR,
     ) -> Credentials:
         """A certificate with exactly these names, however wrong."""
-        key, begin = generate_key(), now or datetime.now(UTC)
+        key, begin = generate_key(), now or self._now()
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
         signer_id = self.signer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)

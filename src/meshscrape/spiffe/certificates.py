@@ -77,20 +77,9 @@ def self_signed_root(
     trust_domain: str, key: PrivateKey, now: datetime, lifetime: timedelta
 ) -> x509.Certificate:
     """A root of `trust_domain`, valid from two minutes before `now` until `now + lifetime`."""
-    name = _authority_name(trust_domain, "root")
-    builder = _authority(key.public_key(), name, name, trust_domain, path_length=None)
+    builder = _authority(key.public_key(), trust_domain)
     builder = builder.not_valid_before(now - BACKDATE).not_valid_after(now + lifetime)
     return builder.sign(key, hashes.SHA256())
-
-
-def issue_intermediate(
-    signer: Signer, public_key: PublicKey, trust_domain: str, now: datetime, lifetime: timedelta
-) -> x509.Certificate:
-    """A CA certificate below `signer` that can issue leaves only."""
-    name = _authority_name(trust_domain, "intermediate")
-    builder = _authority(public_key, name, signer.certificate.subject, trust_domain, path_length=0)
-    builder = builder.add_extension(_signer_key_id(signer), critical=False)
-    return _sign(builder, signer, now, lifetime)
 
 
 def issue_leaf(
@@ -191,27 +180,22 @@ def _may_sign_certificates(extensions: x509.Extensions) -> bool:
     return False
 
 
-def _authority_name(trust_domain: str, kind: str) -> x509.Name:
+def _authority(public_key: PublicKey, trust_domain: str) -> x509.CertificateBuilder:
     # RFC 5280 limits both attributes to 64 characters; a trust domain may have 255.
-    return x509.Name(
+    name = x509.Name(
         [
             x509.NameAttribute(NameOID.ORGANIZATION_NAME, check_trust_domain(trust_domain)[:64]),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"meshscrape {kind}"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "meshscrape root"),
         ]
     )
-
-
-def _authority(
-    public_key: PublicKey, subject: x509.Name, issuer: x509.Name, trust_domain: str, path_length: int | None
-) -> x509.CertificateBuilder:
     own_id = x509.UniformResourceIdentifier(str(SpiffeId(trust_domain, "")))
     return (
         x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
+        .subject_name(name)
+        .issuer_name(name)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(_key_usage(key_cert_sign=True, crl_sign=True), critical=True)
         .add_extension(x509.SubjectAlternativeName([own_id]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public_key), critical=False)

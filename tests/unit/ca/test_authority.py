@@ -14,15 +14,14 @@ from meshscrape.spiffe.certificates import (
     Signer,
     certificates_to_pem,
     identity_of,
-    issue_intermediate,
     load_certificates,
     self_signed_root,
 )
 from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
-from support.ca import TestCa
+from support.ca import TestCa, issue_intermediate
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 BAR = workload_id("cluster.local", "foo", "bar")
 
@@ -91,7 +90,7 @@ def test_a_directory_belongs_to_one_trust_domain(tmp_path: Path) -> None:
 
 def test_an_operators_root(tmp_path: Path) -> None:
     """A root from files signs; nothing is sent between leaf and bundle."""
-    ca = TestCa()
+    ca = TestCa(now=NOW)
     authority = open_operators(write(tmp_path, ca), "cluster.local", NOW)
     assert authority.intermediates_pem == []
     assert authority.bundle_pem == ca.root_pem
@@ -100,7 +99,7 @@ def test_an_operators_root(tmp_path: Path) -> None:
 
 def test_an_operators_intermediate_and_a_bundle_of_two(tmp_path: Path) -> None:
     """An intermediate below an intermediate: the chain is sent in order, the bundle whole."""
-    root, other = TestCa(), TestCa()
+    root, other = TestCa(now=NOW), TestCa(now=NOW)
     key = generate_key()
     # A CA that may have one more below it, unlike those that the product issues.
     middle = root.custom([], common_name="middle", is_ca=True, lifetime=10 * DAY)
@@ -124,7 +123,7 @@ def test_an_operators_intermediate_and_a_bundle_of_two(tmp_path: Path) -> None:
 
 def test_a_key_of_another_certificate(tmp_path: Path) -> None:
     """A key that does not belong to the certificate is named with it."""
-    files = write(tmp_path, TestCa())
+    files = write(tmp_path, TestCa(now=NOW))
     files.key.write_bytes(key_to_pem(generate_key()))
     with pytest.raises(InputError, match=r"key\.pem does not belong to this certificate"):
         open_operators(files, "cluster.local", NOW)
@@ -132,7 +131,7 @@ def test_a_key_of_another_certificate(tmp_path: Path) -> None:
 
 def test_a_leaf_cannot_sign(tmp_path: Path) -> None:
     """A workload's certificate with its key is no CA."""
-    ca = TestCa()
+    ca = TestCa(now=NOW)
     files, leaf = write(tmp_path, ca), ca.workload("foo", "bar")
     files.certificate.write_bytes(leaf.chain_pem)
     files.key.write_bytes(leaf.key_pem)
@@ -142,18 +141,18 @@ def test_a_leaf_cannot_sign(tmp_path: Path) -> None:
 
 def test_dates_of_the_whole_chain(tmp_path: Path) -> None:
     """An expired signer and one whose time has not come are refused; so is one whose root has ended."""
-    files = write(tmp_path, TestCa().intermediate(DAY))
+    files = write(tmp_path, TestCa(now=NOW).intermediate(DAY))
     with pytest.raises(InputError, match=r"intermediate.* expired at"):
         open_operators(files, "cluster.local", NOW + 2 * DAY)
     with pytest.raises(InputError, match="not valid before"):
         open_operators(files, "cluster.local", NOW - 2 * DAY)
     with pytest.raises(InputError, match=r"root.* expired at"):
-        open_operators(write(tmp_path, TestCa()), "cluster.local", NOW + 40 * DAY)
+        open_operators(write(tmp_path, TestCa(now=NOW)), "cluster.local", NOW + 40 * DAY)
 
 
 def test_nothing_outlives_the_root_above(tmp_path: Path) -> None:
     """A root that ends before the signer bounds every leaf, and ends issuing when it ends."""
-    root = TestCa()
+    root = TestCa(now=NOW)
     short = self_signed_root("cluster.local", root.signer.key, NOW, DAY)
     files = write(tmp_path, root.intermediate(7 * DAY), roots=certificates_to_pem([short]))
     authority = open_operators(files, "cluster.local", NOW)
@@ -168,16 +167,18 @@ def test_nothing_outlives_the_root_above(tmp_path: Path) -> None:
 
 def test_a_chain_must_reach_a_root(tmp_path: Path) -> None:
     """A bundle with another root of the same name, and a missing intermediate, are noticed at the start."""
-    root = TestCa()
+    root = TestCa(now=NOW)
     with pytest.raises(InputError, match="does not reach a root"):
-        open_operators(write(tmp_path, root, roots=TestCa().root_pem), "cluster.local", NOW)
+        open_operators(write(tmp_path, root, roots=TestCa(now=NOW).root_pem), "cluster.local", NOW)
     with pytest.raises(InputError, match="does not reach a root"):
-        open_operators(write(tmp_path, root.intermediate(), roots=TestCa().root_pem), "cluster.local", NOW)
+        open_operators(
+            write(tmp_path, root.intermediate(), roots=TestCa(now=NOW).root_pem), "cluster.local", NOW
+        )
 
 
 def test_path_length_is_kept(tmp_path: Path) -> None:
     """A CA below one that may sign leaves only is refused: no verifier would accept its leaves."""
-    above = TestCa().intermediate()
+    above = TestCa(now=NOW).intermediate()
     chain = certificates_to_pem([above.signer.certificate])
     with pytest.raises(InputError, match="path length"):
         open_operators(write(tmp_path, above.intermediate(), chain=chain), "cluster.local", NOW)
@@ -187,7 +188,7 @@ def test_path_length_is_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [None, b"", b"junk"])
 def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes | None) -> None:
     """Each file that is missing, empty or junk gives one line with its path."""
-    files = write(tmp_path, TestCa())
+    files = write(tmp_path, TestCa(now=NOW))
     path = tmp_path / name
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(InputError) as caught:

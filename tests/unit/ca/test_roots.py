@@ -20,7 +20,7 @@ from meshscrape.spiffe.certificates import fingerprint
 from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key
 
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DOMAIN = "cluster.local"
 KEY = generate_key().public_key()
 

@@ -33,8 +33,8 @@ from meshscrape.verify.prometheus_checks import ScrapeJob, ScrapeTarget, Scrapin
 from support.ca import Credentials, TestCa
 from support.status import sidecar, status
 
-CA = TestCa()
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CA = TestCa(now=NOW)
 SCRAPER = CA.workload("istio-system", "prometheus")
 SERVER = CA.workload("default", "productpage")
 TYPE = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
@@ -109,7 +109,7 @@ def test_the_scraper_s_certificate_comes_first() -> None:
     assert broken(files=files(CA.not_yet_valid("istio-system", "prometheus")))[0] == "certificate's life"
     assert broken(files=files(key=SERVER.key_pem)) == ("scraper's key", "the key is not the certificate's")
     assert broken(files=files(key=b"junk"))[0] == "scraper's key"
-    name, seen = broken(files=files(roots=TestCa().root_pem))
+    name, seen = broken(files=files(roots=TestCa(now=NOW).root_pem))
     assert (name, seen.partition(" (")[0]) == ("certificate's chain", "no root of the trust bundle signed it")
     assert broken(files=files(roots=b""))[0] == "certificate's chain"
 
