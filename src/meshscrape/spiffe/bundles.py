@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.padding import AsymmetricPadding
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import certificates_to_pem, fingerprint, is_authority, load_certificates
@@ -42,9 +44,25 @@ def is_self_signed(certificate: x509.Certificate) -> bool:
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Whether `issuer`'s name and key signed `certificate` (nothing about dates or constraints)."""
+    """Return whether `issuer`'s name and key signed `certificate` (nothing about dates or constraints)."""
+    if certificate.issuer != issuer.subject:
+        return False
     try:
-        certificate.verify_directly_issued_by(issuer)
+        # Not `verify_directly_issued_by`: that refuses SHA-1, which Envoy accepts in a chain.
+        _verify(certificate, issuer.public_key())
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
+
+
+def _verify(certificate: x509.Certificate, key: object) -> None:
+    """Raise InvalidSignature, or what the parameters deserve, unless `key` made the signature."""
+    signed, signature = certificate.tbs_certificate_bytes, certificate.signature
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key.verify(signature, signed)
+    parameters, digest = certificate.signature_algorithm_parameters, certificate.signature_hash_algorithm
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(parameters, ec.ECDSA):
+        return key.verify(signature, signed, parameters)
+    if isinstance(key, rsa.RSAPublicKey) and digest is not None and isinstance(parameters, AsymmetricPadding):
+        return key.verify(signature, signed, parameters, digest)
+    raise InvalidSignature
