@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -83,7 +84,7 @@ def issue_intermediate(
     above = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.key.public_key())
     return (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "an intermediate")]))
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"intermediate {uuid4()}")]))
         .issuer_name(signer.certificate.subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
@@ -212,9 +213,10 @@ class TestCa:
         client: bool = True,
         now: datetime | None = None,
         lifetime: timedelta = HOUR,
+        key: PrivateKey | None = None,
     ) -> Credentials:
         """A certificate with exactly these names, however wrong."""
-        key, begin = generate_key(), now or self._now()
+        key, begin = key or generate_key(), now or self._now()
         attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name)] if common_name else []
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, *([ExtendedKeyUsageOID.CLIENT_AUTH] if client else [])]
         signer_id = self.signer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)

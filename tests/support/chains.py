@@ -246,7 +246,11 @@ def _authorities() -> dict[str, Chain]:
     top = again.root(name="authority 9")
     rolled = again.make(top, name="authority 9", path_length=0)
     rolled_below = again.make(rolled)
+    own = Maker("authority 18")
+    elder = own.make(own.root(), name="authority 18 middle")
+    younger = own.make(elder, name="authority 18 middle")
     return {
+        "a self-issued intermediate that no root has signed": own.chain(own.leaf(younger), younger, elder),
         "an intermediate without basic constraints": _below("authority 1", {"ca": None}),
         "an intermediate that is no CA": _below("authority 2", {"ca": False}),
         "an intermediate without the right to sign": _below("authority 3", {"usage": USE}),

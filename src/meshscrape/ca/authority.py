@@ -11,7 +11,7 @@ from cryptography import x509
 
 from meshscrape.ca.storage import CA_CERTIFICATE, CA_KEY, read_key, save_key
 from meshscrape.errors import InputError
-from meshscrape.spiffe.bundles import bundle_to_pem, is_issued_by, load_bundle
+from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
 from meshscrape.spiffe.certificates import (
     Signer,
     certificates_to_pem,
@@ -22,7 +22,8 @@ from meshscrape.spiffe.certificates import (
     load_certificates,
     self_signed_root,
 )
-from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.spiffe.chains import path_to_root
+from meshscrape.spiffe.ids import SpiffeId, workload_id
 from meshscrape.spiffe.keys import PublicKey, generate_key
 from meshscrape.system.files import read_input, write_atomic
 
@@ -125,57 +126,19 @@ def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Au
     others = list(rest)
     if files.chain:
         others += load_certificates(read_input(files.chain, "the CA's chain"), str(files.chain))
-    path = _path_to_root(certificate, others, roots, where)
-    check_validity(path, now, where)
-    *below, anchor = path
-    return Authority(trust_domain, Signer(certificate, key, tuple(below), roots), anchor)
+    *below, anchor = path_to_root([certificate, *others], roots, now, purposes=(), where=where)
+    authority = Authority(trust_domain, Signer(certificate, key, tuple(below), roots), anchor)
+    prove(authority, now, where)
+    return authority
 
 
-def _path_to_root(
-    certificate: x509.Certificate,
-    others: Sequence[x509.Certificate],
-    roots: Sequence[x509.Certificate],
-    where: str,
-) -> list[x509.Certificate]:
-    """From the signer up: `[root]` for a root, `[signer, …, root]` for an intermediate."""
-    path = [certificate]
-    while path[-1] not in roots:
-        issuer = next((each for each in roots if is_issued_by(path[-1], each)), None) or next(
-            (each for each in others if each not in path and is_issued_by(path[-1], each)), None
-        )
-        if issuer is None:
-            raise InputError(
-                "the chain does not reach a root of the bundle",
-                where=where,
-                remedy="give every intermediate as the chain, and the root that signed the last one",
-            )
-        path.append(issuer)
-    return path
-
-
-def check_validity(path: Sequence[x509.Certificate], now: datetime, where: str) -> None:
-    """InputError unless each of `path` (signer first) is a CA's, within its time and its path length."""
-    for below, each in enumerate(path):
-        name = each.subject.rfc4514_string() or "the certificate"
-        if not is_authority(each):
-            raise InputError(f"{name} in the chain is not a CA certificate", where=where)
-        if each.not_valid_after_utc <= now:
-            raise InputError(
-                f"{name} expired at {each.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}",
-                where=where,
-                remedy="renew it",
-            )
-        if each.not_valid_before_utc > now:
-            raise InputError(
-                f"{name} is not valid before {each.not_valid_before_utc:%Y-%m-%dT%H:%M:%SZ}",
-                where=where,
-                remedy="check the clock",
-            )
-        limit = each.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-        if limit is not None and limit < below:
-            raise InputError(
-                f"{name} allows {limit} CAs below it, but {below} follow (path length)", where=where
-            )
+def prove(authority: Authority, now: datetime, where: str) -> None:
+    """Raise InputError unless the mesh accepts what this authority issues: it issues one, and judges it."""
+    throwaway = generate_key().public_key()
+    example = workload_id(authority.trust_domain, "example", "example")
+    leaf = authority.issue(throwaway, example, now, timedelta(minutes=1))
+    signer = authority.signer
+    path_to_root([leaf, *signer.intermediates], signer.roots, now, where=where)
 
 
 def check_trust_domain_of(authority: Authority, path: Path) -> None:

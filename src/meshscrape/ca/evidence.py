@@ -15,9 +15,10 @@ from meshscrape.ca.authority import trust_domain_of
 from meshscrape.ca.rotation import Seen
 from meshscrape.errors import InputError, UnavailableError
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, ROOTS_FILE
-from meshscrape.spiffe.bundles import is_issued_by
 from meshscrape.spiffe.certificates import fingerprint, load_certificates
+from meshscrape.spiffe.chains import issuing_root
 from meshscrape.spiffe.ids import SCHEME
+from meshscrape.system.credentials import read_credential_files
 from meshscrape.system.envoy_admin import EnvoyAdmin
 
 # The files of a directory of credentials (Istio's names for OUTPUT_CERTS).
@@ -52,12 +53,13 @@ async def observe(consumers: Sequence[RootUser], roots: Sequence[x509.Certificat
 
 def _directory(who: str, directory: Path, roots: Sequence[x509.Certificate]) -> Seen:
     try:
-        leaf = load_certificates((directory / CHAIN).read_bytes(), CHAIN)[0]
-        trusted = load_certificates((directory / ROOTS).read_bytes(), ROOTS)
-    except (OSError, InputError):
+        files = read_credential_files(directory, key=False)
+        chain = load_certificates(files.chain, str(directory))
+        trusted = load_certificates(files.roots, str(directory))
+    except InputError:
         return Seen(who, problem="has no usable certificate yet")
     found = frozenset(map(fingerprint, trusted)) & frozenset(map(fingerprint, roots))
-    return Seen(who, found, found, frozenset({issuer_of(leaf, roots)}))
+    return Seen(who, found, found, frozenset({_issuer(chain, roots)}))
 
 
 async def _envoy(who: str, socket: Path, roots: Sequence[x509.Certificate]) -> list[Seen]:
@@ -86,16 +88,19 @@ def envoy_seen(
     contexts = [each for each in certs.get("certificates", ()) if _trust_domain(each) in (*domains, None)]
     if not contexts:
         return None
-    known = set(map(fingerprint, _inline(secrets, "validation_context", "trusted_ca")))
+    bundles = _secrets(secrets, "validation_context", "trusted_ca")
+    known = {fingerprint(root) for bundle in bundles for root in bundle}
     by_serial = {root.serial_number: fingerprint(root) for root in roots if fingerprint(root) in known}
     trusts = [
         {by_serial[number] for number in _serials(context, "ca_cert") if number in by_serial}
         for context in contexts
         if context.get("ca_cert")
     ]
-    leaves = {leaf.serial_number: leaf for leaf in _inline(secrets, "tls_certificate", "certificate_chain")}
+    chains = {
+        chain[0].serial_number: chain for chain in _secrets(secrets, "tls_certificate", "certificate_chain")
+    }
     shown = {number for context in contexts for number in list(_serials(context, "cert_chain"))[:1]}
-    issuers = {issuer_of(leaves[number], roots) if number in leaves else "" for number in shown}
+    issuers = {_issuer(chains[number], roots) if number in chains else "" for number in shown}
     return Seen(
         who,
         frozenset(set.intersection(*trusts) if trusts else ()),
@@ -104,9 +109,10 @@ def envoy_seen(
     )
 
 
-def issuer_of(leaf: x509.Certificate, roots: Sequence[x509.Certificate]) -> str:
-    """The fingerprint of the root that has signed `leaf`, empty when it is none of `roots`."""
-    return next((fingerprint(root) for root in roots if is_issued_by(leaf, root)), "")
+def _issuer(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> str:
+    """Return the fingerprint of the root that `chain` leads to, empty when it is none of `roots`."""
+    root = issuing_root(chain, roots)
+    return fingerprint(root) if root is not None else ""
 
 
 def _serials(context: Mapping[str, Any], part: str) -> Iterator[int]:
@@ -122,10 +128,13 @@ def _trust_domain(context: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _inline(secrets: Sequence[Mapping[str, Any]], kind: str, part: str) -> Iterator[x509.Certificate]:
+def _secrets(
+    secrets: Sequence[Mapping[str, Any]], kind: str, part: str
+) -> Iterator[tuple[x509.Certificate, ...]]:
     for secret in secrets:
         text = secret.get(kind, {}).get(part, {}).get("inline_bytes", "")
         try:
-            yield from load_certificates(base64.b64decode(text), kind) if text else ()
+            if text:
+                yield load_certificates(base64.b64decode(text), kind)
         except (InputError, ValueError):
             continue

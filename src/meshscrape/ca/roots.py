@@ -23,8 +23,8 @@ from meshscrape.ca.authority import (
     ROOT_LIFETIME,
     Authority,
     check_trust_domain_of,
-    check_validity,
     open_own,
+    prove,
     trust_domain_of,
 )
 from meshscrape.ca.rotation import Rotation, Stage, parse, to_json
@@ -40,6 +40,7 @@ from meshscrape.spiffe.certificates import (
     load_certificates,
     self_signed_root,
 )
+from meshscrape.spiffe.chains import path_to_root
 from meshscrape.spiffe.keys import PrivateKey, generate_key
 from meshscrape.system.files import (
     DirectoryLock,
@@ -88,11 +89,12 @@ def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority
                 remedy="restore the CA's directory from its backup",
             )
     certificate, path = roots[rotation.signing]
-    check_validity([certificate], now, str(path))
     signer = Signer(
         certificate, _key_of(directory, certificate), (), tuple(roots[each][0] for each in rotation.trusted)
     )
     authority = Authority(trust_domain, signer, certificate)
+    path_to_root([certificate], [certificate], now, purposes=(), where=str(path))
+    prove(authority, now, str(path))
     check_trust_domain_of(authority, path)
     return authority
 

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshscrape.errors import InputError
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 from meshscrape.proxy.discovery import Source
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, load_certificates
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.credentials import read_credential_files
 from meshscrape.system.files import private_dir, read_input, write_atomic
 
 _TOKEN_BYTES = 32
-_FILES = (CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE)
 _LOOK = 0.1
 
 
@@ -99,11 +100,9 @@ def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """The directories by trust domain. InputError for missing files and a trust domain named twice."""
     found: dict[str, Path] = {}
     for name, directory in credentials:
-        for file in _FILES:
-            data = read_input(directory / file, "the scraper's credentials")
-            if file == ROOTS_FILE:
-                load_bundle(data, str(directory / file))
-        domain = name or _own_trust_domain(directory)
+        files = read_credential_files(directory)
+        load_bundle(files.roots, str(directory / ROOTS_FILE))
+        domain = name or _identity(files.chain, directory).trust_domain
         if domain in found:
             raise InputError(
                 f"two directories are for the trust domain {domain}",
@@ -119,14 +118,13 @@ def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
     ends: dict[str, float] = {}
     for name, directory in directories.items():
         try:
-            leaf = load_certificates((directory / CERTIFICATE_CHAIN_FILE).read_bytes(), str(directory))[0]
-        except (OSError, InputError):
+            chain = read_credential_files(directory, key=False, roots=False).chain
+            leaf = load_certificates(chain, str(directory))[0]
+        except InputError:
             continue
         ends[name] = leaf.not_valid_after_utc.timestamp()
     return ends
 
 
-def _own_trust_domain(directory: Path) -> str:
-    where = str(directory / CERTIFICATE_CHAIN_FILE)
-    leaf = load_certificates(read_input(directory / CERTIFICATE_CHAIN_FILE, "the certificate"), where)[0]
-    return identity_of(leaf).trust_domain
+def _identity(chain: bytes, directory: Path) -> SpiffeId:
+    return identity_of(load_certificates(chain, str(directory / CERTIFICATE_CHAIN_FILE))[0])

@@ -11,13 +11,17 @@ from cryptography.hazmat.primitives.asymmetric.padding import AsymmetricPadding
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import certificates_to_pem, fingerprint, is_authority, load_certificates
+from meshscrape.spiffe.keys import MIN_RSA_BITS, is_weak
+
+# The code of the InputError for a root with a key that can be broken.
+WEAK_KEY = "weak-key"
 
 
 def load_bundle(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
-    """The root certificates in `pem`, each once, in their order.
+    """Return the root certificates in `pem`, each once, in their order.
 
-    InputError naming `where` when there is none, or one is not a self-signed CA certificate: a leaf or an
-    intermediate in a bundle would be trusted as if it were a root.
+    InputError naming `where` when there is none, when one is not a self-signed CA certificate (a leaf or an
+    intermediate in a bundle would be trusted as if it were a root), or has a weak key.
     """
     bundle: dict[str, x509.Certificate] = {}
     for number, certificate in enumerate(load_certificates(pem, where), start=1):
@@ -28,6 +32,13 @@ def load_bundle(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
                 f"certificate {number} of the bundle is not self-signed",
                 where=where,
                 remedy="list root certificates only",
+            )
+        if is_weak(certificate.public_key()):
+            raise InputError(
+                f"certificate {number} of the bundle has an RSA key of fewer than {MIN_RSA_BITS} bits",
+                where=where,
+                remedy="replace that root: its key can be broken",
+                code=WEAK_KEY,
             )
         bundle.setdefault(fingerprint(certificate), certificate)
     return tuple(bundle.values())

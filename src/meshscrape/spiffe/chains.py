@@ -17,13 +17,12 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, SignatureAlgorithmOID
 
 from meshscrape.errors import InputError
 from meshscrape.spiffe.bundles import is_issued_by
 from meshscrape.spiffe.constraints import name_fault
-from meshscrape.spiffe.keys import MIN_RSA_BITS
+from meshscrape.spiffe.keys import MIN_RSA_BITS, is_weak
 
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
@@ -85,9 +84,9 @@ def path_to_root(
     """
     path = _path(chain, roots, now)
     if path is None:
-        issuer = _path_without_root(chain, roots)[-1].issuer.rfc4514_string() or "nobody"
+        issuer = _path_without_root(chain, roots)[-1].issuer.rfc4514_string()[:200]
         raise InputError(
-            f"no root of the bundle signed the certificate's chain (it ends at {issuer!a:.200})",
+            f"the certificate's chain does not reach a root of the bundle (it asks for {issuer!a})",
             where=where,
             remedy="check that the CA and the bundle belong together, and that every intermediate is sent",
             code=Fault.UNTRUSTED,
@@ -114,6 +113,9 @@ def _path(
     path = _path_without_root(chain, roots)
     if path[-1] in roots:
         return tuple(path)
+    if _names_issuer(path[-1], path[-1]):
+        # It signed itself, and is not in the bundle: another root of its name does not vouch for it.
+        return None
     candidates = [root for root in roots if _names_issuer(path[-1], root)]
     if not candidates:
         return None
@@ -128,7 +130,7 @@ def _path_without_root(
 ) -> list[x509.Certificate]:
     path, left = [chain[0]], list(chain[1:])
     while len(path) < _MAX_DEPTH and path[-1] not in roots:
-        if path[-1].subject == path[-1].issuer or any(_names_issuer(path[-1], root) for root in roots):
+        if any(_names_issuer(path[-1], issuer) for issuer in (path[-1], *roots)):
             break
         above = next((one for one in left if _names_issuer(path[-1], one)), None)
         if above is None:
@@ -181,7 +183,11 @@ def _faults(
 def _own_faults(certificate: x509.Certificate, name: str, now: datetime) -> Iterator[tuple[str, Fault, str]]:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= end:
-        yield f"{name} expired at {_moment(end)}", Fault.EXPIRED, "renew it"
+        yield (
+            f"{name} expired at {_moment(end)}",
+            Fault.EXPIRED,
+            "renew it; if it is new, compare the clocks of this machine and the CA's",
+        )
     if now < begin:
         yield (
             f"{name} is not valid before {_moment(begin)}",
@@ -193,11 +199,11 @@ def _own_faults(certificate: x509.Certificate, name: str, now: datetime) -> Iter
     except (ValueError, UnsupportedAlgorithm):
         yield f"{name} has a key of an unknown kind", Fault.WEAK_KEY, "use ECDSA on P-256"
         return
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+    if is_weak(key):
         yield (
-            f"{name} has an RSA key of {key.key_size} bits",
+            f"{name} has an RSA key of fewer than {MIN_RSA_BITS} bits",
             Fault.WEAK_KEY,
-            f"use ECDSA on P-256, or RSA of {MIN_RSA_BITS} bits or more",
+            "use ECDSA on P-256, or a longer RSA key",
         )
 
 

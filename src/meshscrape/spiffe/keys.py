@@ -52,6 +52,11 @@ def load_key(pem: bytes, where: str) -> PrivateKey:
     return key
 
 
+def is_weak(key: object) -> bool:
+    """Return whether `key` is RSA with fewer bits than anybody should trust."""
+    return isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS
+
+
 def check_public_key(key: object, where: str) -> PublicKey:
     """`key` again when it is RSA of 2048 to 8192 bits or ECDSA on P-256 or P-384, else InputError."""
     if isinstance(key, rsa.RSAPublicKey):

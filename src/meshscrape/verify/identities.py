@@ -27,7 +27,8 @@ from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
 from meshscrape.system.ca_client import create_certificate
 from meshscrape.system.clock import utcnow
-from meshscrape.system.files import DATA_LINK, read_input
+from meshscrape.system.credentials import read_credential_files
+from meshscrape.system.files import read_input
 from meshscrape.verify.certificates import describe_certificate
 from meshscrape.verify.findings import SeenCertificate
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
@@ -62,17 +63,8 @@ def read_credentials(directory: Path) -> IdentityFiles:
 
     InputError when there are none, they do not belong together, or are not a workload's.
     """
-    for attempt in range(_ATTEMPTS):
-        current = Path(os.path.realpath(directory / DATA_LINK))
-        place = current if current.is_dir() else directory
-        try:
-            chain = read_input(place / _CHAIN, "the workload's certificate")
-            key = read_input(place / _KEY, "the workload's private key")
-        except InputError:
-            # The agent may have switched to the next set, and removed this one, in between.
-            if attempt + 1 == _ATTEMPTS:
-                raise
-            continue
+    for _ in range(_ATTEMPTS):
+        chain, key, _roots = read_credential_files(directory, roots=False)
         leaf = load_certificates(chain, str(directory / _CHAIN))[0]
         if key_matches(load_key(key, str(directory / _KEY)), leaf):
             return IdentityFiles(chain, key, identity_of(leaf), leaf.not_valid_after_utc)

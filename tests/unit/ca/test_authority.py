@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography import x509
 
 from meshscrape.ca.authority import OperatorFiles, open_operators, open_own
 from meshscrape.errors import InputError
@@ -17,9 +19,11 @@ from meshscrape.spiffe.certificates import (
     load_certificates,
     self_signed_root,
 )
+from meshscrape.spiffe.chains import Fault
 from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
 from support.ca import TestCa, issue_intermediate
+from support.chains import CLIENT, Maker
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -168,9 +172,9 @@ def test_nothing_outlives_the_root_above(tmp_path: Path) -> None:
 def test_a_chain_must_reach_a_root(tmp_path: Path) -> None:
     """A bundle with another root of the same name, and a missing intermediate, are noticed at the start."""
     root = TestCa(now=NOW)
-    with pytest.raises(InputError, match="does not reach a root"):
+    with pytest.raises(InputError, match="does not reach a root of the bundle"):
         open_operators(write(tmp_path, root, roots=TestCa(now=NOW).root_pem), "cluster.local", NOW)
-    with pytest.raises(InputError, match="does not reach a root"):
+    with pytest.raises(InputError, match="does not reach a root of the bundle"):
         open_operators(
             write(tmp_path, root.intermediate(), roots=TestCa(now=NOW).root_pem), "cluster.local", NOW
         )
@@ -200,3 +204,29 @@ def test_unreadable_files_are_named(tmp_path: Path, name: str, content: bytes | 
 def _signer(chain: bytes, key: bytes, root: TestCa) -> Signer:
     certificate = load_certificates(chain, "")[0]
     return Signer(certificate, load_key(key, ""), (certificate,), root.signer.roots)
+
+
+@pytest.mark.parametrize(
+    ("odd", "fault"),
+    [
+        ({"extended": [CLIENT]}, Fault.PURPOSE),
+        ({"permitted": [x509.UniformResourceIdentifier("example.org")]}, Fault.NAMES),
+        ({"unknown": True}, Fault.EXTENSION),
+    ],
+    ids=["clients alone", "another trust domain alone", "an unknown critical extension"],
+)
+def test_a_ca_whose_certificates_the_mesh_refuses_does_not_start(
+    tmp_path: Path, odd: dict[str, Any], fault: Fault
+) -> None:
+    """The CA judges a certificate of its own as Envoy will, before any workload asks for one."""
+    maker = Maker("operator")
+    root = maker.root(begin=NOW - DAY, end=NOW + DAY)
+    made = maker.make(root, begin=NOW - DAY, end=NOW + DAY, **odd)
+    files = OperatorFiles(tmp_path / "cert.pem", tmp_path / "key.pem", None, tmp_path / "root.pem")
+    files.certificate.write_bytes(certificates_to_pem([made.certificate]))
+    files.key.write_bytes(made.key_pem)
+    files.key.chmod(0o600)
+    files.roots.write_bytes(certificates_to_pem([root.certificate]))
+    with pytest.raises(InputError) as caught:
+        open_operators(files, "cluster.local", NOW)
+    assert caught.value.code == fault

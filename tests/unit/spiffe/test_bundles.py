@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from meshscrape.errors import InputError
-from meshscrape.spiffe.bundles import bundle_to_pem, is_issued_by, is_self_signed, load_bundle
+from meshscrape.spiffe.bundles import WEAK_KEY, bundle_to_pem, is_issued_by, is_self_signed, load_bundle
+from meshscrape.spiffe.certificates import certificates_to_pem
 from support.ca import TestCa
+from support.chains import Maker, rsa_key
 
 
 def test_roots_come_once_in_their_order() -> None:
@@ -42,3 +44,13 @@ def test_issued_by_means_signed_by() -> None:
     assert not is_issued_by(leaf, other.signer.certificate)
     assert is_self_signed(ca.signer.certificate)
     assert not is_self_signed(leaf)
+
+
+def test_a_root_with_a_weak_key_is_refused() -> None:
+    """Whoever breaks an RSA key of 1024 bits is a CA of the mesh: the bundle is not used at all."""
+    good, weak = Maker("good").make(), Maker("weak").make(key=rsa_key(1024))
+    with pytest.raises(InputError) as caught:
+        load_bundle(certificates_to_pem([good.certificate, weak.certificate]), "roots.pem")
+    assert caught.value.code == WEAK_KEY
+    strong = Maker("strong").make(key=rsa_key(2048))
+    assert load_bundle(certificates_to_pem([strong.certificate]), "roots.pem") == (strong.certificate,)

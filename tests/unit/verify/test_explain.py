@@ -110,7 +110,7 @@ def test_the_scraper_s_certificate_comes_first() -> None:
     assert broken(files=files(key=SERVER.key_pem)) == ("scraper's key", "the key is not the certificate's")
     assert broken(files=files(key=b"junk"))[0] == "scraper's key"
     name, seen = broken(files=files(roots=TestCa(now=NOW).root_pem))
-    assert (name, seen.partition(" (")[0]) == ("certificate's chain", "no root of the trust bundle signed it")
+    assert name == "certificate's chain" and "does not reach a root" in seen
     assert broken(files=files(roots=b""))[0] == "certificate's chain"
 
 
@@ -123,7 +123,7 @@ def test_a_chain_with_an_intermediate_is_followed() -> None:
     assert broken(files=files(own, chain=leaf))[0] == "certificate's chain"
     short = CA.intermediate(lifetime=timedelta(minutes=59))
     uri = x509.UniformResourceIdentifier("spiffe://cluster.local/ns/istio-system/sa/prometheus")
-    assert "an intermediate ended" in broken(files=files(short.custom([uri])))[1]
+    assert broken(files=files(short.custom([uri])))[0] == "certificate's chain"
 
 
 def test_an_overdue_renewal_is_a_note() -> None:

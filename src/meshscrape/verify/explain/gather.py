@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.istio.host_port import parse_host_port
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, key_matches, load_certificates
 from meshscrape.spiffe.keys import load_key
-from meshscrape.system.files import DATA_LINK, read_input
+from meshscrape.system.credentials import read_credential_files
+from meshscrape.system.files import read_input
 from meshscrape.verify.explain.explanation import Explanation, Observed, ProxyAnswer, explain
 from meshscrape.verify.explain.scraper import ScraperFiles
 from meshscrape.verify.explain.sources import drops_lines
@@ -26,9 +25,6 @@ from meshscrape.verify.probe import PLAIN, SCRAPER, WHOLE, Probe
 from meshscrape.verify.probes import Timeouts, TlsContexts, observe
 from meshscrape.verify.prometheus_api import scraping
 from meshscrape.verify.prometheus_checks import Scraping
-
-_FILES = (CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE)
-_NAMES = ("the scraper's certificate", "the scraper's private key", "the trust bundle")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +64,10 @@ async def explain_proxied(
 
 def read_files(directory: str) -> ScraperFiles:
     """Return the scraper's files, all of one generation. `problem` says what cannot be read."""
-    published = Path(os.path.realpath(Path(directory) / DATA_LINK))
-    place = published if published.is_dir() else Path(directory)
-    read = []
-    for file, name in zip(_FILES, _NAMES, strict=True):
-        try:
-            read.append(read_input(place / file, name))
-        except InputError as error:
-            return ScraperFiles(directory, problem=f"{directory}/{file}: {error.what}")
-    chain, key, roots = read
-    return ScraperFiles(directory, chain, key, roots)
+    try:
+        return ScraperFiles(directory, *read_credential_files(Path(directory)))
+    except InputError as error:
+        return ScraperFiles(directory, problem=f"{error.where}: {error.what}")
 
 
 def _contexts(files: ScraperFiles) -> TlsContexts | None:

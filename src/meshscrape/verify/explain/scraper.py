@@ -11,8 +11,9 @@ from cryptography import x509
 
 from meshscrape.errors import InputError
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
-from meshscrape.spiffe.bundles import is_issued_by, load_bundle
+from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, key_matches, load_certificates
+from meshscrape.spiffe.chains import Purpose, path_to_root
 from meshscrape.spiffe.keys import load_key
 from meshscrape.verify.observations import printable
 
@@ -90,20 +91,9 @@ def _chain(files: ScraperFiles, chain: Sequence[x509.Certificate], now: datetime
     name, remedy = "certificate's chain", "see that the CA and the bundle belong together (`meshscrape ca`)"
     try:
         roots = load_bundle(files.roots, f"{files.directory}/{ROOTS_FILE}")
+        root = path_to_root(chain, roots, now, purposes=[Purpose.CLIENT])[-1]
     except InputError as error:
-        return Step(name, "broken", str(error), remedy)
-    current, left = chain[0], list(chain[1:])
-    while not (root := next((each for each in roots if is_issued_by(current, each)), None)):
-        above = next((each for each in left if is_issued_by(current, each)), None)
-        if above is None:
-            issuer = printable(current.issuer.rfc4514_string())
-            return Step(name, "broken", f"no root of the trust bundle signed it (issuer: {issuer})", remedy)
-        left.remove(above)
-        current = above
-        if not above.not_valid_before_utc <= now < above.not_valid_after_utc:
-            return Step(name, "broken", f"an intermediate ended {_moment(above.not_valid_after_utc)}", remedy)
-    if now >= root.not_valid_after_utc:
-        return Step(name, "broken", f"the root ended {_moment(root.not_valid_after_utc)}", remedy)
+        return Step(name, "broken", printable(str(error.what)), remedy)
     title = printable(root.subject.rfc4514_string())
     return Step(
         name, "ok", f"leads to {title} of the trust bundle ({len(roots)} root{'s' * (len(roots) > 1)})"
