@@ -131,9 +131,9 @@ def test_a_directory_has_one_ca(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--listen", "localhost:15012"), "not an address to listen on"),
-        (("--listen", "127.0.0.1:99999"), "not an address to listen on"),
-        (("--listen", "192.0.2.1:0"), "192.0.2.1:0: cannot listen"),
+        (("--listen", "localhost:15012"), "not an IP address"),
+        (("--listen", "127.0.0.1:99999"), "not a port"),
+        (("--listen", "192.0.2.1:0"), "192.0.2.1:0: "),
         (("--listen", "0.0.0.0:0"), "give the names its callers use with --dns"),
         (("--dns", "a b"), "neither a DNS name nor an IP address"),
         (("--trust-domain", "Not/One"), "not a SPIFFE ID"),
@@ -192,8 +192,9 @@ def test_failed_handshakes_leave_nothing(tmp_path: Path) -> None:
                 if number % 2:
                     tcp.sendall(b"GET / HTTP/1.1\r\n\r\n")
                 if number % 3 == 0:
-                    tcp.shutdown(socket.SHUT_WR)
-                    with contextlib.suppress(ConnectionResetError):
+                    # What is not TLS is cut off at once, at times before this.
+                    with contextlib.suppress(OSError):
+                        tcp.shutdown(socket.SHUT_WR)
                         tcp.recv(1)
         assert call(ca, request_bytes(CSR), metadata=bearer(ca.token("foo", "bar")))
         eventually(lambda: ca.connections() == 0, within=5, what="the end of each")

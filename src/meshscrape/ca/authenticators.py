@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from meshscrape.istio.ca_protocol import AUDIENCE
 from meshscrape.spiffe.certificates import identity_of
 from meshscrape.spiffe.ids import SpiffeId, workload_id
 from meshscrape.spiffe.keys import MIN_RSA_BITS
-from meshscrape.system.files import read_input
+from meshscrape.system.followed import FollowedFile
 
 log = logging.getLogger(__name__)
 
@@ -60,33 +59,19 @@ class VerificationKey:
 class JwksFile:
     """The verification keys in a JWKS file, read again when the file changes.
 
-    A new file that cannot be used is logged once, and the keys before it stay in use.
+    A new file that cannot be used is logged once, and the keys of the one before stay in use.
     """
 
     def __init__(self, path: Path) -> None:
         """Read `path` at once; InputError when it cannot be used."""
-        self._path = path
-        self._seen = self._state()
-        self._keys = parse_jwks(read_input(path, "the JSON Web Key Set"), str(path))
+        self._file = FollowedFile(path, "the JSON Web Key Set", parse_jwks, log=log)
+        self._file.read()
 
     def current(self) -> tuple[VerificationKey, ...]:
-        """The keys of the file as it is now, or of its last usable version."""
-        state = self._state()
-        if state != self._seen:
-            self._seen = state
-            try:
-                self._keys = parse_jwks(read_input(self._path, "the JSON Web Key Set"), str(self._path))
-                log.info("token keys read again from %s: %d", self._path, len(self._keys))
-            except InputError as error:
-                log.error("token keys kept as they were: %s", error)
-        return self._keys
-
-    def _state(self) -> tuple[int, ...] | None:
-        try:
-            seen = os.stat(self._path)
-        except OSError:
-            return None
-        return seen.st_ino, seen.st_mtime_ns, seen.st_size
+        """Return the keys of the file as it is now, or of its last usable version."""
+        if self._file.changed():
+            log.info("token keys read again from %s: %d", self._file.path, len(self._file.value))
+        return self._file.value
 
 
 def parse_jwks(text: bytes, where: str) -> tuple[VerificationKey, ...]:

@@ -17,11 +17,12 @@ from meshscrape.ca.roots import record_state
 from meshscrape.ca.server import BoundedServer, limits_of_process
 from meshscrape.ca.server_certificate import ServerCertificate
 from meshscrape.ca.service import CertificateService
-from meshscrape.errors import MeshscrapeError
+from meshscrape.errors import MeshscrapeError, UnavailableError
 from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.certificates import fingerprint
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import write_atomic
+from meshscrape.system.followed import Problem, Stamp
 from meshscrape.system.tasks import Background
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class RootFollower:
         service: CertificateService,
         metrics: Metrics,
         reopen: Callable[[], Authority],
-        seen: object,
+        seen: Stamp | None,
         limits: Limits,
     ) -> None:
         """`seen` is `record_state` from before the service's authority was opened: no change is missed."""
@@ -59,7 +60,7 @@ class RootFollower:
         self._server = BoundedServer(protocols.protocol, service.identify, metrics, bounds)
         self._tasks: Background | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._problem = ""
+        self._problem = Problem("the roots stay as they were", log)
 
     def start(self, listening: socket.socket, authority: Authority, tasks: Background) -> None:
         """Serve on a bound socket, which is closed with `stop`, and publish the bundle.
@@ -86,12 +87,13 @@ class RootFollower:
                 continue
             try:
                 self._use(self._reopen())
-            except (MeshscrapeError, OSError) as error:
-                if str(error) != self._problem:
-                    self._problem = str(error)
-                    log.error("the roots stay as they were: %s", error)
-                continue
-            self._seen, self._problem = state, ""
+            except MeshscrapeError as error:
+                self._problem.note(error)
+            except OSError as error:
+                self._problem.note(UnavailableError(f"the machine says: {error.strerror or error}"))
+            else:
+                self._seen = state
+                self._problem.clear()
 
     def _use(self, authority: Authority) -> None:
         before = self._service.authority

@@ -50,6 +50,7 @@ from meshscrape.system.files import (
     sync_directory,
     write_atomic,
 )
+from meshscrape.system.followed import Stamp, stamp_of
 
 ROTATION = "rotation"
 RECORD = "rotation.json"
@@ -59,20 +60,16 @@ def read_rotation(directory: Path) -> Rotation | None:
     """The rotation under way in a CA's directory, None when there is none; InputError for a broken record."""
     path = directory / ROTATION / RECORD
     try:
-        return parse(path.read_bytes(), str(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise InputError(f"cannot read the rotation's record: {error.strerror}", where=str(path)) from error
+        return parse(read_input(path, "the record of the rotation"), str(path))
+    except InputError:
+        if record_state(directory) is None:
+            return None
+        raise
 
 
-def record_state(directory: Path) -> tuple[int, int, int] | None:
-    """What changes whenever the record does, cheaply; None while there is no record."""
-    try:
-        seen = os.stat(directory / ROTATION / RECORD)
-    except OSError:
-        return None
-    return seen.st_ino, seen.st_mtime_ns, seen.st_size
+def record_state(directory: Path) -> Stamp | None:
+    """Return what changes whenever the record does; None while there is no record."""
+    return stamp_of(directory / ROTATION / RECORD)
 
 
 def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority:
@@ -107,10 +104,9 @@ def known_roots(directory: Path) -> dict[str, x509.Certificate]:
 def published_bundle(directory: Path) -> tuple[str, ...]:
     """Fingerprints of the bundle that the CA has published last; empty when there is none yet."""
     path = directory / ROOTS_FILE
-    try:
-        return tuple(fingerprint(each) for each in load_bundle(path.read_bytes(), str(path)))
-    except FileNotFoundError:
+    if not path.exists():
         return ()
+    return tuple(fingerprint(root) for root in load_bundle(read_input(path, "the CA's bundle"), str(path)))
 
 
 class RotationRecord:

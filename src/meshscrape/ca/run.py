@@ -18,21 +18,24 @@ from meshscrape.ca.authority import Authority, OperatorFiles, open_operators
 from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
 from meshscrape.ca.roots import open_present, record_state
-from meshscrape.ca.server import bind
+from meshscrape.ca.server import BACKLOG, RECEIVE_BUFFER
 from meshscrape.ca.server_certificate import own_names
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER
 from meshscrape.errors import InputError
+from meshscrape.istio.host_port import host_port, parse_host_port
 from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.ids import check_trust_domain
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir
 from meshscrape.system.http.server import HttpServer, Request, Response, routes
+from meshscrape.system.net import listen_tcp
 from meshscrape.system.tasks import background
 
 log = logging.getLogger(__name__)
 
+_EXAMPLE = "127.0.0.1:15012"
 _ENDS_SOON = timedelta(days=30)
 
 
@@ -87,9 +90,9 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
         metrics_address = None
         if metrics_at:
             endpoint = await stack.enter_async_context(_metrics_endpoint(metrics, metrics_at))
-            metrics_address = _spelled(*endpoint.addresses[0])
-        listening = bind(host, port)
-        address = _spelled(*listening.getsockname()[:2])
+            metrics_address = host_port(*endpoint.addresses[0])
+        listening = listen_tcp(host, port, BACKLOG, receive_buffer=RECEIVE_BUFFER)
+        address = host_port(*listening.getsockname()[:2])
         reopen = partial(open_authority, options)
         roots = RootFollower(options.directory, names, service, metrics, reopen, seen, options.limits)
         stack.callback(roots.stop)
@@ -120,18 +123,14 @@ def open_authority(options: CaOptions) -> Authority:
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """`127.0.0.1:15012` or `[::1]:15012` as address and port (0 to 65535), else InputError."""
-    host, _, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    """Return address and port (0 to 65535) of `127.0.0.1:15012` or `[::1]:15012`; else InputError."""
+    host, port = parse_host_port(text, allow_zero=True, example=_EXAMPLE)
     try:
-        address = ip_address(host)
+        return str(ip_address(host)), port
     except ValueError:
-        address = None
-    if address is None or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise InputError(
-            f"{text!a} is not an address to listen on", remedy="write ADDRESS:PORT, as in 127.0.0.1:15012"
-        )
-    return str(address), int(port)
+            f"{host!a} is not an IP address", where=f"{text!a}", remedy=f"write {_EXAMPLE}"
+        ) from None
 
 
 def _token_authenticator(options: CaOptions) -> TokenAuthenticator:
@@ -150,7 +149,3 @@ def _metrics_endpoint(metrics: Metrics, at: tuple[str, int]) -> HttpServer:
         return Response(200, metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return HttpServer(routes({"/metrics": answer}), addresses=[at])
-
-
-def _spelled(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -31,13 +31,11 @@ from meshscrape.ca.admission import (
 from meshscrape.ca.complaints import PressureLog
 from meshscrape.ca.connections import Connection
 from meshscrape.ca.metrics import Metrics
-from meshscrape.errors import InputError
 from meshscrape.system.clock import utcnow
-from meshscrape.system.net import holder
 
-_BACKLOG = 4096
+BACKLOG = 4096
 # A peer may fill it before it has proved anything: enough for one request, times the number of places.
-_RECEIVE_BUFFER = 32768
+RECEIVE_BUFFER = 32768
 _ACCEPTS_AT_ONCE = 64
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
@@ -202,31 +200,3 @@ def limits_of_process(limits: Limits) -> Limits:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return limits if soft == resource.RLIM_INFINITY else limits.within(soft - _OWN_DESCRIPTORS)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a bound TCP socket that nobody can share (no SO_REUSEPORT); InputError when it is taken."""
-    where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted connections inherit both.
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        listening.bind((host, port))
-        listening.listen(_BACKLOG)
-        listening.setblocking(False)
-    except OSError as error:
-        listening.close()
-        if error.errno == errno.EADDRINUSE:
-            who = holder(host, port)
-            raise InputError(
-                f"the port is taken{f' by {who}' if who else ''}",
-                where=where,
-                remedy="stop what listens there, or give another port",
-            ) from None
-        raise InputError(
-            f"cannot listen: {error.strerror}", where=where, remedy="check the address"
-        ) from None
-    return listening

@@ -15,11 +15,12 @@ from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
 from meshscrape.ca.authority import Authority, open_own
 from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
-from meshscrape.ca.server import bind
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
 from meshscrape.system.clock import utcnow
+from meshscrape.system.followed import Stamp
+from meshscrape.system.net import listen_tcp
 from meshscrape.system.tasks import TaskEndedError, background
 from support.polling import eventually_async
 
@@ -36,7 +37,7 @@ def follower(directory: Path, reopen: Callable[[], Authority]) -> RootFollower:
     TokenIssuer.load_or_create(directory)
     tokens = TokenAuthenticator(JwksFile(directory / JWKS), LOCAL_ISSUER, "cluster.local")
     service = CertificateService(authority, tokens, Lifetimes(), metrics, utcnow)
-    return RootFollower(directory, ("localhost",), service, metrics, reopen, "another record", Limits())
+    return RootFollower(directory, ("localhost",), service, metrics, reopen, Stamp(1, 2, 3), Limits())
 
 
 def test_an_error_of_the_machine_does_not_end_following(
@@ -90,7 +91,7 @@ def test_a_renewal_that_fails_ends_the_ca(tmp_path: Path, monkeypatch: pytest.Mo
         roots = follower(tmp_path, lambda: authority)
         try:
             async with asyncio.timeout(10), background() as tasks:
-                roots.start(bind("127.0.0.1", 0), authority, tasks)
+                roots.start(listen_tcp("127.0.0.1", 0, 10), authority, tasks)
                 await asyncio.Event().wait()
         finally:
             roots.stop()

@@ -64,7 +64,7 @@ def test_listen_addresses() -> None:
         "127.0.0.1:-1",
         "127.0.0.1:x",
     ):
-        with pytest.raises(InputError, match="ADDRESS:PORT"):
+        with pytest.raises(InputError):
             parse_listen(text)
 
 
