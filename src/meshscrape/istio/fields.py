@@ -21,6 +21,7 @@ Path = tuple[str | int, ...]
 _AS_WRITTEN = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
 _MERGE = "tag:yaml.org,2002:merge"
+_BOOLEAN = "tag:yaml.org,2002:bool"
 
 # Called for what kubectl reads past: a code, what it is, and its line from 1.
 Notice = Callable[[str, str, int], None]
@@ -63,8 +64,9 @@ def load_documents(
 
     Every document is a mapping with string keys. Timestamps stay the text that they are. `first_line` is the
     line of the file where the text begins. Raises InputError with the file and line for YAML that cannot be
-    read, tags and merge keys. A repeated key and a document that is no mapping are errors too. With `notice`
-    they are not: it is called, the last value of the key counts, and the document is left out.
+    read, for tags and merge keys. A repeated key and a document that is no mapping are errors too. With
+    `notice` the text is read as kubectl does: merge keys count, of a repeated key the last value counts, and
+    what is no mapping is left out; `notice` is told about the last two.
     """
     try:
         check_yaml(text, where, first_line=first_line, on_repeated=_repeated(notice))
@@ -108,7 +110,7 @@ def _documents(
                 )
             notice(NO_OBJECT, what, line)
             continue
-        builder = _Builder(loader, source, first_line)
+        builder = _Builder(loader, source, first_line, notice is not None)
         data = builder.mapping(node, ())
         yield Document(data, f"{source}:{line}", source, line, builder.lines, builder.blocks)
 
@@ -123,14 +125,18 @@ def _no_mapping(node: yaml.Node) -> str:
 
 
 class _Builder:
-    """Turns one tree of nodes into plain data and notes where each field was."""
+    """Turn one tree of nodes into plain data and note where each field was.
 
-    def __init__(self, loader: yaml.SafeLoader, source: str, first_line: int) -> None:
+    `lenient` reads merge keys and truth values as keys, which kubectl reads; else both are mistakes.
+    """
+
+    def __init__(self, loader: yaml.SafeLoader, source: str, first_line: int, lenient: bool) -> None:
         self.lines: dict[Path, int] = {}
         self.blocks: dict[Path, int] = {}
         self._loader = loader
         self._source = source
         self._first_line = first_line
+        self._lenient = lenient
 
     def _line(self, node: yaml.Node) -> int:
         return int(node.start_mark.line) + self._first_line
@@ -138,11 +144,24 @@ class _Builder:
     def mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, object]:
         self.lines.setdefault(path, self._line(node))
         result: dict[str, object] = {}
+        merged: dict[str, object] = {}
         for key_node, value_node in node.value:
+            if self._lenient and key_node.tag == _MERGE:
+                merged = self._merged(key_node, value_node, path)
+                continue
             key = self._key(key_node)
             # The key's line, not the value's: that is where a reader looks.
             self.lines[(*path, key)] = self._line(key_node)
             result[key] = self._value(value_node, (*path, key))
+        return {**merged, **result}
+
+    def _merged(self, key: yaml.Node, node: yaml.Node, path: Path) -> dict[str, object]:
+        """Return the fields that a merge key (`<<`) brings; of several mappings the first has precedence."""
+        result: dict[str, object] = {}
+        for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(part, yaml.MappingNode):
+                self._refuse(key, "a merge key (<<) needs a mapping", "write the fields out")
+            result = {**self.mapping(part, path), **result}
         return result
 
     def _key(self, node: yaml.Node) -> str:
@@ -150,6 +169,8 @@ class _Builder:
             self._refuse(node, "merge keys (<<) are not supported", "write the fields out")
         if not isinstance(node, yaml.ScalarNode):
             self._refuse(node, "a key is not a string", "write a name before the colon")
+        if self._lenient and node.tag == _BOOLEAN:
+            return str(self._typed(node)).lower()
         # Numbers as keys become strings, as for the Kubernetes API (portLevelMtls is written so).
         if node.tag not in _AS_WRITTEN | {"tag:yaml.org,2002:int"}:
             self._refuse(node, f"key {shorten(node.value)} is not a string", "quote it")

@@ -147,7 +147,7 @@ def test_values_of_other_types_are_not_taken_for_equal() -> None:
         ("kind: A\n", "x.yaml:1", "not a Kubernetes object"),
         ("apiVersion: v1\nkind: A\nmetadata:\n  name: a\n b: 1\n", "x.yaml:5", "not YAML"),
         ("\n\napiVersion: v1\nkind: A\nmetadata:\n  name: !!python/object:os.system x\n", "x.yaml:6", "tag"),
-        ("apiVersion: v1\nkind: A\nx: &a 1\nmetadata: {<<: *a}\n", "x.yaml:4", "merge keys"),
+        ("apiVersion: v1\nkind: A\nx: &a 1\nmetadata: {<<: *a}\n", "x.yaml:4", "merge key"),
         ("apiVersion: v1\nkind: A\nmetadata: {}\n", "x.yaml:1", "without a name"),
         ('{\n  "items": [\n    {\n      "kind": "A"\n', "x.yaml:", "not YAML"),
     ],

@@ -89,6 +89,25 @@ def test_an_istio_operator_needs_no_name() -> None:
     assert told(named)[0] == ["IstioOperator.install.istio.io mesh/mine"]
 
 
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("x: &x {a: '1', b: '2'}\nmetadata: {name: a, labels: {<<: *x, b: '3'}}\n", {"a": "1", "b": "3"}),
+        ("x: &x {a: '1', b: '2'}\nmetadata: {name: a, labels: {b: '3', <<: *x}}\n", {"a": "1", "b": "3"}),
+        (
+            "x: &x {a: '1'}\ny: &y {a: '2', b: '2'}\nmetadata: {name: a, labels: {<<: [*x, *y]}}\n",
+            {"a": "1", "b": "2"},
+        ),
+        ("metadata: {name: a, labels: {on: '1', no: '2'}}\n", {"true": "1", "false": "2"}),
+    ],
+)
+def test_merge_keys_and_truth_values_as_keys_are_read(text: str, labels: dict[str, str]) -> None:
+    """As by kubectl: own fields before merged ones, the first of several merged mappings before the next."""
+    text = f"apiVersion: v1\nkind: ServiceAccount\n{text}"
+    (found,) = load_manifests(text.splitlines(), "x.yaml")
+    assert found.data["metadata"]["labels"] == labels
+
+
 _TEMPLATE = """\
 apiVersion: apps/v1
 kind: Deployment

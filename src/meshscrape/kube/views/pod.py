@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from meshscrape.istio.fields import Path
 from meshscrape.istio.names import PROXY_CONTAINER
 from meshscrape.istio.ports import shorten
-from meshscrape.kube.objects import as_list, as_mapping, dig
+from meshscrape.kube.objects import as_list, as_mapping, containers, dig
 from meshscrape.kube.views.reading import Reading
 
 PROTOCOLS = ("TCP", "UDP", "SCTP")
 DEFAULT_ACCOUNT = "default"
-_CONTAINER_LISTS = ("initContainers", "containers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +70,13 @@ def env_variables(container: Reading) -> list[EnvVariable]:
     return found
 
 
-def containers(template: Any) -> Iterator[Reading]:
-    """Return all containers of a pod or pod template; init containers first, because some are sidecars."""
-    spec = Reading.of(template).mapping("spec")
-    for field in _CONTAINER_LISTS:
-        yield from spec.items(field)
-
-
 def declared_ports(template: Any, *, proxy: bool = True) -> list[ContainerPort]:
     """Return the ports that a pod's containers declare; `proxy=False` leaves those of istio-proxy out."""
     return [
         port
         for container in containers(template)
-        if proxy or container.at("name").value != PROXY_CONTAINER
-        for port in container_ports(container)
+        if proxy or container.get("name") != PROXY_CONTAINER
+        for port in container_ports(Reading.of(container))
     ]
 
 
@@ -114,11 +105,3 @@ def pod_addresses(pod: Any) -> tuple[str, ...]:
     listed = [dig(item, "ip") for item in as_list(status.get("podIPs"))]
     found = [status.get("podIP"), *listed]
     return tuple(dict.fromkeys(ip for ip in found if isinstance(ip, str) and ip))
-
-
-def is_ready(pod: Any) -> bool:
-    """Return whether a pod runs, is ready for requests and is not being deleted."""
-    if dig(pod, "metadata", "deletionTimestamp") or dig(pod, "status", "phase") != "Running":
-        return False
-    conditions = as_list(dig(pod, "status", "conditions"))
-    return any(dig(item, "type") == "Ready" and dig(item, "status") == "True" for item in conditions)

@@ -10,7 +10,6 @@ from meshscrape.istio.fields import Path
 from meshscrape.kube.objects import Manifest, manifest_of
 from meshscrape.kube.views.peer_authentication import PeerAuthentications, peer_authentication
 from meshscrape.kube.views.pod import (
-    containers,
     declared_ports,
     env_of,
     env_variables,
@@ -155,11 +154,6 @@ class TestService:
 
 class TestPod:
     """Containers, ports, environment, identity and addresses of a pod."""
-
-    def test_init_containers_come_first(self) -> None:
-        """A native sidecar is an init container."""
-        template = {"spec": {"containers": [{"name": "web"}], "initContainers": [{"name": "istio-proxy"}]}}
-        assert [item.value["name"] for item in containers(template)] == ["istio-proxy", "web"]
 
     def test_leaves_ports_of_the_proxy_out(self) -> None:
         """What the sidecar listens on is not the application's."""
