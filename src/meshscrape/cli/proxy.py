@@ -47,6 +47,31 @@ def default_directory() -> Path:
     metavar="DIR",
     help="The targets of the mesh that `meshscrape up --state DIR` runs. Repeatable.",
 )
+@click.option("--kubernetes", is_flag=True, help="The pods of a Kubernetes cluster.")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="For --kubernetes.  [default: $KUBECONFIG, the pod's ServiceAccount, ~/.kube/config]",
+)
+@click.option(
+    "--context", default="", metavar="NAME", help="The kubeconfig's context.  [default: the current]"
+)
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NAME",
+    help="Watch the pods of this namespace only (repeatable). A Role in it is enough.",
+)
+@click.option("--selector", default="", metavar="SELECTOR", help="Watch pods with these labels only.")
+@click.option(
+    "--trust-domain",
+    default="",
+    metavar="NAME",
+    help="The trust domain of the cluster's pods.  [default: that of the first --credentials]",
+)
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="For scrapes.")
 @click.option(
     "--discovery",
@@ -79,8 +104,10 @@ def default_directory() -> Path:
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Envoy's threads.")
 def command(
-    credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], listen: str,
-    discovery: str, directory: Path | None, token_file: Path | None, remote: bool, wait: float, workers: int,
+    credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], kubernetes: bool,
+    kubeconfig: Path | None, context: str, namespaces: tuple[str, ...], selector: str, trust_domain: str,
+    listen: str, discovery: str, directory: Path | None, token_file: Path | None, remote: bool, wait: float,
+    workers: int,
 ) -> None:  # fmt: skip
     """Run the scrape proxy until SIGTERM: Prometheus scrapes through it, it checks every target's SPIFFE ID.
 
@@ -88,15 +115,32 @@ def command(
     """
     from meshscrape.errors import InputError
     from meshscrape.istio.host_port import parse_host_port
-    from meshscrape.proxy.discovery import target_file_source
+    from meshscrape.proxy.discovery import Source, target_file_source
     from meshscrape.proxy.options import ProxyOptions
     from meshscrape.proxy.run import run
 
-    if not targets and not meshes:
-        raise InputError("there is no source of targets", remedy="give --targets FILE or --mesh DIR")
+    if not targets and not meshes and not kubernetes:
+        raise InputError(
+            "there is no source of targets", remedy="give --targets FILE, --mesh DIR or --kubernetes"
+        )
+    directories = [domain_and_directory(each) for each in credentials]
     own = directory or default_directory()
     files = [_job_and_file(each) for each in targets]
-    sources = [target_file_source(path, job) for job, path in files]
+    sources: list[Source] = [target_file_source(path, job) for job, path in files]
+    if kubernetes:
+        from meshscrape.cluster.access import find_access
+        from meshscrape.cluster.pod_source import PodScope
+        from meshscrape.cluster.proxy_source import pod_source
+
+        sources.append(
+            pod_source(
+                find_access(kubeconfig, context),
+                PodScope(namespaces, selector),
+                trust_domain=trust_domain,
+                credentials=directories,
+                patience=wait,
+            )
+        )
     if meshes:
         from meshscrape.local.discovery import mesh_source
 
@@ -112,7 +156,7 @@ def command(
         discovery=parse_host_port(discovery, "--discovery"),
         directory=own,
         token_file=token_file or own / "token",
-        credentials=[domain_and_directory(each) for each in credentials],
+        credentials=directories,
         sources=sources,
         remote=remote,
         workers=workers,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeAlias
 
 from meshscrape.cluster.api import Api, ApiError
-from meshscrape.cluster.pod_cache import PodCache
+from meshscrape.cluster.pod_cache import Pod, PodCache, PodTargets
 from meshscrape.errors import MeshscrapeError
 from meshscrape.prometheus.targets import Target
 from meshscrape.proxy.discovery import Snapshot
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS = 0.1
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 GONE = 410
+
+Rule: TypeAlias = Callable[[], Awaitable[Callable[[Pod], PodTargets]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +51,13 @@ class PodSource:
     While the API server is away, the last targets stay and the snapshot names the problem.
     """
 
-    def __init__(self, api: Api, scope: PodScope, jobs: Sequence[str], caches: Sequence[PodCache]) -> None:
-        """`caches` are one for each path of the scope."""
+    def __init__(self, api: Api, scope: PodScope, jobs: Sequence[str], rule: Rule) -> None:
+        """`rule` is awaited once, at the start, for the function that makes targets of a pod."""
         self.jobs = tuple(jobs)
         self._api = api
         self._scope = scope
-        self._caches = tuple(caches)
+        self._rule = rule
+        self._caches: tuple[PodCache, ...] = ()
         self._changed = asyncio.Event()
         self._problems: dict[str, MeshscrapeError] = {}
 
@@ -68,6 +72,8 @@ class PodSource:
         Raises MeshscrapeError when the first list fails.
         """
         paths = self._scope.paths()
+        targets_of = await self._rule()
+        self._caches = tuple(PodCache(targets_of) for _ in paths)
         versions = [await self._list(path, cache) for path, cache in zip(paths, self._caches, strict=True)]
         yield self._snapshot()
         async with background() as tasks:

@@ -84,12 +84,12 @@ def load_token(path: Path) -> str:
     return token
 
 
-async def await_credentials(options: ProxyOptions) -> dict[str, Path]:
-    """The directories by trust domain, once their files are there; InputError after `patience` seconds."""
-    deadline = time.monotonic() + options.patience
+async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:
+    """Return the directories by trust domain, once their files exist; InputError after `patience` seconds."""
+    deadline = time.monotonic() + patience
     while True:
         try:
-            return trust_domains(options.credentials)
+            return trust_domains(credentials)
         except InputError:
             if time.monotonic() >= deadline:
                 raise

@@ -91,7 +91,7 @@ class ScrapeProxy:
         token = load_token(self._options.token_file)
         await self._discovery.start()
         with _own_directory(self._directory):
-            self._credentials = await await_credentials(self._options)
+            self._credentials = await await_credentials(self._options.credentials, self._options.patience)
             await self._await_ports()
             routing = Routing(
                 self._directory, self._credentials, self._admin, self._options.requests_per_connection

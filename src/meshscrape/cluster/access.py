@@ -1,0 +1,50 @@
+"""Find the API server to talk to: a named kubeconfig, $KUBECONFIG, the pod's own account, ~/.kube/config."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from meshscrape.cluster.kubeconfig import Access, in_cluster, merge, parse_kubeconfig
+from meshscrape.errors import InputError
+from meshscrape.system.files import read_input
+
+
+def find_access(kubeconfig: Path | None = None, context: str = "") -> Access:
+    """Return the access to use. InputError when there is none, or when a kubeconfig cannot be used.
+
+    Without a kubeconfig option or variable, a pod uses its ServiceAccount.
+    """
+    named = [kubeconfig] if kubeconfig else [Path(part) for part in _variable().split(os.pathsep) if part]
+    if not named:
+        own = in_cluster(os.environ)
+        if own is not None and not context:
+            return own
+        named = [Path.home() / ".kube/config"]
+    files = [(path, _load(path)) for path in named if path == kubeconfig or path.exists()]
+    if not files:
+        raise InputError(
+            "there is no kubeconfig",
+            where=str(named[0]),
+            remedy="give --kubeconfig FILE, or run inside a pod",
+            code="no-cluster",
+        )
+    if len(files) == 1:
+        return parse_kubeconfig(files[0][1], files[0][0].absolute(), context)
+    merged, first = merge([(path.absolute(), data) for path, data in files])
+    return parse_kubeconfig(merged, first, context)
+
+
+def _variable() -> str:
+    return os.environ.get("KUBECONFIG", "")
+
+
+def _load(path: Path) -> Any:
+    data = read_input(path, "the kubeconfig")
+    try:
+        return yaml.safe_load(data)
+    except yaml.YAMLError:
+        raise InputError("the kubeconfig is no YAML", where=str(path), remedy="copy it again") from None

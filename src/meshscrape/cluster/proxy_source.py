@@ -1,0 +1,37 @@
+"""The scrape proxy's source of targets in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from meshscrape.cluster.api import Api
+from meshscrape.cluster.kubeconfig import Access
+from meshscrape.cluster.pod_cache import Pod, PodTargets
+from meshscrape.cluster.pod_source import PodScope, PodSource
+from meshscrape.cluster.targets import proxied_targets
+from meshscrape.kube.pod_targets import TargetMesh
+from meshscrape.prometheus.targets import JOBS
+from meshscrape.proxy.options import await_credentials
+
+
+def pod_source(
+    access: Access,
+    scope: PodScope,
+    *,
+    trust_domain: str,
+    credentials: Sequence[tuple[str, Path]],
+    patience: float,
+) -> PodSource:
+    """Return the source that follows the pods of a cluster.
+
+    Without `trust_domain`, targets are of the trust domain of the first credentials, once they are there;
+    InputError when they are not within `patience` seconds.
+    """
+
+    async def rule() -> Callable[[Pod], PodTargets]:
+        domain = trust_domain or next(iter(await await_credentials(credentials, patience)))
+        return partial(proxied_targets, mesh=TargetMesh(domain))
+
+    return PodSource(Api(access), scope, JOBS, rule)

@@ -1,0 +1,23 @@
+"""The targets of a pod as the scrape proxy takes them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshscrape.kube.pod_targets import Metrics, TargetMesh, targets_of
+from meshscrape.prometheus.targets import APPLICATION_JOB, ENVOY_JOB, MERGED_JOB, Target
+
+JOB_OF: Mapping[Metrics, str] = {"merged": MERGED_JOB, "envoy": ENVOY_JOB, "application": APPLICATION_JOB}
+
+
+def proxied_targets(pod: Any, mesh: TargetMesh) -> Mapping[str, tuple[Target, ...]]:
+    """Return the targets of a pod by scrape job, at its main address; empty while it must not be scraped.
+
+    Raises InputError for a pod whose namespace or ServiceAccount can have no SPIFFE ID.
+    """
+    found: dict[str, list[Target]] = {}
+    for target in targets_of(pod, mesh):
+        made = Target(target.addresses[0], target.port, target.identity, target.labels, target.path)
+        found.setdefault(JOB_OF[target.metrics], []).append(made)
+    return {job: tuple(targets) for job, targets in found.items()}
