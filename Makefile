@@ -4,10 +4,11 @@ BIN := .venv/bin
 MESH ?=
 ARGS ?=
 
-.PHONY: help setup up upstream test unit soak mutation lint check bench lock image clean
+.PHONY: help setup up upstream test unit soak mutation lint check bench lock image clean \
+  conformance conformance-core cluster
 
 help: ## show these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 
 .venv/.ready: requirements.txt pyproject.toml scripts/setup.sh
 	@sh scripts/setup.sh
@@ -40,6 +41,15 @@ lint: setup ## types, style, import direction
 
 check: setup ## start the mesh, prove it, stop it
 	@$(BIN)/meshscrape up --check $(ARGS) $(MESH)
+
+conformance: setup ## run every scenario on a real Kubernetes and Istio (root, Go; or KUBECONFIG=FILE); writes docs/conformance.md
+	@sh scripts/conformance.sh whole $(ARGS)
+
+conformance-core: setup ## run the scenarios that every change must pass
+	@sh scripts/conformance.sh core $(ARGS)
+
+cluster: setup ## start Kubernetes and Istio as processes (root, Go) and keep them until Ctrl-C
+	@PYTHONPATH=tests exec $(BIN)/python -m conformance.cluster up
 
 bench: setup ## measure; prints a table and writes build/bench.json
 	@$(BIN)/python -m bench $(ARGS)

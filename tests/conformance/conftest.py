@@ -29,7 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--tier", choices=("core", "whole"), default="core", help="which scenarios run")
     group.addoption("--use-kubeconfig", type=Path, help="run on this cluster instead of one of processes")
     group.addoption("--cluster-name", default="the cluster of a kubeconfig", help="what the rows call it")
-    group.addoption("--capabilities", default="", help="comma separated: istio-envoy, kube-proxy, policies")
+    group.addoption(
+        "--capabilities", default="", help="comma separated: istio-envoy, kube-proxy, policies; or processes"
+    )
     group.addoption("--rows", type=Path, help="write what was seen into this page")
 
 
@@ -72,6 +74,9 @@ def kube(request: pytest.FixtureRequest) -> Iterator[Kube]:
     given: Path | None = request.config.getoption("--use-kubeconfig")
     if given is not None:
         names = set(request.config.getoption("--capabilities").split(","))
+        if "processes" in names:  # one of `make cluster`
+            yield Kube(programs.program("kubectl"), given, OURS)
+            return
         capabilities = Capabilities(
             request.config.getoption("--cluster-name"),
             istio_envoy="istio-envoy" in names,
@@ -91,6 +96,14 @@ def kube(request: pytest.FixtureRequest) -> Iterator[Kube]:
 
 
 @pytest.fixture(scope="session")
+def installer(kube: Kube) -> Installer:
+    """Return what installs other versions of Istio, which only a cluster of processes has images of."""
+    if kube.capabilities is not OURS:
+        pytest.skip("needs images of two pinned versions of Istio: only a cluster of processes has them")
+    return Installer(kube.kubeconfig)
+
+
+@pytest.fixture(scope="session")
 def versions(kube: Kube) -> dict[str, str]:
     """Return the versions that rows name; scenarios add to it."""
     server = kube("get", "--raw", "/version")
@@ -104,19 +117,28 @@ def versions(kube: Kube) -> dict[str, str]:
     }
 
 
-@pytest.fixture
-def row(request: pytest.FixtureRequest, kube: Kube, versions: dict[str, str]) -> Callable[..., None]:
+def note(request: pytest.FixtureRequest, on: str, versions: dict[str, str]) -> Callable[..., None]:
     """Return a function that notes one thing that the scenario saw: `row(WHAT, SEEN, Prometheus=VERSION)`."""
 
-    def note(what: str, seen: str, **more: str) -> None:
+    def add(what: str, seen: str, **more: str) -> None:
         text = ", ".join(f"{name} {value}" for name, value in (versions | more).items())
         tier = "whole" if request.node.get_closest_marker("whole") else "core"
         when = datetime.datetime.now(datetime.UTC).date().isoformat()
-        SEEN.append(
-            rows.Row(scenario(request.node.nodeid), what, seen, tier, kube.capabilities.name, text, when)
-        )
+        SEEN.append(rows.Row(scenario(request.node.nodeid), what, seen, tier, on, text, when))
 
-    return note
+    return add
+
+
+@pytest.fixture
+def row(request: pytest.FixtureRequest, kube: Kube, versions: dict[str, str]) -> Callable[..., None]:
+    """Note what was seen on the cluster."""
+    return note(request, kube.capabilities.name, versions)
+
+
+@pytest.fixture
+def local_row(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Note what was seen without a cluster."""
+    return note(request, "this machine", {})
 
 
 @pytest.fixture(scope="session")

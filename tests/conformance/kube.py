@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 Object = dict[str, Any]
-ROLLOUT = 120.0  # seconds; generous, because the machine may build something at the same time
+ROLLOUT = 300.0  # seconds; generous, because the machine may build something at the same time
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ class Kube:
     @contextlib.contextmanager
     def namespace(self, name: str, **labels: str) -> Iterator[str]:
         """Provide a namespace, and wait until it is gone at the end."""
-        named = {label.replace("_", "-"): value for label, value in labels.items()}
-        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": named}})
+        self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
         try:
             yield name
         finally:
@@ -106,7 +105,10 @@ class Kube:
 
 
 def until(
-    condition: Callable[[], Any], what: str, timeout: float = 60.0, detail: Callable[[], object] | None = None
+    condition: Callable[[], Any],
+    what: str,
+    timeout: float = 180.0,
+    detail: Callable[[], object] | None = None,
 ) -> Any:
     """Poll until a condition holds, and return its value."""
     end = time.monotonic() + timeout

@@ -8,9 +8,10 @@ import json
 import socket
 import ssl
 import sys
+from typing import Any
 
 
-def connect(request):
+def connect(request: dict[str, Any]) -> socket.socket:
     """Return a connection, encrypted unless the request is for plaintext."""
     address = (request["host"], request["port"])
     plain = socket.create_connection(address, request.get("timeout", 5))
@@ -30,7 +31,7 @@ def connect(request):
     return context.wrap_socket(plain)
 
 
-def ask(request):
+def ask(request: dict[str, Any]) -> dict[str, Any]:
     """Return the status and the beginning of the body, or the kind of failure."""
     try:
         stream = connect(request)

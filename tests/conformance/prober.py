@@ -54,7 +54,7 @@ def start(kube: Kube, namespace: str, name: str, account: str | None = None) -> 
     if account is None:
         kube.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(namespace, name)})
     kube.apply(manifest(namespace, name, account or name))
-    kube("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=90s")
+    kube("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=300s")
     found = ("-n", namespace, "exec", name, "-c", "prober", "--", "test", "-s", f"{CERTIFICATES}/key.pem")
     until(lambda: kube.run(*found).returncode == 0, f"{namespace}/{name} has its certificate")
     return Prober(kube, namespace, name)

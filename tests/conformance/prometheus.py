@@ -44,7 +44,7 @@ class Prometheus:
             t for t in self.targets() if t["discoveredLabels"]["__address__"].rpartition(":")[0] in addresses
         ]
 
-    def wait_for_up(self, addresses: set[str], job: str = "", timeout: float = 60.0) -> list[Object]:
+    def wait_for_up(self, addresses: set[str], job: str = "", timeout: float = 180.0) -> list[Object]:
         """Wait until every address has exactly one target, all are up, and return them."""
         seen: list[Object] = []
 

@@ -12,6 +12,8 @@ from conformance.cluster import programs
 from conformance.kube import Object
 
 SCRAPE_INTERVAL = "1s"  # the samples' 15 s would only make every test wait
+PROXIES = ("kubernetes-pods", "istio-secure")  # the jobs that read proxies
+SLOW = {"scrape_interval": "30s", "scrape_timeout": "10s"}  # the API server's metrics are large
 SECURE_PORTS = {"ENVOY_SECURE_METRICS_PORT": "15091", "ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}
 
 
@@ -44,8 +46,10 @@ def prometheus(*, secure: bool) -> list[Object]:
             configuration = yaml.safe_load(value["data"]["prometheus.yml"])
             configuration["global"] |= {"scrape_interval": SCRAPE_INTERVAL, "scrape_timeout": SCRAPE_INTERVAL}
             for job in configuration["scrape_configs"]:
-                job.pop("scrape_interval", None)
-                job.pop("scrape_timeout", None)
+                pace = {} if job["job_name"].startswith(PROXIES) else SLOW
+                for key in ("scrape_interval", "scrape_timeout"):
+                    job.pop(key, None)
+                job |= pace
             value["data"]["prometheus.yml"] = yaml.safe_dump(configuration, sort_keys=False)
     return objects
 

@@ -12,6 +12,7 @@ from conformance.prober import Prober
 from conformance.prometheus import Prometheus
 
 NAMESPACE = "shop"
+INJECTED = {"istio-injection": "enabled"}
 PROMETHEUS = "app.kubernetes.io/name=prometheus"
 
 
@@ -56,9 +57,10 @@ def productpage() -> list[Object]:
 
 
 @contextlib.contextmanager
-def shop(kube: Kube, *, strict: bool) -> Iterator[str]:
+def shop(kube: Kube, *, strict: bool, revision: str = "") -> Iterator[str]:
     """Provide the shop in a namespace of its own, running."""
-    with kube.namespace(NAMESPACE, istio_injection="enabled"):
+    label = {"istio.io/rev": revision} if revision else INJECTED
+    with kube.namespace(NAMESPACE, **label):
         mode = "STRICT" if strict else "PERMISSIVE"
         kube.apply(
             {
@@ -136,5 +138,5 @@ def places(kind: str) -> tuple[str, ...]:
 def rendered(kube: Kube, kind: str) -> Prometheus:
     """Return the Prometheus that a plan has made, running."""
     selector = OPERATED if kind == "operator" else "app.kubernetes.io/name=meshscrape-prometheus"
-    until(lambda: kube.pods("monitoring", selector), "the new Prometheus runs", timeout=90)
+    until(lambda: kube.pods("monitoring", selector), "the new Prometheus runs")
     return Prometheus(kube, "monitoring", selector)

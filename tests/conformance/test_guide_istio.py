@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from conformance import prober, samples, shop
+from conformance.cluster.istio import Installer
 from conformance.kube import Kube, until
 from conformance.prober import Prober, anonymous, plain, secure
 from conformance.prometheus import Prometheus
@@ -35,7 +36,7 @@ class Guide:
 def guide(kube: Kube) -> Iterator[Guide]:
     """Provide httpbin with both secure ports, and Istio's sample of a Prometheus with a certificate."""
     with (
-        kube.namespace(SPACE, istio_injection="enabled"),
+        kube.namespace(SPACE, **shop.INJECTED),
         shop.addon(kube, secure=True) as prometheus,
         shop.probers(kube) as stranger,
     ):
@@ -56,10 +57,11 @@ def test_sidecar_serves_both_secure_ports(guide: Guide, row: Row) -> None:
     address = guide.httpbin()
     for port in (15091, 15092):
         requests = [secure(address, port), anonymous(address, port), plain(address, port)]
-        assert guide.scraper.outcomes(*requests) == [200, "tls", "closed"], port
+        # The sidecar takes plain HTTP in, and its own secure listener closes what it passes on.
+        assert guide.scraper.outcomes(*requests) == [200, "tls", 503], port
     merged = guide.scraper.ask(secure(address, 15092, keep=10**7))[0]["body"]
     assert "istio_agent_scrapes_total" in merged and "envoy_server_live" in merged
-    row("Istio's guide: httpbin with 15091 and 15092", "certificate 200, none: TLS alert, plain HTTP closed")
+    row("Istio's guide: httpbin with 15091 and 15092", "certificate 200, none: TLS alert, plain HTTP: 503")
 
 
 def test_secure_ports_have_no_allow_list(guide: Guide, row: Row) -> None:
@@ -170,6 +172,60 @@ def test_gateway_annotations_open_no_port(guide: Guide, row: Row) -> None:
         "Istio's guide: a Gateway's infrastructure.annotations",
         "the port is announced and refused: none is opened",
     )
+
+
+def test_classic_gateway_opens_ports_by_patch(guide: Guide, installer: Installer, row: Row) -> None:
+    """The guide's patch of a classic gateway's Deployment opens both secure ports and announces one."""
+    kube = guide.kube
+    installer.ingress_gateway()
+    try:
+        container = {
+            "name": "istio-proxy",
+            "env": [{"name": name, "value": value} for name, value in samples.SECURE_PORTS.items()],
+        }
+        annotations = {
+            "prometheus.istio.io/secure-port": "15092",
+            "prometheus.istio.io/secure-envoy-port": "15091",
+            "prometheus.io/path": "/stats/prometheus",
+        }
+        template = {"metadata": {"annotations": annotations}, "spec": {"containers": [container]}}
+        patch = json.dumps({"spec": {"template": template}})
+        name = "deployment/istio-ingressgateway"
+        kube("-n", "istio-system", "patch", name, "--type=strategic", "-p", patch)
+        kube.rollout("istio-system", name)
+        address = kube.address("istio-system", "istio=ingressgateway")
+        for port in (15091, 15092):
+            requests = [secure(address, port), anonymous(address, port), plain(address, port)]
+            assert guide.scraper.outcomes(*requests) == [200, "tls", "closed"], port
+
+        def up() -> bool:
+            jobs = {t["labels"]["job"]: t["health"] for t in guide.prometheus.of({address})}
+            secured = ("istio-secure-merged-metrics", "istio-secure-envoy-metrics")
+            return all(jobs.get(job) == "up" for job in secured)
+
+        until(up, "both jobs have the gateway up", detail=lambda: guide.prometheus.of({address}))
+    finally:
+        installer.remove_ingress_gateway()
+    row("Istio's guide: patch of the classic gateway's Deployment", "both ports open, both jobs have it up")
+
+
+def test_sidecar_lists_its_secure_listeners(guide: Guide, row: Row) -> None:
+    """The proxy lists the two listeners of the guide, static ones on their own ports."""
+    (pod,) = guide.kube.pods(SPACE, "app=httpbin")
+    words = (
+        "exec",
+        pod["metadata"]["name"],
+        "-c",
+        "istio-proxy",
+        "--",
+        "pilot-agent",
+        "request",
+        "GET",
+        "listeners",
+    )
+    listed = guide.kube("-n", SPACE, *words)
+    assert ":15091" in listed and ":15092" in listed
+    row("Istio's guide: the proxy's own list of listeners", "15091 and 15092 are among them")
 
 
 def _configure(kube: Kube, **values: str) -> None:

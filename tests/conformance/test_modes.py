@@ -61,7 +61,7 @@ def stranger(kube: Kube) -> Iterator[Prober]:
         yield pod
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     "case", [*CORE, *(pytest.param(case, marks=pytest.mark.whole) for case in WHOLE)], ids=str
 )
@@ -78,7 +78,7 @@ def test_plan_takes_shop_behind_mutual_tls(
         watch = _Watch(kube, existing)
         phases = migration.migrate((shop.NAMESPACE, *shop.places(case.prometheus)), watch.look)
         prometheus = existing or shop.rendered(kube, case.prometheus)
-        targets = prometheus.wait_for_up(set(shop.addresses(kube).values()), timeout=90)
+        targets = prometheus.wait_for_up(set(shop.addresses(kube).values()))
         assert all(target["scrapeUrl"].startswith("https://") for target in targets)
         last = migration.plan()
         assert last.returncode == 0, last.stdout
@@ -92,8 +92,35 @@ def test_plan_takes_shop_behind_mutual_tls(
         if existing is not None:
             migration.restore()
             migration.settle((shop.NAMESPACE, "istio-system"))
-            existing.wait_for_up(set(shop.addresses(kube).values()), timeout=90)
+            existing.wait_for_up(set(shop.addresses(kube).values()))
             row(f"plan: {case.mode}, `originals/` applied again", "every target up as before")
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("first", "second"), [("legacy", "native"), ("native", "bootstrap")])
+def test_change_of_mode_loses_no_scrape(
+    kube: Kube, meshscrape: Path, tmp_path: Path, first: str, second: str, row: Row
+) -> None:
+    """A mesh in one mode moves to another, phase by phase, and every target stays up."""
+    with shop.shop(kube, strict=False), shop.found(kube, "existing") as prometheus:
+        assert prometheus is not None
+        watch = _Watch(kube, prometheus)
+        for mode in (first, second):
+            migration = Migration(kube, meshscrape, tmp_path, Case(mode, "existing", False).options())
+            assert migration.plan().returncode == 2
+            migration.migrate((shop.NAMESPACE, "istio-system"), watch.look)
+            last = migration.plan()
+            assert last.returncode == 0, last.stdout
+            addresses = shop.addresses(kube)
+            urls = {target["scrapeUrl"] for target in prometheus.of(set(addresses.values()))}
+            wanted = {f"https://{address}:{PORT[mode]}/stats/prometheus" for address in addresses.values()}
+            assert urls == wanted
+        row(
+            f"change from {first} to {second} mode",
+            f"every target up after each phase, {watch.down} scrapes lost",
+            Prometheus=prometheus.version(),
+        )
 
 
 class _Watch:
@@ -108,7 +135,7 @@ class _Watch:
         if self._prometheus is None:
             return
         addresses = set(shop.addresses(self._kube).values())
-        self._prometheus.wait_for_up(addresses, timeout=90)
+        self._prometheus.wait_for_up(addresses)
         began = time.monotonic()
         # As many scrapes as fit: the interval is one second.
         until(lambda: time.monotonic() - began > 3, "three more scrapes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -88,18 +87,14 @@ class Images:
             return Image(("/usr/local/bin/pilot-discovery",), (layer,), user=1337)
         if name in PLAIN:
             return Image((f"/usr/local/bin/{name}",), (self.layer(name, "any"),), user=NOBODY, fixed=True)
-        for pattern, make in (
-            (r".*httpbin", lambda: self._web("httpbin:app", container, 8080)),
-            (r".*productpage.*", lambda: self._web("prometheus_client:make_wsgi_app()", container, 9080)),
-            (r"python", lambda: Image((str(self.python / "python"),), environment=QUIET, shared=self.shared)),
-            (r"pause", lambda: Image(("sleep", "infinity"))),
-            (
-                r"meshscrape",
-                lambda: Image((str(self.python / "meshscrape"),), environment=QUIET, shared=self.shared),
-            ),
-        ):
-            if re.fullmatch(pattern, name):
-                return make()
+        if name.endswith("httpbin"):
+            return self._web("httpbin:app", container, 8080)
+        if "productpage" in name:
+            return self._web("prometheus_client:make_wsgi_app()", container, 9080)
+        if name in ("python", "meshscrape"):
+            return Image((str(self.python / name),), environment=QUIET, shared=self.shared)
+        if name == "pause":
+            return Image(("sleep", "infinity"))
         raise NoImageError(f"{image}: no program on this machine stands for it")
 
     def _web(self, application: str, container: Object, default: int) -> Image:

@@ -52,18 +52,34 @@ class Installer:
             raise RuntimeError(f"{directory} holds no CRD any more")
         self.apply("\n---\n".join(file.read_text() for file in files))
 
-    def istiod(self, *more: str, tag: str = NEWER) -> None:
-        """Install istiod and wait until it is ready. `more` are further settings of istioctl."""
-        self.kubectl("create", "namespace", "istio-system", "--dry-run=client", "-o", "yaml")
+    def istiod(self, *, tag: str = NEWER, revision: str = "") -> None:
+        """Install istiod and wait until it is ready. A revision brings no CRDs of its own."""
         self.apply('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}')
-        self.apply(manifests(tag, *more))
-        self.kubectl(
-            "-n", "istio-system", "rollout", "status", "deployment", "-l", "app=istiod", "--timeout=180s"
-        )
+        more = (f"revision={revision}", "components.base.enabled=false") if revision else ()
+        self.apply(manifests(tag, "profile=minimal", *more))
+        self._ready(f"istiod-{revision}" if revision else "istiod")
+
+    def ingress_gateway(self) -> None:
+        """Install the classic gateway `istio-ingressgateway` in istio-system."""
+        self.apply(_ingress_gateway())
+        self._ready("istio-ingressgateway")
+
+    def remove_ingress_gateway(self) -> None:
+        """Remove it again."""
+        self.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=_ingress_gateway())
+
+    def _ready(self, deployment: str) -> None:
+        words = ("rollout", "status", f"deployment/{deployment}", "--timeout=400s")
+        self.kubectl("-n", "istio-system", *words)
+
+
+def _ingress_gateway() -> str:
+    part = "components.ingressGateways[0]"
+    return manifests(NEWER, "profile=empty", f"{part}.name=istio-ingressgateway", f"{part}.enabled=true")
 
 
 def manifests(tag: str, *more: str) -> str:
     """Return what `istioctl install` would apply for a version, with the charts that it carries."""
     istioctl = programs.program("istioctl-1.30" if tag == OLDER else "istioctl")
-    words = [word for setting in (*SETTINGS, f"tag={tag}", *more) for word in ("--set", setting)]
-    return run(istioctl, "manifest", "generate", "--set", "profile=minimal", *words).stdout
+    words = [word for setting in (*more, f"tag={tag}", *SETTINGS) for word in ("--set", setting)]
+    return run(istioctl, "manifest", "generate", *words).stdout

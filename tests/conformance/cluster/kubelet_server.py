@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -32,8 +33,7 @@ def serve(address: str, port: int, pki: Pki, find: Find) -> ThreadingHTTPServer:
     class Handler(_Handler):
         pods = staticmethod(find)
 
-    server = ThreadingHTTPServer((address, port), Handler)
-    server.daemon_threads = True
+    server = _Server((address, port), Handler)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     certificate, key = pki.pair("kubelet")
     tls.load_cert_chain(certificate, key)
@@ -42,6 +42,13 @@ def serve(address: str, port: int, pki: Pki, find: Find) -> ThreadingHTTPServer:
     server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, name="kubelet", daemon=True).start()
     return server
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing about clients without a certificate, such as a Prometheus that looks for kubelets."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -118,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Session:
     """One `kubectl exec`: a process, and a WebSocket that carries its streams."""
 
-    def __init__(self, reader: BinaryIO, writer: BinaryIO) -> None:
+    def __init__(self, reader: BufferedIOBase, writer: BufferedIOBase) -> None:
         self._reader, self._writer, self._lock = reader, writer, threading.Lock()
 
     def run(self, words: list[str], values: dict[str, str], wants_input: bool) -> None:
@@ -202,7 +209,7 @@ def frame(kind: int, data: bytes) -> bytes:
     return bytes([0x80 | kind]) + length + data
 
 
-def read_frame(reader: BinaryIO) -> tuple[int, bytes]:
+def read_frame(reader: BufferedIOBase) -> tuple[int, bytes]:
     """Read one frame and return its kind and its unmasked data."""
     first, second = _exactly(reader, 2)
     length = second & 0x7F
@@ -215,7 +222,7 @@ def read_frame(reader: BinaryIO) -> tuple[int, bytes]:
     return first & 0x0F, bytes(byte ^ mask[index % 4] for index, byte in enumerate(data))
 
 
-def _exactly(reader: BinaryIO, number: int) -> bytes:
+def _exactly(reader: BufferedIOBase, number: int) -> bytes:
     data = reader.read(number)
     if len(data) != number:
         raise EOFError

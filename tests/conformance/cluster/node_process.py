@@ -8,6 +8,7 @@ so it also stops when whoever started it is killed.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from dataclasses import asdict, dataclass
@@ -58,9 +59,10 @@ def main() -> None:
     node = Node(api, images, settings.address, BRIDGE, state, logs, version)
     server = kubelet_server.serve(settings.address, KUBELET_PORT, pki, node.find)
     try:
-        plane.start()
+        plane.start("etcd", "kube-apiserver")
         plane.wait(api, stop)
         if not stop.is_set():
+            plane.start("kube-controller-manager")
             log("the API server is ready")
             certificates.write_kubeconfig(directory / "kubeconfig", pki, settings.address, API_PORT)
         _loop(node, plane, stop)
@@ -83,7 +85,7 @@ def make_network(address: str) -> None:
 
 
 def _wait_for_end(stop: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not through sys.stdin, whose lock an exiting interpreter needs
         pass
     stop.set()
 
