@@ -14,6 +14,7 @@ import pytest
 from meshscrape.agent import merged as merged_module
 from meshscrape.agent.merged import PATHS, MergedMetrics
 from meshscrape.agent.sources import MergedOptions
+from meshscrape.exposition.health import Family
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.spiffe.certificates import certificates_to_pem, self_signed_root
@@ -45,7 +46,7 @@ SHORT = {"X-Prometheus-Scrape-Timeout-Seconds": "0.6"}
 @contextlib.asynccontextmanager
 async def agent(options: MergedOptions, address: str) -> AsyncIterator[str]:
     """The merged endpoint; its URL."""
-    merged = MergedMetrics(options, lambda: b"# TYPE istio_agent_x gauge\nistio_agent_x 1\n")
+    merged = MergedMetrics(options, lambda: [Family("istio_agent_x", "gauge", "x", [({}, 1)])])
     handler = routes(dict.fromkeys(PATHS, merged.handle))
     async with HttpServer(handler, addresses=[(address, 0)]) as server:
         yield f"http://{address}:{server.addresses[0][1]}/stats/prometheus"
@@ -170,7 +171,7 @@ def test_what_can_be_mended_is_merged(flaw: str) -> None:
 def test_the_agents_own_metrics_may_fail() -> None:
     """When the agent cannot tell about itself, everybody else's metrics come all the same."""
 
-    def broken() -> bytes:
+    def broken() -> list[Family]:
         raise RuntimeError("no metrics")
 
     async def run() -> None:

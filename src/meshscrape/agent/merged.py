@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshscrape.agent.sources import Deadline, Fetch, MergedOptions, loopback_tls, sources_of
@@ -22,7 +22,8 @@ from meshscrape.exposition.health import (
     render_families,
 )
 from meshscrape.exposition.merge import Merger
-from meshscrape.exposition.negotiate import Format, content_type
+from meshscrape.exposition.negotiate import Format, choose, content_type
+from meshscrape.exposition.protobuf import render_protobuf
 from meshscrape.exposition.source import SourceMerge
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.system.http.server import Request, Response
@@ -43,6 +44,14 @@ PATIENCE = 30.0
 AHEAD_BYTES = 4 << 20
 # What is merged at once, so that nothing keeps the event loop for more than some 10 ms.
 BATCH_BYTES = 1 << 18
+# A send costs as much as merging 100 kB. So what is merged is collected up to this many bytes, and sent
+# before that only when a source keeps the scrape waiting for longer than this.
+SEND_BYTES = 1 << 18
+SEND_AFTER = 0.02
+# How long the format that a source answered is taken for the one that it speaks, in seconds.
+REMEMBER_FORMAT = 60.0
+# Share of the scrape's timeout for finding out whether every source speaks protobuf.
+AGREE = 0.3
 
 
 @dataclass(slots=True)
@@ -54,12 +63,25 @@ class _Totals:
     malformed_lines: int = 0
     truncations: int = 0
     down: bool = False
+    # Which format the source answered when it was last offered protobuf, and when that was.
+    format: Format | None = None
+    format_seen: float = 0.0
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What is known of an answer before its last byte: `whole` is set before the last piece is yielded."""
+
+    format: Format
+    whole: bool = False
 
 
 class MergedMetrics:
-    """Answers GET with the merged exposition; `agent_families` gives the agent's own in the text format."""
+    """Answers GET with the merged exposition; `agent_families` gives the agent's own families."""
 
-    def __init__(self, options: MergedOptions, agent_families: Callable[[], bytes] = bytes) -> None:
+    def __init__(
+        self, options: MergedOptions, agent_families: Callable[[], Sequence[Family]] = tuple
+    ) -> None:
         self.options = options
         self._agent_families = agent_families
         self._sources = sources_of(options)
@@ -69,11 +91,17 @@ class MergedMetrics:
         self._tls = loopback_tls() if any(s.url.startswith("https:") for s in self._sources) else None
 
     async def handle(self, request: Request) -> Response:
-        """Answer GET and HEAD of both paths."""
+        """Answer GET and HEAD of both paths; what is merged soon and small is one answer of known length."""
+        answer = _Answer(choose(request.headers.get("accept")))
         if request.method == "HEAD":
-            return Response(200, b"", content_type(Format.TEXT))
+            return Response(200, b"", content_type(answer.format))
         self._scrapes += 1
-        return Response(200, self._exposition(_timeout(request.headers)), content_type(Format.TEXT))
+        pieces = self._exposition(answer, _timeout(request.headers))
+        first = await anext(pieces)
+        if not answer.whole:
+            return Response(200, _resumed(first, pieces), content_type(answer.format))
+        await pieces.aclose()
+        return Response(200, first, content_type(answer.format))
 
     def families(self) -> list[Family]:
         """Return Istio's own counters of its merge: scrapes answered, sources that failed by type."""
@@ -92,47 +120,89 @@ class MergedMetrics:
             ),
         ]
 
-    def _own_families(self) -> bytes:
+    def _own_families(self) -> list[Family]:
         try:
             more = self._agent_families()
         except Exception:
             log.exception("the agent's own metrics failed")
             self._own_failures += 1
-            more = b""
-        return more + render_families(self.families())
+            more = ()
+        return [*more, *self.families()]
 
-    async def _exposition(self, seconds: float) -> AsyncIterator[bytes]:
-        """Yield the merged exposition, whole within 90 % of these seconds if the scraper reads it as fast."""
-        merger = Merger(self.options.limits, allow_scrape_series=self.options.allow_scrape_series)
-        merger.reserve(health_names())
+    async def _exposition(self, answer: _Answer, seconds: float) -> AsyncGenerator[bytes]:
+        """Yield the merged exposition, whole within 90 % of `seconds` if the scraper reads it as fast."""
         clock = asyncio.get_running_loop().time
-        give_up = clock() + seconds + PATIENCE
-        fetches = self._fetches(clock(), seconds)
-        tasks = [asyncio.create_task(fetch.run()) for fetch in fetches]
-        try:
-            own = merger.source("agent", trusted=True)
-            yield own.feed(self._own_families()) + own.finish(True)
+        began = clock()
+        give_up = began + seconds + PATIENCE
+        async with contextlib.AsyncExitStack() as stack:
+            fetches = await self._agreed(answer, began, seconds, stack)
+            render = render_families if answer.format is Format.TEXT else render_protobuf
+            merger = Merger(self.options.limits, allow_scrape_series=self.options.allow_scrape_series)
+            merger.reserve(health_names())
+            own = _merge_of(merger, answer.format, "agent", trusted=True)
+            pieces = [own.feed(render(self._own_families())), own.finish(True)]
             health = []
             for fetch in fetches:
-                await fetch.answered.wait()
-                merge = merger.source(
-                    fetch.source.name,
-                    trusted=fetch.source.kind == "envoy",
-                    doubtful=fetch.declared is not None and not fetch.declared.certain,
-                    openmetrics=fetch.declared is not None and fetch.declared.openmetrics,
-                )
-                async for chunk in _merged(fetch, merge):
-                    yield chunk
+                if not await _is_answered(fetch, SEND_AFTER):
+                    yield _taken(pieces)
+                    await fetch.answered.wait()
+                if answer.format is Format.PROTOBUF:
+                    self._remember(fetch, began)
+                merge = _merge_of_fetch(merger, answer.format, fetch)
+                async for piece in _merged(fetch, merge):
+                    pieces.append(piece)
+                    if sum(map(len, pieces)) >= SEND_BYTES:
+                        yield _taken(pieces)
                     if clock() > give_up:
                         raise UnavailableError("the scraper reads too slowly")
                 health.append(self._judge(fetch, merge))
-            yield render_families(health_families(health))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            pieces.append(render(health_families(health)))
+            answer.whole = True
+            yield _taken(pieces)
 
-    def _fetches(self, now: float, seconds: float) -> list[Fetch]:
+    async def _agreed(
+        self, answer: _Answer, now: float, seconds: float, stack: contextlib.AsyncExitStack
+    ) -> list[Fetch]:
+        """Return the fetches, running; `answer.format` is text unless every source is to answer protobuf.
+
+        What a source answered lately it is taken to answer again, without waiting for it. A source that is
+        down does not count; one that is not known and does not answer soon makes the answer text.
+        """
+        clock = asyncio.get_running_loop().time
+        known = {
+            name: one.format
+            for name, one in self._totals.items()
+            if one.format is not None and now - one.format_seen < REMEMBER_FORMAT
+        }
+        if Format.TEXT in known.values():
+            answer.format = Format.TEXT
+        fetches, tasks = self._started(answer.format, now, seconds, stack)
+        if answer.format is Format.TEXT:
+            return fetches
+        for fetch in fetches:
+            totals = self._totals[fetch.source.name]
+            if fetch.source.name in known:
+                continue
+            totals.format = None
+            if await _is_answered(fetch, now + seconds * AGREE - clock()):
+                self._remember(fetch, now)
+            else:
+                totals.format, totals.format_seen = Format.TEXT, now
+        if all(one.format is not Format.TEXT for one in self._totals.values()):
+            return fetches
+        answer.format = Format.TEXT
+        await _ended(tasks)
+        return self._started(Format.TEXT, now, seconds, stack)[0]
+
+    def _started(
+        self, asked: Format, now: float, seconds: float, stack: contextlib.AsyncExitStack
+    ) -> tuple[list[Fetch], list[asyncio.Task[None]]]:
+        fetches = self._fetches(asked, now, seconds)
+        tasks = [asyncio.create_task(fetch.run()) for fetch in fetches]
+        stack.push_async_callback(_ended, tasks)
+        return fetches, tasks
+
+    def _fetches(self, asked: Format, now: float, seconds: float) -> list[Fetch]:
         last = len(self._sources) - 1
         ahead = AHEAD_BYTES // max(1, len(self._sources))
         deadlines = [
@@ -144,9 +214,14 @@ class MergedMetrics:
             for number in range(len(self._sources))
         ]
         return [
-            Fetch(source, Format.TEXT, deadline, ahead, self._tls)
+            Fetch(source, asked, deadline, ahead, self._tls)
             for source, deadline in zip(self._sources, deadlines, strict=True)
         ]
+
+    def _remember(self, fetch: Fetch, now: float) -> None:
+        if fetch.declared is not None:
+            totals = self._totals[fetch.source.name]
+            totals.format, totals.format_seen = fetch.declared.format, now
 
     def _judge(self, fetch: Fetch, merge: SourceMerge) -> SourceHealth:
         """Return how the source did; add it to its totals, and log it when that changes."""
@@ -160,6 +235,7 @@ class MergedMetrics:
         if up == totals.down:
             log.warning("source %s is %s%s", fetch.source.name, "up" if up else "down: ", problem)
         totals.down = not up
+        answered = fetch.declared.format if fetch.declared is not None else Format.TEXT
         return SourceHealth(
             fetch.source.name,
             up,
@@ -169,10 +245,34 @@ class MergedMetrics:
             totals.dropped_families,
             totals.malformed_lines,
             totals.truncations,
+            # A source that speaks protobuf shows so although another one made the answer text.
+            format=(totals.format or answered).label,
             hidden=merge.hidden,
             hidden_names=merge.hidden_names,
             problem=problem,
         )
+
+
+def _merge_of(merger: Merger, chosen: Format, name: str, *, trusted: bool) -> SourceMerge:
+    if chosen is Format.PROTOBUF:
+        return merger.protobuf_source(name, trusted=trusted)
+    return merger.source(name, trusted=trusted)
+
+
+def _merge_of_fetch(merger: Merger, chosen: Format, fetch: Fetch) -> SourceMerge:
+    """Return the part of the merge for a source, by what its header said."""
+    trusted = fetch.source.kind == "envoy"
+    declared = fetch.declared
+    if declared is not None and declared.format is not chosen:
+        fetch.refuse("answered text, although it answered protobuf before: the next scrape is text")
+    if chosen is Format.PROTOBUF or declared is None:
+        return _merge_of(merger, chosen, fetch.source.name, trusted=trusted)
+    return merger.source(
+        fetch.source.name,
+        trusted=trusted,
+        doubtful=not declared.certain,
+        openmetrics=declared.openmetrics,
+    )
 
 
 async def _merged(fetch: Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
@@ -190,6 +290,35 @@ async def _merged(fetch: Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
     except Exception:
         log.exception("source %s could not be merged", fetch.source.name)
         fetch.problem = "could not be merged"
+
+
+async def _is_answered(fetch: Fetch, seconds: float) -> bool:
+    """Return whether the source's header is there, or known not to come, within so many seconds."""
+    if not fetch.answered.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await fetch.answered.wait()
+    return fetch.answered.is_set()
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _resumed(first: bytes, rest: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+    async with contextlib.aclosing(rest):
+        yield first
+        async for piece in rest:
+            yield piece
+
+
+def _taken(pieces: list[bytes]) -> bytes:
+    """Return the pieces as one, and forget them."""
+    out = b"".join(pieces)
+    pieces.clear()
+    return out
 
 
 def _timeout(headers: Mapping[str, str]) -> float:

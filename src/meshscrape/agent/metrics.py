@@ -1,4 +1,4 @@
-"""The agent's own metric families, in Prometheus's text format. Pure: what is seen comes in as values.
+"""The agent's own metric families. Pure: what is seen comes in as values.
 
 Names that Istio's agent has keep Istio's name, type and unit (`istio_agent_*`); the others are
 `meshscrape_agent_*`. There is no `process_*` or `python_*`: those belong to the application.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 
-from meshscrape.exposition.health import Family, render_families
+from meshscrape.exposition.health import Family
 
 NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -33,9 +33,9 @@ class AgentFigures:
     scrapers_current: bool | None = None
 
 
-def render(figures: AgentFigures, now: datetime) -> bytes:
-    """The families as text exposition 0.0.4."""
-    return render_families([*_certificate(figures, now), *_requests(figures), *_life(figures)])
+def agent_families(figures: AgentFigures, now: datetime) -> list[Family]:
+    """Return the agent's own families."""
+    return [*_certificate(figures, now), *_requests(figures), *_life(figures)]
 
 
 def _certificate(figures: AgentFigures, now: datetime) -> Iterator[Family]:

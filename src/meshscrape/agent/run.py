@@ -15,10 +15,11 @@ from meshscrape.agent import envoy
 from meshscrape.agent.allow_list import ScrapersFile
 from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
 from meshscrape.agent.merged import PATHS, MergedMetrics
-from meshscrape.agent.metrics import AgentFigures, render
+from meshscrape.agent.metrics import AgentFigures, agent_families
 from meshscrape.agent.schedule import Timing
 from meshscrape.agent.served import ServedCertificate
 from meshscrape.agent.sources import MergedOptions
+from meshscrape.exposition.health import Family
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.allow_list import Scraper
 from meshscrape.istio.settings import AgentSettings
@@ -160,8 +161,8 @@ class Agent:
         said = "not ready" if _ADDED_BY_ENVOY in request.headers else reason
         return Response(503, f"{said}\n".encode())
 
-    def own_metrics(self) -> bytes:
-        """The agent's own families."""
+    def own_metrics(self) -> list[Family]:
+        """Return the agent's own families."""
         credentials = self._credentials
         figures = AgentFigures(
             version=__version__,
@@ -176,7 +177,7 @@ class Agent:
             envoy_current=self._served.current,
             scrapers_current=self._scrapers.current if self._scrapers else None,
         )
-        return render(figures, utcnow())
+        return agent_families(figures, utcnow())
 
 
 @contextlib.contextmanager

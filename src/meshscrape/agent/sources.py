@@ -154,6 +154,7 @@ class Fetch:
         self._tls = tls
         self._timeout: asyncio.Timeout | None = None
         self._its_turn = False
+        self._refused = ""
 
     async def run(self) -> None:
         """Read the source to its end or its deadline; `problem` says why there was no whole exposition."""
@@ -175,12 +176,18 @@ class Fetch:
             self.answered.set()
             self._queue.end()
 
+    def refuse(self, why: str) -> None:
+        """Merge nothing of the source."""
+        self._refused = why
+
     async def pieces(self, most: int) -> AsyncIterator[bytes]:
         """Yield what was read, at most so many bytes at a time.
 
         Ends with `problem` set when the time to merge it is over: it must not cost the other sources' time.
         """
         clock = asyncio.get_running_loop().time
+        if self._refused:
+            raise UnavailableError(self._refused)
         self._begin_turn()
         while piece := await self._queue.take(most):
             if clock() > self.deadline.merge_by:

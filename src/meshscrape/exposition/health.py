@@ -66,7 +66,10 @@ _HEALTH: tuple[tuple[str, str, str, str], ...] = (
         "Expositions cut by the connection, the deadline or a limit.",
     ),
 )
-_FORMAT = ("meshscrape_source_format", "Always 1; the label has the format that the source answered in.")
+_FORMAT = (
+    "meshscrape_source_format",
+    "Always 1; the format that the source answers when it is offered protobuf (text: it was not).",
+)
 _HIDDEN = (
     "meshscrape_source_hidden_families",
     "Families of the source left out of this scrape because of `by`: prometheus (names that Prometheus adds "

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from meshscrape.exposition.families import AGENT, PROMETHEUS, FamilyTable
 from meshscrape.exposition.grammar import GAUGE
+from meshscrape.exposition.protobuf import ProtobufMerge
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.exposition.text import TextMerge
 
@@ -59,14 +60,24 @@ class Merger:
         A `trusted` source writes valid lines. A `doubtful` one may not be an exposition at all. What an
         `openmetrics` one sends is made text first.
         """
-        self._sources += 1
-        self._names[self._sources] = name
         return TextMerge(
             self.families,
-            self._sources,
+            self._next(name),
             self.limits,
-            lambda owner: self._names[owner],
+            self._owner_name,
             trusted=trusted,
             doubtful=doubtful,
             openmetrics=openmetrics,
         )
+
+    def protobuf_source(self, name: str, *, trusted: bool = False) -> ProtobufMerge:
+        """Return the next source of a merge in which every source speaks protobuf."""
+        return ProtobufMerge(self.families, self._next(name), self.limits, self._owner_name, trusted=trusted)
+
+    def _next(self, name: str) -> int:
+        self._sources += 1
+        self._names[self._sources] = name
+        return self._sources
+
+    def _owner_name(self, owner: int) -> str:
+        return self._names[owner]

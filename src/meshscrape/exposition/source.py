@@ -16,6 +16,8 @@ MAX_MALFORMED = 10_000
 # How many names of hidden families are kept to be shown.
 SHOWN_FAMILIES = 5
 LIMIT = "limit"
+# Tells the name of the source that has this number.
+OwnerName = Callable[[int], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +34,7 @@ class MergeLimits:
 class SourceMerge(ABC):
     """One source's part of a merge: feed its body as it arrives, send what comes back."""
 
-    def __init__(
-        self, families: FamilyTable, owner: int, limits: MergeLimits, owner_name: Callable[[int], str]
-    ) -> None:
+    def __init__(self, families: FamilyTable, owner: int, limits: MergeLimits, owner_name: OwnerName) -> None:
         self.bytes_in = 0
         self.series = 0
         self.malformed_lines = 0
@@ -133,7 +133,7 @@ class LineMerge(SourceMerge):
         families: FamilyTable,
         owner: int,
         limits: MergeLimits,
-        owner_name: Callable[[int], str],
+        owner_name: OwnerName,
         *,
         doubtful: bool = False,
         openmetrics: bool = False,

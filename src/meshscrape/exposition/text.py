@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from meshscrape.exposition.families import FamilyTable
 from meshscrape.exposition.grammar import NAME, UNTYPED
 from meshscrape.exposition.patterns import families_end
 from meshscrape.exposition.scan import Mender
-from meshscrape.exposition.source import LineMerge, MergeLimits
+from meshscrape.exposition.source import LineMerge, MergeLimits, OwnerName
 
 # The families of a chunk that was found valid; a line feed stands before its first line.
 _TYPE_LINES = re.compile(rb"\n# TYPE ([^ ]+) (.*)")
@@ -43,7 +42,7 @@ class TextMerge(LineMerge):
         families: FamilyTable,
         owner: int,
         limits: MergeLimits,
-        owner_name: Callable[[int], str],
+        owner_name: OwnerName,
         *,
         trusted: bool = False,
         doubtful: bool = False,

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshscrape.agent.metrics import AgentFigures, render
+from meshscrape.agent.metrics import AgentFigures, agent_families
+from meshscrape.exposition.health import render_families
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FIGURES = AgentFigures(
@@ -22,6 +23,11 @@ FIGURES = AgentFigures(
     envoy_restarts=3,
     envoy_current=True,
 )
+
+
+def render(figures: AgentFigures, now: datetime) -> bytes:
+    """Return the families as text."""
+    return render_families(agent_families(figures, now))
 
 
 def values(figures: AgentFigures) -> dict[str, float]:
