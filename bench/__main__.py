@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import agents, authority, flooded, merge, plan, proxy, scrapes, verify
+from bench import agents, authority, flooded, merge, pilot, plan, proxy, scrapes, verify
 from bench.measure import Row
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
     "scrapes": scrapes.run,
     "merge": merge.run,
+    "pilot": pilot.run,
     "agents": agents.run,
     "authority": authority.run,
     "flooded": flooded.run,
@@ -37,7 +38,8 @@ def main() -> None:
     for name in arguments.suites or SUITES:
         print(f"measuring {name}", file=sys.stderr)
         rows = _alone(name, arguments.rounds)
-        _print(name, rows)
+        if rows:
+            _print(name, rows)
         document[name] = [row.as_dict() for row in rows]
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(document, indent=2) + "\n")

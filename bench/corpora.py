@@ -45,6 +45,39 @@ def many_families(size: int) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
+def envoy_statistics(_: int) -> Iterator[bytes]:
+    """Envoy's own: families of one line per cluster, then histograms with 20 buckets per cluster."""
+    clusters = [
+        b"outbound|8080||service-%05d.namespace-%d.svc.cluster.local" % (n, n % 40) for n in range(20)
+    ]
+    for family in range(10**6):
+        if family % 40:
+            name = b"envoy_cluster_statistic_number_%d" % family
+            lines = [b"# TYPE %s counter\n" % name]
+            lines += [b'%s{envoy_cluster_name="%s"} %d\n' % (name, one, family * 31) for one in clusters]
+        else:
+            name = b"envoy_cluster_time_number_%d" % family
+            lines = [b"# TYPE %s histogram\n" % name]
+            for one in clusters:
+                bounds = [b"%g" % bound for bound in (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)]
+                lines += [
+                    b'%s_bucket{envoy_cluster_name="%s",le="%s"} %d\n' % (name, one, bound, family)
+                    for bound in [*bounds, b"+Inf"]
+                ]
+                lines += [
+                    b'%s_%s{envoy_cluster_name="%s"} 7\n' % (name, end, one) for end in (b"sum", b"count")
+                ]
+        yield b"".join(lines)
+
+
+# Lines without end that a source may send; the merge must not spend more on them than on valid ones.
+FLOODS = {
+    "blank lines": b"\n",
+    "comments": b"# nothing to see here\n",
+    "malformed lines": b"nothing to see here\n",
+    "valid and malformed lines": b"x 1\nx\n",
+}
+
 CORPORA: dict[str, Callable[[int], Iterator[bytes]]] = {
     "long lines": long_lines,
     "short lines": short_lines,
@@ -52,11 +85,14 @@ CORPORA: dict[str, Callable[[int], Iterator[bytes]]] = {
 }
 
 
+ENVOY = "Envoy's statistics"
+
+
 def corpus(name: str, size: int) -> bytes:
     """At most `size` bytes of the named corpus, whole lines, close to it."""
     pieces: list[bytes] = []
     left = size
-    for piece in CORPORA[name](size):
+    for piece in (envoy_statistics if name == ENVOY else CORPORA[name])(size):
         if len(piece) > left:
             pieces.append(piece[: piece.rfind(b"\n", 0, left) + 1])
             break
