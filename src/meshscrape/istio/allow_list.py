@@ -1,7 +1,7 @@
 """The allow list: who may scrape the secure ports.
 
-Entries are typed, because the same text means different things in a URI SAN and in a DNS SAN. What is not
-listed may not scrape; an empty list lets nobody in.
+Entries are typed, because the same text means different things in a URI SAN and in a DNS SAN. A scraper that
+is not listed may not scrape; an empty list allows none.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ Scraper = SpiffeScraper | TrustDomainScraper | DnsScraper
 
 
 def parse_scrapers(text: str, where: Where = _VARIABLE_PLACE) -> tuple[Scraper, ...]:
-    """The allow list that `text` spells: typed entries separated by commas, duplicates dropped.
+    """Return the allow list that `text` spells: typed entries separated by commas, duplicates dropped.
 
     Empty text is an empty list. Raises InputError at `where` for entries without a type, for malformed
     SPIFFE IDs and DNS names, and for patterns other than a whole trust domain.
@@ -67,9 +67,9 @@ def parse_scrapers(text: str, where: Where = _VARIABLE_PLACE) -> tuple[Scraper, 
 
 
 def parse_scrapers_file(text: str, file: str) -> tuple[Scraper, ...]:
-    """The allow list that a file spells: typed entries, one or several separated by commas on each line.
+    """Return the allow list of a file: typed entries, one or several separated by commas on each line.
 
-    Empty lines, and lines that start with #, say nothing; an empty file lets nobody in. Raises InputError
+    Empty lines and lines that start with # are ignored; an empty file allows no scraper. Raises InputError
     with the `file` and the line, as `parse_scrapers` does.
     """
     found: list[Scraper] = []

@@ -18,7 +18,7 @@ from meshscrape.istio.ports import parse_port
 from meshscrape.istio.proxy_config import ProxyConfig, parse_proxy_config
 from meshscrape.istio.scrape_targets import DEFAULT_PORT, ScrapeSource, make_source, parse_scrape_targets
 
-# Namespaces of annotations of which every name is known here: an unknown one is a mistake.
+# In these namespaces every name is known, so an unknown one is a mistake.
 _CLOSED = {
     "meshscrape.io": (names.LOCAL_COMMAND, names.BOOTSTRAP_CHECKSUM),
     "prometheus.istio.io": (
@@ -28,7 +28,7 @@ _CLOSED = {
         names.SECURE_ENVOY_PORT,
     ),
 }
-# Names that may be joined by others in a later Istio: only near misses are mistakes.
+# A later Istio may add names to these, so only near misses are mistakes.
 _OPEN = (
     names.PROXY_CONFIG_ANNOTATION,
     "proxy.istio.io/overrides",
@@ -57,7 +57,7 @@ class PodAnnotations:
     """What a pod's annotations say.
 
     `endpoints` are the application's own metrics endpoints. `include_inbound_ports` is None when all ports
-    are captured. `injected` tells that Istio's injector has been here. Local commands are command lines by
+    are captured. `injected` is True when Istio's injector made the pod. Local commands are command lines by
     container, with the empty name for the only container.
     """
 
@@ -75,12 +75,12 @@ class PodAnnotations:
 
     @property
     def sources(self) -> tuple[ScrapeSource, ...]:
-        """The endpoints that the agent merges: none when merging is off."""
+        """Return the endpoints that the agent merges: none when merging is off."""
         return self.endpoints if self.merge_metrics else ()
 
 
 def parse_annotations(annotations: Mapping[str, str], where: Where = "") -> PodAnnotations:
-    """What `annotations` of a pod say; `where` names the pod in errors.
+    """Return what the `annotations` of a pod say; `where` names the pod in errors.
 
     Annotations that do not concern metrics or the proxy are ignored. Raises InputError naming the annotation
     for values that cannot be used and for names that look misspelt.
@@ -128,7 +128,7 @@ def _refuse_misspelt(name: str, where: Where) -> None:
 
 
 def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: Where) -> tuple[ScrapeSource, ...]:
-    """The application's endpoints, as the injector understands the annotations.
+    """Return the application's endpoints, as the injector understands the annotations.
 
     As Istio: everything but a false `scrape` counts as yes, a list of targets wins over the single endpoint,
     and a port that is already one of the `agents` means that the injector (or a careful user) has rewritten
@@ -152,7 +152,7 @@ def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: Where) -
         (names.PROMETHEUS_PATH, path),
         (names.PROMETHEUS_SCHEME, annotations.get(names.PROMETHEUS_SCHEME, "")),
     ):
-        # Each alone first, so that the error names the annotation that is wrong.
+        # Check each alone first, so that the error names the wrong annotation.
         make_source(
             value if name == names.PROMETHEUS_PORT and value else DEFAULT_PORT,
             value if name == names.PROMETHEUS_PATH else "",

@@ -26,7 +26,7 @@ _LONGEST = 2**63 - 1  # nanoseconds; Go's time.Duration is an int64
 
 
 def parse_duration(text: str, where: Where = "") -> timedelta:
-    """The duration that `text` spells as Go's `time.ParseDuration` reads it, to the microsecond.
+    """Return the duration that `text` spells as Go's `time.ParseDuration` reads it, to the microsecond.
 
     Negative durations are valid Go and are returned as such. Raises InputError at `where` for anything that
     Go refuses: a missing unit, days, spaces, more than about 292 years.
@@ -47,29 +47,3 @@ def parse_duration(text: str, where: Where = "") -> timedelta:
 
 def _numbers(text: str) -> list[tuple[str, str]]:
     return [(f"0{number.removesuffix('.')}", unit) for number, unit in _PARTS.findall(text)]
-
-
-def format_duration(duration: timedelta) -> str:
-    """`duration` as Go's `Duration.String` spells it: `24h0m0s`, `1.5s`, `20ms`, `0s`."""
-    microseconds = duration // timedelta(microseconds=1)
-    sign = "-" if microseconds < 0 else ""
-    left = abs(microseconds)
-    if left == 0:
-        return "0s"
-    if left < 1_000:
-        return f"{sign}{left}\u00b5s"
-    if left < 1_000_000:
-        return f"{sign}{_decimal(left, 1_000)}ms"
-    hours, left = divmod(left, 3_600_000_000)
-    minutes, left = divmod(left, 60_000_000)
-    seconds = f"{_decimal(left, 1_000_000)}s"
-    if hours:
-        return f"{sign}{hours}h{minutes}m{seconds}"
-    return f"{sign}{minutes}m{seconds}" if minutes else f"{sign}{seconds}"
-
-
-def _decimal(value: int, unit: int) -> str:
-    whole, rest = divmod(value, unit)
-    if not rest:
-        return str(whole)
-    return f"{whole}.{str(rest).zfill(len(str(unit)) - 1).rstrip('0')}"

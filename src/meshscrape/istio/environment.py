@@ -1,4 +1,4 @@
-"""Reading typed values out of environment variables, each error naming its variable."""
+"""Read typed values from environment variables; each error names its variable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshscrape.istio.durations import parse_duration
 from meshscrape.istio.host_port import split_host_port
 from meshscrape.istio.ports import parse_port, shorten
 
-# As Go's strconv.ParseBool, which Istio reads all of its switches with.
+# The spellings of Go's strconv.ParseBool, with which Istio reads its switches.
 TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -24,7 +24,7 @@ _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Z
 
 
 def parse_boolean(text: str, where: Where) -> bool:
-    """The truth value that `text` spells as Go's strconv.ParseBool reads it; raises InputError at `where`."""
+    """Return the truth value that Go's strconv.ParseBool reads in `text`; raise InputError at `where`."""
     if text not in TRUE | FALSE:
         raise InputError(f"{shorten(text)} is not a truth value", where=where, remedy="write true or false")
     return text in TRUE
@@ -36,7 +36,7 @@ def is_true(text: str | None) -> bool:
 
 
 def check_kubernetes_name(text: str, where: Where) -> str:
-    """`text`, when it can name a Kubernetes object (a DNS-1123 subdomain); raises InputError at `where`."""
+    """Return `text` if it can name a Kubernetes object (a DNS-1123 subdomain); else raise InputError."""
     if len(text) > 253 or _KUBERNETES_NAME.fullmatch(text) is None:
         raise InputError(
             f"{shorten(text)} cannot name a Kubernetes object",
@@ -47,7 +47,7 @@ def check_kubernetes_name(text: str, where: Where) -> str:
 
 
 def check_namespace(text: str, where: Where) -> str:
-    """`text`, when it can name a Kubernetes namespace (a DNS-1123 label); raises InputError at `where`."""
+    """Return `text` if it can name a Kubernetes namespace (a DNS-1123 label); else raise InputError."""
     if len(text) > 63 or "." in text:
         raise InputError(
             f"{shorten(text)} cannot name a namespace",
@@ -58,10 +58,10 @@ def check_namespace(text: str, where: Where) -> str:
 
 
 def parse_address(text: str, where: Where) -> str:
-    """The IPv4 or IPv6 address that `text` spells, in canonical spelling; raises InputError at `where`.
+    """Return the IPv4 or IPv6 address in `text`, in canonical spelling; raise InputError at `where`.
 
     Addresses that do not name one interface of one host (0.0.0.0, ::, multicast, zones) are refused: a
-    listener on them would be reachable in places that nobody named.
+    listener on them would be reachable from places that the user did not name.
     """
     remedy = "write one IPv4 or IPv6 address, such as 127.0.1.1 or ::1"
     try:
@@ -95,7 +95,7 @@ def parse_ca_address(text: str, where: Where) -> str:
 
 
 class Environment:
-    """Environment variables read by type; a variable that is set to nothing counts as not set."""
+    """Environment variables, read by type. An empty variable counts as not set."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
@@ -106,34 +106,34 @@ class Environment:
         return Place(variable=name)
 
     def raw(self, name: str) -> str | None:
-        """The value as it is set, or None when the variable is not set at all."""
+        """Return the value as it is set, or None when the variable is not set at all."""
         return self._variables.get(name)
 
     def text(self, name: str, default: str = "") -> str:
-        """The value, or `default`."""
+        """Return the value, or `default`."""
         return self._variables.get(name) or default
 
     def required(self, name: str, remedy: str) -> str:
-        """The value; raises InputError when it is not set or empty."""
+        """Return the value; raise InputError when it is not set or empty."""
         if value := self._variables.get(name):
             return value
         raise InputError("not set", where=self.place(name), remedy=remedy)
 
     def name(self, name: str, remedy: str) -> str:
-        """The name of a Kubernetes object, required."""
+        """Return the name of a Kubernetes object, which must be set."""
         return check_kubernetes_name(self.required(name, remedy), self.place(name))
 
     def flag(self, name: str, default: bool) -> bool:
-        """A truth value."""
+        """Return a truth value."""
         value = self.text(name)
         return parse_boolean(value, self.place(name)) if value else default
 
     def port(self, name: str, default: int, *, allow_zero: bool = False) -> int:
-        """A port number."""
+        """Return a port number; 0 only with `allow_zero`."""
         return parse_port(self.text(name, str(default)), self.place(name), allow_zero)
 
     def count(self, name: str, default: int, highest: int) -> int:
-        """A whole number from 1 to `highest`."""
+        """Return a whole number from 1 to `highest`."""
         text = self.text(name, str(default))
         if re.fullmatch(r"[1-9][0-9]{0,8}", text, re.ASCII) is None or int(text) > highest:
             raise InputError(
@@ -144,7 +144,7 @@ class Environment:
         return int(text)
 
     def path(self, name: str) -> Path | None:
-        """A file system path, or None when not set."""
+        """Return a path of the file system, or None when the variable is not set."""
         value = self.text(name)
         if not value:
             return None
@@ -153,16 +153,14 @@ class Environment:
         return Path(value)
 
     def duration(self, name: str, default: str) -> timedelta:
-        """A duration longer than nothing, in Go's syntax."""
+        """Return a positive duration, written in Go's syntax."""
         value = parse_duration(self.text(name, default), self.place(name))
         if value <= timedelta(0):
-            raise InputError(
-                "not longer than nothing", where=self.place(name), remedy="write for example 24h"
-            )
+            raise InputError("must be positive", where=self.place(name), remedy="write for example 24h")
         return value
 
     def fraction(self, name: str, default: str) -> float:
-        """A decimal number from 0 to 1."""
+        """Return a decimal number from 0 to 1."""
         text = self.text(name, default)
         try:
             value = float(text)

@@ -1,6 +1,6 @@
 """YAML documents of Kubernetes objects, with the line of every field for error messages.
 
-Loading is safe: plain data only, no merge keys and no YAML that grows without bound.
+Loading is safe: it gives plain data only, and the size of what aliases make is bounded.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int
 _MERGE = "tag:yaml.org,2002:merge"
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
-# Called for what kubectl reads past: a code, what it is, and its line from 1.
+# Called for what kubectl accepts and a strict reader refuses: a code, what it is, and its line from 1.
 Notice = Callable[[str, str, int], None]
 REPEATED_KEY = "repeated-key"
 NO_OBJECT = "no-object"
@@ -150,7 +150,7 @@ class _Builder:
                 merged = self._merged(key_node, value_node, path)
                 continue
             key = self._key(key_node)
-            # The key's line, not the value's: that is where a reader looks.
+            # Note the key's line, not the value's, because people look there.
             self.lines[(*path, key)] = self._line(key_node)
             result[key] = self._value(value_node, (*path, key))
         return {**merged, **result}
@@ -171,7 +171,7 @@ class _Builder:
             self._refuse(node, "a key is not a string", "write a name before the colon")
         if self._lenient and node.tag == _BOOLEAN:
             return str(self._typed(node)).lower()
-        # Numbers as keys become strings, as for the Kubernetes API (portLevelMtls is written so).
+        # Numbers as keys become strings, as in the Kubernetes API (portLevelMtls is written so).
         if node.tag not in _AS_WRITTEN | {"tag:yaml.org,2002:int"}:
             self._refuse(node, f"key {shorten(node.value)} is not a string", "quote it")
         return str(node.value)
@@ -221,7 +221,7 @@ def unreadable(error: Exception, file: str, first_line: int = 1) -> InputError:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field of a document: its value, and enough to say where it is."""
+    """A field of a document: its value and its place."""
 
     document: Document
     owner: str
@@ -230,7 +230,7 @@ class Field:
 
     @classmethod
     def of(cls, document: Document, owner: str) -> Field:
-        """The whole document; `owner` is how errors call it (`Deployment default/httpbin`)."""
+        """Return the whole document as a field; `owner` names it in errors (`Deployment default/httpbin`)."""
         return cls(document, owner, (), document.data)
 
     @property
@@ -258,12 +258,12 @@ class Field:
         return Field(self.document, self.owner, (*self.path, *path), value)
 
     def at(self, key: str) -> Field:
-        """The field `key` in this mapping; its value is None when it is not there."""
+        """Return the field `key` in this mapping; its value is None when it is absent."""
         value = self.value.get(key) if isinstance(self.value, Mapping) else None
         return Field(self.document, self.owner, (*self.path, key), value)
 
     def mapping(self, key: str, *, required: bool = False) -> Field:
-        """The mapping `key`; an absent one is empty unless it is required."""
+        """Return the mapping `key`; an absent one is empty unless it is required."""
         found = self.at(key)
         if found.value is None and not required:
             return Field(found.document, found.owner, found.path, {})
@@ -272,7 +272,7 @@ class Field:
         return found
 
     def items(self, key: str) -> list[Field]:
-        """The elements of the list `key`, each a mapping; an absent list has none."""
+        """Return the elements of the list `key`, each a mapping; an absent list has none."""
         found = self.elements(key)
         for item in found:
             if not isinstance(item.value, Mapping):
@@ -280,7 +280,7 @@ class Field:
         return found
 
     def elements(self, key: str) -> list[Field]:
-        """The elements of the list `key`; an absent list has none."""
+        """Return the elements of the list `key`; an absent list has none."""
         found = self.at(key)
         if found.value is None:
             return []
@@ -292,7 +292,7 @@ class Field:
         ]
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The string `key`; required when `default` is None."""
+        """Return the string `key`; it must be there when `default` is None."""
         found = self.at(key)
         if found.value is None and default is not None:
             return default
@@ -301,20 +301,20 @@ class Field:
         return found.as_text()
 
     def as_text(self) -> str:
-        """This value, when it is a string."""
+        """Return this value, which must be a string."""
         if not isinstance(self.value, str):
             self.refuse(f"{shorten(self.value)} is not a string", "quote it")
         return self.value
 
     def port(self, key: str) -> int:
-        """The port number `key`, required."""
+        """Return the port number `key`, which must be there."""
         found = self.at(key)
         if not isinstance(found.value, int) or isinstance(found.value, bool):
             found.refuse("missing" if found.value is None else "not a number", f"write {key}: 9080")
         return parse_port(str(found.value), found.where)
 
     def strings(self, key: str) -> dict[str, str]:
-        """The mapping of strings to strings `key` (labels, annotations); an absent one is empty."""
+        """Return the mapping of strings to strings `key` (labels, annotations); an absent one is empty."""
         found = self.mapping(key)
         assert isinstance(found.value, Mapping)  # noqa: S101 - mapping() just checked it
         return {name: found.at(name).as_text() for name in found.value}
@@ -328,7 +328,7 @@ class Field:
                 self.at(name).refuse(f"unknown field {shorten(name)}", suggestion(name, known))
 
     def no_misspelt(self, *known: str, also: Collection[str] = ()) -> None:
-        """Raise InputError for a field that is nearly but not quite one of `known`; `also` are fine too."""
+        """Raise InputError for a field that is nearly one of `known`; the names in `also` are allowed."""
         if not isinstance(self.value, Mapping):
             return
         for name in self.value:
@@ -337,7 +337,7 @@ class Field:
 
 
 def spell(path: Path) -> str:
-    """`spec.template.metadata.annotations["a/b"][0]` for a path of keys and indexes."""
+    """Return a path of keys and indexes as text: `spec.template.metadata.annotations["a/b"][0]`."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -350,12 +350,12 @@ def spell(path: Path) -> str:
 
 
 def closest(name: str, known: Collection[str], cutoff: float = 0.8) -> str | None:
-    """The one of `known` that `name` was probably meant to be, or None."""
+    """Return the one of `known` that `name` was probably meant to be, or None."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return near[0] if near else None
 
 
 def suggestion(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
-    """The remedy for an unknown `name`: the nearest of `known`, else all of them."""
+    """Return the remedy for an unknown `name`: the nearest of `known`, else all of them."""
     near = closest(name, known, cutoff)
     return f"did you mean {near}?" if near else f"known are {', '.join(sorted(known))}"

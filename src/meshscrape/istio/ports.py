@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}", re.ASCII)
 
 
 def parse_port(text: str, where: Where, allow_zero: bool = False) -> int:
-    """The port number that `text` spells in plain decimal digits.
+    """Return the port number that `text` spells in plain decimal digits.
 
     Zero (a port that is off) is accepted only with `allow_zero`. Raises InputError at `where` for anything
     else than a number from 1 to 65535: signs, spaces and leading zeros included, because Go, YAML and
@@ -73,6 +73,6 @@ def refuse_reserved(port: int, where: Where) -> None:
 
 
 def shorten(text: object, limit: int = 60) -> str:
-    """A quoted, one-line, bounded spelling of untrusted `text` for error messages."""
+    """Return untrusted `text` for an error message: quoted, on one line, of bounded length."""
     spelled = repr(text)
     return spelled if len(spelled) <= limit else spelled[: limit - 1] + "…"

@@ -38,7 +38,7 @@ class ProxyConfig:
 
     @property
     def status_port(self) -> int | None:
-        """The merged metrics port that it asks for (statusPort), or None for the default."""
+        """Return the merged metrics port that it sets (statusPort), or None for the default."""
         port = self.raw.get("statusPort")
         return port if isinstance(port, int) else None
 
@@ -76,7 +76,7 @@ def _parse(yaml_text: str) -> ProxyConfig:
 def read_proxy_config(yaml_text: str) -> tuple[Mapping[str, object], str]:
     """Return the fields that `yaml_text` spells, and why they cannot be read (empty when they can).
 
-    Pods of one workload have the same text, so what was read is kept.
+    Pods of one workload have the same text, so results are cached.
     """
     try:
         documents = load_documents(yaml_text, "")

@@ -1,4 +1,4 @@
-"""The application's own metrics endpoints: where the agent reads them on the workload's inside.
+"""The application's own metrics endpoints, which the agent reads on the workload's inside address.
 
 Two spellings exist. Pods carry annotations (`prometheus.istio.io/scrape-targets` since Istio 1.31, the older
 `prometheus.io/*` in annotations.py); the injector hands them to the agent as JSON in the environment variable
@@ -43,7 +43,7 @@ class ScrapeSource:
 def parse_prometheus_annotations_env(
     json_text: str, where: Where = _VARIABLE_PLACE
 ) -> tuple[ScrapeSource, ...]:
-    """The endpoints that ISTIO_PROMETHEUS_ANNOTATIONS declares, in their order.
+    """Return the endpoints that ISTIO_PROMETHEUS_ANNOTATIONS declares, in their order.
 
     As pilot-agent reads it: an object of strings `scrape`, `path`, `port`, and a list `targets` of
     `port`/`path` which wins over the single endpoint when present; `"scrape": "false"` means none, an empty
@@ -72,7 +72,7 @@ def parse_prometheus_annotations_env(
 
 
 def parse_scrape_targets(text: str, where: Where = _ANNOTATION_PLACE) -> tuple[ScrapeSource, ...]:
-    """The endpoints of a `port:path,port:path` list, in their order; a missing path is /metrics.
+    """Return the endpoints of a list `port:path,port:path`, in their order; a missing path is /metrics.
 
     As Istio 1.31 reads it: spaces around entries and empty entries are ignored. Raises InputError at `where`
     for malformed or reserved ports, malformed paths and repeated endpoints, and for a list of nothing.
@@ -89,10 +89,10 @@ def parse_scrape_targets(text: str, where: Where = _ANNOTATION_PLACE) -> tuple[S
 
 
 def sources_to_env(sources: Iterable[ScrapeSource]) -> str:
-    """The value of ISTIO_PROMETHEUS_ANNOTATIONS that declares `sources`; empty for none.
+    """Return the value of ISTIO_PROMETHEUS_ANNOTATIONS that declares `sources`; empty for none.
 
     One source is written as Istio before 1.31 understands it, several as `targets`; a scheme is written only
-    when it is not http, so that Istio's own agent meets nothing new.
+    when it is not http, because Istio's own agent does not know it.
     """
     fields = [_fields(source) for source in sources]
     if not fields:
@@ -103,7 +103,7 @@ def sources_to_env(sources: Iterable[ScrapeSource]) -> str:
 
 
 def make_source(port: str, path: str, scheme: str, where: Where) -> ScrapeSource:
-    """A source from its texts; raises InputError at `where`. An empty path or scheme is the default."""
+    """Return a source from its texts; an empty path or scheme is the default. Raise InputError at `where`."""
     number = parse_port(port, where)
     refuse_reserved(number, where)
     if scheme not in ("", *_SCHEMES):
@@ -112,7 +112,7 @@ def make_source(port: str, path: str, scheme: str, where: Where) -> ScrapeSource
 
 
 def check_path(path: str, where: Where) -> str:
-    """`path`, when it can be the path (and query) of a URL; raises InputError at `where`."""
+    """Return `path` if it can be the path (and query) of a URL; else raise InputError at `where`."""
     if len(path) > _MAX_PATH or _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path):
         raise InputError(
             f"{shorten(path)} is not a path of a URL",

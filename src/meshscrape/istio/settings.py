@@ -50,12 +50,12 @@ _FOREIGN_VARIABLES = frozenset({names.MESHSCRAPE_PROMETHEUS, names.MESHSCRAPE_PR
 
 _INBOUND_PLACE = Place(variable=names.MESHSCRAPE_INBOUND)
 _RSA_SIZES = ("2048", "3072", "4096")
-_INJECTED = "the injector sets it from the pod; set it for an agent that you start yourself"
+_INJECTED = "set it; in a pod the injector does"
 
 
 @dataclass(frozen=True, slots=True)
 class InboundPort:
-    """A port of the application (of a gateway: a port where it listens) and how connections must come in."""
+    """A port of the application (of a gateway: where it listens) and the mTLS mode of its connections."""
 
     port: int
     mode: InboundMode
@@ -64,7 +64,7 @@ class InboundPort:
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """Everything that an agent is told. Ports that are 0 are off; directories are not checked to exist."""
+    """All settings of an agent. A port of 0 is off. Directories may not exist yet."""
 
     role: Role
     trust_domain: str
@@ -109,23 +109,23 @@ class AgentSettings:
 
     @property
     def spiffe_id(self) -> SpiffeId:
-        """The workload's identity."""
+        """Return the workload's identity."""
         return workload_id(self.trust_domain, self.namespace, self.service_account)
 
 
 def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
-    """The settings that `env` spells for an agent started as `proxy sidecar` or `proxy router`.
+    """Return the settings that `env` spells for an agent started as `proxy sidecar` or `proxy router`.
 
-    Names and meanings are Istio's (pilot-agent), MESHSCRAPE_* are meshscrape's. Unlike there, keys are ECDSA
-    unless an RSA size is given, and an empty INBOUND_CAPTURE_PORTS leaves Envoy out. Raises InputError naming
-    the variable for every value that cannot be used, for ports that collide, and for MESHSCRAPE_* variables
-    that do not exist.
+    Names and meanings are Istio's (pilot-agent); those of MESHSCRAPE_* are meshscrape's. Unlike in Istio,
+    keys are ECDSA unless an RSA size is given, and an empty INBOUND_CAPTURE_PORTS leaves Envoy out. Raises
+    InputError naming the variable for every value that cannot be used, for ports that collide, and for
+    MESHSCRAPE_* variables that do not exist.
     """
     if role not in get_args(Role):
         raise InputError(f"{shorten(role)} is not a role", where="proxy", remedy="write sidecar or router")
     _refuse_unknown(env)
     environment = Environment(env)
-    # Istio's way of saying that the sidecar is there for its certificate alone (Prometheus's pod).
+    # As in Istio's sample for Prometheus's pod: the sidecar gets a certificate and nothing else.
     envoy = not (role == "sidecar" and environment.raw(names.INBOUND_CAPTURE_PORTS) == "")
     algorithm, rsa_bits = _key_parameters(environment)
     ratio, jitter = _grace(environment)
@@ -185,7 +185,7 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
 
 
 def parse_inbound(json_text: str, where: Where = _INBOUND_PLACE) -> tuple[InboundPort, ...]:
-    """The ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
+    """Return the ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
 
     Empty text is no port. Raises InputError at `where`: unknown keys and modes, reserved and repeated ports.
     """
@@ -208,7 +208,7 @@ def parse_inbound(json_text: str, where: Where = _INBOUND_PLACE) -> tuple[Inboun
 
 
 def inbound_to_env(inbound: Iterable[InboundPort]) -> str:
-    """The value of MESHSCRAPE_INBOUND that declares `inbound`; empty for none."""
+    """Return the value of MESHSCRAPE_INBOUND that declares `inbound`; empty for none."""
     items = [{"port": item.port, "mode": item.mode, "name": item.name} for item in inbound]
     return json.dumps(items) if items else ""
 
@@ -262,7 +262,7 @@ def _addresses(environment: Environment) -> tuple[tuple[str, ...], str]:
         raise InputError(
             f"{inside} is not a loopback address",
             where=inside_place,
-            remedy="write one from 127.0.0.0/8 or ::1: what listens there is not protected",
+            remedy="write one from 127.0.0.0/8 or ::1, because what listens there is not protected",
         )
     if inside in pod:
         raise InputError(
@@ -301,7 +301,7 @@ def _grace(environment: Environment) -> tuple[float, float]:
     jitter = environment.fraction(names.SECRET_GRACE_PERIOD_RATIO_JITTER, "0.01")
     if not 0 < ratio < 1:
         raise InputError(
-            "certificates would be renewed either at once or only when they have expired",
+            "certificates would be renewed at once, or only after they expire",
             where=environment.place(names.SECRET_GRACE_PERIOD_RATIO),
             remedy="write a number between 0 and 1, for example 0.5",
         )
@@ -325,13 +325,13 @@ def _file_mode(environment: Environment, name: str) -> int:
         raise InputError(
             f"mode {text} does not suit private keys",
             where=environment.place(name),
-            remedy="write 0600, or 0640 to let one group read: never execute, never others",
+            remedy="write 0600, or 0640 to let one group read",
         )
     return mode
 
 
 def _check_ports(settings: AgentSettings) -> None:
-    """Every listener needs a port of its own, and the numbers reserved for one purpose serve no other."""
+    """Raise InputError for two listeners on one port, and for a reserved port that serves another purpose."""
     listeners = (
         (names.ENVOY_PROMETHEUS_PORT, settings.stats_port, ports.STATS),
         (names.STATUS_PORT, settings.merged_port, ports.MERGED),
@@ -362,7 +362,7 @@ def _check_ports(settings: AgentSettings) -> None:
 
 
 def _check_files(settings: AgentSettings) -> None:
-    """Files that others may read stay apart from the agent's own; only gateways have routes."""
+    """Raise InputError for files that exclude each other, and for routes of a sidecar."""
     if settings.scrapers_file is not None and settings.scrapers:
         raise InputError(
             "there are two allow lists",

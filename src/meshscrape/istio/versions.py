@@ -1,8 +1,8 @@
 """Versions of Istio's proxies and control planes, as image tags spell them.
 
-Tags of Istio and of those who rebuild it: `1.31.0`, `1.31.0-rc.0-distroless`, `1.31-alpha.<hash>`, Google's
+Known are the tags of Istio and of vendors: `1.31.0`, `1.31.0-rc.0-distroless`, `1.31-alpha.<hash>`, Google's
 `1.11.2-asm.17`, Solo's `1.29.2-solo`, Alibaba Cloud's `v1.14.3.47-ga31201346f-aliyun` (the fourth number is
-their own patch). A tag that does not tell (`latest`, a digest) is an unknown version, never a guess.
+their own patch). For a tag without a version (`latest`, a digest) it is unknown; it is never guessed.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class IstioVersion:
 
     @property
     def known(self) -> bool:
-        """Whether the version can be told."""
+        """Return whether the version is known."""
         return self.numbers is not None
 
     def at_least(self, version: str) -> bool | None:
-        """Whether this is `version` (`1.31`, `1.22.3`) or newer; None when it is unknown.
+        """Return whether this is `version` (`1.31`, `1.22.3`) or newer; None when it is unknown.
 
         A pre-release counts as its release: features are in it, though they may still change.
         """
@@ -59,7 +59,7 @@ UNKNOWN = IstioVersion()
 
 
 def parse_version(tag: str) -> IstioVersion:
-    """The version that an image tag (or `--istio-version`) spells; unknown when it does not tell."""
+    """Return the version that an image tag (or `--istio-version`) spells; unknown when it spells none."""
     rest = tag.strip()
     for variant in _VARIANTS:
         rest = rest.removesuffix(variant)
@@ -78,7 +78,7 @@ def parse_version(tag: str) -> IstioVersion:
 
 
 def split_image(image: str) -> tuple[str, str]:
-    """Repository and tag of an image reference; the tag is empty when there is only a digest, or none."""
+    """Return repository and tag of an image reference; the tag is empty when it has none."""
     name = image.partition("@")[0]
     repository, colon, tag = name.rpartition(":")
     # A colon before the last slash is a registry's port.
@@ -88,7 +88,7 @@ def split_image(image: str) -> tuple[str, str]:
 
 
 def image_version(image: str) -> IstioVersion:
-    """The Istio version of a proxy's (or istiod's) image; unknown for images that are not Istio's proxy.
+    """Return the Istio version of an image; unknown when it is neither Istio's proxy nor istiod.
 
     `envoyproxy/envoy:v1.31.0` has a number too, but of Envoy; ztunnel and agentgateway have no Envoy.
     """

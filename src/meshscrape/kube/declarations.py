@@ -24,7 +24,7 @@ from meshscrape.kube.views.service import ServicePort
 
 _OWN_NAMESPACES = ("meshscrape.io/", "prometheus.istio.io/", "proxy.istio.io/", "traffic.sidecar.istio.io/")
 
-# Near misses of the first are mistakes, unless they are one of the second.
+# A field that is nearly one of the first list is a mistake, unless it is one of the second.
 _POD_FIELDS = ("serviceAccountName", "containers", "initContainers")
 _POD_ALSO = ("serviceAccount", "ephemeralContainers")
 _CONTAINER_FIELDS = ("name", "env", "ports")
@@ -34,7 +34,7 @@ _DEPLOYMENT_FIELDS = ("replicas", "selector", "template")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What every object has; `root` is the whole document as a field, which knows its place."""
+    """Kind and name of an object; `root` is the whole document as a field, which knows its place."""
 
     kind: str
     namespace: str
@@ -43,7 +43,7 @@ class Named:
 
     @property
     def where(self) -> str:
-        """`mesh.yaml:12: Deployment default/httpbin`."""
+        """Return the place of the object: `mesh.yaml:12: Deployment default/httpbin`."""
         return self.root.where
 
 
@@ -92,7 +92,7 @@ class Service:
 
 
 def parse_named(document: Document, kind: str) -> Named:
-    """The name and namespace of the object in `document`; the namespace defaults to `default`."""
+    """Return the name and namespace of the object in `document`; the namespace defaults to `default`."""
     metadata = Field.of(document, kind).mapping("metadata", required=True)
     metadata.no_misspelt("name", "namespace", "labels", "annotations", also=("generateName",))
     name = check_kubernetes_name(metadata.text("name"), metadata.at("name").where)
@@ -103,7 +103,7 @@ def parse_named(document: Document, kind: str) -> Named:
 
 
 def parse_deployment(named: Named) -> Deployment:
-    """The pod that a Deployment declares. Raises InputError with the place of the field that is wrong."""
+    """Return the pod that a Deployment declares. Raise InputError with the place of a wrong field."""
     _refuse_misplaced_annotations(named.root.mapping("metadata"))
     spec = named.root.mapping("spec", required=True)
     spec.no_misspelt(*_DEPLOYMENT_FIELDS)
@@ -160,7 +160,7 @@ def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
         if not error.place.annotation:
             raise
         found = metadata.at("annotations").at(error.place.annotation)
-        # An annotation that is YAML itself has lines within.
+        # The text of an annotation may be YAML, which has lines of its own.
         within = error.place.text_line
         spot = replace(found.document.place_of(found.path, within), object=named.root.owner)
         inner = error.place.within(spot)
@@ -240,7 +240,7 @@ def _env(container: Field) -> dict[str, tuple[str, Field]]:
         item = container.below(variable.path)
         if variable.value is None:
             item.at("valueFrom").refuse(
-                "values from elsewhere are not known to the local mesh", "write the value itself"
+                "the local mesh cannot read values from other objects", "write the value itself"
             )
         if "=" in variable.name or "\0" in variable.name:
             item.at("name").refuse(
@@ -251,7 +251,7 @@ def _env(container: Field) -> dict[str, tuple[str, Field]]:
 
 
 def _proxy_env(pod: Field) -> dict[str, tuple[str, Field]]:
-    """The settings that a customised istio-proxy container adds (native sidecars are init containers)."""
+    """Return the variables of the template's own container istio-proxy, which may be an init container."""
     env: dict[str, tuple[str, Field]] = {}
     for item in (*pod.items("containers"), *pod.items("initContainers")):
         if item.text("name") == PROXY_CONTAINER:

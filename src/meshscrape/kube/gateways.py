@@ -1,7 +1,7 @@
 """Gateway and VirtualService: where a gateway listens and which workloads it routes to.
 
-Supported is what the local mesh serves: plain HTTP for every host, routes by path to one destination each.
-Everything else is refused rather than ignored, because a route that is only half understood goes astray.
+The local mesh serves plain HTTP for every host, with routes by path to one destination each. Everything else
+is refused and not ignored, because a route that is read in part leads to the wrong place.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EVERY_HOST = "the local mesh's gateways serve every host"
 
 @dataclass(frozen=True, slots=True)
 class GatewayObject:
-    """A Gateway: the workloads it selects and the one port where they listen."""
+    """A Gateway: which workloads it selects, and the one port where they listen."""
 
     named: Named
     selector: dict[str, str]
@@ -42,7 +42,7 @@ class HttpRoute:
 
 @dataclass(frozen=True, slots=True)
 class VirtualService:
-    """A VirtualService: the gateways that it is for (namespace, name, place) and its routes in order."""
+    """A VirtualService: its gateways (namespace, name, place) and its routes in order."""
 
     named: Named
     gateways: tuple[tuple[str, str, Field], ...]
@@ -50,7 +50,7 @@ class VirtualService:
 
 
 def parse_gateway(named: Named) -> GatewayObject:
-    """The Gateway that the object declares. Raises InputError with the place of the field that is wrong."""
+    """Return the Gateway that the object declares. Raise InputError with the place of a wrong field."""
     spec = named.root.mapping("spec", required=True)
     spec.only("selector", "servers")
     selector = spec.strings("selector")
@@ -81,7 +81,7 @@ def _check_hosts(parent: Field) -> None:
 
 
 def parse_virtual_service(named: Named) -> VirtualService:
-    """The VirtualService that the object declares. Raises InputError with the place of what is wrong."""
+    """Return the VirtualService of an object. Raise InputError with the place of a wrong field."""
     spec = named.root.mapping("spec", required=True)
     spec.only("hosts", "gateways", "http")
     _check_hosts(spec)
@@ -128,7 +128,7 @@ def resolve_gateways(
     services: Sequence[Service],
     workloads: Sequence[Workload],
 ) -> tuple[Gateway, ...]:
-    """What each gateway workload serves, destinations found by Service or else by workload name.
+    """Return what each gateway workload serves; a destination is a Service, else a workload of that name.
 
     Raises InputError for gateways that select no gateway workload, a workload with two ports, unknown
     gateways and destinations.
@@ -153,7 +153,7 @@ def resolve_gateways(
 
 
 def _refuse_hidden(gateway: GatewayObject, routes: Sequence[Route]) -> None:
-    """Routes that an earlier one hides: Istio would never take them, longest-prefix matching would."""
+    """Raise InputError for a route that an earlier one hides: Istio never takes it, our gateway would."""
     for index, route in enumerate(routes):
         for earlier in routes[:index]:
             if route.prefix.startswith(earlier.prefix):
@@ -190,7 +190,7 @@ def _selected(gateway: GatewayObject, workloads: Iterable[Workload]) -> list[Wor
 
 
 def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterable[Service]) -> int:
-    """The pod's port behind the Gateway's: as in Istio, a Service before the pod translates it."""
+    """Return the pod's port behind the Gateway's: as in Istio, a Service in front of the pod maps it."""
     port = gateway.port
     for service in services:
         if not service.selects(workload.namespace, workload.labels):
@@ -232,7 +232,7 @@ def _resolve(
 
 
 def _host(route: HttpRoute, namespace: str) -> tuple[str, str]:
-    """Name and namespace of `name`, `name.ns`, `name.ns.svc` and `name.ns.svc.cluster.local`."""
+    """Return name and namespace of `name`, `name.ns`, `name.ns.svc` or `name.ns.svc.cluster.local`."""
     match route.host.split("."):
         case [name]:
             return name, namespace

@@ -1,8 +1,8 @@
-"""Objects from the text of manifests and dumps, fast enough for a dump of a whole cluster.
+"""Read objects from the text of manifests and dumps, fast enough for a dump of a whole cluster.
 
-`kubectl get -A -o yaml` writes plain block style, and says the same of every pod of a workload. So the fast
-reader here takes that style apart line by line and reads equal blocks once, which also shares them in
-memory; whatever is not that plain goes to the strict loader of `istio.documents`, and gives the same data.
+`kubectl get -A -o yaml` writes plain block style, and repeats much for every pod of a workload. The fast
+reader here takes that style apart line by line and reads equal blocks once, which also shares them in memory.
+Other YAML goes to the loader of `istio.fields`, which gives the same data.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from meshscrape.kube.screening import is_istio_operator, reason_to_skip, refuse_
 SKIPPED = "skipped"
 
 _KEY = re.compile(r"([A-Za-z_][A-Za-z0-9_./-]*):(?: +(.*))?")
-# Only what cannot be anything but a string; the rest is the strict loader's to decide.
+# This matches only what must be a string; the loader decides about other text.
 _PLAIN = re.compile(r"[A-Za-z/](?:[A-Za-z0-9_./:@$()=,+~%-]*[A-Za-z0-9_./@$()=,+~%-])?")
 _LIKE_TEXT = re.compile(
     r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -41,11 +41,11 @@ _MAX_HEAD = 10
 
 
 class _RepeatedKeyError(Exception):
-    """An object of JSON has a key twice."""
+    """A JSON object has a key twice."""
 
 
 class _NotPlainError(Exception):
-    """The text is not in the plain style of kubectl; the strict loader reads it."""
+    """The text is not in the plain style of kubectl, so that the loader must read it."""
 
 
 class _Part(NamedTuple):
@@ -58,7 +58,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something in a file that kubectl reads past: where, what, and a code."""
+    """What kubectl accepts although it looks like a mistake: where, what, and a code."""
 
     place: Place
     what: str
@@ -88,7 +88,7 @@ def load_manifests(
 
 
 def _split(lines: Iterable[str]) -> Iterator[_Part]:
-    """The documents; a dumped list's items one by one, so that a dump is never in memory as a whole."""
+    """Return the documents, and a dumped list's items one by one: a dump is never in memory as a whole."""
     numbered = iter(enumerate((line.rstrip("\r\n") for line in lines), 1))
     for number, line in numbered:
         if not line.strip():
@@ -99,9 +99,9 @@ def _split(lines: Iterable[str]) -> Iterator[_Part]:
 
 
 def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Part]:
-    """`---` at the beginning of a line always ends a document.
+    """Return the documents of YAML; `---` at the beginning of a line always ends one.
 
-    Block scalars are indented, and quoted ones may not contain it there.
+    It cannot be part of a value: block scalars are indented, and quoted text must not have it there.
     """
     gathered: list[str] = []
     in_items = False
@@ -118,7 +118,7 @@ def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Pa
             gathered, start = [line], number
         elif in_items and line[:1] not in (" ", "", "#"):
             yield _Part(start, gathered, True)
-            # What follows the items says that it was a list.
+            # The lines after the items say that it was a list.
             gathered, start, in_items = ["apiVersion: v1", "items: []", line], number - 2, False
         else:
             gathered.append(line)
@@ -126,7 +126,7 @@ def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Pa
 
 
 def _split_json(numbered: Iterator[tuple[int, str]]) -> Iterator[_Part]:
-    """JSON in kubectl's indentation: no string holds a line end, so indentation tells where an item is."""
+    """Return the items of JSON as kubectl indents it; no string holds a line end, so indents tell where."""
     outside: list[str] = []
     gathered: list[str] = []
     start, item, after = 1, "", ""
@@ -150,7 +150,7 @@ def _split_json(numbered: Iterator[tuple[int, str]]) -> Iterator[_Part]:
 
 
 class _SharedJson:
-    """Decodes JSON so that equal parts are one object; repeated keys are refused."""
+    """Decode JSON so that equal parts are one object in memory; a repeated key is an error."""
 
     def __init__(self) -> None:
         self._scalars: dict[Any, Any] = {}
@@ -158,14 +158,14 @@ class _SharedJson:
         self._decoder = json.JSONDecoder(object_pairs_hook=self._mapping)
 
     def decode(self, text: str) -> Any:
-        """The data. Raises ValueError for what is no JSON."""
+        """Return the data. Raise ValueError for what is no JSON."""
         return self._decoder.decode(text)
 
     def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = {key: self._shared(value) for key, value in pairs}
         if len(result) != len(pairs):
             raise _RepeatedKeyError
-        # Values that are kept in the index live on, so their identities stand for them.
+        # The index keeps these values alive, so their identities can stand for them.
         key = (*result, *map(id, result.values()))
         found: dict[str, Any] = self._parts.setdefault(key, result)
         return found
@@ -180,7 +180,7 @@ class _SharedJson:
 
 
 class _Reader:
-    """Reads the documents of one file, and remembers the blocks that it has read."""
+    """Read the documents of one file, and keep the blocks that were read."""
 
     def __init__(self, source: str, notices: list[Notice]) -> None:
         self._source = source
@@ -292,7 +292,7 @@ class _Plain:
         return result
 
     def _end(self, low: int, high: int, indent: int, sequences: bool) -> int:
-        """Where the block ends that began on the line before `low`, with `indent`."""
+        """Return where the block ends that began on the line before `low`, with `indent`."""
         indents, lines = self._indents, self._lines
         end = low
         while low < high:
@@ -345,7 +345,7 @@ class _Plain:
         return self._strict(f"value: {text}")["value"]
 
     def _odd(self, low: int, high: int) -> Mapping[str, Any]:
-        # Lines that only continue a block scalar keep their indentation: the loader needs it.
+        # Keep the indentation of a block scalar's lines, because the loader needs it.
         return self._strict("\n".join(self._lines[low:high]) + "\n")
 
     def _strict(self, text: str) -> Mapping[str, Any]:
@@ -354,7 +354,7 @@ class _Plain:
             try:
                 documents = load_documents(text, "")
             except InputError as error:
-                # The strict loader reads it all once more, and tells the place.
+                # The loader then reads the whole part again, and its error has the place.
                 raise _NotPlainError from error
             if len(documents) != 1 or len(documents[0].data) != 1:
                 raise _NotPlainError

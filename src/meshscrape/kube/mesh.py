@@ -1,4 +1,4 @@
-"""From manifests to a mesh: objects are parsed, joined, and every workload's settings are tried."""
+"""Make a mesh of manifests: parse the objects, join them, and try every workload's settings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from meshscrape.kube.mesh_spec import Gateway, Kind, MeshSpec, Workload, agent_e
 from meshscrape.kube.policies import Policies
 from meshscrape.spiffe.ids import check_trust_domain
 
-# What the mesh itself tells every agent; a pod that sets one of these would contradict its identity.
+# The mesh sets these for every agent; a pod that sets one would contradict its identity.
 _GIVEN = frozenset(
     {
         names.POD_NAME,
@@ -44,7 +44,7 @@ _GIVEN = frozenset(
         names.MESHSCRAPE_INSIDE_ADDRESS,
     }
 )
-# Istio's variables that change what is exposed: a misspelt one would silently leave the default.
+# Istio's variables that change what is exposed; with a misspelt one the default would stay silently.
 _ISTIO_VARIABLES = (
     names.CA_ADDR,
     names.CA_ROOT_CA,
@@ -88,10 +88,11 @@ class _Objects:
 
 
 def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local") -> MeshSpec:
-    """The mesh that the manifests in `documents` declare.
+    """Return the mesh that the manifests in `documents` declare.
 
-    Every workload's settings are parsed as its agent will, so that what would keep an agent from starting is
-    reported here, with the manifest's file and line. Raises InputError with the place of the first mistake.
+    Every workload's settings are parsed as its agent parses them, so that this reports what would keep an
+    agent from starting, with the manifest's file and line. Raises InputError with the place of the first
+    mistake.
     """
     check_trust_domain(trust_domain)
     objects = _collect(documents)
@@ -113,7 +114,7 @@ def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local
 def _collect(documents: Iterable[Document]) -> _Objects:
     objects = _Objects()
     adders: Mapping[str, Callable[[Named], None]] = {
-        # Namespaces exist by being named; manifests that declare them are common.
+        # A namespace needs no declaration here, but many manifests have one.
         "Namespace": lambda named: None,
         "ServiceAccount": lambda named: objects.accounts.add((named.namespace, named.name)),
         "Service": lambda named: objects.services.append(parse_service(named)),
@@ -205,7 +206,7 @@ def _workload_kind(deployment: Deployment, pod_env: Mapping[str, str]) -> Kind:
 
 
 def _captured(item: InboundPort, deployment: Deployment, kind: Kind) -> InboundPort:
-    """A port that the sidecar does not capture is plain text, whatever the policies say."""
+    """Return the port with its mode: without capture by the sidecar it is plain text."""
     annotations = deployment.annotations
     included = annotations.include_inbound_ports
     captured = kind == "sidecar" and (included is None or item.port in included)
@@ -222,7 +223,7 @@ def _listening(workload: Workload, served: Iterable[Gateway]) -> Workload:
 
 
 def _check_services(deployment: Deployment, workload: Workload, services: Iterable[Service]) -> None:
-    """A Service's port that leads to no declared port would have no listener (gateways: their own)."""
+    """Raise InputError for a Service's port that leads to no declared port: it would have no listener."""
     for service in services:
         if workload.kind != "gateway" and service.selects(workload.namespace, deployment.labels):
             for port in service.ports:
@@ -230,7 +231,7 @@ def _check_services(deployment: Deployment, workload: Workload, services: Iterab
 
 
 def _check_settings(workload: Workload, deployment: Deployment, trust_domain: str) -> None:
-    # Names and addresses that only the place where it runs can give; any will do to try the rest.
+    # Only the machine gives names and addresses; any of them will do to try the other settings.
     env = agent_environment(workload, trust_domain) | {
         names.POD_NAME: workload.name,
         names.INSTANCE_IP: "127.0.0.2",
@@ -246,7 +247,7 @@ def _check_settings(workload: Workload, deployment: Deployment, trust_domain: st
 
 
 def _check_announced(settings: AgentSettings, deployment: Deployment) -> None:
-    """Annotations that lead scrapers to a secure port must lead to the one that is open."""
+    """Raise InputError for an annotation that leads scrapers to another port than the one that is open."""
     annotations = deployment.annotations
     for name, announced, variable, port in (
         (

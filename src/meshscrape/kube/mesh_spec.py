@@ -1,4 +1,4 @@
-"""A mesh as its manifests declare it: the parsed specification, not the live thing."""
+"""A mesh as its manifests declare it: the specification, not the running mesh."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "load_documents",
 ]
 
-# credentials: a sidecar that is there for the workload's certificate alone, without Envoy.
+# credentials: a sidecar without Envoy, which only gets the workload's certificate.
 Kind = Literal["sidecar", "gateway", "credentials"]
 
 
@@ -40,7 +40,7 @@ class ContainerPortSpec:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An application container; `command_line` is what stands for it on this machine, None for nothing."""
+    """An application container; `command_line` is run in its place on this machine, None means nothing is."""
 
     name: str
     command_line: str | None = None
@@ -70,11 +70,11 @@ class Workload:
 
     @property
     def role(self) -> Role:
-        """What its agent is started as: `proxy sidecar` or `proxy router`."""
+        """Return what its agent is started as: `proxy sidecar` or `proxy router`."""
         return "router" if self.kind == "gateway" else "sidecar"
 
     def spiffe_id(self, trust_domain: str) -> SpiffeId:
-        """The workload's identity."""
+        """Return the workload's identity."""
         return workload_id(trust_domain, self.namespace, self.service_account)
 
 
@@ -82,8 +82,8 @@ class Workload:
 class Route:
     """Requests whose path begins with `prefix` go to a workload's port.
 
-    As in Istio, a prefix is one of characters, not of path segments. The routes of a gateway are in an order
-    in which the first that matches is also the longest that matches.
+    As in Istio, a prefix counts characters, not path segments. The routes of a gateway are ordered so that
+    the first route that matches is also the longest.
     """
 
     prefix: str
@@ -111,30 +111,30 @@ class MeshSpec:
     gateways: tuple[Gateway, ...] = ()
 
     def workload(self, namespace: str, name: str) -> Workload | None:
-        """The workload of that name, or None."""
+        """Return the workload of that name, or None."""
         return next((w for w in self.workloads if (w.namespace, w.name) == (namespace, name)), None)
 
     def gateway(self, workload: Workload) -> Gateway | None:
-        """What `workload` serves as a gateway, or None."""
+        """Return what `workload` serves as a gateway, or None."""
         key = (workload.namespace, workload.name)
         return next((g for g in self.gateways if (g.namespace, g.name) == key), None)
 
     def routes_of(self, workload: Workload) -> tuple[Route, ...]:
-        """The routes of a gateway workload; none for others."""
+        """Return the routes of a gateway workload; none for others."""
         gateway = self.gateway(workload)
         return gateway.routes if gateway else ()
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """The routes of all gateways."""
+        """Return the routes of all gateways."""
         return tuple(route for gateway in self.gateways for route in gateway.routes)
 
 
 def agent_environment(workload: Workload, trust_domain: str) -> dict[str, str]:
-    """The environment variables that the injector would give to the workload's agent.
+    """Return the environment variables that the injector would give to the workload's agent.
 
-    From the pod: proxyMetadata, scrape annotations, statusPort, ports, namespace and service account. What
-    only the place where it runs can tell (POD_NAME, INSTANCE_IP, CA_ADDR, files) is the caller's to add.
+    They come from the pod: proxyMetadata, scrape annotations, statusPort, ports, namespace and service
+    account. The caller adds what only the machine knows (POD_NAME, INSTANCE_IP, CA_ADDR, files).
     """
     env = dict(workload.pod_env)
     if (status_port := workload.annotations.proxy_config.status_port) is not None:

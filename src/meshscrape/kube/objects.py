@@ -1,6 +1,7 @@
 """Kubernetes objects as plain data, indexed; nothing here changes an object.
 
-Objects come from manifests and from `kubectl get -o yaml` alike. They stay the mappings that they were.
+Objects come from manifests and from `kubectl get -o yaml`. They stay mappings, because typed models would
+drop fields that they do not know.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,14 +24,14 @@ _CLUSTER_SCOPED = frozenset(
         "FlowSchema", "PriorityLevelConfiguration", "CertificateSigningRequest", "ClusterTrustBundle",
     }
 )  # fmt: skip
-# What differs between two readings of the same object.
+# These fields differ between two readings of the same object.
 _VOLATILE = ("managedFields", "resourceVersion", "generation", "uid", "creationTimestamp", "selfLink")
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Ref:
-    """Which object: API group (empty for the core group), kind, namespace (empty: of the cluster), name."""
+    """The reference of an object: API group (empty: core), kind, namespace (empty: of the cluster), name."""
 
     group: str
     kind: str
@@ -43,7 +44,7 @@ class Ref:
 
     @property
     def printable(self) -> bool:
-        """Whether it can stand on one line of a terminal or a comment, and does nothing there."""
+        """Return whether it has no control characters, which could act on a terminal or end a comment."""
         return all(part.isprintable() for part in (self.group, self.kind, self.namespace, self.name))
 
 
@@ -57,7 +58,7 @@ class Manifest:
 
 
 class Inventory:
-    """All objects that are known, indexed; iteration is in the order of their references."""
+    """All known objects, indexed. Iteration is in the order of their references."""
 
     __slots__ = ("_by_kind", "_by_namespace", "_by_ref")
 
@@ -79,29 +80,29 @@ class Inventory:
         return ref in self._by_ref
 
     def get(self, ref: Ref) -> Manifest | None:
-        """The object, or None."""
+        """Return the object, or None."""
         return self._by_ref.get(ref)
 
     def of_kind(self, kind: str, group: str | None = None) -> tuple[Manifest, ...]:
-        """All objects of a kind; of one API group when it is given (`Gateway` exists in two)."""
+        """Return all objects of a kind; of one API group when it is given (`Gateway` exists in two)."""
         found = self._by_kind.get(kind, ())
         return tuple(each for each in found if group is None or each.ref.group == group)
 
     def in_namespace(self, namespace: str, kind: str, group: str | None = None) -> tuple[Manifest, ...]:
-        """The objects of a kind in one namespace."""
+        """Return the objects of a kind in one namespace."""
         found = self._by_namespace.get((namespace, kind), ())
         return tuple(each for each in found if group is None or each.ref.group == group)
 
     def replace(self, manifest: Manifest) -> "Inventory":
-        """This inventory with `manifest` added, or in place of the object of the same reference."""
+        """Return this inventory with `manifest` added, or in place of the object of the same reference."""
         return self.changed([manifest], ())
 
     def remove(self, ref: Ref) -> "Inventory":
-        """This inventory without the object `ref`."""
+        """Return this inventory without the object `ref`."""
         return self.changed((), [ref])
 
     def changed(self, manifests: Iterable[Manifest], removed: Iterable[Ref]) -> "Inventory":
-        """Many changes at once: removals first, then `manifests` added or put in place."""
+        """Return this inventory after changes: first removals, then `manifests` added or put in place."""
         found = dict(self._by_ref)
         for ref in removed:
             found.pop(ref, None)
@@ -110,7 +111,7 @@ class Inventory:
 
 
 def load_inventory(documents: Iterable[Document | Manifest]) -> Inventory:
-    """The inventory of all objects in `documents`; lists (`kind: List`, `PodList`) are taken apart.
+    """Return the inventory of all objects in `documents`; lists (`kind: List`, `PodList`) are taken apart.
 
     Raises InputError for what is no object, and for two different objects of the same reference.
     """
@@ -136,7 +137,7 @@ def _manifests(documents: Iterable[Document | Manifest]) -> Iterator[Manifest]:
 
 
 def flatten(data: Object, where: str) -> Iterator[tuple[Object, str]]:
-    """The objects of `data` with their places: itself, or the items of a list (and of lists in it)."""
+    """Return the objects of `data` with their places: itself, or the items of a list (and of lists in it)."""
     kind = data.get("kind")
     items = data.get("items")
     if isinstance(kind, str) and kind.endswith("List") and isinstance(items, Sequence):
@@ -145,7 +146,7 @@ def flatten(data: Object, where: str) -> Iterator[tuple[Object, str]]:
             if not isinstance(item, Mapping):
                 raise InputError("not an object", where=place, remedy="remove it")
             if "kind" not in item and kind != "List":
-                # Typed lists of the API leave kind and apiVersion out of their items.
+                # Items of a typed list (PodList) have no kind and apiVersion of their own.
                 item = {"apiVersion": data.get("apiVersion"), "kind": kind.removesuffix("List"), **item}
             yield from flatten(item, place)
     else:
@@ -153,12 +154,12 @@ def flatten(data: Object, where: str) -> Iterator[tuple[Object, str]]:
 
 
 def manifest_of(data: Object, where: str = "") -> Manifest:
-    """The object with its reference. Raises InputError at `where` for what is no object."""
+    """Return the object with its reference. Raise InputError at `where` for what is no object."""
     return Manifest(ref_of(data, where), data, where)
 
 
 def ref_of(data: Object, where: str = "") -> Ref:
-    """The reference of an object; a namespaced one without a namespace is in `default`."""
+    """Return the reference of an object; a namespaced one without a namespace is in `default`."""
     api_version, kind = data.get("apiVersion"), data.get("kind")
     metadata = data.get("metadata")
     if not isinstance(api_version, str) or not isinstance(kind, str) or not api_version or not kind:
@@ -178,13 +179,13 @@ def ref_of(data: Object, where: str = "") -> Ref:
         raise InputError(
             f"{shorten(kind)!r} with control characters in its name",
             where=where,
-            remedy="no API server takes such a name: correct it",
+            remedy="correct the name; no API server takes it",
         )
     return found
 
 
 def stable(data: Object) -> dict[str, Any]:
-    """An object without its status and what changes by itself: for telling whether two say the same."""
+    """Return an object without its status and what changes by itself, to compare two readings of it."""
     metadata = {key: value for key, value in as_mapping(data.get("metadata")).items() if key not in _VOLATILE}
     notes = {key: value for key, value in annotations(data).items() if key != LAST_APPLIED}
     metadata.pop("annotations", None)
@@ -196,7 +197,7 @@ def stable(data: Object) -> dict[str, Any]:
 
 
 def dig(data: Any, *path: str | int, default: Any = None) -> Any:
-    """The value at `path` of mappings and lists; `default` where it is absent, null or another type."""
+    """Return the value at `path` of mappings and lists; `default` where it is absent or null."""
     for step in path:
         if isinstance(data, Mapping) and isinstance(step, str):
             data = data.get(step)
@@ -208,27 +209,27 @@ def dig(data: Any, *path: str | int, default: Any = None) -> Any:
 
 
 def as_mapping(value: Any) -> Mapping[str, Any]:
-    """`value` when it is a mapping, else an empty one."""
+    """Return `value` if it is a mapping, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def as_list(value: Any) -> list[Any]:
-    """`value` when it is a list, else an empty one."""
+    """Return `value` if it is a list, else an empty one."""
     return value if isinstance(value, list) else []
 
 
 def labels(data: Any) -> Mapping[str, str]:
-    """The labels of an object (or of a pod template)."""
+    """Return the labels of an object (or of a pod template)."""
     return _strings(dig(data, "metadata", "labels"))
 
 
 def annotations(data: Any) -> Mapping[str, str]:
-    """The annotations of an object (or of a pod template)."""
+    """Return the annotations of an object (or of a pod template)."""
     return _strings(dig(data, "metadata", "annotations"))
 
 
 def _strings(value: Any) -> Mapping[str, str]:
-    """The strings of a mapping; the API server lets nothing else in, but a manifest may hold anything."""
+    """Return the values of a mapping that are strings; the API server takes no others."""
     found = as_mapping(value)
     if all(isinstance(each, str) for each in found.values()):
         return found
@@ -236,7 +237,7 @@ def _strings(value: Any) -> Mapping[str, str]:
 
 
 def template_path(kind: str) -> tuple[str, ...] | None:
-    """Where an object of this kind has its pod template; `()` for a Pod itself, None for other kinds."""
+    """Return where an object of a kind has its pod template; `()` for a Pod, None for other kinds."""
     if kind == "Pod":
         return ()
     if kind == "CronJob":
@@ -245,7 +246,7 @@ def template_path(kind: str) -> tuple[str, ...] | None:
 
 
 def pod_template(data: Object) -> Mapping[str, Any] | None:
-    """The pod template (metadata and spec) of a Deployment and the like; a Pod is its own; else None."""
+    """Return the pod template (metadata and spec) of an object; a Pod is its own; None for other kinds."""
     path = template_path(str(data.get("kind")))
     if path is None:
         return None
@@ -253,7 +254,7 @@ def pod_template(data: Object) -> Mapping[str, Any] | None:
 
 
 def containers(template: Any) -> Iterator[Mapping[str, Any]]:
-    """All containers of a pod or pod template; init containers first, as native sidecars are among them."""
+    """Return all containers of a pod or pod template; init containers first, because some are sidecars."""
     for field in ("initContainers", "containers"):
         for container in as_list(dig(template, "spec", field)):
             if isinstance(container, Mapping):
@@ -272,9 +273,9 @@ def age(manifest: Manifest) -> tuple[str, str]:
 
 
 def selects(selector: Any, having: Mapping[str, str]) -> bool:
-    """Whether a label selector (matchLabels and matchExpressions) matches the labels `having`.
+    """Return whether a label selector (matchLabels and matchExpressions) matches the labels `having`.
 
-    An empty selector matches everything; a null one nothing. An operator that is not known matches nothing.
+    An empty selector matches everything, and a null one nothing. An unknown operator matches nothing.
     """
     if not isinstance(selector, Mapping):
         return False

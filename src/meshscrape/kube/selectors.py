@@ -21,7 +21,7 @@ _COMMA = re.compile(r",(?![^()]*\))")
 
 
 def parse_selector(text: str, where: str = "--selector") -> Mapping[str, Any]:
-    """The LabelSelector that `text` spells. Raises InputError at `where`."""
+    """Return the LabelSelector that `text` spells. Raise InputError at `where`."""
     expressions = [_requirement(part.strip(), where) for part in _COMMA.split(text)]
     return {"matchExpressions": expressions}
 
@@ -37,7 +37,9 @@ def _requirement(text: str, where: str) -> dict[str, Any]:
     if found := _EXISTS.fullmatch(text):
         return {"key": found[2], "operator": "DoesNotExist" if found[1] else "Exists"}
     raise InputError(
-        f"{shorten(text)} is not a label selector", where=where, remedy="write it as for kubectl: app=httpbin"
+        f"{shorten(text)} is not a label selector",
+        where=where,
+        remedy="write it as kubectl takes it, for example app=httpbin",
     )
 
 

@@ -1,4 +1,4 @@
-"""YAML as text: objects written the way people write manifests, and edits that keep a user's own text.
+"""Write objects as YAML as people do, and edit YAML of users without changing the rest of their text.
 
 Annotations and ConfigMaps hold YAML of the user inside a string (`proxy.istio.io/config`, `prometheus.yml`).
 `rewrite` changes what differs there and leaves comments, order and style of the rest alone.
@@ -19,12 +19,12 @@ _CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|n
 
 
 _BaseDumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-# What tells the items of a list apart in the texts that are edited here.
+# These keys tell the items of a list apart, such as scrape jobs and containers.
 _IDENTITIES = ("job_name", "name")
 
 
 class _Dumper(_BaseDumper):  # type: ignore[misc, valid-type]
-    """Block style, list items indented like their key (as kubectl writes), literal blocks for long text."""
+    """Write block style as kubectl does: list items indented like their key, long text as literal blocks."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -43,7 +43,7 @@ _Dumper.add_representer(str, _text)
 
 
 def dump(data: Any) -> str:
-    """`data` as one YAML document in block style; the order of keys stays."""
+    """Return `data` as one YAML document in block style; the order of keys stays."""
     return yaml.dump(_plain(data), Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
 
 
@@ -73,7 +73,7 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def rewrite(text: str, wanted: Any) -> str:
-    """`text` changed so that it spells `wanted`, keeping comments and style where nothing differs.
+    """Return `text` changed so that it spells `wanted`; comments and style stay where nothing differs.
 
     New keys and list items go to the end of their mapping or list. JSON stays JSON. Where no such edit
     gives exactly `wanted`, the text is written anew. Raises InputError for text that is no YAML.
@@ -90,7 +90,7 @@ def rewrite(text: str, wanted: Any) -> str:
     if root is not None:
         _patch(root, old, wanted, text, edits)
     result = text
-    # From the end on; of several additions at one place, the last one goes in first.
+    # Apply edits from the end of the text; of several additions at one place, the last one goes in first.
     for _, edit in sorted(enumerate(edits), key=lambda pair: (pair[1].start, pair[0]), reverse=True):
         result = result[: edit.start] + edit.text + result[edit.end :]
     try:
@@ -130,7 +130,7 @@ def _patch(node: yaml.Node, old: Any, new: Any, text: str, edits: list[_Edit]) -
 
 
 def _matches(node: yaml.SequenceNode, old: list[Any], new: list[Any]) -> bool:
-    """Whether the items of a block list stay in their places, and what is new comes after them."""
+    """Return whether the items of a block list stay in their places, and what is new comes after them."""
     if node.flow_style or not old or len(new) < len(old):
         return False
     return all(map(_same_item, old, new))
@@ -179,13 +179,13 @@ def _patch_mapping(
 
 
 def _own_lines(node: yaml.MappingNode, text: str) -> bool:
-    """Whether every key begins its line (the first key of a list item does not)."""
+    """Return whether every key begins its line (the first key of a list item does not)."""
     starts = ((_line_start(key, text), key.start_mark.index) for key, _ in node.value)
     return all(not text[start:index].strip() for start, index in starts)
 
 
 def _below(node: yaml.Node, text: str, lines: str) -> _Edit:
-    """New lines after the node's last one."""
+    """Return the edit that adds lines after the node's last one."""
     position = _line_end(_end(node, text), text)
     if position and text[position - 1] != "\n":
         return _Edit(position, position, "\n" + lines.removesuffix("\n"))
@@ -193,7 +193,7 @@ def _below(node: yaml.Node, text: str, lines: str) -> _Edit:
 
 
 def _end(node: yaml.Node, text: str) -> int:
-    """Where the node's own text ends, without the comments and blank lines that follow."""
+    """Return where the node's own text ends, without the comments and blank lines that follow."""
     if isinstance(node, yaml.ScalarNode):
         if node.style in ("|", ">"):
             return len(text[: node.end_mark.index].rstrip())
@@ -223,7 +223,7 @@ def _flow(data: Any) -> str:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Whether two data differ, types included (`True` is not 1)."""
+    """Return whether two data differ, types included (`True` is not 1)."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return (list(one) != list(other) and set(one) != set(other)) or any(
             _differ(value, other[key]) for key, value in one.items()

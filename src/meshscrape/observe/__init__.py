@@ -40,7 +40,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         )
         for workload in resolved
     )
-    unread = unread_scrapers(scrapers, jobs)
+    unread = unread_scrapers(scrapers, scrape_jobs)
     facts = Facts(
         cluster=cluster,
         control=control,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
 from meshscrape.istio import ports
-from meshscrape.istio.durations import format_duration, parse_duration
+from meshscrape.istio.durations import parse_duration
 
 
 @pytest.mark.parametrize(("text", "port"), [("1", 1), ("9080", 9080), ("65535", 65535)])
@@ -75,28 +75,6 @@ def test_what_go_refuses_is_not_a_duration(text: str) -> None:
     """A missing unit, days, spaces, exponents, overflow."""
     with pytest.raises(InputError, match=r"^here: "):
         parse_duration(text, "here")
-
-
-@pytest.mark.parametrize(
-    ("duration", "text"),
-    [
-        (timedelta(0), "0s"),
-        (timedelta(hours=24), "24h0m0s"),
-        (timedelta(seconds=90.5), "1m30.5s"),
-        (timedelta(milliseconds=20), "20ms"),
-        (timedelta(microseconds=7), "7µs"),
-        (timedelta(seconds=-1), "-1s"),
-    ],
-)
-def test_durations_are_written_as_go_writes_them(duration: timedelta, text: str) -> None:
-    """Duration.String's spelling."""
-    assert format_duration(duration) == text
-
-
-@given(st.timedeltas(min_value=timedelta(days=-100_000), max_value=timedelta(days=100_000)))
-def test_durations_survive_being_written_and_read(duration: timedelta) -> None:
-    """Nothing is lost down to the microsecond."""
-    assert parse_duration(format_duration(duration)) == duration
 
 
 @given(st.text())

@@ -81,7 +81,7 @@ MISTAKES = [
     ('value: "15091"', 'value: "15092"',
      "ENVOY_SECURE_METRICS_PORT", "reserved for merged metrics over mutual"),
     ('value: "15091"', "value: 15091", "ENVOY_SECURE_METRICS_PORT", "15091 is not a string; quote it"),
-    ('value: "15091"', "valueFrom: {}", "ENVOY_SECURE_METRICS_PORT", "values from elsewhere"),
+    ('value: "15091"', "valueFrom: {}", "ENVOY_SECURE_METRICS_PORT", "cannot read values from other objects"),
     ("{name: COLOUR, value: blue}", "{name: A=B, value: blue}", "A=B", "cannot name a variable"),
     ("SECRET_TTL: 1h", "SECRET_TTL: @1h", "SECRET_TTL", "config: not YAML"),
     ("SECRET_TTL: 1h", "ISTIO_PROMETHEUS_ANNOTATIONS: x", "ISTIO_PROM", "is set by the mesh"),
