@@ -91,12 +91,12 @@ def test_a_ca_that_starts_in_a_rotation_goes_on_with_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--dir", "{}"), "nothing is named that could confirm a stage"),
+        (("--dir", "{}"), "no root user is named"),
         (("--dir", "{}", "--envoy", "x"), "here is no CA with a root of its own"),
         (("--dir", "{}", "--state", "{}"), "give --state or --dir, not both"),
-        (("--envoy", "x"), "--envoy and --credentials go with --dir or --state"),
+        (("--envoy", "x"), "need --dir or --state"),
         (("--state", "{}"), "no mesh is running"),
-        (("--abort", "--show"), "--abort goes with neither --to nor --show"),
+        (("--abort", "--show"), "cannot be used with --to or --show"),
         (("--dir", "{}", "--envoy", "x", "--timeout", "soon"), "--timeout: "),
     ],
 )

@@ -1,6 +1,6 @@
-"""Who is calling the CA: by a service account's token, or by the caller's current workload certificate.
+"""Authenticate callers of the CA by a service account's token or by their current workload certificate.
 
-What a caller is told about a refusal is the exception's text; it never repeats what was sent.
+The caller is told the text of the exception. It never repeats what the caller has sent.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SERVICE_ACCOUNT = "system:serviceaccount"
 _MISFITS: dict[type[Exception], str] = {
     jwt.ExpiredSignatureError: "the token has expired",
     jwt.ImmatureSignatureError: "the token is not valid yet",
-    jwt.InvalidIssuerError: "the token is another issuer's",
+    jwt.InvalidIssuerError: "the token comes from another issuer",
     jwt.InvalidAudienceError: "the token is not meant for this CA",
 }
 
@@ -75,10 +75,10 @@ class JwksFile:
 
 
 def parse_jwks(text: bytes, where: str) -> tuple[VerificationKey, ...]:
-    """The usable keys of a JSON Web Key Set (RFC 7517): RSA for RS256, P-256 for ES256.
+    """Return the usable keys of a JSON Web Key Set (RFC 7517): RSA for RS256, P-256 for ES256.
 
-    Keys of other kinds, for other uses and symmetric keys are left out; InputError when none is left, when
-    one is malformed, or when the set holds a private key.
+    Keys of other kinds and for other uses are left out. InputError when none is left, when one is malformed,
+    or when the set holds a private or a symmetric key.
     """
     try:
         document = json.loads(text)
@@ -107,7 +107,7 @@ class TokenAuthenticator:
         self._audience = audience
 
     def caller(self, token: str) -> Caller:
-        """Whose token it is; UnauthenticatedError when it proves nothing."""
+        """Return whose token it is; UnauthenticatedError when it is not accepted."""
         subject = self._claims(token).get("sub")
         parts = subject.split(":") if isinstance(subject, str) else []
         if len(parts) != 4 or ":".join(parts[:2]) != _SERVICE_ACCOUNT:
@@ -133,7 +133,7 @@ class TokenAuthenticator:
             except jwt.InvalidSignatureError:
                 continue
             except (jwt.PyJWTError, ValueError, TypeError) as error:
-                # The signature is right: what is wrong beyond it is no secret to whom it was given.
+                # The signature is right: the holder of a genuine token may know what is wrong.
                 raise UnauthenticatedError(_MISFITS.get(type(error), refused.what)) from None
         raise refused
 
@@ -158,10 +158,10 @@ class TokenAuthenticator:
 
 
 def certificate_caller(der: bytes, trust_domain: str, now: datetime) -> Caller:
-    """Whose certificate it is that TLS has verified against the mesh's roots.
+    """Return whose certificate it is. TLS has verified it against the mesh's roots.
 
-    UnauthenticatedError unless it is a workload's of `trust_domain` and valid at `now`: a connection can
-    outlive the certificate that opened it.
+    UnauthenticatedError unless it is the certificate of a workload of `trust_domain` and valid at `now`: a
+    connection can outlive the certificate that opened it.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)

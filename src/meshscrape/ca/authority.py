@@ -1,4 +1,4 @@
-"""The signing side of the CA: its own self-signed root, or an operator's root or intermediate from files."""
+"""The signing side of the CA: its own self-signed root, or an operator's CA from files."""
 
 from __future__ import annotations
 
@@ -50,29 +50,29 @@ class Authority:
 
     @property
     def not_after(self) -> datetime:
-        """When the first certificate of the whole chain ends, the root's included."""
+        """Return when the first certificate of the whole chain ends, including the root."""
         return min(self.signer.not_after, self.anchor.not_valid_after_utc)
 
     @property
     def bundle_pem(self) -> bytes:
-        """The whole trust bundle."""
+        """Return the whole trust bundle."""
         return bundle_to_pem(self.signer.roots)
 
     @property
     def intermediates_pem(self) -> list[bytes]:
-        """What is sent between a leaf and the roots, in order, one PEM each."""
+        """Return the intermediates that are sent after a leaf, in order, one PEM each."""
         return [certificates_to_pem([each]) for each in self.signer.intermediates]
 
     def issue(
         self, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
     ) -> x509.Certificate:
-        """A workload's certificate that ends no later than the chain above it; InputError if that is over."""
+        """Return a workload certificate that ends no later than its chain; InputError after that end."""
         return issue_leaf(self.signer, public_key, spiffe_id, now, self._left(now, lifetime))
 
     def issue_own(
         self, public_key: PublicKey, names: Sequence[str], now: datetime, lifetime: timedelta
     ) -> x509.Certificate:
-        """The certificate that the CA itself serves with."""
+        """Return the certificate that the CA itself serves with."""
         return issue_server(self.signer, public_key, names, now, self._left(now, lifetime))
 
     def _left(self, now: datetime, lifetime: timedelta) -> timedelta:
@@ -82,10 +82,10 @@ class Authority:
 
 
 def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
-    """The self-signed CA of `directory` (which exists), made there on first use.
+    """Return the self-signed CA of an existing directory; make it on first use.
 
-    The key is written before its certificate: when a stop comes in between, the next start finishes the
-    pair. InputError when the files cannot be used, or belong to another trust domain.
+    The key is written before its certificate. When the process is stopped in between, the next start makes
+    the certificate. InputError when the files cannot be used, or belong to another trust domain.
     """
     certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
     if not key_path.exists():
@@ -108,7 +108,7 @@ def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
 
 
 def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Authority:
-    """The operator's CA in `files`; InputError, naming the file, for everything that would break later."""
+    """Return the operator's CA in `files`; InputError, naming the file, for what would fail later."""
     key = read_key(files.key, "the CA's private key")
     where = str(files.certificate)
     certificate, *rest = load_certificates(read_input(files.certificate, "the CA's certificate"), where)
@@ -142,7 +142,7 @@ def prove(authority: Authority, now: datetime, where: str) -> None:
 
 
 def check_trust_domain_of(authority: Authority, path: Path) -> None:
-    """InputError naming `path` when the root itself says that it is another trust domain's."""
+    """Raise InputError naming `path` when the root belongs to another trust domain by its own name."""
     own = trust_domain_of(authority.anchor)
     if own is not None and own != authority.trust_domain:
         raise InputError(
@@ -153,7 +153,7 @@ def check_trust_domain_of(authority: Authority, path: Path) -> None:
 
 
 def trust_domain_of(root: x509.Certificate) -> str | None:
-    """The trust domain that a root says it is of (X509-SVID.md, section 2), None when it says nothing."""
+    """Return the trust domain that a root names as its own (X509-SVID.md, section 2), None without one."""
     try:
         names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

@@ -1,12 +1,12 @@
-"""The CA's own roots on disk: the one that signs, and during a rotation the second one with the record.
+"""The CA's own roots on disk: the signing root and, during a rotation, the second root and the record.
 
     DIR/ca-cert.pem, DIR/ca-key.pem            the root
     DIR/rotation/                              locked (flock) by the `ca rotate` that works on it
     DIR/rotation/ca-cert.pem, ca-key.pem       the root that a rotation has made
     DIR/rotation/rotation.json                 the record: while it is there, a rotation is under way
 
-The record decides; files are found by their fingerprint, so a stop between any two writes leaves a state
-that reads the same as before or after.
+The record decides, and files are found by their fingerprint. So when the process stops between any two
+writes, the directory reads as it did before or as it would after.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ RECORD = "rotation.json"
 
 
 def read_rotation(directory: Path) -> Rotation | None:
-    """The rotation under way in a CA's directory, None when there is none; InputError for a broken record."""
+    """Return the rotation under way in a CA's directory, None without one; InputError for a broken record."""
     path = directory / ROTATION / RECORD
     try:
         return parse(read_input(path, "the record of the rotation"), str(path))
@@ -73,7 +73,7 @@ def record_state(directory: Path) -> Stamp | None:
 
 
 def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority:
-    """The self-signed CA of `directory` as the rotation under way wants it, or as it is without one."""
+    """Return the self-signed CA of `directory`, as the rotation under way wants it."""
     rotation = read_rotation(directory)
     if rotation is None:
         return open_own(directory, trust_domain, now)
@@ -97,12 +97,12 @@ def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority
 
 
 def known_roots(directory: Path) -> dict[str, x509.Certificate]:
-    """The roots whose certificates are in the directory, by fingerprint."""
+    """Return the roots whose certificates are in the directory, by fingerprint."""
     return {name: certificate for name, (certificate, _) in _roots(directory).items()}
 
 
 def published_bundle(directory: Path) -> tuple[str, ...]:
-    """Fingerprints of the bundle that the CA has published last; empty when there is none yet."""
+    """Return the fingerprints of the bundle that the CA has published last; empty before the first one."""
     path = directory / ROOTS_FILE
     if not path.exists():
         return ()
@@ -110,7 +110,7 @@ def published_bundle(directory: Path) -> tuple[str, ...]:
 
 
 class RotationRecord:
-    """The right to change a rotation, held by one process at a time; what it writes survives a power cut."""
+    """The record of a rotation, changed by one process at a time; what it writes survives a power cut."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -119,11 +119,11 @@ class RotationRecord:
 
     @property
     def present(self) -> Rotation | None:
-        """The rotation under way."""
+        """Return the rotation under way, None without one."""
         return read_rotation(self._directory)
 
     def begin(self, now: datetime) -> Rotation:
-        """Make a new root and record a rotation to it; InputError when the present root cannot be used."""
+        """Make a new root and record a rotation to it; InputError when the current root cannot be used."""
         path = self._directory / CA_CERTIFICATE
         present = _certificate(path)
         trust_domain = trust_domain_of(present) if present else None
@@ -140,13 +140,13 @@ class RotationRecord:
         return rotation
 
     def write(self, rotation: Rotation) -> None:
-        """Record `rotation` as the present one."""
+        """Record `rotation` as the current one."""
         write_atomic(self._path, to_json(rotation), 0o600, durable=True)
 
     def finish(self, rotation: Rotation) -> None:
         """Make the rotation's new root the only one, destroy the other's key, remove the record.
 
-        Only in the stage "finish". Stopped anywhere, it can be done again from the record.
+        Only in the stage "finish". After a stop in the middle it can be done again from the record.
         """
         if rotation.stage is not Stage.FINISH:
             raise ValueError("a rotation ends with its last stage")
@@ -171,12 +171,12 @@ class RotationRecord:
 
 @contextmanager
 def held_record(directory: Path) -> Iterator[RotationRecord]:
-    """The record of the CA in `directory`, for this process alone; InputError while another rotates."""
+    """Lock the rotation record of the CA in `directory`; InputError while another process rotates."""
     if not (directory / CA_CERTIFICATE).is_file():
         raise InputError(
-            "here is no CA with a root of its own",
+            "there is no CA with a root of its own here",
             where=str(directory),
-            remedy="an operator's CA is rotated where its root is kept",
+            remedy="rotate an operator's CA where its root is kept",
         )
     private_dir(directory / ROTATION)
     lock = DirectoryLock(directory / ROTATION, "a rotation")

@@ -1,18 +1,19 @@
-"""Rotating the root, as a state machine: what is signed with, what is trusted, who has not followed yet.
+"""The rotation of a root as a state machine: which root signs, which are trusted, who has not followed.
 
 Pure. With the old root A and the new one B:
 
     stage        signs with   bundle   may end when
-    distribute   A            A B      everybody trusts B
-    issue        B            B A      everybody's certificate is B's
-    withdraw     B            B        nobody trusts A
-    finish       B            B        A's key is gone (there is no way back from here)
+    distribute   A            A B      every root user trusts B
+    issue        B            B A      every certificate in use was issued from B
+    withdraw     B            B        no root user trusts A
+    finish       B            B        A's key is destroyed (no way back from here)
 
-Every stage has another bundle, were it only in its order: who follows the bundle's file notices each.
+Each stage has another bundle, or the same roots in another order. So whoever follows the bundle's file
+notices every stage.
 
 Aborting mirrors the stage and swaps the roots: from "distribute" B is withdrawn at once, from "issue" A
 issues again, from "withdraw" A is distributed again. So the way back has the same stages with the same
-proofs, and no certificate in use is ever one that somebody does not trust.
+proofs, and every root user trusts every certificate in use at all times.
 """
 
 from __future__ import annotations
@@ -57,12 +58,12 @@ class Rotation:
 
     @property
     def signing(self) -> str:
-        """The root that certificates are issued from."""
+        """Return the root that certificates are issued from."""
         return self.old if self.stage is Stage.DISTRIBUTE else self.new
 
     @property
     def trusted(self) -> tuple[str, ...]:
-        """The bundle, in its order."""
+        """Return the bundle, in its order."""
         match self.stage:
             case Stage.DISTRIBUTE:
                 return self.old, self.new
@@ -72,13 +73,13 @@ class Rotation:
                 return (self.new,)
 
     def advanced(self) -> Rotation:
-        """The next stage. Only after `unconfirmed` is empty; the last stage has no next one (ValueError)."""
+        """Return the next stage (only when `unconfirmed` is empty). The last stage raises ValueError."""
         if self.stage is Stage.FINISH:
             raise ValueError("a rotation ends with its last stage")
         return replace(self, stage=_ORDER[_ORDER.index(self.stage) + 1])
 
     def aborted(self) -> Rotation:
-        """The way back from here; one that is on its way back already stays as it is.
+        """Return the way back from here; a rotation that is being aborted stays as it is.
 
         InputError when the old root's key may be gone.
         """
@@ -86,23 +87,23 @@ class Rotation:
             return self
         if self.stage is Stage.FINISH:
             raise InputError(
-                "the old root is withdrawn: there is nothing to go back to",
+                "the old root is withdrawn: it is too late to go back",
                 remedy="run `meshscrape ca rotate` to finish, and again for another root",
             )
         return replace(self, stage=_MIRROR[self.stage], old=self.new, new=self.old, aborting=True)
 
     def reached(self, stage: Stage) -> bool:
-        """Whether it is at `stage` or further."""
+        """Return whether it is at `stage` or further."""
         return _ORDER.index(self.stage) >= _ORDER.index(stage)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """What one Envoy, or one directory of credentials, really uses; roots are fingerprints.
+class RootUse:
+    """Which roots (by fingerprint) one Envoy or one directory of credentials uses.
 
-    `trusts` are the roots that all of its TLS contexts trust, `trusts_anywhere` those that at least one
-    does, `issuers` the roots that its certificates are below ("" for one below none of the known).
-    `problem` says why it could not be looked at: then nothing is known, and nothing is confirmed.
+    All of its TLS contexts trust the roots in `trusts`; at least one context trusts those in
+    `trusts_anywhere`. `issuers` are the roots that its certificates lead to ("" for an unknown one).
+    `problem` says why it could not be looked at: then it confirms nothing.
     """
 
     who: str
@@ -112,8 +113,8 @@ class Seen:
     problem: str = ""
 
 
-def unconfirmed(rotation: Rotation, bundle: Sequence[str], seen: Sequence[Seen]) -> list[str]:
-    """Why the present stage may not end yet, one line for each that has not followed; empty when it may.
+def unconfirmed(rotation: Rotation, bundle: Sequence[str], seen: Sequence[RootUse]) -> list[str]:
+    """Return why the current stage may not end yet, one line for each user that has not followed.
 
     `bundle` is what the running CA has published (fingerprints in order): nothing else shows that it has
     taken the stage over.
@@ -123,7 +124,7 @@ def unconfirmed(rotation: Rotation, bundle: Sequence[str], seen: Sequence[Seen])
     return [f"{each.who}: {reason}" for each in seen if (reason := _reason(rotation, each))]
 
 
-def _reason(rotation: Rotation, seen: Seen) -> str:
+def _reason(rotation: Rotation, seen: RootUse) -> str:
     if seen.problem:
         return seen.problem
     if rotation.new not in seen.trusts:
@@ -138,7 +139,7 @@ def _reason(rotation: Rotation, seen: Seen) -> str:
 
 
 def to_json(rotation: Rotation) -> bytes:
-    """The durable record of a rotation."""
+    """Return the durable record of a rotation."""
     record = {
         "version": VERSION,
         "stage": rotation.stage.value,
@@ -151,7 +152,7 @@ def to_json(rotation: Rotation) -> bytes:
 
 
 def parse(text: bytes, where: str) -> Rotation:
-    """The rotation that `to_json` wrote; InputError naming `where` for anything else."""
+    """Return the rotation that `to_json` wrote; InputError naming `where` for anything else."""
     try:
         record = json.loads(text)
         if record["version"] != VERSION or not isinstance(record["aborting"], bool):

@@ -1,4 +1,4 @@
-"""A whole CA: files, port, metrics; from start to complete stop."""
+"""Run a whole CA: its files, its port and its metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 from meshscrape.ca.admission import Limits
 from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
 from meshscrape.ca.authority import Authority, OperatorFiles, open_operators
-from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
+from meshscrape.ca.root_follower import RootFollower
 from meshscrape.ca.roots import open_present, record_state
 from meshscrape.ca.server import BACKLOG, RECEIVE_BUFFER
 from meshscrape.ca.server_certificate import own_names
@@ -63,7 +63,7 @@ class CaOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunningCa:
-    """Where a started CA is: `address` and `metrics_address` as `host:port`, and its root bundle's file."""
+    """Where a started CA listens (`address`, `metrics_address`: HOST:PORT), and its root bundle's file."""
 
     address: str
     root_bundle: Path
@@ -73,7 +73,7 @@ class RunningCa:
 
 @contextlib.asynccontextmanager
 async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
-    """Start the CA, and stop it completely on leaving; InputError for whatever keeps it from starting."""
+    """Start the CA, and stop it completely on leaving; InputError when it cannot start."""
     check_trust_domain(options.trust_domain)
     host, port = parse_listen(options.listen)
     names = own_names(options.names, host)
@@ -111,7 +111,7 @@ async def serve_ca(options: CaOptions, ready: Callable[[RunningCa], None] = lamb
 
 
 def open_authority(options: CaOptions) -> Authority:
-    """The signing CA of `options`, its files made when it is self-signed and new."""
+    """Return the signing CA of `options`; make its files when it is self-signed and new."""
     now = utcnow()
     if options.operator:
         authority = open_operators(options.operator, options.trust_domain, now)

@@ -28,7 +28,7 @@ from meshscrape.ca.admission import (
     TurnTaken,
     decide,
 )
-from meshscrape.ca.complaints import PressureLog
+from meshscrape.ca.bounded_logs import PressureLog
 from meshscrape.ca.connections import Connection
 from meshscrape.ca.metrics import Metrics
 from meshscrape.system.clock import utcnow
@@ -90,7 +90,7 @@ class BoundedServer:
             connection.end(Cause.SERVER)
 
     async def sweep(self) -> None:
-        """End, for ever, what has used up its time, and say what was ended to make room."""
+        """End connections that have used up their time, and log what was ended; never return."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._on(Elapsed())
@@ -178,7 +178,7 @@ class BoundedServer:
             connection.await_greeting()
 
     def _pause(self) -> None:
-        """End somebody who has proved nothing, and accept again in a moment."""
+        """End a connection that has proved nothing, and accept again in a moment."""
         self._on(Exhausted())
         loop, listening = asyncio.get_running_loop(), self._listening
         if listening is None:

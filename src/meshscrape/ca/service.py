@@ -1,4 +1,4 @@
-"""`CreateCertificate` as a gRPC method: authenticate, check the request, sign, say who got what."""
+"""`CreateCertificate` as a gRPC method: authenticate, check the request, sign, log who got what."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from grpclib.server import Stream
 
 from meshscrape.ca.authenticators import Caller, TokenAuthenticator, certificate_caller
 from meshscrape.ca.authority import Authority
-from meshscrape.ca.complaints import BoundedLog
+from meshscrape.ca.bounded_logs import BoundedLog
 from meshscrape.ca.connections import Connection
 from meshscrape.ca.grpc_adapter import receive, transport_of
 from meshscrape.ca.metrics import Metrics
@@ -40,22 +40,22 @@ _PREFIX_BYTES = 5
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long workload certificates last: when nothing is asked for, and at most."""
+    """How long workload certificates last: by default, and at most."""
 
     default: timedelta = timedelta(hours=24)
     longest: timedelta = timedelta(hours=24)
 
     def granted(self, seconds: int) -> timedelta:
-        """The lifetime for a request of `seconds` (0 and below: the default)."""
+        """Return the lifetime for a request of `seconds` (0 and below: the default)."""
         if seconds <= 0:
             return min(self.default, self.longest)
         return timedelta(seconds=min(seconds, int(self.longest.total_seconds())))
 
 
 class CertificateService:
-    """The CA's one method. A bearer token decides alone when there is one, else the client certificate.
+    """The CA's one method. A bearer token authenticates the caller; without one the client certificate does.
 
-    `authority` may be replaced while it serves; a request under way keeps the one that it began with.
+    `authority` may be replaced while it serves. A request under way keeps the one that it began with.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CertificateService:
         self._refusals = BoundedLog()
 
     def __mapping__(self) -> dict[str, Handler]:
-        """The methods as grpclib's server wants them."""
+        """Return the methods in the form that grpclib's server expects."""
         handler = Handler(
             self._create_certificate,
             Cardinality.UNARY_UNARY,

@@ -24,17 +24,18 @@ def save_key(path: Path, key: PrivateKey) -> None:
 
 
 def create_key(path: Path, key: PrivateKey) -> None:
-    """As `save_key`, unless there is a key already: of several processes at once, one makes it."""
+    """As `save_key`, but keep a key that exists: when several processes run at once, one of them makes it."""
     create_atomic(path, key_to_pem(key), 0o600)
 
 
 def read_key(path: Path, what: str) -> PrivateKey:
-    """The private key in the file `path`.
+    """Return the private key in the file `path`.
 
-    InputError when it cannot be read, is no key, or others could have read or replaced it: a key that was
-    readable must be taken as known, so its mode is never repaired silently.
+    InputError when it cannot be read, is no key, or other users could have read or replaced it. Such a key
+    counts as known to others, so its mode is never repaired silently.
     """
-    # One descriptor: mode and owner are those of the very file that is read, whatever the name leads to next.
+    # One descriptor for all: so the mode and the owner are those of the file that is read, even when the name
+    # is given to another file in between.
     try:
         with path.open("rb") as file:
             seen, pem = os.fstat(file.fileno()), file.read()

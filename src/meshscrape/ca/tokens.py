@@ -1,4 +1,4 @@
-"""Service account tokens for meshes without Kubernetes: signed here, verified like Kubernetes' own."""
+"""Service account tokens for meshes without Kubernetes; the CA verifies them like Kubernetes' own."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class TokenIssuer:
 
     @classmethod
     def load_or_create(cls, directory: Path, issuer: str = LOCAL_ISSUER) -> TokenIssuer:
-        """The issuer of `directory`: its key is made on first use (0600), its `jwks.json` kept beside it.
+        """Return the issuer of `directory`; make its key (0600) on first use, and write its `jwks.json`.
 
-        Several processes may do this at once: the key that was first is everybody's, and never replaced,
-        so whoever writes `jwks.json` last writes the same.
+        Several processes may do this at once. The process that creates the key first wins, and the others
+        load that key, so all of them write the same jwks.json.
         """
         private_dir(directory)
         path = directory / TOKEN_ISSUER_KEY
@@ -60,7 +60,7 @@ class TokenIssuer:
         lifetime: timedelta,
         audience: str = AUDIENCE,
     ) -> str:
-        """A token of a service account, valid from `now` for `lifetime`; InputError for impossible names."""
+        """Return a service account's token, valid from `now` for `lifetime`; InputError for invalid names."""
         workload_id("cluster.local", namespace, service_account)
         issued = int(now.timestamp())
         claims = {
@@ -75,7 +75,7 @@ class TokenIssuer:
         return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": self._jwk["kid"]})
 
     def jwks(self) -> dict[str, Any]:
-        """The public key as a JSON Web Key Set (RFC 7517)."""
+        """Return the public key as a JSON Web Key Set (RFC 7517)."""
         return {"keys": [self._jwk]}
 
 

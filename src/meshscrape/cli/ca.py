@@ -1,4 +1,4 @@
-"""`meshscrape ca`: run the mesh's certificate authority, prepare its files, issue a token, rotate it."""
+"""`meshscrape ca`: run the certificate authority, prepare its files, issue tokens, rotate its root."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _PATH = click.Path(path_type=Path)
 _DIRECTORY = click.option(
     "--dir", "directory", type=_PATH, required=True, help="The CA's own directory (made 0700)."
 )
-_TRUST_DOMAIN = click.option("--trust-domain", default="cluster.local", show_default=True)
+_TRUST_DOMAIN = click.option(
+    "--trust-domain", default="cluster.local", show_default=True, help="The trust domain of the mesh."
+)
 
 
 @click.group()
@@ -41,7 +43,7 @@ command.add_command(rotate)
 @_DIRECTORY
 @_TRUST_DOMAIN
 def init(directory: Path, trust_domain: str) -> None:
-    """Make a self-signed root and a key for local tokens; what is there already stays."""
+    """Make a self-signed root and a key for local tokens; keep what exists."""
     private_dir(directory)
     lock = DirectoryLock(directory, "a CA")
     authority = open_authority(CaOptions(directory, trust_domain=trust_domain))
@@ -54,10 +56,15 @@ def init(directory: Path, trust_domain: str) -> None:
 @command.command()
 @_DIRECTORY
 @click.argument("account", metavar="NAMESPACE/SERVICE_ACCOUNT")
-@click.option("--lifetime", default="1h", show_default=True, help="For example 10m or 1h30m.")
+@click.option(
+    "--lifetime",
+    default="1h",
+    show_default=True,
+    help="How long the token is valid, for example 10m or 1h30m.",
+)
 @click.option("--output", type=_PATH, help="Write the token here (0600) instead of to stdout.")
 def token(directory: Path, account: str, lifetime: str, output: Path | None) -> None:
-    """Issue a token of a service account, as Kubernetes would, signed with the directory's own key."""
+    """Issue a service account's token as Kubernetes does, signed with the key in the CA's directory."""
     namespace, slash, service_account = account.partition("/")
     if not slash:
         raise InputError(
@@ -77,20 +84,39 @@ def token(directory: Path, account: str, lifetime: str, output: Path | None) -> 
 @command.command()
 @_DIRECTORY
 @_TRUST_DOMAIN
-@click.option("--listen", default="127.0.0.1:15012", show_default=True, metavar="ADDRESS:PORT")
-@click.option("--dns", "names", multiple=True, metavar="NAME", help="A DNS name or IP address callers use.")
-@click.option("--jwks", type=_PATH, help="Keys that tokens are verified with [default: DIR/jwks.json].")
-@click.option("--issuer", default=LOCAL_ISSUER, show_default=True, help="The issuer tokens must name.")
 @click.option(
-    "--default-ttl", default="24h", show_default=True, help="Certificates' life when none is asked."
+    "--listen",
+    default="127.0.0.1:15012",
+    show_default=True,
+    metavar="ADDRESS:PORT",
+    help="Where to serve certificates; port 0: any free port.",
 )
-@click.option("--max-ttl", default="24h", show_default=True, help="The longest life that is granted.")
-@click.option("--cert", type=_PATH, help="An operator's CA certificate, root or intermediate.")
-@click.option("--key", type=_PATH, help="Its private key (0600).")
-@click.option("--chain", type=_PATH, help="The intermediates above it.")
-@click.option("--root", type=_PATH, help="The root bundle its chain ends in.")
 @click.option(
-    "--metrics", metavar="ADDRESS:PORT", help="Serve the CA's own metrics, in plaintext [default: off]."
+    "--dns",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A DNS name or IP address that callers use for the CA (repeatable).",
+)
+@click.option(
+    "--jwks", type=_PATH, help="The JSON Web Key Set to verify tokens with [default: DIR/jwks.json]."
+)
+@click.option("--issuer", default=LOCAL_ISSUER, show_default=True, help="The issuer that tokens must name.")
+@click.option(
+    "--default-ttl",
+    default="24h",
+    show_default=True,
+    help="The lifetime of certificates when a caller asks for none.",
+)
+@click.option("--max-ttl", default="24h", show_default=True, help="The longest lifetime that a caller gets.")
+@click.option(
+    "--cert", type=_PATH, help="Your own CA certificate (root or intermediate) instead of a self-signed root."
+)
+@click.option("--key", type=_PATH, help="The private key of --cert (mode 0600).")
+@click.option("--chain", type=_PATH, help="The intermediates above --cert, if any.")
+@click.option("--root", type=_PATH, help="The root bundle that the chain of --cert ends in.")
+@click.option(
+    "--metrics", metavar="ADDRESS:PORT", help="Serve the CA's own metrics here in plaintext [default: off]."
 )
 def serve(
     directory: Path,
@@ -109,10 +135,10 @@ def serve(
 ) -> None:
     """Serve CreateCertificate until SIGTERM, SIGINT or SIGHUP.
 
-    The key set is read again when its file changes; an operator's CA is read once, at the start.
+    The key set is read again when its file changes. A CA given with --cert is read once, at the start.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    # Its lines can be caused by anybody, as often as they like.
+    # Any peer can cause its lines, as often as it likes.
     logging.getLogger("grpclib").setLevel(logging.CRITICAL)
     options = CaOptions(
         directory=directory,
@@ -144,9 +170,7 @@ def _operator(
     if certificate and key and root:
         return OperatorFiles(certificate, key, chain, root)
     if certificate or key or chain or root:
-        raise InputError(
-            "an operator's CA needs --cert, --key and --root", remedy="--chain alone is optional"
-        )
+        raise InputError("a CA of your own needs --cert, --key and --root", remedy="only --chain is optional")
     return None
 
 

@@ -1,4 +1,4 @@
-"""`meshscrape ca rotate`: another root for a running mesh, in stages that are confirmed one by one."""
+"""`meshscrape ca rotate`: replace the root of a running mesh, in stages that are confirmed one by one."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 
-from meshscrape.ca.evidence import RootUser
 from meshscrape.ca.roots import held_record, published_bundle, read_rotation
-from meshscrape.ca.rotate import NotConfirmed, Progress, Rotating, look
+from meshscrape.ca.roots_in_use import RootUser
 from meshscrape.ca.rotation import Rotation, Stage
+from meshscrape.ca.rotation_run import NotConfirmed, Progress, RotationRun, look
 from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
@@ -24,7 +24,7 @@ _PATH = click.Path(path_type=Path)
 _WORDS = {
     Stage.DISTRIBUTE: "trust the new root",
     Stage.ISSUE: "have a certificate of the new root",
-    Stage.WITHDRAW: "trust the old root no more",
+    Stage.WITHDRAW: "no longer trust the old root",
     Stage.FINISH: "have followed",
 }
 
@@ -32,18 +32,23 @@ _WORDS = {
 @click.command()
 @STATE
 @click.option(
-    "--dir", "directory", type=_PATH, help="A CA's own directory, for one that no `up` has started."
+    "--dir", "directory", type=_PATH, help="The directory of a CA that was not started by `meshscrape up`."
 )
 @click.option("--envoy", "envoys", type=_PATH, multiple=True, metavar="SOCKET",
-              help="With --dir or --state: the admin socket of an Envoy that must follow.")  # fmt: skip
+              help="With --dir or --state: an Envoy's admin socket that must follow (repeatable).")  # fmt: skip
 @click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
-              help="With --dir or --state: credentials that must follow.")  # fmt: skip
+              help="With --dir or --state: credentials that must follow (repeatable).")  # fmt: skip
 @click.option("--to", "until", type=click.Choice([each.value for each in list(Stage)[:-1]]),
               help="Stop when this stage is confirmed.")  # fmt: skip
 @click.option("--abort", is_flag=True, help="Go back to the old root, in the same stages.")
-@click.option("--show", is_flag=True, help="Only say where the rotation is and who has not followed.")
-@click.option("--timeout", default="10m", show_default=True, help="How long each stage may take.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("--show", is_flag=True, help="Only show the stage of the rotation and who has not followed.")
+@click.option(
+    "--timeout",
+    default="10m",
+    show_default=True,
+    help="How long each stage may take before the command gives up.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress to stderr.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def rotate(
     state: Path | None, directory: Path | None, envoys: tuple[Path, ...], credentials: tuple[Path, ...],
@@ -51,24 +56,24 @@ def rotate(
 ) -> int:  # fmt: skip
     """Replace the root of a running mesh without a failed scrape.
 
-    Stages: distribute (everybody trusts both roots), issue (everybody gets a certificate of the new one),
-    withdraw (nobody trusts the old one any more; its key is destroyed). The next one begins only when every
-    Envoy and every directory of credentials is seen to have followed. Stopped at any point, the same command
-    goes on where it was; --abort goes back. Exit codes: 0 done, 1 not confirmed in time, 2 could not run.
+    Stages: distribute (all trust both roots), issue (all get a certificate of the new root), withdraw (the
+    old root is no longer trusted, and its key is destroyed). The next stage begins only when every Envoy and
+    every directory of credentials is seen to have followed. When the command is stopped, run it again to go
+    on, or with --abort to go back. Exit codes: 0 done, 1 not confirmed in time, 2 could not run.
     """
     if abort and (until or show):
-        raise InputError("--abort goes with neither --to nor --show")
-    own, consumers = _mesh(state, directory, envoys, credentials)
+        raise InputError("--abort cannot be used with --to or --show")
+    own, users = _mesh(state, directory, envoys, credentials)
     patience = parse_duration(timeout, "--timeout").total_seconds()
     report = _reporter(quiet)
     if show:
-        return _show(own, consumers, output)
+        return _show(own, users, output)
     with held_record(own) as record:
         if abort and record.present is None:
             say("no rotation is under way: there is nothing to abort")
             return _result(own, None, (), output)
-        rotating = Rotating(own, record, consumers, patience, report)
-        work = rotating.abort() if abort else rotating.rotate(Stage(until) if until else None)
+        run = RotationRun(own, record, users, patience, report)
+        work = run.abort() if abort else run.rotate(Stage(until) if until else None)
         try:
             left = asyncio.run(work)
         except NotConfirmed:
@@ -86,31 +91,32 @@ def rotate(
 def _mesh(
     state: Path | None, directory: Path | None, envoys: Sequence[Path], credentials: Sequence[Path]
 ) -> tuple[Path, Callable[[], Sequence[RootUser]]]:
-    """The CA's directory, and what tells who has to follow."""
+    """Return the CA's directory, and a function that returns who has to follow."""
     named = [RootUser(str(each), each.absolute()) for each in envoys]
     named += [RootUser(str(each), None, (each.absolute(),)) for each in credentials]
     if directory is None:
         if named and state is None:
-            # They may be another CA's, whose --dir was forgotten: the default mesh is not rotated for them.
+            # They may belong to another CA whose --dir was forgotten. Do not rotate the default mesh then.
             raise InputError(
-                "--envoy and --credentials go with --dir or --state", remedy="say whose they are"
+                "--envoy and --credentials need --dir or --state",
+                remedy="name the CA with --dir, or the mesh with --state",
             )
         path = state_path(state)
         own = Path(read_status(path)["ca"]["rootCertificate"]).parent
-        return own, lambda: [*consumers_of(read_status(path)), *named]
+        return own, lambda: [*root_users(read_status(path)), *named]
     if state is not None:
         raise InputError("give --state or --dir, not both")
     if not named:
         raise InputError(
-            "nothing is named that could confirm a stage",
+            "nothing can confirm a stage: no root user is named",
             where="--dir",
             remedy="name each Envoy's admin socket with --envoy, each scraper's directory with --credentials",
         )
     return directory, lambda: named
 
 
-def consumers_of(document: Mapping[str, Any]) -> list[RootUser]:
-    """Who uses certificates in the mesh of a status document: all but workloads with no process at all."""
+def root_users(document: Mapping[str, Any]) -> list[RootUser]:
+    """Return the root users of a status document: each workload with a process, and the scrape proxy."""
     found = [_workload(each) for each in document["workloads"] if _runs(each["pids"])]
     proxy = document.get("scrapeProxy")
     if proxy and proxy.get("adminSocket"):
@@ -132,7 +138,7 @@ def _runs(pids: Mapping[str, Any]) -> bool:
 
 
 def _reporter(quiet: bool) -> Callable[[Progress], None]:
-    """Says each change once: how many have followed, and who has not when few are left."""
+    """Return a function that prints each change of the progress once."""
     said = ""
 
     def report(progress: Progress) -> None:
@@ -153,14 +159,14 @@ def _line(progress: Progress) -> str:
     return f"{stage}: {progress.seen - len(missing)} of {progress.seen} {_WORDS[rotation.stage]}"
 
 
-def _show(own: Path, consumers: Callable[[], Sequence[RootUser]], output: str) -> int:
+def _show(own: Path, users: Callable[[], Sequence[RootUser]], output: str) -> int:
     rotation = read_rotation(own)
     if rotation is None:
         if output == "text":
             print("no rotation is under way")
         return _result(own, None, (), output)
     # Looking takes no lock: it may go on while another process rotates.
-    progress = asyncio.run(look(own, rotation, consumers()))
+    progress = asyncio.run(look(own, rotation, users()))
     if output == "text":
         print("\n".join([_line(progress), *progress.missing]))
     _result(own, rotation, progress.missing, output)

@@ -45,12 +45,12 @@ def load_bundle(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
 
 
 def bundle_to_pem(bundle: Sequence[x509.Certificate]) -> bytes:
-    """The bundle as one PEM text, in its order."""
+    """Return the bundle as one PEM text, in its order."""
     return certificates_to_pem(bundle)
 
 
 def is_self_signed(certificate: x509.Certificate) -> bool:
-    """Whether the certificate's own key made its signature."""
+    """Return whether the certificate's own key made its signature."""
     return is_issued_by(certificate, certificate)
 
 
@@ -67,7 +67,7 @@ def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> boo
 
 
 def _verify(certificate: x509.Certificate, key: object) -> None:
-    """Raise InvalidSignature, or what the parameters deserve, unless `key` made the signature."""
+    """Raise InvalidSignature (or an error about the parameters) unless `key` made the signature."""
     signed, signature = certificate.tbs_certificate_bytes, certificate.signature
     if isinstance(key, ed25519.Ed25519PublicKey):
         return key.verify(signature, signed)

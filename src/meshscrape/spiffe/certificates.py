@@ -1,4 +1,4 @@
-"""X.509: signing requests, issuing, and whose certificate it is (X509-SVID.md of SPIFFE, RFC 5280)."""
+"""X.509: make signing requests, issue certificates, read identities (SPIFFE's X509-SVID.md, RFC 5280)."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Signer:
 
     @property
     def not_after(self) -> datetime:
-        """When the first certificate of the signer's chain ends."""
+        """Return when the first certificate of the signer's chain ends."""
         return min(each.not_valid_after_utc for each in (self.certificate, *self.intermediates))
 
 
 def make_csr(key: PrivateKey, spiffe_id: SpiffeId) -> bytes:
-    """A PEM signing request for `spiffe_id`: empty subject, one URI SAN."""
+    """Return a PEM signing request for `spiffe_id`: empty subject, one URI SAN."""
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
     builder = (
         x509.CertificateSigningRequestBuilder().subject_name(_NOTHING).add_extension(names, critical=True)
@@ -57,7 +57,7 @@ def make_csr(key: PrivateKey, spiffe_id: SpiffeId) -> bytes:
 
 
 def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
-    """The signing request in `pem`; InputError when it is none, its signature is wrong or its key is weak."""
+    """Return the signing request in `pem`; InputError for other text, a wrong signature or a weak key."""
     try:
         csr = x509.load_pem_x509_csr(pem)
         key = csr.public_key()
@@ -76,7 +76,7 @@ def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
 def self_signed_root(
     trust_domain: str, key: PrivateKey, now: datetime, lifetime: timedelta
 ) -> x509.Certificate:
-    """A root of `trust_domain`, valid from two minutes before `now` until `now + lifetime`."""
+    """Return a root of `trust_domain`, valid from two minutes before `now` until `now + lifetime`."""
     builder = _authority(key.public_key(), trust_domain)
     builder = builder.not_valid_before(now - BACKDATE).not_valid_after(now + lifetime)
     return builder.sign(key, hashes.SHA256())
@@ -85,7 +85,7 @@ def self_signed_root(
 def issue_leaf(
     signer: Signer, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
 ) -> x509.Certificate:
-    """A workload's certificate: one critical URI SAN and nothing else about it.
+    """Return a workload certificate: one critical URI SAN, and no other name.
 
     Valid from two minutes before `now` until `now + lifetime`, never longer than the signer's chain;
     InputError when that has ended.
@@ -98,7 +98,7 @@ def issue_leaf(
 def issue_server(
     signer: Signer, public_key: PublicKey, names: Sequence[str], now: datetime, lifetime: timedelta
 ) -> x509.Certificate:
-    """A server's certificate for DNS names and IP addresses; it carries no SPIFFE ID and is no client's."""
+    """Return a certificate for servers alone, with DNS names and IP addresses and without a SPIFFE ID."""
     if not names:
         raise InputError("a server's certificate needs at least one name")
     builder = _leaf(
@@ -108,7 +108,7 @@ def issue_server(
 
 
 def load_certificates(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
-    """Every certificate in `pem`, in its order; InputError naming `where` when there is none."""
+    """Return every certificate in `pem`, in its order; InputError naming `where` when there is none."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError:
@@ -116,15 +116,15 @@ def load_certificates(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
 
 
 def certificates_to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
-    """The certificates as one PEM text, in their order."""
+    """Return the certificates as one PEM text, in their order."""
     return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
 
 
 def identity_of(certificate: x509.Certificate) -> SpiffeId:
-    """The SPIFFE ID of a workload's certificate.
+    """Return the SPIFFE ID of a workload certificate.
 
-    InputError unless it has exactly one URI SAN, which is a SPIFFE ID with a path, and is no CA's
-    (X509-SVID.md, sections 2, 3.1 and 5.2). Says nothing about who signed it.
+    InputError unless it has exactly one URI SAN, which is a SPIFFE ID with a path, and is no CA certificate
+    (X509-SVID.md, sections 2, 3.1 and 5.2). Who signed it is not checked.
     """
     try:
         extensions = certificate.extensions
@@ -138,7 +138,7 @@ def identity_of(certificate: x509.Certificate) -> SpiffeId:
     if len(uris) != 1:
         raise InputError(f"the certificate has {len(uris)} URI names, not exactly one")
     if _may_sign_certificates(extensions):
-        raise InputError("the certificate is a CA's, not a workload's")
+        raise InputError("this is the certificate of a CA, not of a workload")
     spiffe_id = SpiffeId.parse(uris[0])
     if not spiffe_id.path:
         raise InputError("the certificate names a trust domain, not a workload")
@@ -146,17 +146,17 @@ def identity_of(certificate: x509.Certificate) -> SpiffeId:
 
 
 def key_matches(key: PrivateKey, certificate: x509.Certificate) -> bool:
-    """Whether `certificate` certifies the public half of `key`."""
+    """Return whether `certificate` certifies the public half of `key`."""
     return _public_bytes(key.public_key()) == _public_bytes(certificate.public_key())
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """SHA-256 over the DER, in hexadecimal."""
+    """Return the SHA-256 over the DER, in hexadecimal."""
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def is_authority(certificate: x509.Certificate) -> bool:
-    """Whether `certificate` says that it is a CA's and may sign certificates."""
+    """Return whether `certificate` belongs to a CA and may sign certificates, by its own extensions."""
     try:
         extensions = certificate.extensions
         if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:

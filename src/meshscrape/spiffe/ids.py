@@ -25,7 +25,7 @@ _REMEDY = "write spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT"
 class SpiffeId:
     """An identity: `trust_domain`, and `path` that is empty or starts with a slash.
 
-    No invalid one can exist: InputError for anything outside the specification.
+    An invalid one cannot be made: InputError for anything outside the specification.
     """
 
     trust_domain: str
@@ -39,7 +39,7 @@ class SpiffeId:
 
     @classmethod
     def parse(cls, text: str) -> SpiffeId:
-        """The identity that `text` spells; InputError when it is anything but exactly a SPIFFE ID."""
+        """Return the identity that `text` spells; InputError when `text` is not exactly a SPIFFE ID."""
         if not text.startswith(SCHEME):
             raise InputError(
                 f"{text[:200]!a} is not a SPIFFE ID: it does not start with {SCHEME}", remedy=_REMEDY
@@ -52,13 +52,13 @@ class SpiffeId:
 
     @property
     def namespace(self) -> str | None:
-        """N of `/ns/N/sa/S`, else None."""
+        """Return N of a path `/ns/N/sa/S`, else None."""
         workload = self._workload()
         return workload[0] if workload else None
 
     @property
     def service_account(self) -> str | None:
-        """S of `/ns/N/sa/S`, else None."""
+        """Return S of a path `/ns/N/sa/S`, else None."""
         workload = self._workload()
         return workload[1] if workload else None
 
@@ -70,7 +70,7 @@ class SpiffeId:
 
 
 def workload_id(trust_domain: str, namespace: str, service_account: str) -> SpiffeId:
-    """The identity Istio gives a Kubernetes service account; InputError for names Kubernetes would refuse."""
+    """Return the identity of a Kubernetes service account; InputError for names that Kubernetes refuses."""
     if not _LABEL.fullmatch(namespace):
         raise InputError(f"{namespace[:200]!a} is not a Kubernetes namespace")
     if len(service_account) > 253 or not all(_LABEL.fullmatch(part) for part in service_account.split(".")):
@@ -79,7 +79,7 @@ def workload_id(trust_domain: str, namespace: str, service_account: str) -> Spif
 
 
 def check_trust_domain(text: str) -> str:
-    """`text` again when it is the name of a trust domain, else InputError."""
+    """Return `text` when it is the name of a trust domain, else raise InputError."""
     return SpiffeId(text, "").trust_domain
 
 

@@ -14,12 +14,12 @@ PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 MIN_RSA_BITS = 2048
-# Verifying costs the verifier time that grows with the key: a caller must not choose it freely.
+# The time for verifying a signature grows with the key, and the caller chooses the key: so it has a bound.
 MAX_RSA_BITS = 8192
 
 
 def generate_key(algorithm: Literal["ECDSA", "RSA"] = "ECDSA", rsa_bits: int = 2048) -> PrivateKey:
-    """A new private key: ECDSA on P-256, or RSA of `rsa_bits` (2048 to 8192, else InputError)."""
+    """Return a new private key: ECDSA on P-256, or RSA of `rsa_bits` (2048 to 8192, else InputError)."""
     if algorithm == "ECDSA":
         return ec.generate_private_key(ec.SECP256R1())
     if algorithm != "RSA":
@@ -30,14 +30,14 @@ def generate_key(algorithm: Literal["ECDSA", "RSA"] = "ECDSA", rsa_bits: int = 2
 
 
 def key_to_pem(key: PrivateKey) -> bytes:
-    """The key as unencrypted PKCS #8 PEM: for files of mode 0600 only."""
+    """Return the key as unencrypted PKCS #8 PEM: for files of mode 0600 only."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
 
 
 def load_key(pem: bytes, where: str) -> PrivateKey:
-    """The private key in `pem` (PKCS #8, PKCS #1 or SEC 1); InputError naming `where` when it is unusable."""
+    """Return the private key in `pem` (PKCS #8, PKCS #1 or SEC 1), else raise InputError at `where`."""
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except TypeError:
@@ -53,12 +53,12 @@ def load_key(pem: bytes, where: str) -> PrivateKey:
 
 
 def is_weak(key: object) -> bool:
-    """Return whether `key` is RSA with fewer bits than anybody should trust."""
+    """Return whether `key` is an RSA key of fewer than 2048 bits."""
     return isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS
 
 
 def check_public_key(key: object, where: str) -> PublicKey:
-    """`key` again when it is RSA of 2048 to 8192 bits or ECDSA on P-256 or P-384, else InputError."""
+    """Return `key` if it is RSA of 2048 to 8192 bits or ECDSA on P-256 or P-384, else raise InputError."""
     if isinstance(key, rsa.RSAPublicKey):
         if MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
             return key

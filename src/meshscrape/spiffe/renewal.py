@@ -1,4 +1,4 @@
-"""When to renew a certificate, and how long to wait after a failure. Chance is the caller's argument."""
+"""When to renew a certificate, and how long to wait after a failure. Randomness comes as an argument."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 def renew_at(
     received_at: datetime, not_after: datetime, *, ratio: float = 0.5, jitter: float = 0.01, draw: float
 ) -> datetime:
-    """The moment to renew a certificate that was received at `received_at` and ends at `not_after`.
+    """Return when to renew a certificate that was received at `received_at` and ends at `not_after`.
 
     `ratio` is the part of its life, counted from receipt, that is left when renewal starts (Istio's
-    SECRET_GRACE_PERIOD_RATIO); `jitter` moves it by at most that much either way, as `draw` in [0, 1) says.
-    Never before receipt, never after the end; at once for a certificate that has ended.
+    SECRET_GRACE_PERIOD_RATIO). `jitter` moves it by at most that much either way; `draw` in [0, 1) chooses.
+    The result is never before receipt and never after the end. An expired certificate is renewed at once.
     """
     life = not_after - received_at
     if life <= timedelta(0):
@@ -22,7 +22,7 @@ def renew_at(
 
 
 def backoff(attempt: int, *, base: float = 0.5, cap: float = 30.0, draw: float) -> float:
-    """Seconds to wait after failure number `attempt` (from 0): doubling from `base`, at most `cap`.
+    """Return the seconds to wait after failure number `attempt` (from 0): double from `base`, at most `cap`.
 
     `draw` in [0, 1) spreads callers that failed together over the upper half of that time.
     """

@@ -175,7 +175,7 @@ def test_a_bad_token_proves_nothing(tokens: TokenAuthenticator, what: str) -> No
         "the token is not accepted",
         "the token has expired",
         "the token is not valid yet",
-        "the token is another issuer's",
+        "the token comes from another issuer",
         "the token is not meant for this CA",
         "the token is not a service account's",
     )

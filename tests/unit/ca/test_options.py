@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from meshscrape.ca.complaints import BoundedLog
+from meshscrape.ca.bounded_logs import BoundedLog
 from meshscrape.ca.metrics import Metrics
 from meshscrape.ca.run import parse_listen
 from meshscrape.ca.server_certificate import own_names

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshscrape.ca.rotation import Rotation, Seen, Stage, parse, to_json, unconfirmed
+from meshscrape.ca.rotation import RootUse, Rotation, Stage, parse, to_json, unconfirmed
 from meshscrape.errors import InputError
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -19,9 +19,9 @@ A, B = "aa" * 32, "bb" * 32
 START = Rotation(Stage.DISTRIBUTE, old=A, new=B, started_at=NOW)
 
 
-def seen(*, trusts: set[str], issuer: str, who: str = "web") -> Seen:
-    """A consumer that trusts these and has a certificate of that."""
-    return Seen(who, frozenset(trusts), frozenset(trusts), frozenset({issuer}))
+def seen(*, trusts: set[str], issuer: str, who: str = "web") -> RootUse:
+    """A user that trusts these and has a certificate of that."""
+    return RootUse(who, frozenset(trusts), frozenset(trusts), frozenset({issuer}))
 
 
 @pytest.mark.parametrize(
@@ -76,11 +76,11 @@ def test_what_confirms_a_stage(stage: Stage, trusts: set[str], issuer: str, reas
 def test_one_tls_context_that_lags_is_enough() -> None:
     """An Envoy trusts a root when all of its contexts do, and still trusts one as long as any does."""
     issue = START.advanced()
-    half = Seen("web", frozenset({A}), frozenset({A, B}), frozenset({A}))
+    half = RootUse("web", frozenset({A}), frozenset({A, B}), frozenset({A}))
     assert unconfirmed(START, START.trusted, [half]) == ["web: does not trust the new root yet"]
-    two = Seen("web", frozenset({A, B}), frozenset({A, B}), frozenset({A, B}))
+    two = RootUse("web", frozenset({A, B}), frozenset({A, B}), frozenset({A, B}))
     assert unconfirmed(issue, issue.trusted, [two]) == ["web: still has a certificate of the old root"]
-    late = Seen("web", frozenset({B}), frozenset({A, B}), frozenset({B}))
+    late = RootUse("web", frozenset({B}), frozenset({A, B}), frozenset({B}))
     withdraw = issue.advanced()
     assert unconfirmed(withdraw, withdraw.trusted, [late]) == ["web: still trusts the old root"]
 
@@ -99,7 +99,7 @@ def test_an_abort_is_one_and_ends() -> None:
     back = START.advanced().aborted()
     assert back.aborting
     assert back.aborted() == back
-    with pytest.raises(InputError, match="nothing to go back to"):
+    with pytest.raises(InputError, match="too late to go back"):
         replace(START, stage=Stage.FINISH).aborted()
     with pytest.raises(ValueError, match="last stage"):
         replace(START, stage=Stage.FINISH).advanced()
@@ -131,11 +131,11 @@ class Agent:
     has: tuple[str, tuple[str, ...]] | None = None
     pending: tuple[str, tuple[str, ...]] | None = None
 
-    def seen(self) -> Seen:
+    def seen(self) -> RootUse:
         if self.has is None:
-            return Seen("agent", problem="has no usable certificate yet")
+            return RootUse("agent", problem="has no usable certificate yet")
         issuer, bundle = self.has
-        return Seen("agent", frozenset(bundle), frozenset(bundle), frozenset({issuer}))
+        return RootUse("agent", frozenset(bundle), frozenset(bundle), frozenset({issuer}))
 
 
 @dataclass

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from meshscrape.ca.evidence import RootUser
-from meshscrape.cli.ca_rotate import consumers_of
+from meshscrape.ca.roots_in_use import RootUser
+from meshscrape.cli.ca_rotate import root_users
 
 
 def workload(name: str, **changes: Any) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def test_every_envoy_and_every_directory_follows() -> None:
         "workloads": [workload("web"), prometheus],
         "scrapeProxy": {"adminSocket": "/run/proxy/admin.sock"},
     }
-    assert consumers_of(document) == [
+    assert root_users(document) == [
         RootUser("demo/web", Path("/run/web/admin.sock"), (Path("/run/web/credentials"),)),
         RootUser(
             "demo/prometheus", None, (Path("/run/prometheus/credentials"), Path("/run/prometheus/output"))
@@ -37,7 +37,7 @@ def test_every_envoy_and_every_directory_follows() -> None:
         RootUser("scrape proxy", Path("/run/proxy/admin.sock")),
     ]
     direct = {"workloads": [], "scrapeProxy": None}
-    assert consumers_of(direct) == consumers_of({"workloads": []}) == []
+    assert root_users(direct) == root_users({"workloads": []}) == []
 
 
 def test_only_who_has_no_process_at_all_is_left_out() -> None:
@@ -45,5 +45,5 @@ def test_only_who_has_no_process_at_all_is_left_out() -> None:
     gone = {"agent": None, "envoy": None, "application": []}
     alone = workload("alone", pids=gone | {"application": [7]})
     starting = workload("starting", pids=gone | {"agent": 8})
-    found = consumers_of({"workloads": [workload("gone", pids=gone), alone, starting]})
+    found = root_users({"workloads": [workload("gone", pids=gone), alone, starting]})
     assert [each.who for each in found] == ["demo/alone", "demo/starting"]

@@ -79,7 +79,7 @@ class RootFollower:
         self._server.stop()
 
     async def follow(self) -> None:
-        """Look at the record for ever."""
+        """Follow the record; never return."""
         while True:
             await asyncio.sleep(LOOK)
             state = record_state(self._directory)

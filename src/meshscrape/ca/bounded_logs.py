@@ -23,7 +23,7 @@ class BoundedLog:
         self._said = self._unsaid = 0
 
     def say(self, now: datetime, line: str) -> None:
-        """Log `line`, unless this minute has had enough."""
+        """Log `line`, unless this minute has had its number of lines."""
         # A clock that was set back must not keep the log shut.
         if self._since is None or not timedelta(0) <= now - self._since < timedelta(minutes=1):
             if self._unsaid:
@@ -37,7 +37,7 @@ class BoundedLog:
 
 
 class PressureLog:
-    """Says at most every ten seconds which connections the CA has ended, why, and whose they were."""
+    """Logs at most every ten seconds which connections the CA has ended, why, and where most came from."""
 
     EVERY = timedelta(seconds=10)
     _MOST_ADDRESSES = 1000

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from meshscrape.ca.complaints import BoundedLog
+from meshscrape.ca.bounded_logs import BoundedLog
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,4 +1,4 @@
-"""Takes a rotation from stage to stage, each only when everybody is seen to have followed."""
+"""Take a rotation from stage to stage, each only when every root user is seen to have followed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshscrape.ca.evidence import RootUser, observe
 from meshscrape.ca.roots import RotationRecord, known_roots, published_bundle
+from meshscrape.ca.roots_in_use import RootUser, use_of_roots
 from meshscrape.ca.rotation import Rotation, Stage, unconfirmed
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.system.clock import utcnow
@@ -18,55 +18,54 @@ LOOK = 0.5
 
 
 class NotConfirmed(MeshscrapeError):
-    """Somebody did not follow in time; the rotation waits in its stage."""
+    """A root user did not follow in time; the rotation waits in its stage."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a rotation is, and who has not followed yet, one line each; `seen` is how many were looked at."""
+    """Where a rotation is, and one line for each user that has not followed; `seen` users were looked at."""
 
     rotation: Rotation
     missing: tuple[str, ...]
     seen: int
 
 
-async def look(directory: Path, rotation: Rotation, consumers: Sequence[RootUser]) -> Progress:
-    """Who has not followed at this moment, in the rotation of the CA in `directory`; changes nothing."""
+async def look(directory: Path, rotation: Rotation, users: Sequence[RootUser]) -> Progress:
+    """Return which users have not followed the rotation of the CA in `directory`; change nothing."""
     roots = known_roots(directory)
     both = [roots[each] for each in (rotation.old, rotation.new) if each in roots]
-    seen = await observe(consumers, both)
+    seen = await use_of_roots(users, both)
     missing = unconfirmed(rotation, published_bundle(directory), seen)
     return Progress(rotation, tuple(missing), len(seen))
 
 
 @dataclass(frozen=True, slots=True)
-class Rotating:
-    """How to rotate: which directory, who has to follow (asked at each look), the seconds of each stage."""
+class RotationRun:
+    """How to rotate: the CA's directory, who has to follow (asked at each look), seconds for each stage."""
 
     directory: Path
     record: RotationRecord
-    consumers: Callable[[], Sequence[RootUser]]
+    users: Callable[[], Sequence[RootUser]]
     patience: float
     report: Callable[[Progress], None] = lambda progress: None
 
     async def rotate(self, until: Stage | None = None) -> Rotation | None:
-        """Begin or go on, until the stage `until` is confirmed, or to the end: then None is returned.
+        """Begin or go on until the stage `until` is confirmed; without it to the end, and return None then.
 
-        One that is being aborted goes on with that. NotConfirmed when a stage takes longer than `patience`.
+        A rotation that is being aborted goes on with that. NotConfirmed when a stage takes longer than
+        `patience` seconds.
         """
         rotation = self.record.present
         if rotation is not None and rotation.aborting and until is not None:
-            raise InputError(
-                "the rotation is being aborted", remedy="run it without --to to see that through"
-            )
+            raise InputError("the rotation is being aborted", remedy="run it without --to to finish that")
         if rotation is None:
             rotation = self.record.begin(utcnow())
         return await self._go_on(rotation, until)
 
     async def abort(self) -> None:
-        """Go back to the old root, with the same proofs; nothing happens when no rotation is under way."""
+        """Go back to the old root, with the same proofs; do nothing when no rotation is under way."""
         rotation = self.record.present
         if rotation is None:
             return
@@ -89,13 +88,13 @@ class Rotating:
 
     async def _confirm(self, rotation: Rotation) -> None:
         deadline = time.monotonic() + self.patience
-        while (progress := await look(self.directory, rotation, self.consumers())).missing:
+        while (progress := await look(self.directory, rotation, self.users())).missing:
             self.report(progress)
             if time.monotonic() >= deadline:
                 raise NotConfirmed(
                     f"stage {rotation.stage} is not confirmed after {self.patience:g} s: "
                     f"{'; '.join(progress.missing)}",
-                    remedy="see to that and run `meshscrape ca rotate` again, or go back with --abort",
+                    remedy="repair that and run `meshscrape ca rotate` again, or go back with --abort",
                 )
             await asyncio.sleep(LOOK)
         self.report(progress)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from meshscrape.ca import following
+from meshscrape.ca import root_follower
 from meshscrape.ca.admission import Limits
 from meshscrape.ca.authenticators import JwksFile, TokenAuthenticator
 from meshscrape.ca.authority import Authority, open_own
-from meshscrape.ca.following import RootFollower
 from meshscrape.ca.metrics import Metrics
+from meshscrape.ca.root_follower import RootFollower
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
@@ -27,7 +27,7 @@ from support.polling import eventually_async
 
 @pytest.fixture(autouse=True)
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "LOOK", 0.01)
+    monkeypatch.setattr(root_follower, "LOOK", 0.01)
 
 
 def follower(directory: Path, reopen: Callable[[], Authority]) -> RootFollower:
@@ -84,7 +84,7 @@ def test_a_renewal_that_fails_ends_the_ca(tmp_path: Path, monkeypatch: pytest.Mo
     async def keep(*_: object) -> None:
         raise ValueError("nobody foresaw this")
 
-    monkeypatch.setattr(following.ServerCertificate, "keep", keep)
+    monkeypatch.setattr(root_follower.ServerCertificate, "keep", keep)
 
     async def scenario() -> None:
         authority = open_own(tmp_path, "cluster.local", utcnow())

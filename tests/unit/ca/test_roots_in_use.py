@@ -7,7 +7,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from meshscrape.ca.evidence import RootUser, envoy_seen, observe
+from meshscrape.ca.roots_in_use import RootUser, envoy_use, use_of_roots
 from meshscrape.spiffe.certificates import fingerprint, identity_of
 from support.ca import Credentials, TestCa
 
@@ -48,7 +48,7 @@ def test_what_all_contexts_use_and_what_one_does() -> None:
     leaf, newer = OLD.workload("demo", "web"), NEW.workload("demo", "web")
     certs = {"certificates": [context(leaf, OLD), context(newer, NEW, OLD, OTHER)]}
     both = [*secrets(leaf, OLD, NEW, OTHER), secret("tls_certificate", "certificate_chain", newer.chain_pem)]
-    seen = envoy_seen("web", certs, both, ROOTS)
+    seen = envoy_use("web", certs, both, ROOTS)
     assert seen is not None
     assert (seen.trusts, seen.trusts_anywhere, seen.issuers) == ({A}, {A, B}, {A, B})
 
@@ -57,10 +57,10 @@ def test_a_serial_number_alone_is_no_proof() -> None:
     """What /certs names but no secret contains is not counted: serial numbers can be anybody's."""
     leaf = OLD.workload("demo", "web")
     certs = {"certificates": [context(leaf, OLD, NEW)]}
-    seen = envoy_seen("web", certs, secrets(leaf, OLD), ROOTS)
+    seen = envoy_use("web", certs, secrets(leaf, OLD), ROOTS)
     assert seen is not None
     assert seen.trusts == {A}
-    unknown = envoy_seen("web", certs, secrets(NEW.workload("demo", "web"), OLD), ROOTS)
+    unknown = envoy_use("web", certs, secrets(NEW.workload("demo", "web"), OLD), ROOTS)
     assert unknown is not None
     assert unknown.issuers == {""}
 
@@ -69,26 +69,26 @@ def test_contexts_of_another_mesh_are_not_asked() -> None:
     """A scrape proxy that serves two meshes confirms each with what it uses in that one."""
     leaf, foreign = OLD.workload("demo", "web"), OTHER.workload("demo", "web")
     certs = {"certificates": [context(leaf, OLD, NEW), context(foreign, OTHER)]}
-    seen = envoy_seen("proxy", certs, secrets(leaf, OLD, NEW), ROOTS)
+    seen = envoy_use("proxy", certs, secrets(leaf, OLD, NEW), ROOTS)
     assert seen is not None
     assert (seen.trusts, seen.issuers) == ({A, B}, {A})
-    assert envoy_seen("proxy", {"certificates": [context(foreign, OTHER)]}, [], ROOTS) is None
+    assert envoy_use("proxy", {"certificates": [context(foreign, OTHER)]}, [], ROOTS) is None
 
 
 def test_a_certificate_of_neither_root_is_nobodys() -> None:
     """It cannot pass for one of the new root."""
     leaf = TestCa().workload("demo", "web")
-    seen = envoy_seen("web", {"certificates": [context(leaf, NEW)]}, secrets(leaf, NEW), ROOTS)
+    seen = envoy_use("web", {"certificates": [context(leaf, NEW)]}, secrets(leaf, NEW), ROOTS)
     assert seen is not None
     assert seen.issuers == {""}
 
 
 def test_an_envoy_without_tls_has_nothing_to_follow() -> None:
     """No TLS context, no statement; malformed secrets are no statement either."""
-    assert envoy_seen("web", {"certificates": []}, [], ROOTS) is None
+    assert envoy_use("web", {"certificates": []}, [], ROOTS) is None
     leaf = OLD.workload("demo", "web")
     broken = [secret("tls_certificate", "certificate_chain", b"junk"), {"name": "other"}]
-    seen = envoy_seen("web", {"certificates": [context(leaf, OLD)]}, broken, ROOTS)
+    seen = envoy_use("web", {"certificates": [context(leaf, OLD)]}, broken, ROOTS)
     assert seen is not None
     assert (seen.trusts, seen.issuers) == (set(), {""})
 
@@ -96,8 +96,8 @@ def test_an_envoy_without_tls_has_nothing_to_follow() -> None:
 def test_directories_and_silent_envoys(tmp_path: Path) -> None:
     """A directory shows its certificate and bundle; what is not there, or does not answer, is a problem."""
     NEW.workload("demo", "web").write(tmp_path / "certs")
-    consumer = RootUser("web", tmp_path / "admin.sock", (tmp_path / "certs", tmp_path / "none"))
-    found, missing, silent = asyncio.run(observe([consumer], ROOTS))
+    user = RootUser("web", tmp_path / "admin.sock", (tmp_path / "certs", tmp_path / "none"))
+    found, missing, silent = asyncio.run(use_of_roots([user], ROOTS))
     assert (found.who, found.trusts, found.issuers, found.problem) == ("web (certs)", {B}, {B}, "")
     assert missing.problem == "has no usable certificate yet"
     assert silent.problem == "does not answer on its admin socket"

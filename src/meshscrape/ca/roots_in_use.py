@@ -1,4 +1,4 @@
-"""What really uses which root: asked of running Envoys, and read from directories of credentials."""
+"""Find out which roots are in use: ask running Envoys, and read directories of credentials."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from cryptography import x509
 
 from meshscrape.ca.authority import trust_domain_of
-from meshscrape.ca.rotation import Seen
+from meshscrape.ca.rotation import RootUse
 from meshscrape.errors import InputError, UnavailableError
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 from meshscrape.spiffe.certificates import fingerprint, load_certificates
@@ -24,65 +24,65 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 # The files of a directory of credentials (Istio's names for OUTPUT_CERTS).
 CHAIN, ROOTS = CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 _ADMIN_SECONDS = 3.0
-# How many are asked at once.
+# How many users are looked at at the same time.
 _WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RootUser:
-    """Who uses the mesh's certificates: an Envoy, by its admin socket, and directories of credentials."""
+    """A user of the mesh's roots: an Envoy (by its admin socket) and directories of credentials."""
 
     who: str
     admin_socket: Path | None = None
     directories: tuple[Path, ...] = ()
 
 
-async def observe(consumers: Sequence[RootUser], roots: Sequence[x509.Certificate]) -> list[Seen]:
-    """What every consumer uses of `roots`; what cannot be looked at has a `problem`."""
+async def use_of_roots(users: Sequence[RootUser], roots: Sequence[x509.Certificate]) -> list[RootUse]:
+    """Return which of `roots` each user uses. A user that cannot be looked at has a `problem`."""
     width = asyncio.Semaphore(_WIDTH)
 
-    async def one(consumer: RootUser) -> list[Seen]:
+    async def one(user: RootUser) -> list[RootUse]:
         async with width:
-            seen = [_directory(f"{consumer.who} ({each.name})", each, roots) for each in consumer.directories]
-            if consumer.admin_socket is not None:
-                seen += await _envoy(f"{consumer.who} (Envoy)", consumer.admin_socket, roots)
+            seen = [_directory(f"{user.who} ({each.name})", each, roots) for each in user.directories]
+            if user.admin_socket is not None:
+                seen += await _envoy(f"{user.who} (Envoy)", user.admin_socket, roots)
             return seen
 
-    return [seen for found in await asyncio.gather(*map(one, consumers)) for seen in found]
+    return [seen for found in await asyncio.gather(*map(one, users)) for seen in found]
 
 
-def _directory(who: str, directory: Path, roots: Sequence[x509.Certificate]) -> Seen:
+def _directory(who: str, directory: Path, roots: Sequence[x509.Certificate]) -> RootUse:
     try:
         files = read_credential_files(directory, key=False)
         chain = load_certificates(files.chain, str(directory))
         trusted = load_certificates(files.roots, str(directory))
     except InputError:
-        return Seen(who, problem="has no usable certificate yet")
+        return RootUse(who, problem="has no usable certificate yet")
     found = frozenset(map(fingerprint, trusted)) & frozenset(map(fingerprint, roots))
-    return Seen(who, found, found, frozenset({_issuer(chain, roots)}))
+    return RootUse(who, found, found, frozenset({_issuer(chain, roots)}))
 
 
-async def _envoy(who: str, socket: Path, roots: Sequence[x509.Certificate]) -> list[Seen]:
+async def _envoy(who: str, socket: Path, roots: Sequence[x509.Certificate]) -> list[RootUse]:
     admin = EnvoyAdmin(socket, timeout=_ADMIN_SECONDS)
     try:
         certs, secrets = await asyncio.gather(admin.certs(), admin.secrets())
     except UnavailableError:
-        return [Seen(who, problem="does not answer on its admin socket")]
-    seen = envoy_seen(who, certs, secrets, roots)
+        return [RootUse(who, problem="does not answer on its admin socket")]
+    seen = envoy_use(who, certs, secrets, roots)
     return [seen] if seen else []
 
 
-def envoy_seen(
+def envoy_use(
     who: str,
     certs: Mapping[str, Any],
     secrets: Sequence[Mapping[str, Any]],
     roots: Sequence[x509.Certificate],
-) -> Seen | None:
-    """What an Envoy's `/certs` and active secrets show; None when it has no TLS context at all (pure).
+) -> RootUse | None:
+    """Return which roots an Envoy uses by its `/certs` and active secrets; None without a TLS context (pure).
 
-    Contexts in which it shows a certificate of another trust domain are another mesh's (a scrape proxy may
-    serve several). `/certs` tells, by serial numbers, what each live TLS context uses; the secrets have the
-    certificates themselves. Only what both show counts.
+    A context that shows a certificate of another trust domain belongs to another mesh and is left out (a
+    scrape proxy may serve several). `/certs` lists, by serial number, what each live TLS context uses. The
+    secrets hold the certificates themselves. Only what both show counts.
     """
     domains = {trust_domain_of(root) for root in roots}
     contexts = [each for each in certs.get("certificates", ()) if _trust_domain(each) in (*domains, None)]
@@ -101,7 +101,7 @@ def envoy_seen(
     }
     shown = {number for context in contexts for number in list(_serials(context, "cert_chain"))[:1]}
     issuers = {_issuer(chains[number], roots) if number in chains else "" for number in shown}
-    return Seen(
+    return RootUse(
         who,
         frozenset(set.intersection(*trusts) if trusts else ()),
         frozenset(set().union(*trusts)),
@@ -120,7 +120,7 @@ def _serials(context: Mapping[str, Any], part: str) -> Iterator[int]:
 
 
 def _trust_domain(context: Mapping[str, Any]) -> str | None:
-    """The trust domain of the certificate that a TLS context shows, None when it names none."""
+    """Return the trust domain of the certificate that a TLS context shows, None without one."""
     for leaf in list(context.get("cert_chain", ()))[:1]:
         for name in leaf.get("subject_alt_names", ()):
             if str(name.get("uri", "")).startswith(SCHEME):
