@@ -35,7 +35,7 @@ _WORDS = {
     "--dir", "directory", type=_PATH, help="The directory of a CA that was not started by `meshscrape up`."
 )
 @click.option("--envoy", "envoys", type=_PATH, multiple=True, metavar="SOCKET",
-              help="With --dir or --state: an Envoy's admin socket that must follow (repeatable).")  # fmt: skip
+              help="With --dir or --state: an Envoy that must follow (repeatable).")  # fmt: skip
 @click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
               help="With --dir or --state: credentials that must follow (repeatable).")  # fmt: skip
 @click.option("--to", "until", type=click.Choice([each.value for each in list(Stage)[:-1]]),
