@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
+from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer
 from meshscrape.agent.issued import judge
+from meshscrape.agent.publication import Places
 from meshscrape.agent.served import ServedCertificate
 from meshscrape.errors import UnavailableError
 from meshscrape.spiffe.ids import SpiffeId

@@ -10,7 +10,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,9 +114,11 @@ class AgentProcess:
 
 @contextlib.contextmanager
 def agent_process(
-    directory: Path, ca: CaProcess, role: str = "sidecar", **changes: str
+    directory: Path, ca: CaProcess, role: str = "sidecar", *, prefix: Sequence[str] = (), **changes: str
 ) -> Iterator[AgentProcess]:
     """The agent of a workload of `ca`'s mesh, killed on leaving; `changes` are environment variables.
+
+    A `prefix` is a command that becomes the agent.
 
     The token is made in `directory` unless it is there already; an address that is not given is random.
     """
@@ -143,7 +145,7 @@ def agent_process(
     } | changes
     log_path = directory / f"agent-{len(list(directory.glob('agent-*.log')))}.log"
     with log_path.open("wb") as log:
-        command = [sys.executable, "-m", "meshscrape", "agent", "proxy", role]
+        command = [*prefix, sys.executable, "-m", "meshscrape", "agent", "proxy", role]
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         yield AgentProcess(process, environment, log_path)

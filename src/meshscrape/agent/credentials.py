@@ -6,23 +6,25 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from meshscrape.agent.issued import Issued, judge
+from meshscrape.agent.publication import Places, Publication
 from meshscrape.agent.schedule import Schedule, Timing
-from meshscrape.envoy.options import SCRAPERS_BUNDLE
 from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError, UnavailableError
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.bundles import bundle_to_pem, load_bundle
-from meshscrape.spiffe.certificates import fingerprint, load_certificates, make_csr
+from meshscrape.spiffe.certificates import fingerprint, make_csr
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.spiffe.keys import PrivateKey, generate_key, key_to_pem
 from meshscrape.system.ca_client import create_certificate
 from meshscrape.system.clock import utcnow
-from meshscrape.system.files import publish, read_input
+from meshscrape.system.files import read_input
+from meshscrape.system.followed import FollowedFile
+
+Fingerprints: TypeAlias = tuple[str, ...]
 
 logger = logging.getLogger(__name__)
 
@@ -48,53 +50,55 @@ class CaClientOptions:
     wait: timedelta = timedelta(seconds=60)
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where credentials go: the agent's own directory, and the one the application reads, if any."""
-
-    credentials: Path
-    output: Path | None = None
-    output_mode: int = 0o600
-    scrapers_ca: Path | None = None
-
-
 class CredentialRenewer:
-    """The certificate in use, and the requests that brought it."""
+    """The certificate in use, and the requests that brought it.
+
+    `issued` is the certificate that Envoy can read. A newer one may wait to be written.
+    """
 
     def __init__(self, ca: CaClientOptions, places: Places) -> None:
         self.issued: Issued | None = None
+        self._newest: Issued | None = None
         self.requests = 0
         self.failures = 0
         self.renewals = 0
         self.latency = 0.0
-        self.problem = f"no certificate yet from the CA at {ca.address}"
+        self._request_problem = f"no certificate yet from the CA at {ca.address}"
         self._ca = ca
-        self._places = places
+        self._publication = Publication(places)
+        self._roots = FollowedFile(ca.roots, "the CA's root certificate", _parse_roots, log=logger)
+        self._scraper_roots = _scraper_roots(places.scrapers_ca)
+        self._credentials = places.credentials
         self._news = asyncio.Event()
-        self._roots_seen: tuple[str, ...] = ()
-        self._roots: tuple[str, ...] = ()
-        self._roots_pem = b""
+        self._roots_used: Fingerprints = ()
         self._inherited = False
-        self._scraper_pem = self._scraper_roots = b""
-        self._scraper_problem = ""
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with the certificate now, empty when nothing is."""
+        problem = self._publication.problem.text
+        return self._request_problem or (f"the certificate is kept in memory: {problem}" if problem else "")
+
+    @property
+    def written(self) -> bool:
+        """Whether Envoy can read the newest certificate."""
+        return self._newest is self.issued
 
     def check_inputs(self) -> None:
-        """Read what the user named; InputError for what is missing or malformed."""
-        self._read_roots()
+        """Read what the user named. Raises InputError for what is missing or malformed."""
+        self._roots.read()
         self._read_token()
-        self._read_scraper_roots()
+        if self._scraper_roots is not None:
+            self._scraper_roots.read()
 
     async def first(self) -> None:
         """Get and publish the first certificate; one that a predecessor left and is still good serves too.
 
-        Tries for `wait` while the CA does not answer, saying once why it waits. Raises UnavailableError
-        after that, UnauthenticatedError when the same token is refused `REFUSALS` times, and InputError
-        and other MeshscrapeErrors, which time does not heal, at once.
+        Tries for `wait` while the CA does not answer, and says once why it waits. Raises UnavailableError
+        after that, UnauthenticatedError when the same token is refused `REFUSALS` times, and at once what
+        time does not heal (InputError and other MeshscrapeErrors).
         """
-        if found := self._left_by_predecessor():
-            logger.info("using the certificate of before, %r", found)
-            self._use(found)
-            self._inherited = True
+        if self._inherit():
             return
         deadline = time.monotonic() + self._ca.wait.total_seconds()
         refused: list[str] = []
@@ -103,7 +107,8 @@ class CredentialRenewer:
         while True:
             token = self._read_token()
             try:
-                return await self._request(token)
+                await self._request(token)
+                return self._require_written()
             except UnauthenticatedError as error:
                 refused.append(token or "")
                 if refused[-REFUSALS:].count(token or "") == REFUSALS:
@@ -129,6 +134,8 @@ class CredentialRenewer:
         while True:
             now = utcnow()
             self._follow_scraper_roots()
+            self._publication.retry()
+            self._take_over()
             if self._roots_changed():
                 schedule = schedule.hastened(now, self._ca.timing, _draw())
             if (left := schedule.wait(now).total_seconds()) > 0:
@@ -138,12 +145,39 @@ class CredentialRenewer:
             else:
                 schedule = schedule.after_failure(utcnow(), _draw())
 
+    def close(self) -> None:
+        """Remove what the end of the agent would leave in memory."""
+        self._publication.close()
+
+    async def changed_from(self, seen: Issued | None) -> None:
+        """Wait until a certificate other than `seen` is in use."""
+        while self.issued is seen:
+            await self._news.wait()
+
+    def _inherit(self) -> bool:
+        """Use what a predecessor left, if it is still good; return whether it was."""
+        pem, _ = self._roots.value
+        found = self._publication.left_by_predecessor(self._ca.identity, pem, utcnow())
+        if found is None:
+            return False
+        # If the CA's roots are others by now, that counts as a change, and the certificate is renewed.
+        _, self._roots_used = _parse_roots(found.bundle, str(self._credentials))
+        logger.info("using the predecessor's certificate, %r", found)
+        self._use(found)
+        self._inherited = True
+        return True
+
+    def _require_written(self) -> None:
+        """Raise MeshscrapeError unless the first certificate is on disk: Envoy has none to go on with."""
+        if self._publication.problem.error is not None:
+            raise self._publication.problem.error
+
     async def _renewed(self) -> bool:
         try:
             await self._request(self._read_token())
         except MeshscrapeError as error:
-            self.problem = f"the certificate could not be renewed: {error}"
-            logger.warning("%s", self.problem)
+            self._request_problem = f"the certificate could not be renewed: {error}"
+            logger.warning("%s", self._request_problem)
             return False
         except Exception:
             # Whatever is wrong with the renewal, the certificate in use is still good.
@@ -152,51 +186,40 @@ class CredentialRenewer:
         self.renewals += 1
         return True
 
-    async def changed_from(self, seen: Issued | None) -> None:
-        """Wait until a certificate other than `seen` is in use."""
-        while self.issued is seen:
-            await self._news.wait()
-
     def _schedule(self) -> Schedule:
-        issued = self.issued
-        if issued is None or self._inherited_other_roots():
+        issued = self._newest
+        if issued is None or (self._inherited and self._roots_changed()):
             return Schedule(utcnow())
         return Schedule.after_success(issued.received_at, issued.not_after, self._ca.timing, _draw())
 
-    def _inherited_other_roots(self) -> bool:
-        """Whether a predecessor left a bundle that is not the CA's roots of now: who knows how old it is."""
-        return self._inherited and self._roots_changed()
-
     def _roots_changed(self) -> bool:
-        """Whether the CA's roots are others than before the last request, once for each change.
+        """Return whether the CA's roots are others than at the last request, once for each change.
 
-        The file is only a hint: what the workload trusts comes from the CA, over a connection that was
-        checked. A file that cannot be used is no change; the request that needs it will say what is wrong.
+        The file is only a hint: what the workload trusts comes from the CA, over a verified connection.
         """
-        try:
-            _, present = self._read_roots()
-        except InputError:
-            return False
-        changed = present != self._roots_seen
+        self._roots.changed()
+        _, present = self._roots.value
+        changed = present != self._roots_used
         if changed:
             logger.info("the CA's roots have changed; the certificate is renewed early")
-            self._roots_seen = present
+            self._roots_used = present
         return changed
 
     async def _request(self, token: str | None) -> None:
-        """One request to the CA; the answer is used only after it has been judged."""
+        """Make one request to the CA; its answer is used only after it has been judged."""
         self.requests += 1
         began = time.monotonic()
         try:
             key = await self._new_key()
-            roots, self._roots_seen = self._read_roots()
+            self._roots.changed()
+            roots, self._roots_used = self._roots.value
             chain, bundle = await create_certificate(
                 self._ca.address,
                 roots,
                 make_csr(key, self._ca.identity),
                 self._ca.ttl,
                 token=token,
-                client_credentials=None if token else self._places.credentials,
+                client_credentials=None if token else self._credentials,
                 deadline=RPC_DEADLINE,
             )
             issued = judge(
@@ -211,7 +234,7 @@ class CredentialRenewer:
             self._inherited = False
         except MeshscrapeError as error:
             self.failures += 1
-            self.problem = str(error)
+            self._request_problem = str(error)
             raise
         finally:
             self.latency += time.monotonic() - began
@@ -223,16 +246,8 @@ class CredentialRenewer:
         # Searching primes takes up to seconds: not on the loop that answers health checks.
         return await asyncio.to_thread(generate_key, "RSA", self._ca.rsa_bits)
 
-    def _read_roots(self) -> tuple[bytes, tuple[str, ...]]:
-        """The roots that the CA must prove itself with, and what they are; their order counts."""
-        pem = read_input(self._ca.roots, "the CA's root certificate")
-        if pem != self._roots_pem:
-            self._roots = _fingerprints(pem, str(self._ca.roots))
-            self._roots_pem = pem
-        return pem, self._roots
-
     def _read_token(self) -> str | None:
-        """The token as it is now; None when there is none but a valid certificate can speak for itself."""
+        """Return the token as it is now; None when there is none and a valid certificate can replace it."""
         if not self._ca.token.exists() and self.issued and self.issued.valid(utcnow()):
             return None
         token = read_input(self._ca.token, "the token for the CA").decode("ascii", "replace").strip()
@@ -240,65 +255,37 @@ class CredentialRenewer:
             raise InputError("is not a token", where=str(self._ca.token), remedy="put one JWT into it")
         return token
 
-    def _read_scraper_roots(self) -> bytes:
-        path = self._places.scrapers_ca
-        if path is None:
-            return b""
-        pem = read_input(path, "the scrapers' CA bundle")
-        if pem != self._scraper_pem:
-            self._scraper_roots = bundle_to_pem(load_bundle(pem, str(path)))
-            self._scraper_pem = pem
-        return self._scraper_roots
-
     def _follow_scraper_roots(self) -> None:
         """Publish again when the scrapers' bundle has changed; a broken one changes nothing."""
-        before = self._scraper_roots
-        try:
-            if self._read_scraper_roots() != before and self.issued is not None:
-                self._use(self.issued)
-                logger.info("the scrapers' CA bundle has changed")
-            self._scraper_problem = ""
-        except MeshscrapeError as error:
-            if str(error) != self._scraper_problem:
-                self._scraper_problem = str(error)
-                logger.warning("the scrapers' CA bundle is kept as it was: %s", error)
+        if self._scraper_roots is not None and self._scraper_roots.changed() and self._newest:
+            self._use(self._newest)
+            logger.info("the scrapers' CA bundle has changed")
 
     def _use(self, issued: Issued) -> None:
-        """Publish: the agent's own directory for Envoy, then the application's."""
-        own = {CERTIFICATE_CHAIN_FILE: issued.chain, PRIVATE_KEY_FILE: issued.key, ROOTS_FILE: issued.bundle}
-        roots = self._scraper_roots
-        bundle = {SCRAPERS_BUNDLE: issued.bundle + roots} if roots else {}
-        publish(self._places.credentials, own | bundle)
-        if self._places.output is not None:
-            publish(self._places.output, own, self._places.output_mode)
-        self.issued = issued
-        self.problem = ""
-        self._news.set()
-        self._news = asyncio.Event()
+        self._newest = issued
+        self._request_problem = ""
+        self._publication.publish(issued, self._scraper_roots.value if self._scraper_roots else b"")
+        self._take_over()
 
-    def _left_by_predecessor(self) -> Issued | None:
-        """What a predecessor published, if this agent would accept it from the CA that it trusts now."""
-        directory = self._places.credentials
-        try:
-            chain, key = (
-                (directory / CERTIFICATE_CHAIN_FILE).read_bytes(),
-                (directory / PRIVATE_KEY_FILE).read_bytes(),
-            )
-            roots = self._ca.roots.read_bytes()
-            found = judge(key, chain, roots, expected=self._ca.identity, now=utcnow(), where=str(directory))
-            bundle = (directory / ROOTS_FILE).read_bytes()
-            # What has changed since then counts as a change now.
-            self._roots_seen = _fingerprints(bundle, str(directory))
-        except (OSError, MeshscrapeError):
-            return None
-        # When it was received nobody has noted; its own beginning is early enough, so that it is rather
-        # renewed too soon than too late.
-        begin = load_certificates(chain, str(directory))[0].not_valid_before_utc
-        return replace(found, bundle=bundle, received_at=begin)
+    def _take_over(self) -> None:
+        """Tell who waits for it when Envoy can read another certificate."""
+        if self._publication.in_use is not self.issued:
+            self.issued = self._publication.in_use
+            self._news.set()
+            self._news = asyncio.Event()
 
 
-def _fingerprints(pem: bytes, where: str) -> tuple[str, ...]:
-    return tuple(fingerprint(each) for each in load_bundle(pem, where))
+def _scraper_roots(path: Path | None) -> FollowedFile[bytes] | None:
+    if path is None:
+        return None
+    return FollowedFile(
+        path, "the scrapers' CA bundle", lambda pem, where: bundle_to_pem(load_bundle(pem, where)), log=logger
+    )
+
+
+def _parse_roots(pem: bytes, where: str) -> tuple[bytes, Fingerprints]:
+    """Return the roots that the CA must prove itself with, and what they are; their order counts."""
+    return pem, tuple(fingerprint(each) for each in load_bundle(pem, where))
 
 
 def _draw() -> float:

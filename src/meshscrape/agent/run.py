@@ -12,10 +12,11 @@ from pathlib import Path
 
 from meshscrape import __version__
 from meshscrape.agent import envoy
-from meshscrape.agent.allow_list import ScrapersFile
-from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer, Places
+from meshscrape.agent.allow_list import AllowListFile
+from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer
 from meshscrape.agent.merged import PATHS, MergedMetrics
 from meshscrape.agent.metrics import AgentFigures, agent_families
+from meshscrape.agent.publication import Places
 from meshscrape.agent.schedule import Timing
 from meshscrape.agent.served import ServedCertificate
 from meshscrape.agent.sources import MergedOptions
@@ -62,7 +63,7 @@ class Agent:
         self._credentials = CredentialRenewer(_ca_options(settings), _places(settings, self._state))
         self._admin = EnvoyAdmin(self._state / envoy.ADMIN_SOCKET, timeout=2.0)
         self._envoy: Supervisor | None = None
-        self._scrapers = ScrapersFile(settings.scrapers_file) if settings.scrapers_file else None
+        self._scrapers = AllowListFile(settings.scrapers_file) if settings.scrapers_file else None
         self._served = ServedCertificate(self._admin, self._credentials)
 
     async def run(self) -> None:
@@ -74,12 +75,15 @@ class Agent:
         with _own_directory(self._state):
             if files:
                 await envoy.await_ports(self._settings, files, PORTS_PATIENCE)
-            async with self._serving():
-                await self._credentials.first()
-                if files and binary:
-                    envoy.write_files(self._state, files)
-                    self._envoy = self._supervised(binary)
-                await self._keep_going()
+            try:
+                async with self._serving():
+                    await self._credentials.first()
+                    if files and binary:
+                        envoy.write_files(self._state, files)
+                        self._envoy = self._supervised(binary)
+                    await self._keep_going()
+            finally:
+                self._credentials.close()
 
     def _supervised(self, binary: Path) -> Supervisor:
         async def start() -> Process:
@@ -155,11 +159,13 @@ class Agent:
 
     async def _answer_ready(self, request: Request) -> Response:
         reason = await self.why_not_ready()
-        if not reason:
-            return Response(200, b"ready\n")
         # The network, which comes through Envoy, learns neither addresses nor paths.
-        said = "not ready" if _ADDED_BY_ENVOY in request.headers else reason
-        return Response(503, f"{said}\n".encode())
+        inside = _ADDED_BY_ENVOY not in request.headers
+        if reason:
+            return Response(503, f"{reason if inside else 'not ready'}\n".encode())
+        # Ready, but the certificate could not be renewed or written: `up` shows that.
+        problem = f"{self._credentials.problem}\n" if inside and self._credentials.problem else ""
+        return Response(200, f"ready\n{problem}".encode())
 
     def own_metrics(self) -> list[Family]:
         """Return the agent's own families."""
@@ -174,7 +180,7 @@ class Agent:
             request_seconds=credentials.latency,
             renewals=credentials.renewals,
             envoy_restarts=self._envoy.restarts if self._envoy else None,
-            envoy_current=self._served.current,
+            envoy_current=self._served.current and credentials.written,
             scrapers_current=self._scrapers.current if self._scrapers else None,
         )
         return agent_families(figures, utcnow())
@@ -182,9 +188,9 @@ class Agent:
 
 @contextlib.contextmanager
 def _own_directory(state: Path) -> Iterator[None]:
-    """Hold the state directory, without what a killed predecessor or this agent's Envoy left there.
+    """Hold the state directory, and remove what a killed predecessor or this agent's Envoy left there.
 
-    CredentialRenewer stay for a successor; a directory that nothing was put into goes again.
+    Credentials stay for a successor. A directory that nothing was put into is removed again.
     """
     private_dir(state)
     lock = DirectoryLock(state, "an agent")

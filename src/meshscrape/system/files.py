@@ -17,6 +17,8 @@ from meshscrape.errors import InputError, MeshscrapeError
 
 DATA_LINK = "..data"
 LARGEST_INPUT = 64 << 20
+# A tmpfs on every Linux (shm_overview(7)). Generations in it are entered by their owner alone.
+_MEMORY = Path("/dev/shm")  # noqa: S108
 # The code of the InputError for a file that cannot be read now, but may come.
 UNREADABLE = "unreadable"
 _STAGED = re.compile(r"\..+\.[a-z0-9_]{8}")
@@ -28,7 +30,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
 
     The mode is set before the first byte is written. A `durable` file is on the disk when this returns, and
     after a power cut it is the old one or the new one, too. Raises MeshscrapeError when the directory
-    cannot be written; nothing is left behind then.
+    cannot be written, unless the file has this very content; nothing is left behind then.
     """
     name = ""
     try:
@@ -41,7 +43,8 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
         if name:
             with contextlib.suppress(OSError):
                 os.unlink(name)
-        raise _unwritable(path, error) from error
+        if not _holds(path, data, mode):
+            raise _unwritable(path, error) from error
 
 
 def create_atomic(path: Path, data: bytes, mode: int = 0o600) -> bool:
@@ -77,7 +80,9 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> None:
+def publish(
+    directory: Path, files: Mapping[str, bytes], mode: int = 0o600, *, in_memory: bool = False
+) -> None:
     """Publish `files` (name to content) in `directory`, all of them in one step.
 
     As Kubernetes does for Secrets: each generation is a directory of its own, `..data` is a link to
@@ -85,24 +90,45 @@ def publish(directory: Path, files: Mapping[str, bytes], mode: int = 0o600) -> N
     can be listed and entered by whom `mode` lets read. The generation before the present one
     stays until the next call, so that a reader caught between resolving the link and opening the
     file still finds it. `directory` itself may belong to another user (a volume does), the generations
-    never do. Raises MeshscrapeError when the directory cannot be written.
+    never do. With `in_memory`, the new generation takes no space on the directory's disk; the next call
+    removes it. Raises MeshscrapeError when the directory cannot be written, unless it has these very files.
     """
     directory_mode = 0o700 | _searchable(mode)
     generation = Path()
     try:
         _prepare(directory, directory_mode)
         present = _present_generation(directory)
-        generation = Path(tempfile.mkdtemp(dir=directory, prefix="..gen-"))
+        generation = Path(tempfile.mkdtemp(dir=_MEMORY if in_memory else directory, prefix="..gen-"))
         _fill_directory(generation, files, directory_mode, mode)
-        _link(directory / DATA_LINK, generation.name)
+        _link(directory / DATA_LINK, str(generation) if in_memory else generation.name)
         for name in files:
             _link(directory / name, f"{DATA_LINK}/{name}")
         _unlink_others(directory, files)
     except OSError as error:
-        if generation.name and _present_generation(directory) != generation.name:
+        if generation.name and Path(_present_generation(directory)).name != generation.name:
             shutil.rmtree(generation, ignore_errors=True)
+        on_disk = not os.path.isabs(_present_generation(directory))
+        if on_disk and all(_holds(directory / name, data, mode) for name, data in files.items()):
+            return
         raise _unwritable(directory, error) from error
     _sweep(directory, keep={present, generation.name})
+    _remove_from_memory(Path(present))
+
+
+def unpublish_from_memory(directory: Path) -> None:
+    """Remove the present generation of `directory` if it is in memory, where nobody else would remove it."""
+    _remove_from_memory(Path(_present_generation(directory)))
+
+
+def _remove_from_memory(generation: Path) -> None:
+    # The link may be another user's, who owns the directory around it: only what is a generation goes, and
+    # only if it is this user's.
+    if generation.parent != _MEMORY or not _GENERATION.fullmatch(generation.name):
+        return
+    with contextlib.suppress(OSError):
+        seen = generation.lstat()
+        if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid():
+            shutil.rmtree(generation)
 
 
 def read_input(path: Path, what: str, limit: int = LARGEST_INPUT) -> bytes:
@@ -221,6 +247,14 @@ def remove_staged(directory: Path) -> None:
             if _STAGED.fullmatch(entry.name) and entry.is_file():
                 os.unlink(entry.path)
         _sweep(directory, keep={present})
+
+
+def _holds(path: Path, data: bytes, mode: int) -> bool:
+    """Return whether the file is already what was to be written: then a full disk does no harm."""
+    try:
+        return read_input(path, "", len(data)) == data and stat.S_IMODE(path.stat().st_mode) == mode
+    except (OSError, InputError):
+        return False
 
 
 def _prepare(directory: Path, mode: int) -> None:

@@ -1,0 +1,108 @@
+"""The workload's credentials on disk: the agent's own directory for Envoy, and the application's.
+
+When the disk is full, Envoy gets a new certificate from a file system in memory, or if that does not work
+either, goes on with the one before. The credentials are written as soon as there is space.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from meshscrape.agent.issued import Issued, judge
+from meshscrape.envoy.options import SCRAPERS_BUNDLE
+from meshscrape.errors import MeshscrapeError
+from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
+from meshscrape.spiffe.certificates import load_certificates
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.files import publish, read_input, unpublish_from_memory
+from meshscrape.system.followed import Problem
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where credentials go: the agent's own directory, and the one the application reads, if any."""
+
+    credentials: Path
+    output: Path | None = None
+    output_mode: int = 0o600
+    scrapers_ca: Path | None = None
+
+
+class Publication:
+    """What is to be on disk, and whether it is there.
+
+    The application's directory is never served from memory: it may be a volume that other containers read.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.problem = Problem("the newest certificate is kept in memory", logger)
+        self._places = places
+        self._wanted: tuple[Issued, bytes] | None = None
+        self._in_use: tuple[Issued, bytes] | None = None
+        self._written: tuple[Issued, bytes] | None = None
+
+    @property
+    def in_use(self) -> Issued | None:
+        """The certificate that Envoy can read, on disk or in memory."""
+        return self._in_use[0] if self._in_use else None
+
+    def publish(self, issued: Issued, scraper_roots: bytes) -> None:
+        """Write the credentials, or keep them in memory for `retry`.
+
+        With `scraper_roots`, Envoy takes scrapers of these roots too.
+        """
+        self._wanted = (issued, scraper_roots)
+        self.retry()
+
+    def retry(self) -> None:
+        """Write what is still only in memory."""
+        if self._wanted is None or self._wanted is self._written:
+            return
+        issued, scraper_roots = self._wanted
+        own = {CERTIFICATE_CHAIN_FILE: issued.chain, PRIVATE_KEY_FILE: issued.key, ROOTS_FILE: issued.bundle}
+        bundle = {SCRAPERS_BUNDLE: issued.bundle + scraper_roots} if scraper_roots else {}
+        try:
+            publish(self._places.credentials, own | bundle)
+            self._in_use = self._wanted
+            if self._places.output is not None:
+                publish(self._places.output, own, self._places.output_mode)
+        except MeshscrapeError as error:
+            self.problem.note(error)
+            self._use_from_memory(own | bundle)
+            return
+        self._written = self._wanted
+        self.problem.clear()
+
+    def _use_from_memory(self, files: Mapping[str, bytes]) -> None:
+        """Let Envoy have the credentials without the disk: only a link in the directory is changed."""
+        if self._in_use is self._wanted:
+            return
+        with contextlib.suppress(MeshscrapeError):
+            publish(self._places.credentials, files, in_memory=True)
+            self._in_use = self._wanted
+
+    def close(self) -> None:
+        """Remove what is in memory; what is on disk stays for a successor."""
+        unpublish_from_memory(self._places.credentials)
+
+    def left_by_predecessor(self, identity: SpiffeId, roots: bytes, now: datetime) -> Issued | None:
+        """Return what a predecessor published, if this agent would accept it from a CA of `roots`."""
+        directory = self._places.credentials
+        try:
+            chain, key, bundle = (
+                read_input(directory / name, "the predecessor's credentials")
+                for name in (CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE)
+            )
+            found = judge(key, chain, roots, expected=identity, now=now, where=str(directory))
+            begin = load_certificates(chain, str(directory))[0].not_valid_before_utc
+        except MeshscrapeError:
+            return None
+        # The time of receipt was not recorded. Use notBefore instead: at worst the agent renews early.
+        return replace(found, bundle=bundle, received_at=begin)
