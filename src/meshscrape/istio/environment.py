@@ -30,6 +30,11 @@ def parse_boolean(text: str, where: Where) -> bool:
     return text in TRUE
 
 
+def is_false(text: str | None) -> bool:
+    """Return whether Go reads a variable as false; unset and unreadable ones are not false."""
+    return text in FALSE
+
+
 def is_true(text: str | None) -> bool:
     """Return whether Go reads `text` as true; absent and unreadable text is false."""
     return text in TRUE

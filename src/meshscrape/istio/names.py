@@ -45,6 +45,7 @@ REVISION = "istio.io/rev"
 TLS_MODE = "security.istio.io/tlsMode"
 NAMESPACE_NAME = "kubernetes.io/metadata.name"
 APPLICATION_NAME = "app.kubernetes.io/name"
+APPLICATION_INSTANCE = "app.kubernetes.io/instance"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 OPERATED_BY = "operator.prometheus.io/name"
 

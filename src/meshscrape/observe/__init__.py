@@ -5,6 +5,7 @@ from __future__ import annotations
 from meshscrape.istio.versions import UNKNOWN, parse_version
 from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.cluster import Cluster
+from meshscrape.observe.components import plaintext_components
 from meshscrape.observe.control import read_control
 from meshscrape.observe.declared import Declarations
 from meshscrape.observe.job_sources import read_jobs
@@ -13,7 +14,7 @@ from meshscrape.observe.pitfalls import find_pitfalls
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.resolved import Resolver
 from meshscrape.observe.scrape_jobs import observed_jobs, unread_scrapers
-from meshscrape.observe.scrapers import find_scrapers
+from meshscrape.observe.scrapers import find_scrapers, operator_version
 from meshscrape.observe.workload import ObservedWorkload, fields_of
 
 
@@ -50,6 +51,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         scrapers=scrapers,
         unread_scrapers=unread,
         scrape_jobs=scrape_jobs,
+        operator_version=operator_version(cluster),
     )
     return Observation(
         control_planes=control.planes,
@@ -58,5 +60,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         scrape_jobs=scrape_jobs,
         scrapers=scrapers,
         unread_scrapers=unread,
+        operator_version=facts.operator_version,
+        plaintext_components=plaintext_components(cluster),
         pitfalls=find_pitfalls(facts),
     )

@@ -52,7 +52,9 @@ class Cluster:
 def _pods_by_owner(inventory: Inventory) -> dict[Ref, list[Manifest]]:
     found: dict[Ref, list[Manifest]] = {}
     for pod in inventory.of_kind("Pod", ""):
-        found.setdefault(owner_of_pod(pod, inventory), []).append(pod)
+        # A terminating pod is on its way out: it runs no configuration that anybody could change.
+        if objects.dig(pod.data, "metadata", "deletionTimestamp") is None:
+            found.setdefault(owner_of_pod(pod, inventory), []).append(pod)
     return found
 
 

@@ -23,7 +23,16 @@ DEFAULT = "default"
 _INJECTOR = "istio-sidecar-injector"
 _WEBHOOKS = (_INJECTOR, "istio-revision-tag")
 _STOCK_TEMPLATES = frozenset(
-    {"sidecar", "gateway", "grpc-simple", "grpc-agent", "waypoint", "kube-gateway", "agentgateway"}
+    {
+        "sidecar",
+        "gateway",
+        "grpc-simple",
+        "grpc-agent",
+        "waypoint",
+        "kube-gateway",
+        "agentgateway",
+        "agentgateway-waypoint",
+    }
 )
 _ALIYUN_IMAGE = re.compile(r"aliyuncs\.com/.*proxyv2")
 
@@ -237,6 +246,7 @@ def _mesh(config_map: Manifest | None, operator: Manifest | None, some: Manifest
         default_config=default_config,
         default_metadata=proxy_metadata(default_config),
         prometheus_merge=mesh.get("enablePrometheusMerge") is not False,
+        ca_certificates=bool(objects.as_list(mesh.get("caCertificates"))),
         found=True,
     )
 

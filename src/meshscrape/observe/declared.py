@@ -10,7 +10,7 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.kube.views.proxy import Proxy, injected_revision, is_injected, proxy_of
 from meshscrape.observe import gateways
-from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster
+from meshscrape.observe.cluster import GATEWAY_GROUP, Cluster, owners
 from meshscrape.observe.control import Control
 from meshscrape.observe.injection import injection_of
 from meshscrape.observe.kinds import (
@@ -21,6 +21,7 @@ from meshscrape.observe.kinds import (
     service_account,
 )
 from meshscrape.observe.model import Injection, Kind
+from meshscrape.observe.refusals import refusals_of
 from meshscrape.observe.settings import ProxySettings
 from meshscrape.observe.workload import DeclaredWorkload
 
@@ -95,6 +96,8 @@ class Declarations:
             env=settings.env,
             proxy_metadata=settings.metadata,
             host_network=objects.dig(template, "spec", "hostNetwork") is True,
+            owned_by=_owned_by(manifest),
+            refusals=refusals_of(settings.annotations),
         )
 
     def _injection(self, namespace: str, template: Mapping[str, Any], proxy: Proxy | None) -> Injection:
@@ -162,7 +165,16 @@ class Declarations:
             env=settings.env,
             proxy_metadata=settings.metadata,
             host_network=False,
+            owned_by=None,
+            refusals=refusals_of(settings.annotations),
         )
+
+
+def _owned_by(manifest: Manifest | None) -> Ref | None:
+    """Return the object of another controller that writes this object's pod template."""
+    owner = next(owners(manifest), None) if manifest else None
+    # What istiod and ASM make of a Gateway is told by `gateway_ref`.
+    return owner if owner is not None and owner.kind not in (*_OWNERS, "Gateway", "IstioGateway") else None
 
 
 def _revision(injection: Injection, template: Any, proxy: Proxy | None) -> str:

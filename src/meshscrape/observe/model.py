@@ -15,10 +15,12 @@ Kind = Literal[
     "uninjected",
 ]  # fmt: skip
 Mode = Literal["none", "native", "bootstrap", "legacy", "mixed"]
-Over = Literal["plaintext", "tls-unverified", "mtls"]
-Severity = Literal["error", "warning", "info"]
+Over = Literal["plaintext", "tls-unverified", "mtls", "ztunnel"]
+# `critical`: pods cannot start.
+Severity = Literal["critical", "error", "warning", "info"]
 MtlsMode = Literal["STRICT", "PERMISSIVE", "DISABLE"]
 Flavour = Literal["istio", "asm"]
+OperatorVersion = tuple[int, int, int]
 # `gmp` and `azure` are managed collectors, `vm-operator` is an object of the VictoriaMetrics operator.
 ScraperKind = Literal[
     "prometheus", "operator", "vmagent", "vm-operator", "otel", "arms", "gmp", "azure", "other"
@@ -42,6 +44,7 @@ class MeshSettings:
     default_metadata: Mapping[str, str] = field(default_factory=dict)
     prometheus_merge: bool = True
     exclude_inbound_ports: tuple[str, ...] = ()
+    ca_certificates: bool = False
     found: bool = False
 
 
@@ -115,10 +118,11 @@ class ObservedJob:
 
     `ref` is the object that declares it, `scraper` the object that runs it, `spiffe_id` the identity that it
     scrapes with, if any. `over` is `mtls` when it presents a client certificate, `tls-unverified` for TLS
-    without one. `ports_of` are the ports that it scrapes on the pods of each workload, and `labels_of` the
-    label sets of those targets, one for each distinct target, as relabelling leaves them. `ports_after` and
-    `labels_after` are the same once all pods are as their templates say (the same where there are no pods).
-    `certain` is False when the objects do not tell what it matches; then it may match nothing here.
+    without one, `ztunnel` when ztunnel carries it from one ambient pod to another. `ports_of` are the ports
+    that it scrapes on the pods of each workload, and `labels_of` the label sets of those targets, one for
+    each distinct target, as relabelling leaves them. `ports_after` and `labels_after` are the same once all
+    pods are as their templates say (the same where there are no pods). `certain` is False when the objects
+    do not tell what it matches; then it may match nothing here.
     """
 
     name: str
@@ -163,6 +167,15 @@ class Scraper:
     intercepts_outbound: bool = False
     ambient: bool = False
     takes_monitors: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlaintextComponent:
+    """A component of Istio that serves its metrics in plain text, and has no secure port for them."""
+
+    ref: Ref
+    component: str
+    port: int
 
 
 @dataclass(frozen=True, slots=True)

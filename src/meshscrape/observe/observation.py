@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ControlPlane, MeshSettings, ObservedJob, Pitfall, Scraper
+from meshscrape.observe.model import (
+    ControlPlane,
+    MeshSettings,
+    ObservedJob,
+    OperatorVersion,
+    Pitfall,
+    PlaintextComponent,
+    Scraper,
+)
 from meshscrape.observe.workload import ObservedWorkload
 
 
@@ -14,6 +22,7 @@ class Observation:
     """What a cluster contains, and the pitfalls that apply.
 
     `unread_scrapers` are those of which the objects do not tell all jobs: they may read any plaintext port.
+    `operator_version` is that of the Prometheus Operator, by its image.
     """
 
     control_planes: tuple[ControlPlane, ...] = ()
@@ -22,6 +31,8 @@ class Observation:
     scrape_jobs: tuple[ObservedJob, ...] = ()
     scrapers: tuple[Scraper, ...] = ()
     unread_scrapers: tuple[Scraper, ...] = ()
+    operator_version: OperatorVersion | None = None
+    plaintext_components: tuple[PlaintextComponent, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()
 
     def workload(self, ref: Ref) -> ObservedWorkload | None:

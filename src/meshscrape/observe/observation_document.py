@@ -7,7 +7,15 @@ from typing import Any
 from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
-from meshscrape.observe.model import ControlPlane, MeshSettings, ObservedJob, Pitfall, RunningPod, Scraper
+from meshscrape.observe.model import (
+    ControlPlane,
+    MeshSettings,
+    ObservedJob,
+    OperatorVersion,
+    Pitfall,
+    RunningPod,
+    Scraper,
+)
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
 
@@ -24,6 +32,11 @@ def observation_document(observation: Observation) -> dict[str, Any]:
         "scrapers": [
             _scraper(each, each not in observation.unread_scrapers) for each in observation.scrapers
         ],
+        "plaintextComponents": [
+            {"object": ref_document(each.ref), "component": each.component, "port": each.port}
+            for each in observation.plaintext_components
+        ],
+        "prometheusOperator": _operator(observation.operator_version),
         "pitfalls": [_pitfall(each) for each in observation.pitfalls],
     }
 
@@ -33,6 +46,10 @@ def ref_document(ref: Ref | None) -> dict[str, str] | None:
     if ref is None:
         return None
     return {"group": ref.group, "kind": ref.kind, "namespace": ref.namespace, "name": ref.name}
+
+
+def _operator(version: OperatorVersion | None) -> str | None:
+    return ".".join(map(str, version)) if version else None
 
 
 def _version(version: IstioVersion) -> str | None:
@@ -109,6 +126,10 @@ def _workload(workload: ObservedWorkload) -> dict[str, Any]:
         ],
         "bootstrapOverride": workload.bootstrap_override or None,
         "standalone": workload.standalone,
+        "ownedBy": ref_document(workload.owned_by),
+        "refused": workload.refusal or None,
+        "noEnvoy": workload.envoy_missing or None,
+        "statsMerged": workload.stats_merged,
         "scrapedBy": list(workload.scraped_by),
         "pods": [_pod(each) for each in workload.running],
     }

@@ -147,7 +147,7 @@ def metrics_ports(
     workload: DeclaredWorkload, after: IstioVersion, override: Override | None, legacy: tuple[LegacyPort, ...]
 ) -> MetricsPorts:
     """Return the metrics ports of a workload once its proxy has the version `after`."""
-    if not workload.in_mesh:
+    if not workload.in_mesh or workload.envoy_missing:
         return MetricsPorts(
             mode="none",
             merged=None,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from meshscrape.istio.host_port import host_port
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.declared_jobs import DeclaredJob, is_endpoints
@@ -77,7 +78,7 @@ def observed_jobs(
         now = _Targets.of(workload, shapes(workload, prometheus_merge))
         after = _Targets.of(workload, [predicted(workload, prometheus_merge)]) if workload.pods else now
         for index, job in relevant:
-            _match(matched, index, job, workload.ref, now, after)
+            _match(matched, index, job, workload, now, after)
     several = Counter(index for index, _ in matched)
     scrape_jobs = [
         _observed(each, tell=several[index] > 1)
@@ -105,20 +106,19 @@ def _match(
     matched: dict[tuple[int, Over], _Matched],
     index: int,
     job: DeclaredJob,
-    ref: Ref,
+    workload: ResolvedWorkload,
     now: _Targets,
     after: _Targets,
 ) -> None:
+    ambient = job.scraper is not None and job.scraper.ambient and workload.kind == "ambient"
     scrapes_now = _distinct(_scraped(job, now))
     scrapes_after = scrapes_now if after is now else _distinct(_scraped(job, after))
-    for scrape in scrapes_now:
-        matched.setdefault((index, scrape.over), _Matched(job, scrape.over)).now.setdefault(ref, []).append(
-            scrape
-        )
-    for scrape in scrapes_after:
-        matched.setdefault((index, scrape.over), _Matched(job, scrape.over)).after.setdefault(ref, []).append(
-            scrape
-        )
+    for scrapes, when in ((scrapes_now, "now"), (scrapes_after, "after")):
+        for scrape in scrapes:
+            over: Over = "ztunnel" if ambient and scrape.over == "plaintext" else scrape.over
+            match = matched.setdefault((index, over), _Matched(job, over))
+            by_workload = match.now if when == "now" else match.after
+            by_workload.setdefault(workload.ref, []).append(scrape)
 
 
 def _distinct(scrapes: Iterable[_Scrape]) -> list[_Scrape]:
@@ -126,8 +126,13 @@ def _distinct(scrapes: Iterable[_Scrape]) -> list[_Scrape]:
 
 
 def _counts(job: DeclaredJob) -> bool:
-    """Whether a job that matches nothing is worth telling: it looks for pods, or elsewhere."""
-    return job.elsewhere or any(discovery.role not in _OTHER_ROLES for discovery in job.discoveries)
+    """Return whether to report a job that matches nothing: it looks for pods, names targets, or looks "
+    "elsewhere."""
+    return (
+        bool(job.static)
+        or job.elsewhere
+        or any(discovery.role not in _OTHER_ROLES for discovery in job.discoveries)
+    )
 
 
 def _finds_pods(job: DeclaredJob) -> bool:
@@ -168,12 +173,18 @@ def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[_Scrape]:
 def _static(
     job: DeclaredJob, behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
 ) -> Iterator[_Scrape]:
+    """Try static targets that are Services: `NAME.NAMESPACE.svc:PORT`."""
     for target in job.static:
         host, _, port = target.rpartition(":")
         name, _, rest = host.partition(".")
-        namespace = rest.partition(".")[0] or "default"
-        for _, service, found in behind:
+        namespace = rest.partition(".")[0] or (job.scraper.namespace if job.scraper else "default")
+        for pod, service, found in behind:
             if (service.ref.namespace, service.ref.name) != (namespace, name):
+                continue
+            if objects.dig(service.data, "spec", "clusterIP") == "None":
+                # The name of a headless Service leads to its pods, at any port.
+                ip = str(objects.dig(pod.data, "status", "podIP", default=""))
+                yield from _tried(job, [{"__address__": host_port(ip, port)}] if ip else [])
                 continue
             numbers = {
                 str(objects.dig(each, "port")): str(objects.dig(each, "name", default=""))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshscrape.istio import names
@@ -15,14 +16,16 @@ from meshscrape.observe.cluster import OPENTELEMETRY, VICTORIA, Cluster, owners
 from meshscrape.observe.control import Control
 from meshscrape.observe.injection import injection_of
 from meshscrape.observe.kinds import is_ambient
-from meshscrape.observe.model import Scraper, ScraperKind
+from meshscrape.observe.model import OperatorVersion, Scraper, ScraperKind
+from meshscrape.observe.mounts import certs_volume
 from meshscrape.observe.scraper_images import scraping_container
-from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workload import ResolvedWorkload
 
+_RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
+_OPERATOR_IMAGES = ("prometheus-operator", "mirrored-prometheus-operator-prometheus-operator")
 # Objects from which an operator makes a scraper: API group, the scraper's kind, its name for people, and the
 # names of what the operator makes.
-_OPERATED: Mapping[str, tuple[str, ScraperKind, str, str]] = {
+OPERATED: Mapping[str, tuple[str, ScraperKind, str, str]] = {
     "Prometheus": (MONITORING_GROUP, "operator", "Prometheus", "prometheus-{}"),
     "PrometheusAgent": (MONITORING_GROUP, "operator", "Prometheus agent", "prom-agent-{}"),
     "VMAgent": (VICTORIA, "vm-operator", "vmagent", "vmagent-{}"),
@@ -37,7 +40,7 @@ def find_scrapers(
     """Return all scrapers, in the order of their references."""
     scrapers = []
     made = set()
-    for kind, (group, scraper_kind, product, name) in _OPERATED.items():
+    for kind, (group, scraper_kind, product, name) in OPERATED.items():
         for manifest in cluster.inventory.of_kind(kind, group):
             made.add((manifest.ref.namespace, name.format(manifest.ref.name)))
             if kind != "VMSingle" or _scrapes(manifest):
@@ -50,10 +53,22 @@ def find_scrapers(
     return tuple(sorted(scrapers, key=lambda scraper: scraper.ref))
 
 
+def operator_version(cluster: Cluster) -> OperatorVersion | None:
+    """Return the version of the Prometheus Operator that runs, by its image; the lowest of several."""
+    versions = []
+    for deployment in cluster.inventory.of_kind("Deployment"):
+        for container in objects.containers(objects.pod_template(deployment.data)):
+            repository, tag = split_image(str(container.get("image", "")))
+            found = _RELEASE.match(tag)
+            if repository.rpartition("/")[2] in _OPERATOR_IMAGES and found:
+                versions.append((int(found[1]), int(found[2]), int(found[3])))
+    return min(versions, default=None)
+
+
 def _is_operated(manifest: Manifest | None) -> bool:
     """Return whether an operator made the object from one of the kinds above."""
     return manifest is not None and any(
-        owner.kind in _OPERATED and owner.group == _OPERATED[owner.kind][0] for owner in owners(manifest)
+        owner.kind in OPERATED and owner.group == OPERATED[owner.kind][0] for owner in owners(manifest)
     )
 
 
@@ -183,23 +198,6 @@ def _operated(
         takes_monitors=objects.dig(allocator, "enabled") is True
         and objects.dig(allocator, "prometheusCR", "enabled") is True,
     )
-
-
-def certs_volume(template: Any, annotations: Mapping[str, str], directory: str) -> tuple[str, bool] | None:
-    """Return the volume that the proxy has at `directory`, and whether it is mounted read-only."""
-    for name, mount in proxy_mounts(template, annotations):
-        if str(mount.get("mountPath", "")).rstrip("/") == directory.rstrip("/") and directory:
-            return name, mount.get("readOnly") is True
-    return None
-
-
-def proxy_mounts(template: Any, annotations: Mapping[str, str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Return the volume mounts of the proxy: its container's, and those of the annotation userVolumeMount."""
-    for container in objects.containers(template):
-        if container.get("name") == names.PROXY_CONTAINER:
-            for mount in objects.as_list(container.get("volumeMounts")):
-                yield str(objects.dig(mount, "name")), objects.as_mapping(mount)
-    yield from named_items(annotations.get(names.USER_VOLUME_MOUNT, "")).items
 
 
 def _certs_mount(

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from meshscrape.istio import names
+from meshscrape.istio.environment import is_false, is_true
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.kube.views.peer_authentication import Mtls
@@ -26,6 +28,9 @@ from meshscrape.observe.model import (
     RunningPod,
     WorkloadPort,
 )
+from meshscrape.observe.refusals import Refusal
+
+_TEMPLATES_WITHOUT_ENVOY = ("grpc-agent", "grpc-simple")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +42,9 @@ class DeclaredWorkload:
     then the first pod stands for the `template`. `pods` have a status: the API server made it.
     `annotations` are the pod's, with those that a Gateway adds. `proxy_metadata` is effective after a
     restart: mesh default, ProxyConfig objects, annotation. `env` is what the environment of the process
-    istio-proxy will have of it, with the container's own variables.
+    istio-proxy will have of it, with the container's own variables. `owned_by` is the object of another
+    controller (Knative, ECK, Argo Rollouts, an operator) that writes the template and takes changes back.
+    `refusals` say why new pods are refused.
     """
 
     ref: Ref
@@ -57,6 +64,8 @@ class DeclaredWorkload:
     env: Mapping[str, str]
     proxy_metadata: Mapping[str, str]
     host_network: bool
+    owned_by: Ref | None
+    refusals: tuple[Refusal, ...]
 
     @property
     def namespace(self) -> str:
@@ -82,6 +91,25 @@ class DeclaredWorkload:
     def in_mesh(self) -> bool:
         """Whether it has (or will have) an Envoy of the mesh."""
         return self.kind not in ("ambient", "uninjected")
+
+    @property
+    def refusal(self) -> str:
+        """Why the injector refuses new pods; empty when it does not."""
+        return self.refusals[0].text if self.refusals else ""
+
+    @property
+    def envoy_missing(self) -> str:
+        """Why no Envoy runs beside the agent, which then opens no secure port; empty when one does."""
+        if is_true(self.env.get("DISABLE_ENVOY")):
+            return "DISABLE_ENVOY is set: the agent runs without Envoy"
+        templates = [part.strip() for part in self.annotations.get(names.TEMPLATES, "").split(",")]
+        without = next((name for name in templates if name in _TEMPLATES_WITHOUT_ENVOY), "")
+        return f"the injection template {without} has no Envoy" if without else ""
+
+    @property
+    def stats_merged(self) -> bool:
+        """Whether the merged metrics contain Envoy's statistics; else only 15090 and 15091 have them."""
+        return not is_false(self.env.get(names.PILOT_AGENT_MERGE_ENVOY_STATS))
 
     @property
     def prometheus_annotations(self) -> Mapping[str, str]:

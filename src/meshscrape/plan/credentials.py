@@ -21,7 +21,8 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref, as_list, dig, labels
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe.model import Scraper
-from meshscrape.observe.scrapers import certs_volume, operated_template
+from meshscrape.observe.mounts import certs_volume
+from meshscrape.observe.scrapers import operated_template
 from meshscrape.observe.volumes import named_items
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone

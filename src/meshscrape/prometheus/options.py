@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshscrape.istio.names import APPLICATION_NAME, MANAGED_BY
+from meshscrape.istio.names import APPLICATION_INSTANCE, APPLICATION_NAME, MANAGED_BY
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs
 from meshscrape.prometheus.rules import RuleOptions
 from meshscrape.prometheus.scraper_pod import CERTIFICATES
@@ -60,7 +60,7 @@ class PrometheusOptions:
     @property
     def selector(self) -> dict[str, str]:
         """The labels that tell its objects from others'."""
-        return {APPLICATION_NAME: "prometheus", "app.kubernetes.io/instance": self.name}
+        return {APPLICATION_NAME: "prometheus", APPLICATION_INSTANCE: self.name}
 
     def metadata(self, name: str = "", namespace: str | None = None) -> dict[str, Any]:
         """The metadata of one of its objects; an empty `namespace` is an object of the cluster."""

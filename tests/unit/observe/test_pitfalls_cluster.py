@@ -13,6 +13,7 @@ from support.objects import (
     control_plane,
     deployment,
     injected_gateway,
+    istio,
     namespace,
     observed,
     only,
@@ -21,7 +22,7 @@ from support.objects import (
     proxy_config,
     proxy_container,
 )
-from support.scraping_objects import prometheus, secure_job
+from support.scraping_objects import plain_prometheus, prometheus, secure_job
 
 INJECTED = namespace("default", istio_injection="enabled")
 
@@ -202,16 +203,18 @@ def test_custom_templates() -> None:
     )
     injector["data"]["config"] = "templates: {sidecar: '', mine: ''}"
     assert "mine" in only(pitfalls("custom-templates", plane)).text
-    assert pitfalls("custom-templates", control_plane()) == []
+    injector["data"]["config"] = "templates: {sidecar: '', agentgateway-waypoint: ''}"
+    assert pitfalls("custom-templates", plane) == []  # Istio's own chart has both
 
 
 def test_ambient_and_ztunnel() -> None:
-    """Ambient workloads and ztunnel are out of scope; the waypoint is a gateway like others."""
+    """Ambient workloads have no sidecar; ztunnel stays plaintext; the waypoint is a gateway like others."""
     found = observed(ambient())
     codes = {each.code for each in found.pitfalls}
-    assert {"ambient", "ztunnel"} <= codes
+    assert "ambient" in codes
+    assert "ztunnel" in {each.component for each in found.plaintext_components}
     assert {each.kind for each in found.workloads} == {"ambient", "waypoint"}
-    assert pitfalls("ambient", INJECTED, deployment()) == pitfalls("ztunnel", INJECTED, deployment()) == []
+    assert pitfalls("ambient", INJECTED, deployment()) == []
 
 
 def test_asm() -> None:
@@ -244,3 +247,89 @@ def test_arms_agent(label: str, severity: str, words: str) -> None:
 def test_no_arms_agent_without_one() -> None:
     """An ordinary Prometheus is no ARMS agent."""
     assert pitfalls("arms-agent", control_plane(), prometheus()) == []
+
+
+# Ambient
+
+
+def test_scraper_ambient() -> None:
+    """ztunnel carries its scrapes of ambient pods; sidecars' plaintext ports stay plaintext for it."""
+    parts = [
+        *control_plane(),
+        namespace("monitoring", dataplane="ambient"),
+        namespace("shop", istio_injection="enabled"),
+        namespace("default", dataplane="ambient"),
+        deployment(annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8080"}),
+        deployment("web", "shop", annotations={"prometheus.io/scrape": "true"}),
+        *plain_prometheus(),
+    ]
+    found = observed(parts)
+    scraper = only(found.scrapers)
+    assert scraper.ambient and not scraper.injected
+    over = {ref.name: job.over for job in found.scrape_jobs for ref in job.matches}
+    assert over == {"httpbin": "ztunnel", "web": "plaintext"}
+    pitfall = only(each for each in found.pitfalls if each.code == "scraper-ambient")
+    assert pitfall.ref == scraper.ref
+
+
+def test_what_stays_plaintext_is_listed() -> None:
+    """istiod, ztunnel and the CNI agent have no secure metrics port."""
+    cni = deployment("istio-cni-node", "istio-system", kind="DaemonSet", labels={"k8s-app": "istio-cni-node"})
+    found = observed(ambient(), cni).plaintext_components
+    assert {(each.component, each.port) for each in found} == {
+        ("istiod", 15014), ("ztunnel", 15020), ("the Istio CNI agent", 15014),
+    }  # fmt: skip
+
+
+# Advisories
+
+
+def by_paths(action: str, **operation: Any) -> Object:
+    rules = [{"to": [{"operation": operation}]}]
+    return istio("security", "AuthorizationPolicy", "paths", "default", {"action": action, "rules": rules})
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [
+        ("1.28.9", True),
+        ("1.29.6", True),
+        ("1.29.7", False),
+        ("1.30.3", True),
+        ("1.30.4", False),
+        ("1.31.0", False),
+    ],
+)
+def test_proxy_advisories(version: str, affected: bool) -> None:
+    """Versions with the path bypasses of 2026 are named where rules about paths keep strangers out."""
+    parts = [*control_plane(version), namespace("default", istio_injection="enabled"), deployment()]
+    found = pitfalls("proxy-advisories", parts, by_paths("DENY", paths=["/admin/*"]))
+    assert [version in each.text for each in found] == ([True] if affected else [])
+
+
+@pytest.mark.parametrize(
+    ("policy", "named"),
+    [
+        (by_paths("DENY", paths=["/admin"]), True),
+        (by_paths("ALLOW", notPaths=["/admin"]), True),
+        (by_paths("ALLOW", paths=["/stats/prometheus"]), False),
+        (by_paths("DENY", ports=["15091"]), False),
+    ],
+)
+def test_advisories_do_not_concern_exact_allow_rules(policy: Object, named: bool) -> None:
+    """A rule that allows exact paths does not become wider."""
+    parts = [*control_plane("1.30.0"), namespace("default", istio_injection="enabled"), deployment(), policy]
+    assert bool(pitfalls("proxy-advisories", parts)) == named
+
+
+# Terminating pods
+
+
+def test_terminating_pods_do_not_count() -> None:
+    """A pod on its way out runs nothing that anybody could change."""
+    app = deployment()
+    old = pod_of(app, "1.30.0", name="old")
+    old["metadata"]["deletionTimestamp"] = "2026-11-28T12:00:00Z"
+    found = observed(control_plane(), namespace("default", istio_injection="enabled"), app, pod_of(app), old)
+    assert [pod.ref.name for pod in only(found.workloads).running] == ["httpbin-5d8f6c7b9-x2x4z"]
+    assert [each.code for each in found.pitfalls if each.code == "pods-stale"] == []

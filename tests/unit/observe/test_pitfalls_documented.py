@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-import meshscrape.observe.pitfalls as traps
+import meshscrape.observe.pitfalls as observed_pitfalls
 
 ROOT = Path(__file__).parents[3]
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
@@ -15,9 +15,14 @@ CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)+")
 def codes_in_the_source() -> set[str]:
     """First arguments of Pitfall(...), and the tables and variables that give them."""
     found: set[str] = set()
-    for path in Path(traps.__file__).parent.glob("*.py"):
+    folder = Path(observed_pitfalls.__file__).parent
+    for path in (*folder.glob("*.py"), folder.parent / "refusals.py"):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Pitfall":
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("Pitfall", "Refusal")
+            ):
                 found |= constants(node.args[0])
             elif isinstance(node, ast.Tuple) and len(node.elts) == 3:
                 found |= {text for text in constants(node.elts[0]) if CODE.fullmatch(text)}

@@ -13,6 +13,7 @@ from support.objects import (
     config_map,
     control_plane,
     deployment,
+    istio,
     legacy_gateway,
     legacy_sidecar,
     namespace,
@@ -23,6 +24,7 @@ from support.objects import (
     proxy_config,
     service,
 )
+from support.scraping_objects import prometheus, secure_job
 
 INJECTED = namespace("default", istio_injection="enabled")
 STRICT = peer_authentication("", "default", name="metrics", app="httpbin", p15091="STRICT")
@@ -119,3 +121,78 @@ def test_legacy_any_identity() -> None:
     assert pitfalls("legacy-any-identity", parts, policy("DENY", "15091")) == []
     assert pitfalls("legacy-any-identity", parts, policy("ALLOW", "8080")) == []
     assert only(pitfalls("legacy-any-identity", parts, policy("DENY", "8080")))
+
+
+# Who gets in: AuthorizationPolicies
+
+
+MESH_PORT = "15091"
+
+
+def authorization(
+    action: str, *rules: Any, name: str = "p", space: str = "default", app: str = "httpbin"
+) -> Object:
+    spec: Object = {"action": action, "rules": list(rules)}
+    if app:
+        spec["selector"] = {"matchLabels": {"app": app}}
+    return istio("security", "AuthorizationPolicy", name, space, spec)
+
+
+def rule(*principals: str, **operation: Any) -> Object:
+    found: Object = {"to": [{"operation": {"ports": [MESH_PORT], **operation}}]}
+    if principals:
+        found["from"] = [{"source": {"principals": list(principals)}}]
+    return found
+
+
+def test_legacy_agent_exposed_in_plain_text() -> None:
+    """Under PERMISSIVE anybody ends the agent with POST /quitquitquit: no certificate is asked for."""
+    found = only(pitfalls("legacy-agent-exposed", mesh(legacy_sidecar(app="httpbin"))))
+    assert found.severity == "error" and "in plain text" in found.text and "STRICT" in found.remedy
+
+
+def test_legacy_agent_exposed_to_the_mesh() -> None:
+    """Under STRICT every identity of the mesh does, until a policy refuses it."""
+    sidecar = legacy_sidecar(app="httpbin")
+    assert "every workload of the mesh" in only(pitfalls("legacy-agent-exposed", mesh(sidecar, STRICT))).text
+    others = {"from": [{"source": {"notPrincipals": ["cluster.local/ns/istio-system/sa/prometheus"]}}]}
+    deny = authorization("DENY", {**rule(), **others})
+    assert pitfalls("legacy-agent-exposed", mesh(sidecar, STRICT, deny)) == []
+    reading = authorization("DENY", rule(notPaths=["/stats/prometheus"]), rule(notMethods=["GET"]))
+    assert pitfalls("legacy-agent-exposed", mesh(sidecar, STRICT, reading)) == []
+
+
+def test_a_port_of_envoys_statistics_does_not_expose_the_agent() -> None:
+    """15090 is Envoy's own listener; the agent is behind 15020."""
+    statistics = legacy_sidecar(app="httpbin", target=15090)
+    assert pitfalls("legacy-agent-exposed", mesh(statistics)) == []
+
+
+def scraped(*policies: Object) -> list[Any]:
+    app = deployment(annotations={"prometheus.istio.io/secure-port": MESH_PORT})
+    parts = [*control_plane("1.29.2"), INJECTED, app, service(), legacy_sidecar(app="httpbin"), STRICT]
+    return [*parts, *prometheus(secure_job()), *policies]
+
+
+SCRAPER = "cluster.local/ns/istio-system/sa/prometheus"
+
+
+@pytest.mark.parametrize(
+    ("policies", "denied"),
+    [
+        ([], False),
+        ([authorization("ALLOW", rule("cluster.local/ns/edge/sa/front"))], True),
+        ([authorization("ALLOW", rule("cluster.local/ns/edge/sa/front", ports=["8080"]))], True),
+        ([authorization("ALLOW", rule(SCRAPER))], False),
+        ([authorization("ALLOW", rule("*/sa/prometheus", paths=["/stats/*"], methods=["GET"]))], False),
+        ([authorization("ALLOW", rule(SCRAPER, paths=["/metrics"]))], True),
+        ([authorization("ALLOW", name="nothing", space="istio-system", app="")], True),
+        ([authorization("ALLOW", {}), authorization("DENY", rule(SCRAPER), name="deny")], True),
+        ([authorization("ALLOW", rule("front"), app="other")], False),
+        ([authorization("ALLOW", {"from": [{"source": {"namespaces": ["istio-system"]}}]})], False),
+    ],
+)
+def test_legacy_scraper_denied(policies: list[Object], denied: bool) -> None:
+    """With any ALLOW policy, everything that none of them lists is refused; a DENY refuses in any case."""
+    found = pitfalls("legacy-scraper-denied", scraped(*policies))
+    assert [each.severity for each in found] == (["error"] if denied else [])

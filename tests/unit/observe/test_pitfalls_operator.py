@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.objects import Object, control_plane, namespace, observed, only, pitfalls
+from support.objects import Object, control_plane, deployment, namespace, observed, only, pitfalls
 from support.scraping_objects import (
     SCRAPE_CLASS,
     operated_prometheus,
@@ -158,11 +158,14 @@ def test_endpointslices_forbidden() -> None:
 
 
 def test_endpointslices_of_the_operator() -> None:
-    """serviceDiscoveryRole: EndpointSlice asks for it as well."""
+    """serviceDiscoveryRole: EndpointSlice needs the resource for ServiceMonitors as well."""
+    spec = {"selector": {}, "namespaceSelector": {"any": True}, "endpoints": [{"port": "http"}]}
     parts = [
-        *PLANE, operated_prometheus(serviceDiscoveryRole="EndpointSlice"), pod_monitor(),
+        *PLANE,
+        operated_prometheus(serviceDiscoveryRole="EndpointSlice"),
+        operator("ServiceMonitor", "web", spec),
         *permissions(namespace="monitoring"),
-    ]  # fmt: skip
+    ]
     assert only(pitfalls("endpointslices-forbidden", parts))
 
 
@@ -171,3 +174,77 @@ def test_discovery_forbidden() -> None:
     parts = mesh_prometheus(*permissions(resources=["services"]))
     assert "pods" in only(pitfalls("discovery-forbidden", parts)).text
     assert pitfalls("discovery-forbidden", mesh_prometheus(*permissions())) == []
+
+
+# Rights in single namespaces
+
+
+def namespaced(*spaces: str, account: str = "prometheus") -> list[Object]:
+    """Roles and RoleBindings that give the right to discover pods in some namespaces; none in the cluster."""
+    role, binding = permissions(resources=["nodes"])
+    found = [role, binding]
+    for space in spaces:
+        own, bound = permissions(account)
+        own |= {"kind": "Role", "metadata": {"name": account, "namespace": space}}
+        bound |= {"kind": "RoleBinding", "metadata": {"name": account, "namespace": space}}
+        bound["roleRef"]["kind"] = "Role"
+        found += [own, bound]
+    return found
+
+
+def test_a_role_in_one_namespace_does_not_discover_all() -> None:
+    """A job of all namespaces lists pods of the whole cluster, which a Role does not allow."""
+    everywhere = mesh_prometheus(*namespaced("istio-system"))
+    assert "in all namespaces" in only(pitfalls("discovery-forbidden", everywhere)).text
+
+
+@pytest.mark.parametrize(
+    ("granted", "missing"), [(("shop",), ""), (("shop", "other"), ""), (("other",), "shop")]
+)
+def test_a_job_of_one_namespace_needs_the_right_there(granted: tuple[str, ...], missing: str) -> None:
+    """Discovery in listed namespaces needs the right in each of them."""
+    discovery = [{"role": "pod", "namespaces": {"names": ["shop"]}}]
+    found = pitfalls(
+        "discovery-forbidden", mesh_prometheus(*namespaced(*granted), kubernetes_sd_configs=discovery)
+    )
+    assert [f"in {missing}" in each.text for each in found] == ([True] if missing else [])
+
+
+def test_absent_role_bindings_are_not_missing() -> None:
+    """A dump without RoleBindings does not tell whether a namespace's right is there."""
+    discovery = [{"role": "pod", "namespaces": {"names": ["shop"]}}]
+    parts = mesh_prometheus(*permissions(resources=["nodes"]), kubernetes_sd_configs=discovery)
+    assert pitfalls("discovery-forbidden", parts) == []
+
+
+# The Operator's version
+
+
+def operator_of(tag: str) -> Object:
+    found = deployment("prometheus-operator", "monitoring")
+    container = found["spec"]["template"]["spec"]["containers"][0]
+    container["image"] = f"quay.io/prometheus-operator/prometheus-operator:{tag}"
+    return found
+
+
+@pytest.mark.parametrize(
+    ("tag", "supported"), [("v0.63.0", False), ("v0.74.0", True), ("v0.85.0", True), ("main", True)]
+)
+def test_scrape_class_unsupported(tag: str, supported: bool) -> None:
+    """An Operator before 0.74 drops the class; an unknown version is not judged."""
+    parts = [*PLANE, operated_prometheus(), pod_monitor(), operator_of(tag)]
+    found = pitfalls("scrape-class-unsupported", parts)
+    assert {each.ref and each.ref.kind for each in found} == (
+        set() if supported else {"Prometheus", "PodMonitor"}
+    )
+    assert observed(parts).operator_version == (
+        None if tag == "main" else tuple(map(int, tag[1:].split(".")))
+    )
+
+
+def test_two_mounts_at_one_path_of_a_prometheus_object() -> None:
+    """The Operator's pods are judged by the object that they are made of."""
+    double = operated_prometheus()
+    double["spec"]["volumeMounts"].append({"name": "other", "mountPath": "/etc/prom-certs"})
+    assert only(pitfalls("volume-mounted-twice", [*PLANE, double])).ref.kind == "Prometheus"  # type: ignore[union-attr]
+    assert pitfalls("volume-mounted-twice", [*PLANE, operated_prometheus()]) == []

@@ -11,8 +11,23 @@ import pytest
 from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import load_inventory
 from meshscrape.observe import observe
-from support.objects import Object, config_map, control_plane, observed, only, pitfalls, proxy_config
-from support.scraping_objects import SECURE_PORT, operated_prometheus, prometheus, secure_job
+from support.objects import (
+    Object,
+    config_map,
+    control_plane,
+    namespace,
+    observed,
+    only,
+    pitfalls,
+    proxy_config,
+)
+from support.scraping_objects import (
+    SECURE_PORT,
+    operated_prometheus,
+    plain_prometheus,
+    prometheus,
+    secure_job,
+)
 from support.upstream import SAMPLES, needs_upstream
 
 INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
@@ -247,3 +262,12 @@ def test_jobs_that_are_not_for_secure_ports_are_not_judged() -> None:
     assert not {
         each.code for each in observed(control_plane(), prometheus(job)).pitfalls if "relabel" in each.code
     }
+
+
+def test_a_scraper_that_is_injected_by_the_way_is_intercepted() -> None:
+    """A Prometheus in an injected namespace, without any setting for it, scrapes through its sidecar."""
+    parts = [*control_plane(), namespace("monitoring", istio_injection="enabled"), *plain_prometheus()]
+    pitfall = only(pitfalls("prometheus-intercepted", parts))
+    assert pitfall.severity == "warning"
+    outside = [*control_plane(), namespace("monitoring"), *plain_prometheus()]
+    assert pitfalls("prometheus-intercepted", outside) == []

@@ -210,11 +210,58 @@ def override(
 
 def test_bootstrap_configmap_missing() -> None:
     """Without its ConfigMap a pod does not start."""
-    assert only(found("bootstrap-configmap-missing", BOOT)).severity == "error"
+    assert only(found("bootstrap-configmap-missing", BOOT)).severity == "critical"
     assert found("bootstrap-configmap-missing", BOOT, "1.31.0", override(listener())) == []
     elsewhere = override(listener())
     elsewhere["metadata"]["namespace"] = "other"
     assert only(found("bootstrap-configmap-missing", BOOT, "1.31.0", elsewhere))
+
+
+def test_a_dump_without_config_maps_does_not_tell_that_one_is_missing() -> None:
+    """Then it is a warning: the cluster may have it."""
+    parts = [namespace("default", istio_injection="enabled"), deployment(annotations=BOOT)]
+    missing = only(pitfalls("bootstrap-configmap-missing", *parts, istio_version="1.31.0"))
+    assert missing.severity == "warning"
+
+
+def test_a_rollback_needs_the_config_map_too() -> None:
+    """An old ReplicaSet that names it could not start its pods again."""
+    now = deployment()
+    old = deployment("httpbin-5d8f6c7b9", kind="ReplicaSet", annotations=BOOT)
+    old["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "name": "httpbin", "controller": True}
+    ]
+    parts = [*control_plane(), namespace("default", istio_injection="enabled"), now, old]
+    missing = only(pitfalls("bootstrap-configmap-missing", parts))
+    assert (missing.severity, missing.ref and missing.ref.kind) == ("warning", "ReplicaSet")
+    assert pitfalls("bootstrap-configmap-missing", parts, override(listener())) == []
+
+
+def dns_override() -> Object:
+    matcher = {"@type": "type.googleapis.com/envoy.extensions.matching.inputs.ssl.v3.DnsSanInput"}
+    return override(text=json.dumps({"static_resources": {"listeners": [listener()]}, "rbac": matcher}))
+
+
+def test_foreign_ca() -> None:
+    """An allow list with a DNS name needs three settings of Istio, and each that is missing is named."""
+    bare = only(found("foreign-ca", BOOT, "1.31.0", dns_override()))
+    assert bare.severity == "warning"
+    for setting in ("meshConfig.caCertificates", "ISTIO_MULTIROOT_MESH", "PROXY_CONFIG_XDS_AGENT"):
+        assert setting in bare.text
+    ready = control_plane(mesh={"caCertificates": [{"pem": "…"}]}, variables={"ISTIO_MULTIROOT_MESH": "true"})
+    app = deployment(annotations={**BOOT, **proxy_config({"PROXY_CONFIG_XDS_AGENT": "true"})})
+    parts = [*ready, namespace("default", istio_injection="enabled"), app, dns_override()]
+    assert only(pitfalls("foreign-ca", parts)).severity == "info"
+    assert found("foreign-ca", BOOT, "1.31.0", override(listener())) == []
+
+
+def test_volume_mounted_twice() -> None:
+    """The API server refuses two mounts at one path of a container."""
+    mounts = json.dumps({"certs": {"mountPath": "/etc/certs"}, "other": {"mountPath": "/etc/certs/"}})
+    twice = only(found("volume-mounted-twice", {"sidecar.istio.io/userVolumeMount": mounts}))
+    assert twice.severity == "error" and "/etc/certs" in twice.text
+    once = json.dumps({"certs": {"mountPath": "/etc/certs"}, "other": {"mountPath": "/etc/other"}})
+    assert found("volume-mounted-twice", {"sidecar.istio.io/userVolumeMount": once}) == []
 
 
 def test_bootstrap_key_missing() -> None:

@@ -14,6 +14,7 @@ from support.objects import (
     control_plane,
     deployment,
     namespace,
+    observed,
     only,
     peer_authentication,
     pitfalls,
@@ -111,3 +112,45 @@ def test_a_scraper_whose_jobs_are_not_known() -> None:
     agent["spec"]["template"]["spec"]["containers"][0]["image"] = "gcr.io/datadoghq/agent:7.60.0"
     found = pitfalls("scraper-not-read", control_plane(), agent, prometheus(kubernetes_pods()))
     assert [(each.severity, each.ref and each.ref.name) for each in found] == [("warning", "agent")]
+
+
+# TLS on ports that speak plain HTTP
+
+
+@pytest.mark.parametrize("port", [15020, 15090])
+def test_https_on_plaintext_port(port: int) -> None:
+    """15020 and 15090 never speak TLS, whatever certificate the scraper presents."""
+    job = secure_job(rules=[address(port)])
+    found = pitfalls("https-on-plaintext-port", mesh({}, job))
+    assert {each.severity for each in found} == {"error"}
+    assert "httpbin" in {each.ref and each.ref.name for each in found}
+    plain = {**kubernetes_pods(), "relabel_configs": [address(port)]}
+    assert pitfalls("https-on-plaintext-port", mesh({}, plain)) == []
+
+
+def address(port: int) -> Object:
+    source = "__meta_kubernetes_pod_ip"
+    return {"source_labels": [source], "target_label": "__address__", "replacement": f"$1:{port}"}
+
+
+def test_static_targets_are_in_the_tables_and_judged() -> None:
+    """A Service forwards declared ports only, so such a target matches no workload; it is shown all the "
+    "same."""
+    job = {
+        "job_name": "static",
+        "scheme": "https",
+        "static_configs": [{"targets": ["httpbin.default.svc.cluster.local:15020"]}],
+    }
+    parts = mesh({}, job)
+    assert [each.matches for each in observed(parts).scrape_jobs if each.job == "static"] == [()]
+    assert only(pitfalls("https-on-plaintext-port", parts)).ref.kind == "ConfigMap"  # type: ignore[union-attr]
+
+
+def test_a_static_target_of_a_headless_service_is_a_pod() -> None:
+    """Its name leads to the pods, at any port."""
+    job = {"job_name": "static", "static_configs": [{"targets": ["httpbin.default.svc:15020"]}]}
+    parts = mesh({}, job)
+    headless = only(each for each in parts if each["kind"] == "Service")
+    headless["spec"]["clusterIP"] = "None"
+    found = only(each for each in observed(parts).scrape_jobs if each.job == "static")
+    assert {ref.name: ports for ref, ports in found.ports_of.items()} == {"httpbin": (15020,)}

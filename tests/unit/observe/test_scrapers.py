@@ -173,7 +173,10 @@ def test_scrape_objects_of_the_vm_operator_keep_its_names() -> None:
     static = {"targetEndpoints": [{"targets": ["httpbin.default:8000"]}]}
     scrapes = [victoria("VMServiceScrape", "s", spec), victoria("VMStaticScrape", "t", static)]
     found = observed(INJECTED, deployment(), scrapes, vm_agent(selectAllByDefault=True))
-    assert {each.job for each in found.scrape_jobs} == {"serviceScrape/default/s/0"}
+    assert {each.job for each in found.scrape_jobs} == {
+        "serviceScrape/default/s/0",
+        "staticScrape/default/t/0",
+    }
 
 
 def test_the_pods_of_a_vm_agent_are_not_a_second_scraper() -> None:

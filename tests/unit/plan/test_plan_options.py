@@ -38,7 +38,7 @@ def test_the_source_of_legacy_mode(tmp_path: Path, arguments: list[str], port: i
     """Merged unless Envoy's statistics alone are asked for."""
     dump = tmp_path / "dump.yaml"
     dump.write_text(yaml.safe_dump_all(plain()))
-    scraper = "spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus"
+    scraper = "spiffe:spiffe://cluster.local/ns/istio-system/sa/prometheus"
     command_line = ["-f", str(dump), "--mode", "legacy", "--scraper", scraper, *arguments]
     assert f'defaultEndpoint: "127.0.0.1:{port}"' in CliRunner().invoke(command, command_line).stdout
 

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import Pitfall
-from meshscrape.observe.pitfalls.cluster import cluster_pitfalls
+from meshscrape.observe.pitfalls.advisories import advisory_pitfalls
+from meshscrape.observe.pitfalls.ambient import ambient_pitfalls
+from meshscrape.observe.pitfalls.bootstrap import bootstrap_pitfalls
 from meshscrape.observe.pitfalls.facts import Check, Facts
 from meshscrape.observe.pitfalls.gateways import gateway_pitfalls
+from meshscrape.observe.pitfalls.injection import injection_pitfalls
 from meshscrape.observe.pitfalls.legacy import legacy_pitfalls
+from meshscrape.observe.pitfalls.networks import network_pitfalls
 from meshscrape.observe.pitfalls.operator import operator_pitfalls
+from meshscrape.observe.pitfalls.platform import platform_pitfalls
 from meshscrape.observe.pitfalls.prometheus import prometheus_pitfalls
 from meshscrape.observe.pitfalls.proxy import proxy_pitfalls
 from meshscrape.observe.pitfalls.scraping import scraping_pitfalls
 
 _CHECKS: tuple[Check, ...] = (
-    cluster_pitfalls,
+    injection_pitfalls,
+    network_pitfalls,
+    platform_pitfalls,
+    ambient_pitfalls,
+    advisory_pitfalls,
     proxy_pitfalls,
+    bootstrap_pitfalls,
     gateway_pitfalls,
     legacy_pitfalls,
     scraping_pitfalls,
@@ -23,7 +33,7 @@ _CHECKS: tuple[Check, ...] = (
     operator_pitfalls,
 )
 _NONE = Ref("", "", "", "")
-_SEVERITIES = ("error", "warning", "info")
+_SEVERITIES = ("critical", "error", "warning", "info")
 
 
 def find_pitfalls(facts: Facts) -> tuple[Pitfall, ...]:

@@ -9,7 +9,7 @@ from meshscrape.kube.objects import Ref
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import Control
 from meshscrape.observe.declared_jobs import DeclaredJob, Unreadable
-from meshscrape.observe.model import ObservedJob, Pitfall, Scraper
+from meshscrape.observe.model import ObservedJob, OperatorVersion, Pitfall, Scraper
 from meshscrape.observe.workload import ObservedWorkload
 
 
@@ -25,6 +25,7 @@ class Facts:
     scrapers: tuple[Scraper, ...]
     unread_scrapers: tuple[Scraper, ...]
     scrape_jobs: tuple[ObservedJob, ...]
+    operator_version: OperatorVersion | None
 
     def workload_of(self, ref: Ref) -> ObservedWorkload | None:
         """Return the workload of this reference, or None."""

@@ -1,22 +1,29 @@
-"""Pitfalls of the older way, Istio's recipe for proxies before 1.31."""
+"""Pitfalls of the legacy mode, Istio's recipe for proxies before 1.31."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from meshscrape.istio import ports
-from meshscrape.istio.names import ISTIO_NETWORKING, ISTIO_SECURITY
+from meshscrape.istio.names import ISTIO_NETWORKING, MERGED_PATH
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.kube.selectors import LabelIndex
 from meshscrape.kube.views.sidecar import Sidecar
 from meshscrape.kube.views.sidecar import sidecar as view_of
+from meshscrape.observe.authorization import (
+    AuthorizationPolicies,
+    Request,
+    allow_policies,
+    is_allowed,
+)
 from meshscrape.observe.legacy import Legacy, ingress_ports
-from meshscrape.observe.model import Pitfall
+from meshscrape.observe.model import Pitfall, Scraper
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.workload import ObservedWorkload
 
 _LISTENER_MERGE = "PILOT_ALLOW_SIDECAR_SERVICE_INBOUND_LISTENER_MERGE"
+# An identity that no policy names.
+_STRANGER = "spiffe://cluster.local/ns/meshscrape-stranger/sa/stranger"
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
@@ -26,7 +33,7 @@ def legacy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
         yield from _wide(view_of(sidecar))
     for entry in facts.cluster.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
         yield from _exported(entry)
-    policies = facts.cluster.selecting("AuthorizationPolicy", ISTIO_SECURITY, "spec", "selector")
+    authorization = AuthorizationPolicies(facts.cluster, facts.control.mesh.root_namespace)
     legacy = Legacy(facts.cluster, facts.control.mesh.root_namespace)
     for workload in facts.workloads:
         yield from _several(workload, legacy)
@@ -34,6 +41,9 @@ def legacy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
             yield from _not_strict(workload)
             yield from _hidden(workload, legacy, facts)
             yield from _collides(workload)
+            policies = authorization.of(workload.namespace, workload.labels)
+            yield from _exposed_agent(workload, policies)
+            yield from _scraper_denied(workload, policies, facts)
             yield from _open_to_all(workload, policies)
 
 
@@ -131,26 +141,71 @@ def _collides(workload: ObservedWorkload) -> Iterator[Pitfall]:
             )
 
 
-def _open_to_all(workload: ObservedWorkload, policies: LabelIndex[Manifest]) -> Iterator[Pitfall]:
-    mine = policies.matching(workload.namespace, workload.labels)
+def _exposed_agent(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -> Iterator[Pitfall]:
+    """The agent takes requests from its own pod for local ones, and the Sidecar's come from there."""
     for port in workload.legacy:
-        if not any(_is_about(policy, port.port) for policy in mine):
+        encrypted = workload.kind != "sidecar" or workload.mtls.of(port.port) == "STRICT"
+        quit_agent = Request(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")
+        if port.target == ports.MERGED and is_allowed(policies, quit_agent):
+            who = (
+                "every workload of the mesh" if encrypted else "everybody who reaches the pod, in plain text,"
+            )
+            yield Pitfall(
+                "legacy-agent-exposed",
+                "error",
+                workload.ref,
+                f"{port.ref} leads port {port.port} to the agent: {who} ends the agent with POST "
+                "/quitquitquit and "
+                "reads /debug/pprof/.",
+                f"Set STRICT for port {port.port} (PeerAuthentication, portLevelMtls), and deny everything "
+                "there but "
+                "the scraper's GET of /stats/prometheus (AuthorizationPolicy).",
+            )
+
+
+def _scraper_denied(
+    workload: ObservedWorkload, policies: tuple[Manifest, ...], facts: Facts
+) -> Iterator[Pitfall]:
+    for port in workload.legacy:
+        readers = [scraper for scraper in facts.scrapers if _reads(scraper, workload, port.port, facts)]
+        denied = [
+            scraper
+            for scraper in readers
+            if not is_allowed(policies, Request(port.port, MERGED_PATH, "GET", scraper.spiffe_id))
+        ]
+        for scraper in denied:
+            listing = ", ".join(policy.ref.name for policy in allow_policies(policies))
+            yield Pitfall(
+                "legacy-scraper-denied",
+                # Where another scraper gets in, the policy may be meant so.
+                "error" if denied == readers else "warning",
+                workload.ref,
+                f"{scraper.ref} scrapes port {port.port} as {scraper.spiffe_id}, but no AuthorizationPolicy "
+                "lets it "
+                f"in{f' (ALLOW: {listing})' if listing else ''}: it gets 403.",
+                f"Add an ALLOW for this identity, port {port.port} and path {MERGED_PATH}, or take the DENY "
+                "away.",
+            )
+
+
+def _reads(scraper: Scraper, workload: ObservedWorkload, port: int, facts: Facts) -> bool:
+    return any(
+        job.scraper == scraper.ref
+        and job.over == "mtls"
+        and port in (*job.ports_of.get(workload.ref, ()), *job.ports_after.get(workload.ref, ()))
+        for job in facts.scrape_jobs
+    )
+
+
+def _open_to_all(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -> Iterator[Pitfall]:
+    for port in workload.legacy:
+        if is_allowed(policies, Request(port.port, MERGED_PATH, "GET", _STRANGER)):
             yield Pitfall(
                 "legacy-any-identity",
                 "info",
                 workload.ref,
-                f"No AuthorizationPolicy is about port {port.port}: every identity of the mesh may read "
+                f"No AuthorizationPolicy keeps strangers from port {port.port}: every identity of the mesh "
+                "may read "
                 "these metrics.",
                 "Add an AuthorizationPolicy that denies all principals but the scraper's on that port.",
             )
-
-
-def _is_about(policy: Manifest, port: int) -> bool:
-    spec = objects.as_mapping(policy.data.get("spec"))
-    if spec.get("action", "ALLOW") == "ALLOW":
-        return True
-    return any(
-        str(port) in map(str, objects.as_list(objects.dig(to, "operation", "ports")))
-        for rule in objects.as_list(spec.get("rules"))
-        for to in objects.as_list(objects.dig(rule, "to"))
-    )

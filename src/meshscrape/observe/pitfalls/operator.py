@@ -6,14 +6,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from meshscrape.istio import ports
-from meshscrape.istio.names import DISCOVERY_GROUP, MONITORING_GROUP, RBAC_GROUP
+from meshscrape.istio.names import MONITORING_GROUP
 from meshscrape.kube import objects
-from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.declared_jobs import is_endpoints
-from meshscrape.observe.model import Pitfall, Scraper
+from meshscrape.kube.objects import Manifest
+from meshscrape.observe.cluster import AZURE_MONITORING
+from meshscrape.observe.model import OperatorVersion, Pitfall, Scraper
 from meshscrape.observe.monitors import FILES, MONITORS, scrape_class, selected_by
+from meshscrape.observe.permissions import EVERYWHERE, Grants, wanted_rights
 from meshscrape.observe.pitfalls.facts import Facts
 
+# Monitors name a scrape class since this version of the Operator.
+SCRAPE_CLASS_SINCE = (0, 74, 0)
 _UNDECLARED = (ports.SECURE_STATS, ports.SECURE_MERGED, ports.MERGED)
 
 
@@ -26,7 +29,13 @@ def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
         for each in inventory.of_kind(kind, MONITORING_GROUP)
     ]
     monitors = [each for kind in (*MONITORS, "Probe") for each in inventory.of_kind(kind, MONITORING_GROUP)]
-    for monitor in monitors:
+    azure = [
+        each
+        for kind in ("PodMonitor", "ServiceMonitor")
+        for each in inventory.of_kind(kind, AZURE_MONITORING)
+    ]
+    yield from _old_operator(servers, monitors, facts)
+    for monitor in (*monitors, *azure):
         yield from _pruned_files(monitor)
         yield from _undeclared_ports(monitor)
     for server in servers:
@@ -34,8 +43,32 @@ def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
         yield from _default_class(server)
     for monitor in (each for each in monitors if each.ref.kind in MONITORS):
         yield from _selection(monitor, servers, facts)
+    grants = Grants(inventory)
     for scraper in facts.scrapers:
-        yield from _permissions(scraper, facts)
+        yield from _permissions(scraper, grants, facts)
+
+
+def _old_operator(servers: list[Manifest], monitors: list[Manifest], facts: Facts) -> Iterator[Pitfall]:
+    """Older Operators drop scrape classes silently: the API server prunes fields that it does not know."""
+    version = facts.operator_version
+    if version is None or version >= SCRAPE_CLASS_SINCE:
+        return
+    classes = [each for each in servers if objects.dig(each.data, "spec", "scrapeClasses")]
+    for manifest in (*classes, *(each for each in monitors if objects.dig(each.data, "spec", "scrapeClass"))):
+        yield Pitfall(
+            "scrape-class-unsupported",
+            "error",
+            manifest.ref,
+            f"It uses a scrape class, which the Prometheus Operator knows from {_dotted(SCRAPE_CLASS_SINCE)} "
+            "on; this "
+            f"one is {_dotted(version)}. The field is dropped, and the monitor scrapes without a "
+            "certificate.",
+            "Upgrade the Operator and its CRDs, or use a ServiceMonitor with certificate files in tlsConfig.",
+        )
+
+
+def _dotted(version: OperatorVersion) -> str:
+    return ".".join(map(str, version))
 
 
 def _endpoints(monitor: Manifest) -> list[Any]:
@@ -170,18 +203,15 @@ def _denied_files(monitor: Manifest, server: Manifest) -> Iterator[Pitfall]:
 # Permissions
 
 
-def _permissions(scraper: Scraper, facts: Facts) -> Iterator[Pitfall]:
-    inventory = facts.cluster.inventory
-    roles_seen = inventory.of_kind("ClusterRole", RBAC_GROUP) or inventory.of_kind(
-        "ClusterRoleBinding", RBAC_GROUP
-    )
-    if not roles_seen or scraper.kind not in ("prometheus", "operator", "vmagent", "vm-operator", "otel"):
+def _permissions(scraper: Scraper, grants: Grants, facts: Facts) -> Iterator[Pitfall]:
+    if scraper.kind not in ("prometheus", "operator", "vmagent", "vm-operator", "otel"):
         return
-    wanted = _wanted(scraper, facts)
-    bound = list(_bound_roles(scraper, facts))
-    if not wanted:
+    rights = wanted_rights(scraper, facts.jobs, facts.cluster.inventory)
+    # Bindings that are not in the dump may be in the cluster.
+    rights = tuple(right for right in rights if grants.tells(right))
+    if not rights:
         return
-    if not bound:
+    if not grants.bound(scraper.namespace, scraper.service_account):
         yield Pitfall(
             "cluster-role-unbound",
             "error",
@@ -191,74 +221,30 @@ def _permissions(scraper: Scraper, facts: Facts) -> Iterator[Pitfall]:
             "Add a ClusterRoleBinding for it (a widespread guide has only the ClusterRole).",
         )
         return
-    for resource in sorted(wanted):
-        if not any(_allows(role, resource) for role in bound):
-            code = "endpointslices-forbidden" if resource == "endpointslices" else "discovery-forbidden"
-            yield Pitfall(
-                code,
-                "error",
-                scraper.ref,
-                f"Its roles do not allow to list and watch {resource}: jobs that discover by it have no "
-                "targets.",
-                f"Add {resource} with get, list and watch to its ClusterRole"
-                + (' (API group "discovery.k8s.io").' if resource == "endpointslices" else "."),
-            )
+    for resource in ("endpointslices", "pods"):
+        missing = [
+            right.namespace
+            for right in rights
+            if right.resource == resource
+            and not grants.allows(scraper.namespace, scraper.service_account, right)
+        ]
+        if missing:
+            yield _forbidden(scraper, resource, missing)
 
 
-def _wanted(scraper: Scraper, facts: Facts) -> set[str]:
-    wanted = set()
-    for job in facts.jobs:
-        if job.scraper is not scraper:
-            continue
-        for role in (discovery.role for discovery in job.discoveries):
-            if role == "pod" or is_endpoints(role):
-                wanted.add("pods")
-            if role == "endpointslice":
-                wanted.add("endpointslices")
-    server = facts.cluster.inventory.get(scraper.ref)
-    slices = objects.dig(server.data if server else None, "spec", "serviceDiscoveryRole") == "EndpointSlice"
-    if scraper.kind == "operator" and slices and wanted:
-        wanted.add("endpointslices")
-    return wanted
-
-
-def _bound_roles(scraper: Scraper, facts: Facts) -> Iterator[Manifest | None]:
-    """The roles of the scraper's account; None for one that is bound but not in the dump."""
-    inventory = facts.cluster.inventory
-    for binding in (
-        *inventory.of_kind("ClusterRoleBinding", RBAC_GROUP),
-        *inventory.of_kind("RoleBinding", RBAC_GROUP),
-    ):
-        for subject in objects.as_list(binding.data.get("subjects")):
-            if not _is(subject, scraper, binding):
-                continue
-            kind = str(objects.dig(binding.data, "roleRef", "kind", default="ClusterRole"))
-            namespace = binding.ref.namespace if kind == "Role" else ""
-            name = str(objects.dig(binding.data, "roleRef", "name"))
-            yield inventory.get(Ref(RBAC_GROUP, kind, namespace, name))
-
-
-def _is(subject: Any, scraper: Scraper, binding: Manifest) -> bool:
-    if objects.dig(subject, "kind") == "Group":
-        groups = ("system:serviceaccounts", f"system:serviceaccounts:{scraper.namespace}")
-        return objects.dig(subject, "name") in groups
-    namespace = objects.dig(subject, "namespace", default=binding.ref.namespace)
-    return (objects.dig(subject, "kind"), namespace, objects.dig(subject, "name")) == (
-        "ServiceAccount",
-        scraper.namespace,
-        scraper.service_account,
+def _forbidden(scraper: Scraper, resource: str, missing: list[str]) -> Pitfall:
+    code = "endpointslices-forbidden" if resource == "endpointslices" else "discovery-forbidden"
+    everywhere = EVERYWHERE in missing
+    where = "in all namespaces" if everywhere else f"in {', '.join(missing)}"
+    place = "ClusterRole and ClusterRoleBinding" if everywhere else "Role and RoleBinding in each of them"
+    group = ' (API group "discovery.k8s.io")' if resource == "endpointslices" else ""
+    return Pitfall(
+        code,
+        "error",
+        scraper.ref,
+        f"Its roles do not allow it to list and watch {resource} {where}: jobs that discover there have no "
+        "targets.",
+        f"Give it {resource}{group} with get, list and watch by a {place}, or limit the jobs to namespaces "
+        "where "
+        "it has them.",
     )
-
-
-def _allows(role: Manifest | None, resource: str) -> bool:
-    if role is None or role.data.get("aggregationRule"):
-        return True
-    group = DISCOVERY_GROUP if resource == "endpointslices" else ""
-    for rule in objects.as_list(role.data.get("rules")):
-        allowed = [objects.as_list(objects.dig(rule, key)) for key in ("apiGroups", "resources", "verbs")]
-        if all(
-            "*" in have or all(each in have for each in need)
-            for have, need in zip(allowed, ([group], [resource], ["list", "watch"]), strict=True)
-        ):
-            return True
-    return False

@@ -12,10 +12,11 @@ from meshscrape.kube.views.proxy import config_annotation
 from meshscrape.observe.declared_jobs import DeclaredJob
 from meshscrape.observe.discovery import META, Labels, pod_targets
 from meshscrape.observe.model import Pitfall, Scraper
+from meshscrape.observe.mounts import certs_volume, doubled_mounts
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.relabel import relabel
 from meshscrape.observe.scraper_images import scraping_container
-from meshscrape.observe.scrapers import certs_volume, operated_template
+from meshscrape.observe.scrapers import OPERATED, operated_template
 from meshscrape.observe.volumes import named_items
 
 _SECURE = (names.SECURE_PORT_META, names.SECURE_ENVOY_PORT_META)
@@ -27,6 +28,9 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
         template = scraper_template(scraper, facts)
         if template is not None:
             yield from _injection(scraper, template)
+            if scraper.ref.kind in OPERATED:
+                for path in doubled_mounts(template, objects.annotations(template)):
+                    yield mounted_twice(scraper.ref, path)
             yield from _interception(scraper, template)
             yield from _clients(scraper, template)
             yield from _certificates(scraper, template, facts)
@@ -46,7 +50,7 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 def scraper_template(scraper: Scraper, facts: Facts) -> Mapping[str, Any] | None:
     """The pod template of a scraper, as it is or as the Operator makes it."""
-    if scraper.ref.kind in ("Prometheus", "PrometheusAgent", "VMAgent", "VMSingle", "OpenTelemetryCollector"):
+    if scraper.ref.kind in OPERATED:
         manifest = facts.cluster.inventory.get(scraper.ref)
         return operated_template(manifest) if manifest else None
     workload = facts.workload_of(scraper.ref)
@@ -64,32 +68,45 @@ def _injection(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfal
         )
 
 
+def mounted_twice(ref: Ref, path: str) -> Pitfall:
+    """Return the pitfall of two volumes at one path of a container."""
+    return Pitfall(
+        "volume-mounted-twice",
+        "error",
+        ref,
+        f"Two volumes are mounted at {path} of one container: the API server refuses such pods.",
+        f"Keep one mount at {path}: in the pod template or in the annotation "
+        "sidecar.istio.io/userVolumeMount.",
+    )
+
+
 def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
     annotations = objects.annotations(template)
-    if not scraper.injected or not scraper.output_certs:
-        return
     config = objects.as_mapping(config_annotation(annotations)[0].get("proxyMetadata"))
-    if names.INBOUND_CAPTURE_PORTS in config:
+    if scraper.injected and names.INBOUND_CAPTURE_PORTS in config:
         yield Pitfall(
             "inbound-capture-ports-ignored",
             "warning",
             scraper.ref,
-            f"{names.INBOUND_CAPTURE_PORTS} is in proxyMetadata, as in Istio's sample, but no version "
-            f"of Istio reads "
-            "it: inbound traffic of this scraper is intercepted all the same.",
+            f"{names.INBOUND_CAPTURE_PORTS} is in proxyMetadata, as in Istio's sample, but no version of "
+            "Istio "
+            "reads it: inbound traffic of this scraper is intercepted all the same.",
             f'Use the pod annotation {names.INCLUDE_INBOUND}: "".',
         )
-    open_ones = [
-        name for name in (names.INCLUDE_INBOUND, names.INCLUDE_OUTBOUND) if annotations.get(name) != ""
-    ]
-    if open_ones:
+    intercepted = {
+        names.INCLUDE_INBOUND: scraper.intercepts_inbound,
+        names.INCLUDE_OUTBOUND: scraper.intercepts_outbound,
+    }
+    missing = [name for name, intercepts in intercepted.items() if intercepts]
+    if missing and (scraper.output_certs or scraper.intercepts_outbound):
         yield Pitfall(
             "prometheus-intercepted",
             "warning",
             scraper.ref,
-            "The sidecar is there for its certificate alone, yet it intercepts the scraper's traffic too: "
-            "scrapes go through one more proxy, and the scraper's own port is the mesh's.",
-            f"Set the pod annotations {' and '.join(open_ones)} to the empty string.",
+            "Its sidecar intercepts its traffic: scrapes by pod address go through one more proxy, which "
+            "adds no "
+            "mutual TLS to them, and the scraper's own port is the mesh's.",
+            f"Set the pod annotations {' and '.join(missing)} to the empty string.",
         )
 
 

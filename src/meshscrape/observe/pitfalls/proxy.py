@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
-from meshscrape.errors import InputError
 from meshscrape.istio import names
 from meshscrape.istio.environment import is_true
 from meshscrape.istio.ports import read_port
-from meshscrape.istio.proxy_config import parse_proxy_config
-from meshscrape.kube.views.proxy import config_annotation
-from meshscrape.observe.bootstrap import KEY
 from meshscrape.observe.model import Pitfall
+from meshscrape.observe.mounts import doubled_mounts
 from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.pitfalls.prometheus import mounted_twice
 from meshscrape.observe.volumes import named_items
 from meshscrape.observe.workload import ObservedWorkload
-
-# Names and ports of Istio's own static listeners, and clusters of its bootstrap.
-_OWN_LISTENER = re.compile(r"(0\.0\.0\.0|::|127\.0\.0\.1|::1)_[0-9]+")
-_OWN_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090})
-_OWN_CLUSTERS = frozenset({"agent", "prometheus_stats", "sds-grpc", "xds-grpc", "zipkin"})
-# Linux allows 131,071 bytes in one argument, and the override is one.
-_MAX_OVERRIDE = 100_000
 
 
 def proxy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     """Return all pitfalls of single proxies."""
     for workload in facts.workloads:
         if workload.in_mesh:
-            yield from _config(workload)
+            yield from _envoy(workload)
             yield from _versions(workload)
             yield from _hardening(workload)
             yield from _intercepted(workload)
             yield from _announced(workload)
-            yield from _override(workload)
             yield from _volumes(workload)
+            yield from _mounted_twice(workload)
 
 
-def _config(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    text = str(workload.annotations.get(names.PROXY_CONFIG_ANNOTATION, ""))
-    config, problem = config_annotation(workload.annotations)
-    # Istio also takes the names of the fields with underscores.
-    if not problem and not any("_" in str(key) for key in config):
-        try:
-            parse_proxy_config(text, names.PROXY_CONFIG_ANNOTATION)
-        except InputError as error:
-            problem = str(error)
-    if problem:
+def _envoy(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    if workload.envoy_missing:
         yield Pitfall(
-            "proxy-config-unreadable",
-            "error",
+            "no-envoy",
+            "info",
             workload.ref,
-            f"Istio cannot read the annotation {names.PROXY_CONFIG_ANNOTATION} ({problem}): new pods "
-            f"are refused by the "
-            "injector, or start without these settings.",
-            "Correct the annotation in the pod template; values of proxyMetadata are quoted strings.",
+            f"No Envoy runs here ({workload.envoy_missing}): no secure metrics port can open, and the agent "
+            "serves its metrics in plain text.",
+            "Leave it as it is, or restrict port 15020 with a NetworkPolicy.",
+        )
+    elif not workload.stats_merged:
+        yield Pitfall(
+            "stats-not-merged",
+            "info",
+            workload.ref,
+            f"{names.PILOT_AGENT_MERGE_ENVOY_STATS} is false: the merged metrics lack Envoy's statistics, "
+            "which "
+            "only 15090 and 15091 serve.",
+            "Open 15091 (ENVOY_SECURE_METRICS_PORT) too before you close 15090.",
         )
 
 
@@ -221,79 +212,6 @@ def _any_identity(workload: ObservedWorkload, native: list[int]) -> Pitfall:
     )
 
 
-def _override(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    override = workload.override
-    if override is None:
-        if names.BOOTSTRAP_OVERRIDE in workload.annotations:
-            yield Pitfall(
-                "bootstrap-annotation-ignored",
-                "error",
-                workload.ref,
-                f"The annotation {names.BOOTSTRAP_OVERRIDE} does nothing here: only the injector reads "
-                f"it, for "
-                "sidecars, and for injected gateways from 1.27 on.",
-                "Mount the ConfigMap and set ISTIO_BOOTSTRAP_OVERRIDE on the container instead.",
-            )
-        return
-    texts = {
-        "missing": (
-            "bootstrap-configmap-missing",
-            f"{override.config_map} is not among these objects; if it is not in the cluster either, new pods "
-            "hang in ContainerCreating.",
-            "Create the ConfigMap in the pod's namespace before the pods.",
-        ),
-        "key": (
-            "bootstrap-key-missing",
-            f"{override.config_map} has no key {override.key}: the agent logs it and starts Envoy without "
-            "the override, so no secure port opens.",
-            f"Name the key {KEY}.",
-        ),
-        "unreadable": (
-            "bootstrap-unreadable",
-            f"{override.key} in {override.config_map} is neither JSON nor YAML: the agent logs it and starts "
-            "Envoy without the override.",
-            "Correct it; `meshscrape render` writes a valid one.",
-        ),
-    }
-    if override.problem:
-        code, text, remedy = texts[override.problem]
-        yield Pitfall(code, "error", workload.ref, text, remedy)
-    yield from _collisions(workload)
-
-
-def _collisions(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    override = workload.override
-    assert override is not None  # noqa: S101 - the caller has checked
-    native = (
-        {workload.metrics.merged, workload.metrics.envoy}
-        if workload.metrics.mode in ("mixed", "native")
-        else set()
-    )
-    problems = []
-    for listener in override.listeners:
-        if _OWN_LISTENER.fullmatch(listener.name):
-            problems.append(
-                f"listener {listener.name} has a name of Istio's: Envoy drops one of the two silently"
-            )
-        if listener.port in _OWN_PORTS or listener.port in native:
-            problems.append(f"port {listener.port} is Istio's already: Envoy refuses to start")
-    problems += [
-        f"cluster {name} is Istio's already: Envoy refuses to start"
-        for name in override.clusters
-        if name in _OWN_CLUSTERS
-    ]
-    if override.size > _MAX_OVERRIDE:
-        problems.append(f"it has {override.size} bytes, and it must fit into one argument of 131,071")
-    if problems:
-        yield Pitfall(
-            "bootstrap-collision",
-            "error",
-            workload.ref,
-            f"The override in {override.config_map} collides: {'; '.join(problems)}.",
-            "Use names and ports of its own, switch the native port off, or make it smaller.",
-        )
-
-
 def _volumes(workload: ObservedWorkload) -> Iterator[Pitfall]:
     for name in (names.USER_VOLUME, names.USER_VOLUME_MOUNT):
         form = named_items(str(workload.annotations.get(name, ""))).form
@@ -322,3 +240,8 @@ def _volumes(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 "map by name; the list works only because the last of two equal keys wins.",
                 "Write a map by name, or declare the mount on a container istio-proxy of the pod template.",
             )
+
+
+def _mounted_twice(workload: ObservedWorkload) -> Iterator[Pitfall]:
+    for path in doubled_mounts(workload.template, workload.annotations):
+        yield mounted_twice(workload.ref, path)

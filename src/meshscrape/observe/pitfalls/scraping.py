@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from meshscrape.istio import ports
 from meshscrape.kube.objects import Ref
+from meshscrape.observe.declared_jobs import DeclaredJob
 from meshscrape.observe.model import ObservedJob, Pitfall, WorkloadPort
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.workload import ObservedWorkload
@@ -16,6 +17,8 @@ _PLAINTEXT = (ports.MERGED, ports.STATS)
 def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     """Return all pitfalls of jobs and workloads together."""
     yield from _unread(facts)
+    for declared in facts.jobs:
+        yield from _static_tls(declared)
     jobs: dict[Ref, list[ObservedJob]] = {}
     for job in facts.scrape_jobs:
         for ref in job.matches:
@@ -24,6 +27,7 @@ def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
         mine = jobs.get(workload.ref, [])
         if workload.in_mesh and mine:
             yield from _dark_or_twice(workload, mine)
+            yield from _tls_on_plaintext(workload, mine)
             yield from _application(workload, mine)
 
 
@@ -76,6 +80,38 @@ def _dark_or_twice(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Itera
 
 def _other(port: int) -> str:
     return str(ports.STATS if port == ports.MERGED else ports.MERGED)
+
+
+def _tls_on_plaintext(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterator[Pitfall]:
+    wrong = [port for port in _PLAINTEXT if port not in workload.metrics.listening]
+    for job in jobs:
+        numbers = [port for port in job.ports_of.get(workload.ref, ()) if port in wrong]
+        if job.over != "plaintext" and numbers:
+            yield Pitfall(
+                "https-on-plaintext-port",
+                "error",
+                workload.ref,
+                f"{job.name} scrapes {', '.join(map(str, numbers))} over TLS, but 15090 and 15020 speak "
+                "plain HTTP "
+                "only: the target is down.",
+                "Scrape the secure ports 15091 or 15092, or set scheme: http.",
+            )
+
+
+def _static_tls(job: DeclaredJob) -> Iterator[Pitfall]:
+    """A static target may name a port that no Service leads to; then it matches no workload."""
+    ports_named = tuple(f":{port}" for port in _PLAINTEXT)
+    targets = [target for target in job.static if target.endswith(ports_named)]
+    if targets and job.scheme == "https":
+        yield Pitfall(
+            "https-on-plaintext-port",
+            "error",
+            job.ref,
+            f"Job {job.name} scrapes {', '.join(targets)} over TLS, but 15090 and 15020 speak plain HTTP "
+            "only: the "
+            "target is down.",
+            "Scrape the secure ports 15091 or 15092, or set scheme: http.",
+        )
 
 
 def _application(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterator[Pitfall]:

@@ -1,0 +1,144 @@
+"""Istio's AuthorizationPolicies: whether a request reaches a port of a workload.
+
+Precedence as Istio documents it: a DENY that matches refuses; without any ALLOW policy the rest is allowed;
+else one ALLOW must match. CUSTOM and AUDIT policies are not judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meshscrape.istio.names import ISTIO_SECURITY
+from meshscrape.kube import objects
+from meshscrape.kube.objects import Manifest
+from meshscrape.kube.selectors import LabelIndex
+from meshscrape.observe.cluster import Cluster
+
+_SPIFFE = "spiffe://"
+# Sources that objects do not tell; a rule that has them may match.
+_UNKNOWN_SOURCES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks", "requestPrincipals")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request to a workload; `spiffe_id` is empty for a client without a certificate."""
+
+    port: int
+    path: str
+    method: str = "GET"
+    spiffe_id: str = ""
+
+    @property
+    def principal(self) -> str:
+        """The identity as policies spell it."""
+        return self.spiffe_id.removeprefix(_SPIFFE)
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the identity, or empty."""
+        parts = self.principal.split("/")
+        return parts[2] if len(parts) > 2 and parts[1] == "ns" else ""
+
+
+class AuthorizationPolicies:
+    """Answers which AuthorizationPolicies apply to a workload, and what they allow."""
+
+    def __init__(self, cluster: Cluster, root_namespace: str) -> None:
+        self._root = root_namespace
+        self._policies: LabelIndex[Manifest] = LabelIndex()
+        for policy in cluster.inventory.of_kind("AuthorizationPolicy", ISTIO_SECURITY):
+            selector = objects.as_mapping(objects.dig(policy.data, "spec", "selector"))
+            self._policies.add(policy.ref.namespace, selector, policy)
+
+    def of(self, namespace: str, labels: Mapping[str, str]) -> tuple[Manifest, ...]:
+        """Return the policies for pods with `labels`: of their namespace and of the root namespace."""
+        applying = {
+            policy.ref: policy
+            for place in (namespace, self._root)
+            for policy in self._policies.matching(place, labels)
+        }
+        return tuple(policy for _, policy in sorted(applying.items()))
+
+
+def is_allowed(policies: Iterable[Manifest], request: Request) -> bool:
+    """Return whether `request` may pass; where the objects do not tell, it may."""
+    by_action: dict[str, list[Manifest]] = {}
+    for policy in policies:
+        by_action.setdefault(str(objects.dig(policy.data, "spec", "action", default="ALLOW")), []).append(
+            policy
+        )
+    if any(_matches(policy, request, certainly=True) for policy in by_action.get("DENY", ())):
+        return False
+    allowing = by_action.get("ALLOW", [])
+    return not allowing or any(_matches(policy, request, certainly=False) for policy in allowing)
+
+
+def allow_policies(policies: Iterable[Manifest]) -> tuple[Manifest, ...]:
+    """Return the ALLOW policies: with one of them, everything that no policy lists is refused."""
+    return tuple(
+        policy
+        for policy in policies
+        if objects.dig(policy.data, "spec", "action", default="ALLOW") == "ALLOW"
+    )
+
+
+def _matches(policy: Manifest, request: Request, certainly: bool) -> bool:
+    """`certainly`: conditions that objects do not tell count as not met."""
+    rules = objects.as_list(objects.dig(policy.data, "spec", "rules"))
+    return any(_rule_matches(rule, request, certainly) for rule in rules)
+
+
+def _rule_matches(rule: Any, request: Request, certainly: bool) -> bool:
+    sources = [
+        objects.as_mapping(objects.dig(each, "source")) for each in objects.as_list(objects.dig(rule, "from"))
+    ]
+    operations = [
+        objects.as_mapping(objects.dig(each, "operation"))
+        for each in objects.as_list(objects.dig(rule, "to"))
+    ]
+    if objects.as_list(objects.dig(rule, "when")) and certainly:
+        return False
+    from_matches = not sources or any(_source_matches(source, request, certainly) for source in sources)
+    return from_matches and (not operations or any(_operation_matches(each, request) for each in operations))
+
+
+def _source_matches(source: Mapping[str, Any], request: Request, certainly: bool) -> bool:
+    if certainly and any(source.get(field) for field in _UNKNOWN_SOURCES):
+        return False
+    accounts = request.principal.replace("/sa/", "/", 1).partition("/ns/")[2]
+    return (
+        _listed(source, "principals", request.principal)
+        and _listed(source, "namespaces", request.namespace)
+        and _listed(source, "serviceAccounts", accounts)
+    )
+
+
+def _operation_matches(operation: Mapping[str, Any], request: Request) -> bool:
+    if operation.get("hosts") or operation.get("notHosts"):
+        # The Host header is the client's to choose.
+        return True
+    return (
+        _listed(operation, "ports", str(request.port))
+        and _listed(operation, "methods", request.method)
+        and _listed(operation, "paths", request.path)
+    )
+
+
+def _listed(fields: Mapping[str, Any], name: str, value: str) -> bool:
+    """Return whether `value` is in the list `name` (if there is one) and not in its opposite."""
+    wanted = [str(pattern) for pattern in objects.as_list(fields.get(name))]
+    unwanted = [str(pattern) for pattern in objects.as_list(fields.get(f"not{name[0].upper()}{name[1:]}"))]
+    if wanted and not any(_like(pattern, value) for pattern in wanted):
+        return False
+    return not any(_like(pattern, value) for pattern in unwanted)
+
+
+def _like(pattern: str, value: str) -> bool:
+    """Istio's patterns: exact, `*` for any value that is there, a prefix `a*`, a suffix `*a`."""
+    if pattern == "*":
+        return bool(value)
+    if pattern.endswith("*"):
+        return value.startswith(pattern[:-1])
+    return value.endswith(pattern[1:]) if pattern.startswith("*") else value == pattern
