@@ -41,7 +41,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         )
         for workload in resolved
     )
-    unread = unread_scrapers(scrapers, scrape_jobs)
+    unread = unread_scrapers(scrapers, jobs)
     facts = Facts(
         cluster=cluster,
         control=control,

@@ -91,9 +91,12 @@ def observed_jobs(
     return tuple(scrape_jobs)
 
 
-def unread_scrapers(scrapers: Iterable[Scraper], jobs: Iterable[ObservedJob]) -> tuple[Scraper, ...]:
-    """Return the scrapers of which the objects do not tell all jobs."""
-    certain = {job.scraper for job in jobs if job.certain}
+def unread_scrapers(scrapers: Iterable[Scraper], jobs: Iterable[DeclaredJob]) -> tuple[Scraper, ...]:
+    """Return the scrapers of which the objects do not tell all jobs.
+
+    A job with static targets counts as told, even when none of them is a workload here.
+    """
+    certain = {job.scraper.ref for job in jobs if job.scraper and not job.elsewhere}
     return tuple(
         scraper
         for scraper in scrapers

@@ -27,8 +27,8 @@ from meshscrape.observe.volumes import named_items
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.injection import injection_labels
-from meshscrape.plan.model import Refused
-from meshscrape.plan.scrapers import RIGHTS, guarded, new_objects, secured_scrapers
+from meshscrape.plan.model import Missing, Refused
+from meshscrape.plan.scrapers import RIGHTS, new_objects, secured_scrapers
 from meshscrape.plan.workloads import Context, default_control_plane, restarts_of
 from meshscrape.prometheus import operator, scraper_pod
 
@@ -39,8 +39,11 @@ def plan_credentials(context: Context) -> None:
     """Plan certificates for the scrapers that are there, or the rights of a new one."""
     if context.intent.prometheus == "existing":
         for scraper in secured_scrapers(context):
-            if scraper.ref not in context.held.scrapers:
-                guarded(context, scraper.ref, partial(_credentials, context, scraper))
+            if scraper.ref in context.held.scrapers:
+                continue
+            if refused := context.draft.whole(partial(_credentials, context, scraper)):
+                missing = Missing(refused.code, f"{scraper.ref}: {refused.reason}", refused.remedy)
+                context.held.scrapers[scraper.ref] = (missing,)
     elif context.intent.prometheus != "none":
         _check_namespace(context)
         for wanted in new_objects(context):
@@ -64,6 +67,13 @@ def _check_namespace(context: Context) -> None:
 
 
 def _credentials(context: Context, scraper: Scraper) -> Refused | None:
+    if scraper.ambient:
+        return Refused(
+            "ambient-scraper",
+            "it is in ambient mode: ztunnel carries its scrapes, and a sidecar would end that",
+            "go on through ztunnel, with an AuthorizationPolicy for the metrics port; or scrape from outside "
+            "ambient mode: --prometheus addon",
+        )
     if scraper.kind == "operator":
         context.draft.edit(
             scraper.ref, partial(_operated, context, scraper), _REASON, _restarted_by_operator(scraper)

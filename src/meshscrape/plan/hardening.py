@@ -67,16 +67,14 @@ def _moved(job: ObservedJob) -> Missing:
 
 
 def _unseen(context: Context) -> Iterator[Missing]:
-    """Return the scrapers whose jobs are not among the objects: what they read in plaintext is unknown."""
-    known = {job.scraper for job in context.observation.scrape_jobs}
-    for scraper in context.observation.scrapers:
-        elsewhere = scraper.config is None or context.draft.get(scraper.config) is None
-        if scraper.ref not in known and scraper.kind != "operator" and elsewhere:
-            yield Missing(
-                "reader-unknown",
-                f"{scraper.ref}: the given objects do not tell what it reads",
-                "give its configuration too, or move its jobs and plan without it",
-            )
+    """Return the scrapers whose jobs are not among the objects: they may read any plaintext port."""
+    for scraper in context.observation.unread_scrapers:
+        product = f" ({scraper.product})" if scraper.product else ""
+        yield Missing(
+            "reader-unknown",
+            f"{scraper.ref}{product}: the given objects do not tell what it reads",
+            "give its configuration too, or move its jobs and plan without it",
+        )
 
 
 def _possible(context: Context, target: PlannedWorkload) -> bool:

@@ -11,8 +11,9 @@ from meshscrape.observe import observe
 from meshscrape.observe.cluster import owner_of_pod
 from meshscrape.observe.model import Pitfall
 from meshscrape.plan.judge import Result, Verdict, judge, new_errors
-from meshscrape.plan.model import Gate, Missing, Plan
+from meshscrape.plan.model import Gate, Missing, Note, Plan
 from meshscrape.plan.scrapers import concerns, new_deployment
+from meshscrape.plan.selectors import LabelChange, broken_selectors
 from meshscrape.plan.workloads import Context, Held, PlannedWorkload
 
 
@@ -24,42 +25,90 @@ class _Fault:
     blamed: tuple[Ref | None, ...]
 
 
-def hold(context: Context, drafted: Plan, held: Held) -> bool:
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """A drafted plan and what its result would be."""
+
+    context: Context
+    drafted: Plan
+    result: Result
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def label_changes(self) -> dict[LabelChange, list[Ref]]:
+        """Return how the labels of moved scrapes change, and of which workloads."""
+        changes: dict[LabelChange, list[Ref]] = {}
+        for verdict in self.verdicts:
+            for change in verdict.labels:
+                refs = changes.setdefault(change, [])
+                if verdict.workload not in refs:
+                    refs.append(verdict.workload)
+        return changes
+
+
+def assess(context: Context, drafted: Plan) -> Assessment:
+    """Observe the result of a drafted plan, and judge it."""
+    intent = context.intent
+    after = observe(outlook(context.inventory, drafted), istio_version=intent.istio_version)
+    replaced = intent.prometheus in ("addon", "operator")
+    result = Result(context.observed, after, bool(intent.scrapers), replaced)
+    return Assessment(context, drafted, result, judge(result))
+
+
+def hold(assessment: Assessment, held: Held) -> bool:
     """Add to `held` what the drafted plan would make worse; return whether there is anything new."""
     known = held.refs
-    for fault in faults(context, drafted):
+    for fault in _faults(assessment):
         # One hold can be the answer to several faults: the next draft tells.
         if not (held.refs - known).intersection(fault.blamed):
-            _hold(context, fault, held)
+            _hold(assessment.context, fault, held)
     return held.refs != known
 
 
-def verdicts_of(context: Context, drafted: Plan) -> tuple[Verdict, ...]:
-    """Return the verdicts on a drafted plan."""
-    return judge(_result(context, drafted))
+def label_notes(assessment: Assessment) -> tuple[Note, ...]:
+    """Return a note for every label that the moved scrapes have no more, or with another value."""
+    return tuple(
+        Note(
+            refs[0] if len(refs) == 1 else None,
+            "labels-change",
+            f'what is scraped has {change.label}="{change.after}" in place of "{change.before}"'
+            if change.after
+            else f'what is scraped with {change.label}="{change.before}" comes with that value no more',
+            "no selector among the given objects goes by it; look at those that are elsewhere",
+        )
+        for change, refs in assessment.label_changes.items()
+    )
 
 
-def faults(context: Context, drafted: Plan) -> list[_Fault]:
+def _faults(assessment: Assessment) -> list[_Fault]:
     """Return what the plan would make worse."""
-    result = _result(context, drafted)
+    context, drafted, result = assessment.context, assessment.drafted, assessment.result
     unchanged = Result(result.before, result.before, result.vouched, result.replaced)
     known = {_told(verdict) for verdict in judge(unchanged)}
     found = [
         _Fault(verdict.missing, (verdict.blamed, verdict.workload, verdict.scraper))
-        for verdict in judge(result)
+        for verdict in assessment.verdicts
         if verdict.answer != "shown" and _told(verdict) not in known
     ]
     for pitfall in new_errors(result.before, result.after):
         missing = Missing(pitfall.code, pitfall.text.rstrip("."), pitfall.remedy.rstrip("."))
         found.append(_Fault((missing,), tuple(_blamed(context, drafted, pitfall))))
+    return found + _broken(assessment)
+
+
+def _broken(assessment: Assessment) -> list[_Fault]:
+    """Return the selectors that stop matching what is scraped, with the scrapers whose move does that."""
+    found = []
+    for broken in broken_selectors(assessment.context.inventory, assessment.label_changes):
+        after = f'{broken.change.label}="{broken.change.after}"' if broken.change.after else "no such value"
+        missing = Missing(
+            "selector-breaks",
+            f"{broken.ref} selects {broken.selector}, and what is scraped would have {after}",
+            "change that selector so that it matches both, and plan again",
+        )
+        scrapers = [verdict.scraper for verdict in assessment.verdicts if broken.change in verdict.labels]
+        found.append(_Fault((missing,), tuple(dict.fromkeys(scrapers))))
     return found
-
-
-def _result(context: Context, drafted: Plan) -> Result:
-    intent = context.intent
-    after = observe(outlook(context.inventory, drafted), istio_version=intent.istio_version)
-    replaced = intent.prometheus in ("addon", "operator")
-    return Result(context.observed, after, bool(intent.scrapers), replaced)
 
 
 def outlook(inventory: Inventory, planned: Plan) -> Inventory:

@@ -10,12 +10,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from meshscrape.istio.names import INCLUDE_OUTBOUND
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import ObservedJob, Pitfall, Scraper
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import Missing
+from meshscrape.plan.selectors import LabelChange
 
 Answer = Literal["shown", "refuted", "unknown"]
 _Key = tuple[Ref, str, str, Ref | None]
@@ -33,6 +35,7 @@ class Verdict:
     `shown`: it is read as before, or over mutual TLS on its secure port by a scraper that can, once.
     `refuted`: it is not. `unknown`: the objects do not tell. `missing` says what, and `blamed` is the object
     whose changes cause it: the workload, or the scraper. `leaves`: the job no longer reads it in plaintext.
+    `labels` are those that what it yields has no more, or has with another value.
     """
 
     workload: Ref
@@ -42,7 +45,7 @@ class Verdict:
     leaves: bool
     missing: tuple[Missing, ...] = ()
     blamed: Ref | None = None
-    labels: tuple[tuple[str, str, str], ...] = ()
+    labels: tuple[LabelChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,10 @@ class _Case:
 
     def verdict(self, answer: Answer, leaves: bool, blamed: Ref | None, *missing: Missing) -> Verdict:
         """Return a verdict on this case."""
-        return Verdict(self.workload.ref, self.job.name, self.job.scraper, answer, leaves, missing, blamed)
+        labels = _label_changes(self) if leaves and answer == "shown" else ()
+        return Verdict(
+            self.workload.ref, self.job.name, self.job.scraper, answer, leaves, missing, blamed, labels
+        )
 
 
 def _verdict(case: _Case) -> Verdict:
@@ -207,6 +213,13 @@ def _unread(case: _Case) -> Missing:
 
 def _wrong_with_scraper(case: _Case, reader: ObservedJob) -> Iterator[Missing]:
     """Return why the scraper could not read anything over mutual TLS."""
+    scraper = case.view.result.scraper(reader.scraper)
+    if scraper and scraper.injected and scraper.intercepts_outbound:
+        yield Missing(
+            "intercepted",
+            f"the sidecar of {scraper.ref} intercepts its scrapes",
+            f'set the pod annotation {INCLUDE_OUTBOUND}: ""',
+        )
     for ref in dict.fromkeys((reader.scraper, reader.ref)):
         for pitfall in case.view.errors.get(ref, ()):
             yield _as_missing(pitfall)
@@ -217,6 +230,35 @@ def _wrong_with_workload(case: _Case) -> Iterator[Missing]:
     for pitfall in case.view.errors.get(case.workload.ref, ()):
         if pitfall.code not in _OF_APPLICATIONS:
             yield _as_missing(pitfall)
+
+
+def _label_changes(case: _Case) -> tuple[LabelChange, ...]:
+    """Return how the labels of what the scraper yields of the workload change, whichever job yields it."""
+    ref, result = case.workload.ref, case.view.result
+    replaced = result.replaced and not any(
+        job.scraper == case.job.scraper for job in case.view.secure.get(ref, ())
+    )
+    before = _yielded(result.before, ref, case.job.scraper)
+    after = _yielded(result.after, ref, case.readers[0].scraper if replaced else case.job.scraper)
+    gained = [labels for labels in after if labels not in before]
+    changes: set[LabelChange] = set()
+    for lost in (labels for labels in before if labels not in after):
+        nearest = min(gained, key=lambda labels: len(lost.items() ^ labels.items()), default={})
+        for label, value in lost.items():
+            if nearest.get(label, "") != value:
+                changes.add(LabelChange(label, value, nearest.get(label, "")))
+    return tuple(sorted(changes))
+
+
+def _yielded(observation: Observation, ref: Ref, scraper: Ref | None) -> list[dict[str, str]]:
+    """Return the label sets of a workload's targets by one scraper, without the port of `instance`."""
+    found = []
+    for job in observation.scrape_jobs:
+        for labels in job.labels_after.get(ref, ()) if job.scraper == scraper else ():
+            host, colon, port = labels.get("instance", "").rpartition(":")
+            form = {"instance": f"{host}:PORT"} if colon and port.isdigit() else {}
+            found.append({**labels, **form})
+    return found
 
 
 def _as_missing(pitfall: Pitfall) -> Missing:

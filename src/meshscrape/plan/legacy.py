@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 from meshscrape.istio import names
-from meshscrape.istio.allow_list import DnsScraper, SpiffeScraper, TrustDomainScraper
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, oldest, selects
 from meshscrape.kube.views.sidecar import Sidecars, sidecar
@@ -19,18 +18,18 @@ from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.plan.legacy_authorization import plan_authorization
 from meshscrape.plan.model import LEGACY_PORT, MANAGER, LegacySource, Refused
 from meshscrape.plan.workloads import (
     Context,
     PlannedWorkload,
-    default_control_plane,
+    istio_object,
     restarts_of,
     selector_of,
 )
 
 ADMIN_HOST = "gateway-admin.local"
 _ADMIN = "meshscrape-gateway-admin"
-_V1_SINCE = "1.22"
 _PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
 _SOURCES: dict[LegacySource, int] = {"merged": MERGED, "envoy": STATS}
 _SERVED: dict[LegacySource, str] = {"merged": "the merged metrics", "envoy": "Envoy's statistics alone"}
@@ -51,7 +50,7 @@ def plan_legacy(context: Context, target: PlannedWorkload) -> Refused | None:
         )
     if refused := _never_strict(context, target.workload):
         return refused
-    _authorization_policy(context, target)
+    plan_authorization(context, target)
     if target.workload.is_gateway:
         _gateway(context, target)
         patch = ProxyPatch(native.off(context, target.workload), announced)
@@ -80,17 +79,6 @@ def plan_legacy(context: Context, target: PlannedWorkload) -> Refused | None:
     return None
 
 
-def _object(context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable) -> Mutable:
-    plane = default_control_plane(context.observation)
-    version = "v1" if plane and plane.version.at_least(_V1_SINCE) else "v1beta1"
-    return {
-        "apiVersion": f"{group}/{version}",
-        "kind": kind,
-        "metadata": {"name": name, "namespace": namespace, "labels": {names.MANAGED_BY: MANAGER}},
-        "spec": spec,
-    }
-
-
 def _reason(context: Context) -> str:
     return f"serves {_SERVED[context.intent.legacy_source]} over mutual TLS on {LEGACY_PORT}"
 
@@ -110,49 +98,6 @@ def _note_left_out(context: Context, workload: ObservedWorkload) -> None:
 
 def _name(workload: ObservedWorkload) -> str:
     return f"meshscrape-{workload.name}"
-
-
-def _authorization_policy(context: Context, target: PlannedWorkload) -> None:
-    workload = target.workload
-    mesh = context.observation.mesh
-    principals: dict[str, None] = {}
-    for scraper in context.scrapers:
-        match scraper:
-            case SpiffeScraper(spiffe_id):
-                path = str(spiffe_id).removeprefix("spiffe://")
-                principals[path] = None
-                domain, _, rest = path.partition("/")
-                if domain == mesh.trust_domain:
-                    principals |= {f"{alias}/{rest}": None for alias in mesh.trust_domain_aliases}
-            case TrustDomainScraper(trust_domain):
-                principals[f"{trust_domain}/*"] = None
-            case DnsScraper():
-                context.draft.note(
-                    None,
-                    "dns-scraper-in-legacy",
-                    f"{scraper} cannot be allowed in legacy mode: Istio's policies know workloads only",
-                    "use --mode bootstrap for scrapers from outside the mesh",
-                )
-    # DENY with a negative match: an ALLOW policy would deny everything else on the workload.
-    # Behind the port is the whole of the agent's own server: all but reading the metrics is denied, too.
-    port = {"ports": [str(LEGACY_PORT)]}
-    rules = [
-        {
-            "from": [{"source": {"notPrincipals": list(principals) or ["-"]}}],
-            "to": [{"operation": port}],
-        },
-        {"to": [{"operation": {**port, "notPaths": [names.MERGED_PATH]}}]},
-        {"to": [{"operation": {**port, "notMethods": ["GET", "HEAD"]}}]},
-    ]
-    spec = {
-        "selector": {"matchLabels": selector_of(context, workload)},
-        "action": "DENY",
-        "rules": rules,
-    }
-    wanted = _object(
-        context, names.ISTIO_SECURITY, "AuthorizationPolicy", workload.namespace, _name(workload), spec
-    )
-    context.draft.ensure(wanted, f"lets only the scraper read {LEGACY_PORT}")
 
 
 def _never_strict(context: Context, workload: ObservedWorkload) -> Refused | None:
@@ -189,7 +134,7 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
         "selector": {"matchLabels": selector_of(context, workload)},
         "portLevelMtls": {str(LEGACY_PORT): {"mode": "STRICT"}},
     }
-    wanted = _object(
+    wanted = istio_object(
         context, names.ISTIO_SECURITY, "PeerAuthentication", workload.namespace, _name(workload), spec
     )
     context.draft.ensure(wanted, reason)
@@ -272,7 +217,9 @@ def _sidecar(context: Context, target: PlannedWorkload) -> None:
     spec["ingress"] = [*own, listener]
     # A Sidecar of the workload's own replaces the namespace's as a whole.
     spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
-    wanted = _object(context, names.ISTIO_NETWORKING, "Sidecar", workload.namespace, _name(workload), spec)
+    wanted = istio_object(
+        context, names.ISTIO_NETWORKING, "Sidecar", workload.namespace, _name(workload), spec
+    )
     context.draft.ensure(wanted, _reason(context))
 
 
@@ -344,7 +291,7 @@ def _gateway(context: Context, target: PlannedWorkload) -> None:
         ("VirtualService", name, service),
     ):
         context.draft.ensure(
-            _object(context, names.ISTIO_NETWORKING, kind, namespace, own_name, spec), _reason(context)
+            istio_object(context, names.ISTIO_NETWORKING, kind, namespace, own_name, spec), _reason(context)
         )
 
 

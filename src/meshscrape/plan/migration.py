@@ -86,9 +86,10 @@ def _policies(context: Context, workload: ObservedWorkload, remaining: list[Obse
     here = [each for each in remaining if each.namespace == workload.namespace and not each.is_gateway]
     for each in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", ISTIO_SECURITY):
         _peer_authentication(context, each.ref, workload, here)
-    ref = Ref(ISTIO_SECURITY, "AuthorizationPolicy", workload.namespace, f"meshscrape-{workload.name}")
-    if _ours(context.draft.get(ref)):
-        context.draft.delete(ref, _REASON)
+    for name in (f"meshscrape-{workload.name}", f"meshscrape-{workload.name}-allow"):
+        ref = Ref(ISTIO_SECURITY, "AuthorizationPolicy", workload.namespace, name)
+        if _ours(context.draft.get(ref)):
+            context.draft.delete(ref, _REASON)
 
 
 def _peer_authentication(

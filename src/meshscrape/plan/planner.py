@@ -24,7 +24,7 @@ from meshscrape.plan.credentials import plan_credentials
 from meshscrape.plan.edited_objects import EditedObjects, Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.hardening import plan_hardening
-from meshscrape.plan.holding import held_gates, hold
+from meshscrape.plan.holding import assess, held_gates, hold, label_notes
 from meshscrape.plan.injection import plan_injection
 from meshscrape.plan.legacy import plan_legacy
 from meshscrape.plan.migration import plan_removal
@@ -62,8 +62,11 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
     held = Held()
     for _ in range(_ATTEMPTS):
         drafted, context = _drafted(observation, inventory, intent, held)
-        if not drafted.changes or not hold(context, drafted, held):
+        if not drafted.changes:
             return drafted
+        assessment = assess(context, drafted)
+        if not hold(assessment, held):
+            return replace(drafted, notes=drafted.notes + label_notes(assessment))
     everything = (Missing("unsettled", "no part of the plan could be shown to be safe", "plan for less"),)
     held.workloads |= {target.ref: everything for target in context.targets}
     held.scrapers |= {scraper.ref: everything for scraper in observation.scrapers}

@@ -190,7 +190,7 @@ def _derived(
 
 def _options(context: Context, scraper: Scraper) -> kubernetes_sd.ClusterJobs:
     # Of all namespaces, whichever are planned for: only pods that announce a secure port are found.
-    directory = scraper.certs_mount or scraper_pod.CERTIFICATES
+    directory = scraper.certs_mount or scraper.output_certs or scraper_pod.CERTIFICATES
     applications = application_ports(context)
     return kubernetes_sd.ClusterJobs(
         directory, (), applications, keep_own_series=context.intent.keep_own_series

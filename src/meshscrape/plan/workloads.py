@@ -7,15 +7,16 @@ from dataclasses import dataclass, field
 from meshscrape.envoy.override import BOOTSTRAP_FILE, PREFIX
 from meshscrape.istio.allow_list import Scraper as AllowEntry
 from meshscrape.istio.allow_list import SpiffeScraper
-from meshscrape.istio.names import PILOT_AGENT_MERGE_ENVOY_STATS
+from meshscrape.istio.names import MANAGED_BY, PILOT_AGENT_MERGE_ENVOY_STATS
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig
+from meshscrape.observe.gateways import managed_deployment
 from meshscrape.observe.model import ControlPlane, ObservedJob
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
-from meshscrape.plan.edited_objects import EditedObjects
-from meshscrape.plan.model import LEGACY_PORT, Decided, Intent, Missing, Refused
+from meshscrape.plan.edited_objects import EditedObjects, Mutable
+from meshscrape.plan.model import LEGACY_PORT, MANAGER, Decided, Intent, Missing, Refused
 from meshscrape.spiffe.ids import SpiffeId
 
 NATIVE_SINCE = "1.31"
@@ -30,6 +31,7 @@ PLAINTEXT_PORTS = frozenset({STATS, MERGED})
 ABLE = ("prometheus", "operator", "vmagent")
 # The ConfigMap with the bootstrap override of a namespace's proxies.
 OVERRIDE_NAME = "meshscrape-bootstrap"
+_V1_SINCE = "1.22"
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
 
 
@@ -105,6 +107,10 @@ def merges_envoy(workload: ObservedWorkload) -> bool:
 
 def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]:
     """What a changed pod template restarts, in plain words."""
+    if workload.kind in ("gateway-api", "waypoint") and workload.ref.kind == "Gateway":
+        made = context.inventory.get(workload.ref)
+        name = managed_deployment(made).name if made else workload.name
+        return (f"Deployment {workload.namespace}/{name}",)
     if workload.ref.kind not in _RESTARTED:
         return ()
     count = len(workload.running)
@@ -178,3 +184,17 @@ def has_override(context: Context, workload: ObservedWorkload) -> bool:
     data = context.draft.get(Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override))
     text = str(dig(data, "data", BOOTSTRAP_FILE, default=""))
     return workload.bootstrap_override == OVERRIDE_NAME or f'"{PREFIX}_' in text
+
+
+def istio_object(
+    context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable
+) -> Mutable:
+    """Return an object of one of Istio's groups, in the API version that its control plane knows."""
+    plane = default_control_plane(context.observation)
+    version = "v1" if plane and plane.version.at_least(_V1_SINCE) else "v1beta1"
+    return {
+        "apiVersion": f"{group}/{version}",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}},
+        "spec": spec,
+    }

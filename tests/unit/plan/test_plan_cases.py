@@ -1,0 +1,181 @@
+"""Clusters of the kinds in which plans used to make something worse, each as small as it can be."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from meshscrape.kube.objects import Inventory
+from support.objects import (
+    cluster,
+    control_plane,
+    deployment,
+    injected_namespace,
+    istio,
+    meta,
+    namespace,
+    proxy_config,
+    service,
+)
+from support.planning import annotations, changed, codes, planned, refs, settled, template
+from support.planning import proxy_config as planned_config
+from support.scraping_objects import operated_prometheus, plain_prometheus, pod_monitor
+
+INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
+OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
+MOUNT = "sidecar.istio.io/userVolumeMount"
+
+
+def mesh(*objects: Any, version: str = "1.31.0", **workload: Any) -> Inventory:
+    return cluster(control_plane(version), injected_namespace(), deployment(**workload), service(), *objects)
+
+
+def test_a_certificate_without_a_scrape_class_gets_one() -> None:
+    """A Prometheus object with OUTPUT_CERTS, and a plaintext PodMonitor: the class has its own mount path."""
+    server = operated_prometheus()
+    del server["spec"]["scrapeClasses"]
+    plan = settled(mesh(server, pod_monitor("plain", secure=False)))
+    (found,) = changed(plan, "Prometheus")["spec"]["scrapeClasses"]
+    assert found["tlsConfig"]["certFile"] == "/etc/prom-certs/cert-chain.pem"
+    assert changed(plan, "PodMonitor", "meshscrape-plain")["spec"]["scrapeClass"] == found["name"]
+    assert len(plan.outcome.secured) == 1
+
+
+def test_a_policy_that_shuts_the_scraper_out_gets_one_beside_it() -> None:
+    """It admits the secure port from the scraper's pods; policies add up, so no other port opens."""
+    blocking = {
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta("deny"),
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{"ports": [{"port": 15020}]}]},
+    }  # fmt: skip
+    plan = settled(mesh(plain_prometheus(), blocking))
+    (rule,) = changed(plan, "NetworkPolicy")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": 15092, "protocol": "TCP"}]
+    assert len(plan.outcome.secured) == 1
+
+
+def test_no_policy_is_planned_where_none_shuts_the_scraper_out() -> None:
+    """A policy that selects pods denies all that it does not name: without need there is none."""
+    assert not [ref for ref in refs(settled(mesh(plain_prometheus()))) if ref[2].startswith("NetworkPolicy")]
+
+
+@pytest.mark.parametrize("space", ["default", "istio-system"])
+def test_an_allow_policy_admits_the_scraper_in_legacy_mode(space: str) -> None:
+    """Beside ALLOW policies of the namespace or of the mesh: this port, this path, reading only."""
+    allow = istio("security", "AuthorizationPolicy", "nothing", space, {})
+    plan = settled(mesh(plain_prometheus(), allow, version="1.29.2"), mode="legacy")
+    spec = changed(plan, "AuthorizationPolicy", "meshscrape-httpbin-allow")["spec"]
+    assert spec["action"] == "ALLOW"
+    (rule,) = spec["rules"]
+    assert rule["from"][0]["source"]["principals"] == ["cluster.local/ns/monitoring/sa/prometheus"]
+    assert rule["to"][0]["operation"] == {
+        "ports": ["15091"], "paths": ["/stats/prometheus"], "methods": ["GET", "HEAD"],
+    }  # fmt: skip
+
+
+def test_an_allow_policy_goes_with_the_last_other_one() -> None:
+    """Alone it would deny everything but the scrapes."""
+    allow = istio("security", "AuthorizationPolicy", "nothing", "default", {})
+    before = mesh(plain_prometheus(), allow, version="1.29.2")
+    after = planned(before, mode="legacy").apply(before)
+    left = cluster([each.data for each in after if each.ref.name != "nothing"])
+    plan = planned(left, mode="legacy")
+    assert ("listeners", "delete", "AuthorizationPolicy/meshscrape-httpbin-allow") in refs(plan)
+
+
+def test_an_injected_scraper_is_no_longer_intercepted() -> None:
+    """Its sidecar is there for the certificate alone; clients in the mesh are told."""
+    server = plain_prometheus(labels={"app": "prometheus", "sidecar.istio.io/inject": "true"})
+    plan = settled(mesh(server))
+    found = annotations(plan, name="prometheus")
+    assert (found[INBOUND], found[OUTBOUND]) == ("", "")
+    assert template(plan, name="prometheus")["metadata"]["labels"]["security.istio.io/tlsMode"] == "disabled"
+
+
+def test_a_volume_that_is_mounted_already_is_used() -> None:
+    """One volume at one path: a second one there and the API server refuses the pod."""
+    server, config = plain_prometheus(
+        labels={"app": "prometheus", "sidecar.istio.io/inject": "true"},
+        annotations={
+            **proxy_config({"OUTPUT_CERTS": "/etc/mine"}),
+            "sidecar.istio.io/userVolume": '{"mine": {"emptyDir": {"medium": "Memory"}}}',
+            MOUNT: '{"mine": {"mountPath": "/etc/mine"}}',
+        },
+    )
+    plan = settled(mesh(server, config))
+    assert json.loads(annotations(plan, name="prometheus")[MOUNT]) == {"mine": {"mountPath": "/etc/mine"}}
+    spec = template(plan, name="prometheus")["spec"]
+    assert {"name": "mine", "mountPath": "/etc/mine", "readOnly": True} in spec["containers"][0][
+        "volumeMounts"
+    ]
+    assert {"name": "mine", "emptyDir": {"medium": "Memory"}} in spec["volumes"]
+    text = changed(plan, "ConfigMap", "prometheus")["data"]["prometheus.yml"]
+    secure = [job for job in yaml.safe_load(text)["scrape_configs"] if job.get("scheme") == "https"]
+    assert secure[0]["tls_config"]["cert_file"] == "/etc/mine/cert-chain.pem"
+
+
+@pytest.mark.parametrize(
+    ("api", "kind"),
+    [("serving.knative.dev/v1", "Revision"), ("elasticsearch.k8s.elastic.co/v1", "Elasticsearch")],
+)
+def test_a_template_of_another_controller_is_left_alone(api: str, kind: str) -> None:
+    """The controller takes the change back: the owner is named."""
+    made = deployment()
+    made["metadata"]["ownerReferences"] = [
+        {"apiVersion": api, "kind": kind, "name": "owner", "uid": "1", "controller": True}
+    ]
+    plan = settled(cluster(control_plane(), injected_namespace(), made, service(), plain_prometheus()))
+    assert plan.changes == ()
+    assert "template-owned" in codes(plan)
+    assert plan.outcome.refused == ("Deployment.apps default/httpbin",)
+
+
+def test_the_operators_own_stateful_set_is_not_touched() -> None:
+    """The Operator takes that back within seconds: the Prometheus object is what changes."""
+    made = deployment("prometheus-main", "monitoring", kind="StatefulSet")
+    made["metadata"]["ownerReferences"] = [
+        {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "name": "main", "uid": "1",
+         "controller": True}
+    ]  # fmt: skip
+    plan = settled(
+        mesh(operated_prometheus(), made, injected_namespace("monitoring"), pod_monitor(secure=False))
+    )
+    assert not [ref for ref in refs(plan) if ref[2].startswith("StatefulSet")]
+    assert plan.outcome.refused == ()
+
+
+def test_statistics_that_are_not_merged_get_a_port_of_their_own() -> None:
+    """PILOT_AGENT_MERGE_ENVOY_STATS=false: the merged port has no statistics of Envoy."""
+    workload = proxy_config({"PILOT_AGENT_MERGE_ENVOY_STATS": "false"})
+    plan = settled(mesh(plain_prometheus(), annotations=workload))
+    variables = planned_config(plan, name="httpbin")["proxyMetadata"]
+    assert variables["ENVOY_SECURE_METRICS_PORT"] == "15091"
+    assert annotations(plan, name="httpbin")["prometheus.istio.io/secure-envoy-port"] == "15091"
+    text = changed(plan, "ConfigMap", "prometheus")["data"]["prometheus.yml"]
+    names = {job["job_name"].partition("/")[0] for job in yaml.safe_load(text)["scrape_configs"]}
+    assert {"istio-secure-merged-metrics", "istio-secure-envoy-metrics"} <= names
+
+
+def test_a_scraper_in_ambient_mode_gets_no_sidecar() -> None:
+    """A sidecar would take it out of ztunnel, which carries its scrapes."""
+    plan = settled(mesh(namespace("monitoring", dataplane="ambient"), plain_prometheus()))
+    assert not [ref for ref in refs(plan) if ref[2] == "Deployment/prometheus"]
+    assert "ambient-scraper" in codes(plan)
+
+
+def test_a_broken_annotation_refuses_the_workload() -> None:
+    """Istio's injector refuses such pods: a restart would leave the workload without any."""
+    broken = {"proxy.istio.io/config": "proxyMetadata: {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: true}"}
+    plan = settled(mesh(plain_prometheus(), annotations=broken))
+    assert plan.changes == ()
+    assert "never-starts" in codes(plan)
+
+
+def test_nothing_is_added_after_a_new_prometheus() -> None:
+    """A default plan after --prometheus operator finds its monitors, and adds no second one."""
+    before = mesh(namespace("monitoring"))
+    after = planned(before, prometheus="operator").apply(before)
+    plan = settled(after)
+    assert not [ref for ref in refs(plan) if ref[2].startswith("PodMonitor")]
