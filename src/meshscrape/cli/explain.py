@@ -1,4 +1,4 @@
-"""`meshscrape explain`: why a target is down or refused, step by step."""
+"""`meshscrape explain`: explain step by step why a target is down or refused."""
 
 from __future__ import annotations
 
@@ -35,45 +35,51 @@ _COLOURS = {"ok": "green", "note": "yellow", "broken": "red", "skipped": None}
 @STATE
 @click.option(
     "--as", "scraper", default="", metavar="NAMESPACE/NAME",
-    help="Workload to scrape as; by default the mesh's Prometheus.",
+    help="Scrape as this workload.  [default: the mesh's Prometheus]",
 )  # fmt: skip
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 600), default=5.0, show_default=True, metavar="SECONDS",
-    help="How long to wait for each connection and each answer.",
+    help="How long to wait for each connection and each answer, in seconds.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option(
     "--proxy", metavar="IP:PORT",
-    help="For a target of a `meshscrape proxy` that stands alone: where it takes scrapes (its --listen).",
+    help="Explain a target of the `meshscrape proxy` that listens here; no mesh is needed.",
 )  # fmt: skip
 @click.option(
-    "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: same IP, port 15095]"
+    "--discovery",
+    metavar="IP:PORT",
+    help="With --proxy: the address of its --discovery.  [default: same IP, port 15095]",
 )
 @click.option(
     "--token-file", type=click.Path(path_type=Path), metavar="FILE",
-    help="With --proxy: its token.  [default: token, in the proxy's default --dir]",
+    help="With --proxy: the file with its token.  [default: token in the proxy's default --dir]",
 )  # fmt: skip
 @click.option(
     "--credentials", "credentials", multiple=True, metavar="[TRUST_DOMAIN=]DIR",
-    help="With --proxy: its --credentials; repeatable.",
+    help="With --proxy: the directory of its --credentials (repeatable).",
 )  # fmt: skip
 def command(
     target: str, state: Path | None, scraper: str, timeout: float, output: str, proxy: str | None,
     discovery: str | None, token_file: Path | None, credentials: tuple[str, ...],
 ) -> int:  # fmt: skip
-    """Say why TARGET is down or refused, from the scraper's certificate to Prometheus, and what to do.
+    """Explain why TARGET is down or refused, step by step, and what to do.
 
     TARGET is a workload (NAME or NAMESPACE/NAME: all its targets), ADDRESS:PORT, or a target's URL as
-    Prometheus shows it. With --proxy no mesh is needed: the targets are those of that proxy's HTTP SD.
+    Prometheus shows it. With --proxy, explain a target of a scrape proxy that runs without a mesh.
     Exit codes: 0 healthy, 1 something is wrong, 2 could not run.
     """
     timeouts = Timeouts(timeout, timeout, timeout, 3 * timeout)
     if proxy is not None:
         if state is not None or scraper:
-            raise InputError("--proxy goes with neither --state nor --as: it asks no mesh", where="--proxy")
+            raise InputError(
+                "--proxy cannot be combined with --state or --as", where="--proxy", remedy="leave them out"
+            )
         found = _standalone(target, proxy, discovery, token_file, credentials, timeouts)
     elif discovery or token_file or credentials:
-        raise InputError("--discovery, --token-file and --credentials go with --proxy")
+        raise InputError(
+            "--discovery, --token-file and --credentials need --proxy", remedy="add --proxy IP:PORT"
+        )
     else:
         mesh = parse_mesh(read_status(state_path(state)))
         targets = find_targets(mesh, target)
@@ -89,10 +95,10 @@ def _standalone(
     target: str, proxy: str, discovery: str | None, token_file: Path | None, credentials: Sequence[str],
     timeouts: Timeouts,
 ) -> tuple[Explanation, ...]:  # fmt: skip
-    """What a proxy without a mesh is asked for."""
+    """Explain a target of a proxy without a mesh."""
     if not credentials:
         raise InputError(
-            "the proxy's credentials are needed", where="--credentials", remedy="name the proxy's directory"
+            "the proxy's credentials are needed", where="--credentials", remedy="name their directory"
         )
     host, port = parse_host_port(proxy, "--proxy")
     asked = parse_host_port(discovery, "--discovery") if discovery else (host, PROXY_DISCOVERY_PORT)
@@ -102,7 +108,7 @@ def _standalone(
 
 
 def _lines(explanation: Explanation) -> Iterator[str]:
-    """The target, its steps, and at the broken one what to do."""
+    """Yield the lines for one target: its steps, and the remedy of the broken one."""
     target = explanation.target
     title = f"{target.title} " if target.title else ""
     yield click.style(f"{title}{target.url if target.port else ''}".rstrip(), bold=True)
@@ -117,7 +123,7 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 
 
 def _document(found: tuple[Explanation, ...]) -> dict[str, Any]:
-    """The Explanation document (docs/explain.md)."""
+    """Return the Explanation document (docs/explain.md)."""
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": "Explanation",

@@ -1,4 +1,4 @@
-"""`meshscrape verify`: prove from outside who may scrape what."""
+"""`meshscrape verify`: prove from outside who can scrape what."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _SHORTEST, _LONGEST = 1, 24 * 3600
 
 
 class ProgressBar:
-    """A bar on stderr; nothing at all when that is no terminal or `quiet`."""
+    """A progress bar on stderr; nothing with `quiet` or when stderr is not a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         self._bar = Progress(
@@ -53,8 +53,8 @@ class ProgressBar:
         self._bar.stop()
 
     def __call__(self, done: int, total: int, message: str) -> None:
-        """Show how far verification is."""
-        # Drawing costs more than many a probe.
+        """Show how many probes have ended."""
+        # Drawing costs more than most probes.
         if done < total and (now := monotonic()) - self._drawn < _REDRAW:
             return
         self._drawn = now if done < total else 0.0
@@ -64,7 +64,7 @@ class ProgressBar:
 
 
 def print_report(report: Report, form: Format) -> None:
-    """Write the report to stdout: coloured and as wide as the terminal, if it is one."""
+    """Write the report to stdout. On a terminal it is coloured and as wide as the terminal."""
     terminal = sys.stdout.isatty()
     color = terminal and "NO_COLOR" not in os.environ
     width = shutil.get_terminal_size().columns if terminal else _UNLIMITED
@@ -76,7 +76,11 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
 
 
 @click.command("verify")
-@click.option("--state", type=click.Path(path_type=Path), help="State directory of the mesh.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    help="State directory of the mesh.  [default: the one that `up` uses]",
+)
 @click.option(
     "-o", "--output", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True
 )
@@ -85,44 +89,54 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     "scraper",
     default="",
     metavar="NAMESPACE/NAME",
-    help="Workload to scrape as; by default the mesh's Prometheus.",
+    help="Scrape as this workload.  [default: the mesh's Prometheus]",
 )
-@click.option("--only", multiple=True, callback=_names, metavar="CHECK,…", help="Make only these checks.")
-@click.option("--skip", multiple=True, callback=_names, metavar="CHECK,…", help="Leave these checks out.")
+@click.option(
+    "--only", multiple=True, callback=_names, metavar="CHECK,…", help="Make only these checks (repeatable)."
+)
+@click.option(
+    "--skip", multiple=True, callback=_names, metavar="CHECK,…", help="Leave out these checks (repeatable)."
+)
 @click.option(
     "--patience",
     type=click.FloatRange(0, 600),
     default=15.0,
     show_default=True,
     metavar="SECONDS",
-    help="How long Prometheus may take to see what has just come.",
+    help="How long to wait for Prometheus to discover new targets, in seconds.",
 )
-@click.option("--watch", "watching", is_flag=True, help="Repeat the checks until a signal; a line per run.")
 @click.option(
-    "--interval", default="60s", show_default=True, metavar="DURATION", help="With --watch: from run to run."
+    "--watch", "watching", is_flag=True, help="Repeat the checks until a signal; print a line per run."
+)
+@click.option(
+    "--interval",
+    default="60s",
+    show_default=True,
+    metavar="DURATION",
+    help="With --watch: time from the start of a run to the next start.",
 )
 @click.option(
     "--metrics",
     metavar="[ADDRESS:]PORT",
-    help="With --watch: serve the results as metrics, in plaintext; on loopback without an ADDRESS.",
+    help="With --watch: serve the results as metrics in plaintext, on loopback unless ADDRESS is given.",
 )
 @click.option(
     "--html",
     "page_file",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the report as one page, too: the mesh in a picture, findings, certificates.",
+    help="Also write the report as one HTML page with a picture of the mesh.",
 )
-@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress bar.")
 def command(
     state: Path | None, output: Format, scraper: str, only: frozenset[str], skip: frozenset[str],
     patience: float, watching: bool, interval: str, metrics: str | None, page_file: Path | None,
     quiet: bool,
 ) -> int:  # fmt: skip
-    """Visit every port of the running mesh as the scraper, as a stranger and as an attacker.
+    """Visit every port of the running mesh as the scraper, as strangers and as an attacker, and judge it.
 
-    Exit codes: 0 no finding, 1 findings, 2 could not run, 129, 130 or 143 interrupted; with --watch those of
-    the last run, whatever signal ended it. docs/verify.md has every check.
+    Exit codes: 0 no finding, 1 findings, 2 could not run; 129, 130, 143 ended by HUP, INT, TERM. With --watch
+    it is the exit code of the last run. docs/verify.md explains every check.
     """
     if page_file is not None:
         check_page(page_file)
@@ -133,7 +147,7 @@ def command(
         with ProgressBar(quiet) as progress:
             return watch(place, asked, output == "json", progress, page_file)
     if metrics is not None:
-        raise InputError("metrics are of --watch", where="--metrics", remedy="add --watch")
+        raise InputError("metrics are served with --watch only", where="--metrics", remedy="add --watch")
     return _once(place, options, output, page_file, quiet)
 
 
@@ -144,14 +158,18 @@ def _watch_options(
     if not _SHORTEST <= seconds <= _LONGEST:
         raise InputError("out of range", where="--interval", remedy="use 1s to 24h")
     if output == "junit":
-        raise InputError("JUnit XML is one report", where="--watch", remedy="use -o table or -o json")
+        raise InputError(
+            "--watch cannot write JUnit XML, which is one report",
+            where="-o",
+            remedy="use -o table or -o json",
+        )
     check_options(options)
     return WatchOptions(options, seconds, metrics=metrics_address(metrics) if metrics is not None else None)
 
 
 def _once(place: Path, options: VerifyOptions, output: Format, page_file: Path | None, quiet: bool) -> int:
     status = read_status(place)
-    # One run and then the end: looking for cycles among a large mesh's probes would cost more than it frees.
+    # The process ends after one run. Collecting cycles among a large mesh's probes costs more than it frees.
     gc.disable()
     with ProgressBar(quiet) as progress:
         report = life.run(verify(status, options, progress))

@@ -1,4 +1,4 @@
-"""How `meshscrape verify --watch` tells of its runs, and how it ends."""
+"""Run `meshscrape verify --watch` until a signal, and print its runs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from meshscrape.verify.watch import METRICS_PATH, Run, Watch, WatchOptions
 def watch(
     state: Path, options: WatchOptions, as_json: bool, progress: Progress, page_file: Path | None
 ) -> int:
-    """Watch the mesh of `state` until a signal; the exit code is the last run's, 128 + signal before one.
+    """Watch the mesh of `state` until a signal. Return the last run's exit code, 128 + signal before a run.
 
-    A line per run goes to stdout (with `as_json` one document per line); `page_file` is written after each.
+    Each run is a line on stdout (with `as_json` a document per line). `page_file` is written after each run.
     """
 
     def tell(run: Run) -> None:
@@ -37,8 +37,8 @@ def watch(
             try:
                 write_page(page_file, run.history.report, run.history.failure)
             except MeshscrapeError as error:
-                # The metrics are worth more than the page: a full disk must not end them.
-                say(f"the page stays as it was: {error}")
+                # A full disk must not end the watch: its metrics are still served.
+                say(f"the page could not be written and stays as it was: {error}")
         now = utcnow()
         for line in [_json_line(run, now)] if as_json else _lines(run, now):
             click.echo(line)
@@ -55,7 +55,7 @@ def watch(
 
 
 def _lines(run: Run, now: datetime) -> Iterator[str]:
-    """One line per run, then one per finding that is new or gone."""
+    """Yield a line for the run, then one for each finding that is new or gone."""
     history = run.history
     said = summary(run.report) if run.report else f"COULD NOT RUN: {history.failure}"
     yield f"{now:%Y-%m-%dT%H:%M:%SZ} run {history.number}: {said}; next in {run.next_in:.0f} s"
@@ -71,7 +71,7 @@ def _finding(finding: Finding) -> str:
 
 
 def _json_line(run: Run, now: datetime) -> str:
-    """The VerifyReport of the run, or why there is none, without line breaks."""
+    """Return the VerifyReport of the run, or a VerifyFailure, on one line."""
     if run.report is not None:
         return json.dumps(document(run.report))
     failed = {"apiVersion": DOCUMENT_VERSION, "kind": "VerifyFailure"}

@@ -1,1 +1,1 @@
-"""Whole Envoy configurations: sidecar, gateway, and the files they watch. Pure."""
+"""Whole Envoy configurations of sidecars, gateways and the scrape proxy, and the files they watch (pure)."""

@@ -1,4 +1,4 @@
-"""The whole configuration of one Envoy: its bootstrap, the files that it watches, its command line."""
+"""Build the configuration of one Envoy: its bootstrap, the files that it watches, its command line."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ WORKERS = 2
 
 
 def bootstrap(options: SidecarOptions) -> Resource:
-    """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret.
+    """Return Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`, without secrets.
 
-    Raises InputError when no pod address is known, or the application's ports would lead to themselves.
+    InputError when no pod address is known, or the application's ports would lead to themselves.
     """
     _check(options)
     limits = _connection_limits(options)
@@ -42,9 +42,9 @@ def bootstrap(options: SidecarOptions) -> Resource:
 
 
 def dynamic_files(options: SidecarOptions, scrapers: tuple[Scraper, ...]) -> dict[str, Resource]:
-    """The files of `options.files_dir`, by name, to be there before Envoy starts.
+    """Return the files of `options.files_dir`, by name. They must exist before Envoy starts.
 
-    To change who may scrape while Envoy runs, replace SCRAPERS_FILE by a rename. The other files stay;
+    To change the allow list while Envoy runs, replace SCRAPERS_FILE by a rename. The other files stay:
     Envoy follows the credentials directory by itself.
     """
     directory = options.secrets.credentials_dir
@@ -65,11 +65,11 @@ def dynamic_files(options: SidecarOptions, scrapers: tuple[Scraper, ...]) -> dic
 def envoy_arguments(
     bootstrap_path: str, workers: int = WORKERS, *, drain_seconds: int = 5, flush_milliseconds: int = 1000
 ) -> list[str]:
-    """Envoy's command line, without the program; its working directory is where the admin socket belongs.
+    """Return Envoy's arguments. Its working directory must be the one of the admin socket.
 
-    Hot restart is off, and with it shared memory and an abstract socket: any process of the pod could take
-    the listeners over that one, or stop Envoy. Files that Envoy does not fully understand are refused, so
-    that a misspelled rule is never half a rule. Log lines wait for `flush_milliseconds` at most.
+    Hot restart is off, because it opens shared memory and an abstract socket, through which any process of
+    the pod could take over the listeners or stop Envoy. Unknown fields in watched files are refused: Envoy
+    would otherwise ignore a misspelled part of a rule. Log lines are flushed after `flush_milliseconds`.
     """
     return [
         "--config-path", bootstrap_path,
@@ -115,13 +115,15 @@ def _clusters(options: SidecarOptions) -> list[Resource]:
 
 
 def _inbound(options: SidecarOptions) -> tuple[InboundPort, ...]:
-    """The application's ports; a gateway has none."""
+    """Return the application's ports; a gateway has none."""
     return options.inbound if options.role == "sidecar" else ()
 
 
 def _connection_limits(options: SidecarOptions) -> dict[str, int]:
-    """The most connections of each listener, by its name. Their sum bounds the process: no port's clients
-    can use up what another port has been promised."""
+    """Return the limit of connections of each listener, by its name.
+
+    The sum of the limits bounds the process, so that clients of one port cannot take the places of another.
+    """
     limits = {
         f"{port.name}_{port.port}": bounds.SECURE_CONNECTIONS if port.secure else bounds.PLAINTEXT_CONNECTIONS
         for port in metrics.metrics_ports(options)

@@ -1,4 +1,4 @@
-"""The listeners of a running Envoy as a table, in the style of `istioctl proxy-config listeners`."""
+"""List the listeners of a running Envoy, in the style of `istioctl proxy-config listeners` (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TLS = "DownstreamTlsContext"
 
 @dataclass(frozen=True, slots=True)
 class ListenerRow:
-    """One filter chain on one address: where, which connections (`match`), and to what they lead."""
+    """One filter chain on one address: which connections it takes (`match`) and where they lead."""
 
     address: str
     port: int
@@ -23,7 +23,7 @@ class ListenerRow:
 
 
 def listeners_table(config_dump: Mapping[str, Any]) -> list[ListenerRow]:
-    """The rows for Envoy's `/config_dump` document, by port and address.
+    """Return the rows for Envoy's `/config_dump` document, by port and address.
 
     `match` is `Trans: tls` for chains that speak TLS and `ALL` for those that take anything; `destination`
     is a cluster or the paths that are served, a prefix with a star. Listeners on Unix sockets are left out.

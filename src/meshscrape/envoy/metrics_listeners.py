@@ -1,4 +1,4 @@
-"""The ports of the proxy itself: statistics, merged metrics and health, in the clear and over mutual TLS."""
+"""Build the proxy's own ports: statistics, merged metrics and health, in plaintext and over mutual TLS."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ HANDSHAKE_LOG = {
 
 @dataclass(frozen=True, slots=True)
 class MetricsPort:
-    """A port of the proxy itself; each has a cluster of its own, so that none can starve another."""
+    """A port of the proxy itself. Each has a cluster of its own, so that no port can starve another."""
 
     name: str
     addresses: tuple[str, ...]
@@ -61,7 +61,7 @@ class MetricsPort:
 
 
 def metrics_ports(options: SidecarOptions) -> tuple[MetricsPort, ...]:
-    """The ports that are on, with the addresses where they are open."""
+    """Return the ports that are on, with the addresses where they are open."""
     return tuple(port for port in _ports(options) if port.port and port.addresses)
 
 
@@ -83,7 +83,7 @@ def _ports(options: SidecarOptions) -> Iterator[MetricsPort]:
 
 
 def metrics_listener(options: SidecarOptions, port: MetricsPort) -> Resource:
-    """The listener of one port: exact paths, GET and HEAD, bounded in everything a client can take."""
+    """Return the listener of one port: exact paths, GET and HEAD, and bounds on what a client can hold."""
     name = f"{port.name}_{port.port}"
     manager = http.Manager(
         name=name,
@@ -105,7 +105,7 @@ def metrics_listener(options: SidecarOptions, port: MetricsPort) -> Resource:
 
 
 def metrics_cluster(port: MetricsPort) -> Resource:
-    """The cluster behind one port."""
+    """Return the cluster behind one port."""
     return clusters.static_cluster(
         port.name,
         port.upstream,

@@ -18,17 +18,17 @@ SCRAPERS_FILTER = "scrapers"
 
 
 def certificate(options: SidecarOptions) -> Resource:
-    """The reference to the workload's own certificate."""
+    """Return the reference to the workload's own certificate."""
     return secret_reference(CERTIFICATE, f"{options.files_dir}/{CERTIFICATE_FILE}")
 
 
 def mesh_roots(options: SidecarOptions) -> Resource:
-    """The reference to the mesh's roots."""
+    """Return the reference to the mesh's roots."""
     return secret_reference(ROOTS, f"{options.files_dir}/{ROOTS_FILE}")
 
 
 def scraper_roots(options: SidecarOptions) -> Resource:
-    """The reference to the roots of those who may scrape: the mesh's, or these and the scrapers' own."""
+    """Return the reference to the roots of scrapers: the mesh's, and the scrapers' own if there are any."""
     if options.secrets.scrapers_bundle is None:
         return mesh_roots(options)
     return secret_reference(SCRAPER_ROOTS, f"{options.files_dir}/{SCRAPER_ROOTS_FILE}")

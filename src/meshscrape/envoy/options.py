@@ -1,4 +1,4 @@
-"""What a whole Envoy configuration is made from."""
+"""The options of a whole Envoy configuration."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class SecretFiles:
     """Where the credentials are: a directory whose files stand behind a link that one rename switches.
 
     `scrapers_bundle` is the name of a file in that directory with every root that may vouch for a scraper
-    (normally SCRAPERS_BUNDLE); None when that is the mesh alone. A listener has one list of roots, so whoever
-    runs a CA of that bundle could also issue the mesh's SPIFFE IDs to itself: constrain such a CA's names.
+    (normally SCRAPERS_BUNDLE); None when only the mesh's roots may. A listener has one list of roots, so a
+    CA of that bundle could also issue the mesh's SPIFFE IDs: use a CA whose names are constrained.
     """
 
     credentials_dir: str
@@ -74,5 +74,5 @@ class SidecarOptions:
 
     @property
     def everywhere(self) -> tuple[str, ...]:
-        """The pod's addresses and the inside one, each once."""
+        """Return the pod's addresses and the inside address, each once."""
         return tuple(dict.fromkeys((*self.pod_addresses, self.inside_address)))

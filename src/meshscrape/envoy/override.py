@@ -1,9 +1,9 @@
-"""The local mesh's secure listeners as a bootstrap override for the proxies of a stock Istio.
+"""Build meshscrape's secure listeners as a bootstrap override for the proxies of a stock Istio.
 
-Istio's agent passes the override to Envoy as `--config-yaml`, which is merged into its own bootstrap as
-protobuf merges messages: what is repeated is appended. So nothing here has a name that Istio's bootstrap
-uses (a second cluster of a name stops Envoy, a second listener of a name is ignored), and its clusters are
-only referred to: `prometheus_stats` (Envoy's admin), `agent` (15020), `sds-grpc` (the agent's secrets).
+Istio's agent passes the override to Envoy as `--config-yaml`. Envoy merges it into Istio's bootstrap as
+protobuf merges messages: repeated fields are appended. So no name here may be one of Istio's bootstrap (a
+second cluster of a name stops Envoy, a second listener of a name is ignored). Istio's clusters are only
+referred to: `prometheus_stats` (Envoy's admin), `agent` (15020), `sds-grpc` (the agent's secrets).
 Names seen in istio/istio `tools/packaging/common/envoy_bootstrap.json`, 1.14 to 1.31.
 """
 
@@ -21,7 +21,7 @@ DIRECTORY = "/etc/istio/custom-bootstrap"
 BOOTSTRAP_FILE = "custom_bootstrap.json"
 SCRAPERS_FILE = "scrapers.json"
 PREFIX = "meshscrape"
-# One argument of a program: Linux takes 131,071 bytes, of which some are for the user's own override.
+# Linux allows 131,071 bytes in one argument of a program. Some of them are left to the user's own override.
 LIMIT_BYTES = 100_000
 
 _STATS_CLUSTER = "prometheus_stats"
@@ -38,7 +38,7 @@ _REFUSED = (
 
 @dataclass(frozen=True, slots=True)
 class OverrideOptions:
-    """What the listeners are made of; a port of 0 is off.
+    """The options of the listeners; a port of 0 is off.
 
     `addresses` are wildcards: `0.0.0.0`, `::`, or both on dual stack. `directory` is where the proxy sees
     the ConfigMap, and `list_name` what a refused client is told to look at.
@@ -52,9 +52,9 @@ class OverrideOptions:
 
 
 def override(options: OverrideOptions) -> Resource:
-    """The override (a part of config.bootstrap.v3.Bootstrap) as data for `json.dumps`.
+    """Return the override (a part of config.bootstrap.v3.Bootstrap) as data for `json.dumps`.
 
-    Who may scrape stands in the file SCRAPERS_FILE beside it, which Envoy follows while it runs.
+    The allow list is in the file SCRAPERS_FILE beside it, which Envoy follows while it runs.
     """
     found = _listeners(options)
     limits = dict(listeners.connection_limit(str(each["name"]), bounds.SECURE_CONNECTIONS) for each in found)
@@ -63,14 +63,14 @@ def override(options: OverrideOptions) -> Resource:
 
 
 def allow_list(scrapers: tuple[Scraper, ...]) -> Resource:
-    """The content of SCRAPERS_FILE. An empty list lets nobody in."""
+    """Return the content of SCRAPERS_FILE. An empty list refuses every client."""
     config = _fails_closed(authorization.scrapers_filter(scrapers))
     extension = typed("envoy.config.core.v3.TypedExtensionConfig", name=_SCRAPERS_FILTER, typed_config=config)
     return {"resources": [extension]}
 
 
 def is_ours(name: str) -> bool:
-    """Whether a listener or layer of this name comes from `override`."""
+    """Return whether a listener or layer of this name comes from `override`."""
     return name == PREFIX or name.startswith(f"{PREFIX}_")
 
 
@@ -98,7 +98,7 @@ def _listener(
     for path in paths:
         table.append(routes.get_route(path, cluster, bounds.SCRAPE_TIMEOUT, queries))
         table.append(routes.other_methods(path))
-    # zstd is not in every Envoy that this is for, and an unknown extension would keep it from starting.
+    # Not every Envoy of Istio has zstd, and Envoy does not start with an unknown extension.
     gzip = [each for each in http.compressors() if str(each["name"]).endswith("gzip")]
     manager = http.Manager(
         name=name,
@@ -115,12 +115,12 @@ def _listener(
     )
     chain = listeners.filter_chain(http.connection_manager(manager), transport_socket=socket)
     resource = listeners.listener(name, options.addresses, port, [chain])
-    # Each has a bound of its own; the proxy's traffic must not keep the scraper out, nor the other way round.
+    # Each listener has a limit of its own: the proxy's traffic must not keep the scraper out, and vice versa.
     return {**resource, "ignore_global_conn_limit": True}
 
 
 def _scrapers_filter(directory: str) -> Resource:
-    """The allow list, read again when the ConfigMap's volume is switched; without it, nobody gets in."""
+    """Return the filter that follows the allow list in the ConfigMap's volume. Without one it refuses all."""
     default = _fails_closed(authorization.scrapers_filter(()))
     source = {"path": f"{directory}/{SCRAPERS_FILE}", "watched_directory": {"path": directory}}
     discovery: Resource = {
@@ -133,13 +133,15 @@ def _scrapers_filter(directory: str) -> Resource:
 
 
 def _fails_closed(rbac: Resource) -> Resource:
-    """Envoy takes the matcher where it knows it. One too old drops that field, as the agent tells it to;
-    then these rules are left, which let nobody in: without any, the filter would let everybody in."""
+    """Return the filter with rules that refuse every client, for an Envoy that does not know matchers.
+
+    Istio's agent lets Envoy ignore unknown fields. Without any rules the filter would admit every client.
+    """
     return {**rbac, "rules": {"action": "ALLOW", "policies": {}}}
 
 
 def _secrets() -> Resource:
-    """Where the agent of the pod hands out certificates and roots (config.core.v3.ConfigSource)."""
+    """Return where the pod's agent serves certificates and roots (config.core.v3.ConfigSource)."""
     api: Resource = {
         "api_type": "GRPC",
         "transport_api_version": "V3",

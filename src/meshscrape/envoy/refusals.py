@@ -1,7 +1,7 @@
-"""Why the scrape proxy refuses or fails a scrape: one catalogue for Envoy, its metrics and its explanations.
+"""The reasons why the scrape proxy refuses or fails a scrape: one catalogue for Envoy, metrics and `explain`.
 
-Envoy itself decides, by the first condition of the catalogue that is met, and says the reason in the body
-and in the header `REASON_HEADER` of its answer. Sources: Envoy's response flags and details
+Envoy decides by the first condition of the catalogue that is met. It writes the reason into the body and
+into the header `REASON_HEADER` of its answer. Sources: Envoy's response flags and details
 ("Access logging", "Response Code Details"), BoringSSL's error names, all seen with Envoy 1.40.
 """
 
@@ -15,10 +15,10 @@ UNKNOWN_ROUTE = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One reason: the `status` of the answer, `when` it applies (a CEL expression), what to say about it.
+    """One reason: the `status` of the answer, `when` it applies (a CEL expression), meaning and remedy.
 
-    `detail` is what Envoy adds to the body (its command operators). Without `when`, Envoy gives no answer
-    that could say so: the proxy tells it from the log.
+    `detail` is what Envoy adds to the body (its command operators). A reason without `when` is not in an
+    answer of Envoy: the proxy finds it in the log.
     """
 
     reason: str
@@ -159,12 +159,12 @@ _BY_REASON = {each.reason: each for each in CATALOGUE}
 
 
 def refusal_of(reason: str) -> Refusal | None:
-    """The catalogue's entry, None for a word that is no reason."""
+    """Return the catalogue's entry, None for a word that is not a reason."""
     return _BY_REASON.get(reason)
 
 
 def classify(status: int, flags: str, reason: str, *, connected: bool) -> str:
-    """The reason for one line of the proxy's log, empty for a scrape that went well.
+    """Return the reason for one line of the proxy's log, empty for a successful scrape.
 
     `reason` is what Envoy answered in `REASON_HEADER`; `flags` are its response flags; `connected` is whether
     a connection to the target was there.

@@ -1,6 +1,6 @@
-"""The scraper's Envoy: a forward proxy that reaches known targets alone, over mutual TLS, each checked.
+"""Build the scraper's Envoy: a forward proxy to known targets, over mutual TLS, that checks each identity.
 
-It is no confused deputy: a request needs the bearer token, a known address, its exact path and GET.
+Who may use it: a request needs the bearer token, a known address, its exact path and the method GET.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LISTENER = "scrape_proxy"
 ROUTES = "targets"
 TOKEN = "token"  # noqa: S105
 
-# One line per request. What a client wrote (authority, path) is only ever looked up among known targets.
+# One line per request. Authority and path, which the client wrote, are only looked up among known targets.
 LOG_FIELDS = {
     "authority": "%REQ(:AUTHORITY):256%",
     "path": "%REQ(:PATH):1024%",
@@ -66,7 +66,7 @@ class ScrapeProxyOptions:
 
 
 def bootstrap(options: ScrapeProxyOptions) -> Resource:
-    """Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`; it holds no secret."""
+    """Return Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`, without secrets."""
     limit = dict([listeners.connection_limit(LISTENER, bounds.PROXY_CONNECTIONS)])
     return {
         "node": {"id": options.node_id, "cluster": LISTENER},
@@ -80,14 +80,14 @@ def bootstrap(options: ScrapeProxyOptions) -> Resource:
 
 
 def token_resource(tokens: Sequence[str]) -> Resource:
-    """The content of `TOKEN_FILE`: requests need one of these bearer tokens."""
+    """Return the content of `TOKEN_FILE`: requests need one of these bearer tokens."""
     return authorization.filter_resource(TOKEN, authorization.bearer_filter(tokens))
 
 
 def secret_files(directories: Mapping[str, str]) -> dict[str, Resource]:
-    """The SDS files, by name, for each trust domain's directory of credentials.
+    """Return the SDS files, by name, for each trust domain's directory of credentials.
 
-    A directory has cert-chain.pem, key.pem (presented to targets) and root-cert.pem (whom to trust).
+    A directory has cert-chain.pem and key.pem, which are presented to targets, and root-cert.pem.
     """
     files: dict[str, Resource] = {}
     for number, directory in enumerate(_ordered(directories).values()):
@@ -105,10 +105,10 @@ def clusters_resource(
     version: str,
     requests_per_connection: int = 0,
 ) -> Resource:
-    """The content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
+    """Return the content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
 
-    A connection serves `requests_per_connection` scrapes, or as many as it can (0). Raises InputError for
-    an ID of a trust domain without a directory of credentials.
+    A connection serves `requests_per_connection` scrapes, or any number (0). InputError for an ID of a trust
+    domain without a directory of credentials.
     """
     numbers = {name: number for number, name in enumerate(_ordered(directories))}
     wanted, found = sorted(identities), []
@@ -145,9 +145,9 @@ def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[s
 
 
 def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[str, ...]]]:
-    """Who is expected at each address (`IP:port`), and the paths that are scraped there; in a stable order.
+    """Return the expected identity at each address (`IP:port`) and the paths there, in a stable order.
 
-    Raises InputError when two different SPIFFE IDs are expected at one address.
+    InputError when two different SPIFFE IDs are expected at one address.
     """
     identities: dict[str, SpiffeId] = {}
     paths: dict[str, set[str]] = {}
@@ -164,7 +164,7 @@ def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[s
 
 
 def host(authority: str, identity: SpiffeId, paths: Sequence[str]) -> Resource:
-    """The virtual host of one address: its exact paths, to the cluster of who is expected there."""
+    """Return the virtual host of one address: its exact paths, to the cluster of the expected identity."""
     timeout = bounds.SCRAPE_TIMEOUT
     return routes.proxied_host(
         authority, [routes.proxied_route(path, str(identity), timeout) for path in paths]
@@ -172,13 +172,13 @@ def host(authority: str, identity: SpiffeId, paths: Sequence[str]) -> Resource:
 
 
 def routes_resource(hosts: Sequence[Resource], version: str) -> Resource:
-    """The content of `ROUTES_FILE`: these virtual hosts, and for everything else a refusal."""
+    """Return the content of `ROUTES_FILE`: these virtual hosts, and a refusal for everything else."""
     table = routes.proxied_routes(ROUTES, hosts, hidden=_HIDDEN, unanswerable=(REASON_HEADER,))
     return discovery_response(version, [table])
 
 
 def route_name(target: Target) -> str:
-    """What a target is called by authority and path of the log: `address:port/path`."""
+    """Return the target's name in the log: `address:port/path`."""
     return f"{target.authority}{target.path}"
 
 
@@ -216,13 +216,14 @@ def _file(kind: str, number: int) -> str:
     return f"sds-{kind}-{number}.json"
 
 
-# The proxy's own business: the token, and what Envoy adds about who asked.
+# Targets do not see the token, nor the headers that Envoy adds about the client.
 _HIDDEN = (
     "authorization", "proxy-authorization", "proxy-connection", "x-forwarded-for", "x-forwarded-proto",
     "x-envoy-internal", "x-envoy-external-address",
 )  # fmt: skip
 
-# Clusters have a hundred statistics each: with many identities, most of the memory. These are read.
+# Each cluster has a hundred statistics, which would be most of the memory with many identities. Only these
+# are read.
 _STATS = [
     {"prefix": "cluster_manager."},
     {"prefix": "http.scrape_proxy."},

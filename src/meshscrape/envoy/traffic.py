@@ -1,4 +1,4 @@
-"""Application traffic: a sidecar's inbound ports, a gateway's routes."""
+"""Build application traffic: a sidecar's inbound ports, a gateway's routes."""
 
 from __future__ import annotations
 

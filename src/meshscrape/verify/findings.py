@@ -1,4 +1,4 @@
-"""Results as plain data: one per check and target, and the whole report."""
+"""Results of checks as plain data, and the whole report."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Role: TypeAlias = Literal["server", "scraper", "root"]
 class CheckResult:
     """One check of one target.
 
-    `outcome`: "passed"; "failed"; "skipped" (could not be made: a finding too, nothing passes silently);
-    "blocked" (says nothing, because another finding on the same target explains it); "noted" (worth
-    knowing, not a finding). `cases` counts the probes behind it.
+    `outcome` is "passed", "failed", "skipped" (could not be made, which is a finding too), "blocked" (could
+    not be made, which another finding on the same target explains) or "noted" (worth knowing, no finding).
+    `cases` counts the probes.
     """
 
     check: str
@@ -36,7 +36,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong: `severity` is "hole" (somebody gets what they must not), "broken" or "skipped"."""
+    """What is wrong. `severity` is "hole" (a client gets what it must not), "broken" or "skipped"."""
 
     check: str
     workload: str
@@ -77,22 +77,22 @@ class Report:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """What failed or could not be checked, in the order of the checks."""
+        """Return what failed or could not be checked, in the order of the checks."""
         return tuple(finding_of(each) for each in self.checks if each.outcome in ("failed", "skipped"))
 
     @property
     def notes(self) -> tuple[CheckResult, ...]:
-        """What is worth knowing without being wrong."""
+        """Return what is worth knowing but is not a finding."""
         return tuple(each for each in self.checks if each.outcome == "noted")
 
     @property
     def exit_code(self) -> int:
-        """0 without findings, else 1."""
+        """Return 0 without findings, else 1."""
         return 1 if self.findings else 0
 
 
 def finding_of(result: CheckResult) -> Finding:
-    """The finding that a failed or skipped result stands for."""
+    """Return the finding for a failed or skipped result."""
     severity: Severity = "skipped" if result.outcome == "skipped" else result.severity
     return Finding(
         result.check, result.workload, result.target, result.seen, result.expected, result.remedy, severity
@@ -100,5 +100,5 @@ def finding_of(result: CheckResult) -> Finding:
 
 
 def count(results: Iterable[CheckResult], outcome: Outcome) -> int:
-    """How many of `results` ended as `outcome`."""
+    """Return how many of `results` ended as `outcome`."""
     return sum(1 for each in results if each.outcome == outcome)

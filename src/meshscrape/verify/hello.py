@@ -1,7 +1,7 @@
-"""A ClientHello of an old TLS, made by hand, and what the server's first record says to it (pure).
+"""Build a ClientHello of an outdated TLS version, and read the server's first record (pure).
 
-Python's ssl would not reliably offer versions that its OpenSSL policy forbids, and a probe that cannot
-send the question proves nothing. Source: RFC 2246, RFC 4346, RFC 8422; alerts: RFC 8446, section 6.
+Python's ssl does not reliably offer versions that the policy of its OpenSSL forbids, and a probe that
+cannot ask proves nothing. Source: RFC 2246, RFC 4346, RFC 8422; alerts: RFC 8446, section 6.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from meshscrape.verify.observations import Negotiated, Observation, TlsAlert, Tl
 
 VERSIONS = {"TLS 1.0": b"\x03\x01", "TLS 1.1": b"\x03\x02"}
 
-# ECDHE with ECDSA and RSA certificates, and plain RSA, with AES-CBC and SHA-1: all that these versions have.
+# The suites of these versions: ECDHE with ECDSA and RSA certificates, and plain RSA, with AES-CBC and SHA-1.
 _SUITES = bytes.fromhex("c00a c009 c014 c013 0035 002f 00ff".replace(" ", ""))
 _GROUPS = bytes.fromhex("001d 0017 0018".replace(" ", ""))
 
@@ -28,7 +28,7 @@ _ALERT, _HANDSHAKE, _SERVER_HELLO = 21, 22, 2
 
 
 def client_hello(version: str, random: bytes) -> bytes:
-    """The record that asks for `version` ("TLS 1.0" or "TLS 1.1") at most; `random` are 32 bytes."""
+    """Return the record that asks for `version` ("TLS 1.0" or "TLS 1.1") at most; `random` are 32 bytes."""
     wire = VERSIONS[version]
     extensions = _extension(10, _vector(_GROUPS, 2)) + _extension(11, _vector(b"\x00", 1))
     body = wire + random + b"\x00" + _vector(_SUITES, 2) + b"\x01\x00" + _vector(extensions, 2)
@@ -37,7 +37,7 @@ def client_hello(version: str, random: bytes) -> bytes:
 
 
 def read_record(data: bytes) -> Observation | None:
-    """What the first bytes from the server mean; None while they are too few to say."""
+    """Return what the first bytes from the server mean; None while there are too few."""
     if data and data[0] not in (_ALERT, _HANDSHAKE):
         return TlsFailed(f"the port does not speak TLS: {printable(data)}")
     if data and data[0] == _ALERT:
@@ -51,7 +51,7 @@ def read_record(data: bytes) -> Observation | None:
 
 
 def alert_name(code: int) -> str:
-    """The alert's name in the RFC's words, spelled with spaces."""
+    """Return the alert's name in the RFC's words, spelled with spaces."""
     return _ALERTS.get(code, f"alert {code}")
 
 

@@ -1,4 +1,4 @@
-"""Who verification appears as: the scraper, strangers that look like it, and its neighbours in the mesh."""
+"""Provide the identities of probes: the scraper, strangers that look like it, and other workloads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from meshscrape.verify.probes import TlsContexts
 _CHAIN, _KEY, _ROOTS = CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 _ATTEMPTS = 5
 _RPC_DEADLINE = 10.0
-# Certificates end on whole seconds, and the server may look at its clock a little later than we do.
+# Certificates end on whole seconds, and the server's clock may be a little behind.
 _MARGIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
 _LOOK = 0.1
@@ -59,7 +59,7 @@ class IdentityFiles:
 
 
 def read_credentials(directory: Path) -> IdentityFiles:
-    """The credentials in a directory as an agent publishes them, all from the same moment.
+    """Return the credentials in a directory that an agent publishes, all of one generation.
 
     InputError when there are none, they do not belong together, or are not a workload's.
     """
@@ -72,7 +72,7 @@ def read_credentials(directory: Path) -> IdentityFiles:
 
 
 def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> IdentityFiles:
-    """A certificate for `identity` by another CA: `authority`, or one made for this moment alone."""
+    """Return a certificate for `identity` from another CA: `authority`, or one that is made for this call."""
     life = timedelta(hours=1)
     if authority is None:
         key = generate_key()
@@ -85,7 +85,7 @@ def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> I
 
 
 class Identities:
-    """Every identity of one verification, as TLS contexts; short-lived ones are waited out here."""
+    """Every identity of one verification, as TLS contexts. The end of short-lived ones is waited for here."""
 
     def __init__(
         self, mesh: MeshStatus, scraper: MeshWorkload, life: timedelta, stranger: Signer | None,
@@ -110,9 +110,9 @@ class Identities:
         self._short_lived: asyncio.Task[tuple[IdentityFiles, TlsContexts]] | None = None
 
     async def contexts(self, identity: Identity) -> TlsContexts | None:
-        """How to open TLS as `identity`, None for no TLS at all; "expired" comes when the end has passed.
+        """Return how to open TLS as `identity`, None for no TLS. "expired" returns once the end has passed.
 
-        Raises UnavailableIdentity when it cannot be had.
+        UnavailableIdentity when the identity cannot be obtained.
         """
         match identity.kind:
             case "plain":
@@ -132,7 +132,7 @@ class Identities:
                 return self._contexts[kind]
 
     def certificates(self) -> tuple[SeenCertificate, ...]:
-        """The scraper's own certificate and the roots that it trusts, as they are in its files."""
+        """Return the scraper's own certificate and the roots that it trusts, from its files."""
         leaf = load_certificates(self._own.chain, self._scraper.credentials)[0]
         roots = load_certificates(self._roots, self._scraper.credentials)
         return (
@@ -141,7 +141,7 @@ class Identities:
         )
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel the request for a short-lived certificate, if there is one."""
         if self._short_lived is not None:
             self._short_lived.cancel()
             await asyncio.gather(self._short_lived, return_exceptions=True)
@@ -170,7 +170,7 @@ class Identities:
         return issued, self._add("short-lived", issued)
 
     async def _outlive(self, not_after: datetime) -> None:
-        """Return once `not_after` has passed; UnavailableIdentity when that would take long."""
+        """Wait until `not_after` has passed; UnavailableIdentity when that would take long."""
         while (left := not_after + _MARGIN - utcnow()) > timedelta(0):
             if left > _LONGEST_WAIT:
                 raise UnavailableIdentity(
@@ -185,7 +185,7 @@ class Identities:
 
 
 def tls_contexts(roots: bytes, credentials: IdentityFiles | None) -> TlsContexts:
-    """How to open TLS with these credentials, or with none, towards servers of the bundle `roots` (PEM)."""
+    """Return how to open TLS with these credentials (or none) to servers of the bundle `roots` (PEM)."""
     blind, older, strict = _context(), _context(), _context()
     older.maximum_version = ssl.TLSVersion.TLSv1_2
     strict.verify_mode = ssl.CERT_REQUIRED
@@ -202,9 +202,9 @@ async def identities(
     mesh: MeshStatus, scraper: MeshWorkload, *, life: timedelta, stranger: Signer | None,
     waiting: Callable[[timedelta], None],
 ) -> AsyncIterator[Identities]:  # fmt: skip
-    """The identities of one verification; their keys never touch a disk.
+    """Provide the identities of one verification. Their keys are never written to a disk.
 
-    `life` is asked for the short-lived certificate; `waiting` hears how long its end is still away.
+    `life` is requested for the short-lived certificate. `waiting` is told how long its end is still away.
     MeshscrapeError when the scraper's own credentials cannot be used.
     """
     made = Identities(mesh, scraper, life, stranger, waiting)
@@ -216,7 +216,7 @@ async def identities(
 
 @contextmanager
 def _in_memory(data: bytes) -> Iterator[str]:
-    """A path for ssl, which reads credentials from files only; the file is in memory and has no name."""
+    """Provide a path for ssl, which reads credentials from files only. The file is in memory only."""
     descriptor = os.memfd_create("credentials", os.MFD_CLOEXEC)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)

@@ -1,4 +1,4 @@
-"""The part of the status document that verification needs, parsed (pure)."""
+"""Parse the part of the status document that verification needs (pure)."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class MeshWorkload:
 
     @property
     def title(self) -> str:
-        """NAMESPACE/NAME, as reports and options spell it."""
+        """Return NAMESPACE/NAME, as reports and options spell it."""
         return f"{self.namespace}/{self.name}"
 
     def allows(self, identity: SpiffeId) -> bool:
-        """Whether the allow list of this workload's secure ports has `identity`."""
+        """Return whether the allow list of this workload's secure ports contains `identity`."""
         return any(_matches(entry, identity) for entry in self.scrapers)
 
 
@@ -82,7 +82,7 @@ class MeshStatus:
     proxy_token: str = ""
 
     def workload(self, title: str) -> MeshWorkload:
-        """The workload NAMESPACE/NAME; InputError when there is none."""
+        """Return the workload NAMESPACE/NAME; InputError when there is none."""
         for each in self.workloads:
             if each.title == title:
                 return each
@@ -91,7 +91,7 @@ class MeshStatus:
 
 
 def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
-    """The mesh of a MeshStatus document; InputError for another kind, version or shape."""
+    """Return the mesh of a MeshStatus document; InputError for another kind, version or shape."""
     seen = f"{status.get('apiVersion')} {status.get('kind')}"
     if seen != f"{DOCUMENT_VERSION} MeshStatus":
         raise InputError(f"this is {seen}, not {DOCUMENT_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
@@ -141,7 +141,7 @@ def _workload(entry: Mapping[str, object]) -> MeshWorkload:
 
 
 def _pids(entry: Mapping[str, object]) -> frozenset[int]:
-    """The processes of a workload, as far as the status names them."""
+    """Return the processes of a workload, as far as the status names them."""
     listed = (entry.get("agent"), entry.get("envoy"), *_list(entry, "application"))
     return frozenset(each for each in listed if isinstance(each, int) and each > 1)
 

@@ -1,4 +1,4 @@
-"""What a probe can see, as plain data: judged by `checks`, shown in reports."""
+"""What a probe can see, as plain data: `judges` judges it, reports show it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Answered:
     resumed: bool = False
 
     def header(self, name: str) -> str:
-        """The first value of the header `name` (lower case), or the empty string."""
+        """Return the first value of the header `name` (lower case), or the empty string."""
         return next((value for key, value in self.headers if key == name), "")
 
 
@@ -121,12 +121,12 @@ class OpenPorts:
     unable: str = ""
 
 
-# The peer was there and would not go on: what a refusal below HTTP looks like.
+# What a refusal below HTTP looks like: the peer was there and ended the connection.
 CLOSED_BY_PEER = (TlsAlert, Reset, Closed)
 
 
 def describe(seen: Observation) -> str:
-    """One line for a person: what was seen, with nothing in it that could disturb a terminal."""
+    """Return what was seen as one line without anything that could disturb a terminal."""
     match seen:
         case Answered(status=status, end=end):
             return f"HTTP {status}{_body_head(seen)}{', cut off' if end == 'cut' else ''}"
@@ -155,7 +155,7 @@ def describe(seen: Observation) -> str:
 
 
 def printable(data: bytes | str, limit: int = _SHOWN) -> str:
-    """The start of untrusted `data` on one line, everything but printable ASCII replaced."""
+    """Return the start of untrusted `data` on one line, with everything but printable ASCII replaced."""
     text = data[: limit * 4].decode("ascii", "replace") if isinstance(data, bytes) else data
     text = " ".join(text.split())
     clean = "".join(char if " " <= char <= "~" else "?" for char in text)

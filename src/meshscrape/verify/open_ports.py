@@ -18,7 +18,7 @@ from meshscrape.verify.observations import OpenPorts
 
 _DEEPEST = 64
 
-# Where exporters, admin APIs and debug pages are by habit: applications' ports, Prometheus's registry of
+# Usual ports of exporters, admin APIs and debug pages: applications' ports, Prometheus's registry of
 # exporter ports (9090 to 10060), kubelets', Envoy's (9901, 15000 to 15100, 19000) and actuators'.
 COMMON_PORTS = (
     80, 443, 1234, 2019, 2112, 2379, 2381, 3000, 3100, 3903, 4040, 4191, 5000, 5555, 6060, 6061, 7000, 7070,
@@ -50,7 +50,7 @@ async def find_open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dic
 
 
 async def connect_scan(address: str, bounds: Bounds) -> OpenPorts:
-    """Which ports of `bounds` accept a connection at `address`."""
+    """Return which ports of `bounds` accept a connection at `address`."""
     slots = asyncio.Semaphore(bounds.concurrency)
 
     async def accepts(port: int) -> bool:
@@ -64,7 +64,7 @@ async def connect_scan(address: str, bounds: Bounds) -> OpenPorts:
 
 
 def is_local(address: str) -> bool:
-    """Whether this machine (this network namespace) has `address`."""
+    """Return whether this machine (this network namespace) has `address`."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
@@ -110,7 +110,7 @@ def _of_address(
 
 
 def _owners(mesh: MeshStatus, shared: Sequence[ListeningSocket]) -> dict[str, str]:
-    """Which workload's processes hold the sockets that are bound to every address, by inode."""
+    """Return the workloads whose processes hold the sockets that are bound to every address, by inode."""
     roots = {pid: each.title for each in mesh.workloads for pid in each.pids}
     found: dict[str, str] = {}
     for pid, held in holders({each.inode for each in shared}) if roots else ():
@@ -120,7 +120,7 @@ def _owners(mesh: MeshStatus, shared: Sequence[ListeningSocket]) -> dict[str, st
 
 
 def _workload_of(pid: int, roots: Mapping[int, str]) -> str:
-    """The workload among whose processes, or their descendants, `pid` is; empty for none."""
+    """Return the workload of which `pid` is a process or a descendant of one; empty for none."""
     for _ in range(_DEEPEST):
         if pid in roots:
             return roots[pid]

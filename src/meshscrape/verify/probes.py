@@ -177,7 +177,7 @@ async def _legacy(probe: Probe, timeouts: Timeouts) -> Observation:
 
 
 async def _silence(probe: Probe, timeouts: Timeouts) -> Observation:
-    """Say nothing until the server ends the connection, or says something first."""
+    """Send nothing until the server closes the connection, or sends something first."""
     async with _connected(probe, timeouts) as wire:
         data = await wire.receive(timeouts.silence, "silence")
         return read_plain(data) if data else Closed()
@@ -285,12 +285,12 @@ class _Tls:
             return
 
     async def send(self, data: bytes) -> None:
-        """Encrypt and send."""
+        """Encrypt `data` and send it."""
         self._tls.write(data)
         await self._flush()
 
     async def receive(self, timeout: float, phase: str) -> bytes:  # noqa: ASYNC109
-        """The next decrypted bytes, empty at the end."""
+        """Return the next decrypted bytes, none at the end."""
         while True:
             try:
                 return self._tls.read(_CHUNK)

@@ -1,4 +1,4 @@
-"""A report for people (table), for programs (JSON) and for test runners (JUnit XML); text only."""
+"""Write a report as a table, as JSON or as JUnit XML (pure)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(report: Report, form: Format, *, color: bool = False, width: int = 120) -> str:
-    """The report as text that ends with a newline; `color` and `width` matter to the table alone."""
+    """Return the report as text that ends with a newline. `color` and `width` are for the table."""
     match form:
         case "json":
             return json.dumps(document(report), indent=2) + "\n"
@@ -42,7 +42,7 @@ def render(report: Report, form: Format, *, color: bool = False, width: int = 12
 
 
 def document(report: Report) -> dict[str, object]:
-    """The VerifyReport document (docs/verify.md), JSON-able."""
+    """Return the VerifyReport document (docs/verify.md) as data for JSON."""
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": "VerifyReport",
@@ -57,7 +57,7 @@ def document(report: Report) -> dict[str, object]:
 
 
 def summary(report: Report) -> str:
-    """The report in one line."""
+    """Return the report in one line."""
     ran = f"{len(report.checks)} checks in {report.seconds:.1f} s as {report.scraper}"
     found = len(report.findings)
     verdict = "no findings" if not found else f"{found} finding{'s' if found > 1 else ''}"
@@ -141,7 +141,7 @@ def _junit(report: Report) -> str:
 
 
 def _test_case(suite: Element, workload: str, result: CheckResult) -> None:
-    """Unchecked ones are errors, not skipped tests: runners treat those as harmless."""
+    """Add one result. Unchecked ones are errors, because test runners treat skipped tests as harmless."""
     case = SubElement(
         suite, "testcase", name=_xml(f"{result.check} {result.target}".rstrip()), classname=workload
     )
@@ -168,7 +168,7 @@ def _counts(results: Iterable[CheckResult]) -> dict[str, str]:
 
 
 def grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
-    """Results by workload, in the order in which workloads first appear."""
+    """Return the results by workload, in the order in which workloads first appear."""
     order: dict[str, int] = {}
     listed = tuple(results)
     for each in listed:

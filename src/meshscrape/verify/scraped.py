@@ -138,7 +138,7 @@ class _Scan:
     current: bytes = b""
 
     def faults(self, body: bytes) -> Iterator[str]:
-        """Every fault with its line number."""
+        """Yield every fault with its line number."""
         if not body:
             yield "the body is empty"
             return

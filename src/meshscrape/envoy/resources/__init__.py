@@ -1,1 +1,1 @@
-"""One function per Envoy resource, each returning plain data ready for JSON. Pure."""
+"""One function for each Envoy resource; each returns plain data for JSON (pure)."""

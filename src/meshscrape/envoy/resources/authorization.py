@@ -1,4 +1,4 @@
-"""Who may scrape: an RBAC filter over the subject alternative names of the client's certificate.
+"""Build RBAC filters: over the subject alternative names of client certificates, tokens and methods.
 
 RBAC's `principal_name` would accept a certificate with several SANs, and a DNS SAN that spells an ID. The
 matcher sees all SANs of one kind joined by commas, so an exact comparison means: this SAN and no other.
@@ -38,7 +38,7 @@ def members_filter(trust_domain: str) -> Resource:
 
 
 def bearer_filter(tokens: Sequence[str]) -> Resource:
-    """The RBAC filter that lets requests with one of the bearer `tokens` in and refuses all others with 403.
+    """Return the RBAC filter that admits requests with one of the bearer `tokens`; others get 403.
 
     The whole `authorization` header is compared; several such headers count as one, joined by commas.
     """
@@ -51,9 +51,9 @@ def bearer_filter(tokens: Sequence[str]) -> Resource:
 
 
 def only_plain_gets() -> Resource:
-    """The RBAC filter that refuses methods other than GET ("method") and every query ("query") with 403.
+    """Return the RBAC filter that refuses methods other than GET ("method") and queries ("query") with 403.
 
-    The names in quotes stand in the response code details. No port need then spell it out per route.
+    The names in quotes appear in the response code details. So no route needs to repeat these rules.
     """
     get = {"header": {"name": ":method", "string_match": {"exact": "GET"}}}
     query = {"header": {"name": ":path", "string_match": {"contains": "?"}}}
@@ -67,18 +67,18 @@ def only_plain_gets() -> Resource:
 
 
 def filter_resource(name: str, config: Resource) -> Resource:
-    """The content of the ECDS file: the filter `name` with `config`, as `watched_filter` expects it."""
+    """Return the content of the ECDS file for `watched_filter`: the filter `name` with `config`."""
     extension = typed("envoy.config.core.v3.TypedExtensionConfig", name=name, typed_config=config)
     return {"resources": [extension]}
 
 
 def scrapers_resource(name: str, scrapers: Sequence[Scraper]) -> Resource:
-    """The ECDS file with the allow list."""
+    """Return the content of the ECDS file with the allow list."""
     return filter_resource(name, scrapers_filter(scrapers))
 
 
 def watched_filter(name: str, path: str) -> Resource:
-    """The HTTP filter that follows the ECDS file at `path`, and refuses everybody until it is readable.
+    """Return the HTTP filter that follows the ECDS file at `path`, and refuses all requests until it is read.
 
     The file must exist when Envoy starts. A file that becomes invalid later leaves the last list in force.
     """
@@ -113,7 +113,7 @@ def _predicate(scraper: Scraper) -> Resource:
             pattern = re.escape(f"spiffe://{trust_domain}") + _SPIFFE_PATH
             return _san("UriSanInput", _regex(pattern))
         case DnsScraper(name):
-            # A certificate that carries a URI SAN is a workload's, whatever DNS names it has besides.
+            # A certificate with a URI SAN belongs to a workload, even if it has DNS names too.
             any_uri = _san("UriSanInput", _regex(".*"))
             only_dns = [_san("DnsSanInput", {"exact": name}), {"not_matcher": any_uri}]
             return {"and_matcher": {"predicate": only_dns}}
@@ -125,7 +125,7 @@ def _san(kind: str, value: Resource) -> Resource:
 
 
 def _regex(pattern: str) -> Resource:
-    """A match of the whole input (xds.type.matcher.v3.RegexMatcher, which wants its engine named)."""
+    """Return a match of the whole input (xds.type.matcher.v3.RegexMatcher, which must name its engine)."""
     return {"safe_regex": {"google_re2": {}, "regex": pattern}}
 
 

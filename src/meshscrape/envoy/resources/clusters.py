@@ -1,4 +1,4 @@
-"""Clusters: where a listener's requests go."""
+"""Build clusters: where a listener's requests go."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def addressed_cluster(
     connection_duration: float,
     requests_per_connection: int = 0,
 ) -> Resource:
-    """A cluster that connects to the address (`IP:port`) in the request's `:authority`.
+    """Return a cluster that connects to the address (`IP:port`) in the request's `:authority`.
 
-    It goes wherever it is told: only routes that match an exact authority may lead to it. Connections are
+    It connects to any address, so only routes that match an exact authority may lead to it. Connections are
     kept for `idle_timeout` seconds and used for at most `connection_duration` seconds, and
     `requests_per_connection` requests if that is not 0. `connect_timeout` includes TLS. A request is tried a
     second time after a broken connection: it may have met the end of an idle one.
@@ -88,7 +88,7 @@ def addressed_cluster(
         type="ORIGINAL_DST",
         lb_policy="CLUSTER_PROVIDED",
         original_dst_lb_config={"use_http_header": True, "http_header_name": ":authority"},
-        # How long an address is remembered after its last request: longer than its connections are kept.
+        # An address is remembered after its last request for longer than its connections are kept.
         cleanup_interval=seconds(2 * idle_timeout),
         connect_timeout=seconds(connect_timeout),
         circuit_breakers={"thresholds": [_thresholds(breaker)]},

@@ -1,4 +1,4 @@
-"""The HTTP connection manager and its filters."""
+"""Build HTTP connection managers and their filters."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _COMPRESSION = "envoy.extensions.compression"
 METRICS_TYPES = ("text/plain", "application/openmetrics-text", "application/vnd.google.protobuf")
 
 
-# Of "internal" clients Envoy obeys x-envoy-* headers: timeouts, retries, names of new statistics without end.
-# An empty list of them would mean every private and loopback address. This one is nobody's.
+# Envoy obeys the x-envoy-* headers of "internal" clients: timeouts, retries, names of statistics. An empty
+# list would mean every private and loopback address. No client has this address.
 _NOBODY = {"address_prefix": "0.0.0.0", "prefix_len": 32}  # noqa: S104
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one client may take; times in seconds, None where the client may take as long as it likes."""
+    """Limits of one client. Times are in seconds; None means no limit."""
 
     headers_kb: int
     headers_count: int
@@ -61,7 +61,7 @@ class Manager:
 
 
 def connection_manager(manager: Manager) -> Resource:
-    """An HttpConnectionManager that normalises paths before it routes, and trusts no header of a client."""
+    """Return an HttpConnectionManager that normalises paths before it routes, and trusts no client header."""
     return typed(
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         stat_prefix=manager.name,
@@ -84,7 +84,7 @@ def _routes(routes: Resource | WatchedRoutes) -> Resource:
 
 
 def _identity(manager: Manager) -> Resource:
-    """Headers that say who: made anew from the connection, whatever the client wrote."""
+    """Return how headers about the client are made: from the connection, never from its own headers."""
     fields: Resource = {
         "use_remote_address": True,
         "internal_address_config": {"unix_sockets": False, "cidr_ranges": [_NOBODY]},
@@ -112,7 +112,7 @@ def _limits(manager: Manager) -> Resource:
     common: Resource = {
         "idle_timeout": seconds(limits.idle_timeout),
         "max_headers_count": limits.headers_count,
-        # Many servers read `x_forwarded_client_cert` and `x-forwarded-client-cert` as one header.
+        # Many servers treat `x_forwarded_client_cert` and `x-forwarded-client-cert` as the same header.
         "headers_with_underscores_action": "DROP_HEADER",
     }
     if limits.connection_duration is not None:
@@ -136,15 +136,15 @@ def _limits(manager: Manager) -> Resource:
 
 
 def router() -> Resource:
-    """The last filter; it adds no `x-envoy-*` headers to answers."""
+    """Return the last filter, which adds no `x-envoy-*` headers to answers."""
     config = typed(f"{_FILTERS}.router.v3.Router", suppress_envoy_headers=True)
     return {"name": "envoy.filters.http.router", "typed_config": config}
 
 
 def compressors(content_types: Sequence[str] = METRICS_TYPES) -> tuple[Resource, ...]:
-    """gzip and zstd of answers of these `content_types`, as the client's `Accept-Encoding` prefers.
+    """Return gzip and zstd for answers of these `content_types`, as the client's `Accept-Encoding` prefers.
 
-    Neither removes the header from the request: with that, the second one would never act.
+    Neither filter removes that header from the request: otherwise the second filter would never act.
     """
     zstd = typed(f"{_COMPRESSION}.zstd.compressor.v3.Zstd", compression_level=1)
     # The default, 4 kB, costs a quarter more CPU on megabytes of text.
@@ -166,7 +166,7 @@ def _compressor(name: str, library: Resource, content_types: Sequence[str]) -> R
 
 
 def reply(status: int, text: str) -> Resource:
-    """What Envoy's own answers with `status` say: plain text, which a browser never takes for HTML.
+    """Return the reply for Envoy's own answers with `status`: plain text that no browser takes for HTML.
 
     `text` may hold Envoy's command operators (`%RESPONSE_CODE_DETAILS%`); escape a literal `%` as `%%`.
     """
@@ -187,7 +187,7 @@ def denial(status: int, text: str) -> Resource:
 
 
 def refusal(status: int, reason: str, text: str, condition: Resource, header: str) -> Resource:
-    """A reply of `status` for the answers of Envoy's own that meet `condition` (an access log filter).
+    """Return the reply of `status` for Envoy's own answers that meet `condition` (an access log filter).
 
     `header` carries `reason`, so that programs need not read `text` (as in `reply`).
     """

@@ -1,4 +1,4 @@
-"""Listeners and their filter chains."""
+"""Build listeners and their filter chains."""
 
 from __future__ import annotations
 

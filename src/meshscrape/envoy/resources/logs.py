@@ -1,4 +1,4 @@
-"""What Envoy writes to standard error, as JSON lines: JSON, so that nobody's name can forge a line."""
+"""Build access logs of JSON lines. JSON is escaped, so no name in a request can forge a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DENIED = "response.code_details.startsWith('rbac_access_denied')"
 
 
 def error_log(lowest_status: int, fields: Mapping[str, str]) -> Resource:
-    """A line for each answer of a connection manager from `lowest_status` on; `fields` are formats."""
+    """Return the log with a line for each answer with `lowest_status` or above; `fields` are formats."""
     comparison = {"op": "GE", "value": {"default_value": lowest_status, "runtime_key": "error_log"}}
     return _standard_error({"status_code_filter": {"comparison": comparison}}, fields)
 
@@ -22,12 +22,12 @@ def denial_log(fields: Mapping[str, str]) -> Resource:
 
 
 def handshake_log(fields: Mapping[str, str]) -> Resource:
-    """A line for each connection to a listener whose TLS handshake failed."""
+    """Return the log with a line for each connection whose TLS handshake failed."""
     return _standard_error(condition("connection.transport_failure_reason != ''"), fields)
 
 
 def file_log(path: str, fields: Mapping[str, str]) -> Resource:
-    """A JSON line for each answer of a connection manager, in the file or named pipe at `path`."""
+    """Return the log with a line for each answer, in the file or named pipe at `path`."""
     log = typed(
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         path=path,
@@ -37,7 +37,7 @@ def file_log(path: str, fields: Mapping[str, str]) -> Resource:
 
 
 def condition(expression: str) -> Resource:
-    """An access log filter that is met when the CEL `expression` is true."""
+    """Return the access log filter that passes when the CEL `expression` is true."""
     config = typed("envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter", expression=expression)
     name = "envoy.access_loggers.extension_filters.cel"
     return {"extension_filter": {"name": name, "typed_config": config}}

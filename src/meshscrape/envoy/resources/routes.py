@@ -1,4 +1,4 @@
-"""Routes and what is said to requests that match none."""
+"""Build routes, and the answers to requests that match none."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class WatchedRoutes:
 
 
 def get_route(path: str, cluster: str, timeout: float, queries: Sequence[str] = ()) -> Resource:
-    """GET and HEAD of exactly `path`, without a query or with exactly one of `queries`.
+    """Return the route of GET and HEAD of exactly `path`, without a query or with exactly one of `queries`.
 
-    The `:path` header is compared as a whole, so that no query reaches a server that gives it a meaning.
+    The whole `:path` header is compared, so that no other query reaches a server that would interpret it.
     """
     return {
         "match": {
@@ -35,15 +35,15 @@ def get_route(path: str, cluster: str, timeout: float, queries: Sequence[str] = 
 
 
 def proxied_host(authority: str, routes: Sequence[Resource]) -> Resource:
-    """The virtual host of requests for exactly `authority` (`IP:port`)."""
+    """Return the virtual host of requests for exactly `authority` (`IP:port`)."""
     return {"name": authority, "domains": [authority], "routes": list(routes)}
 
 
 def proxied_route(path: str, cluster: str, timeout: float) -> Resource:
-    """Exactly `path` to `cluster`.
+    """Return the route of exactly `path` to `cluster`.
 
-    Method and query are not looked at: `authorization.only_plain_gets` does that, once for all routes.
-    There may be many thousands of these: what the cluster can say, the route does not repeat.
+    `authorization.only_plain_gets` checks method and query once for all routes. There may be many thousands
+    of these routes, so what the cluster can say is not repeated here.
     """
     return {"match": {"path": path}, "route": {"cluster": cluster, "timeout": seconds(timeout)}}
 
@@ -51,7 +51,7 @@ def proxied_route(path: str, cluster: str, timeout: float) -> Resource:
 def proxied_routes(
     name: str, hosts: Sequence[Resource], *, hidden: Sequence[str], unanswerable: Sequence[str]
 ) -> Resource:
-    """The RDS resource of a forward proxy that leads to `hosts` alone; anything else is 404 ("unknown").
+    """Return the RDS resource of a forward proxy that leads to `hosts` only; all else is 404 ("unknown").
 
     `hidden` request headers are kept from the servers, `unanswerable` response headers from the client.
     """
@@ -67,7 +67,7 @@ def proxied_routes(
 
 
 def other_methods(path: str) -> Resource:
-    """405 for what `get_route` does not take of `path` because of its method."""
+    """Return the route that answers 405 to methods of `path` that `get_route` does not match."""
     wanted = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}, "invert_match": True}
     return {
         "match": {"path": path, "headers": [wanted]},
@@ -77,12 +77,12 @@ def other_methods(path: str) -> Resource:
 
 
 def prefix_route(prefix: str, cluster: str) -> Resource:
-    """Everything below `prefix`, all methods, answers of any length in time."""
+    """Return the route of everything below `prefix`: all methods, and answers without a time limit."""
     return {"match": {"prefix": prefix}, "route": {"cluster": cluster, "timeout": seconds(0)}}
 
 
 def route_configuration(name: str, routes: Sequence[Resource]) -> Resource:
-    """One virtual host for every `Host`; the first of the `routes` that matches is taken."""
+    """Return one virtual host for every `Host`. The first of the `routes` that matches is used."""
     host = {"name": name, "domains": ["*"], "routes": list(routes)}
     return {"name": name, "virtual_hosts": [host], "validate_clusters": True}
 

@@ -1,4 +1,4 @@
-"""What concerns the whole process: admin API, overload, runtime."""
+"""Build what concerns the whole process: admin API, overload manager, runtime."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from meshscrape.envoy.resources.values import Resource, pipe_address, typed
 from meshscrape.istio.names import MERGED_PATH
 
 ADMIN_MODE = 0o600
-# What the agent, `listeners` and operators read. `/quitquitquit`, `/runtime_modify`, profilers and the like
-# stay shut even for who may open the socket; draining is what a graceful stop needs.
+# The paths that the agent, `listeners` and operators read, and the draining of a graceful stop. All others
+# (`/quitquitquit`, `/runtime_modify`, profilers) are closed even to a process that may open the socket.
 ADMIN_PATHS = (
     "/ready", "/server_info", "/stats", MERGED_PATH, "/config_dump", "/certs", "/clusters",
     "/listeners", "/init_dump", "/memory", "/logging", "/drain_listeners",
@@ -17,7 +17,7 @@ ADMIN_PATHS = (
 
 
 def admin(socket_path: str) -> Resource:
-    """The admin API on a Unix socket of mode 0600, never on TCP, with `ADMIN_PATHS` alone."""
+    """Return the admin API: a Unix socket of mode 0600, never TCP, with `ADMIN_PATHS` only."""
     return {
         "address": pipe_address(socket_path, ADMIN_MODE),
         "allow_paths": [{"safe_regex": {"regex": f"({'|'.join(ADMIN_PATHS)})(\\?.*)?"}}],
@@ -25,7 +25,7 @@ def admin(socket_path: str) -> Resource:
 
 
 def overload_manager(max_connections: int) -> Resource:
-    """A bound on the client connections of the whole process."""
+    """Return the bound on client connections of the whole process."""
     monitor = typed(
         "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
         max_active_downstream_connections=max_connections,
@@ -35,5 +35,5 @@ def overload_manager(max_connections: int) -> Resource:
 
 
 def static_runtime(values: Mapping[str, object]) -> Resource:
-    """Runtime values that nothing can change later (there is no admin layer)."""
+    """Return runtime values that cannot be changed later (there is no admin layer)."""
     return {"layers": [{"name": "static", "static_layer": dict(values)}]}

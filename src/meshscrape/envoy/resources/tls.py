@@ -1,4 +1,4 @@
-"""Transport sockets: what both ends of a connection prove before a byte of HTTP."""
+"""Build transport sockets: what both ends of a connection prove before any HTTP."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _ALPN = ["h2", "http/1.1"]
 
 
 def mutual_tls_server(certificate: Resource, roots: Resource) -> Resource:
-    """A listener's transport socket that asks every client for a certificate below `roots`.
+    """Return a listener's transport socket that requires a client certificate below `roots`.
 
     Both arguments are secret references. Sessions are never resumed: resumption skips the check of the
-    client's certificate, so an expired client would get in after full handshakes have begun to fail.
+    client's certificate, so an expired client would still get in.
     """
     common = _common(certificate, {"validation_context_sds_secret_config": roots}, _ALPN)
     context = typed(
@@ -27,7 +27,7 @@ def mutual_tls_server(certificate: Resource, roots: Resource) -> Resource:
 
 
 def mutual_tls_client(certificate: Resource, roots: Resource, uri: str) -> Resource:
-    """A cluster's transport socket that accepts only a server whose URI SAN is exactly `uri`."""
+    """Return a cluster's transport socket that accepts only a server whose URI SAN is exactly `uri`."""
     expected = {"san_type": "URI", "matcher": {"exact": uri}}
     combined = {
         "default_validation_context": {"match_typed_subject_alt_names": [expected]},

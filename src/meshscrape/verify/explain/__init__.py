@@ -1,1 +1,1 @@
-"""Why a target is up, down or refused: what is gathered, how it is judged."""
+"""Explain why a target is up, down or refused: `gather` looks, the other modules judge (pure)."""

@@ -1,4 +1,4 @@
-"""The first steps of an explanation: the scraper's own certificate, judged purely."""
+"""Judge the scraper's own certificate: the first steps of an explanation (pure)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshscrape.verify.observations import printable
 
 StepOutcome: TypeAlias = Literal["ok", "note", "broken", "skipped"]
 
-# With so much of its life left, a certificate should have been renewed.
+# A certificate with less than this part of its life left should have been renewed.
 _SOON = 0.1
 
 
@@ -45,7 +45,7 @@ class ScraperFiles:
 
 
 def certificate_steps(files: ScraperFiles, now: datetime) -> Iterator[Step]:
-    """Whether the scraper has a certificate, of whom, until when, with its key, and from a trusted CA."""
+    """Yield whether the scraper has a certificate of one ID, in date, with its key, from a trusted CA."""
     remedy = "see the log of the scraper's agent: it gets the certificate from the CA and renews it"
     if files.problem:
         yield Step("scraper's certificate", "broken", files.problem, remedy)

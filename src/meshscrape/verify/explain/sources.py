@@ -1,4 +1,4 @@
-"""What a merged exposition says about its own sources: who is down, and what was left out (pure)."""
+"""Read what a merged exposition says about its sources: which are down, what was left out (pure)."""
 
 from __future__ import annotations
 

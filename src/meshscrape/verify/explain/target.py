@@ -1,4 +1,4 @@
-"""What `meshscrape explain TARGET` is about: finding the meant port of the meant workload (pure)."""
+"""Find the port and the workload that `meshscrape explain TARGET` means (pure)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class ExplainTarget:
-    """One port of one workload; `fault` says why it is no target that discovery knows, with a `remedy`.
+    """One port of one workload. `fault` says why discovery does not know it as a target, with a `remedy`.
 
     `what` is the port in words. `merged` ports have sources, `application` ports no allow list; only what is
     `announced` is Prometheus's business. Without a status document there is no `workload`, only the
@@ -54,28 +54,28 @@ class ExplainTarget:
 
     @property
     def expected(self) -> str:
-        """The SPIFFE ID that must answer, empty when nobody is expected."""
+        """Return the SPIFFE ID that must answer, empty when none is known."""
         known = self.workload.spiffe_id if self.workload else self.identity
         return str(known) if known else ""
 
     @property
     def title(self) -> str:
-        """NAMESPACE/NAME of its workload, as far as it is known."""
+        """Return NAMESPACE/NAME of its workload, as far as it is known."""
         return self.workload.title if self.workload else self.name
 
     @property
     def authority(self) -> str:
-        """`host:port`, with brackets around an IPv6 address."""
+        """Return `host:port`, with brackets around an IPv6 address."""
         return host_port(self.address, self.port)
 
     @property
     def url(self) -> str:
-        """As Prometheus shows it."""
+        """Return the target's URL as Prometheus shows it."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def find_targets(mesh: MeshStatus, text: str) -> tuple[ExplainTarget, ...]:
-    """What `text` names: every target of a workload, or one port. InputError when it names nothing.
+    """Return what `text` names: every target of a workload, or one port. InputError when it names nothing.
 
     An address that no workload has is a target with a `fault`: Prometheus may still scrape it.
     """
@@ -87,7 +87,7 @@ def find_targets(mesh: MeshStatus, text: str) -> tuple[ExplainTarget, ...]:
 
 
 def read_spot(text: str) -> tuple[Spot | None, str]:
-    """Where `text` (ADDRESS:PORT or a URL) points to; None, and the name, for [NAMESPACE/]NAME.
+    """Return where `text` (ADDRESS:PORT or a URL) points to, or None and the name for [NAMESPACE/]NAME.
 
     InputError for anything else.
     """
@@ -98,7 +98,7 @@ def read_spot(text: str) -> tuple[Spot | None, str]:
         return _spot(authority, None), ""
     elif _NAME.fullmatch(text):
         return None, text
-    raise InputError(f"{text!a} is no target", where="TARGET", remedy=_REMEDY)
+    raise InputError(f"{text!a} is not a target", where="TARGET", remedy=_REMEDY)
 
 
 def _spot(authority: re.Match[str], path: str | None) -> Spot:
@@ -115,7 +115,7 @@ def _named(mesh: MeshStatus, namespace: str, name: str) -> MeshWorkload:
 
 
 def _of(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[ExplainTarget]:
-    """The ports of a workload that Prometheus reads; a target with a fault when there is none."""
+    """Yield the ports of a workload that Prometheus reads, or a target with a fault when there is none."""
     known = [each for each in _known(mesh, workload, workload.addresses[0]) if each.announced]
     if not known:
         yield ExplainTarget(
@@ -133,7 +133,7 @@ def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainT
         known = ", ".join(f"{each.addresses[0]} ({each.title})" for each in mesh.workloads)
         fault = f"no workload of the mesh has the address {address}"
         if inside := next((each.title for each in mesh.workloads if address == each.inside_address), ""):
-            fault = f"{address} is the inside address of {inside}: its localhost, nothing of the network's"
+            fault = f"{address} is the inside address of {inside}, which the network does not reach"
         return ExplainTarget(
             address, port, path or MERGED_PATH, scheme, "unknown", None, fault=fault,
             remedy=f"the workload may be gone; there are: {printable(known, _LONGEST)}",
@@ -160,7 +160,7 @@ def _no_target(workload: MeshWorkload, port: int) -> str:
 
 
 def _known(mesh: MeshStatus, workload: MeshWorkload, address: str) -> Sequence[ExplainTarget]:
-    """The secure ports of a workload at one of its addresses; the first address is the one announced."""
+    """Return the secure ports of a workload at one of its addresses. Only the first address is announced."""
 
     def known(
         port: int, path: str, what: str, *, merged: bool = False, application: bool = False
@@ -182,5 +182,5 @@ def _known(mesh: MeshStatus, workload: MeshWorkload, address: str) -> Sequence[E
 
 
 def _scheme(mesh: MeshStatus) -> str:
-    """Prometheus shows what it reads through the scrape proxy as http."""
+    """Return the scheme that Prometheus shows: http for what it reads through the scrape proxy."""
     return "http" if mesh.scrape_proxy else "https"

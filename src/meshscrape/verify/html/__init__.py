@@ -1,1 +1,1 @@
-"""A report as one page and its picture. Pure."""
+"""A report as one HTML page with a picture of the mesh (pure)."""

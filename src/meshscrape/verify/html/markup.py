@@ -1,4 +1,4 @@
-"""Building HTML and SVG as text that is well-formed and escapes whatever comes from outside (pure)."""
+"""Build HTML and SVG as well-formed text that escapes everything from outside (pure)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _VOID = frozenset({"meta", "br", "hr"})
 
 
 class Markup(str):
-    """Text that is markup already: only `element`, `join` and literals of this program make it."""
+    """Text that is markup already. Only `element`, `join` and literals of this program make it."""
 
     __slots__ = ()
 
@@ -24,9 +24,9 @@ Child = Markup | str
 
 
 def element(name: str, /, *children: Child, **attributes: str | float) -> Markup:
-    """`<name …>children</name>`; a child that is not Markup is text and is escaped.
+    """Return `<name …>children</name>`. A child that is not Markup is text and is escaped.
 
-    `class_` loses its underscore, other underscores become hyphens (`stroke_width`).
+    `class_` loses its underscore. Other underscores become hyphens (`stroke_width`).
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(clean(str(value)))}"'
@@ -38,19 +38,19 @@ def element(name: str, /, *children: Child, **attributes: str | float) -> Markup
 
 
 def join(children: Iterable[Child]) -> Markup:
-    """The children after each other, text escaped."""
+    """Return the children one after the other, text escaped."""
     return Markup(
         "".join(each if isinstance(each, Markup) else escape(clean(each), quote=False) for each in children)
     )
 
 
 def clean(text: str) -> str:
-    """`text` with everything replaced that HTML cannot hold or that would disguise what it says."""
+    """Return `text` without characters that HTML cannot hold or that would disguise the text."""
     return _UNFIT.sub("?", text)
 
 
 def fit(text: str, width: float, size: float = 11.5) -> str:
-    """`text`, shortened until a common sans-serif face of `size` pixels writes it in `width` pixels."""
+    """Return `text`, shortened to `width` pixels in a common sans-serif face of `size` pixels."""
     limit = len(text)
     while limit > 1 and sum(map(_advance, shorten(text, limit))) * size > width:
         limit -= 1
@@ -58,7 +58,7 @@ def fit(text: str, width: float, size: float = 11.5) -> str:
 
 
 def _advance(character: str) -> float:
-    """How wide a character is, in the face's size; on the safe side of DejaVu Sans, a wide face."""
+    """Return the width of a character relative to the size, at least that of DejaVu Sans, a wide face."""
     if character in "mwMW@%…":
         return 1.05
     if character in "ijlrtf.,:;'|!I/-":
@@ -67,7 +67,7 @@ def _advance(character: str) -> float:
 
 
 def shorten(text: str, limit: int) -> str:
-    """At most `limit` characters, the middle left out: both ends of a name tell more than its middle."""
+    """Return at most `limit` characters. The middle is left out: both ends of a name tell more."""
     if len(text) <= limit:
         return text
     head = (limit - 1) // 2

@@ -28,7 +28,7 @@ _MARK: Mapping[State, str] = {"ok": "✓", "bad": "✗", "unsure": "?", "warn": 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One port of a workload: how it is called, what the scraper gets there, and what everybody else gets."""
+    """One port of a workload: its name, what the scraper gets there, and what everybody else gets."""
 
     port: str
     what: str
@@ -39,7 +39,7 @@ class Row:
 
 
 def picture(report: Report, mesh: MeshStatus) -> Markup:
-    """The whole picture; of a large mesh the workloads with findings first, and a stated number of others."""
+    """Return the whole picture. Of a large mesh, workloads with findings come first; the rest is counted."""
     checks = dict(grouped(report.checks))
     rows = {each.title: tuple(_rows(each, checks.get(each.title, ()))) for each in mesh.workloads}
     found = [each for each in mesh.workloads if rows[each.title]]
@@ -62,7 +62,7 @@ def picture(report: Report, mesh: MeshStatus) -> Markup:
 
 
 def _middle(top: float, number: int) -> float:
-    """Where the row `number` of a workload drawn at `top` has its middle."""
+    """Return the middle of the row `number` of a workload that is drawn at `top`."""
     return top + _HEAD + _ROW * number + _ROW / 2
 
 
@@ -78,7 +78,7 @@ def _headings() -> Markup:
 
 
 def _actors(report: Report, mesh: MeshStatus, ways: Sequence[float]) -> Iterator[Markup]:
-    """Prometheus, the scrape proxy if there is one, and the line from which every way to a port begins."""
+    """Yield Prometheus, the scrape proxy if there is one, and the line where the ways to ports start."""
     y = _TOP
     title = "Prometheus" if mesh.prometheus_workload else "the scraper"
     yield _actor(y, title, mesh.prometheus_workload, report.scraper)
@@ -143,7 +143,7 @@ def _row(row: Row, y: float, proxied: bool) -> Iterator[Markup]:
 
 
 def _others(row: Row, y: float) -> Iterator[Markup]:
-    """A way that ends at a bar (refused), or one that arrives (open)."""
+    """Yield a way that ends at a bar (refused), or one that arrives (open)."""
     if row.others == "none":
         return
     if row.others == "ok":
@@ -174,7 +174,7 @@ def _worst(rows: Iterable[Row]) -> State:
 
 
 def _rows(workload: MeshWorkload, checks: Sequence[CheckResult]) -> Iterator[Row]:
-    """The ports of the first address, and what was found open beside them; `checks` are its own."""
+    """Yield the ports of the first address and other open ports, from the `checks` of the workload."""
     address = workload.addresses[0]
     by_target: dict[str, list[CheckResult]] = {}
     for each in checks:
@@ -230,7 +230,7 @@ def _refusal(results: Sequence[CheckResult]) -> str:
 
 
 def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:
-    """The worst of some checks, in a word or two."""
+    """Return the worst state of some checks, and a word or two about it."""
     if not results:
         return "none", ""
     failed = [each.check for each in results if each.outcome == "failed"]
