@@ -10,6 +10,7 @@ from meshscrape.istio import ports
 from meshscrape.istio.names import ISTIO_NETWORKING
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
+from meshscrape.kube.selectors import matches
 from meshscrape.kube.views.sidecar import Sidecar, Sidecars, sidecar
 from meshscrape.observe.cluster import Cluster
 
@@ -43,7 +44,7 @@ class Legacy:
         return tuple(
             port
             for selector, found in self._gateways
-            if selector and objects.selects({"matchLabels": selector}, labels)
+            if selector and matches(selector, labels)
             for port in found
         )
 

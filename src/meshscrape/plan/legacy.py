@@ -11,7 +11,8 @@ from typing import Any
 
 from meshscrape.istio import names
 from meshscrape.istio.ports import MERGED, STATS
-from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, oldest, selects
+from meshscrape.kube.objects import Manifest, Object, Ref, as_list, as_mapping, dig, labels, selects
+from meshscrape.kube.views.peer_authentication import PeerAuthentications, peer_authentication
 from meshscrape.kube.views.sidecar import Sidecars, sidecar
 from meshscrape.observe.model import WorkloadPort
 from meshscrape.observe.workload import ObservedWorkload
@@ -119,9 +120,7 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
     if workload.mtls.of(LEGACY_PORT) == "STRICT" and context.draft.get(own) is None:
         return
     reason = f"mutual TLS alone on {LEGACY_PORT}: under PERMISSIVE, plain HTTP is served there"
-    present = _oldest_selecting(
-        context, "PeerAuthentication", names.ISTIO_SECURITY, workload, ("spec", "selector")
-    )
+    present = _selecting_policy(context, workload)
     if present is not None:
 
         def change(data: Mutable) -> None:
@@ -140,19 +139,12 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
     context.draft.ensure(wanted, reason)
 
 
-def _oldest_selecting(
-    context: Context, kind: str, group: str, workload: ObservedWorkload, path: tuple[str, ...]
-) -> Ref | None:
-    """The policy of the workload itself; of several, Istio takes the oldest."""
-    if workload.namespace == context.observation.mesh.root_namespace:
-        return None
-    found = [
-        each
-        for each in context.inventory.in_namespace(workload.namespace, kind, group)
-        if as_mapping(dig(each.data, *path)) and selects(dig(each.data, *path), workload.labels)
-    ]
-    first = oldest(found)
-    return first.ref if first else None
+def _selecting_policy(context: Context, workload: ObservedWorkload) -> Ref | None:
+    """Return the PeerAuthentication that selects the workload itself; of several, Istio takes the oldest."""
+    known = context.inventory.in_namespace(workload.namespace, "PeerAuthentication", names.ISTIO_SECURITY)
+    policies = PeerAuthentications(map(peer_authentication, known), context.observation.mesh.root_namespace)
+    found = policies.selecting(workload.namespace, workload.labels)
+    return found.ref if found else None
 
 
 def ingress_of(data: Object) -> list[Any]:

@@ -96,9 +96,13 @@ class PeerAuthentications:
                 self._selecting.add(policy.ref.namespace, {"matchLabels": policy.selector}, policy)
         self._wide = {namespace: _oldest(found) for namespace, found in wide.items()}
 
+    def selecting(self, namespace: str, labels: Mapping[str, str]) -> PeerAuthentication | None:
+        """Return the policy that selects a workload by its labels; of several the oldest."""
+        return _oldest(self._selecting.matching(namespace, labels))
+
     def of(self, namespace: str, labels: Mapping[str, str]) -> Mtls:
         """Return the mode of a workload with these labels, and of its single ports."""
-        policy = _oldest(self._selecting.matching(namespace, labels))
+        policy = self.selecting(namespace, labels)
         default, source = DEFAULT_MODE, None
         for candidate in (policy, self._wide.get(namespace), self._wide.get(self._root)):
             if candidate is not None and candidate.mode is not None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from meshscrape.errors import InputError
 from meshscrape.istio.fields import Path
-from meshscrape.kube.objects import Manifest, manifest_of
+from meshscrape.kube.objects import Manifest, Ref, manifest_of
+from meshscrape.kube.pod_targets import TargetMesh, targets_of
 from meshscrape.kube.views.peer_authentication import PeerAuthentications, peer_authentication
 from meshscrape.kube.views.pod import (
     declared_ports,
@@ -16,6 +20,7 @@ from meshscrape.kube.views.pod import (
     pod_addresses,
     service_account,
 )
+from meshscrape.kube.views.proxy import proxy_of
 from meshscrape.kube.views.reading import Fault, Reading
 from meshscrape.kube.views.service import service
 from meshscrape.kube.views.sidecar import Sidecars, sidecar
@@ -220,3 +225,67 @@ class TestSidecar:
         newer = _object("Sidecar", "a", {}, created="2026-02-01T00:00:00Z")
         older = _object("Sidecar", "b", {}, created="2026-01-01T00:00:00Z")
         assert self._of(newer, older) == ["b", "a"]
+
+
+_FIELDS = st.sampled_from(
+    [
+        "selector",
+        "matchLabels",
+        "mtls",
+        "mode",
+        "portLevelMtls",
+        "80",
+        "ports",
+        "port",
+        "targetPort",
+        "name",
+        "protocol",
+        "workloadSelector",
+        "labels",
+        "ingress",
+        "containers",
+        "initContainers",
+        "containerPort",
+        "env",
+        "value",
+        "args",
+        "image",
+        "serviceAccountName",
+        "podIP",
+        "podIPs",
+        "phase",
+        "annotations",
+        "ownerReferences",
+        "containerStatuses",
+        "namespace",
+        "deletionTimestamp",
+    ]
+)
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 70_000) | st.text(max_size=5) | st.floats(allow_nan=False),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(_FIELDS | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=25,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["spec", "metadata", "status"]), _JUNK, max_size=3))
+def test_views_of_arbitrary_objects_end_in_a_view(data: dict[str, Any]) -> None:
+    """An object of a cluster is somebody's text: whatever it holds, reading ends, and faults have a place."""
+    manifest = Manifest(Ref("", "Any", "shop", "web"), data)
+    read = [peer_authentication(manifest), service(data), sidecar(manifest)]
+    for view in read:
+        assert all(fault.path[0] == "spec" and fault.what and fault.remedy for fault in view.faults)
+    mtls = PeerAuthentications([peer_authentication(manifest)]).of("shop", {"app": "web"})
+    assert mtls.of(80) in ("STRICT", "PERMISSIVE", "DISABLE")
+    assert all(0 < port.number <= 65535 for port in declared_ports(data))
+    assert all(isinstance(value, str) for value in env_of(data).values())
+    assert service_account(data)
+    proxy = proxy_of(data)
+    assert proxy is None or proxy.role in ("", "sidecar", "router", "waypoint")
+    try:
+        targets = targets_of(data, TargetMesh("example.org"))
+    except InputError:
+        return
+    assert all(target.addresses and 0 < target.port <= 65535 for target in targets)
