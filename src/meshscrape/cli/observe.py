@@ -1,15 +1,16 @@
-"""`meshscrape observe`: what a cluster has, from its objects alone."""
+"""`meshscrape observe`: report what a cluster contains, from its objects alone."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
 import click
 import yaml
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,23 +24,36 @@ from meshscrape.observe.observation import Observation
 from meshscrape.observe.observation_document import observation_document
 from meshscrape.observe.workload import ObservedWorkload
 
-_STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
+_STYLES = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
 # Objects that one pitfall names in the table; the documents have all.
 _SHOWN = 5
+# The tables fit a terminal of this width.
+_WIDTH = 80
+_COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), ("NEXT", 13))
 
 
 @click.command()
 @files_option
-@click.option("--istio-version", metavar="VERSION", help="Where nothing in the objects tells it: 1.31.0.")
 @click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", show_default=True
+    "--istio-version",
+    metavar="VERSION",
+    help="Version of Istio, such as 1.31.0. Used only where no object tells the version.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    help="Print tables for people, or one document for programs.",
 )
 def command(
     files: tuple[str, ...], istio_version: str | None, output: Literal["table", "json", "yaml"]
 ) -> int:
-    """Tell what a cluster has and what will bite, from manifests or a dump; no cluster is needed.
+    """Report what a cluster contains and which known pitfalls apply.
 
-    A dump: kubectl get -A -o yaml deploy,sts,ds,rs,job,cronjob,pod,svc,cm,ns,netpol,… (docs/observe.md).
+    The input is manifests or a dump of `kubectl get -A -o yaml`; docs/observe.md lists the kinds to dump.
+    No cluster is needed, and nothing is changed.
     """
     if istio_version is not None and not parse_version(istio_version).known:
         raise InputError(
@@ -53,20 +67,35 @@ def command(
     elif output == "yaml":
         yaml.safe_dump(observation_document(observation), sys.stdout, sort_keys=False, allow_unicode=True)
     else:
-        console().print(Group(*_view(observation)))
+        _print(observation)
     return 0
 
 
-def _view(observation: Observation) -> Iterator[RenderableType]:
+def _print(observation: Observation) -> None:
+    """Print tables that fit a narrow terminal, then pitfalls as whole lines."""
+    target = console()
+    width = min(_WIDTH, target.width)
+    for part in _tables(observation):
+        target.print(part, width=width)
+        target.print()
+    for line in _pitfalls(observation.pitfalls):
+        target.print(line, soft_wrap=not target.is_terminal)
+
+
+def _tables(observation: Observation) -> Iterator[RenderableType]:
     yield _planes(observation)
-    yield Text()
     yield _workloads(observation)
-    jobs = [each for each in observation.scrape_jobs if each.matches or not each.certain]
+    if observation.scrapers:
+        yield _scrapers(observation)
+    jobs = [job for job in observation.scrape_jobs if job.matches or not job.certain or job.static]
     if jobs:
-        yield Text()
         yield _scrape_jobs(jobs)
-    yield Text()
-    yield from _pitfalls(observation.pitfalls)
+    if observation.plaintext_components:
+        components = [
+            f"{each.component} ({each.ref.namespace}, port {each.port})"
+            for each in observation.plaintext_components
+        ]
+        yield Text(_plain(f"Metrics that stay plaintext: {', '.join(components)}"))
 
 
 def _table(*names: str) -> Table:
@@ -90,87 +119,99 @@ def _planes(observation: Observation) -> RenderableType:
         return Text(
             "No control plane in these objects; give --istio-version, or add istio-system to the dump."
         )
-    table = _table("CONTROL PLANE", "VERSION", "TOLD BY", "TAGS", "WHERE", "TRUST DOMAIN")
+    table = _table("CONTROL PLANE", "VERSION", "WHERE", "TRUST DOMAIN")
     for plane in observation.control_planes:
-        where = "outside the cluster, or not in the dump" if plane.external else plane.namespace
+        tags = f"\ntags {', '.join(plane.tags)}" if plane.tags else ""
         _add(
             table,
-            f"{plane.revision} ({plane.flavour})",
-            str(plane.version),
-            plane.version_source or "nothing",
-            ", ".join(plane.tags),
-            where,
+            f"{plane.revision} ({plane.flavour}){tags}",
+            f"{plane.version}\nby {plane.version_source or 'nothing'}",
+            "not in these objects" if plane.external else plane.namespace,
             plane.mesh.trust_domain,
         )
     return table
 
 
 def _workloads(observation: Observation) -> Table:
-    over = {each.name: each.over for each in observation.scrape_jobs}
-    table = _table("WORKLOAD", "KIND", "PROXY", "INJECTED BY", "MODE", "SECURE PORTS", "MTLS", "SCRAPED BY")
-    for each in observation.workloads:
-        scraped = "\n".join(f"{name}, {over[name]}" for name in each.scraped_by)
-        if not each.in_mesh:
-            _add(table, _title(each), each.kind, "", each.injection.reason, "", "", "", scraped)
+    over = {job.name: job.over for job in observation.scrape_jobs}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, width in _COLUMNS:
+        table.add_column(name, overflow="fold", width=width)
+    for workload in observation.workloads:
+        kinds = Counter(over[name] for name in workload.scraped_by)
+        scraped = "\n".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "nobody known"
+        step = observation.next_steps.get(workload.ref, "")
+        if not workload.in_mesh:
+            _add(table, _title(workload), workload.kind, "", scraped, step)
             continue
         _add(
             table,
-            _title(each),
-            each.kind + (" (native)" if each.versions.native_sidecar else ""),
-            _proxy(each),
-            each.injection.reason,
-            each.metrics.mode + (", hardened" if each.metrics.hardened else ""),
-            ",".join(map(str, each.metrics.listening)),
-            _mtls(each),
+            _title(workload),
+            f"{workload.kind}\n{_versions(workload)}{_mtls(workload)}",
+            _secure_ports(workload),
             scraped,
+            step,
         )
     return table
 
 
 def _title(workload: ObservedWorkload) -> str:
-    kind = "" if workload.ref.kind == "Deployment" else f"\n({workload.ref.kind})"
-    return f"{workload.namespace}/{workload.name}{kind}"
+    title = f"{workload.namespace}/{workload.name}"
+    if len(title) > _COLUMNS[0][1]:
+        title = f"{workload.namespace}/\n{workload.name}"
+    return title if workload.ref.kind == "Deployment" else f"{title}\n({workload.ref.kind})"
 
 
-def _proxy(workload: ObservedWorkload) -> str:
+def _versions(workload: ObservedWorkload) -> str:
     now = ", ".join(map(str, workload.versions.running))
     after = str(workload.versions.after)
-    if not now or now == after:
-        return after
-    return f"{now}\nafter restart {after}"
+    return after if not now or now == after else f"{now}, after restart {after}"
+
+
+def _secure_ports(workload: ObservedWorkload) -> str:
+    metrics = workload.metrics
+    lines = [*map(str, metrics.listening), metrics.mode, "hardened" if metrics.hardened else ""]
+    return "\n".join(filter(None, lines))
 
 
 def _mtls(workload: ObservedWorkload) -> str:
     if workload.is_gateway:
         return ""
-    lines: list[str] = [workload.mtls.default]
-    lines += [f"{port} {mode}" for port, mode in sorted(workload.mtls.ports.items())]
-    return "\n".join(lines)
+    modes = [f"{port} {mode}" for port, mode in sorted(workload.mtls.ports.items())]
+    return "".join(f"\n{mode}" for mode in (workload.mtls.default, *modes))
 
 
-def _scrape_jobs(jobs: list[ObservedJob]) -> Table:
-    table = _table("SCRAPES", "OVER", "PORTS", "WORKLOADS", "DECLARED IN")
-    for each in jobs:
-        count = str(len(each.matches)) if each.certain else "cannot be told"
-        ports = ",".join(map(str, each.ports))
-        _add(table, each.name, each.over, ports, count, str(each.ref))
+def _scrapers(observation: Observation) -> Table:
+    table = _table("SCRAPER", "PROGRAM", "CERTIFICATE", "JOBS")
+    for scraper in observation.scrapers:
+        certificate = scraper.output_certs or ("none (ambient)" if scraper.ambient else "none")
+        read = "not known" if scraper in observation.unread_scrapers else "known"
+        _add(table, str(scraper.ref), scraper.product, certificate, read)
     return table
 
 
-def _pitfalls(pitfalls: tuple[Pitfall, ...]) -> Iterator[RenderableType]:
-    grouped: dict[tuple[str, str], list[Pitfall]] = {}
-    for each in pitfalls:
-        grouped.setdefault((each.severity, each.code), []).append(each)
-    if not grouped:
+def _scrape_jobs(jobs: list[ObservedJob]) -> Table:
+    table = _table("SCRAPE JOB", "OVER", "PORTS", "WORKLOADS", "DECLARED IN")
+    for job in jobs:
+        count = str(len(job.matches)) if job.certain else "cannot be told"
+        _add(table, job.name, job.over, ",".join(map(str, job.ports)), count, str(job.ref))
+    return table
+
+
+def _pitfalls(pitfalls: tuple[Pitfall, ...]) -> Iterator[Text]:
+    by_code: dict[tuple[str, str], list[Pitfall]] = {}
+    for pitfall in pitfalls:
+        by_code.setdefault((pitfall.severity, pitfall.code), []).append(pitfall)
+    if not by_code:
         yield Text("No pitfalls found.")
-    for (severity, code), found in grouped.items():
-        count = f" ({len(found)})" if len(found) > 1 else ""
-        yield Text.assemble((f"{severity.upper():<8}", _STYLES[severity]), (f"{code}{count}", "bold"))
-        seen: set[tuple[str, str]] = set()
-        for each in found[:_SHOWN]:
-            yield Text(_plain(f"  {each.ref}: {each.text}" if each.ref else f"  {each.text}"))
-            if (each.code, each.remedy) not in seen:
-                yield Text(_plain(f"  → {each.remedy}"), style="dim")
-                seen.add((each.code, each.remedy))
-        if len(found) > _SHOWN:
-            yield Text(f"  … and {len(found) - _SHOWN} more: -o json has all of them")
+    for (severity, code), same in by_code.items():
+        count = f" ({len(same)})" if len(same) > 1 else ""
+        yield Text.assemble((f"{severity.upper():<9}", _STYLES[severity]), (f"{code}{count}", "bold"))
+        remedies = set()
+        for pitfall in same[:_SHOWN]:
+            yield Text(_plain(f"  {pitfall.ref}: {pitfall.text}" if pitfall.ref else f"  {pitfall.text}"))
+            if pitfall.remedy not in remedies:
+                yield Text(_plain(f"  → {pitfall.remedy}"), style="dim")
+                remedies.add(pitfall.remedy)
+        if len(same) > _SHOWN:
+            yield Text(f"  … and {len(same) - _SHOWN} more: -o json has all of them")

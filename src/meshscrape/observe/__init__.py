@@ -9,6 +9,7 @@ from meshscrape.observe.components import plaintext_components
 from meshscrape.observe.control import read_control
 from meshscrape.observe.declared import Declarations
 from meshscrape.observe.job_sources import read_jobs
+from meshscrape.observe.next_steps import next_steps
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.pitfalls import find_pitfalls
 from meshscrape.observe.pitfalls.facts import Facts
@@ -53,6 +54,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         scrape_jobs=scrape_jobs,
         operator_version=operator_version(cluster),
     )
+    pitfalls = find_pitfalls(facts)
     return Observation(
         control_planes=control.planes,
         mesh=control.mesh,
@@ -62,5 +64,6 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         unread_scrapers=unread,
         operator_version=facts.operator_version,
         plaintext_components=plaintext_components(cluster),
-        pitfalls=find_pitfalls(facts),
+        pitfalls=pitfalls,
+        next_steps=next_steps(workloads, scrape_jobs, scrapers, pitfalls),
     )

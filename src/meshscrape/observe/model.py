@@ -122,7 +122,7 @@ class ObservedJob:
     that it scrapes on the pods of each workload, and `labels_of` the label sets of those targets, one for
     each distinct target, as relabelling leaves them. `ports_after` and `labels_after` are the same once all
     pods are as their templates say (the same where there are no pods). `certain` is False when the objects
-    do not tell what it matches; then it may match nothing here.
+    do not tell what it matches; then it may match nothing here. `static`: it names targets by address.
     """
 
     name: str
@@ -134,6 +134,7 @@ class ObservedJob:
     scraper: Ref | None = None
     spiffe_id: str | None = None
     certain: bool = True
+    static: bool = False
     ports_of: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
     ports_after: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
     labels_of: Mapping[Ref, tuple[Mapping[str, str], ...]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from meshscrape.kube.objects import Ref
@@ -34,6 +35,7 @@ class Observation:
     operator_version: OperatorVersion | None = None
     plaintext_components: tuple[PlaintextComponent, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()
+    next_steps: Mapping[Ref, str] = field(default_factory=dict)
 
     def workload(self, ref: Ref) -> ObservedWorkload | None:
         """Return the workload of this reference, or None (a linear search)."""

@@ -27,7 +27,9 @@ def observation_document(observation: Observation) -> dict[str, Any]:
         "kind": "Observation",
         "controlPlanes": [_plane(each) for each in observation.control_planes],
         "mesh": _mesh(observation.mesh),
-        "workloads": [_workload(each) for each in observation.workloads],
+        "workloads": [
+            _workload(each) | {"next": observation.next_steps[each.ref]} for each in observation.workloads
+        ],
         "scrapeJobs": [_scrape_job(each) for each in observation.scrape_jobs],
         "scrapers": [
             _scraper(each, each not in observation.unread_scrapers) for each in observation.scrapers
@@ -154,6 +156,7 @@ def _scrape_job(job: ObservedJob) -> dict[str, Any]:
         "scraper": ref_document(job.scraper),
         "spiffeId": job.spiffe_id,
         "certain": job.certain,
+        "static": job.static,
         "matches": [
             {"object": ref_document(ref), "ports": list(ports)} for ref, ports in job.ports_of.items()
         ],

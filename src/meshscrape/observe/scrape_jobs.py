@@ -264,6 +264,7 @@ def _observed(matched: _Matched, tell: bool) -> ObservedJob:
         ports=tuple(sorted({port for numbers in ports.values() for port in numbers})),
         scraper=scraper.ref if scraper else None,
         spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
+        static=bool(job.static),
         ports_of=ports,
         ports_after={ref: _ports(scrapes) for ref, scrapes in after.items()},
         labels_of={ref: tuple(scrape.labels for scrape in scrapes) for ref, scrapes in now.items()},
@@ -287,4 +288,5 @@ def _unmatched(job: DeclaredJob) -> ObservedJob:
         scraper=scraper.ref if scraper else None,
         spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
         certain=not job.elsewhere,
+        static=bool(job.static),
     )
