@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,23 @@ from typing import Any
 import pytest
 
 from meshscrape.envoy import bounds
+from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.istio.settings import InboundPort
+from support.envoy import running_envoy, write_resources
 from support.forgery import Forge, Pair
 from support.polling import eventually
 from support.serving import serving
-from support.sidecar import SCRAPER, SERVER, Sidecar, echo_server, proxy_options, running_sidecar
+from support.sidecar import (
+    ALLOW,
+    SCRAPER,
+    SERVER,
+    Sidecar,
+    echo_server,
+    proxy_options,
+    publish_credentials,
+    running_sidecar,
+)
 from support.wire import Wire, ask, ask_http2
 
 STRICT, PERMISSIVE, DISABLE = 9080, 9081, 9082
@@ -94,6 +106,22 @@ def test_an_applications_own_403_is_passed_on_unchanged(tmp_path: Path) -> None:
         assert ask(sidecar.pod, STRICT, "/get", stranger).status == 403
         eventually(lambda: f"{SCRAPER},{SERVER}" in sidecar.envoy.output(), what="the line of the refusal")
         assert sidecar.envoy.output().count('"status":403') == 1
+
+
+@pytest.mark.parametrize(("bits", "accepted"), [(2047, False), (2048, True)])
+def test_envoy_serves_no_short_rsa_key_of_its_own(tmp_path: Path, bits: int, accepted: bool) -> None:
+    """An RSA certificate below 2048 bits is rejected, and no port is served without one."""
+    options, forge = proxy_options(tmp_path, inbound=INBOUND[:1]), Forge()
+    publish_credentials(options, forge.leaf(SERVER, rsa_bits=bits), forge.root)
+    write_resources(Path(options.files_dir), dynamic_files(options, parse_scrapers(ALLOW)))
+    friend = forge.leaf(SCRAPER).client_context()
+    with (
+        running_envoy(tmp_path, bootstrap(options)) as envoy,
+        echo_server(options.inside_address, STRICT),
+        nullcontext() if accepted else pytest.raises(OSError),
+    ):
+        assert ask(options.pod_addresses[0], STRICT, "/get", friend).status == 200
+    assert ("2048-bit or larger" in envoy.output()) is not accepted
 
 
 @pytest.mark.parametrize("port", [STRICT, PERMISSIVE])

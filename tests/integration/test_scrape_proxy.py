@@ -227,6 +227,27 @@ def test_other_spellings_of_a_known_address_are_unknown(field: Field, spelling: 
     assert answer.reason in ("unknown-target", "bad-request")
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "HTTP://{authority}{path}",
+        "{path}",
+        "http://user:password@{authority}{path}",
+        "http://{authority}/{path}",
+        "http://{authority}/stats/./prometheus",
+        "http://{authority}/stats/x/../prometheus",
+        "http://{authority}/stats/%70rometheus",
+    ],
+)
+def test_these_spellings_lead_to_the_same_target(field: Field, target: str) -> None:
+    """They are accepted, and the target is asked for exactly the announced path."""
+    authority = field.good.authority
+    head = f"GET {target.format(authority=authority, path=STATS)} HTTP/1.1"
+    lines = (head, f"Host: {authority}", f"Authorization: Bearer {field.proxy.token}", "", "")
+    assert field.proxy.raw("\r\n".join(lines).encode()).status == 200
+    assert field.good.seen[-1].path == STATS
+
+
 def test_user_information_leads_nowhere_else(field: Field) -> None:
     """`known@unknown` is the unknown address, `unknown@known` the known one."""
     good = field.good.authority
