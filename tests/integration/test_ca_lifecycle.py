@@ -197,7 +197,7 @@ def test_failed_handshakes_leave_nothing(tmp_path: Path) -> None:
                         tcp.shutdown(socket.SHUT_WR)
                         tcp.recv(1)
         assert call(ca, request_bytes(CSR), metadata=bearer(ca.token("foo", "bar")))
-        eventually(lambda: ca.connections() == 0, within=5, what="the end of each")
+        eventually(lambda: ca.connections() == 0, what="the end of each")
         assert "Traceback" not in ca.log()
 
 

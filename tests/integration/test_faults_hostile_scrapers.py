@@ -344,6 +344,8 @@ def test_a_stranger_gets_nothing_over_http2(
 
 def test_thousands_of_idle_connections_are_beside_the_point(world: World) -> None:
     """2,000 silent connections, and 200 that shook hands: the scraper still gets in."""
+    accepted = "listener.secure_merged_metrics_15092.downstream_cx_total"
+    before = world.counted(accepted)
     with contextlib.ExitStack() as held, world.bystanders.unharmed():
         for number in range(2000):
             # Half of them begin a handshake that they never go on with.
@@ -352,8 +354,8 @@ def test_thousands_of_idle_connections_are_beside_the_point(world: World) -> Non
                 silent.sendall(b"\x16\x03\x01\x02\x00\x01\x00")
         for _ in range(200):
             held.enter_context(Wire(world.pod, 15092, world.stranger))
-        active = "listener.secure_merged_metrics_15092.downstream_cx_active"
-        eventually(lambda: world.counted(active) > 2000, what="idle connections")
+        # Envoy drops silent ones after a while, so on a slow machine they are never all open at once.
+        eventually(lambda: world.counted(accepted) - before > 2000, what="idle connections")
 
 
 def test_slow_requests_hold_up_nobody(world: World) -> None:
