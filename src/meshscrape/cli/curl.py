@@ -20,12 +20,14 @@ HTTP_ERROR = 22
 
 @click.command()
 @click.argument("url")
-@click.option("--as", "caller", required=True, metavar="NS/SA", help="Whose certificate to present.")
+@click.option(
+    "--as", "caller", required=True, metavar="NS/SA", help="The workload whose certificate is used."
+)
 @STATE
 @click.option("-X", "--request", "method", metavar="METHOD", help="[default: GET, with -d POST]")
 @click.option("-H", "--header", "headers", multiple=True, metavar="'NAME: VALUE'")
 @click.option("-d", "--data", metavar="TEXT", help="Send this body.")
-@click.option("-i", "--include", is_flag=True, help="Print the response's head, too.")
+@click.option("-i", "--include", is_flag=True, help="Also print status line and headers of the response.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is sent and received on stderr.")
 @click.option("-m", "--max-time", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True,
               help="Seconds to wait for anything.")  # fmt: skip

@@ -1,4 +1,4 @@
-"""How a mesh looks: tables for people, made of the status document alone."""
+"""Tables for people, made of the status document alone."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _STYLES = {"up": "green", "ready": "green", "down": "red", "failed": "red"}
 
 
 def say(line: str) -> None:
-    """A line of progress, on stderr; nobody reading it any more is no reason to fail."""
+    """Write a line of progress to stderr; a closed stderr is no error."""
     with contextlib.suppress(OSError):
         print(f"meshscrape: {line}", file=sys.stderr, flush=True)
 
 
 def console() -> Console:
-    """Standard output as rich sees it; wide enough not to cut lines when it is not a terminal."""
+    """Return standard output for rich; wide enough not to cut lines when it is not a terminal."""
     return Console() if sys.stdout.isatty() else Console(width=200, no_color=True, highlight=False)
 
 
 def mesh_view(document: Mapping[str, Any], now: datetime) -> Group:
-    """The whole view of `up` and `status`: one row per workload, then where things are."""
+    """Return the view of `up` and `status`: one row per workload, then where things are."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("WORKLOAD, SPIFFE ID", overflow="fold")
     for name in ("PORTS", "LAST SCRAPE", "HEALTH", "CERTIFICATE"):
@@ -49,13 +49,13 @@ def mesh_view(document: Mapping[str, Any], now: datetime) -> Group:
 
 
 def workload_line(workload: Mapping[str, Any], now: datetime) -> str:
-    """One workload on one line, for logs."""
+    """Return one workload as a line for logs."""
     cells = [cell.plain if isinstance(cell, Text) else cell for cell in _row(workload, now)]
     return "  ".join(cell.replace("\n", " ") for cell in cells if cell)
 
 
 def remaining(not_after: str, now: datetime) -> str:
-    """How long until an RFC 3339 moment: `23h 59m`, `4m 10s`, `expired`."""
+    """Return the time until an RFC 3339 moment: `23h 59m`, `4m 10s`, `expired`."""
     end = datetime.strptime(not_after, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
     seconds = int((end - now).total_seconds())
     if seconds <= 0:
@@ -67,7 +67,7 @@ def remaining(not_after: str, now: datetime) -> str:
 
 
 def health_of(workload: Mapping[str, Any]) -> str:
-    """`up 3/3`, `down 1/3`, or what keeps the workload from being scraped."""
+    """Return `up 3/3`, `down 1/3`, or what keeps the workload from being scraped."""
     targets = workload["targets"]
     if not workload["ready"]:
         return "not ready"
@@ -135,5 +135,5 @@ def _facts(document: Mapping[str, Any]) -> list[Text]:
     if document["scrapeProxy"]:
         facts.insert(1, ("through", f"scrape proxy {document['scrapeProxy']['address']}; {WHY_HTTP}"))
     elif document["prometheus"]:
-        facts.insert(1, ("directly", "nobody checks whom Prometheus scrapes (--direct)"))
+        facts.insert(1, ("directly", "Prometheus does not verify its targets (--direct)"))
     return [Text.assemble((f"{name:<11}", "bold"), value) for name, value in facts]

@@ -48,9 +48,7 @@ def interval_seconds(text: str, where: str) -> float:
     "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --proxy: its token."
 )
 @click.option("--job", "jobs", multiple=True, metavar="JOB", help="With --proxy: a job it tells; repeatable.")
-@click.option(
-    "--direct", is_flag=True, help="Without a scrape proxy. Nobody then checks whom Prometheus scrapes."
-)
+@click.option("--direct", is_flag=True, help="Scrape without a scrape proxy. Targets are not verified then.")
 @click.option(
     "--certs",
     type=click.Path(path_type=Path),
@@ -94,7 +92,7 @@ def command(
     """Print Prometheus' configuration for the running mesh, or with --proxy for your own Prometheus.
 
     Prometheus asks the scrape proxy, and the scrape proxy checks every target's SPIFFE ID. With --direct
-    nobody does: Prometheus cannot, so those jobs carry insecure_skip_verify.
+    targets are not verified, so those jobs carry insecure_skip_verify.
 
     With --kubernetes, for a scraper in a cluster that has a workload certificate there.
     """
@@ -103,7 +101,7 @@ def command(
     if kubernetes:
         _refuse_others("--kubernetes", proxy=proxy, direct=direct, targets=targets)
         say(
-            "warning: these jobs do not check whom they scrape (insecure_skip_verify): "
+            "warning: these jobs do not verify their targets (insecure_skip_verify): "
             "the scrape proxy cannot find a cluster's pods yet"
         )
         jobs_of = ClusterJobs(str(certs or CERTIFICATES), namespaces)
@@ -116,7 +114,7 @@ def command(
     _refuse_others("a mesh on this machine", namespace=namespaces, existing=existing)
     if (certs or targets) and not direct:
         raise InputError(
-            "--certs and --targets make jobs that check nobody's identity",
+            "--certs and --targets make jobs that verify no target",
             remedy="say --direct if you mean it, or use the scrape proxy: --proxy IP:PORT --token-file FILE",
         )
     through: ScrapeProxyAccess | DirectScrapes
@@ -129,7 +127,7 @@ def command(
     else:
         through = _of_running_mesh(state_path(state), direct)
     if isinstance(through, DirectScrapes):
-        say("warning: these jobs do not check whom Prometheus scrapes (insecure_skip_verify)")
+        say("warning: these jobs do not verify their targets (insecure_skip_verify)")
     text = render(ScrapeOptions(through, interval))
     print(text if chosen == "prometheus" else collector_text(chosen, yaml.safe_load(text)), end="")
     return 0

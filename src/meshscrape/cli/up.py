@@ -74,7 +74,7 @@ class _ReportHandler(logging.Handler):
 @click.option(
     "--direct",
     is_flag=True,
-    help="Let Prometheus scrape by itself, without the scrape proxy: nobody checks whom it scrapes.",
+    help="Let Prometheus scrape by itself, without the scrape proxy. Prometheus cannot verify its targets.",
 )
 def command(
     mesh: Path | None, state: Path | None, check: bool, quiet: bool, output: str,
@@ -94,7 +94,7 @@ def command(
     # The example's own traffic is for people to watch and for verify to have something to read.
     options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None, direct=direct)
     if direct:
-        say("warning: Prometheus scrapes directly and checks nobody's identity (insecure_skip_verify)")
+        say("warning: Prometheus scrapes directly and does not verify its targets (insecure_skip_verify)")
     asked = UpOptions(options, state_path(state), check, quiet, output)
     logging.basicConfig(level=logging.WARNING, handlers=[_ReportHandler(asked)])
     shown: list[LocalMesh] = []
