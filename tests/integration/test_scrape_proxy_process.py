@@ -208,7 +208,7 @@ def test_prometheus_of_ones_own_scrapes_two_meshes(tmp_path: Path) -> None:
         url = stack.enter_context(_prometheus(tmp_path, proxy))
         seen = {"east": "1", "west": "1", "impostor": "0"}
         eventually(lambda: _values(url, f'up{{job="{JOB}"}}', "mesh") == seen, within=60)
-        eventually(lambda: set(_values(url, "shown", "mesh")) == {"east", "west"}, what="both meshes' samples")
+        eventually(lambda: set(_values(url, "shown", "mesh")) == {"east", "west"}, what="samples")
         refused = f'meshscrape_scrape_refusals_total{{target="{impostor.authority}"}}'
         eventually(lambda: "wrong-identity" in _values(url, refused, "reason"))
         assert not impostor.seen
