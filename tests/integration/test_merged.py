@@ -300,7 +300,7 @@ def test_flood_costs_neither_the_budget_nor_who_is_behind_it(kind: str) -> None:
                 limits = MergeLimits(max_bytes=1 << 40, max_series=1 << 40)
                 async with agent(MergedOptions(sources, address, limits=limits), address) as url:
                     started = asyncio.get_running_loop().time()
-                    _, body = await read(url, {"X-Prometheus-Scrape-Timeout-Seconds": "4"})
+                    _, body = await read(url, {"X-Prometheus-Scrape-Timeout-Seconds": "6"})
                     took = asyncio.get_running_loop().time() - started
         assert f'meshscrape_source_up{{source="application:{odd}"}} 0'.encode() in body
         assert f'meshscrape_source_up{{source="application:{healthy}"}} 1'.encode() in body
@@ -308,7 +308,7 @@ def test_flood_costs_neither_the_budget_nor_who_is_behind_it(kind: str) -> None:
         return took, body
 
     took, _ = asyncio.run(run())
-    assert took < 0.9 * 4
+    assert took < 0.9 * 6
 
 
 def test_redirect_on_the_same_port_is_followed_once() -> None:

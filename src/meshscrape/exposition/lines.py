@@ -27,7 +27,8 @@ class LineBuffer:
         if self._skipping:
             start = chunk.index(b"\n") + 1
             self._skipping = False
-        lines = bytes(self._held) + chunk[start:end] if self._held else chunk[start:end]
+        # A chunk is copied at most once: copies are a large part of what a merge costs.
+        lines = b"".join((self._held, memoryview(chunk)[start:end])) if self._held else chunk[start:end]
         self._held.clear()
         self._hold(chunk[end:])
         return self._within_limit(lines) if len(lines) > self._max_line else lines

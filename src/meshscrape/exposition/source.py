@@ -87,7 +87,7 @@ class SourceMerge(ABC):
 
     def _own_all(self, found: Sequence[tuple[bytes, bytes]]) -> bool:
         """Own all these (name, type) and return True, or nothing of them if one is not free."""
-        size = sum(len(name) for name, _ in found)
+        size = sum([len(name) for name, _ in found])
         if len(found) > self._families_left or size > self._name_bytes_left:
             return False
         if self._dropped and any(self._is_dropped(name) for name, _ in found):
@@ -182,6 +182,10 @@ class LineMerge(SourceMerge):
     def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
         """Return what of `lines` (whole ones) is sent on, with what was held back if they are the `last`."""
 
+    @abstractmethod
+    def _series(self, lines: bytes) -> int:
+        """Return how many of the lines that `_merged` returned last are samples."""
+
     def _bounded(self, lines: bytes) -> bytes:
         """Count what is sent on; return what of it is within the limit on series."""
         self.malformed_lines += self._lines.taken_too_long()
@@ -190,7 +194,7 @@ class LineMerge(SourceMerge):
             return b""
         if lines:
             self._any_valid = True
-            self.series += _series(lines)
+            self.series += self._series(lines)
             excess = self.series - self._limits.max_series
             if excess > 0:
                 self._cut(f"sent more than {self._limits.max_series} series")
@@ -199,11 +203,6 @@ class LineMerge(SourceMerge):
         if self.malformed_lines > max(MAX_MALFORMED, self.series):
             self._cut(f"sent more malformed lines ({self.malformed_lines}) than valid ones")
         return lines
-
-
-def _series(lines: bytes) -> int:
-    """Return how many of canonical lines are samples."""
-    return lines.count(b"\n") - lines.count(b"\n# ") - lines.startswith(b"# ")
 
 
 def _without_last(lines: bytes, samples: int) -> bytes:

@@ -10,8 +10,10 @@ from meshscrape.exposition.patterns import families_end
 from meshscrape.exposition.scan import Mender
 from meshscrape.exposition.source import LineMerge, MergeLimits, OwnerName
 
-# The families of a chunk that was found valid; a line feed stands before its first line.
-_TYPE_LINES = re.compile(rb"\n# TYPE ([^ ]+) (.*)")
+# The metadata of a chunk that was found valid, but for its first line: name and type of a TYPE line, nothing
+# of a HELP line.
+_METADATA = re.compile(rb"\n# (?:TYPE ([^ ]+) (.*)|HELP )")
+_TYPE_LINE = re.compile(rb"# TYPE ([^ ]+) (.*)")
 # One family's lines, as long as they are together. It runs over canonical lines only, where a name is known
 # by what follows it. Which group closed last tells what was found: h, s or p (the type's name), lone or bare.
 _BLOCK = re.compile(
@@ -57,9 +59,12 @@ class TextMerge(LineMerge):
         self._keeping = False
         self._help_open = False
         self._held_help = b""
+        # Of the chunk that was taken whole; -1: not counted.
+        self._metadata_lines = -1
 
     def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
         """See LineMerge: without what is malformed, and without the families that are not this source's."""
+        self._metadata_lines = -1
         data = self._held_back(self._held_help + lines, last=last)
         if not data:
             return b""
@@ -74,6 +79,11 @@ class TextMerge(LineMerge):
         header = b"# TYPE %s %s\n" % self._current if self._current else b""
         return self._filtered(header + canonical, len(header))
 
+    def _series(self, lines: bytes) -> int:
+        """See LineMerge."""
+        metadata = self._metadata_lines if self._metadata_lines >= 0 else _metadata_in(lines)
+        return lines.count(b"\n") - metadata
+
     def _held_back(self, data: bytes, *, last: bool) -> bytes:
         """Return `data` without a HELP line at its end: the TYPE line that it belongs to may come next."""
         self._held_help = b""
@@ -85,21 +95,33 @@ class TextMerge(LineMerge):
 
     def _takes_whole(self, data: bytes) -> bool:
         """Own all families of `data` and return True, if all are free and as client libraries write them."""
-        if self._current is not None and not self._keeping:
+        start = self._end_of_current(data)
+        if start < 0 or not (self._trusted or families_end(data, start) == len(data)):
             return False
-        header = b"\n# TYPE %s %s\n" % self._current if self._current else b"\n"
-        text = header + data
-        if self._trusted:
-            if not text.startswith(b"\n# "):
-                return False
-        elif families_end(text, 1) < len(text):
+        metadata = _METADATA.findall(data, max(0, start - 1))
+        first = _TYPE_LINE.match(data) if start == 0 else None
+        found = [each for each in metadata if each[0]]
+        if first is not None:
+            found.insert(0, (first[1], first[2]))
+        if not self._own_all(found):
             return False
-        found = _TYPE_LINES.findall(text)
-        if not found or not self._own_all(found[1:] if self._current else found):
-            return False
-        self._current, self._keeping = found[-1], True
+        if found:
+            self._current, self._keeping = found[-1], True
         self._help_open = _ends_with_type_alone(data)
+        self._metadata_lines = len(metadata) + (start == 0)
         return True
+
+    def _end_of_current(self, data: bytes) -> int:
+        """Return where the lines of the current family end; -1 if others stand before the first metadata."""
+        start = 0 if data.startswith(b"# ") else data.find(b"\n# ") + 1 or len(data)
+        if start == 0:
+            return 0
+        if self._current is None or not self._keeping:
+            return -1
+        if self._trusted:
+            return start
+        text = b"# TYPE %s %s\n%s" % (*self._current, memoryview(data)[:start])
+        return start if families_end(text, 0) == len(text) else -1
 
     def _filtered(self, data: bytes, start: int) -> bytes:
         """`data[start:]` without what is not kept; `data[:start]` is the TYPE line of the family going on."""
@@ -133,8 +155,11 @@ class TextMerge(LineMerge):
             return begin if self._keeps_samples(kind) else end
         if found == _LONE:
             return begin if self._keeps_help(kind) else end
+        if name in self._dropped:
+            self._current, self._keeping, self._help_open = (name, kind), False, False
+            return end
         samples_from = match.end(found) + 1
-        if name in self._dropped or self._families.conflicts(name, kind) or not self._has_room(name):
+        if self._families.conflicts(name, kind) or not self._has_room(name):
             return samples_from if self._keeps_despite(name, kind) else end
         self._own(name, kind)
         self._help_open = samples_from == end and match["help"] is None
@@ -198,6 +223,10 @@ class TextMerge(LineMerge):
     def _drop(self, name: bytes, kind: bytes) -> None:
         super()._drop(name, kind)
         self._current, self._keeping, self._help_open = (name, kind), False, False
+
+
+def _metadata_in(lines: bytes) -> int:
+    return lines.count(b"\n# ") + lines.startswith(b"# ")
 
 
 def _ends_with_type_alone(data: bytes) -> bool:

@@ -11,9 +11,11 @@ import contextlib
 import os
 import ssl
 import zlib
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 import h11
@@ -106,6 +108,51 @@ async def fetch(
         return response.status, b"".join([chunk async for chunk in response.body])
 
 
+class _Arrival(asyncio.Protocol):
+    """What arrives on a connection, in the pieces that were read: asyncio's streams copy them twice."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport
+        self.at_eof = False
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._error: OSError | None = None
+        self._changed = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= READ_SIZE:
+            self.transport.pause_reading()
+        self._changed.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._error = error if isinstance(error, OSError) else None
+        self.at_eof = True
+        self._changed.set()
+
+    async def read(self) -> bytes:
+        """Return the next piece, none at the end; OSError when the connection broke."""
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if self.at_eof:
+                return b""
+            self._changed.clear()
+            await self._changed.wait()
+        piece = self._pieces.popleft()
+        self._size -= len(piece)
+        if not self._pieces and not self.transport.is_closing():
+            self.transport.resume_reading()
+        return piece
+
+
 @dataclass(slots=True)
 class _Exchange:
     """One connection with its one request."""
@@ -114,8 +161,7 @@ class _Exchange:
     limits: FetchLimits
     deadline: float = field(init=False)
     connection: h11.Connection = field(init=False)
-    reader: asyncio.StreamReader = field(init=False)
-    writer: asyncio.StreamWriter = field(init=False)
+    arrival: _Arrival = field(init=False)
 
     def __post_init__(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + self.limits.total
@@ -128,14 +174,14 @@ class _Exchange:
         try:
             async with self._timeout(self.limits.connect):
                 if unix_socket is not None:
-                    self.reader, self.writer = await _open_unix(os.fspath(unix_socket))
+                    self.arrival = await _open_unix(os.fspath(unix_socket))
                     return
                 secure = parts.scheme == "https"
-                self.reader, self.writer = await asyncio.open_connection(
-                    parts.hostname,
+                _, self.arrival = await asyncio.get_running_loop().create_connection(
+                    _Arrival,
+                    parts.hostname or "",
                     port or (443 if secure else 80),
                     ssl=tls if secure else None,
-                    limit=READ_SIZE,
                 )
         except TimeoutError as error:
             raise UnavailableError("no connection within the deadline", where=self.url) from error
@@ -153,9 +199,7 @@ class _Exchange:
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise InputError(f"the request cannot be written ({error})", where=self.url) from error
         # A refused or reset write shows as a missing answer, which says more.
-        with contextlib.suppress(OSError):
-            self.writer.write(data)
-            await self.writer.drain()
+        self.arrival.transport.write(data)
         answer = await self._event()
         for _ in range(MAX_INTERIM):
             if not isinstance(answer, h11.InformationalResponse):
@@ -223,7 +267,7 @@ class _Exchange:
             while (event := self.connection.next_event()) is h11.NEED_DATA:
                 self.connection.receive_data(await self._read(place))
         except h11.RemoteProtocolError as error:
-            if self.reader.at_eof():
+            if self.arrival.at_eof:
                 raise TruncatedError(f"closed the connection {place}", where=self.url) from error
             raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
         return event  # type: ignore[return-value]
@@ -231,7 +275,7 @@ class _Exchange:
     async def _read(self, place: str) -> bytes:
         try:
             async with self._timeout(self.limits.read):
-                return await self.reader.read(READ_SIZE)
+                return await self.arrival.read()
         except TimeoutError as error:
             raise TruncatedError(f"the deadline passed {place}", where=self.url) from error
         except OSError as error:
@@ -243,7 +287,7 @@ class _Exchange:
 
     def close(self) -> None:
         # No goodbye: everything wanted has been read, and an abandoned body must not keep a socket.
-        self.writer.transport.abort()
+        self.arrival.transport.abort()
 
 
 def _parse(url: str) -> tuple[SplitResult, int | None]:
@@ -261,16 +305,17 @@ async def _nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-async def _open_unix(path: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _open_unix(path: str) -> _Arrival:
     """Connect to a Unix socket at a path of any length.
 
     A long one is reached through its directory's descriptor in /proc, which is short.
     """
     if len(os.fsencode(path)) <= UNIX_PATH_MAX:
-        return await asyncio.open_unix_connection(path, limit=READ_SIZE)
+        return (await asyncio.get_running_loop().create_unix_connection(_Arrival, path))[1]
     directory, name = os.path.split(path)
     descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return await asyncio.open_unix_connection(f"/proc/self/fd/{descriptor}/{name}", limit=READ_SIZE)
+        short = f"/proc/self/fd/{descriptor}/{name}"
+        return (await asyncio.get_running_loop().create_unix_connection(_Arrival, short))[1]
     finally:
         os.close(descriptor)
