@@ -84,6 +84,12 @@ def test_an_anchor_counts_in_its_own_document_only() -> None:
         load_documents("a: &x 1\n---\nb: *x\n", "m.yaml")
 
 
+def test_what_aliases_add_counts_per_document() -> None:
+    """Many documents in one file may each use aliases."""
+    part = "a: &a\n" + "- 1\n" * 1000 + "".join(f"b{index}: *a\n" for index in range(150))
+    check_yaml(f"{part}---\n{part}", "m.yaml")
+
+
 def test_repeated_keys_can_be_told_instead() -> None:
     """Every repetition is told with its line in the file."""
     told: list[tuple[str, int]] = []

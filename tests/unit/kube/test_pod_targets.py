@@ -111,6 +111,7 @@ def test_an_application_that_is_not_ready_is_scraped_all_the_same() -> None:
     """Its metrics say why it is not ready."""
     pod = web(variables=SECURE)
     pod["status"]["containerStatuses"] = [{"name": "web", "ready": False}]
+    pod["status"]["initContainerStatuses"].insert(0, {"name": "migrate", "ready": False})
     pod["status"]["conditions"] = [{"type": "Ready", "status": "False"}]
     assert len(targets_of(pod, MESH)) == 2
 
@@ -127,6 +128,11 @@ def test_the_applications_own_port_is_a_target_where_envoy_takes_mutual_tls(
     assert [(target.metrics, target.port, target.path) for target in found] == [
         ("application", port, "/m") for port in ports
     ]
+    if ports:
+        https = endpoints.replace('"path"', '"scheme": "https", "path"')
+        own_tls = web(variables={**SECURE, "ISTIO_PROMETHEUS_ANNOTATIONS": https})
+        # What speaks TLS by itself would be TLS inside TLS: the merge reads it.
+        assert len(targets_of(own_tls, TargetMesh("example.org", policies=policies))) == 2
     pod["metadata"]["annotations"]["traffic.sidecar.istio.io/excludeInboundPorts"] = "80, 9102"
     assert len(targets_of(pod, TargetMesh("example.org", policies=policies))) == 2
 

@@ -44,6 +44,7 @@ def test_the_last_of_repeated_keys_counts_with_a_notice(text: str, line: int) ->
         "just text\n",
         "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes: [{role: control-plane}]\n",
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources: [a.yaml]\n",
+        "apiVersion: kustomize.config.k8s.io/v1alpha1\nkind: Component\nmetadata: {name: a}\n",
         "apiVersion: v1\nkind: Config\nclusters: []\n",
         "apiVersion: kubeadm.k8s.io/v1beta3\nkind: ClusterConfiguration\n",
         "apiVersion: example.io/v1\nkind: Plan\nsteps: []\n",

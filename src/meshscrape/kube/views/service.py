@@ -70,7 +70,7 @@ def _port(item: Reading) -> ServicePort | None:
     if port is None:
         return None
     number: int | str | None = port
-    if isinstance(target.value, int) and not isinstance(target.value, bool):
+    if isinstance(target.value, int):
         number = target.port_number()
     elif target.value is not None:
         number = item.text("targetPort") or None

@@ -148,6 +148,7 @@ class TestService:
             ({"ports": [{"port": True}]}, ("spec", "ports", 0, "port")),
             ({"ports": [{"port": 80, "targetPort": 99999}]}, ("spec", "ports", 0, "targetPort")),
             ({"ports": [{"port": 80, "targetPort": [1]}]}, ("spec", "ports", 0, "targetPort")),
+            ({"ports": [{"port": 80, "targetPort": True}]}, ("spec", "ports", 0, "targetPort")),
             ({"ports": [{"port": 80, "protocol": "tcp"}]}, ("spec", "ports", 0, "protocol")),
             ({"selector": ["app"]}, ("spec", "selector")),
         ],
