@@ -90,6 +90,9 @@ def _tables(observation: Observation) -> Iterator[RenderableType]:
     jobs = [job for job in observation.scrape_jobs if job.matches or not job.certain or job.static]
     if jobs:
         yield _scrape_jobs(jobs)
+    if observation.unknown_listers:
+        listers = ", ".join(f"{ref.namespace}/{ref.name}" for ref in observation.unknown_listers)
+        yield Text(_plain(f"May list pods, and perhaps reads metrics: {listers}"))
     if observation.plaintext_components:
         components = [
             f"{each.component} ({each.ref.namespace}, port {each.port})"

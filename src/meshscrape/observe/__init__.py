@@ -13,6 +13,7 @@ from meshscrape.observe.next_steps import next_steps
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.pitfalls import find_pitfalls
 from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.pod_listers import unknown_listers
 from meshscrape.observe.resolved import Resolver
 from meshscrape.observe.scrape_jobs import observed_jobs, unread_scrapers
 from meshscrape.observe.scrapers import find_scrapers, operator_version
@@ -62,6 +63,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observ
         scrape_jobs=scrape_jobs,
         scrapers=scrapers,
         unread_scrapers=unread,
+        unknown_listers=unknown_listers(workloads, scrapers, inventory),
         operator_version=facts.operator_version,
         plaintext_components=plaintext_components(cluster),
         pitfalls=pitfalls,

@@ -46,10 +46,10 @@ def _next_step(
 ) -> str:
     if severe:
         return f"correct: {', '.join(severe)}"
+    if scraper is not None:
+        return "read about: scraper-ambient" if scraper.ambient else _scraper_step(scraper)
     if workload.kind == "ambient":
         return "nothing: ztunnel encrypts"
-    if scraper is not None:
-        return _scraper_step(scraper)
     if not workload.in_mesh:
         return "none; --inject takes it into the mesh"
     if workload.envoy_missing:

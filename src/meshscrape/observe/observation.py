@@ -23,6 +23,7 @@ class Observation:
     """What a cluster contains, and the pitfalls that apply.
 
     `unread_scrapers` are those of which the objects do not tell all jobs: they may read any plaintext port.
+    `unknown_listers` are workloads that may list pods, for a purpose that is not known: a hint, no more.
     `operator_version` is that of the Prometheus Operator, by its image.
     """
 
@@ -32,6 +33,7 @@ class Observation:
     scrape_jobs: tuple[ObservedJob, ...] = ()
     scrapers: tuple[Scraper, ...] = ()
     unread_scrapers: tuple[Scraper, ...] = ()
+    unknown_listers: tuple[Ref, ...] = ()
     operator_version: OperatorVersion | None = None
     plaintext_components: tuple[PlaintextComponent, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()

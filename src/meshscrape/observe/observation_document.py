@@ -34,6 +34,7 @@ def observation_document(observation: Observation) -> dict[str, Any]:
         "scrapers": [
             _scraper(each, each not in observation.unread_scrapers) for each in observation.scrapers
         ],
+        "unknownPodListers": [ref_document(ref) for ref in observation.unknown_listers],
         "plaintextComponents": [
             {"object": ref_document(each.ref), "component": each.component, "port": each.port}
             for each in observation.plaintext_components
