@@ -16,8 +16,8 @@ address with an attacker (NAT, one machine) survives: an honest peer needs a pla
 the oldest ends first.
 
 Turns for handshakes go alternately to addresses that have proved an identity lately and to others, then
-round robin over addresses, and for one address to its newest connection: under overload an old connection
-has often been given up by its peer.
+round robin over addresses. For one address they go alternately to its oldest connection, so that none waits
+for ever, and to its newest: under overload an old one has often been given up by its peer.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class Limits:
     shaking_places: int = 256
     unproven_places: int = 512
     proven_places: int = 1024
-    silent: float = 3.0
-    waiting: float = 5.0
-    shaking: float = 3.0
+    silent: float = 5.0
+    waiting: float = 10.0
+    shaking: float = 5.0
     unproven: float = 5.0
     proven: float = 300.0
     idle: float = 60.0
@@ -187,7 +187,7 @@ class Admission:
     )
     _counts: Counter[Stage] = field(default_factory=Counter)
     _known: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    _known_turn: bool = True
+    _turns: int = 0
 
     def count(self, stage: Stage) -> int:
         """Return how many connections are in `stage`."""
@@ -314,11 +314,12 @@ def _turn(state: Admission, now: float) -> Decision:
         return _NOTHING
     known = next((one for one in room if state.knows(one, now)), None)
     other = next((one for one in room if not state.knows(one, now)), None)
-    state._known_turn = not state._known_turn
-    holder = (known or other) if state._known_turn else (other or known)
+    state._turns += 1
+    holder = (known or other) if state._turns % 2 else (other or known)
     if holder is None:
         return _NOTHING
-    connection = next(reversed(room[holder]))
+    held = room[holder]
+    connection = next(iter(held)) if state._turns // 2 % 2 else next(reversed(held))
     # At the end of the round: dictionaries keep their order, and this address has had its turn.
     room[holder] = room.pop(holder)
     decision = _settle(state, connection, Stage.SHAKING, now)
