@@ -85,18 +85,19 @@ def allow_policies(policies: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 
 def _matches(policy: Manifest, request: Request, certainly: bool) -> bool:
-    """`certainly`: conditions that objects do not tell count as not met."""
+    """Return whether a rule of the policy matches; `certainly`: what objects do not tell counts as not "
+    "met."""
     rules = objects.as_list(objects.dig(policy.data, "spec", "rules"))
     return any(_rule_matches(rule, request, certainly) for rule in rules)
 
 
 def _rule_matches(rule: Any, request: Request, certainly: bool) -> bool:
     sources = [
-        objects.as_mapping(objects.dig(each, "source")) for each in objects.as_list(objects.dig(rule, "from"))
+        objects.as_mapping(objects.dig(source, "source"))
+        for source in objects.as_list(objects.dig(rule, "from"))
     ]
     operations = [
-        objects.as_mapping(objects.dig(each, "operation"))
-        for each in objects.as_list(objects.dig(rule, "to"))
+        objects.as_mapping(objects.dig(to, "operation")) for to in objects.as_list(objects.dig(rule, "to"))
     ]
     if objects.as_list(objects.dig(rule, "when")) and certainly:
         return False
@@ -136,7 +137,8 @@ def _listed(fields: Mapping[str, Any], name: str, value: str) -> bool:
 
 
 def _like(pattern: str, value: str) -> bool:
-    """Istio's patterns: exact, `*` for any value that is there, a prefix `a*`, a suffix `*a`."""
+    """Return whether a value matches Istio's pattern: exact, `*` for any value, a prefix `a*`, a suffix "
+    "`*a`."""
     if pattern == "*":
         return bool(value)
     if pattern.endswith("*"):

@@ -46,7 +46,7 @@ def override_of(
     template: Any,
     inventory: Inventory,
 ) -> Override | None:
-    """The override that a proxy starts with, by annotation or by its own environment; or None."""
+    """Return the override that a proxy starts with, by annotation or by its own environment; or None."""
     if name := annotations.get(BOOTSTRAP_OVERRIDE):
         return _read(Ref("", "ConfigMap", namespace, name), KEY, inventory)
     if path := env.get(ISTIO_BOOTSTRAP_OVERRIDE):
@@ -56,8 +56,8 @@ def override_of(
 
 def _mounted(namespace: str, path: str, template: Any, inventory: Inventory) -> Override | None:
     volumes = {
-        objects.dig(each, "name"): objects.dig(each, "configMap", "name")
-        for each in objects.as_list(objects.dig(template, "spec", "volumes"))
+        objects.dig(volume, "name"): objects.dig(volume, "configMap", "name")
+        for volume in objects.as_list(objects.dig(template, "spec", "volumes"))
     }
     for container in objects.containers(template):
         if container.get("name") != PROXY_CONTAINER:
@@ -86,9 +86,9 @@ def _read(ref: Ref, key: str, inventory: Inventory) -> Override:
     if len(documents) != 1:
         return Override(ref, key, "unreadable", size=len(text.encode()))
     static = _either(documents[0].data, "static_resources", "staticResources")
-    listeners = tuple(_listener(each) for each in objects.as_list(objects.dig(static, "listeners")))
+    listeners = tuple(_listener(listener) for listener in objects.as_list(objects.dig(static, "listeners")))
     clusters = tuple(
-        str(objects.dig(each, "name")) for each in objects.as_list(objects.dig(static, "clusters"))
+        str(objects.dig(cluster, "name")) for cluster in objects.as_list(objects.dig(static, "clusters"))
     )
     return Override(ref, key, "", listeners, clusters, len(text.encode()))
 

@@ -24,7 +24,7 @@ class Cluster:
     def __init__(self, inventory: Inventory) -> None:
         self.inventory = inventory
         self.namespaces = {
-            each.ref.name: objects.labels(each.data) for each in inventory.of_kind("Namespace")
+            namespace.ref.name: objects.labels(namespace.data) for namespace in inventory.of_kind("Namespace")
         }
         self.services: LabelIndex[Manifest] = LabelIndex()
         for service in inventory.of_kind("Service", ""):
@@ -34,18 +34,19 @@ class Cluster:
         self.pods = _pods_by_owner(inventory)
 
     def namespace_labels(self, namespace: str) -> Mapping[str, str]:
-        """The labels of a namespace; none when it is not known."""
+        """Return the labels of a namespace; none when it is not known."""
         return self.namespaces.get(namespace, {})
 
     def selecting(self, kind: str, group: str, *path: str) -> LabelIndex[Manifest]:
-        """All objects of a kind by the selector at `path` (matchLabels form; absent selects everything)."""
+        """Return all objects of a kind by the selector at `path` (matchLabels form; absent selects "
+        "everything)."""
         index: LabelIndex[Manifest] = LabelIndex()
-        for each in self.inventory.of_kind(kind, group):
-            selector = objects.as_mapping(objects.dig(each.data, *path))
+        for manifest in self.inventory.of_kind(kind, group):
+            selector = objects.as_mapping(objects.dig(manifest.data, *path))
             # Sidecar's workloadSelector has `labels`, Istio's Gateway a bare mapping.
             if "labels" in selector:
                 selector = {"matchLabels": selector["labels"]}
-            index.add(each.ref.namespace, selector, each)
+            index.add(manifest.ref.namespace, selector, manifest)
         return index
 
 
@@ -59,7 +60,7 @@ def _pods_by_owner(inventory: Inventory) -> dict[Ref, list[Manifest]]:
 
 
 def owner_of_pod(pod: Manifest, inventory: Inventory) -> Ref:
-    """What a user changes to change this pod: Deployment, CronJob, …; the pod itself when nothing owns it.
+    """Return what a user changes to change this pod: Deployment, CronJob, …; without an owner the pod itself.
 
     The ReplicaSet in between need not be known: its name is the Deployment's with the pod template's hash.
     """
@@ -79,12 +80,12 @@ def _controller(manifest: Manifest) -> Ref | None:
 
 
 def owners(manifest: Manifest) -> Iterator[Ref]:
-    """The owners of an object, its controller first."""
+    """Return the owners of an object, its controller first."""
     references = objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))
-    found = [each for each in references if isinstance(each, Mapping)]
+    found = [reference for reference in references if isinstance(reference, Mapping)]
     for each in sorted(found, key=lambda each: each.get("controller") is not True):
         group = str(each.get("apiVersion", "")).rpartition("/")[0]
         ref = Ref(group, str(each.get("kind")), manifest.ref.namespace, str(each.get("name")))
-        # Nothing checks that an owner is a name, and whoever makes a pod writes it.
+        # Whoever creates a pod writes its owner, and the API server does not check that it is a name.
         if ref.printable:
             yield ref

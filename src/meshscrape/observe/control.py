@@ -52,11 +52,11 @@ class Control:
     given: IstioVersion = UNKNOWN
 
     def plane(self, name: str) -> ControlPlane | None:
-        """The control plane behind a revision or tag; the only one there is when none is named so."""
+        """Return the control plane of a revision or tag; where none is named so, the only one there is."""
         revision = self.names.get(name, name)
-        for each in self.planes:
-            if each.revision == revision:
-                return each
+        for plane in self.planes:
+            if plane.revision == revision:
+                return plane
         if len(self.planes) == 1 and name in ("", DEFAULT):
             return self.planes[0]
         return None
@@ -68,7 +68,7 @@ class Control:
         return plane.mesh if plane else MeshSettings()
 
     def version_of(self, revision: str) -> IstioVersion:
-        """What a proxy of this revision becomes when its pod is recreated."""
+        """Return what a proxy of this revision becomes when its pod is recreated."""
         plane = self.plane(revision)
         if plane is not None and plane.version.known:
             return plane.version
@@ -76,7 +76,8 @@ class Control:
 
 
 def read_control(cluster: Cluster, given: IstioVersion) -> Control:
-    """The control planes of a cluster; `given` (--istio-version) fills in versions that nothing tells."""
+    """Return the control planes of a cluster; `given` (--istio-version) fills in versions that nothing "
+    "tells."""
     flavour = _flavour(cluster)
     names, webhooks = _names(cluster)
     found: dict[str, dict[str, Manifest]] = {}
@@ -118,18 +119,18 @@ def _revision_of_name(name: str, prefix: str) -> str:
 
 
 def is_istiod(manifest: Manifest) -> bool:
-    """Whether a Deployment is Istio's control plane."""
+    """Return whether a Deployment is Istio's control plane."""
     template = objects.pod_template(manifest.data)
     if objects.dig(template, "metadata", "labels", "app") == "istiod":
         return True
     return any(
-        each.get("name") == "discovery" and "pilot" in str(each.get("image", ""))
-        for each in objects.containers(template)
+        container.get("name") == "discovery" and "pilot" in str(container.get("image", ""))
+        for container in objects.containers(template)
     )
 
 
 def _names(cluster: Cluster) -> tuple[dict[str, str], bool]:
-    """Revisions and tags that something injects for, and whether any webhook was in the dump."""
+    """Return the revisions and tags that something injects for, and whether the dump has any webhook."""
     names: dict[str, str] = {}
     webhooks = False
     for hook in cluster.inventory.of_kind("MutatingWebhookConfiguration"):
@@ -252,7 +253,7 @@ def _mesh(config_map: Manifest | None, operator: Manifest | None, some: Manifest
 
 
 def yaml_mapping(text: str) -> Mapping[str, Any]:
-    """The mapping that a YAML text within an object spells; empty when it cannot be read."""
+    """Return the mapping that a YAML text within an object spells; empty when it cannot be read."""
     try:
         documents = load_documents(text, "")
     except InputError:
@@ -261,34 +262,34 @@ def yaml_mapping(text: str) -> Mapping[str, Any]:
 
 
 def split_ports(text: str) -> tuple[str, ...]:
-    """The entries of a comma-separated list."""
-    return tuple(part for part in (each.strip() for each in text.split(",")) if part)
+    """Return the entries of a comma-separated list."""
+    return tuple(part for part in (part.strip() for part in text.split(",")) if part)
 
 
 def _flavour(cluster: Cluster) -> Flavour:
-    """Alibaba Cloud's ASM, when something that only ASM has is in the dump."""
+    """Return `asm` when something that only Alibaba Cloud's ASM has is in the dump, else `istio`."""
     inventory = cluster.inventory
-    if any(each.ref.group == ASM_GROUP for each in inventory):
+    if any(manifest.ref.group == ASM_GROUP for manifest in inventory):
         return "asm"
     for definition in inventory.of_kind("CustomResourceDefinition"):
         if definition.ref.name.endswith(f".{ASM_GROUP}"):
             return "asm"
     for kind in ("Deployment", "StatefulSet", "DaemonSet", "Pod"):
-        for each in inventory.of_kind(kind):
-            template = objects.pod_template(each.data)
+        for manifest in inventory.of_kind(kind):
+            template = objects.pod_template(manifest.data)
             if any(is_asm_container(container) for container in objects.containers(template)):
                 return "asm"
     return "istio"
 
 
 def is_asm_container(container: Mapping[str, Any]) -> bool:
-    """Whether an istio-proxy container is ASM's, by its image or environment."""
+    """Return whether an istio-proxy container is ASM's, by its image or environment."""
     if container.get("name") != PROXY_CONTAINER:
         return False
     image = str(container.get("image", ""))
     if image_version(image).vendor == "aliyun" or _ALIYUN_IMAGE.search(image):
         return True
     return any(
-        objects.dig(each, "name") in ("ASM_ID", "ASM_APP_VERSION")
-        for each in objects.as_list(container.get("env"))
+        objects.dig(variable, "name") in ("ASM_ID", "ASM_APP_VERSION")
+        for variable in objects.as_list(container.get("env"))
     )

@@ -143,5 +143,5 @@ def strings(value: Any) -> tuple[str, ...]:
 
 
 def is_endpoints(role: str) -> bool:
-    """Whether a discovery role finds pods through Services."""
+    """Return whether a discovery role finds pods through Services."""
     return role in _ENDPOINT_ROLES

@@ -41,7 +41,7 @@ Labels = dict[str, str]
 
 
 def sanitised(name: str) -> str:
-    """A Kubernetes label's or annotation's name within a Prometheus label."""
+    """Return the name of a label or annotation as Prometheus spells it within a meta label."""
     return _INVALID.sub("_", name)
 
 
@@ -134,7 +134,7 @@ def _managed_proxy() -> dict[str, Any]:
 def _injector_annotations(
     workload: ResolvedWorkload, annotations: Mapping[str, str], prometheus_merge: bool
 ) -> dict[str, str]:
-    """What the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
+    """Return what the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
     written: dict[str, str] = {}
     if workload.kind in ("sidecar", "gateway-injected"):
         revision = workload.revision or "default"
@@ -153,7 +153,7 @@ def _injector_annotations(
 
 
 def pod_targets(pod: Manifest) -> Iterator[Labels]:
-    """The targets of a pod, with the labels that relabeling sees."""
+    """Return the targets of a pod, with the labels that relabeling sees."""
     common = _pod_labels(pod)
     ip = common[f"{META}pod_ip"]
     for place, init in (("containers", "false"), ("initContainers", "true")):
@@ -201,7 +201,7 @@ def _pod_labels(pod: Manifest) -> Labels:
 
 
 def service_targets(pod: Manifest, service: Manifest) -> Iterator[tuple[Labels, str]]:
-    """The targets of a pod behind a Service (role endpoints), each with its Service port's name.
+    """Return the targets of a pod behind a Service (role endpoints), each with its Service port's name.
 
     Declared container ports that no Service port leads to are targets too, with an empty port name.
     """

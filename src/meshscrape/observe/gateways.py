@@ -41,7 +41,8 @@ class Overlay:
 
 
 def class_kind(name: str, inventory: Inventory) -> str:
-    """`gateway-api` or `waypoint` for Istio's managed classes, `agentgateway`, else empty."""
+    """Return `gateway-api` or `waypoint` for Istio's managed classes, `agentgateway`, else an empty "
+    "string."""
     if AGENTGATEWAY in name:
         return AGENTGATEWAY
     if name in _CLASSES:
@@ -51,14 +52,14 @@ def class_kind(name: str, inventory: Inventory) -> str:
 
 
 def is_managed(gateway: Manifest) -> bool:
-    """Whether istiod makes a Deployment for a Gateway: not when it points at a Service that exists."""
+    """Return whether istiod makes a Deployment for a Gateway: not when it points at an existing Service."""
     addresses = objects.as_list(objects.dig(gateway.data, "spec", "addresses"))
     hostname = any(objects.dig(each, "type") == "Hostname" for each in addresses)
     return not hostname and len(addresses) <= 1
 
 
 def gateway_of(manifest: Manifest, template: Any) -> Ref | None:
-    """The Gateway that a Deployment was made for, by owner, or by the label of its pods."""
+    """Return the Gateway that a Deployment was made for, by owner, or by the label of its pods."""
     for owner in owners(manifest):
         if owner.kind == "Gateway" and owner.group == GATEWAY_GROUP:
             return owner
@@ -70,7 +71,7 @@ def gateway_of(manifest: Manifest, template: Any) -> Ref | None:
 
 
 def managed_deployment(gateway: Manifest) -> Ref:
-    """The Deployment that istiod makes for a Gateway."""
+    """Return the Deployment that istiod makes for a Gateway."""
     name = objects.annotations(gateway.data).get("gateway.istio.io/name-override")
     gateway_class = str(objects.dig(gateway.data, "spec", "gatewayClassName", default=""))
     if not name:
@@ -80,7 +81,7 @@ def managed_deployment(gateway: Manifest) -> Ref:
 
 
 def parameters_of(gateway: Manifest) -> Ref | None:
-    """The ConfigMap of `infrastructure.parametersRef`; None without one, or for another kind."""
+    """Return the ConfigMap of `infrastructure.parametersRef`; None without one, or for another kind."""
     reference = objects.dig(gateway.data, "spec", "infrastructure", "parametersRef")
     if objects.dig(reference, "kind") != "ConfigMap" or objects.dig(reference, "group", default="") != "":
         return None
@@ -88,12 +89,12 @@ def parameters_of(gateway: Manifest) -> Ref | None:
 
 
 def overlay_of(gateway: Manifest, cluster: Cluster, root_namespace: str) -> Overlay:
-    """The overlays of a Gateway: its class's defaults, then its own parameters."""
+    """Return the overlays of a Gateway: its class's defaults, then its own parameters."""
     gateway_class = str(objects.dig(gateway.data, "spec", "gatewayClassName", default=""))
     defaults = oldest(
-        each
-        for each in cluster.inventory.in_namespace(root_namespace, "ConfigMap")
-        if objects.labels(each.data).get(CLASS_DEFAULTS) == gateway_class
+        manifest
+        for manifest in cluster.inventory.in_namespace(root_namespace, "ConfigMap")
+        if objects.labels(manifest.data).get(CLASS_DEFAULTS) == gateway_class
     )
     own = parameters_of(gateway)
     env: dict[str, str] = {}
@@ -112,7 +113,7 @@ def overlay_of(gateway: Manifest, cluster: Cluster, root_namespace: str) -> Over
 
 
 def gateway_annotations(gateway: Manifest) -> Mapping[str, str]:
-    """The annotations that a Gateway gives to what is made for it: its infrastructure's, else its own."""
+    """Return the annotations that a Gateway gives to its pods: its infrastructure's, else its own."""
     infrastructure = objects.dig(gateway.data, "spec", "infrastructure", "annotations")
     if isinstance(infrastructure, Mapping):
         return infrastructure
@@ -120,7 +121,7 @@ def gateway_annotations(gateway: Manifest) -> Mapping[str, str]:
 
 
 def istio_gateway_of(manifest: Manifest, inventory: Inventory) -> Ref | None:
-    """ASM's IstioGateway behind a Deployment `istio-NAME`; by name, as nothing else connects the two."""
+    """Return ASM's IstioGateway of a Deployment `istio-NAME`: only the name connects the two."""
     for owner in owners(manifest):
         if owner.kind == "IstioGateway":
             return owner
@@ -132,7 +133,7 @@ def istio_gateway_of(manifest: Manifest, inventory: Inventory) -> Ref | None:
 
 
 def istio_gateway_env(gateway: Manifest) -> dict[str, str]:
-    """The variables that an IstioGateway gives to its proxies."""
+    """Return the variables that an IstioGateway gives to its proxies."""
     return env_of({"env": objects.dig(gateway.data, "spec", "env")})
 
 

@@ -19,7 +19,7 @@ from meshscrape.observe.model import Injection
 def injection_of(
     namespace: str, namespace_labels: Mapping[str, str], template: Any, proxy: Proxy | None
 ) -> Injection:
-    """How a pod of this template in this namespace gets its proxy; the reason is for people."""
+    """Return how a pod of this template in this namespace gets its proxy; the reason is for people."""
     labels, annotations = objects.labels(template), objects.annotations(template)
     if proxy is not None and proxy.complete:
         return Injection("manual", True, reason="the pod template holds the proxy itself")

@@ -22,7 +22,7 @@ def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[Dec
     """Return all jobs that the objects declare, and the configurations that cannot be read."""
     jobs: list[DeclaredJob] = []
     problems: list[Unreadable] = []
-    by_config = {each.config: each for each in scrapers if each.config}
+    by_config = {scraper.config: scraper for scraper in scrapers if scraper.config}
     for manifest in cluster.inventory.of_kind("ConfigMap", ""):
         data = objects.as_mapping(manifest.data.get("data"))
         texts = [text for text in data.values() if isinstance(text, str) and "scrape_configs:" in text]
@@ -30,7 +30,7 @@ def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[Dec
         _add(manifest.ref, texts, scraper, jobs, problems)
     _additional(cluster, scrapers, jobs, problems)
     for collector in cluster.inventory.of_kind("OpenTelemetryCollector"):
-        scraper = next((each for each in scrapers if each.ref == collector.ref), None)
+        scraper = next((scraper for scraper in scrapers if scraper.ref == collector.ref), None)
         config = objects.dig(collector.data, "spec", "config")
         if isinstance(config, str):
             _add(collector.ref, [config], scraper, jobs, problems)
@@ -59,7 +59,7 @@ def _additional(
     cluster: Cluster, scrapers: tuple[Scraper, ...], jobs: list[DeclaredJob], problems: list[Unreadable]
 ) -> None:
     """Read the jobs that a Prometheus object takes from a Secret."""
-    by_ref = {each.ref: each for each in scrapers}
+    by_ref = {scraper.ref: scraper for scraper in scrapers}
     for manifest in (*cluster.inventory.of_kind("Prometheus"), *cluster.inventory.of_kind("PrometheusAgent")):
         selected = objects.as_mapping(objects.dig(manifest.data, "spec", "additionalScrapeConfigs"))
         secret = cluster.inventory.get(Ref("", "Secret", manifest.ref.namespace, str(selected.get("name"))))

@@ -16,15 +16,19 @@ DATAPLANE_MODE = "istio.io/dataplane-mode"
 
 
 def owned_by_controller(manifest: Manifest) -> bool:
-    """Whether something else than Kubernetes' own workload kinds made it: an operator, istiod."""
+    """Return whether an operator or istiod made it, and not Kubernetes' own controllers."""
     owner = next(
-        (each for each in objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))), None
+        (
+            reference
+            for reference in objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))
+        ),
+        None,
     )
     return objects.dig(owner, "kind") not in ("Deployment", "CronJob", "StatefulSet", "DaemonSet", "Rollout")
 
 
 def is_infrastructure(manifest: Manifest | None, template: Mapping[str, Any]) -> bool:
-    """Istio's own parts, which are no workloads of the mesh: istiod, ztunnel, the CNI agent, agentgateway."""
+    """Return whether it is a part of Istio and no workload: istiod, ztunnel, the CNI agent, agentgateway."""
     if manifest is not None and is_istiod(manifest):
         return True
     if objects.labels(template).get("app") in ("ztunnel", "istiod") or is_agentgateway(template):
@@ -33,7 +37,7 @@ def is_infrastructure(manifest: Manifest | None, template: Mapping[str, Any]) ->
 
 
 def is_agentgateway(template: Any) -> bool:
-    """Whether a managed gateway runs agentgateway, which has no Envoy."""
+    """Return whether a managed gateway runs agentgateway, which has no Envoy."""
     proxy = proxy_of(template)
     return proxy is not None and gateways.AGENTGATEWAY in proxy.image.rpartition("/")[2]
 
@@ -46,7 +50,7 @@ def kind_of(
     gateway_ref: Ref | None,
     space: Mapping[str, str],
 ) -> Kind:
-    """The kind of workload, from its labels, its proxy's role and who owns it."""
+    """Return the kind of workload, from its labels, its proxy's role and who owns it."""
     labels, annotations = objects.labels(template), objects.annotations(template)
     role = proxy.role if proxy else ""
     if gateway_ref is not None and gateway_ref.kind == "IstioGateway":
@@ -71,11 +75,13 @@ def is_ambient(namespace_labels: Mapping[str, str], pod_labels: Mapping[str, str
 
 
 def service_account(template: Any) -> str:
-    """The ServiceAccount of a pod template."""
+    """Return the ServiceAccount of a pod template."""
     spec = objects.dig(template, "spec")
     return str(objects.dig(spec, "serviceAccountName") or objects.dig(spec, "serviceAccount") or "default")
 
 
 def flavour_of(template: Any, flavour: Flavour) -> Flavour:
-    """ASM when the proxy is ASM's, else the cluster's flavour."""
-    return "asm" if any(is_asm_container(each) for each in objects.containers(template)) else flavour
+    """Return `asm` when the proxy is ASM's, else the cluster's flavour."""
+    return (
+        "asm" if any(is_asm_container(container) for container in objects.containers(template)) else flavour
+    )

@@ -35,12 +35,12 @@ class Legacy:
         self._gateways = _metrics_gateways(cluster)
 
     def of_sidecar(self, namespace: str, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
-        """What the Sidecar in force leads to the proxy's own metrics ports."""
+        """Return what the Sidecar in force leads to the proxy's own metrics ports."""
         in_force = self.sidecars.of(namespace, labels)[:1]
         return tuple(port for found in in_force for port in ingress_ports(found))
 
     def of_gateway(self, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
-        """What Gateways for this gateway's pods lead to its own metrics ports."""
+        """Return what Gateways for this gateway's pods lead to its own metrics ports."""
         return tuple(
             port
             for selector, found in self._gateways
@@ -50,7 +50,7 @@ class Legacy:
 
 
 def ingress_ports(sidecar: Sidecar) -> list[LegacyPort]:
-    """The ingress listeners of a Sidecar that lead to 15020 or 15090."""
+    """Return the ingress listeners of a Sidecar that lead to 15020 or 15090."""
     found = []
     for listener in sidecar.ingress:
         port = objects.dig(listener, "port", "number")
@@ -89,8 +89,8 @@ def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[Le
 
 def _metrics_destination(service: Manifest) -> int | None:
     for route in objects.as_list(objects.dig(service.data, "spec", "http")):
-        for each in objects.as_list(objects.dig(route, "route")):
-            number = objects.dig(each, "destination", "port", "number")
+        for destination in objects.as_list(objects.dig(route, "route")):
+            number = objects.dig(destination, "destination", "port", "number")
             if number in _METRICS:
                 return int(number)
     return None

@@ -181,7 +181,7 @@ class PlaintextComponent:
 
 @dataclass(frozen=True, slots=True)
 class Pitfall:
-    """Something that bites, in plain words, and what to do; `code` is documented in docs/pitfalls.md."""
+    """A known configuration problem, and what to do about it; docs/pitfalls.md documents each `code`."""
 
     code: str
     severity: Severity

@@ -44,7 +44,7 @@ def monitor_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[De
     allocators = [scraper for scraper in scrapers if scraper.takes_monitors]
     for kind, (word, _) in MONITORS.items():
         for monitor in cluster.inventory.of_kind(kind, MONITORING_GROUP):
-            for server in (each for each in servers if selected_by(each, monitor, word, cluster)):
+            for server in (server for server in servers if selected_by(server, monitor, word, cluster)):
                 yield from jobs_of_monitor(monitor, server, scraper_of.get(server.ref))
             for allocator in allocators:
                 yield from jobs_of_monitor(monitor, None, allocator)

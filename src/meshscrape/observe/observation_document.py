@@ -21,31 +21,32 @@ from meshscrape.observe.workload import ObservedWorkload
 
 
 def observation_document(observation: Observation) -> dict[str, Any]:
-    """The observation for `json.dumps`: plain data, the same for the same objects."""
+    """Return the observation for `json.dumps`: plain data, the same for the same objects."""
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": "Observation",
-        "controlPlanes": [_plane(each) for each in observation.control_planes],
+        "controlPlanes": [_plane(plane) for plane in observation.control_planes],
         "mesh": _mesh(observation.mesh),
         "workloads": [
-            _workload(each) | {"next": observation.next_steps[each.ref]} for each in observation.workloads
+            _workload(workload) | {"next": observation.next_steps[workload.ref]}
+            for workload in observation.workloads
         ],
-        "scrapeJobs": [_scrape_job(each) for each in observation.scrape_jobs],
+        "scrapeJobs": [_scrape_job(job) for job in observation.scrape_jobs],
         "scrapers": [
-            _scraper(each, each not in observation.unread_scrapers) for each in observation.scrapers
+            _scraper(scraper, scraper not in observation.unread_scrapers) for scraper in observation.scrapers
         ],
         "unknownPodListers": [ref_document(ref) for ref in observation.unknown_listers],
         "plaintextComponents": [
-            {"object": ref_document(each.ref), "component": each.component, "port": each.port}
-            for each in observation.plaintext_components
+            {"object": ref_document(component.ref), "component": component.component, "port": component.port}
+            for component in observation.plaintext_components
         ],
         "prometheusOperator": _operator(observation.operator_version),
-        "pitfalls": [_pitfall(each) for each in observation.pitfalls],
+        "pitfalls": [_pitfall(pitfall) for pitfall in observation.pitfalls],
     }
 
 
 def ref_document(ref: Ref | None) -> dict[str, str] | None:
-    """A reference; the group of the core API and the namespace of cluster-wide objects are empty."""
+    """Return a reference as data; the core API's group and a cluster-wide object's namespace are empty."""
     if ref is None:
         return None
     return {"group": ref.group, "kind": ref.kind, "namespace": ref.namespace, "name": ref.name}
@@ -97,7 +98,7 @@ def _workload(workload: ObservedWorkload) -> dict[str, Any]:
         },
         "revision": workload.revision or None,
         "proxy": {
-            "now": [_version(each) for each in workload.versions.running],
+            "now": [_version(version) for version in workload.versions.running],
             "afterRestart": _version(workload.versions.after),
             "nativeSidecar": workload.versions.native_sidecar,
         },
@@ -124,8 +125,8 @@ def _workload(workload: ObservedWorkload) -> dict[str, Any]:
             "ports": {str(port): mode for port, mode in sorted(workload.mtls.ports.items())},
         },
         "ports": [
-            {"number": each.number, "name": each.name, "protocol": each.protocol}
-            for each in workload.container_ports
+            {"number": port.number, "name": port.name, "protocol": port.protocol}
+            for port in workload.container_ports
         ],
         "bootstrapOverride": workload.bootstrap_override or None,
         "standalone": workload.standalone,
@@ -134,7 +135,7 @@ def _workload(workload: ObservedWorkload) -> dict[str, Any]:
         "noEnvoy": workload.envoy_missing or None,
         "statsMerged": workload.stats_merged,
         "scrapedBy": list(workload.scraped_by),
-        "pods": [_pod(each) for each in workload.running],
+        "pods": [_pod(pod) for pod in workload.running],
     }
 
 

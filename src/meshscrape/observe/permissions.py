@@ -62,7 +62,7 @@ class Grants:
         """Return whether the ServiceAccount has the right; a role that is not in the dump may give it."""
         bindings = [*self._cluster]
         if right.namespace != EVERYWHERE:
-            bindings += [each for each in self._namespaced if each.ref.namespace == right.namespace]
+            bindings += [binding for binding in self._namespaced if binding.ref.namespace == right.namespace]
         return any(
             _allows(self._role(binding), right.resource)
             for binding in bindings

@@ -134,5 +134,7 @@ def unknown_listers(
 
 def _is_well_known(workload: DeclaredWorkload) -> bool:
     """Return whether one of the containers is a well-known component."""
-    images = [split_image(str(each.get("image", "")))[0] for each in objects.containers(workload.template)]
+    images = [
+        split_image(str(container.get("image", "")))[0] for container in objects.containers(workload.template)
+    ]
     return any(_KNOWN_IMAGES.search(image) for image in images)

@@ -15,7 +15,7 @@ from meshscrape.observe.model import RunningPod
 
 
 def running_pod(pod: Manifest) -> RunningPod:
-    """A pod as it runs: what its own environment and annotations say, and the image that was started."""
+    """Return a pod as it runs: its own environment and annotations, and the image that was started."""
     annotations = objects.annotations(pod.data)
     proxy = proxy_of(pod.data)
     env = proxy.env if proxy else {}

@@ -18,20 +18,20 @@ class ProxyConfigs:
         self._root = root_namespace
         self._selecting: LabelIndex[Manifest] = LabelIndex()
         wide: dict[str, list[Manifest]] = {}
-        for each in cluster.inventory.of_kind("ProxyConfig", ISTIO_NETWORKING):
-            match = objects.as_mapping(objects.dig(each.data, "spec", "selector", "matchLabels"))
+        for proxy_config in cluster.inventory.of_kind("ProxyConfig", ISTIO_NETWORKING):
+            match = objects.as_mapping(objects.dig(proxy_config.data, "spec", "selector", "matchLabels"))
             if match:
-                self._selecting.add(each.ref.namespace, {"matchLabels": match}, each)
+                self._selecting.add(proxy_config.ref.namespace, {"matchLabels": match}, proxy_config)
             else:
-                wide.setdefault(each.ref.namespace, []).append(each)
+                wide.setdefault(proxy_config.ref.namespace, []).append(proxy_config)
         self._wide = {namespace: oldest(found) for namespace, found in wide.items()}
 
     def selecting(self, namespace: str, labels: Mapping[str, str]) -> Mapping[str, str]:
-        """The variables for exactly this workload: they beat the annotation."""
+        """Return the variables for exactly this workload: they beat the annotation."""
         return _environment(oldest(self._selecting.matching(namespace, labels)))
 
     def wide(self, namespace: str) -> dict[str, str]:
-        """The variables for the namespace, over those for the mesh: the annotation beats them."""
+        """Return the variables for the namespace, over those for the mesh: the annotation beats them."""
         return _environment(self._wide.get(self._root)) | _environment(self._wide.get(namespace))
 
 

@@ -32,8 +32,8 @@ class Rule:
 
 
 def rules_of(configs: Any) -> tuple[Rule, ...]:
-    """The rules of a `relabel_configs` (or the Operator's `relabelings`, which say it in camel case)."""
-    return tuple(_rule(each) for each in objects.as_list(configs) if isinstance(each, Mapping))
+    """Return the rules of `relabel_configs`, or of the Operator's `relabelings` in camel case."""
+    return tuple(_rule(config) for config in objects.as_list(configs) if isinstance(config, Mapping))
 
 
 def _rule(config: Mapping[str, Any]) -> Rule:
@@ -65,7 +65,7 @@ def _compiled(regex: str) -> Any:
 
 
 def relabel(labels: Mapping[str, str], rules: Sequence[Rule]) -> dict[str, str] | None:
-    """The labels of a target after `rules`; None when it is dropped."""
+    """Return the labels of a target after `rules`; None when it is dropped."""
     result = dict(labels)
     for rule in rules:
         if not _apply(rule, result):

@@ -167,7 +167,7 @@ def metrics_ports(
         mode=_mode(bool(native), bool(overriding), bool(legacy)),
         merged=merged,
         envoy=envoy,
-        listening=tuple(sorted({*native, *overriding, *(each.port for each in legacy)})),
+        listening=tuple(sorted({*native, *overriding, *(port.port for port in legacy)})),
         announced=_announced(workload, after, merged),
         announced_envoy=workload.annotations.get(names.SECURE_ENVOY_PORT),
         hardened=hardened,

@@ -69,7 +69,7 @@ class _Targets:
 def observed_jobs(
     jobs: list[DeclaredJob], workloads: Iterable[ResolvedWorkload], prometheus_merge: bool
 ) -> tuple[ObservedJob, ...]:
-    """The jobs that could scrape workloads, those that match none too; uncertain where it cannot be told."""
+    """Return all jobs that look for pods, with what they scrape; uncertain where the objects do not tell."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
     for workload in workloads:
@@ -190,8 +190,8 @@ def _static(
                 yield from _tried(job, [{"__address__": host_port(ip, port)}] if ip else [])
                 continue
             numbers = {
-                str(objects.dig(each, "port")): str(objects.dig(each, "name", default=""))
-                for each in objects.as_list(objects.dig(service.data, "spec", "ports"))
+                str(objects.dig(port, "port")): str(objects.dig(port, "name", default=""))
+                for port in objects.as_list(objects.dig(service.data, "spec", "ports"))
             }
             wanted = numbers.get(port)
             yield from _tried(
@@ -240,7 +240,7 @@ def _has_explicit_port(address: str) -> bool:
 
 
 def over_of(job: DeclaredJob, scheme: str) -> Over:
-    """What a job's connection is: plaintext, TLS without a client certificate, or mutual TLS."""
+    """Return what a job's connection is: plaintext, TLS without a client certificate, or mutual TLS."""
     if scheme != "https":
         return "plaintext"
     return "mtls" if job.tls.get("cert_file") or job.tls.get("cert") else "tls-unverified"

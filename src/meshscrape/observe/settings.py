@@ -47,7 +47,7 @@ class ProxySettings:
         injection: Injection,
         gateway_ref: Ref | None,
     ) -> Settings:
-        """The settings of the proxy that a pod template gets."""
+        """Return the settings of the proxy that a pod template gets."""
         annotations = objects.annotations(template)
         own_env = proxy.env if proxy else {}
         gateway = self.cluster.inventory.get(gateway_ref) if gateway_ref else None
@@ -73,7 +73,7 @@ class ProxySettings:
     def of_gateway(
         self, gateway: Manifest, annotations: Mapping[str, str], own_env: Mapping[str, str]
     ) -> Settings:
-        """The settings that a Gateway or IstioGateway gives to its proxies."""
+        """Return the settings that a Gateway or IstioGateway gives to its proxies."""
         if gateway.ref.group == ASM_GROUP:
             pod = {**annotations, **objects.as_mapping(objects.dig(gateway.data, "spec", "podAnnotations"))}
             env = gateways.istio_gateway_env(gateway)

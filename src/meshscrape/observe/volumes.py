@@ -19,7 +19,7 @@ class NamedItems:
 
 
 def named_items(text: str) -> NamedItems:
-    """The volumes or mounts that an annotation spells, in either form."""
+    """Return the volumes or mounts that an annotation spells, in either form."""
     if not text.strip():
         return NamedItems()
     try:

@@ -145,7 +145,7 @@ def _parameters(gateway: Manifest, facts: Facts) -> Iterator[Pitfall]:
 
 
 def _patched(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    """Settings on a rendered Deployment that its Gateway does not give it."""
+    """Report settings on a rendered Deployment that its Gateway does not give it."""
     if workload.manifest is None or workload.manifest.ref == workload.gateway_ref or workload.proxy is None:
         return
     foreign = [

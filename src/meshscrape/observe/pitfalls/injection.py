@@ -65,7 +65,7 @@ def _injection(workload: ObservedWorkload, facts: Facts) -> Iterator[Pitfall]:
             "error",
             workload.ref,
             f"{workload.injection.reason} names the revision {wanted}, for which there is no webhook: pods "
-            "start without a proxy, and nothing says so.",
+            "start without a proxy, silently.",
             f"Use one of: {', '.join(sorted(facts.control.names)) or 'none is installed'}.",
         )
     if (

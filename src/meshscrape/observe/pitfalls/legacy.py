@@ -62,8 +62,8 @@ def _wide(sidecar: Sidecar) -> Iterator[Pitfall]:
 
 def _exported(entry: Manifest) -> Iterator[Pitfall]:
     spec = objects.as_mapping(entry.data.get("spec"))
-    numbers = [objects.dig(each, "number") for each in objects.as_list(spec.get("ports"))]
-    addresses = [objects.dig(each, "address") for each in objects.as_list(spec.get("endpoints"))]
+    numbers = [objects.dig(port, "number") for port in objects.as_list(spec.get("ports"))]
+    addresses = [objects.dig(endpoint, "address") for endpoint in objects.as_list(spec.get("endpoints"))]
     leads_home = any(each in _LOOPBACK for each in addresses)
     if (
         leads_home
@@ -113,7 +113,7 @@ def _hidden(workload: ObservedWorkload, legacy: Legacy, facts: Facts) -> Iterato
         return
     sidecar = legacy.sidecars.of(workload.namespace, workload.labels)[0]
     served = [objects.dig(listener, "port", "number") for listener in sidecar.ingress]
-    hidden = [str(each.number) for each in workload.container_ports if each.number not in served]
+    hidden = [str(port.number) for port in workload.container_ports if port.number not in served]
     if hidden:
         yield Pitfall(
             "legacy-hides-ports",
@@ -128,7 +128,7 @@ def _hidden(workload: ObservedWorkload, legacy: Legacy, facts: Facts) -> Iterato
 def _collides(workload: ObservedWorkload) -> Iterator[Pitfall]:
     others = {workload.metrics.merged, workload.metrics.envoy}
     if workload.override is not None:
-        others |= {each.port for each in workload.override.listeners}
+        others |= {listener.port for listener in workload.override.listeners}
     for port in workload.legacy:
         if port.port in others:
             yield Pitfall(
@@ -142,7 +142,7 @@ def _collides(workload: ObservedWorkload) -> Iterator[Pitfall]:
 
 
 def _exposed_agent(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -> Iterator[Pitfall]:
-    """The agent takes requests from its own pod for local ones, and the Sidecar's come from there."""
+    """Return the agent takes requests from its own pod for local ones, and the Sidecar's come from there."""
     for port in workload.legacy:
         encrypted = workload.kind != "sidecar" or workload.mtls.of(port.port) == "STRICT"
         quit_agent = Request(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")

@@ -24,15 +24,17 @@ def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     """Return all pitfalls of Prometheus objects, monitors and RBAC."""
     inventory = facts.cluster.inventory
     servers = [
-        each
+        manifest
         for kind in ("Prometheus", "PrometheusAgent")
-        for each in inventory.of_kind(kind, MONITORING_GROUP)
+        for manifest in inventory.of_kind(kind, MONITORING_GROUP)
     ]
-    monitors = [each for kind in (*MONITORS, "Probe") for each in inventory.of_kind(kind, MONITORING_GROUP)]
+    monitors = [
+        manifest for kind in (*MONITORS, "Probe") for manifest in inventory.of_kind(kind, MONITORING_GROUP)
+    ]
     azure = [
-        each
+        manifest
         for kind in ("PodMonitor", "ServiceMonitor")
-        for each in inventory.of_kind(kind, AZURE_MONITORING)
+        for manifest in inventory.of_kind(kind, AZURE_MONITORING)
     ]
     yield from _old_operator(servers, monitors, facts)
     for monitor in (*monitors, *azure):
@@ -41,7 +43,7 @@ def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     for server in servers:
         yield from _null_selectors(server, monitors)
         yield from _default_class(server)
-    for monitor in (each for each in monitors if each.ref.kind in MONITORS):
+    for monitor in (monitor for monitor in monitors if monitor.ref.kind in MONITORS):
         yield from _selection(monitor, servers, facts)
     grants = Grants(inventory)
     for scraper in facts.scrapers:
@@ -53,8 +55,11 @@ def _old_operator(servers: list[Manifest], monitors: list[Manifest], facts: Fact
     version = facts.operator_version
     if version is None or version >= SCRAPE_CLASS_SINCE:
         return
-    classes = [each for each in servers if objects.dig(each.data, "spec", "scrapeClasses")]
-    for manifest in (*classes, *(each for each in monitors if objects.dig(each.data, "spec", "scrapeClass"))):
+    classes = [server for server in servers if objects.dig(server.data, "spec", "scrapeClasses")]
+    for manifest in (
+        *classes,
+        *(monitor for monitor in monitors if objects.dig(monitor.data, "spec", "scrapeClass")),
+    ):
         yield Pitfall(
             "scrape-class-unsupported",
             "error",
@@ -82,8 +87,8 @@ def _pruned_files(monitor: Manifest) -> Iterator[Pitfall]:
         return
     used = {
         key
-        for each in _endpoints(monitor)
-        for key in objects.as_mapping(objects.dig(each, "tlsConfig"))
+        for endpoint in _endpoints(monitor)
+        for key in objects.as_mapping(objects.dig(endpoint, "tlsConfig"))
         if key in FILES
     }
     if used:
@@ -117,7 +122,7 @@ def _undeclared_ports(monitor: Manifest) -> Iterator[Pitfall]:
 def _null_selectors(server: Manifest, monitors: list[Manifest]) -> Iterator[Pitfall]:
     spec = objects.as_mapping(server.data.get("spec"))
     for kind, (word, _) in MONITORS.items():
-        there = [each for each in monitors if each.ref.kind == kind]
+        there = [monitor for monitor in monitors if monitor.ref.kind == kind]
         if there and spec.get(f"{word}Selector") is None:
             yield Pitfall(
                 "selector-null",
@@ -129,22 +134,23 @@ def _null_selectors(server: Manifest, monitors: list[Manifest]) -> Iterator[Pitf
 
 
 def _default_class(server: Manifest) -> Iterator[Pitfall]:
-    for each in objects.as_list(objects.dig(server.data, "spec", "scrapeClasses")):
-        files = [key for key in FILES if objects.dig(each, "tlsConfig", key)]
-        if objects.dig(each, "default") is True and files:
+    for declared in objects.as_list(objects.dig(server.data, "spec", "scrapeClasses")):
+        files = [key for key in FILES if objects.dig(declared, "tlsConfig", key)]
+        if objects.dig(declared, "default") is True and files:
             yield Pitfall(
                 "scrape-class-default",
                 "warning",
                 server.ref,
-                f"The scrape class {objects.dig(each, 'name')} with certificate files is the default: every "
-                "monitor gets it, and while a file is missing none of their scrape pools is created.",
+                f"The scrape class {objects.dig(declared, 'name')} with certificate files is the "
+                "default: every monitor gets it, and none of their scrape pools is created while a file is "
+                "missing.",
                 "Remove default: true, and name the class in the monitors that need it.",
             )
 
 
 def _selection(monitor: Manifest, servers: list[Manifest], facts: Facts) -> Iterator[Pitfall]:
     word = MONITORS[monitor.ref.kind][0]
-    takers = [each for each in servers if selected_by(each, monitor, word, facts.cluster)]
+    takers = [server for server in servers if selected_by(server, monitor, word, facts.cluster)]
     if servers and not takers:
         yield Pitfall(
             "monitor-not-selected",
@@ -173,8 +179,8 @@ def _class_of(monitor: Manifest, spec: Mapping[str, Any], server: Manifest) -> I
         )
     if objects.dig(found, "tlsConfig", "insecureSkipVerify") is not True:
         return
-    for each in _endpoints(monitor):
-        own = {key for key in objects.as_mapping(objects.dig(each, "tlsConfig")) if key not in FILES}
+    for endpoint in _endpoints(monitor):
+        own = {key for key in objects.as_mapping(objects.dig(endpoint, "tlsConfig")) if key not in FILES}
         if own and "insecureSkipVerify" not in own:
             yield Pitfall(
                 "scrape-class-verify-lost",
@@ -188,7 +194,7 @@ def _class_of(monitor: Manifest, spec: Mapping[str, Any], server: Manifest) -> I
 
 def _denied_files(monitor: Manifest, server: Manifest) -> Iterator[Pitfall]:
     denied = objects.dig(server.data, "spec", "arbitraryFSAccessThroughSMs", "deny") is True
-    files = any(objects.dig(each, "tlsConfig", key) for each in _endpoints(monitor) for key in FILES)
+    files = any(objects.dig(endpoint, "tlsConfig", key) for endpoint in _endpoints(monitor) for key in FILES)
     if denied and files:
         yield Pitfall(
             "monitor-files-denied",

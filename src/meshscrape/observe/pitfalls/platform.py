@@ -52,7 +52,12 @@ def _planes(facts: Facts) -> Iterator[Pitfall]:
                 "Leave the option out, or give a dump of the cluster that you mean.",
             )
     mixed = sorted(
-        {str(each) for workload in facts.workloads for each in workload.versions.running if each.known}
+        {
+            str(version)
+            for workload in facts.workloads
+            for version in workload.versions.running
+            if version.known
+        }
     )
     if len(mixed) > 1:
         yield Pitfall(

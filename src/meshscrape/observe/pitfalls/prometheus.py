@@ -49,7 +49,7 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def scraper_template(scraper: Scraper, facts: Facts) -> Mapping[str, Any] | None:
-    """The pod template of a scraper, as it is or as the Operator makes it."""
+    """Return the pod template of a scraper, as it is or as the Operator makes it."""
     if scraper.ref.kind in OPERATED:
         manifest = facts.cluster.inventory.get(scraper.ref)
         return operated_template(manifest) if manifest else None
@@ -163,8 +163,8 @@ def _volume(
     scraper: Scraper, template: Mapping[str, Any], annotations: Mapping[str, str], name: str
 ) -> Iterator[Pitfall]:
     volumes = {
-        str(objects.dig(each, "name")): each
-        for each in objects.as_list(objects.dig(template, "spec", "volumes"))
+        str(objects.dig(volume, "name")): volume
+        for volume in objects.as_list(objects.dig(template, "spec", "volumes"))
     }
     volumes |= dict(named_items(str(annotations.get(names.USER_VOLUME, ""))).items)
     volume = volumes.get(name)
@@ -211,7 +211,7 @@ def _late(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -> Iterat
 
 
 def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
-    """Certificate files of a job that its scraper does not have."""
+    """Report certificate files of a job that its scraper does not have."""
     scraper = job.scraper
     paths = sorted({str(job.tls[key]) for key in ("ca_file", "cert_file", "key_file") if job.tls.get(key)})
     template = scraper_template(scraper, facts) if scraper and job.tls.get("cert_file") else None
@@ -219,8 +219,8 @@ def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
         return
     scraping = scraping_container(template)
     mounts = [
-        str(objects.dig(each, "mountPath", default="")).rstrip("/") + "/"
-        for each in objects.as_list(scraping.container.get("volumeMounts") if scraping else None)
+        str(objects.dig(mount, "mountPath", default="")).rstrip("/") + "/"
+        for mount in objects.as_list(scraping.container.get("volumeMounts") if scraping else None)
     ]
     missing = [
         path for path in paths if path.startswith("/") and not any(path.startswith(each) for each in mounts)
@@ -239,7 +239,7 @@ def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
 
 
 def _relabeling(job: DeclaredJob) -> Iterator[Pitfall]:
-    """Try the job on pods that bite."""
+    """Try the job on example pods that a careless job gets wrong."""
     if not any(discovery.role == "pod" for discovery in job.discoveries) or job.pod_selector is not None:
         return
     wanted = f"{META}pod_annotation_"

@@ -127,7 +127,7 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
 
 
 def _intercepted(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    legacy = {each.port for each in workload.legacy}
+    legacy = {port.port for port in workload.legacy}
     for port in workload.metrics.listening:
         captured = workload.interception.captured and str(port) not in workload.interception.exclude
         if workload.interception.include is not None and str(port) not in workload.interception.include:

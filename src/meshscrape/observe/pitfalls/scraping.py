@@ -50,9 +50,9 @@ def _reaches(job: ObservedJob, workload: ObservedWorkload, wanted: tuple[int, ..
 
 
 def _dark_or_twice(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterator[Pitfall]:
-    plain = [each for each in jobs if each.over == "plaintext" and _reaches(each, workload, _PLAINTEXT)]
+    plain = [job for job in jobs if job.over == "plaintext" and _reaches(job, workload, _PLAINTEXT)]
     secure = [
-        each for each in jobs if each.over == "mtls" and _reaches(each, workload, workload.metrics.listening)
+        job for job in jobs if job.over == "mtls" and _reaches(job, workload, workload.metrics.listening)
     ]
     names = ", ".join(sorted(each.name for each in plain))
     metrics = workload.metrics
@@ -115,10 +115,10 @@ def _static_tls(job: DeclaredJob) -> Iterator[Pitfall]:
 
 
 def _application(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterator[Pitfall]:
-    """An application's own port: over TLS through the sidecar, or in plain text under STRICT."""
+    """Judge scrapes of an application's own port: over TLS through the sidecar, or plaintext under STRICT."""
     if workload.kind != "sidecar" or not workload.interception.captured:
         return
-    known = {each.number: each for each in workload.container_ports}
+    known = {port.number: port for port in workload.container_ports}
     for job in jobs:
         for number in job.ports_of.get(workload.ref, ()):
             port = known.get(number)
