@@ -1,4 +1,4 @@
-"""A certificate as the CA gave it, and whether it may be used (pure)."""
+"""Judge whether a certificate that the CA has issued may be used (pure)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshscrape.spiffe.keys import load_key
 class Issued:
     """A key, its certificate chain (leaf first) and the trust bundle, in PEM, judged usable.
 
-    `not_after` is the end of the first certificate of the chain to end.
+    `not_after` is when the first certificate of the chain expires.
     """
 
     key: bytes
@@ -31,7 +31,7 @@ class Issued:
         return f"Issued(serial={self.serial:x}, not_after={self.not_after.isoformat()})"
 
     def valid(self, now: datetime) -> bool:
-        """Whether every certificate of the chain is within its time."""
+        """Return whether no certificate of the chain has expired."""
         return now < self.not_after
 
 
@@ -46,7 +46,7 @@ def judge(
     certificates = load_certificates(chain, where)
     leaf = certificates[0]
     if not key_matches(load_key(key, where), leaf):
-        raise InputError("the certificate is not for the key that was asked for", where=where)
+        raise InputError("the certificate is for another key than the request", where=where)
     identity = identity_of(leaf)
     if identity != expected:
         raise InputError(f"the certificate is {identity}'s, not {expected}'s", where=where)

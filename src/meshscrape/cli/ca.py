@@ -89,7 +89,7 @@ def token(directory: Path, account: str, lifetime: str, output: Path | None) -> 
     default="127.0.0.1:15012",
     show_default=True,
     metavar="ADDRESS:PORT",
-    help="Where to serve certificates; port 0: any free port.",
+    help="Where to serve certificates. Port 0: any free port; [::]: IPv6 alone.",
 )
 @click.option(
     "--dns",

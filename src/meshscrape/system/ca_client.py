@@ -1,4 +1,4 @@
-"""Asks a CA that speaks Istio's protocol (istiod, or `meshscrape ca`) for a certificate."""
+"""Ask a CA that speaks Istio's protocol (istiod, or `meshscrape ca`) for a certificate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import load_certificates
 
 _CHECK_CA = "check that the CA runs there"
-# What a CA answers to a request that will not be granted however often it is made.
+# With these a CA says that it will not grant the request, however often it is made.
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.OUT_OF_RANGE)
 _CREDENTIALS = (Status.UNAUTHENTICATED, Status.PERMISSION_DENIED)
 
@@ -42,15 +42,16 @@ async def create_certificate(
     client_credentials: Path | None,
     deadline: float,
 ) -> tuple[list[bytes], bytes]:
-    """The certificate for `csr` (PEM) from the CA at `address` (`host:port`), and the root bundle (PEM).
+    """Return the certificate for `csr` (PEM) from the CA at `address` (HOST:PORT), and the root bundle (PEM).
 
-    The chain is leaf first, one PEM each, without the roots. The server must prove with `root_pem` that it
-    is the host of `address` (DNS name or IP address). `client_credentials` is a directory with
-    `cert-chain.pem` and `key.pem`; when they are not accepted, `token` is tried (without them: servers refuse
-    an expired client certificate in TLS, whatever token comes with it). All of it within `deadline` seconds.
+    The chain is leaf first, one PEM each, without the roots. The server's certificate must lead to a root of
+    `root_pem` and name the host of `address`. `client_credentials` is a directory with `cert-chain.pem` and
+    `key.pem`. When the CA does not accept them, the request is sent again with `token` and without them:
+    servers refuse an expired client certificate in TLS, whatever token comes with it. All of this takes at
+    most `deadline` seconds.
 
-    UnauthenticatedError: other credentials may be accepted. UnavailableError: trying again later makes
-    sense. InputError: what was asked for will not be granted, or an argument cannot be used.
+    Raises UnauthenticatedError when other credentials may be accepted, UnavailableError when a later try makes
+    sense, and InputError when the CA will not grant the request or an argument cannot be used.
     """
     host, port = _host_and_port(address)
     request = IstioCertificateRequest(csr=csr.decode(), validity_duration=int(ttl.total_seconds()))
@@ -73,7 +74,7 @@ async def create_certificate(
 
 
 class _Disconnected(UnavailableError):
-    """The connection ended before an answer: also what a refused client certificate looks like in TLS 1.3."""
+    """The connection ended before an answer. In TLS 1.3 a refused client certificate looks like this, too."""
 
 
 class _UnusableCredentials(InputError):
@@ -91,7 +92,7 @@ async def _call(
     try:
         return await method(request, timeout=deadline, metadata=metadata)
     except TimeoutError:
-        # grpclib's own deadline; TimeoutError is an OSError, too.
+        # grpclib's own deadline. It must not be caught below: TimeoutError is an OSError.
         raise
     except DecodeError:
         raise UnavailableError("the CA's answer is malformed", where=where) from None
@@ -131,7 +132,7 @@ def _status_error(error: GRPCError, where: str) -> Exception:
 
 
 def _checked(response: Any, csr: bytes, where: str) -> tuple[list[bytes], bytes]:
-    """The response's chain and bundle, when the leaf certifies the key of `csr`."""
+    """Return the response's chain and bundle; raise unless the leaf certifies the key of `csr`."""
     chain: Sequence[str] = response.cert_chain
     if len(chain) < 2:
         raise UnavailableError("the CA's answer is not a chain and a root bundle", where=where)
