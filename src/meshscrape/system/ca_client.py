@@ -50,8 +50,8 @@ async def create_certificate(
     servers refuse an expired client certificate in TLS, whatever token comes with it. All of this takes at
     most `deadline` seconds.
 
-    Raises UnauthenticatedError when other credentials may be accepted, UnavailableError when a later try makes
-    sense, and InputError when the CA will not grant the request or an argument cannot be used.
+    Raises UnauthenticatedError when other credentials may be accepted, UnavailableError when a later try
+    makes sense, and InputError when the CA will not grant the request or an argument cannot be used.
     """
     host, port = _host_and_port(address)
     request = IstioCertificateRequest(csr=csr.decode(), validity_duration=int(ttl.total_seconds()))
