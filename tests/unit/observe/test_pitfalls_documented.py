@@ -61,8 +61,8 @@ def test_every_pitfall_has_a_test() -> None:
 
 
 def test_every_pitfall_is_documented_in_full() -> None:
-    """What bites, how it is recognised, what to do."""
+    """The problem, how it is found, what to do."""
     text = (ROOT / "docs/pitfalls.md").read_text()
     for section in text.split("\n### ")[1:]:
-        for word in ("What bites", "Recognised by", "Remedy"):
+        for word in ("Problem", "Found by", "Remedy"):
             assert f"- **{word}:** " in section, section.splitlines()[0]

@@ -47,8 +47,7 @@ def advisory_pitfalls(facts: Facts) -> Iterator[Pitfall]:
             "warning",
             None,
             f"Proxies of {release} have CVE-2026-73511, -73551, -73552 and -73553: path parameters and "
-            "non-UTF-8 "
-            f"headers pass authorization rules. Such rules keep strangers out of {shown}.",
+            f"non-UTF-8 headers pass authorization rules. Such rules keep strangers out of {shown}.",
             "Upgrade Istio to 1.29.7, 1.30.4 or newer and restart the pods. Allow exact paths instead of "
             "denying some.",
         )

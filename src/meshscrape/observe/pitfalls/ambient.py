@@ -26,11 +26,10 @@ def _members(facts: Facts) -> Iterator[Pitfall]:
             "info",
             Ref("", "Namespace", "", namespace),
             f"{count} workload{'s are' if count != 1 else ' is'} in ambient mode, without a sidecar: ztunnel "
-            "encrypts "
-            "the traffic between ambient pods, and `prometheus.io` annotations are the application's own.",
+            "encrypts the traffic between ambient pods, and `prometheus.io` annotations are the "
+            "application's own.",
             "Enrol the scraper's namespace too (istio.io/dataplane-mode: ambient), and admit only its "
-            "identity to the "
-            "metrics port with an AuthorizationPolicy.",
+            "identity to the metrics port with an AuthorizationPolicy.",
         )
 
 
@@ -40,11 +39,9 @@ def _scraper(scraper: Scraper) -> Pitfall:
         "info",
         scraper.ref,
         "It is in ambient mode: ztunnel carries its scrapes of ambient pods over mutual TLS. The plaintext "
-        "ports of "
-        "sidecars stay plaintext for it, and it has no certificate of its own for their secure ports. A "
-        "sidecar would "
-        "take it out of ambient mode.",
+        "ports of sidecars stay plaintext for it, and it has no certificate of its own for their secure "
+        "ports. A "
+        "sidecar would take it out of ambient mode.",
         "Scrape sidecars with a Prometheus that has a sidecar for its certificate, or move the workloads to "
-        "ambient "
-        "mode.",
+        "ambient mode.",
     )

@@ -63,8 +63,7 @@ def _waits(ref: Ref, config_map: Ref, severity: Severity) -> Pitfall:
         severity,
         ref,
         f"{config_map} is not among these objects. If the cluster does not have it either, pods of this "
-        "template "
-        "hang in ContainerCreating: no restart, no scaling and no rollback succeeds.",
+        "template hang in ContainerCreating: no restart, no scaling and no rollback succeeds.",
         "Create the ConfigMap in the pod's namespace, and keep it as long as any pod, ReplicaSet, "
         "ControllerRevision or Job names it.",
     )
@@ -92,8 +91,7 @@ def _foreign_ca(workload: ObservedWorkload, facts: Facts) -> Iterator[Pitfall]:
         + (f"Istio does not trust such a CA without {', '.join(missing)}. " if missing else "")
         + "Whoever runs that CA can also sign the SPIFFE IDs of the allow list.",
         "Set meshConfig.caCertificates, ISTIO_MULTIROOT_MESH=true on istiod and PROXY_CONFIG_XDS_AGENT=true "
-        "on the "
-        "proxy, restart the pods, and constrain the names of that CA.",
+        "on the proxy, restart the pods, and constrain the names of that CA.",
     )
 
 
@@ -106,8 +104,7 @@ def _override(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 "error",
                 workload.ref,
                 f"The annotation {names.BOOTSTRAP_OVERRIDE} does nothing here: only the injector reads "
-                f"it, for "
-                "sidecars, and for injected gateways from 1.27 on.",
+                f"it, for sidecars, and for injected gateways from 1.27 on.",
                 "Mount the ConfigMap and set ISTIO_BOOTSTRAP_OVERRIDE on the container instead.",
             )
         return

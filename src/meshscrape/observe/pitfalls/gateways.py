@@ -66,7 +66,7 @@ def _agentgateway(gateway: Manifest, name: str) -> Pitfall:
         "info",
         gateway.ref,
         f"The class {name} runs agentgateway, which has no Envoy: nothing here applies to it.",
-        "Out of scope; it gets no plan.",
+        "Nothing to do: meshscrape plans nothing for it.",
     )
 
 
@@ -87,8 +87,8 @@ def _annotations(gateway: Manifest) -> Iterator[Pitfall]:
             "error",
             gateway.ref,
             f"{PROXY_CONFIG_ANNOTATION} in {place} sets {', '.join(useless)}, but on a Gateway API "
-            f"gateway it does not "
-            "become the container's environment, from which the agent reads them: no secure port opens.",
+            "gateway it does not become the container's environment, from which the agent reads them: no "
+            "secure port opens.",
             "Use infrastructure.parametersRef: a ConfigMap whose key deployment adds env and annotations.",
         )
     if not isinstance(infrastructure, Mapping):
@@ -178,7 +178,7 @@ def _exposed(ref: Ref, manifest: Manifest, *path: str) -> Iterator[Pitfall]:
                 "metrics-port-exposed",
                 "warning",
                 ref,
-                f"The load balancer or node port leads to {number}: everybody who reaches it reads the "
+                f"The load balancer or node port leads to {number}: every client that reaches it reads the "
                 "gateway's metrics without any authentication.",
                 f"Remove port {number} from the Service.",
             )

@@ -102,8 +102,9 @@ def _pods(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "standalone",
             "info",
             workload.ref,
-            f"A {workload.ref.kind.lower()} of its own: nothing recreates its pods with new settings.",
-            "Recreate it by hand when it suits; it is reported, and never deleted.",
+            f"A {workload.ref.kind.lower()} without a controller: nothing creates its pods anew with new "
+            "settings.",
+            "Create it again by hand; meshscrape deletes nothing.",
         )
     written = [
         name

@@ -102,7 +102,7 @@ def _not_strict(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 "error",
                 workload.ref,
                 f"{port.ref} serves metrics on {port.port}, where mTLS is {mode}: Prometheus' TLS is refused "
-                "(it lacks Istio's ALPN), and plain text is accepted from everybody.",
+                "(it lacks Istio's ALPN), and every client can read the metrics in plain text.",
                 f"Add a PeerAuthentication with a selector and portLevelMtls {port.port}: STRICT.",
             )
 
@@ -148,18 +148,18 @@ def _exposed_agent(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -
         quit_agent = Request(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")
         if port.target == ports.MERGED and is_allowed(policies, quit_agent):
             who = (
-                "every workload of the mesh" if encrypted else "everybody who reaches the pod, in plain text,"
+                "every workload of the mesh"
+                if encrypted
+                else "every client that reaches the pod, in plain text,"
             )
             yield Pitfall(
                 "legacy-agent-exposed",
                 "error",
                 workload.ref,
                 f"{port.ref} leads port {port.port} to the agent: {who} ends the agent with POST "
-                "/quitquitquit and "
-                "reads /debug/pprof/.",
+                "/quitquitquit and reads /debug/pprof/.",
                 f"Set STRICT for port {port.port} (PeerAuthentication, portLevelMtls), and deny everything "
-                "there but "
-                "the scraper's GET of /stats/prometheus (AuthorizationPolicy).",
+                "there but the scraper's GET of /stats/prometheus (AuthorizationPolicy).",
             )
 
 
@@ -181,8 +181,7 @@ def _scraper_denied(
                 "error" if denied == readers else "warning",
                 workload.ref,
                 f"{scraper.ref} scrapes port {port.port} as {scraper.spiffe_id}, but no AuthorizationPolicy "
-                "lets it "
-                f"in{f' (ALLOW: {listing})' if listing else ''}: it gets 403.",
+                f"lets it in{f' (ALLOW: {listing})' if listing else ''}: it gets 403.",
                 f"Add an ALLOW for this identity, port {port.port} and path {MERGED_PATH}, or take the DENY "
                 "away.",
             )
@@ -205,7 +204,6 @@ def _open_to_all(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -> 
                 "info",
                 workload.ref,
                 f"No AuthorizationPolicy keeps strangers from port {port.port}: every identity of the mesh "
-                "may read "
-                "these metrics.",
+                "may read these metrics.",
                 "Add an AuthorizationPolicy that denies all principals but the scraper's on that port.",
             )

@@ -94,7 +94,7 @@ def _blocked(
     wanted = workload.metrics.listening or (ports.SECURE_STATS, ports.SECURE_MERGED)
     blocked: dict[tuple[tuple[Ref, ...], str], list[int]] = {}
     got_through = set()
-    # Without any scraper in the dump, only a policy that admits nobody at all is a barrier.
+    # Without any scraper in the dump, only a policy that admits no client at all is a barrier.
     scrapers: list[Ref | None] = [*others] or [None]
     for number in wanted:
         for ref in scrapers:

@@ -65,8 +65,7 @@ def _old_operator(servers: list[Manifest], monitors: list[Manifest], facts: Fact
             "error",
             manifest.ref,
             f"It uses a scrape class, which the Prometheus Operator knows from {_dotted(SCRAPE_CLASS_SINCE)} "
-            "on; this "
-            f"one is {_dotted(version)}. The field is dropped, and the monitor scrapes without a "
+            f"on; this one is {_dotted(version)}. The field is dropped, and the monitor scrapes without a "
             "certificate.",
             "Upgrade the Operator and its CRDs, or use a ServiceMonitor with certificate files in tlsConfig.",
         )
@@ -251,6 +250,5 @@ def _forbidden(scraper: Scraper, resource: str, missing: list[str]) -> Pitfall:
         f"Its roles do not allow it to list and watch {resource} {where}: jobs that discover there have no "
         "targets.",
         f"Give it {resource}{group} with get, list and watch by a {place}, or limit the jobs to namespaces "
-        "where "
-        "it has them.",
+        "where it has them.",
     )

@@ -89,8 +89,7 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
             "warning",
             scraper.ref,
             f"{names.INBOUND_CAPTURE_PORTS} is in proxyMetadata, as in Istio's sample, but no version of "
-            "Istio "
-            "reads it: inbound traffic of this scraper is intercepted all the same.",
+            "Istio reads it: inbound traffic of this scraper is intercepted all the same.",
             f'Use the pod annotation {names.INCLUDE_INBOUND}: "".',
         )
     intercepted = {
@@ -104,8 +103,7 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
             "warning",
             scraper.ref,
             "Its sidecar intercepts its traffic: scrapes by pod address go through one more proxy, which "
-            "adds no "
-            "mutual TLS to them, and the scraper's own port is the mesh's.",
+            "adds no mutual TLS to them, and the scraper's own port is the mesh's.",
             f"Set the pod annotations {' and '.join(missing)} to the empty string.",
         )
 
@@ -134,8 +132,8 @@ def _certificates(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -
             "output-certs-not-mounted",
             "error",
             scraper.ref,
-            f"The proxy writes certificates to {directory}, where it has no volume: nobody else sees them, "
-            "and on its read-only root file system it cannot write them at all.",
+            f"The proxy writes certificates to {directory}, where it has no volume: no other container sees "
+            "them, and on its read-only root file system it cannot write them at all.",
             "Mount a memory-backed emptyDir there: annotation sidecar.istio.io/userVolumeMount.",
         )
         return
@@ -284,7 +282,7 @@ def _verdicts(job: DeclaredJob, plain: list[Labels]) -> Iterator[tuple[str, str,
     if not {"namespace", "pod"} <= labels:
         yield (
             "relabel-labels",
-            f"{name} gives its samples no namespace and pod: whose they are cannot be told.",
+            f"{name} gives its samples no namespace and pod: they cannot be assigned to a workload.",
             "Copy __meta_kubernetes_namespace and __meta_kubernetes_pod_name to labels.",
         )
     if len(plain) > 1:

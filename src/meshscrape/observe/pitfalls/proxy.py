@@ -44,8 +44,7 @@ def _envoy(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "info",
             workload.ref,
             f"{names.PILOT_AGENT_MERGE_ENVOY_STATS} is false: the merged metrics lack Envoy's statistics, "
-            "which "
-            "only 15090 and 15091 serve.",
+            "which only 15090 and 15091 serve.",
             "Open 15091 (ENVOY_SECURE_METRICS_PORT) too before you close 15090.",
         )
 
@@ -63,7 +62,7 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "error",
             workload.ref,
             f"{' and '.join(asked)} is set, but the proxy is {after}: only proxies from 1.31 on know it. It "
-            "is ignored without a word, and no secure port opens.",
+            "is ignored silently, and no secure port opens.",
             "Upgrade the control plane and restart the pods, or use the mode bootstrap or legacy.",
         )
     if after.at_least("1.22") is False:
@@ -110,8 +109,7 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "error",
             workload.ref,
             f"{names.METRICS_LOCALHOST_ACCESS_ONLY} is in the container's environment alone: that "
-            f"closes 15020, while 15090 reads "
-            f"proxyMetadata and stays open to everybody.",
+            f"closes 15020, while 15090 reads proxyMetadata and stays open to every client.",
             f"Set it in the pod annotation {names.PROXY_CONFIG_ANNOTATION} (proxyMetadata) too.",
         )
     elif workload.metrics.half_hardened == "15020":
@@ -120,8 +118,8 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "error",
             workload.ref,
             f"{names.METRICS_LOCALHOST_ACCESS_ONLY} is in proxyMetadata alone: that closes 15090, while "
-            f"15020 reads the process "
-            "environment, which nothing sets on this proxy, and stays open to everybody.",
+            "15020 reads the process environment, which nothing sets on this proxy, and stays open to every "
+            "client.",
             "Set it as a variable of the container istio-proxy too.",
         )
 
@@ -138,7 +136,8 @@ def _intercepted(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 "error",
                 workload.ref,
                 f"mTLS is STRICT and port {port} is not excluded from interception: the sidecar ends the "
-                "scraper's mTLS before the secure listener, which then gets plain text and hangs up.",
+                "scraper's mTLS before the secure listener, which then gets plain text and closes the "
+                "connection.",
                 f"Add {port} to the pod annotation traffic.sidecar.istio.io/excludeInboundPorts.",
             )
         if port in legacy and workload.kind == "sidecar" and not captured:

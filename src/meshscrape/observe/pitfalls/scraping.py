@@ -92,8 +92,7 @@ def _tls_on_plaintext(workload: ObservedWorkload, jobs: list[ObservedJob]) -> It
                 "error",
                 workload.ref,
                 f"{job.name} scrapes {', '.join(map(str, numbers))} over TLS, but 15090 and 15020 speak "
-                "plain HTTP "
-                "only: the target is down.",
+                "plain HTTP only: the target is down.",
                 "Scrape the secure ports 15091 or 15092, or set scheme: http.",
             )
 
@@ -108,8 +107,7 @@ def _static_tls(job: DeclaredJob) -> Iterator[Pitfall]:
             "error",
             job.ref,
             f"Job {job.name} scrapes {', '.join(targets)} over TLS, but 15090 and 15020 speak plain HTTP "
-            "only: the "
-            "target is down.",
+            "only: the target is down.",
             "Scrape the secure ports 15091 or 15092, or set scheme: http.",
         )
 
