@@ -55,13 +55,14 @@ class _Targets:
     behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
 
     @classmethod
-    def of(cls, workload: ResolvedWorkload, pods: list[Manifest]) -> _Targets:
+    def of(cls, workload: ResolvedWorkload, pods: list[Manifest], services: bool) -> _Targets:
+        """`services`: also find the pods behind Services, which costs as much again."""
         return cls(
             [(pod, list(pod_targets(pod))) for pod in pods],
             [
                 (pod, service, list(service_targets(pod, service)))
                 for pod in pods
-                for service in workload.services
+                for service in (workload.services if services else ())
             ],
         )
 
@@ -72,11 +73,17 @@ def observed_jobs(
     """Return all jobs that look for pods, with what they scrape; uncertain where the objects do not tell."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
+    services = any(
+        bool(job.static) or any(is_endpoints(discovery.role) for discovery in job.discoveries)
+        for _, job in relevant
+    )
     for workload in workloads:
         if not relevant:
             break
-        now = _Targets.of(workload, shapes(workload, prometheus_merge))
-        after = _Targets.of(workload, [predicted(workload, prometheus_merge)]) if workload.pods else now
+        now = _Targets.of(workload, shapes(workload, prometheus_merge), services)
+        after = now
+        if workload.pods:
+            after = _Targets.of(workload, [predicted(workload, prometheus_merge)], services)
         for index, job in relevant:
             _match(matched, index, job, workload, now, after)
     several = Counter(index for index, _ in matched)
