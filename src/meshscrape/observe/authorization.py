@@ -49,7 +49,11 @@ class AuthorizationPolicies:
         self._root = root_namespace
         self._policies: LabelIndex[Manifest] = LabelIndex()
         for policy in cluster.inventory.of_kind("AuthorizationPolicy", ISTIO_SECURITY):
-            selector = objects.as_mapping(objects.dig(policy.data, "spec", "selector"))
+            spec = objects.as_mapping(policy.data.get("spec"))
+            if spec.get("targetRefs") or spec.get("targetRef"):
+                # It is about a Gateway, a waypoint or a Service, not about the pods of a namespace.
+                continue
+            selector = objects.as_mapping(spec.get("selector"))
             self._policies.add(policy.ref.namespace, selector, policy)
 
     def of(self, namespace: str, labels: Mapping[str, str]) -> tuple[Manifest, ...]:

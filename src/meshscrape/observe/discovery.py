@@ -74,7 +74,13 @@ def predicted(workload: ResolvedWorkload, prometheus_merge: bool) -> Manifest:
             for container in objects.as_list(spec.get("containers"))
             if objects.dig(container, "name") != names.PROXY_CONTAINER
         ]
-        spec["containers"] = [*others, _managed_proxy() if workload.gateway_ref else _PROXY]
+        proxy = _managed_proxy() if workload.gateway_ref else _PROXY
+        proxy = {**proxy, "image": f"docker.io/istio/proxyv2:{workload.versions.after}"}
+        if workload.kind == "sidecar" and _is_native(workload):
+            spec["initContainers"] = [*objects.as_list(spec.get("initContainers")), proxy]
+            spec["containers"] = others
+        else:
+            spec["containers"] = [*others, proxy]
         labels |= _injector_labels(workload)
         annotations |= _injector_annotations(workload, annotations, prometheus_merge)
     if workload.kind in ("gateway-api", "waypoint"):
@@ -98,6 +104,12 @@ def predicted(workload: ResolvedWorkload, prometheus_merge: bool) -> Manifest:
         "status": {"phase": "Running", "podIP": _EXAMPLE_IP},
     }
     return Manifest(workload.ref, data)
+
+
+def _is_native(workload: ResolvedWorkload) -> bool:
+    """Return whether the proxy becomes an init container; from 1.31 on that is the default."""
+    native = workload.versions.native_sidecar
+    return bool(workload.versions.after.at_least("1.31")) if native is None else native
 
 
 def _owner(workload: ResolvedWorkload) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.declared_jobs import DeclaredJob, Unreadable, config_jobs
 from meshscrape.observe.google_monitoring import google_jobs
 from meshscrape.observe.model import Scraper
-from meshscrape.observe.monitors import monitor_jobs
-from meshscrape.observe.victoria_metrics import victoria_jobs
+from meshscrape.observe.monitors import SERVERS, monitor_jobs
+from meshscrape.observe.victoria_metrics import AGENTS, victoria_jobs
 
 
 def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[DeclaredJob], list[Unreadable]]:
@@ -58,9 +58,15 @@ def _add(
 def _additional(
     cluster: Cluster, scrapers: tuple[Scraper, ...], jobs: list[DeclaredJob], problems: list[Unreadable]
 ) -> None:
-    """Read the jobs that a Prometheus object takes from a Secret."""
+    """Read the jobs that a Prometheus object or a VMAgent has inline, or takes from a Secret."""
     by_ref = {scraper.ref: scraper for scraper in scrapers}
-    for manifest in (*cluster.inventory.of_kind("Prometheus"), *cluster.inventory.of_kind("PrometheusAgent")):
+    for manifest in (
+        *(server for kind in SERVERS for server in cluster.inventory.of_kind(kind)),
+        *(agent for kind in AGENTS for agent in cluster.inventory.of_kind(kind)),
+    ):
+        inline = objects.dig(manifest.data, "spec", "inlineScrapeConfig")
+        if inline:
+            _add(manifest.ref, [f"scrape_configs:\n{inline}"], by_ref.get(manifest.ref), jobs, problems)
         selected = objects.as_mapping(objects.dig(manifest.data, "spec", "additionalScrapeConfigs"))
         secret = cluster.inventory.get(Ref("", "Secret", manifest.ref.namespace, str(selected.get("name"))))
         key = str(selected.get("key"))

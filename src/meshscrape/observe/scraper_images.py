@@ -56,7 +56,11 @@ PROGRAMS: tuple[Program, ...] = (
         r"[^/]*-otel-collector",
     ),
     _program(
-        "other", "Datadog Agent", r"(?:datadog|datadoghq)/agent", r"datadog-agent", r"datadog/datadog-agent"
+        "other",
+        "Datadog Agent",
+        r"(?:datadog|datadoghq)/agent",
+        r"datadog-agent",
+        r"datadoghq\.azurecr\.io/agent",
     ),
     _program("other", "Grafana Agent", r"grafana/agent", r"grafana-agent"),
     _program("other", "Grafana Alloy", r"grafana/alloy", r"alloy"),

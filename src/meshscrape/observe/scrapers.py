@@ -46,7 +46,7 @@ def find_scrapers(
             if kind != "VMSingle" or _scrapes(manifest):
                 scrapers.append(_operated(manifest, scraper_kind, product, cluster, control))
     for workload in workloads:
-        if (workload.namespace, workload.name) in made or _is_operated(workload.manifest):
+        if (workload.namespace, workload.name) in made or _is_operated(workload.manifest, cluster):
             continue
         if scraper := _deployed(workload, cluster):
             scrapers.append(scraper)
@@ -65,10 +65,10 @@ def operator_version(cluster: Cluster) -> OperatorVersion | None:
     return min(versions, default=None)
 
 
-def _is_operated(manifest: Manifest | None) -> bool:
-    """Return whether an operator made the object from one of the kinds above."""
+def _is_operated(manifest: Manifest | None, cluster: Cluster) -> bool:
+    """Return whether an operator made it from an object in the dump, which then stands for it."""
     return manifest is not None and any(
-        owner.kind in OPERATED and owner.group == OPERATED[owner.kind][0] for owner in owners(manifest)
+        owner.kind in OPERATED and owner in cluster.inventory for owner in owners(manifest)
     )
 
 

@@ -500,3 +500,21 @@ def test_namespaces_and_selectors_of_a_discovery_count() -> None:
     found = jobs(INJECTED, deployment(), prometheus(own, labelled))
     assert "httpbin" not in ports(found["own plaintext"])
     assert "httpbin" not in ports(found["label plaintext"])
+
+
+@pytest.mark.parametrize(("version", "init"), [("1.31.0", "true"), ("1.29.2", "false")])
+def test_a_pod_to_come_has_its_proxy_where_the_version_puts_it(version: str, init: str) -> None:
+    """From 1.31 on the sidecar is an init container, which some jobs drop."""
+    job = envoy_stats()
+    source = "__meta_kubernetes_pod_container_init"
+    job["relabel_configs"].append({"action": "keep", "source_labels": [source], "regex": init})
+    parts = [*control_plane(version), namespace("default", istio_injection="enabled"), deployment()]
+    assert ports(only(jobs(parts, prometheus(job)).values()))["httpbin"] == (15090,)
+
+
+def test_jobs_that_select_by_the_proxys_image_are_seen() -> None:
+    """The image that the injector writes is known well enough."""
+    job = envoy_stats()
+    image = "__meta_kubernetes_pod_container_image"
+    job["relabel_configs"].append({"action": "keep", "source_labels": [image], "regex": ".*/proxyv2:.*"})
+    assert "httpbin" in ports(only(jobs(INJECTED, deployment(), prometheus(job)).values()))

@@ -129,6 +129,14 @@ def test_legacy_any_identity() -> None:
 MESH_PORT = "15091"
 
 
+def at_a_gateway() -> Object:
+    """A policy of a waypoint or Gateway: it is not about the pods of the namespace."""
+    target = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "waypoint"}
+    return istio(
+        "security", "AuthorizationPolicy", "g", "default", {"action": "ALLOW", "targetRefs": [target]}
+    )
+
+
 def authorization(
     action: str, *rules: Any, name: str = "p", space: str = "default", app: str = "httpbin"
 ) -> Object:
@@ -189,6 +197,7 @@ SCRAPER = "cluster.local/ns/istio-system/sa/prometheus"
         ([authorization("ALLOW", name="nothing", space="istio-system", app="")], True),
         ([authorization("ALLOW", {}), authorization("DENY", rule(SCRAPER), name="deny")], True),
         ([authorization("ALLOW", rule("front"), app="other")], False),
+        ([at_a_gateway()], False),
         ([authorization("ALLOW", {"from": [{"source": {"namespaces": ["istio-system"]}}]})], False),
     ],
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
+from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import Scraper
+from meshscrape.observe.observation import Observation
 from meshscrape.observe.scraper_images import scraping_container
 from support.objects import Object, config_map, control_plane, deployment, meta, namespace, observed, only
 from support.scraping_objects import envoy_stats, operator, plain_prometheus, pod_monitor, prometheus
@@ -58,6 +61,7 @@ def victoria(kind: str, name: str, spec: Any, space: str = "default", **labels: 
         ),
         ("gcr.io/datadoghq/agent:7.60.0", "other"),
         ("datadog/agent:7", "other"),
+        ("datadoghq.azurecr.io/agent:7.60.0", "other"),
         ("grafana/agent:v0.43.0", "other"),
         ("grafana/alloy:v1.12.0", "other"),
         ("newrelic/nri-prometheus:2.24.0", "other"),
@@ -182,6 +186,7 @@ def test_scrape_objects_of_the_vm_operator_keep_its_names() -> None:
 def test_the_pods_of_a_vm_agent_are_not_a_second_scraper() -> None:
     """The operator's Deployment stands for the same scraper."""
     made = running("victoriametrics/vmagent:v1.110.0", "vmagent-agent")
+    made["metadata"]["namespace"] = "vm"
     made["metadata"]["ownerReferences"] = [
         {"apiVersion": "operator.victoriametrics.com/v1beta1", "kind": "VMAgent", "name": "agent"}
     ]
@@ -280,3 +285,26 @@ def test_a_scraper_tells_what_its_sidecar_intercepts(
     """Scrapes pass through the sidecar when it intercepts outbound traffic."""
     found = scraper(annotations)
     assert (found.intercepts_inbound, found.intercepts_outbound) == intercepts
+
+
+def test_an_operators_pods_count_where_its_object_is_not_in_the_dump() -> None:
+    """Otherwise the scraper would be overlooked."""
+    made = running("quay.io/prometheus/prometheus:v3.5.0", "prometheus-main")
+    made["metadata"]["ownerReferences"] = [
+        {"apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus", "name": "main", "controller": True}
+    ]
+    found = observed(INJECTED, made)
+    assert [each.name for each in found.unread_scrapers] == ["prometheus-main"]
+    server = operator("Prometheus", "main", {})
+    assert [each.ref.kind for each in observed(INJECTED, made, server).scrapers] == ["Prometheus"]
+
+
+def test_inline_jobs_of_a_vm_agent_are_read() -> None:
+    """`inlineScrapeConfig` is a list of jobs in Prometheus' form."""
+    agent = vm_agent(inlineScrapeConfig=yaml.safe_dump([envoy_stats()]))
+    found = observed(INJECTED, deployment(), agent)
+    assert [(each.job, each.scraper) for each in found.scrape_jobs] == [("envoy-stats", agent_ref(found))]
+
+
+def agent_ref(found: Observation) -> Ref:
+    return only(found.scrapers).ref
