@@ -271,3 +271,14 @@ def test_a_scraper_that_is_injected_by_the_way_is_intercepted() -> None:
     assert pitfall.severity == "warning"
     outside = [*control_plane(), namespace("monitoring"), *plain_prometheus()]
     assert pitfalls("prometheus-intercepted", outside) == []
+
+
+def test_a_namespace_that_forbids_injection_is_the_thing_to_change() -> None:
+    """Its label wins over the pod's, so the remedy names the namespace."""
+    parts = [
+        *control_plane(),
+        namespace("istio-system", istio_injection="disabled"),
+        *prometheus(secure_job()),
+    ]
+    remedy = only(pitfalls("output-certs-not-injected", parts)).remedy
+    assert "istio-injection=disabled" in remedy and "istio-system" in remedy

@@ -27,7 +27,7 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     for scraper in facts.scrapers:
         template = scraper_template(scraper, facts)
         if template is not None:
-            yield from _injection(scraper, template)
+            yield from _injection(scraper, template, facts)
             if scraper.ref.kind in OPERATED:
                 for path in doubled_mounts(template, objects.annotations(template)):
                     yield mounted_twice(scraper.ref, path)
@@ -57,15 +57,24 @@ def scraper_template(scraper: Scraper, facts: Facts) -> Mapping[str, Any] | None
     return workload.template if workload else None
 
 
-def _injection(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
-    if scraper.output_certs and not scraper.injected:
-        yield Pitfall(
-            "output-certs-not-injected",
-            "error",
-            scraper.ref,
-            "OUTPUT_CERTS asks the proxy for certificates, but no proxy is injected: the files never appear.",
-            f'Set the pod label {names.INJECT}: "true" (a label; the annotation is not enough).',
+def _injection(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -> Iterator[Pitfall]:
+    if not scraper.output_certs or scraper.injected:
+        return
+    space = facts.cluster.namespace_labels(scraper.namespace).get(names.NAMESPACE_INJECTION)
+    remedy = f'Set the pod label {names.INJECT}: "true" (a label; the annotation is not enough).'
+    if space is not None and space != "enabled":
+        remedy = (
+            f"Remove the label {names.NAMESPACE_INJECTION}={space} from namespace {scraper.namespace}: it "
+            "wins over "
+            "the pod's label."
         )
+    yield Pitfall(
+        "output-certs-not-injected",
+        "error",
+        scraper.ref,
+        "OUTPUT_CERTS asks the proxy for certificates, but no proxy is injected: the files never appear.",
+        remedy,
+    )
 
 
 def mounted_twice(ref: Ref, path: str) -> Pitfall:
