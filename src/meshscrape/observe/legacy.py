@@ -15,15 +15,21 @@ from meshscrape.kube.views.sidecar import Sidecar, Sidecars, sidecar
 from meshscrape.observe.cluster import Cluster
 
 _METRICS = (ports.MERGED, ports.STATS)
+# A path of the agent that is not about metrics.
+_OTHER_PATH = "/quitquitquit"
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyPort:
-    """A port that serves metrics through Envoy's ordinary listeners, and the object that makes it so."""
+    """A port that serves metrics through Envoy's ordinary listeners, and the object that makes it so.
+
+    `every_path`: requests for any path get to the target, and not only those for the metrics.
+    """
 
     port: int
     target: int
     ref: Ref
+    every_path: bool = True
 
 
 class Legacy:
@@ -61,23 +67,23 @@ def ingress_ports(sidecar: Sidecar) -> list[LegacyPort]:
 
 
 def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[LegacyPort]]]:
-    routed: dict[Ref, int] = {}
+    routed: dict[Ref, tuple[int, bool]] = {}
     for service in cluster.inventory.of_kind("VirtualService", ISTIO_NETWORKING):
-        target = _metrics_destination(service)
-        if target is None:
+        route = _metrics_route(service)
+        if route is None:
             continue
         for name in objects.as_list(objects.dig(service.data, "spec", "gateways")):
             namespace, slash, bare = str(name).partition("/")
             if not slash:
                 namespace, bare = service.ref.namespace, str(name)
-            routed[Ref(ISTIO_NETWORKING, "Gateway", namespace, bare)] = target
+            routed[Ref(ISTIO_NETWORKING, "Gateway", namespace, bare)] = route
     found = []
-    for ref, target in sorted(routed.items()):
+    for ref, (target, every_path) in sorted(routed.items()):
         gateway = cluster.inventory.get(ref)
         if gateway is None:
             continue
         mutual = [
-            LegacyPort(number, target, ref)
+            LegacyPort(number, target, ref, every_path)
             for server in objects.as_list(objects.dig(gateway.data, "spec", "servers"))
             if objects.dig(server, "tls", "mode") == "ISTIO_MUTUAL"
             and isinstance(number := objects.dig(server, "port", "number"), int)
@@ -87,10 +93,28 @@ def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[Le
     return found
 
 
-def _metrics_destination(service: Manifest) -> int | None:
+def _metrics_route(service: Manifest) -> tuple[int, bool] | None:
+    """Return the metrics port that a VirtualService leads to, and whether it does so for every path."""
+    targets: dict[int, bool] = {}
     for route in objects.as_list(objects.dig(service.data, "spec", "http")):
         for destination in objects.as_list(objects.dig(route, "route")):
             number = objects.dig(destination, "destination", "port", "number")
             if number in _METRICS:
-                return int(number)
-    return None
+                targets[int(number)] = targets.get(int(number), False) or _takes_every_path(route)
+    return next(iter(targets.items()), None)
+
+
+def _takes_every_path(route: Any) -> bool:
+    """Return whether a route takes a path that has nothing to do with metrics."""
+    conditions = objects.as_list(objects.dig(route, "match"))
+    return not conditions or any(_takes(objects.dig(condition, "uri")) for condition in conditions)
+
+
+def _takes(uri: Any) -> bool:
+    exact, prefix = objects.dig(uri, "exact"), objects.dig(uri, "prefix")
+    if exact is not None:
+        return bool(exact == _OTHER_PATH)
+    if prefix is not None:
+        return _OTHER_PATH.startswith(str(prefix))
+    # Without a condition on the path every path is taken; a regular expression is not judged.
+    return objects.dig(uri, "regex") is None

@@ -10,6 +10,7 @@ from support.examples import legacy
 from support.objects import (
     SECURE,
     Object,
+    classic_gateway,
     config_map,
     control_plane,
     deployment,
@@ -205,3 +206,15 @@ def test_legacy_scraper_denied(policies: list[Object], denied: bool) -> None:
     """With any ALLOW policy, everything that none of them lists is refused; a DENY refuses in any case."""
     found = pitfalls("legacy-scraper-denied", scraped(*policies))
     assert [each.severity for each in found] == (["error"] if denied else [])
+
+
+def test_a_gateway_that_routes_the_metrics_alone_does_not_expose_the_agent() -> None:
+    """Istio's recipe routes one path; a route without a condition leads every request to the agent."""
+    recipe = legacy_gateway()
+    gateway = classic_gateway("1.29.2")
+    assert pitfalls("legacy-agent-exposed", control_plane("1.29.2"), gateway, recipe) == []
+    routes = only(each for each in recipe if each["kind"] == "VirtualService")["spec"]["http"]
+    for conditions in (None, [{"uri": {"prefix": "/"}}], [{"headers": {"x": {"exact": "y"}}}]):
+        routes[0]["match"] = conditions
+        found = pitfalls("legacy-agent-exposed", control_plane("1.29.2"), gateway, recipe)
+        assert [each.severity for each in found] == ["error"]

@@ -146,7 +146,7 @@ def _exposed_agent(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -
     for port in workload.legacy:
         encrypted = workload.kind != "sidecar" or workload.mtls.of(port.port) == "STRICT"
         quit_agent = Request(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")
-        if port.target == ports.MERGED and is_allowed(policies, quit_agent):
+        if port.every_path and port.target == ports.MERGED and is_allowed(policies, quit_agent):
             who = (
                 "every workload of the mesh"
                 if encrypted
