@@ -84,7 +84,7 @@ def _print(observation: Observation) -> None:
 
 def _tables(observation: Observation) -> Iterator[RenderableType]:
     yield _planes(observation)
-    yield _workloads(observation)
+    yield _workloads(observation) if observation.workloads else Text("No workloads in these objects.")
     if observation.scrapers:
         yield _scrapers(observation)
     jobs = [job for job in observation.scrape_jobs if job.matches or not job.certain or job.static]
@@ -142,7 +142,7 @@ def _workloads(observation: Observation) -> Table:
         table.add_column(name, overflow="fold", width=width)
     for workload in observation.workloads:
         kinds = Counter(over[name] for name in workload.scraped_by)
-        scraped = "\n".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "nobody known"
+        scraped = "\n".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none known"
         step = observation.next_steps.get(workload.ref, "")
         if not workload.in_mesh:
             _add(table, _title(workload), workload.kind, "", scraped, step)

@@ -51,7 +51,7 @@ def _next_step(
     if workload.kind == "ambient":
         return "nothing: ztunnel encrypts"
     if not workload.in_mesh:
-        return "none; --inject takes it into the mesh"
+        return "nothing, or: plan --inject"
     if workload.envoy_missing:
         return "nothing: it has no Envoy"
     if workload.owned_by is not None and not workload.metrics.listening:

@@ -77,6 +77,11 @@ def test_the_table_shows_every_workload_and_pitfall(name: str, tmp_path: Path) -
         assert pitfall.code in output
 
 
+def test_a_dump_without_workloads_says_so(tmp_path: Path) -> None:
+    """An empty table would look like a failure."""
+    assert "No workloads" in run("-f", str(write(tmp_path / "a.yaml", [namespace("default")])))
+
+
 def test_the_table_without_pitfalls_says_so(tmp_path: Path) -> None:
     """Silence would look like a failure."""
     assert "No pitfalls found." in run("-f", str(write(tmp_path / "a.yaml", [deployment()])))
