@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from meshscrape.envoy.options import SidecarOptions
+from meshscrape.envoy.resources.listeners import HANDSHAKE_TIMEOUT
 from meshscrape.istio.settings import InboundPort
 from meshscrape.verify.findings import Report
+from meshscrape.verify.probes import Timeouts
 from meshscrape.verify.run import VerifyOptions, verify
 from support.addresses import free_port
 from support.ca import TestCa, ca_process
@@ -317,7 +319,11 @@ class _Reports(dict[str, Report]):
                 for each in batch
             ]
             status = mesh_status(self._identities, entries)
-            options = VerifyOptions(short_life=timedelta(seconds=2), stranger=ELSEWHERE.signer)
+            # Twice the listeners' own deadline: a port without one is not waited for as long as shipped.
+            timeouts = Timeouts(silence=2 * HANDSHAKE_TIMEOUT)
+            options = VerifyOptions(
+                timeouts=timeouts, short_life=timedelta(seconds=2), stranger=ELSEWHERE.signer
+            )
             report = asyncio.run(verify(status, options))
         self.update(dict.fromkeys(batch, report))
         return report
