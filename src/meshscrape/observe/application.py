@@ -16,16 +16,16 @@ _PREFIXES = (*_HTTP, "tcp", "tls", "https", "mongo", "mysql", "redis", "udp")
 def application_ports(template: Any, services: tuple[Manifest, ...]) -> tuple[WorkloadPort, ...]:
     """Return the TCP ports that containers declare and that Services lead to, by number."""
     declared = [port for port in declared_ports(template, proxy=False) if port.tcp]
-    found: dict[int, WorkloadPort] = {}
+    port_of: dict[int, WorkloadPort] = {}
     for port in declared:
-        found.setdefault(port.number, WorkloadPort(port.number, port.name))
+        port_of.setdefault(port.number, WorkloadPort(port.number, port.name))
     for manifest in services:
         for service_port in service(manifest.data).ports:
             number = service_port.number(declared)
             if number is not None and service_port.tcp:
-                known = found.get(number)
-                found[number] = _served(number, known.name if known else "", service_port)
-    return tuple(found[number] for number in sorted(found))
+                same = port_of.get(number)
+                port_of[number] = _served(number, same.name if same else "", service_port)
+    return tuple(port_of[number] for number in sorted(port_of))
 
 
 def _served(number: int, name: str, port: ServicePort) -> WorkloadPort:

@@ -51,12 +51,12 @@ class Cluster:
 
 
 def _pods_by_owner(inventory: Inventory) -> dict[Ref, list[Manifest]]:
-    found: dict[Ref, list[Manifest]] = {}
+    pods_by_owner: dict[Ref, list[Manifest]] = {}
     for pod in inventory.of_kind("Pod", ""):
         # A terminating pod is on its way out: it runs no configuration that anybody could change.
         if objects.dig(pod.data, "metadata", "deletionTimestamp") is None:
-            found.setdefault(owner_of_pod(pod, inventory), []).append(pod)
-    return found
+            pods_by_owner.setdefault(owner_of_pod(pod, inventory), []).append(pod)
+    return pods_by_owner
 
 
 def owner_of_pod(pod: Manifest, inventory: Inventory) -> Ref:
@@ -67,8 +67,8 @@ def owner_of_pod(pod: Manifest, inventory: Inventory) -> Ref:
     owner = _controller(pod)
     if owner is None:
         return pod.ref
-    if owner.kind in _BETWEEN and (known := inventory.get(owner)) is not None:
-        return _controller(known) or owner
+    if owner.kind in _BETWEEN and (between := inventory.get(owner)) is not None:
+        return _controller(between) or owner
     pod_hash = objects.labels(pod.data).get(_HASH)
     if owner.kind == "ReplicaSet" and pod_hash and owner.name.endswith(f"-{pod_hash}"):
         return Ref(owner.group, "Deployment", owner.namespace, owner.name.removesuffix(f"-{pod_hash}"))
@@ -82,10 +82,10 @@ def _controller(manifest: Manifest) -> Ref | None:
 def owners(manifest: Manifest) -> Iterator[Ref]:
     """Return the owners of an object, its controller first."""
     references = objects.as_list(objects.dig(manifest.data, "metadata", "ownerReferences"))
-    found = [reference for reference in references if isinstance(reference, Mapping)]
-    for each in sorted(found, key=lambda each: each.get("controller") is not True):
-        group = str(each.get("apiVersion", "")).rpartition("/")[0]
-        ref = Ref(group, str(each.get("kind")), manifest.ref.namespace, str(each.get("name")))
+    mappings = [reference for reference in references if isinstance(reference, Mapping)]
+    for reference in sorted(mappings, key=lambda reference: reference.get("controller") is not True):
+        group = str(reference.get("apiVersion", "")).rpartition("/")[0]
+        ref = Ref(group, str(reference.get("kind")), manifest.ref.namespace, str(reference.get("name")))
         # Whoever creates a pod writes its owner, and the API server does not check that it is a name.
         if ref.printable:
             yield ref

@@ -41,8 +41,8 @@ _ALIYUN_IMAGE = re.compile(r"aliyuncs\.com/.*proxyv2")
 class Control:
     """The control planes, and which revision each name (revision or tag) stands for.
 
-    `seen` tells whether the dump has anything of a control plane; `names` are revisions and tags that some
-    webhook serves. `given` is `--istio-version`.
+    `webhooks_seen` tells whether the dump has any webhook of a control plane. `names` are revisions and
+    tags that some webhook serves. `given` is `--istio-version`.
     """
 
     planes: tuple[ControlPlane, ...] = ()
@@ -80,12 +80,12 @@ def read_control(cluster: Cluster, given: IstioVersion) -> Control:
     "tells."""
     flavour = _flavour(cluster)
     names, webhooks = _names(cluster)
-    found: dict[str, dict[str, Manifest]] = {}
+    parts_of: dict[str, dict[str, Manifest]] = {}
     for role, revision, manifest in _parts(cluster):
-        found.setdefault(revision, {}).setdefault(role, manifest)
+        parts_of.setdefault(revision, {}).setdefault(role, manifest)
     for revision in names.values():
-        found.setdefault(revision, {})
-    planes = [_plane(revision, parts, names, flavour, given) for revision, parts in sorted(found.items())]
+        parts_of.setdefault(revision, {})
+    planes = [_plane(revision, parts, names, flavour, given) for revision, parts in sorted(parts_of.items())]
     if not planes and given.known:
         planes = [
             ControlPlane(DEFAULT, given, (), ROOT_NAMESPACE, False, flavour, version_source="--istio-version")

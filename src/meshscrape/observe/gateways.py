@@ -47,8 +47,12 @@ def class_kind(name: str, inventory: Inventory) -> str:
         return AGENTGATEWAY
     if name in _CLASSES:
         return _CLASSES[name]
-    found = inventory.get(Ref(GATEWAY_GROUP, "GatewayClass", "", name))
-    return _CONTROLLERS.get(str(objects.dig(found.data, "spec", "controllerName")), "") if found else ""
+    gateway_class = inventory.get(Ref(GATEWAY_GROUP, "GatewayClass", "", name))
+    return (
+        _CONTROLLERS.get(str(objects.dig(gateway_class.data, "spec", "controllerName")), "")
+        if gateway_class
+        else ""
+    )
 
 
 def is_managed(gateway: Manifest) -> bool:

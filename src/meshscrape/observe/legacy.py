@@ -36,34 +36,34 @@ class Legacy:
     """Finds the legacy ports of sidecars and gateways."""
 
     def __init__(self, cluster: Cluster, root_namespace: str) -> None:
-        known = cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING)
-        self.sidecars = Sidecars(map(sidecar, known), root_namespace)
+        manifests = cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING)
+        self.sidecars = Sidecars(map(sidecar, manifests), root_namespace)
         self._gateways = _metrics_gateways(cluster)
 
     def of_sidecar(self, namespace: str, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
         """Return what the Sidecar in force leads to the proxy's own metrics ports."""
         in_force = self.sidecars.of(namespace, labels)[:1]
-        return tuple(port for found in in_force for port in ingress_ports(found))
+        return tuple(port for effective in in_force for port in ingress_ports(effective))
 
     def of_gateway(self, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
         """Return what Gateways for this gateway's pods lead to its own metrics ports."""
         return tuple(
             port
-            for selector, found in self._gateways
+            for selector, metrics_ports in self._gateways
             if selector and matches(selector, labels)
-            for port in found
+            for port in metrics_ports
         )
 
 
 def ingress_ports(sidecar: Sidecar) -> list[LegacyPort]:
     """Return the ingress listeners of a Sidecar that lead to 15020 or 15090."""
-    found = []
+    legacy_ports = []
     for listener in sidecar.ingress:
         port = objects.dig(listener, "port", "number")
         target = str(objects.dig(listener, "defaultEndpoint", default="")).rpartition(":")[2]
         if isinstance(port, int) and target.isdigit() and int(target) in _METRICS:
-            found.append(LegacyPort(port, int(target), sidecar.ref))
-    return found
+            legacy_ports.append(LegacyPort(port, int(target), sidecar.ref))
+    return legacy_ports
 
 
 def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[LegacyPort]]]:
@@ -77,7 +77,7 @@ def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[Le
             if not slash:
                 namespace, bare = service.ref.namespace, str(name)
             routed[Ref(ISTIO_NETWORKING, "Gateway", namespace, bare)] = route
-    found = []
+    gateways = []
     for ref, (target, every_path) in sorted(routed.items()):
         gateway = cluster.inventory.get(ref)
         if gateway is None:
@@ -89,8 +89,8 @@ def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[Le
             and isinstance(number := objects.dig(server, "port", "number"), int)
         ]
         if mutual:
-            found.append((objects.as_mapping(objects.dig(gateway.data, "spec", "selector")), mutual))
-    return found
+            gateways.append((objects.as_mapping(objects.dig(gateway.data, "spec", "selector")), mutual))
+    return gateways
 
 
 def _metrics_route(service: Manifest) -> tuple[int, bool] | None:

@@ -24,7 +24,7 @@ class ProxyConfigs:
                 self._selecting.add(proxy_config.ref.namespace, {"matchLabels": match}, proxy_config)
             else:
                 wide.setdefault(proxy_config.ref.namespace, []).append(proxy_config)
-        self._wide = {namespace: oldest(found) for namespace, found in wide.items()}
+        self._wide = {namespace: oldest(configs) for namespace, configs in wide.items()}
 
     def selecting(self, namespace: str, labels: Mapping[str, str]) -> Mapping[str, str]:
         """Return the variables for exactly this workload: they beat the annotation."""
@@ -36,5 +36,5 @@ class ProxyConfigs:
 
 
 def _environment(config: Manifest | None) -> dict[str, str]:
-    found = objects.as_mapping(objects.dig(config.data, "spec", "environmentVariables")) if config else {}
-    return {str(key): str(value) for key, value in found.items()}
+    variables = objects.as_mapping(objects.dig(config.data, "spec", "environmentVariables")) if config else {}
+    return {str(key): str(value) for key, value in variables.items()}

@@ -87,8 +87,8 @@ def _apply(rule: Rule, labels: dict[str, str]) -> bool:
             labels[rule.target] = value.lower() if rule.action == "lowercase" else value.upper()
         case "labelmap":
             for name, copied in list(labels.items()):
-                if rule.pattern is not None and (found := rule.pattern.search(name)):
-                    labels[_expand(rule.replacement, found)] = copied
+                if rule.pattern is not None and (groups := rule.pattern.search(name)):
+                    labels[_expand(rule.replacement, groups)] = copied
         case "labeldrop" | "labelkeep":
             for name in list(labels):
                 matched = rule.pattern is not None and rule.pattern.search(name) is not None
@@ -98,23 +98,23 @@ def _apply(rule: Rule, labels: dict[str, str]) -> bool:
 
 
 def _replace(rule: Rule, value: str, labels: dict[str, str]) -> None:
-    found = rule.pattern.search(value) if rule.pattern is not None else None
-    if found is None:
+    groups = rule.pattern.search(value) if rule.pattern is not None else None
+    if groups is None:
         return
-    target, text = _expand(rule.target, found), _expand(rule.replacement, found)
+    target, text = _expand(rule.target, groups), _expand(rule.replacement, groups)
     if text:
         labels[target] = text
     else:
         labels.pop(target, None)
 
 
-def _expand(template: str, found: Any) -> str:
+def _expand(template: str, groups: Any) -> str:
     def group(reference: re.Match[str]) -> str:
         name = reference[1] or reference[2] or reference[3]
         if name is None:
             return "$"
         try:
-            return found.group(int(name) if name.isdigit() else name) or ""
+            return groups.group(int(name) if name.isdigit() else name) or ""
         except (IndexError, KeyError, re2.error):
             return ""
 

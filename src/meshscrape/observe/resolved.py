@@ -105,11 +105,11 @@ class Resolver:
         annotations = workload.annotations if _honours_override(workload, after) else {}
         inventory = self.cluster.inventory
         templates = (workload.template, self._volumes_of_gateway(workload))
-        found = (
+        overrides = (
             override_of(workload.namespace, annotations, workload.env, template, inventory)
             for template in templates
         )
-        return next((override for override in found if override), None)
+        return next((override for override in overrides if override), None)
 
     def _volumes_of_gateway(self, workload: DeclaredWorkload) -> Mapping[str, Any]:
         """Return the pod template that a Gateway adds to its Deployment, which may lag behind."""

@@ -153,7 +153,7 @@ def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[_Scrape]:
     for discovery in job.discoveries:
         namespaces = discovery.namespaces
         if discovery.role == "pod":
-            for pod, found in targets.pods:
+            for pod, candidates in targets.pods:
                 if namespaces and pod.ref.namespace not in namespaces:
                     continue
                 if discovery.selector is not None and not objects.selects(
@@ -164,7 +164,7 @@ def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[_Scrape]:
                     job.pod_selector, objects.labels(pod.data)
                 ):
                     continue
-                yield from _tried(job, (labels for labels in found if _has_port(job, labels)))
+                yield from _tried(job, (labels for labels in candidates if _has_port(job, labels)))
         elif is_endpoints(discovery.role):
             for pod, service, behind_service in targets.behind:
                 if namespaces and pod.ref.namespace not in namespaces:
@@ -188,7 +188,7 @@ def _static(
         host, _, port = target.rpartition(":")
         name, _, rest = host.partition(".")
         namespace = rest.partition(".")[0] or (job.scraper.namespace if job.scraper else "default")
-        for pod, service, found in behind:
+        for pod, service, candidates in behind:
             if (service.ref.namespace, service.ref.name) != (namespace, name):
                 continue
             if objects.dig(service.data, "spec", "clusterIP") == "None":
@@ -202,7 +202,7 @@ def _static(
             }
             wanted = numbers.get(port)
             yield from _tried(
-                job, (labels for labels, leads in found if wanted is not None and leads == wanted)
+                job, (labels for labels, leads in candidates if wanted is not None and leads == wanted)
             )
 
 

@@ -59,9 +59,9 @@ def operator_version(cluster: Cluster) -> OperatorVersion | None:
     for deployment in cluster.inventory.of_kind("Deployment"):
         for container in objects.containers(objects.pod_template(deployment.data)):
             repository, tag = split_image(str(container.get("image", "")))
-            found = _RELEASE.match(tag)
-            if repository.rpartition("/")[2] in _OPERATOR_IMAGES and found:
-                versions.append((int(found[1]), int(found[2]), int(found[3])))
+            release = _RELEASE.match(tag)
+            if repository.rpartition("/")[2] in _OPERATOR_IMAGES and release:
+                versions.append((int(release[1]), int(release[2]), int(release[3])))
     return min(versions, default=None)
 
 

@@ -104,8 +104,8 @@ def _newest_replica_set(ref: Ref, pods: tuple[Manifest, ...], inventory: Invento
     revisions: dict[Ref, int] = {}
     for pod in pods:
         owner = next(owners(pod), None)
-        known = inventory.get(owner) if owner else None
-        revision = objects.annotations(known.data).get(_REVISION, "") if known else ""
+        replica_set = inventory.get(owner) if owner else None
+        revision = objects.annotations(replica_set.data).get(_REVISION, "") if replica_set else ""
         if owner is None or not revision.isdigit():
             return None
         revisions[owner] = int(revision)

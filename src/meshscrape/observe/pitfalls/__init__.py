@@ -38,10 +38,10 @@ _SEVERITIES = ("critical", "error", "warning", "info")
 
 def find_pitfalls(facts: Facts) -> tuple[Pitfall, ...]:
     """Return all pitfalls, each once; errors first, then by code and object."""
-    found = {pitfall: None for check in _CHECKS for pitfall in check(facts)}
+    unique = {pitfall: None for check in _CHECKS for pitfall in check(facts)}
     return tuple(
         sorted(
-            found,
+            unique,
             key=lambda each: (_SEVERITIES.index(each.severity), each.code, each.ref or _NONE, each.text),
         )
     )

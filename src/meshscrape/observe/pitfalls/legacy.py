@@ -48,14 +48,14 @@ def legacy_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def _wide(sidecar: Sidecar) -> Iterator[Pitfall]:
-    found = ingress_ports(sidecar)
-    if found and not sidecar.selector:
+    metrics_ports = ingress_ports(sidecar)
+    if metrics_ports and not sidecar.selector:
         yield Pitfall(
             "legacy-without-selector",
             "warning",
             sidecar.ref,
-            f"The Sidecar with ingress {found[0].port} has no workloadSelector: it replaces the inbound "
-            "listeners of every workload of the namespace.",
+            f"The Sidecar with ingress {metrics_ports[0].port} has no workloadSelector: it replaces the "
+            "inbound listeners of every workload of the namespace.",
             "Give it a workloadSelector, one Sidecar per workload, with an ingress for each of its ports.",
         )
 

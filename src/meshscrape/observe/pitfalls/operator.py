@@ -106,14 +106,14 @@ def _undeclared_ports(monitor: Manifest) -> Iterator[Pitfall]:
         return
     for each in _endpoints(monitor):
         named = [objects.dig(each, key) for key in ("port", "portNumber", "targetPort")]
-        found = [str(port) for port in named if str(port) in map(str, _UNDECLARED)]
-        if found:
+        undeclared = [str(port) for port in named if str(port) in map(str, _UNDECLARED)]
+        if undeclared:
             yield Pitfall(
                 "monitor-port-undeclared",
                 "error",
                 monitor.ref,
-                f"The endpoint selects port {found[0]}, which no sidecar declares as a container port: it "
-                "has no targets.",
+                f"The endpoint selects port {undeclared[0]}, which no sidecar declares as a container port: "
+                "it has no targets.",
                 "Select the declared port http-envoy-prom and rewrite __address__ by relabelings.",
             )
 
@@ -166,8 +166,8 @@ def _selection(monitor: Manifest, servers: list[Manifest], facts: Facts) -> Iter
 
 
 def _class_of(monitor: Manifest, spec: Mapping[str, Any], server: Manifest) -> Iterator[Pitfall]:
-    found = scrape_class(spec, server)
-    if spec.get("scrapeClass") and found is None:
+    chosen = scrape_class(spec, server)
+    if spec.get("scrapeClass") and chosen is None:
         yield Pitfall(
             "scrape-class-unknown",
             "error",
@@ -176,7 +176,7 @@ def _class_of(monitor: Manifest, spec: Mapping[str, Any], server: Manifest) -> I
             "monitor is rejected.",
             "Add the class to spec.scrapeClasses of the Prometheus object.",
         )
-    if objects.dig(found, "tlsConfig", "insecureSkipVerify") is not True:
+    if objects.dig(chosen, "tlsConfig", "insecureSkipVerify") is not True:
         return
     for endpoint in _endpoints(monitor):
         own = {key for key in objects.as_mapping(objects.dig(endpoint, "tlsConfig")) if key not in FILES}

@@ -304,12 +304,12 @@ def _verdicts(job: DeclaredJob, plain: list[Labels]) -> Iterator[tuple[str, str,
 
 
 def _scraped(job: DeclaredJob, pod: Manifest) -> list[Labels]:
-    found = []
+    targets = []
     for labels in pod_targets(pod):
         result = relabel(labels | {"__scheme__": job.scheme, "__metrics_path__": job.path}, job.rules)
         if result is not None:
-            found.append({key: value for key, value in result.items() if not key.startswith(META)})
-    return found
+            targets.append({key: value for key, value in result.items() if not key.startswith(META)})
+    return targets
 
 
 def _example(phase: str = "Running", ip: str = "192.0.2.7", native: bool = False) -> Manifest:

@@ -116,10 +116,10 @@ def _application(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Iterato
     """Judge scrapes of an application's own port: over TLS through the sidecar, or plaintext under STRICT."""
     if workload.kind != "sidecar" or not workload.interception.captured:
         return
-    known = {port.number: port for port in workload.container_ports}
+    port_of = {port.number: port for port in workload.container_ports}
     for job in jobs:
         for number in job.ports_of.get(workload.ref, ()):
-            port = known.get(number)
+            port = port_of.get(number)
             excluded = str(number) in workload.interception.exclude
             if port is None or excluded or number in workload.metrics.listening:
                 continue
