@@ -305,7 +305,27 @@ def _constraints() -> dict[str, Chain]:
     def denied(case: str, *bases: x509.GeneralName, **leaf: Any) -> Chain:
         return _below(case, {"excluded": bases}, **leaf)
 
+    bound = Maker("name 30")
+    plain = bound.make(bound.root(permitted=[other]))
+    same = x509.DirectoryName(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "name 31")]))
+    own_name = Maker("name 31")
+    rolled = own_name.make(own_name.root(name="name 31", excluded=[same]), name="name 31")
+    exact, below = mail("a@example.org"), mail(".example.org")
     return {
+        "a constraint above an intermediate without one": bound.chain(bound.leaf(plain), plain),
+        "a self-issued intermediate whose subject is excluded": own_name.chain(own_name.leaf(rolled), rolled),
+        "an intermediate whose subject is excluded":
+            _below("name 32", {"name": "someone else"}, {"excluded": [directory]}),
+        "a DNS name below a dot that is permitted":
+            allowed("name 23", dns(".example.org"), names=[ID, dns("a.example.org")]),
+        "a DNS name that ends like a permitted one":
+            allowed("name 24", org, names=[ID, dns("example.org.evil")]),
+        "an e-mail address below a dot": allowed("name 25", below, names=[ID, mail("a@b.example.org")]),
+        "an e-mail address at the dot itself":
+            allowed("name 26", below, names=[ID, mail("a@example.org")]),
+        "this very e-mail address": allowed("name 27", exact, names=[ID, mail("a@EXAMPLE.org")]),
+        "another e-mail address of the same host": allowed("name 28", exact, names=[ID, mail("b@example.org")]),
+        "a URI whose path looks like another": allowed("name 29", other, names=[_uri("a://b/c://example.org/")]),
         "URIs of this trust domain permitted": allowed("name 1", own),
         "URIs of another trust domain permitted": allowed("name 2", other),
         "URIs of both permitted": allowed("name 3", other, own),
@@ -379,6 +399,9 @@ def _anchors() -> dict[str, Chain]:
     bridge = crossed.make(old, name="crossed new", key=new.key)
     old_too, new_too = both.root(end=LONG_AGO), both.root(name="both new")
     bridge_too = both.make(old_too, name="both new", key=new_too.key)
+    renewed = Maker("anchor renewed")
+    expired_root = renewed.root(name="renewed", end=LONG_AGO)
+    current_root = renewed.root(name="renewed", key=expired_root.key)
     other = Maker("anchor other")
     other.root()
     return {
@@ -394,5 +417,7 @@ def _anchors() -> dict[str, Chain]:
         "the first of two roots of one name": named.chain(named.leaf(one)),
         "a new root that an old one has signed": crossed.chain(crossed.leaf(new), bridge),
         "a trusted root, and a bridge to one that has expired": both.chain(both.leaf(new_too), bridge_too),
+        "a root that was renewed with its key, both in the bundle":
+            renewed.chain(renewed.leaf(current_root)),
         "another mesh's root": other.chain(other.leaf(other.make())),
     }  # fmt: skip

@@ -298,10 +298,7 @@ def _prove(state: Admission, connection: int, identity: str, now: float) -> Deci
     state._known.move_to_end(address)
     while len(state._known) > MAX_KNOWN:
         state._known.popitem(last=False)
-    if place.stage is Stage.PROVEN and place.holder == identity:
-        place.active = now
-        return _NOTHING
-    # Proving again, as somebody else, does not make a connection younger.
+    # Proving again does not make a connection younger.
     since = place.since if place.stage is Stage.PROVEN else now
     decision = _settle(state, connection, Stage.PROVEN, now, identity)
     place.since = since

@@ -60,6 +60,7 @@ class Port:
             assert self.on(TurnTaken()).start == number
         if stage in (Stage.UNPROVEN, Stage.PROVEN):
             self.on(Secured(number, identity))
+        assert self.state.stage(number) is stage
         return number
 
 
@@ -278,3 +279,20 @@ def test_places_are_never_overbooked(events: list[tuple[str, int, str]]) -> None
             assert port.state.count(stage) == len(held) == len(set(held)) <= SMALL.places(stage)
             assert all(port.state.stage(one) is stage for one in held)
         assert not any(port.state.stage(one) for one in port.ended)
+
+
+def test_the_largest_holder_is_named() -> None:
+    """Whoever has most places in a stage, and how many; nobody where there is no connection."""
+    port = Port()
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.2"):
+        port.arrive(address)
+    assert port.state.largest(Stage.SILENT) == ("10.0.0.2", 2)
+    assert port.state.largest(Stage.PROVEN) == ("", 0)
+
+
+def test_a_connection_counts_for_whom_it_proved_last() -> None:
+    """One that proves another identity leaves the places of the first."""
+    port = Port()
+    number = port.arrive("10.0.0.1", Stage.PROVEN, "spiffe://a")
+    port.on(Proved(number, "spiffe://b"))
+    assert port.state.largest(Stage.PROVEN) == ("spiffe://b", 1)

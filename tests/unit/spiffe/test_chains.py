@@ -13,6 +13,12 @@ from support.chains import CLIENT, END, HOUR, Chain, Maker, cases
 CASES = cases()
 # What is wrong for a client and for a server; every other case is accepted for both.
 REFUSED = {
+    "a DNS name that ends like a permitted one": ("name-constraints", "name-constraints"),
+    "a URI whose path looks like another": ("name-constraints", "name-constraints"),
+    "a constraint above an intermediate without one": ("name-constraints", "name-constraints"),
+    "an e-mail address at the dot itself": ("name-constraints", "name-constraints"),
+    "an intermediate whose subject is excluded": ("name-constraints", "name-constraints"),
+    "another e-mail address of the same host": ("name-constraints", "name-constraints"),
     "a missing intermediate": ("untrusted", "untrusted"),
     "an expired leaf": ("expired", "expired"),
     "a leaf that is not valid yet": ("not-yet-valid", "not-yet-valid"),
