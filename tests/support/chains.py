@@ -324,7 +324,7 @@ def _constraints() -> dict[str, Chain]:
         "an e-mail address at the dot itself":
             allowed("name 26", below, names=[ID, mail("a@example.org")]),
         "this very e-mail address": allowed("name 27", exact, names=[ID, mail("a@EXAMPLE.org")]),
-        "another e-mail address of the same host": allowed("name 28", exact, names=[ID, mail("b@example.org")]),
+        "another e-mail address of that host": allowed("name 28", exact, names=[ID, mail("b@example.org")]),
         "a URI whose path looks like another": allowed("name 29", other, names=[_uri("a://b/c://example.org/")]),
         "URIs of this trust domain permitted": allowed("name 1", own),
         "URIs of another trust domain permitted": allowed("name 2", other),

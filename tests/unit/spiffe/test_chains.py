@@ -18,7 +18,7 @@ REFUSED = {
     "a constraint above an intermediate without one": ("name-constraints", "name-constraints"),
     "an e-mail address at the dot itself": ("name-constraints", "name-constraints"),
     "an intermediate whose subject is excluded": ("name-constraints", "name-constraints"),
-    "another e-mail address of the same host": ("name-constraints", "name-constraints"),
+    "another e-mail address of that host": ("name-constraints", "name-constraints"),
     "a missing intermediate": ("untrusted", "untrusted"),
     "an expired leaf": ("expired", "expired"),
     "a leaf that is not valid yet": ("not-yet-valid", "not-yet-valid"),
