@@ -170,6 +170,7 @@ def tls_or_not(config: Bootstrap) -> None:
         "@type": "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector"
     }
     secure["listener_filters"] = [{"name": "envoy.filters.listener.tls_inspector", "typed_config": inspector}]
+    secure["listener_filters_timeout"] = f"{HANDSHAKE_TIMEOUT:g}s"
 
 
 def admin_on_tcp(config: Bootstrap) -> None:
