@@ -74,7 +74,7 @@ def test_plan_takes_shop_behind_mutual_tls(
         if existing is not None:
             existing.wait_for_up(set(shop.addresses(kube).values()))
         first = migration.plan()
-        assert first.returncode == 2, first.stderr
+        assert first.returncode == 1, first.stderr
         watch = _Watch(kube, existing)
         phases = migration.migrate((shop.NAMESPACE, *shop.places(case.prometheus)), watch.look)
         prometheus = existing or shop.rendered(kube, case.prometheus)

@@ -24,6 +24,7 @@ from meshscrape.plan.planner import plan
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = click.IntRange(1, 65535)
+DETAILED = "--detailed-exitcode"
 _OPTIONS = (
     files_option,
     click.option(
@@ -31,65 +32,97 @@ _OPTIONS = (
         type=click.Choice(["auto", "native", "bootstrap", "legacy"]),
         default="auto",
         show_default=True,
-        help="How workloads are secured; auto: each by the version of its proxy.",
+        help="How to secure workloads; auto decides by the version of each proxy.",
     ),
-    click.option("-n", "--namespace", "namespaces", multiple=True, metavar="NAME", help="Only this one."),
-    click.option("-l", "--selector", metavar="LABELS", help="Only workloads whose pods have these labels."),
+    click.option(
+        "-n",
+        "--namespace",
+        "namespaces",
+        multiple=True,
+        metavar="NAME",
+        help="Limit to this namespace (repeatable).",
+    ),
+    click.option(
+        "-l", "--selector", metavar="LABELS", help="Limit to workloads whose pods have these labels."
+    ),
     click.option(
         "--scraper",
         "scrapers",
         multiple=True,
         metavar="ENTRY",
-        help="Who may scrape: spiffe:spiffe://… or dns:NAME; the Prometheus that is found by default.",
+        help="Let this identity scrape (repeatable): spiffe:SPIFFE_ID or dns:NAME. Default: the Prometheus "
+        "among the objects.",
     ),
     click.option(
         "--harden/--no-harden",
         default=True,
         show_default=True,
-        help="Close the plaintext ports where nobody needs them any more.",
+        help="Close the plaintext ports of workloads that nothing reads in plaintext any more.",
     ),
     click.option(
         "--network-policy/--no-network-policy",
         default=False,
         show_default=True,
-        help="Let only the scraper reach the secure ports.",
+        help="Let only the scraper's pods reach the secure ports.",
     ),
     click.option(
         "--inject/--no-inject",
         default=None,
-        help="Take in workloads without a sidecar; by default only with --namespace or --selector.",
+        help="Give a sidecar to workloads without one. Default: only with --namespace or --selector.",
     ),
     click.option(
         "--prometheus",
         type=click.Choice(["existing", "addon", "operator", "none"]),
         default="existing",
         show_default=True,
-        help="Change the Prometheus that is found, write a complete one, or leave scraping alone.",
+        help="Change the Prometheus among the objects, write a new one, or leave scraping alone.",
     ),
     click.option(
         "--prometheus-namespace",
         default=ROOT_NAMESPACE,
         show_default=True,
         metavar="NAME",
-        help="Where a complete Prometheus goes.",
+        help="Put a new Prometheus into this namespace.",
     ),
-    click.option("--merged-port", type=_PORT, default=SECURE_MERGED, show_default=True, metavar="PORT"),
+    click.option(
+        "--merged-port",
+        type=_PORT,
+        default=SECURE_MERGED,
+        show_default=True,
+        metavar="PORT",
+        help="Serve the merged metrics on this secure port.",
+    ),
     click.option(
         "--envoy-port",
         type=click.IntRange(0, 65535),
         default=0,
         metavar="PORT",
-        help="A port for Envoy's statistics alone too (Istio's is 15091), not in legacy mode; the merged "
-        "ones include them.",
+        help="Serve Envoy's statistics alone on this secure port too (Istio's is 15091; not in legacy mode). "
+        "The merged metrics include them.",
     ),
     click.option(
         "--legacy-source",
         type=click.Choice(["merged", "envoy"]),
         default="merged",
         show_default=True,
-        help="What legacy mode's one port serves: the merged metrics, or Envoy's statistics alone.",
+        help="Serve the merged metrics, or Envoy's statistics alone, on legacy mode's one port.",
     ),
-    click.option("--istio-version", metavar="VERSION", help="What the control plane gives to new proxies."),
+    click.option(
+        "--new-job",
+        is_flag=True,
+        help="Let the label `job` of moved scrapes follow the new job's name. Default: it stays.",
+    ),
+    click.option(
+        "--keep-own-series",
+        is_flag=True,
+        help="Keep `up` and `scrape_*` that an application exposes, for federation. Default: the jobs drop "
+        "them, because Prometheus adds its own.",
+    ),
+    click.option(
+        "--istio-version",
+        metavar="VERSION",
+        help="Use this version where no object tells which one the control plane gives to new proxies.",
+    ),
 )
 
 
@@ -159,13 +192,18 @@ def _check_chosen(observation: Observation, inventory: Inventory, intent: Intent
         raise InputError("it selects no workload", where="--selector", remedy="correct it, or the namespace")
 
 
-class OneIsError(click.Command):
-    """A command whose exit code 2 means changes: every error, of its options too, is 1."""
+class DetailedExitCode(click.Command):
+    """A command that exits like terraform with --detailed-exitcode: 2 for changes, 1 for every error."""
 
-    def make_context(self, *args: Any, **options: Any) -> click.Context:
+    def make_context(
+        self, info_name: str | None, args: list[str], *more: Any, **options: Any
+    ) -> click.Context:
+        detailed = DETAILED in args
         try:
-            return super().make_context(*args, **options)
+            return super().make_context(info_name, args, *more, **options)
         except click.UsageError as error:
+            if not detailed:
+                raise
             error.show()
             raise click.exceptions.Exit(1) from error
 
@@ -173,6 +211,8 @@ class OneIsError(click.Command):
         try:
             return super().invoke(ctx)
         except MeshscrapeError as error:
+            if not ctx.params.get("detailed_exitcode"):
+                raise
             fail(error)
 
 

@@ -9,22 +9,23 @@ from typing import Any, Literal
 
 import click
 
-from meshscrape.cli.intent import OneIsError, intent_options, make_plan
+from meshscrape.cli.intent import DETAILED, DetailedExitCode, intent_options, make_plan
 from meshscrape.cli.output import say
 from meshscrape.plan.render.diff import plan_text, summary
 from meshscrape.plan.render.plan_document import plan_document
 
 
-@click.command(cls=OneIsError)
+@click.command(cls=DetailedExitCode)
 @intent_options
 @click.option(
     "-o", "--output", type=click.Choice(["diff", "json"]), default="diff", show_default=True, help="Format."
 )
-def command(output: Literal["diff", "json"], **options: Any) -> int:
+@click.option(DETAILED, is_flag=True, help="Exit like terraform: 0 no changes, 2 changes, 1 error.")
+def command(output: Literal["diff", "json"], detailed_exitcode: bool, **options: Any) -> int:
     """Tell what must change so that metrics are scraped over mutual TLS, as a readable diff.
 
-    Nothing is changed, and no cluster is needed. Exit codes: 0 no changes, 2 changes, 1 error. Workloads that
-    are refused are no changes: the last line names them, and -o json counts them as `refused`.
+    Nothing is changed, and no cluster is needed. The last line says what becomes of every chosen workload.
+    Exit codes: 0 nothing to do, 1 changes are pending, or something is held back or refused, 2 error.
     """
     _, found = make_plan(**options)
     if output == "json":
@@ -33,4 +34,6 @@ def command(output: Literal["diff", "json"], **options: Any) -> int:
     else:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
         print(plan_text(found, colour=colour), end="")
-    return 2 if found.changes else 0
+    if detailed_exitcode:
+        return 2 if found.changes else 0
+    return 1 if found.changes or found.outcome.held or found.outcome.refused else 0

@@ -11,45 +11,59 @@ from typing import Any
 
 import click
 
-from meshscrape.cli.intent import OneIsError, intent_options, make_plan
+from meshscrape.cli.intent import intent_options, make_plan
 from meshscrape.cli.output import say
 from meshscrape.errors import InputError
+from meshscrape.plan.model import PHASES, Phase
 from meshscrape.plan.render.diff import summary
 from meshscrape.plan.render.files import HEAD, OVERVIEW, plan_files, plan_stream
 from meshscrape.plan.render.kustomize import kustomize_files
 
 
-@click.command(cls=OneIsError)
+@click.command()
 @intent_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write a directory per phase into DIR; without it, one YAML stream to standard output.",
+    help="Write a directory per phase into DIR.",
 )
-@click.option("--kustomize", is_flag=True, help="Overlays with patches, one per phase (needs --out).")
+@click.option(
+    "--phase",
+    type=click.Choice(PHASES),
+    help="Print this phase as one YAML stream instead. Apply it when the phases before it have taken effect.",
+)
+@click.option("--kustomize", is_flag=True, help="Write overlays with patches, one per phase (needs --out).")
 @click.option(
     "--base",
     default="../../base",
     show_default=True,
     metavar="PATH",
-    help="Your own kustomization, as seen from a phase's directory.",
+    help="Path of your own kustomization, as seen from a phase's directory.",
 )
-def command(out: Path | None, kustomize: bool, base: str, **options: Any) -> int:
+def command(out: Path | None, phase: Phase | None, kustomize: bool, base: str, **options: Any) -> int:
     """Write the changed objects as files, one directory per phase, in the order to apply them.
 
-    The same objects and options give the same bytes. Exit codes: 0 done, 1 error.
+    The same objects and options give the same bytes. Exit codes: 0 written, 2 error.
     """
     if kustomize and out is None:
         raise InputError("--kustomize writes several files", remedy="say where: --out DIR")
+    if (out is None) == (phase is None):
+        raise InputError(
+            "several phases in one stream would be applied in one go, past what each waits for",
+            remedy=f"write all with --out DIR, or print one with --phase ({', '.join(PHASES)})",
+        )
     _, plan = make_plan(**options)
-    if out is None:
-        sys.stdout.write(plan_stream(plan))
-    else:
+    if phase is not None:
+        sys.stdout.write(plan_stream(plan, phase))
+    elif out is not None:
         write_directory(out, kustomize_files(plan, base) if kustomize else plan_files(plan))
     for note in plan.notes:
         if note.refused:
             say(f"refused: {note.ref}: {note.text}; {note.remedy}")
+    for gate in plan.gates:
+        for missing in () if gate.planned else gate.waits_for:
+            say(f"held back: {gate.phase} of {len(gate.workloads)}: {missing.text}; {missing.remedy}")
     say(summary(plan))
     return 0
 

@@ -65,7 +65,7 @@ class PrometheusFiles:
         for path in (self.directory, self.targets_directory, self.directory / "data"):
             private_dir(path)
         self.write_targets(())
-        write_atomic(self.config, render(ScrapeOptions(through, interval)).encode())
+        write_atomic(self.config, render(ScrapeOptions(through, interval, limits=True)).encode())
 
     def write_targets(self, workloads: Iterable[ScrapedWorkload]) -> None:
         """Make the target files say exactly these workloads."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
+from meshscrape.istio.environment import is_true
+from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED, TEMPLATES
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
 from meshscrape.observe.workload import ObservedWorkload
@@ -19,6 +20,7 @@ from meshscrape.plan.workloads import (
     version_of,
 )
 
+DISABLE_ENVOY = "DISABLE_ENVOY"
 # Pods with such an error are not created at all: a restart would leave the workload without any.
 _NEVER_STARTS = frozenset({"proxy-config-unreadable", "annotation-refused", "scrape-targets-refused"})
 # What Kubernetes and istiod make themselves has its template elsewhere; these owners are known to observe.
@@ -38,6 +40,9 @@ def choose(context: Context) -> list[PlannedWorkload]:
             _note_ambient(context, workload)
             continue
         if workload.kind == "uninjected" and not _to_be_injected(context, workload):
+            continue
+        if reason := _no_envoy(workload):
+            _note_no_envoy(context, workload, reason)
             continue
         target = _target(context, workload)
         if isinstance(target, Refused):
@@ -88,6 +93,23 @@ def _note_ambient(context: Context, workload: ObservedWorkload) -> None:
         "ambient",
         "it is in ambient mode: it has no sidecar, and ztunnel's own metrics stay plaintext",
         "its waypoint, if it has one, is planned for like a gateway",
+    )
+
+
+def _no_envoy(workload: ObservedWorkload) -> str:
+    """Return why a workload of the mesh has no Envoy that could open a secure port; empty if it has one."""
+    if is_true(workload.env.get(DISABLE_ENVOY, "")):
+        return f"{DISABLE_ENVOY} is set"
+    chosen = {name.strip() for name in workload.annotations.get(TEMPLATES, "").split(",")}
+    return "its injection template is grpc-agent" if "grpc-agent" in chosen else ""
+
+
+def _note_no_envoy(context: Context, workload: ObservedWorkload, reason: str) -> None:
+    context.draft.note(
+        workload.ref,
+        "no-envoy",
+        f"it has no Envoy ({reason}), so nothing can open a secure port: it stays as it is",
+        "scrape its plaintext port behind a NetworkPolicy",
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from meshscrape.istio.names import OPERATED_BY, REVISION
-from meshscrape.kube.objects import Ref, as_mapping, dig
+from meshscrape.istio.names import MONITORING_GROUP, OPERATED_BY, REVISION
+from meshscrape.kube.objects import Object, Ref, as_mapping, dig
 from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.injection import injection_labels
@@ -40,7 +40,20 @@ def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
     """Return the objects of a new Prometheus, in the order to apply them."""
     kind = context.intent.prometheus
     assert kind in ("addon", "operator")  # noqa: S101 - the callers checked
-    return prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
+    wanted = prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
+    return tuple(each for each in wanted if not _of_unseen_kind(context, each))
+
+
+def _of_unseen_kind(context: Context, wanted: Object) -> bool:
+    """Return whether a dump has the new Prometheus, but no object of this kind at all: it was left out.
+
+    Nothing tells then whether the object is there, and a plan must come to an end.
+    """
+    kind = str(wanted["kind"])
+    if kind in ("Deployment", "Prometheus") or context.inventory.of_kind(kind):
+        return False
+    there = Ref(MONITORING_GROUP, "Prometheus", context.intent.prometheus_namespace, "meshscrape-prometheus")
+    return new_deployment(context) in context.inventory or there in context.inventory
 
 
 def secured_scrapers(context: Context) -> list[Scraper]:

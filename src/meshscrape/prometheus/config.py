@@ -13,6 +13,8 @@ from meshscrape.errors import InputError
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.direct import direct_tls
+from meshscrape.prometheus.kubernetes_sd import drop_own_series
+from meshscrape.prometheus.limits import BODY_SIZE_LIMIT, SAMPLE_LIMIT
 from meshscrape.prometheus.targets import JOBS
 
 PROXY_PORT = 15094
@@ -47,11 +49,15 @@ class DirectScrapes:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeOptions:
-    """What the jobs are made of; files as Prometheus sees them. Intervals in seconds."""
+    """What the jobs are made of; files as Prometheus sees them. Intervals in seconds.
+
+    `limits`: bound each scrape (`limits.py`), for a Prometheus of our own.
+    """
 
     through: ScrapeProxyAccess | DirectScrapes
     interval: float = 5.0
     timeout: float | None = None
+    limits: bool = False
 
 
 def targets_file(directory: str, job: str) -> str:
@@ -62,10 +68,13 @@ def targets_file(directory: str, job: str) -> str:
 def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """The list for Prometheus' `scrape_configs`."""
     through = options.through
+    limits = {"sample_limit": SAMPLE_LIMIT, "body_size_limit": BODY_SIZE_LIMIT} if options.limits else {}
+    samples = {"metric_relabel_configs": [drop_own_series()]}
     if isinstance(through, ScrapeProxyAccess):
         refresh = duration(min(5.0, max(1.0, options.interval)))
-        return [*(_proxied_job(through, job, refresh) for job in through.jobs), _own_job(through)]
-    return [_direct_job(through, job) for job in JOBS]
+        jobs = [_proxied_job(through, job, refresh) for job in through.jobs]
+        return [*({**job, **limits, **samples} for job in jobs), _own_job(through)]
+    return [{**_direct_job(through, job), **limits, **samples} for job in JOBS]
 
 
 def render(options: ScrapeOptions) -> str:

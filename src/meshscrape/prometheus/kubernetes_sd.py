@@ -58,7 +58,7 @@ class ClusterJobs:
 
     `namespaces`: only pods of these; none is all. Intervals are durations as Prometheus writes them; empty
     is the global setting. `keep_own_series`: keep `up` and `scrape_*` that an application exposes (for
-    federation).
+    federation). `sample_limit`, `body_size_limit`: limits of one scrape; 0 and "" are none.
     """
 
     certificates: str
@@ -67,6 +67,8 @@ class ClusterJobs:
     interval: str = ""
     timeout: str = ""
     keep_own_series: bool = False
+    sample_limit: int = 0
+    body_size_limit: str = ""
 
 
 def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
@@ -209,6 +211,10 @@ def _job(name: str, options: ClusterJobs, namespaces: Sequence[str], rules: Iter
         job["scrape_interval"] = options.interval
     if options.timeout:
         job["scrape_timeout"] = options.timeout
+    if options.sample_limit:
+        job["sample_limit"] = options.sample_limit
+    if options.body_size_limit:
+        job["body_size_limit"] = options.body_size_limit
     return job | {
         "scheme": "https",
         # The path of a secure port is fixed; `prometheus.io/path` may still be that of the application.

@@ -124,6 +124,7 @@ def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
             "scrapeTimeout": options.timeout,
             "evaluationInterval": options.interval,
             "retention": options.retention,
+            **_limits(options),
             # Monitors of its own namespace alone: any other could use its credentials.
             "podMonitorSelector": chosen,
             "serviceMonitorSelector": chosen,
@@ -170,6 +171,16 @@ def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
             "podMetricsEndpoints": [{"port": "web"}],
         },
     }
+
+
+def _limits(options: PrometheusOptions) -> dict[str, Any]:
+    """Return the limits of one scrape that hold for all monitors, whatever these say."""
+    found: dict[str, Any] = {}
+    if options.sample_limit:
+        found["enforcedSampleLimit"] = options.sample_limit
+    if options.body_size_limit:
+        found["enforcedBodySizeLimit"] = options.body_size_limit
+    return found
 
 
 def _sample_rules(options: PrometheusOptions) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from meshscrape.istio.names import APPLICATION_INSTANCE, APPLICATION_NAME, MANAGED_BY
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs
+from meshscrape.prometheus.limits import BODY_SIZE_LIMIT, SAMPLE_LIMIT
 from meshscrape.prometheus.rules import RuleOptions
 from meshscrape.prometheus.scraper_pod import CERTIFICATES
 
@@ -38,6 +39,8 @@ class PrometheusOptions:
     harden: bool = False
     network_policy: bool = False
     keep_own_series: bool = False
+    sample_limit: int = SAMPLE_LIMIT
+    body_size_limit: str = BODY_SIZE_LIMIT
     rules: RuleOptions | None = field(default_factory=RuleOptions)
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -54,7 +57,12 @@ class PrometheusOptions:
     def jobs(self) -> ClusterJobs:
         """The options of its scrape jobs."""
         return ClusterJobs(
-            CERTIFICATES, self.namespaces, self.applications, keep_own_series=self.keep_own_series
+            CERTIFICATES,
+            self.namespaces,
+            self.applications,
+            keep_own_series=self.keep_own_series,
+            sample_limit=self.sample_limit,
+            body_size_limit=self.body_size_limit,
         )
 
     @property

@@ -13,9 +13,12 @@ from typing import Any
 
 from meshscrape.istio.names import MONITORING_V1
 from meshscrape.kube.yaml_text import dump
+from meshscrape.prometheus.limits import SAMPLE_LIMIT
 from meshscrape.prometheus.targets import MERGED_JOB
 
 SECURE = 'job=~"istio-secure-.+"'
+# A job that took over a plaintext one keeps that one's name: its targets are told by Istio's secure ports.
+SECURE_PORTS = 'instance=~".+:(15091|15092)"'
 # Plaintext ports of a proxy. ztunnel has no other than 15020.
 PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
 # Answers that mean somebody else than the expected workload is there.
@@ -34,12 +37,14 @@ class RuleOptions:
     """Thresholds. `certificate_left`: warn when less of a workload certificate's life is left, in seconds.
 
     The default suits Istio's certificates of 24 h, which are renewed with about 12 h left. `root_left`: the
-    same for a root. `jobs`: those that must have targets.
+    same for a root. `jobs`: those that must have targets. `sample_limit`: the limit of one scrape; an alert
+    comes at 80 % of it (0: no alert).
     """
 
     certificate_left: int = 6 * 3600
     root_left: int = 30 * 86400
     jobs: tuple[str, ...] = (MERGED_JOB,)
+    sample_limit: int = SAMPLE_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ def prometheus_rule(
 def _targets(options: RuleOptions) -> Iterator[Alert]:
     yield Alert(
         "MeshTargetDown",
-        f"up{{{SECURE}}} == 0",
+        f"(up{{{SECURE}}} or up{{{SECURE_PORTS}}}) == 0",
         "5m",
         "warning",
         "{{ $labels.namespace }}/{{ $labels.pod }} cannot be scraped over mTLS",
@@ -115,6 +120,17 @@ def _targets(options: RuleOptions) -> Iterator[Alert]:
             f"{job} has no targets at all",
             "No pod announces a secure port, service discovery has no rights to see them, or Prometheus made "
             "no scrape pool because a certificate file was missing when it read its configuration.",
+        )
+    if options.sample_limit:
+        yield Alert(
+            "MeshSamplesNearLimit",
+            f"(scrape_samples_scraped{{{SECURE}}} or scrape_samples_scraped{{{SECURE_PORTS}}})"
+            f" > {options.sample_limit * 8 // 10}",
+            "10m",
+            "warning",
+            "{{ $labels.namespace }}/{{ $labels.pod }} exposes {{ $value }} samples, over 80 % of the limit",
+            "A scrape with more samples than the limit fails as a whole. Find out which label of the "
+            "workload's metrics grows, or raise sample_limit.",
         )
     yield Alert(
         "MeshScrapePoolFailed",
@@ -235,7 +251,7 @@ def _proxy_alert(name: str, reasons: tuple[str, ...], severity: str, summary: st
 
 
 def _plaintext() -> Iterator[Alert]:
-    secured = f"group by (namespace, pod) (up{{{SECURE}}})"
+    secured = f"group by (namespace, pod) (up{{{SECURE}}} or up{{{SECURE_PORTS}}})"
     yield Alert(
         "MeshPlaintextConsumerLeft",
         f"max by (job, namespace, pod) (up{{{PLAINTEXT}}}) >= 0 and on (namespace, pod) {secured}",

@@ -179,3 +179,23 @@ def test_nothing_is_added_after_a_new_prometheus() -> None:
     after = planned(before, prometheus="operator").apply(before)
     plan = settled(after)
     assert not [ref for ref in refs(plan) if ref[2].startswith("PodMonitor")]
+
+
+@pytest.mark.parametrize("kind", ["addon", "operator"])
+def test_a_dump_without_a_kind_ends_all_the_same(kind: str) -> None:
+    """`kubectl get` of few kinds leaves out ServiceAccounts and rules: they are not created for ever."""
+    before = mesh()
+    after = planned(before, prometheus=kind).apply(before)
+    dumped = [each.data for each in after if each.ref.kind not in ("ServiceAccount", "PrometheusRule")]
+    assert planned(cluster(dumped), prometheus=kind).changes == ()
+
+
+@pytest.mark.parametrize(
+    "notes", [proxy_config({"DISABLE_ENVOY": "true"}), {"inject.istio.io/templates": "grpc-agent"}]
+)
+def test_a_workload_without_envoy_stays_as_it_is(notes: dict[str, str]) -> None:
+    """Nothing opens a secure port there, so its plaintext port stays open."""
+    plan = settled(mesh(plain_prometheus(), annotations=notes))
+    assert not [ref for ref in refs(plan) if ref[2] == "Deployment/httpbin"]
+    assert [ref.name for ref in plan.outcome.left] == ["httpbin"]
+    assert "no-envoy" in codes(plan)

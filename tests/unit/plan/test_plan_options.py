@@ -9,6 +9,7 @@ import yaml
 from click.testing import CliRunner
 
 from meshscrape.cli.plan import command
+from meshscrape.errors import InputError
 from support.examples import plain
 
 
@@ -23,12 +24,14 @@ from support.examples import plain
     ],
 )
 def test_a_slip_is_an_error_and_not_a_finished_plan(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """Exit code 1 and one line: a pipeline must not take a mistyped name for `nothing to do`."""
+    """One line, not `nothing to do`, which a pipeline would take for success."""
     dump = tmp_path / "dump.yaml"
     dump.write_text(yaml.safe_dump_all(plain()))
-    result = CliRunner().invoke(command, ["-f", str(dump), *arguments])
-    assert result.exit_code == 1
-    assert result.stdout == ""
+    failed = CliRunner().invoke(command, ["-f", str(dump), *arguments])
+    assert failed.stdout == ""
+    assert isinstance(failed.exception, InputError)
+    result = CliRunner().invoke(command, ["-f", str(dump), *arguments, "--detailed-exitcode"])
+    assert (result.exit_code, result.stdout) == (1, "")
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,11 @@ from meshscrape.cli.render import write_directory
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.objects import Inventory, Ref, manifest_of
-from meshscrape.plan.model import Change, Note, Plan
+from meshscrape.plan.model import PHASES, Change, Note, Plan
 from meshscrape.plan.outcome import Outcome
 from meshscrape.plan.render.diff import change_diff, plan_text, summary
 from meshscrape.plan.render.files import plan_files, plan_stream
-from meshscrape.plan.render.kustomize import kustomize_files
+from meshscrape.plan.render.kustomize import kustomize_files, patch_of
 from support.objects import cluster, control_plane, deployment, injected_namespace
 from support.planning import planned, ref
 from support.scraping_objects import plain_prometheus
@@ -155,14 +157,17 @@ class TestFiles:
         objects = list(shop())
         one, other = Inventory(objects), Inventory(reversed(objects))
         assert plan_files(planned(one)) == plan_files(planned(other))
-        assert plan_stream(planned(one)) == plan_stream(planned(other))
+        assert plan_stream(planned(one), "scrape") == plan_stream(planned(other), "scrape")
 
     def test_the_stream_is_valid_yaml(self) -> None:
-        """Each document is an object; what is to be deleted is only named."""
+        """Each document is an object of the phase; what is to be deleted is only named."""
         _, plan = migrated()
-        documents = [each for each in yaml.safe_load_all(plan_stream(plan)) if each]
-        assert len(documents) == sum(change.after is not None for change in plan.changes)
-        assert "# delete Sidecar.networking.istio.io default/meshscrape-httpbin" in plan_stream(plan)
+        for phase in PHASES:
+            documents = [each for each in yaml.safe_load_all(plan_stream(plan, phase)) if each]
+            changes = [change for change in plan.changes if change.phase == phase]
+            assert len(documents) == sum(change.after is not None for change in changes)
+        removed = plan_stream(plan, "removal")
+        assert "# delete Sidecar.networking.istio.io default/meshscrape-httpbin" in removed
 
     def test_the_overview_is_the_plan(self) -> None:
         """PLAN.txt says the same as `plan`, gates included."""
@@ -190,12 +195,27 @@ class TestFiles:
         files = plan_files(plan)
         spec = yaml.safe_load(files["3-listeners/default_deployment.apps_httpbin.yaml"])["spec"]
         assert ("replicas" in spec) is kept
-        assert ("replicas: 7" in plan_stream(plan)) is kept
+        assert ("replicas: 7" in plan_stream(plan, "listeners")) is kept
         # `kubectl replace` makes the whole object anew.
         original = yaml.safe_load(files["originals/default_deployment.apps_httpbin.yaml"])
         assert original["spec"]["replicas"] == 7
         unscaled = plan_files(planned(cluster(*objects)))["3-listeners/default_deployment.apps_httpbin.yaml"]
         assert yaml.safe_load(unscaled)["spec"]["replicas"] == 7
+
+    def test_what_a_cluster_adds_stays_out_of_the_files(self) -> None:
+        """Kubernetes numbers revisions itself; `originals/` keeps what kubectl needs for a later apply."""
+        last, revision = (
+            "kubectl.kubernetes.io/last-applied-configuration",
+            "deployment.kubernetes.io/revision",
+        )
+        workload = deployment()
+        workload["metadata"]["annotations"] = {last: "{}", revision: "3"}
+        objects = cluster(control_plane(), injected_namespace(), workload, plain_prometheus())
+        files = plan_files(planned(objects))
+        applied = yaml.safe_load(files["3-listeners/default_deployment.apps_httpbin.yaml"])
+        assert not {last, revision} & set(applied["metadata"].get("annotations", {}))
+        original = yaml.safe_load(files["originals/default_deployment.apps_httpbin.yaml"])
+        assert original["metadata"]["annotations"] == {last: "{}"}
 
     def test_asm_has_two_trees(self) -> None:
         """Trap 14: Istio's objects go to ASM's own API server, the rest to the cluster."""
@@ -270,11 +290,26 @@ class TestKustomize:
                     state[target] = merged(state[target], patch)
         assert state == {each.ref: each.data for each in plan.apply(before)}
 
+    def test_a_list_item_that_goes_is_deleted_by_its_name(self) -> None:
+        """Kustomize merges lists of Kubernetes' own kinds by name: leaving an item out would keep it."""
+        before = deployment(volumes=[{"name": "kept", "emptyDir": {}}, {"name": "gone", "emptyDir": {}}])
+        after = deployment(volumes=[{"name": "kept", "emptyDir": {}}])
+        patch = patch_of(before, after)
+        assert patch["spec"]["template"]["spec"] == {"volumes": [{"$patch": "delete", "name": "gone"}]}
+        assert merged(before, patch) == after
+
     def test_patches_hold_the_difference_alone(self) -> None:
         """The base stays the user's: a container that does not change is not in the patch."""
         files = kustomize_files(planned(shop(), harden=False), "base")
         patch = yaml.safe_load(files["3-listeners/default_deployment.apps_httpbin.yaml"])
         assert set(patch["spec"]["template"]) == {"metadata"}
+
+
+def main_exit_code(*arguments: str) -> int:
+    """The exit code of the whole program."""
+    return subprocess.run(
+        [sys.executable, "-m", "meshscrape", *arguments], capture_output=True, check=False
+    ).returncode
 
 
 class TestCommands:
@@ -284,18 +319,30 @@ class TestCommands:
         return CliRunner().invoke(command, list(arguments), standalone_mode=False)
 
     def test_exit_codes(self, tmp_path: Path) -> None:
-        """0 nothing to do, 2 changes, 1 error, options that do not exist included."""
+        """0 nothing to do, 1 changes pending, 2 error; like terraform with --detailed-exitcode."""
         inventory = shop()
         dump = on_disk(tmp_path, inventory)
-        assert self.run(plan_command, "-f", dump).return_value == 2
+        assert self.run(plan_command, "-f", dump).return_value == 1
+        assert self.run(plan_command, "-f", dump, "--detailed-exitcode").return_value == 2
         done = on_disk(tmp_path, planned(inventory).apply(inventory))
-        assert self.run(plan_command, "-f", done).return_value == 0
+        for more in ([], ["--detailed-exitcode"]):
+            assert self.run(plan_command, "-f", done, *more).return_value == 0
         for wrong in (
             ["-f", "/nowhere.yaml"],
             ["-f", dump, "--mode", "guess"],
             ["-f", dump, "--scraper", "x"],
         ):
-            assert self.run(plan_command, *wrong).return_value == 1
+            assert self.run(plan_command, *wrong, "--detailed-exitcode").return_value == 1
+            assert main_exit_code("plan", *wrong) == 2
+
+    def test_one_stream_is_of_one_phase(self, tmp_path: Path) -> None:
+        """All phases in one stream would be applied in one go, past the gates."""
+        dump = on_disk(tmp_path, shop())
+        assert main_exit_code("render", "-f", dump) == 2
+        assert main_exit_code("render", "-f", dump, "--out", str(tmp_path / "o"), "--phase", "scrape") == 2
+        printed = self.run(render_command, "-f", dump, "--phase", "listeners")
+        kinds = {each["kind"] for each in yaml.safe_load_all(printed.stdout)}
+        assert kinds == {"Deployment"}
 
     def test_json(self, tmp_path: Path) -> None:
         """The whole plan for programs, objects before and after included."""
@@ -312,10 +359,10 @@ class TestCommands:
         assert document["refused"] == 0
 
     def test_refusals_alone_can_be_told_from_a_finished_cluster(self, tmp_path: Path) -> None:
-        """Both exit with 0: the count in JSON, and the line on standard error, tell them apart."""
+        """By the exit code, by the count in JSON, and by the line on standard error."""
         dump = on_disk(tmp_path, cluster(injected_namespace(), deployment()))
         result = self.run(plan_command, "-f", dump, "-o", "json")
-        assert result.return_value == 0
+        assert result.return_value == 1
         assert json.loads(result.stdout)["refused"] == 1
         assert result.stderr == "meshscrape: Nothing planned; 1 refused (Deployment.apps default/httpbin).\n"
         done = on_disk(tmp_path, planned(shop()).apply(shop()))
@@ -372,6 +419,6 @@ class TestCommands:
         assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == set(files)
 
     def test_the_stream_goes_to_standard_output(self, tmp_path: Path) -> None:
-        """Without --out: one YAML stream, notes on standard error."""
-        result = self.run(render_command, "-f", on_disk(tmp_path, shop()))
+        """With --phase: one YAML stream, notes on standard error."""
+        result = self.run(render_command, "-f", on_disk(tmp_path, shop()), "--phase", "scrape")
         assert list(yaml.safe_load_all(result.stdout))

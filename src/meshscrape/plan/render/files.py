@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from meshscrape.istio.names import ASM_GROUP, ISTIO_NETWORKING, ISTIO_SECURITY
-from meshscrape.kube.objects import Object, Ref, stable
+from meshscrape.kube import objects
+from meshscrape.kube.objects import LAST_APPLIED, Object, Ref, stable
 from meshscrape.kube.yaml_text import dump
 from meshscrape.plan.model import PHASES, Change, Phase, Plan, revert
 from meshscrape.plan.render.diff import plan_text
@@ -14,6 +16,8 @@ OVERVIEW = "PLAN.txt"
 HEAD = "# Made by meshscrape render: apply one directory after the other, in order.\n\n"
 # ASM keeps Istio's objects in an API server of its own.
 _CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, "telemetry.istio.io")
+# Controllers count in these annotations: applied from a file, they would set it back.
+_NUMBERED = ("deployment.kubernetes.io/revision", "deprecated.daemonset.template.generation")
 ORIGINALS = "originals"
 CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 
@@ -54,23 +58,28 @@ def _originals(plan: Plan) -> dict[str, str]:
         if data is None:
             directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
         assert data is not None  # noqa: S101 - a change has one of both
-        found[f"{directory}/{name}"] = dump(clean(data))
+        found[f"{directory}/{name}"] = dump(_with_applied(clean(data), data))
     return found
 
 
-def plan_stream(plan: Plan) -> str:
-    """All objects as one YAML stream, phase after phase; what is to be removed is named in comments."""
-    parts: list[str] = []
-    for phase in PHASES:
-        changes = [change for change in plan.changes if change.phase == phase]
-        if not changes:
-            continue
-        title = f"# {phase_directory(phase)}\n"
-        for change in changes:
+def _with_applied(written: dict[str, Any], data: Object) -> dict[str, Any]:
+    """Return an original with kubectl's own note, without which a later `kubectl apply` warns."""
+    applied = objects.annotations(data).get(LAST_APPLIED)
+    if applied is None:
+        return written
+    metadata = written["metadata"]
+    notes = {**metadata.get("annotations", {}), LAST_APPLIED: applied}
+    return {**written, "metadata": {**metadata, "annotations": notes}}
+
+
+def plan_stream(plan: Plan, phase: Phase) -> str:
+    """Return the objects of one phase as one YAML stream; what is to be removed is named in comments."""
+    parts = []
+    for change in plan.changes:
+        if change.phase == phase:
             data = _applied(plan, change)
             body = dump(clean(data)) if data is not None else f"# delete {change.ref}\n"
-            parts.append(title + _head(change) + body)
-            title = ""
+            parts.append(_head(change) + body)
     return "---\n".join(parts)
 
 
@@ -94,9 +103,13 @@ def place(plan: Plan, ref: Ref) -> str:
     return f"{CONTROL_PLANE if to_control_plane else DATA_PLANE}/"
 
 
-def clean(data: Object) -> Object:
-    """An object as one writes it: without status and what a cluster adds by itself."""
+def clean(data: Object) -> dict[str, Any]:
+    """Return an object as one writes it: without status and what a cluster adds by itself."""
     written = stable(data)
+    notes = {key: value for key, value in objects.annotations(written).items() if key not in _NUMBERED}
+    if notes != objects.annotations(written):
+        kept = {key: value for key, value in written["metadata"].items() if key != "annotations"}
+        written["metadata"] = kept | ({"annotations": notes} if notes else {})
     metadata = data.get("metadata")
     if isinstance(metadata, Mapping) and "namespace" in metadata:
         # Explicit, also for `default`: files are applied in whatever namespace is current.
