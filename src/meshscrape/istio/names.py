@@ -29,6 +29,9 @@ USER_VOLUME = "sidecar.istio.io/userVolume"
 USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
 TEMPLATES = "inject.istio.io/templates"
 
+# Annotations that Kubernetes itself counts in.
+DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
+
 # Annotations of meshscrape.
 LOCAL_COMMAND = "meshscrape.io/local-command"
 # A new value makes the pods restart, because Envoy reads a bootstrap override at its start only.

@@ -16,7 +16,6 @@ from meshscrape.observe.control import split_ports
 from meshscrape.observe.model import RunningPod
 from meshscrape.observe.workload import DeclaredWorkload, MetricsPorts, ProxyVersions
 
-_REVISION = "deployment.kubernetes.io/revision"
 _WATCHED = (
     names.PROXY_CONFIG_ANNOTATION, names.BOOTSTRAP_OVERRIDE, names.EXCLUDE_INBOUND, names.INCLUDE_INBOUND,
     names.USER_VOLUME, names.USER_VOLUME_MOUNT, names.INTERCEPTION_MODE,
@@ -105,7 +104,9 @@ def _newest_replica_set(ref: Ref, pods: tuple[Manifest, ...], inventory: Invento
     for pod in pods:
         owner = next(owners(pod), None)
         replica_set = inventory.get(owner) if owner else None
-        revision = objects.annotations(replica_set.data).get(_REVISION, "") if replica_set else ""
+        revision = (
+            objects.annotations(replica_set.data).get(names.DEPLOYMENT_REVISION, "") if replica_set else ""
+        )
         if owner is None or not revision.isdigit():
             return None
         revisions[owner] = int(revision)

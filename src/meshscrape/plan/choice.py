@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshscrape.istio.environment import is_true
-from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED, TEMPLATES
+from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
 from meshscrape.observe.workload import ObservedWorkload
@@ -20,9 +19,6 @@ from meshscrape.plan.workloads import (
     version_of,
 )
 
-DISABLE_ENVOY = "DISABLE_ENVOY"
-# Pods with such an error are not created at all: a restart would leave the workload without any.
-_NEVER_STARTS = frozenset({"proxy-config-unreadable", "annotation-refused", "scrape-targets-refused"})
 # What Kubernetes and istiod make themselves has its template elsewhere; these owners are known to observe.
 _KNOWN_OWNERS = ("Gateway", "IstioGateway", "ReplicaSet", "CronJob")
 # The Operator makes a scraper's StatefulSet: its Prometheus object is planned in its place.
@@ -41,7 +37,7 @@ def choose(context: Context) -> list[PlannedWorkload]:
             continue
         if workload.kind == "uninjected" and not _to_be_injected(context, workload):
             continue
-        if reason := _no_envoy(workload):
+        if reason := workload.envoy_missing:
             _note_no_envoy(context, workload, reason)
             continue
         target = _target(context, workload)
@@ -94,14 +90,6 @@ def _note_ambient(context: Context, workload: ObservedWorkload) -> None:
         "it is in ambient mode: it has no sidecar, and ztunnel's own metrics stay plaintext",
         "its waypoint, if it has one, is planned for like a gateway",
     )
-
-
-def _no_envoy(workload: ObservedWorkload) -> str:
-    """Return why a workload of the mesh has no Envoy that could open a secure port; empty if it has one."""
-    if is_true(workload.env.get(DISABLE_ENVOY, "")):
-        return f"{DISABLE_ENVOY} is set"
-    chosen = {name.strip() for name in workload.annotations.get(TEMPLATES, "").split(",")}
-    return "its injection template is grpc-agent" if "grpc-agent" in chosen else ""
 
 
 def _note_no_envoy(context: Context, workload: ObservedWorkload, reason: str) -> None:
@@ -186,10 +174,9 @@ def _unchangeable(context: Context, workload: ObservedWorkload) -> Refused | Non
             "its template already holds the proxy (istioctl kube-inject): annotations have no effect there",
             "plan for the manifest as it was before injection, then inject it again",
         )
-    for pitfall in context.observation.pitfalls:
-        if pitfall.ref == workload.ref and pitfall.code in _NEVER_STARTS:
-            text = pitfall.text.rstrip(".")
-            return Refused("never-starts", text, pitfall.remedy.rstrip("."))
+    for refusal in workload.refusals:
+        # A restart would leave the workload without any pod.
+        return Refused("never-starts", refusal.text.rstrip("."), refusal.remedy.rstrip("."))
     return None
 
 

@@ -20,6 +20,7 @@ from meshscrape.plan.model import Missing
 from meshscrape.plan.selectors import LabelChange
 
 Answer = Literal["shown", "refuted", "unknown"]
+SEVERE = ("critical", "error")
 _Key = tuple[Ref, str, str, Ref | None]
 _PLAINTEXT = frozenset({MERGED, STATS})
 # Errors about an application's own port: the secure ports do not depend on it.
@@ -88,11 +89,11 @@ def judge(result: Result) -> tuple[Verdict, ...]:
 
 def new_errors(before: Observation, after: Observation) -> tuple[Pitfall, ...]:
     """Return the pitfalls of severity error that the objects do not have now, and would have."""
-    known = {(pitfall.code, pitfall.ref) for pitfall in before.pitfalls if pitfall.severity == "error"}
+    known = {(pitfall.code, pitfall.ref) for pitfall in before.pitfalls if pitfall.severity in SEVERE}
     return tuple(
         pitfall
         for pitfall in after.pitfalls
-        if pitfall.severity == "error" and (pitfall.code, pitfall.ref) not in known
+        if pitfall.severity in SEVERE and (pitfall.code, pitfall.ref) not in known
     )
 
 
@@ -305,6 +306,6 @@ def _secure_readers(observation: Observation) -> dict[Ref, list[ObservedJob]]:
 def _errors(pitfalls: Collection[Pitfall]) -> dict[Ref | None, list[Pitfall]]:
     errors: dict[Ref | None, list[Pitfall]] = {}
     for pitfall in pitfalls:
-        if pitfall.severity == "error":
+        if pitfall.severity in SEVERE:
             errors.setdefault(pitfall.ref, []).append(pitfall)
     return errors

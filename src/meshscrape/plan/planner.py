@@ -103,6 +103,8 @@ def _drafted(
         plan_removal(context)
         _stale(context)
         _general(context)
+        if intent.harden:
+            _hints(context)
     gates += held_gates(context, chosen)
     modes = {target.ref: target.mode for target in context.targets}
     apart = any(target.workload.flavour == "asm" for target in chosen)
@@ -279,6 +281,18 @@ def _general(context: Context) -> None:
                 f"({', '.join(plane.custom_templates)}): they may not honour all annotations",
                 "look at one pod after its restart: meshscrape observe",
             )
+
+
+def _hints(context: Context) -> None:
+    """Say which components may list pods for an unknown purpose: a hint, which holds nothing back."""
+    if listers := context.observation.unknown_listers:
+        shown = ", ".join(map(str, listers[:3])) + (f" and {len(listers) - 3} more" if listers[3:] else "")
+        context.draft.note(
+            None,
+            "may-read",
+            f"{len(listers)} workloads may list pods, and could read their plaintext ports: {shown}",
+            "look at what they read before the plaintext ports close",
+        )
 
 
 def _stale(context: Context) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from meshscrape.envoy.override import BOOTSTRAP_FILE, PREFIX
 from meshscrape.istio.allow_list import Scraper as AllowEntry
 from meshscrape.istio.allow_list import SpiffeScraper
-from meshscrape.istio.names import MANAGED_BY, PILOT_AGENT_MERGE_ENVOY_STATS
+from meshscrape.istio.names import MANAGED_BY
 from meshscrape.istio.ports import MERGED, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig
@@ -102,7 +102,7 @@ def secure_port_of(context: Context, target: PlannedWorkload) -> int:
 
 def merges_envoy(workload: ObservedWorkload) -> bool:
     """Return whether the agent merges Envoy's statistics into its own port."""
-    return str(workload.env.get(PILOT_AGENT_MERGE_ENVOY_STATS, "true")).lower() != "false"
+    return workload.stats_merged
 
 
 def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]:

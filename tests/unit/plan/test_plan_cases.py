@@ -22,7 +22,7 @@ from support.objects import (
 )
 from support.planning import annotations, changed, codes, planned, refs, settled, template
 from support.planning import proxy_config as planned_config
-from support.scraping_objects import operated_prometheus, plain_prometheus, pod_monitor
+from support.scraping_objects import operated_prometheus, permissions, plain_prometheus, pod_monitor
 
 INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
 OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
@@ -165,9 +165,15 @@ def test_a_scraper_in_ambient_mode_gets_no_sidecar() -> None:
     assert "ambient-scraper" in codes(plan)
 
 
-def test_a_broken_annotation_refuses_the_workload() -> None:
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"proxy.istio.io/config": "proxyMetadata: {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: true}"},
+        {"traffic.sidecar.istio.io/excludeInboundPorts": "*"},
+    ],
+)
+def test_a_broken_annotation_refuses_the_workload(broken: dict[str, str]) -> None:
     """Istio's injector refuses such pods: a restart would leave the workload without any."""
-    broken = {"proxy.istio.io/config": "proxyMetadata: {EXIT_ON_ZERO_ACTIVE_CONNECTIONS: true}"}
     plan = settled(mesh(plain_prometheus(), annotations=broken))
     assert plan.changes == ()
     assert "never-starts" in codes(plan)
@@ -199,3 +205,29 @@ def test_a_workload_without_envoy_stays_as_it_is(notes: dict[str, str]) -> None:
     assert not [ref for ref in refs(plan) if ref[2] == "Deployment/httpbin"]
     assert [ref.name for ref in plan.outcome.left] == ["httpbin"]
     assert "no-envoy" in codes(plan)
+
+
+def test_an_operator_that_knows_no_scrape_class_is_held_back() -> None:
+    """Before 0.74 a class does not reach PodMonitors: they would scrape without a certificate."""
+    old = deployment("prometheus-operator", "monitoring")
+    container = old["spec"]["template"]["spec"]["containers"][0]
+    container["image"] = "quay.io/prometheus-operator/prometheus-operator:v0.63.0"
+    plan = settled(mesh(operated_prometheus(scrapeClasses=[]), old, pod_monitor("plain", secure=False)))
+    assert not [ref for ref in refs(plan) if ref[2].startswith("PodMonitor")]
+    assert "hardening" not in {phase for phase, _, _ in refs(plan)}
+    assert "scrape-class-unsupported" in codes(plan)
+
+
+def test_a_component_that_may_list_pods_is_one_line() -> None:
+    """A right is no reading: it is said, and holds nothing back."""
+    lister = deployment("watcher", "tools", account="watcher")
+    plan = settled(
+        mesh(
+            plain_prometheus(),
+            lister,
+            permissions("watcher", "tools"),
+            permissions("prometheus", "monitoring"),
+        )
+    )
+    assert "may-read" in codes(plan)
+    assert len(plan.outcome.secured) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meshscrape.istio.names import ASM_GROUP, ISTIO_NETWORKING, ISTIO_SECURITY
+from meshscrape.istio.names import ASM_GROUP, DEPLOYMENT_REVISION, ISTIO_NETWORKING, ISTIO_SECURITY
 from meshscrape.kube import objects
 from meshscrape.kube.objects import LAST_APPLIED, Object, Ref, stable
 from meshscrape.kube.yaml_text import dump
@@ -17,7 +17,7 @@ HEAD = "# Made by meshscrape render: apply one directory after the other, in ord
 # ASM keeps Istio's objects in an API server of its own.
 _CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, "telemetry.istio.io")
 # Controllers count in these annotations: applied from a file, they would set it back.
-_NUMBERED = ("deployment.kubernetes.io/revision", "deprecated.daemonset.template.generation")
+_NUMBERED = (DEPLOYMENT_REVISION, "deprecated.daemonset.template.generation")
 ORIGINALS = "originals"
 CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 
