@@ -194,8 +194,12 @@ async def _prometheus(
     if not mesh.prometheus_url:
         return [result_of(checks[0], "", "", Verdict("noted", "the mesh has no Prometheus"))]
     wanted = any(each.reads_scrapes for each in checks)
-    series = [one for each in mesh.workloads for one in _series(each, seen)] if wanted else []
+    series = await asyncio.to_thread(_all_series, mesh, seen) if wanted else []
     return list(await check_prometheus(mesh, checks, series, options.patience, run.say))
+
+
+def _all_series(mesh: MeshStatus, seen: Mapping[Probe, Observation]) -> list[WantedSeries]:
+    return [one for each in mesh.workloads for one in _series(each, seen)]
 
 
 def _series(workload: MeshWorkload, seen: Mapping[Probe, Observation]) -> tuple[WantedSeries, ...]:
