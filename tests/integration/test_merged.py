@@ -358,6 +358,23 @@ def test_problem_says_why_a_source_is_down() -> None:
     assert expected.encode() in body
 
 
+def test_first_malformed_line_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Who must correct the application finds the line in the agent's log, and not again at every scrape."""
+
+    async def run() -> None:
+        address = loopback()
+        async with (
+            application(says(b"good 1\nbad{a=1} 1\nworse\n"), address) as port,
+            agent(MergedOptions((ScrapeSource(port),), address), address) as url,
+        ):
+            for _ in range(3):
+                await read(url)
+
+    asyncio.run(run())
+    assert caplog.text.count("bad{a=1} 1") == 1
+    assert "worse" not in caplog.text
+
+
 def test_limit_on_series_of_a_source() -> None:
     """A source with more series is cut there, visibly; the others are whole."""
     many = b"# TYPE odd gauge\n" + b"".join(b'odd{n="%d"} 1\n' % n for n in range(50_000))

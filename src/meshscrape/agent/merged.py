@@ -225,11 +225,14 @@ class MergedMetrics:
 
     def _judge(self, fetch: Fetch, merge: SourceMerge) -> SourceHealth:
         """Return how the source did; add it to its totals, and log it when that changes."""
-        totals = self._totals[fetch.source.name]
+        name = fetch.source.name
+        totals = self._totals[name]
         problem = merge.problem or fetch.problem
         up = not problem
         totals.failures += not up
         totals.dropped_families += merge.dropped_families
+        if merge.first_malformed and not totals.malformed_lines:
+            log.warning("source %s sends malformed lines, the first: %r", name, merge.first_malformed)
         totals.malformed_lines += merge.malformed_lines
         totals.truncations += merge.truncated
         if up == totals.down:

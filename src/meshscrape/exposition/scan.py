@@ -28,6 +28,9 @@ from meshscrape.exposition.patterns import (
 # malformed and are taken out all at once: no source can use up the time of the others.
 MAX_MENDED = 5_000
 
+# How much of the first malformed line is kept to be shown.
+SHOWN_BYTES = 120
+
 _NUMERIC_LABELS = (b"le", b"quantile")
 _DISTRIBUTION = re.compile(rb"^# TYPE (%s) (?:histogram|summary)$" % NAME, re.MULTILINE)
 
@@ -39,6 +42,7 @@ class Mender:
         """`is_distribution` says whether a family seen so far is a histogram or a summary."""
         self._is_distribution = is_distribution
         self._left = MAX_MENDED
+        self.first_malformed = b""
 
     def canonical(self, data: bytes) -> tuple[bytes, int]:
         """Return the valid lines of `data` (whole lines) in canonical form, and how many are malformed.
@@ -63,7 +67,11 @@ class Mender:
             self._left -= 1
             position = data.index(b"\n", end) + 1
             mended = _mended(data[end : position - 1], distributions)
-            malformed += mended is None
+            if mended is None:
+                malformed += 1
+                self.first_malformed = (
+                    self.first_malformed or data[end : min(position - 1, end + SHOWN_BYTES)]
+                )
             pieces.append(mended or b"")
         return b"".join((*pieces, data[position:])), malformed
 

@@ -38,6 +38,7 @@ class SourceMerge(ABC):
         self.bytes_in = 0
         self.series = 0
         self.malformed_lines = 0
+        self.first_malformed = b""  # the beginning of the first malformed line, where one is known
         self.dropped_families = 0
         self.truncated = False
         # Why the source is cut off: nothing more of it is read. Empty while it is not.

@@ -72,6 +72,7 @@ class TextMerge(LineMerge):
             return data
         canonical, malformed = self._mender.canonical(data + self._held_help)
         self.malformed_lines += malformed
+        self.first_malformed = self._mender.first_malformed
         canonical = self._held_back(canonical, last=last)
         if not canonical or self._takes_whole(canonical):
             return canonical
