@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import agents, authority, flooded, merge, pilot, plan, proxy, scrapes, verify
+from bench import agents, authority, flooded, listeners, merge, pilot, plan, proxy, scrapes, verify
 from bench.measure import Row
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
     "scrapes": scrapes.run,
     "merge": merge.run,
     "pilot": pilot.run,
+    "listeners": listeners.run,
     "agents": agents.run,
     "authority": authority.run,
     "flooded": flooded.run,

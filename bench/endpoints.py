@@ -1,6 +1,6 @@
 """What the merge's benchmarks are made of: an application that sends one body, an agent, and a scraper.
 
-The agent's part runs in a process of its own (`python -m bench.endpoints PORT [SOCKET]`).
+The agent's part runs in a process of its own (`python -m bench.endpoints PORT [SOCKET]`; port 0: none).
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Application:
 
 @contextlib.contextmanager
 def agent(application: int, envoy_socket: Path | None = None) -> Iterator[tuple[int, Scraper]]:
-    """Run the merged endpoint over an application and an Envoy's admin socket: its PID and a scraper."""
+    """Run the merged endpoint over an application (0: none) and an Envoy's socket: its PID and a scraper."""
     arguments = [str(application), *([str(envoy_socket)] if envoy_socket else [])]
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.endpoints", *arguments],
@@ -144,7 +144,8 @@ def agent(application: int, envoy_socket: Path | None = None) -> Iterator[tuple[
 async def _serve_agent(application: int, envoy_socket: Path | None) -> None:
     # Bodies of 100 MB have more series than the bound that protects a Prometheus.
     limits = MergeLimits(max_series=100_000_000)
-    options = MergedOptions((ScrapeSource(application),), ADDRESS, envoy_socket, limits=limits)
+    sources = (ScrapeSource(application),) if application else ()
+    options = MergedOptions(sources, ADDRESS, envoy_socket, limits=limits)
     merged = MergedMetrics(options)
     async with HttpServer(routes({PATH: merged.handle}), addresses=[(ADDRESS, 0)]) as server:
         print(server.addresses[0][1], flush=True)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -62,14 +62,14 @@ def measure(rounds: int) -> list[Row]:
         port = served.listen(ADDRESS)
         served.listen("127.0.0.1", port)
         envoy.listen_unix(Path(directory, "admin.sock"))
-        small = b"# TYPE envoy_server_live gauge\nenvoy_server_live 1\n"
         served.serve(b"# TYPE a gauge\na 1\n")
-        envoy.serve(small)
+        envoy.serve(b"# TYPE a gauge\na 1\n")
         with (
-            agent(port, Path(directory, "admin.sock")) as (ours, scraper),
+            agent(port) as (ours, scraper),
+            agent(0, Path(directory, "admin.sock")) as of_envoy,
             _pilot(binary, Path(directory), port) as (theirs, other),
         ):
-            for one in (scraper, other):
+            for one in (scraper, of_envoy[1], other):
                 for _ in range(5):
                     one.scrape()
             rows += [
@@ -77,6 +77,7 @@ def measure(rounds: int) -> list[Row]:
                 Row("idle memory, pilot-agent", status(theirs, "VmRSS"), "MB"),
             ]
             compare = _Comparison((ours, scraper), (theirs, other), rounds)
+            envoys = _Comparison(of_envoy, (theirs, other), rounds)
             for name in CORPORA:
                 for label, size in SIZES.items():
                     for framing, chunked in (("Content-Length", False), ("chunks of 2 kB", True)):
@@ -89,10 +90,8 @@ def measure(rounds: int) -> list[Row]:
                 body = corpus(ENVOY, SIZES[label])
                 envoy.serve(body, chunked=True)
 
-                def prepare(side: int, body: bytes = body) -> None:
-                    served.serve(body if side else small, chunked=True)
-
-                rows += compare.rows(f"{ENVOY}, {label}, chunks of 2 kB", len(body), label, 1.0, prepare)
+                served.serve(body, chunked=True)
+                rows += envoys.rows(f"{ENVOY}, {label}, chunks of 2 kB", len(body), label, 1.0)
     return rows
 
 
@@ -103,15 +102,12 @@ class _Comparison:
         self._sides = (ours, theirs)
         self._rounds = rounds
 
-    def rows(
-        self, what: str, size: int, label: str, aim: float, prepare: Callable[[int], None] = lambda _: None
-    ) -> list[Row]:
-        """Return the ratio of the speeds, and ours; `prepare` is called before each scrape with its side."""
+    def rows(self, what: str, size: int, label: str, aim: float) -> list[Row]:
+        """Return the ratio of the speeds, and ours, for bodies of so many bytes."""
         costs: tuple[list[float], list[float]] = ([], [])
         scrapes = max(2, SCRAPES[label] * self._rounds // 30)
         for number in range(scrapes + 1):
             for side, (pid, scraper) in enumerate(self._sides):
-                prepare(side)
                 before = cpu_seconds(pid)
                 if scraper.scrape() < size:
                     raise RuntimeError(f"{what}: less than {size} bytes came through")

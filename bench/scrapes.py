@@ -120,25 +120,8 @@ def envoy(directory: Path, size: int, pods: tuple[str, ...] = (POD,)) -> Iterato
     The scraper's credentials are in `directory`/scraper; the Envoy is `IDENTITY`.
     """
     credentials, files = directory / "credentials", directory / "files"
-    tls = _credentials(credentials)
-    options = SidecarOptions(
-        node_id="bench",
-        cluster="bench",
-        role="sidecar",
-        pod_addresses=pods,
-        inside_address=INSIDE,
-        secrets=SecretFiles(str(credentials)),
-        admin_socket="admin.sock",
-        stats_port=PLAIN,
-        merged_port=15020,
-        health_port=15021,
-        secure_stats_port=SECURE,
-        secure_merged_port=0,
-        localhost_only=False,
-        inbound=(),
-        trust_domain="cluster.local",
-        files_dir=str(files),
-    )
+    tls = write_credentials(credentials)
+    options = sidecar_options(credentials, files, pods)
     config = bootstrap(options)
     static = config["static_resources"]
     static["clusters"] += [_idle_cluster(number) for number in range(size // BYTES_PER_CLUSTER)]
@@ -163,7 +146,29 @@ def envoy(directory: Path, size: int, pods: tuple[str, ...] = (POD,)) -> Iterato
         process.wait(10)
 
 
-def _credentials(directory: Path) -> ssl.SSLContext:
+def sidecar_options(credentials: Path, files: Path, pods: tuple[str, ...]) -> SidecarOptions:
+    """Return the options of a sidecar's Envoy at `pods`, with its secure statistics port."""
+    return SidecarOptions(
+        node_id="bench",
+        cluster="bench",
+        role="sidecar",
+        pod_addresses=pods,
+        inside_address=INSIDE,
+        secrets=SecretFiles(str(credentials)),
+        admin_socket="admin.sock",
+        stats_port=PLAIN,
+        merged_port=15020,
+        health_port=15021,
+        secure_stats_port=SECURE,
+        secure_merged_port=0,
+        localhost_only=False,
+        inbound=(),
+        trust_domain="cluster.local",
+        files_dir=str(files),
+    )
+
+
+def write_credentials(directory: Path) -> ssl.SSLContext:
     """The workload's credentials on disk, and a TLS context of the scraper's (which presents its own)."""
     now = datetime.now(UTC)
     root_key, key = generate_key(), generate_key()
