@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 
 import yaml
@@ -15,18 +16,17 @@ MODULE = "github.com/prometheus-operator/prometheus-operator"
 NAMESPACE = "operators"
 
 
-def bundle() -> tuple[list[Object], list[Object]]:
-    """Return the CRDs, and the Operator itself in a namespace of its own."""
-    text = (programs.source("operator", MODULE) / "bundle.yaml").read_text()
-    objects = [value for value in yaml.load_all(text, Loader=yaml.CSafeLoader) if value]
-    definitions = [value for value in objects if value["kind"] == "CustomResourceDefinition"]
-    others = [value for value in objects if value["kind"] != "CustomResourceDefinition"]
+def bundle() -> tuple[str, list[Object]]:
+    """Return the CRDs as they are, and the Operator itself in a namespace of its own."""
+    documents = (programs.source("operator", MODULE) / "bundle.yaml").read_text().split("\n---\n")
+    definitions = [text for text in documents if "\nkind: CustomResourceDefinition\n" in text]
+    others = [yaml.safe_load(text) for text in documents if text not in definitions]
     for value in others:
         if "namespace" in value["metadata"]:
             value["metadata"]["namespace"] = NAMESPACE
         for subject in value.get("subjects", []):
             subject["namespace"] = NAMESPACE
-    return definitions, others
+    return "\n---\n".join(definitions), others
 
 
 @contextlib.contextmanager
@@ -36,13 +36,13 @@ def running(kube: Kube) -> Iterator[None]:
     with kube.namespace(NAMESPACE):
         # Client-side apply cannot hold CRDs of this size in its annotation.
         kube.apply(definitions, "--server-side", "--force-conflicts")
-        kube("wait", "--for=condition=Established", "crd", *(d["metadata"]["name"] for d in definitions))
+        names = re.findall(r"^  name: (\S+\.monitoring\.coreos\.com)$", definitions, re.MULTILINE)
+        kube("wait", "--for=condition=Established", "crd", *names)
         kube.apply(others, "--server-side", "--force-conflicts")
         try:
             kube.rollout(NAMESPACE, "deployment/prometheus-operator")
             yield
         finally:
-            names = [value["metadata"]["name"] for value in definitions]
-            kube("delete", "crd", *names, "--ignore-not-found", "--timeout=120s")
+            kube("delete", "crd", *names, "--ignore-not-found", "--timeout=300s")
             text = json.dumps({"apiVersion": "v1", "kind": "List", "items": others})
             kube("delete", "--ignore-not-found", "-f", "-", stdin=text)

@@ -36,7 +36,7 @@ class Prometheus:
     def targets(self, job: str = "") -> list[Object]:
         """Return the active targets, of one job or of all."""
         found: list[Object] = self._get("/api/v1/targets?state=active")["activeTargets"]
-        return [target for target in found if not job or target["labels"]["job"] == job]
+        return [target for target in found if not job or target["scrapePool"] == job]
 
     def of(self, addresses: set[str]) -> list[Object]:
         """Return the active targets on some addresses."""
@@ -49,12 +49,12 @@ class Prometheus:
         seen: list[Object] = []
 
         def good() -> bool:
-            seen[:] = [t for t in self.of(addresses) if not job or t["labels"]["job"] == job]
+            seen[:] = [t for t in self.of(addresses) if not job or t["scrapePool"] == job]
             hosts = sorted(t["scrapeUrl"].split("//")[1].rpartition(":")[0] for t in seen)
             return hosts == sorted(addresses) and all(t["health"] == "up" for t in seen)
 
         def detail() -> list[object]:
-            return [(t["labels"]["job"], t["scrapeUrl"], t["health"], t["lastError"][:200]) for t in seen]
+            return [(t["scrapePool"], t["scrapeUrl"], t["health"], t["lastError"][:200]) for t in seen]
 
         until(good, f"{sorted(addresses)} are up in {job or 'one job each'}", timeout, detail)
         return list(seen)
