@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 
 from support.agent import agent_process
 from support.ca import ca_process
+from support.mesh import SECURE, prometheus_manifest, running_up, workload_manifest, write_mesh
 from support.polling import eventually
 
 pytestmark = pytest.mark.timeout(180)
@@ -85,3 +87,55 @@ def test_a_renewed_certificate_is_used_from_memory(tmp_path: Path) -> None:
         (seen / "filler").unlink()
         eventually(lambda: agent.health() == (200, "ready\n"), within=30, what="no problem")
         assert not held.exists()
+
+
+def test_a_mesh_goes_on(tmp_path: Path) -> None:
+    """`up` and an agent that can write nothing: the mesh runs, shows why, and recovers without a restart."""
+    manifest = write_mesh(
+        tmp_path / "mesh.yaml", prometheus_manifest(), workload_manifest("web", metadata=SECURE)
+    )
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    said = bytearray()
+
+    def says(text: str) -> bool:
+        # A pipe, because `up` can write no file for a while.
+        with contextlib.suppress(BlockingIOError):
+            said.extend(os.read(reading, 1 << 16))
+        return text.encode() in said
+
+    with running_up(tmp_path / "state", "--scrape-interval", "1s", str(manifest), output=writing) as up:
+        up.wait_for_phase("Ready")
+        up.wait_until_up("default/web")
+        pids = up.workload("default/web")["pids"]
+        with full_disk(up.process.pid, pids["agent"]):
+            os.kill(pids["envoy"], signal.SIGKILL)
+            eventually(lambda: says(f"{up.state / 'status.json'}: cannot write"), within=30, what="the line")
+            assert up.process.poll() is None
+        eventually(lambda: up.workload("default/web")["pids"]["envoy"] not in (None, pids["envoy"]))
+        up.wait_until_up("default/web")
+        # The document is first written with the problem of not being written, and then without.
+        eventually(lambda: not up.document()["message"], what="no problem")
+        assert up.document()["phase"] == "Ready"
+        assert up.workload("default/web")["pids"]["agent"] == pids["agent"]
+    for descriptor in (reading, writing):
+        os.close(descriptor)
+
+
+def test_a_log_that_cannot_be_written_is_a_problem_in_the_status(tmp_path: Path) -> None:
+    """Something else in the place of an application's log: the application runs, and the status says why."""
+    manifest = write_mesh(
+        tmp_path / "mesh.yaml",
+        workload_manifest("web", command="sh -c 'while :; do date; sleep 0.2; done'", metadata=SECURE),
+    )
+    with running_up(tmp_path / "state", str(manifest)) as up:
+        up.wait_for_phase("Ready")
+        log = up.state / "run/workloads/default/web/web.log"
+        assert log.exists(), sorted(up.state.rglob("*.log"))
+        log.unlink()
+        log.mkdir()
+        os.kill(up.workload("default/web")["pids"]["application"][0], signal.SIGKILL)
+        eventually(lambda: str(log) in up.workload("default/web")["message"], within=30, what="the message")
+        assert up.workload("default/web")["ready"]
+        log.rmdir()
+        eventually(lambda: not up.workload("default/web")["message"], within=30, what="no problem")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from meshscrape.agent.envoy import find_binary, port_remedies
-from meshscrape.ca.storage import JWKS
-from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
+from meshscrape.ca.tokens import TokenIssuer
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.istio.host_port import parse_host_port
 from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, ROOTS_FILE
@@ -20,23 +19,22 @@ from meshscrape.kube.mesh import parse_mesh
 from meshscrape.kube.mesh_spec import MeshSpec, load_documents
 from meshscrape.local.addresses import Subnet
 from meshscrape.local.binaries import ensure_prometheus
+from meshscrape.local.ca_process import CaProcess
 from meshscrape.local.environment import base_environment
 from meshscrape.local.layout import Key, Site, WorkloadPlan, keys_of, plan_mesh
 from meshscrape.local.prometheus import PrometheusFiles, TargetHealth, observe_targets
+from meshscrape.local.publisher import Publisher
 from meshscrape.local.state import StateDirectory
 from meshscrape.local.status_document import mesh_document, proxy_entry, workload_entry
 from meshscrape.local.traffic import trickle
-from meshscrape.local.watch import FileWatch
-from meshscrape.local.workload import RunningWorkload, accepts
+from meshscrape.local.workload import RunningWorkload
 from meshscrape.prometheus.config import DirectScrapes
-from meshscrape.system.files import read_input
+from meshscrape.system.followed import FollowedFile
 from meshscrape.system.life import first_failure
 from meshscrape.system.net import check_free
-from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import Supervisor
+from meshscrape.system.tasks import guarded
 
-CA_NAMES = ("istiod.istio-system.svc", "localhost")
-CA_BOUND = 30.0
 WATCH_SECONDS = 0.25
 PROMETHEUS_SECONDS = 1.0
 
@@ -78,21 +76,22 @@ class LocalMesh:
         report: Callable[[str], None],
     ) -> None:
         self.phase = STARTING
-        self.problem = ""
         self.ready = asyncio.Event()
         self.health: dict[tuple[str, str], TargetHealth] = {}
         self.files = PrometheusFiles(state.run / "prometheus", direct=options.direct)
+        self._publisher = Publisher(state, self.files)
+        self._unused = ""
+        self._trust_domain = ""
         self._options = options
         self._state = state
         self._subnet = subnet
         self._report = report
         self._slots: dict[Key, _Slot] = {}
         self._plans: dict[Key, WorkloadPlan] = {}
-        self._trust_domain = ""
         self._changed = asyncio.Event()
         self._tokens: TokenIssuer | None = None
-        self._watch: FileWatch | None = None
-        self._ca = Supervisor("CA", self._start_ca)
+        self._ca: Supervisor | None = None
+        self._manifest = FollowedFile(options.manifest, "the mesh's manifest", _parse, settled=True)
         self._site = Site(
             run=state.run,
             ca_address=subnet.ca_address,
@@ -109,9 +108,7 @@ class LocalMesh:
         InputError for everything that is wrong with the manifest or taken on this machine,
         MissingBinaryError when Prometheus is needed, not here, and cannot be fetched.
         """
-        # Before the manifest is read, so that no later change is missed.
-        self._watch = FileWatch(self._options.manifest)
-        mesh = self._parse()
+        mesh = self._manifest.read()
         self._trust_domain = mesh.trust_domain
         self._plans = self._plan(mesh)
         if self.prometheus_plan is not None:
@@ -150,16 +147,18 @@ class LocalMesh:
         """
         self._tokens = TokenIssuer.load_or_create(self._state.run / "issuer")
         self._write_prometheus_files()
-        self._publish()
+        self._publisher.publish(self.document())
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._ca.run())
-                tasks.create_task(self._publish_changes())
-                await self._wait_for_ca()
+                ca = CaProcess(self._state, self._site, self._manifest.value.trust_domain)
+                self._ca = ca.supervisor
+                tasks.create_task(guarded(ca.supervisor.run, "the supervisor of the CA"))
+                tasks.create_task(guarded(self._publish_changes, "the publication of the status"))
+                await ca.wait()
                 for plan in self._plans.values():
                     self._start(tasks, plan, essential=True)
-                tasks.create_task(self._follow(tasks))
-                tasks.create_task(self._observe_prometheus())
+                tasks.create_task(guarded(partial(self._follow, tasks), "the manifest's follower"))
+                tasks.create_task(guarded(self._observe_prometheus, "the observation of Prometheus"))
                 if self._options.traffic:
                     tasks.create_task(self._make_traffic())
         finally:
@@ -170,14 +169,14 @@ class LocalMesh:
         url, plan = self.prometheus_url, self.prometheus_plan
         return mesh_document(
             phase=self.phase,
-            message=self.problem,
+            message="; ".join(self.problems()),
             pid=os.getpid(),
             state=self._state.path,
             trust_domain=self._trust_domain,
             ca={
                 "address": self._site.ca_address,
                 "rootCertificate": str(self._site.ca_root),
-                "pid": self._ca.pid,
+                "pid": self._ca.pid if self._ca else None,
             },
             prometheus={"url": url, "workload": plan.title} if url and plan else None,
             scrape_proxy=self._scrape_proxy(),
@@ -207,11 +206,6 @@ class LocalMesh:
                     missing.append((job, url, known))
         return missing
 
-    def _parse(self) -> MeshSpec:
-        path = self._options.manifest
-        text = read_input(path, "the mesh's manifest").decode("utf-8", "replace")
-        return parse_mesh(load_documents(text, str(path)))
-
     def _plan(self, mesh: MeshSpec) -> dict[Key, WorkloadPlan]:
         pairs = {key: self._subnet.allocate("/".join(key)) for key in keys_of(mesh)}
         return plan_mesh(mesh, pairs, self._site)
@@ -222,30 +216,6 @@ class LocalMesh:
             direct = DirectScrapes(str(plan.scraper_credentials), str(self.files.targets_directory))
             through = plan.scrape_proxy.jobs if plan.scrape_proxy else direct
             self.files.write_config(through, self._options.scrape_interval)
-
-    async def _start_ca(self) -> Process:
-        argv = [sys.executable, "-m", "meshscrape", "ca", "serve", "--dir", str(self._state.ca)]
-        argv += ["--listen", self._site.ca_address, "--trust-domain", self._trust_domain]
-        argv += ["--jwks", str(self._state.run / "issuer" / JWKS), "--issuer", LOCAL_ISSUER]
-        host, _ = parse_host_port(self._site.ca_address)
-        for name in (host, *CA_NAMES):
-            argv += ["--dns", name]
-        log = self._state.run / "ca.log"
-        return await spawn(argv, env=self._site.environment, cwd=self._state.run, log_file=log)
-
-    async def _wait_for_ca(self) -> None:
-        host, port = parse_host_port(self._site.ca_address)
-        try:
-            async with asyncio.timeout(CA_BOUND):
-                while True:
-                    if await accepts(host, port) and self._site.ca_root.is_file():
-                        return
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            raise UnavailableError(
-                f"the CA does not answer within {CA_BOUND:g} s: {self._ca.tail(3)}",
-                where=self._site.ca_address,
-            ) from None
 
     def _start(self, tasks: asyncio.TaskGroup, plan: WorkloadPlan, *, essential: bool) -> None:
         if self._tokens is None:
@@ -272,18 +242,20 @@ class LocalMesh:
         await asyncio.wait({slot.task})
 
     async def _follow(self, tasks: asyncio.TaskGroup) -> None:
-        """Apply the manifest whenever it changes; one that cannot be used changes nothing but `problem`."""
+        """Apply the manifest whenever it changes; one that cannot be used changes nothing but `problems`."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._watch is None or not self._watch.changed():
-                continue
-            try:
-                await self._apply(tasks)
-                self.problem = ""
-            except MeshscrapeError as error:
-                self.problem = f"the changed manifest is not used: {error}"
-                self._report(self.problem)
-            self._changed.set()
+            before = self._manifest.problem.error
+            if self._manifest.changed():
+                try:
+                    await self._apply(tasks)
+                    self._unused = ""
+                except MeshscrapeError as error:
+                    self._unused = f"the changed manifest is not used: {error}"
+                    self._report(self._unused)
+                self._changed.set()
+            elif self._manifest.problem.error is not before:
+                self._changed.set()
 
     async def _apply(self, tasks: asyncio.TaskGroup) -> None:
         """Make the running workloads those of the manifest; InputError before anything has changed."""
@@ -311,7 +283,7 @@ class LocalMesh:
 
     def _wanted(self) -> dict[Key, WorkloadPlan]:
         """The plans of the manifest as it is now; InputError when this mesh cannot become that one."""
-        mesh = self._parse()
+        mesh = self._manifest.value
         try:
             wanted = self._plan(mesh)
             if mesh.trust_domain != self._trust_domain:
@@ -334,7 +306,16 @@ class LocalMesh:
 
     def _update_targets(self) -> None:
         if self.prometheus_plan is not None:
-            self.files.write_targets(s.running.plan.scraped for s in self._slots.values() if s.running.joined)
+            running = [slot.running for slot in self._slots.values() if slot.running.joined]
+            self._publisher.write_targets(each.plan.scraped for each in running)
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the mesh as a whole, one line each; workloads have their own messages."""
+        logs = [self._ca.log_problem] if self._ca else []
+        unusable = self._manifest.problem.text
+        manifest = f"the changed manifest is not used: {unusable}" if unusable else self._unused
+        lines = [manifest, *self._publisher.problems(), *logs]
+        return [line for line in lines if line]
 
     async def _observe_prometheus(self) -> None:
         while True:
@@ -350,28 +331,18 @@ class LocalMesh:
     async def _publish_changes(self) -> None:
         """Bring target files, phase and status document up to date after each change."""
         try:
-            await self._follow_changes()
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                self._update_targets()
+                slots = self._slots.values()
+                if len(slots) == len(self._plans) and all(each.running.ready for each in slots):
+                    self.phase = READY
+                    self.ready.set()
+                self._publisher.publish(self.document())
         finally:
             self.phase = STOPPING
-            self._publish()
-
-    async def _follow_changes(self) -> None:
-        published: dict[str, Any] = {}
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            self._update_targets()
-            slots = self._slots.values()
-            if len(slots) == len(self._plans) and all(each.running.ready for each in slots):
-                self.phase = READY
-                self.ready.set()
-            document = self.document()
-            if document != published:
-                self._state.publish(document)
-                published = document
-
-    def _publish(self) -> None:
-        self._state.publish(self.document())
+            self._publisher.publish(self.document())
 
     async def _make_traffic(self) -> None:
         await self.ready.wait()
@@ -392,3 +363,7 @@ def _check(plan: WorkloadPlan) -> None:
     for application in plan.applications:
         wanted += application.listens
     check_free(dict.fromkeys(wanted), remedies)
+
+
+def _parse(data: bytes, where: str) -> MeshSpec:
+    return parse_mesh(load_documents(data.decode("utf-8", "replace"), where))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,10 +18,12 @@ from meshscrape.local.layout import ApplicationPlan, WorkloadPlan
 from meshscrape.spiffe.certificates import load_certificates
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import private_dir, write_atomic
+from meshscrape.system.followed import Problem
 from meshscrape.system.http.client import FetchLimits, fetch
 from meshscrape.system.proc import child_named, is_child
 from meshscrape.system.processes import Process, spawn
 from meshscrape.system.supervisor import Supervisor
+from meshscrape.system.tasks import guarded
 
 TOKEN_LIFETIME = timedelta(hours=1)
 _LIMITS = FetchLimits(connect=1.0, read=2.0, total=2.0, body_bytes=1 << 16)
@@ -59,6 +61,7 @@ class RunningWorkload:
         self._changed = changed
         self._credentials = asyncio.Event()
         self._envoy: tuple[int, int] | None = None
+        self._token = Problem("the token for the CA stays as it was")
         self._accepting: set[tuple[int, str, int]] = set()
 
     @property
@@ -86,9 +89,10 @@ class RunningWorkload:
             write_atomic(self.plan.routes_file, self.plan.routes.encode())
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self.agent.run())
-                tasks.create_task(self._refresh_token())
-                tasks.create_task(self._look())
+                title = self.plan.title
+                tasks.create_task(guarded(self.agent.run, f"the supervisor of the agent of {title}"))
+                tasks.create_task(guarded(self._refresh_token, f"the token's renewal of {title}"))
+                tasks.create_task(guarded(self._look, f"the observation of {title}"))
                 for application in self.applications:
                     tasks.create_task(self._run_application(application))
         finally:
@@ -137,7 +141,12 @@ class RunningWorkload:
             # The wall clock is asked again and again: a machine that slept must not keep an expired token.
             await asyncio.sleep(_LOOK_TOKEN)
             if utcnow() >= due:
-                due = self._write_token()
+                try:
+                    due = self._write_token()
+                    self._token.clear()
+                except MeshscrapeError as error:
+                    # The token in use is good for as long again, and the next attempt comes soon.
+                    self._token.note(error)
 
     async def _look(self) -> None:
         """Observe readiness, Envoy's process and the certificate, for ever."""
@@ -171,8 +180,8 @@ class RunningWorkload:
             if self.agent.pid is None and self.agent.restarts:
                 return False, f"the agent is being restarted; it said: {self.agent.tail(1)}"
             return False, "the agent does not answer yet"
+        said = body.decode("utf-8", "replace").strip().splitlines()
         if status != 200:
-            said = body.decode("utf-8", "replace").strip().splitlines()
             return False, f"the agent is not ready: {said[0][:200]}" if said else "the agent is not ready"
         for application, running in zip(self.plan.applications, self.applications, strict=True):
             if running.pid is None:
@@ -183,7 +192,12 @@ class RunningWorkload:
                 if place not in self._accepting and not await accepts(host, port):
                     return False, f"{application.name} does not accept connections on {host}:{port} yet"
                 self._accepting.add(place)
-        return True, ""
+        return True, "; ".join(self._problems(said))
+
+    def _problems(self, said: Sequence[str]) -> list[str]:
+        """Return what is wrong with a workload that is ready; `said` is its agent's answer, in lines."""
+        logs = [each.log_problem for each in (self.agent, *self.applications)]
+        return [line[:500] for line in (*said[1:2], self._token.text, *logs) if line]
 
     def _present_certificate(self) -> CertificateSeen | None:
         path = self.agent_directory / "credentials" / CERTIFICATE_CHAIN_FILE

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from meshscrape.errors import MeshscrapeError, MissingBinaryError
+from meshscrape.errors import MissingBinaryError
 
 TAIL_BYTES = 8 * 1024
 LOG_BYTES = 8 * 1024 * 1024
@@ -22,46 +22,58 @@ _CHUNK = 64 * 1024
 
 
 class OutputLog:
-    """What a child says: the last `TAIL_BYTES` in memory, and at most 2 x `LOG_BYTES` on disk."""
+    """What a child says: the last `TAIL_BYTES` in memory, and at most 2 x `LOG_BYTES` on disk.
+
+    A log that cannot be written (the disk is full) loses lines, and is tried again with the next ones.
+    `problem` says so, and is empty while it can be written.
+    """
 
     def __init__(self, path: Path | None) -> None:
+        self.problem = ""
         self._path = path
         self._tail = bytearray()
         self._written = 0
         self._file: int | None = None
         if path is not None:
-            self._open(path)
+            self._append(path, b"")
 
     def write(self, chunk: bytes) -> None:
         """Keep a chunk; a full log becomes `<name>.1` and a new one begins."""
         self._tail += chunk
         if len(self._tail) > 2 * TAIL_BYTES:
             del self._tail[:-TAIL_BYTES]
-        if self._file is None or self._path is None:
-            return
-        with contextlib.suppress(OSError):
-            os.write(self._file, chunk)
-        self._written += len(chunk)
-        if self._written >= LOG_BYTES:
-            self.close()
-            with contextlib.suppress(OSError):
-                os.rename(self._path, self._path.with_name(self._path.name + ".1"))
-                self._open(self._path)
+        if self._path is not None:
+            self._append(self._path, chunk)
 
     def tail(self, lines: int) -> str:
-        """The last `lines` lines."""
+        """Return the last `lines` lines."""
         text = bytes(self._tail[-TAIL_BYTES:]).decode("utf-8", "replace")
         return "\n".join(text.strip().splitlines()[-lines:])
 
     def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
 
-    def _open(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o600)
-        self._written = os.fstat(self._file).st_size
+    def _append(self, path: Path, chunk: bytes) -> None:
+        try:
+            self._written += os.write(self._opened(path), chunk)
+            if self._written >= LOG_BYTES:
+                self.close()
+                os.rename(path, path.with_name(path.name + ".1"))
+                self._opened(path)
+            self.problem = ""
+        except OSError as error:
+            self.problem = f"{path}: cannot write the log: {error.strerror}"
+
+    def _opened(self, path: Path) -> int:
+        if self._file is None:
+            # Not blocking: a named pipe in the place of the log would wait for a reader.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+            self._file = os.open(path, flags, 0o600)
+            self._written = os.fstat(self._file).st_size
+        return self._file
 
 
 class Process:
@@ -86,6 +98,11 @@ class Process:
     @property
     def pid(self) -> int:
         return self._child.pid
+
+    @property
+    def log_problem(self) -> str:
+        """Why its log cannot be written, empty while it can."""
+        return self._log.problem
 
     @property
     def returncode(self) -> int | None:
@@ -165,10 +182,7 @@ async def spawn(
     Call it from the main thread: the kernel takes the end of the thread that forked for the parent's end.
     Raises MissingBinaryError when the program does not exist or cannot be executed.
     """
-    try:
-        log = OutputLog(log_file)
-    except OSError as error:
-        raise MeshscrapeError(f"cannot write the log: {error.strerror}", where=str(log_file)) from error
+    log = OutputLog(log_file)
     failure, told = os.pipe()
     try:
         child = subprocess.Popen(  # noqa: ASYNC220

@@ -88,6 +88,11 @@ class Supervisor:
         """The last output of the present, or last, process."""
         return self.process.tail(lines) if self.process else ""
 
+    @property
+    def log_problem(self) -> str:
+        """Why the component's log cannot be written, empty while it can."""
+        return self.process.log_problem if self.process else ""
+
     async def run(self) -> None:
         """Start, wait, restart. Never returns; raises ComponentFailed at the bound.
 
