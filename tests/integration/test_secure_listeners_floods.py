@@ -1,7 +1,7 @@
 """Envoy's advisories of 2026 and floods of HTTP/2 frames against the shipped listeners.
 
 Sources: the release notes of Envoy 1.36.10, 1.37.6, 1.38.4 and 1.39.1 (CVE-2026-73511, -73550 to -73553), and
-CVE-2026-47774. Envoy 1.40.0, which is pinned, names the same fixes in its own release notes.
+CVE-2026-47774. Envoy 1.40.0, which is pinned, holds the runtime guards of the same fixes.
 """
 
 from __future__ import annotations
