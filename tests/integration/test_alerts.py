@@ -74,6 +74,11 @@ class Case:
 
 
 CASES = [
+    Case("a workload near the limit", "MeshSamplesNearLimit",
+         {f"scrape_samples_scraped{{{SECURE}}}": "450000x20"}, "15m",
+         ({**POD, "job": "istio-secure-merged-metrics", "instance": "10.0.0.1:15092"},)),
+    Case("an ordinary workload", "MeshSamplesNearLimit",
+         {f"scrape_samples_scraped{{{SECURE}}}": "5000x20"}, "15m"),
     Case("down for long", "MeshTargetDown", {f"up{{{SECURE}}}": "0x20"}, "6m",
          ({**POD, "job": "istio-secure-merged-metrics", "instance": "10.0.0.1:15092"},)),
     Case("down for a moment", "MeshTargetDown", {f"up{{{SECURE}}}": "1 0 0 1x10"}, "6m"),

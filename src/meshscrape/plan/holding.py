@@ -66,18 +66,26 @@ def hold(assessment: Assessment, held: Held) -> bool:
 
 
 def label_notes(assessment: Assessment) -> tuple[Note, ...]:
-    """Return a note for every label that the moved scrapes have no more, or with another value."""
+    """Return notes on labels that moved scrapes have no more, or with another value: one for each group."""
+    grouped: dict[tuple[Ref, ...], list[LabelChange]] = {}
+    for change, refs in assessment.label_changes.items():
+        grouped.setdefault(tuple(refs), []).append(change)
     return tuple(
         Note(
             refs[0] if len(refs) == 1 else None,
             "labels-change",
-            f'what is scraped has {change.label}="{change.after}" in place of "{change.before}"'
-            if change.after
-            else f'what is scraped with {change.label}="{change.before}" comes with that value no more',
-            "no selector among the given objects goes by it; look at those that are elsewhere",
+            f"labels of what is scraped change: {_told_changes(changes)}",
+            "no selector among the given objects goes by them; look at those that are elsewhere",
         )
-        for change, refs in assessment.label_changes.items()
+        for refs, changes in grouped.items()
     )
+
+
+def _told_changes(changes: Iterable[LabelChange]) -> str:
+    """Return label changes in words: those with a new value, then the names of those that are gone."""
+    changed = [f'{each.label} "{each.before}" becomes "{each.after}"' for each in changes if each.after]
+    gone = sorted({each.label for each in changes if not each.after})
+    return "; ".join([*changed, *([f"no more {', '.join(gone)}"] if gone else [])])
 
 
 def _faults(assessment: Assessment) -> list[_Fault]:

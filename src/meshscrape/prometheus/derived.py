@@ -113,6 +113,8 @@ def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
             "source_labels": [present, "__address__"],
             "regex": f"true;.*:({MERGED}|{STATS})",
         },
+        # A pod that has ended is a target that is down.
+        {"action": "keep", "source_labels": [f"{POD_META}phase"], "regex": "Running"},
         *announced(annotation),
         _set("__metrics_path__", MERGED_PATH),
         _set("__scheme__", "https"),

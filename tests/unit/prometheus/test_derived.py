@@ -33,7 +33,8 @@ def target(**more: str) -> dict[str, str]:
     """A discovered target of a pod's proxy."""
     return {
         "__address__": "10.0.0.7:15090", "__scheme__": "http", "__metrics_path__": "/metrics",
-        f"{POD}ip": "10.0.0.7", f"{POD}name": "web-1", f"{POD}container_port_name": "http-envoy-prom",
+        f"{POD}phase": "Running", f"{POD}ip": "10.0.0.7", f"{POD}name": "web-1",
+        f"{POD}container_port_name": "http-envoy-prom",
         f"{POD}label_app": "web",
         f"{POD}annotation_prometheus_istio_io_secure_port": "15092",
         f"{POD}annotationpresent_prometheus_istio_io_secure_port": "true",
@@ -70,6 +71,11 @@ def test_each_target_is_in_one_of_the_two_jobs() -> None:
         assert (yielded(plain, labels) is None) != (yielded(secure, labels) is None)
     six = yielded(secure, target(**{"__address__": "[::1]:15090", f"{POD}ip": "::1"}))
     assert six is not None and six["__address__"] == "[::1]:15092"
+
+
+def test_a_pod_that_has_ended_is_no_target() -> None:
+    """Whatever the plaintext job does with it: such a target is down."""
+    assert yielded(derived_job(JOB, POOL, "/certs"), target(**{f"{POD}phase": "Succeeded"})) is None
 
 
 def test_settings_of_the_plaintext_job_are_inherited() -> None:
