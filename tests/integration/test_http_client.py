@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import zlib
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from meshscrape.errors import InputError, UnavailableError
+from meshscrape.spiffe.certificates import Signer, certificates_to_pem, issue_server, self_signed_root
+from meshscrape.spiffe.keys import generate_key, key_to_pem
 from meshscrape.system.http.client import FetchLimits, TooLargeError, TruncatedError, fetch, fetch_stream
 from support.addresses import free_port, loopback
 from support.applications import (
@@ -179,3 +183,32 @@ def test_completeness_is_what_the_framing_says() -> None:
 
     assert asyncio.run(run(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"))
     assert not asyncio.run(run(b"HTTP/1.1 200 OK\r\n\r\nab"))
+
+
+@pytest.mark.parametrize(
+    ("name", "accepted"), [("api.internal", True), ("other.internal", False), ("", False)]
+)
+def test_a_server_name_stands_for_the_host(tmp_path: Path, name: str, accepted: bool) -> None:
+    """The certificate must carry that name, and need not carry the address that is connected to."""
+    now, authority, key = datetime.now(UTC), generate_key(), generate_key()
+    root = self_signed_root("test", authority, now, timedelta(hours=1))
+    signer = Signer(root, authority, (), (root,))
+    leaf = issue_server(signer, key.public_key(), ["api.internal"], now, timedelta(minutes=30))
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(key_to_pem(key) + certificates_to_pem((leaf,)))
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(pem)
+    asking = ssl.create_default_context(cadata=certificates_to_pem((root,)).decode())
+
+    async def run() -> int:
+        address = loopback()
+        async with application(says(b"x 1\n"), address, tls=serving) as port:
+            url = f"https://{address}:{port}/"
+            async with fetch_stream(url, tls=asking, server_name=name) as response:
+                return response.status
+
+    if accepted:
+        assert asyncio.run(run()) == 200
+    else:
+        with pytest.raises(UnavailableError):
+            asyncio.run(run())

@@ -123,7 +123,10 @@ class Api:
             headers = {"Accept": "application/json"}
             if credential.token:
                 headers["Authorization"] = f"Bearer {credential.token}"
-            async with fetch_stream(url, headers=headers, limits=limits, tls=self._tls[1]) as response:
+            tls, name = self._tls[1], self.access.server_name
+            async with fetch_stream(
+                url, headers=headers, limits=limits, tls=tls, server_name=name
+            ) as response:
                 if response.status == 401 and again and self._credentials.refused():
                     continue
                 if response.status >= 300:

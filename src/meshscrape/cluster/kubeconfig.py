@@ -61,7 +61,6 @@ class Access:
     token: str = ""
     token_file: str = ""
     exec: ExecPlugin | None = None
-    proxy_url: str = ""
 
 
 def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Access | None:
@@ -105,6 +104,10 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
     server = cluster.text("server").rstrip("/")
     if not server.startswith(("https://", "http://")):
         raise cluster.error(f"server {server!r} is no http:// or https:// URL", "write the API server's URL")
+    if cluster.text("proxy-url"):
+        raise cluster.error(
+            "proxy-url is not supported", "use a context that reaches the API server directly"
+        )
     directory = path.parent
     return Access(
         server=server,
@@ -113,7 +116,6 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
         roots=cluster.pem("certificate-authority", directory),
         server_name=cluster.text("tls-server-name"),
         skip_verify=cluster.flag("insecure-skip-tls-verify"),
-        proxy_url=cluster.text("proxy-url"),
         certificate=user.pem("client-certificate", directory),
         key=user.pem("client-key", directory),
         token=user.text("token"),

@@ -104,3 +104,10 @@ def test_pod_uses_its_own_service_account() -> None:
         "/sa/ca.crt",
     )
     assert in_cluster({}) is None
+
+
+def test_a_proxy_before_the_api_server_is_refused() -> None:
+    """Going there directly instead would be another way than the one that was written down."""
+    with pytest.raises(InputError) as refused:
+        parse_kubeconfig(kubeconfig(**{"proxy-url": "http://10.0.0.9:3128"}), PATH)
+    assert refused.value.code == "kubeconfig"

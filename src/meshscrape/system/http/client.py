@@ -76,16 +76,18 @@ async def fetch_stream(
     headers: Mapping[str, str] | None = None,
     limits: FetchLimits | None = None,
     tls: ssl.SSLContext | None = None,
+    server_name: str = "",
     method: str = "GET",
 ) -> AsyncIterator[FetchedResponse]:
     """Send one request; yield the response when its header has arrived.
 
     `url` is http:// or https:// (then `tls` is needed); with `unix_socket` its host is only the Host header.
+    `server_name` stands for the URL's host in TLS: it is asked for, and the certificate must carry it.
     Raises InputError for a URL that cannot be asked, UnavailableError (and its two subclasses above, those
     also while reading the body) for everything that the other side does.
     """
     exchange = _Exchange(url, limits or FetchLimits())
-    await exchange.connect(unix_socket, tls)
+    await exchange.connect(unix_socket, tls, server_name)
     try:
         yield await exchange.ask(method, dict(headers or {}))
     finally:
@@ -167,7 +169,9 @@ class _Exchange:
         self.deadline = asyncio.get_running_loop().time() + self.limits.total
         self.connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.header_bytes)
 
-    async def connect(self, unix_socket: str | Path | None, tls: ssl.SSLContext | None) -> None:
+    async def connect(
+        self, unix_socket: str | Path | None, tls: ssl.SSLContext | None, server_name: str
+    ) -> None:
         parts, port = _parse(self.url)
         if parts.scheme == "https" and tls is None:
             raise InputError("https needs a TLS context", where=self.url)
@@ -182,6 +186,7 @@ class _Exchange:
                     parts.hostname or "",
                     port or (443 if secure else 80),
                     ssl=tls if secure else None,
+                    server_hostname=(server_name or None) if secure else None,
                 )
         except TimeoutError as error:
             raise UnavailableError("no connection within the deadline", where=self.url) from error
