@@ -12,9 +12,9 @@ from typing import TypeAlias
 
 from meshscrape.cluster.api import Api, ApiError
 from meshscrape.cluster.pod_cache import Pod, PodCache, PodTargets
-from meshscrape.errors import MeshscrapeError
+from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.prometheus.targets import Target
-from meshscrape.proxy.discovery import Snapshot
+from meshscrape.proxy.discovery import Snapshot, uncontested
 from meshscrape.system.tasks import background
 
 log = logging.getLogger(__name__)
@@ -90,8 +90,18 @@ class PodSource:
         for cache in self._caches:
             for job, own in cache.targets(self.jobs).items():
                 targets[job].extend(own)
+        # Pods of two identities can have one address: with the node's network, or until a status follows.
+        # That must cost their own scrapes and no others.
+        kept, contested = uncontested(targets)
         problem = next(iter(self._problems.values()), None)
-        return Snapshot({job: tuple(own) for job, own in targets.items()}, problem)
+        if problem is None and contested:
+            problem = InputError(
+                "pods of different identities have one address: nobody is scraped there",
+                where=", ".join(contested[:3])
+                + (f" and {more} more" if (more := len(contested) - 3) > 0 else ""),
+                remedy="let each have its own port",
+            )
+        return Snapshot({job: tuple(own) for job, own in kept.items()}, problem)
 
     async def _list(self, path: str, cache: PodCache) -> str:
         """Read all pods of a path; return the version at which to begin to watch."""
@@ -108,23 +118,26 @@ class PodSource:
         """Watch a path for ever, from `version` on."""
         delay = FIRST_RETRY
         while True:
+            told = False
             try:
                 if not version:
                     version = await self._list(path, cache)
                 self._note(path, None)
                 async for event in self._api.watch(path, version, self._scope.query()):
-                    version, delay = event.version or version, FIRST_RETRY
+                    version, delay, told = event.version or version, FIRST_RETRY, True
                     self._take(cache, event.kind, event.object)
             except ApiError as error:
                 if error.status == GONE:
                     log.info("%s: too old to watch on; listing again", path)
                     version = ""
-                    continue
-                self._note(path, error)
+                else:
+                    self._note(path, error)
             except MeshscrapeError as error:
                 self._note(path, error)
             else:
-                continue
+                if told:
+                    continue
+            # Also after a watch that told nothing: what ends every watch must not be asked without a pause.
             # Jitter keeps many proxies from asking an API server that comes back at the same moment.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
             delay = min(delay * 2, LAST_RETRY)

@@ -25,7 +25,7 @@ Check = Callable[[Iterable[Target]], None]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All targets of a source by job. With a `problem` they are the last ones that the source could tell."""
+    """All targets of a source by job. With a `problem`, some of them may be the last that it could tell."""
 
     targets: Targets
     problem: MeshscrapeError | None = None
@@ -91,9 +91,7 @@ class Discovery:
     def __init__(self, sources: Iterable[Source], check: Check = lambda targets: None) -> None:
         """`check` raises InputError for targets of one source that can never be used."""
         self.states = [
-            SourceState(
-                each, each.snapshots(), Problem(f"the last usable targets of {each.name} stay in use")
-            )
+            SourceState(each, each.snapshots(), Problem(f"some targets of {each.name} stay as they were"))
             for each in sources
         ]
         self.changed = asyncio.Event()
@@ -119,15 +117,16 @@ class Discovery:
 
     def _take(self, state: SourceState, snapshot: Snapshot) -> bool:
         """Return whether the source has other targets than before."""
-        if snapshot.problem is not None:
-            state.problem.note(snapshot.problem)
-            return False
         try:
             self._check_all(snapshot.targets)
         except MeshscrapeError as error:
-            state.problem.note(error)
+            state.problem.note(snapshot.problem or error)
             return False
-        state.problem.clear()
+        if snapshot.problem is not None:
+            # A part of the source may be out of reach; what it tells of the others takes effect.
+            state.problem.note(snapshot.problem)
+        else:
+            state.problem.clear()
         changed, state.targets = snapshot.targets != state.targets, snapshot.targets
         return changed
 

@@ -168,6 +168,23 @@ def test_a_source_can_be_a_watch() -> None:
     assert discovery.states[0].problem.count == 1
 
 
+def test_what_a_source_tells_beside_its_problem_takes_effect() -> None:
+    """One namespace out of reach must not freeze the targets of the others."""
+    one, two = (Target(f"10.0.0.{number}", 1, SpiffeId.parse(ID), {}, "/") for number in (1, 2))
+    partial = Snapshot({"watched": (one, two)}, InputError("the API answers 403"))
+    discovery = Discovery([_Watch(Snapshot({"watched": (one,)}), partial)])
+
+    async def life() -> None:
+        await discovery.start()
+        with pytest.raises(ExceptionGroup):
+            await discovery.follow()
+
+    asyncio.run(life())
+    assert _addresses(discovery) == ["10.0.0.1:1", "10.0.0.2:1"]
+    assert discovery.states[0].problem.count == 1
+    assert discovery.changed.is_set()
+
+
 def test_a_source_that_cannot_be_used_at_the_start_is_an_error(tmp_path: Path) -> None:
     """There are no last targets to keep."""
     with pytest.raises(InputError):
