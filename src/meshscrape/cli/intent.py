@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from meshscrape.cli.assumptions import read_assumptions
 from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.allow_list import parse_scrapers
@@ -108,6 +110,13 @@ _OPTIONS = (
         help="Serve the merged metrics, or Envoy's statistics alone, on legacy mode's one port.",
     ),
     click.option(
+        "--assume-unread",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Close plaintext ports without waiting for the scrapers in this file: a YAML list with scraper, "
+        "reason and date.",
+    ),
+    click.option(
         "--new-job",
         is_flag=True,
         help="Let the label `job` of moved scrapes follow the new job's name. Default: it stays.",
@@ -140,6 +149,7 @@ def make_plan(
     selector: str | None,
     scrapers: Sequence[str],
     inject: bool | None,
+    assume_unread: Path | None = None,
     **options: Any,
 ) -> tuple[Inventory, Plan]:
     """The objects that were read and the plan for them, from the values of `intent_options`.
@@ -153,6 +163,7 @@ def make_plan(
         selector=parse_selector(selector) if selector else None,
         scrapers=parse_scrapers(",".join(scrapers), "--scraper"),
         inject=bool(namespaces or selector) if inject is None else inject,
+        assumed_unread=read_assumptions(assume_unread),
         **options,
     )
     inventory = read_inventory(files)

@@ -31,6 +31,13 @@ from meshscrape.plan.workloads import (
 )
 
 VOLUME = "meshscrape-bootstrap"
+# Istio mounts the ConfigMap without `optional`: no pod starts without it, and neither does an older revision
+# that a rollback brings back. So tools that prune must leave it until nothing refers to it any more.
+_KEPT = {
+    "argocd.argoproj.io/sync-options": "Prune=false",
+    "helm.sh/resource-policy": "keep",
+    "kustomize.toolkit.fluxcd.io/prune": "disabled",
+}
 _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
 
 
@@ -87,6 +94,7 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
                 "name": ref.name,
                 "namespace": ref.namespace,
                 "labels": {MANAGED_BY: MANAGER},
+                "annotations": dict(_KEPT),
             },
         }
         if not context.draft.ensure(base, reason):

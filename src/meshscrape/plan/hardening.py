@@ -69,11 +69,13 @@ def _moved(job: ObservedJob) -> Missing:
 def _unseen(context: Context) -> Iterator[Missing]:
     """Return the scrapers whose jobs are not among the objects: they may read any plaintext port."""
     for scraper in context.observation.unread_scrapers:
+        if str(scraper.ref) in context.intent.assumed_unread:
+            continue
         product = f" ({scraper.product})" if scraper.product else ""
         yield Missing(
             "reader-unknown",
             f"{scraper.ref}{product}: the given objects do not tell what it reads",
-            "give its configuration too, or move its jobs and plan without it",
+            "give its configuration too, or say that it reads none: --assume-unread FILE",
         )
 
 

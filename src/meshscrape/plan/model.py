@@ -34,7 +34,8 @@ class Intent:
     ports once nobody needs them. `legacy_source` is what legacy mode's one port serves: the merged metrics,
     or Envoy's statistics alone. `inject` also takes in workloads that have no sidecar yet. `new_job`: the
     label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up` and `scrape_*`
-    that an application exposes.
+    that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps datadog/datadog`) of which
+    a person says that they read no plaintext port of a proxy.
     """
 
     mode: Mode = "auto"
@@ -50,6 +51,7 @@ class Intent:
     envoy_port: int = 0
     new_job: bool = False
     keep_own_series: bool = False
+    assumed_unread: frozenset[str] = frozenset()
     legacy_source: LegacySource = "merged"
     istio_version: str | None = None
 

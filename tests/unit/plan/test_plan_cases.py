@@ -231,3 +231,12 @@ def test_a_component_that_may_list_pods_is_one_line() -> None:
     )
     assert "may-read" in codes(plan)
     assert len(plan.outcome.secured) == 1
+
+
+def test_the_override_is_not_pruned() -> None:
+    """Istio mounts it without `optional`: where a tool removes it, no pod starts any more."""
+    plan = settled(mesh(plain_prometheus()), mode="bootstrap")
+    notes = changed(plan, "ConfigMap", "meshscrape-bootstrap")["metadata"]["annotations"]
+    assert notes["argocd.argoproj.io/sync-options"] == "Prune=false"
+    assert notes["kustomize.toolkit.fluxcd.io/prune"] == "disabled"
+    assert notes["helm.sh/resource-policy"] == "keep"
