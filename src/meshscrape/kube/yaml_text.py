@@ -53,7 +53,7 @@ def load_text(text: str, where: str) -> Any:
     Raises InputError at `where` and the line for text that cannot be read, that repeats a key, or that grows
     without bound.
     """
-    if text.lstrip().startswith("{"):
+    if text.lstrip().startswith(("{", "[")):
         try:
             return json.loads(text, object_pairs_hook=_unrepeated)
         except (ValueError, RecursionError):

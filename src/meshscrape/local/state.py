@@ -121,8 +121,18 @@ def _take_lock(directory: Path) -> DirectoryLock:
 def _clean(state: StateDirectory) -> None:
     state.status_file.unlink(missing_ok=True)
     remove_staged(state.path)
-    if state.run.exists():
-        shutil.rmtree(state.run)
+    if state.run.is_symlink():
+        # What it leads to is not this mesh's, and must not be emptied.
+        raise InputError(
+            "is a symbolic link, not a directory of this mesh", where=str(state.run), remedy="remove the link"
+        )
+    try:
+        if state.run.exists():
+            shutil.rmtree(state.run)
+    except OSError as error:
+        raise InputError(
+            f"cannot be removed: {error.strerror}", where=str(error.filename or state.run), remedy="remove it"
+        ) from error
 
 
 def is_running(state: StateDirectory) -> bool:

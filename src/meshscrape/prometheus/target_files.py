@@ -8,16 +8,14 @@ Source: Prometheus, "Configuration", <file_sd_config> and "HTTP SD".
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from meshscrape.errors import InputError
 from meshscrape.istio.names import MERGED_PATH
+from meshscrape.kube.yaml_text import load_text
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
@@ -29,7 +27,6 @@ _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<por
 # What RFC 3986 lets a path be made of, without percent-encoding: it is compared as a whole.
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")
 _PASSED = ("__scrape_interval__", "__scrape_timeout__")
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def target_file(targets: Iterable[Target]) -> list[dict[str, Any]]:
@@ -86,10 +83,9 @@ def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
 def _document(data: bytes, where: str) -> Any:
     try:
         text = data.decode("utf-8")
-        return json.loads(text) if text.lstrip()[:1] in ("[", "{") else yaml.load(text, _LOADER)  # noqa: S506
-    except (ValueError, yaml.YAMLError, RecursionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise InputError(f"is neither JSON nor YAML ({said})", where=where) from None
+    except UnicodeDecodeError:
+        raise InputError("is not UTF-8", where=where) from None
+    return load_text(text, where)
 
 
 def _targets(group: Any, where: str) -> list[Target]:

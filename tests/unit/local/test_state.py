@@ -95,3 +95,16 @@ def test_what_a_killed_up_left_is_removed(tmp_path: Path) -> None:
     with hold_state(tmp_path) as state:
         assert not list(state.run.iterdir())
     assert [entry.name for entry in tmp_path.iterdir()] == ["ca"]
+
+
+def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path: Path) -> None:
+    """What a link named `run` leads to is not emptied; the error names the link."""
+    state, elsewhere = StateDirectory(tmp_path / "state"), tmp_path / "elsewhere"
+    for directory in (state.path, elsewhere):
+        directory.mkdir(mode=0o700)
+    (elsewhere / "kept").write_text("")
+    state.run.symlink_to(elsewhere)
+    with pytest.raises(InputError) as caught, hold_state(state.path):
+        pass
+    assert caught.value.where == str(state.run)
+    assert (elsewhere / "kept").exists()

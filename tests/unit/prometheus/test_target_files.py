@@ -106,6 +106,23 @@ def test_what_is_no_list_of_groups_is_refused_at_its_place(data: bytes) -> None:
     assert WHERE in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'[{"targets": ["10.0.0.7:1"], "targets": [], "labels": {}}]',
+        b"- targets: []\n  targets: []\n",
+        b'[{"targets": [], "labels": {"__meshscrape_spiffe_id": "%b", "__meshscrape_spiffe_id": "%b2"}}]'
+        % (ID.encode(), ID.encode()),
+    ],
+    ids=["targets", "YAML", "identity"],
+)
+def test_refuses_a_key_that_is_there_twice(data: bytes) -> None:
+    """Which of the two counts differs between readers of JSON: the file is not used."""
+    with pytest.raises(InputError) as caught:
+        parse_target_file(data, WHERE)
+    assert caught.value.where.startswith(f"{WHERE}:")
+
+
 def test_a_target_is_there_once() -> None:
     """The same address and path twice is a mistake, not two targets."""
     with pytest.raises(InputError, match="twice"):
