@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from meshscrape.cluster.kubeconfig import Access, in_cluster, merge, parse_kubeconfig
 from meshscrape.errors import InputError
+from meshscrape.kube.yaml_text import load_text
 from meshscrape.system.files import read_input
 
 
@@ -45,6 +44,13 @@ def _variable() -> str:
 def _load(path: Path) -> Any:
     data = read_input(path, "the kubeconfig")
     try:
-        return yaml.safe_load(data)
-    except yaml.YAMLError:
-        raise InputError("the kubeconfig is no YAML", where=str(path), remedy="copy it again") from None
+        return load_text(data.decode(), str(path))
+    except UnicodeDecodeError:
+        raise InputError("the kubeconfig is no text", where=str(path), remedy="copy it again") from None
+    except InputError as error:
+        if error.code != "not-yaml":
+            raise
+        # Not the reader's own words: they can repeat a part of a token.
+        raise InputError(
+            "the kubeconfig is no YAML", where=error.where, remedy="correct the line", code=error.code
+        ) from None
