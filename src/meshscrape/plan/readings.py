@@ -85,11 +85,6 @@ def cover(readings: Iterable[Reading], wanted: Collection[Ref], derived: Collect
     return chosen
 
 
-def _gain(left: set[Ref], derived: Collection[str], reading: Reading) -> tuple[bool, int]:
-    gained = len(reading.refs & left)
-    return reading.job.job in derived and gained > 0, gained
-
-
 def _without_drops(inventory: Inventory) -> Inventory:
     changed = [
         Manifest(each.ref, data, each.where)
