@@ -108,7 +108,6 @@ class RootFollower:
             )
         self._service.authority = authority
         self._metrics.roots(authority.not_after, len(authority.signer.roots))
-        write_atomic(self._directory / ROOTS_FILE, authority.bundle_pem, 0o644)
         if set(before.signer.roots) - set(authority.signer.roots):
             # Open connections may have been authenticated with a root that is no longer trusted.
             self._server.end_connections()
@@ -118,3 +117,5 @@ class RootFollower:
                 fingerprint(authority.anchor)[:16],
                 ", ".join(fingerprint(root)[:16] for root in authority.signer.roots),
             )
+        # Last: it can fail (a full disk), and what comes before must not wait for it. It is then tried again.
+        write_atomic(self._directory / ROOTS_FILE, authority.bundle_pem, 0o644)

@@ -18,7 +18,9 @@ from meshscrape.ca.root_follower import RootFollower
 from meshscrape.ca.service import CertificateService, Lifetimes
 from meshscrape.ca.storage import JWKS
 from meshscrape.ca.tokens import LOCAL_ISSUER, TokenIssuer
+from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.system.clock import utcnow
+from meshscrape.system.files import private_dir
 from meshscrape.system.followed import Stamp
 from meshscrape.system.net import listen_tcp
 from meshscrape.system.tasks import TaskEndedError, background
@@ -30,14 +32,17 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(root_follower, "LOOK", 0.01)
 
 
-def follower(directory: Path, reopen: Callable[[], Authority]) -> RootFollower:
+def follower(
+    directory: Path, reopen: Callable[[], Authority], metrics: Metrics | None = None
+) -> RootFollower:
     """A follower whose record differs from what it has seen; call it in an event loop."""
     authority = open_own(directory, "cluster.local", utcnow())
-    metrics = Metrics(authority.not_after)
+    metrics = metrics or Metrics(authority.not_after)
     TokenIssuer.load_or_create(directory)
     tokens = TokenAuthenticator(JwksFile(directory / JWKS), LOCAL_ISSUER, "cluster.local")
     service = CertificateService(authority, tokens, Lifetimes(), metrics, utcnow)
-    return RootFollower(directory, ("localhost",), service, metrics, reopen, Stamp(1, 2, 3), Limits())
+    patient = Limits(silent=60.0)
+    return RootFollower(directory, ("localhost",), service, metrics, reopen, Stamp(1, 2, 3), patient)
 
 
 def test_an_error_of_the_machine_does_not_end_following(
@@ -98,3 +103,33 @@ def test_a_renewal_that_fails_ends_the_ca(tmp_path: Path, monkeypatch: pytest.Mo
 
     with pytest.raises(TaskEndedError, match="renewing the CA's certificate"):
         asyncio.run(scenario())
+
+
+def test_connections_end_with_their_root_although_the_bundle_cannot_be_written(tmp_path: Path) -> None:
+    """A full disk must not keep connections alive that a root opened which is trusted no more."""
+    for name in ("own", "next"):
+        private_dir(tmp_path / name)
+    own, next_one = (open_own(tmp_path / name, "cluster.local", utcnow()) for name in ("own", "next"))
+    metrics = Metrics(own.not_after)
+
+    async def scenario() -> None:
+        roots = follower(tmp_path / "own", lambda: next_one, metrics)
+        listening = listen_tcp("127.0.0.1", 0, 10)
+        address = listening.getsockname()
+        async with asyncio.timeout(20), background() as tasks:
+            roots.start(listening, own, tasks)
+            bundle = tmp_path / "own" / ROOTS_FILE
+            bundle.unlink()
+            (bundle / "in the way").mkdir(parents=True)
+            reader, writer = await asyncio.open_connection(*address)
+
+            async def accepted() -> bool:
+                return metrics.accepted == 1
+
+            await eventually_async(accepted, within=10)
+            tasks.start(roots.follow, "following the rotation")
+            assert await reader.read() == b""
+            writer.close()
+            roots.stop()
+
+    asyncio.run(scenario())
