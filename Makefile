@@ -27,7 +27,7 @@ upstream: setup ## fetch the CRDs and sample manifests that tests read (needs Go
 unit: setup ## run the tests that start no process
 	@$(BIN)/pytest tests/unit $(ARGS)
 
-soak: setup ## run the long variants (SOAK_MINUTES=10 each): rotations, kills, direct scraping's rate
+soak: setup ## run the long variants (SOAK_MINUTES=10 each): rotations, kills, attacks, direct scraping's rate
 	@$(BIN)/pytest tests/soak -s $(ARGS)
 
 mutation: setup ## break pure modules one fault at a time and list what no test notices (ARGS='meshscrape.plan.judge*')

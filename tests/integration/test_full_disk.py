@@ -7,34 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.agent import agent_process
 from support.ca import ca_process
+from support.full_disk import full_disk
 from support.mesh import SECURE, prometheus_manifest, running_up, workload_manifest, write_mesh
 from support.polling import eventually
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@contextlib.contextmanager
-def full_disk(*pids: int) -> Iterator[None]:
-    """These processes, and the children that they start meanwhile, can write no file."""
-    before = {pid: resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids}
-    for pid, (_, hard) in before.items():
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        for pid, limits in before.items():
-            with contextlib.suppress(ProcessLookupError):
-                resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_certificate_that_cannot_be_written_is_kept_in_memory(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Runs one application and lets nothing of it survive: `python -m meshscrape.local.guard COMMAND...`.
+"""Run one application, and let nothing of it survive.
 
-A parent-death signal reaches only a direct child; an application server's own workers would live on, hold
-its port and answer the next mesh's scrapes. The guard leads a session of its own: it passes SIGTERM on, and
-when the application ends, or its own parent dies, it kills whatever is left of the session's group.
-Started with `python -S -E`: it imports no more than it needs.
+`python -S -E -s guard.py COMMAND…`, run by its path: it imports no more than it needs, so nothing of
+meshscrape. A parent-death signal reaches only a direct child. The workers of an application server would live
+on, hold its port and answer the scrapes of the next mesh. The guard leads its own process group and adopts
+orphans: it passes SIGTERM on, and when the application or the guard's parent ends, it kills every descendant
+that is left.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(argv: list[str]) -> int:
-    """Run `argv`; the exit code is the application's, 128+N when signal N ended it, 127 if not startable."""
+    """Run `argv`; return its exit code, 128+N when signal N ended it, 127 when it cannot be started."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getppid()
     if os.getpgrp() != os.getpid():
@@ -65,7 +66,7 @@ def _supervise(child: int, parent: int, watched: set[signal.Signals]) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """The application's exit code once it has ended; adopted grandchildren are reaped on the way."""
+    """Reap what has ended; return the application's exit code if it is among that, else None."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -98,7 +99,7 @@ def _kill_group() -> None:
 
 
 def _children() -> list[int]:
-    """Direct children; as subreaper, orphans of the application become such."""
+    """Return the direct children; the application's orphans become such, because the guard is a subreaper."""
     me = os.getpid()
     found = []
     for name in os.listdir("/proc"):
