@@ -39,6 +39,8 @@ class EditedObjects:
         self._entries: dict[tuple[Phase, Ref], _Entry] = {}
         self._notes: dict[Note, None] = {}
         self.phase: Phase = PHASES[0]
+        # How many edits made a difference so far: tells cheaply whether a step changes anything.
+        self.edits = 0
 
     @property
     def notes(self) -> tuple[Note, ...]:
@@ -140,12 +142,7 @@ class EditedObjects:
             tuple(dict.fromkeys((*known.restarts, *restarts))),
         )
         self._state[ref] = after
-
-    def changes_of(self, phase: Phase) -> list[Ref]:
-        """Return the objects that are changed in a phase."""
-        return [
-            ref for (of, ref), entry in self._entries.items() if of == phase and entry.before != entry.after
-        ]
+        self.edits += 1
 
     def changes(self) -> tuple[Change, ...]:
         """Return all changes in the order in which they are to be applied."""

@@ -111,12 +111,12 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
 
 def _hardened(context: Context, target: PlannedWorkload) -> bool:
     """Close the ports of one target; return whether that changes anything."""
-    before = len(context.draft.changes_of("hardening"))
+    before = context.draft.edits
     if refused := context.draft.whole(partial(_harden, context, target)):
         reason = f"its plaintext ports stay open: {refused.reason}"
         context.draft.refuse(target.ref, Refused(refused.code, reason, refused.remedy))
         return False
-    return len(context.draft.changes_of("hardening")) > before
+    return context.draft.edits > before
 
 
 def _harden(context: Context, target: PlannedWorkload) -> Refused | None:
