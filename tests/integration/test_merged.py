@@ -358,6 +358,13 @@ def test_problem_says_why_a_source_is_down() -> None:
     assert expected.encode() in body
 
 
+def test_the_reason_of_a_hanging_source_is_the_same_text_at_every_scrape() -> None:
+    """It is a label: the seconds in it would make a new series with each scrape."""
+    body, odd = asyncio.run(scrape_beside(hangs, {"X-Prometheus-Scrape-Timeout-Seconds": "2"}))
+    label = f'source="application:{odd}",problem="did not answer whole in time"'
+    assert f"meshscrape_source_problem_info{{{label}}} 1".encode() in body
+
+
 def test_first_malformed_line_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Who must correct the application finds the line in the agent's log, and not again at every scrape."""
 

@@ -166,7 +166,8 @@ class Fetch:
                 await self._read()
             self.problem = ""
         except TimeoutError:
-            self.problem = f"did not answer whole within {clock() - started:.3g} s"
+            # Without the seconds: the text is a label, and each other one would be another series.
+            self.problem = "did not answer whole in time"
             self.deadline = self.deadline.after_timeout(clock())
         except MeshscrapeError as error:
             self.problem = error.what

@@ -202,7 +202,7 @@ class LineMerge(SourceMerge):
                 self.series -= excess
                 lines = _without_last(lines, excess)
         if self.malformed_lines > max(MAX_MALFORMED, self.series):
-            self._cut(f"sent more malformed lines ({self.malformed_lines}) than valid ones")
+            self._cut("sent more malformed lines than valid ones")
         return lines
 
 

@@ -266,7 +266,7 @@ def test_source_with_mostly_malformed_lines_is_cut_off() -> None:
         chunks += 1
     assert chunks == MAX_MALFORMED // 1000 + 1
     assert source.malformed_lines == 1000 * chunks
-    assert source.problem == f"sent more malformed lines ({1000 * chunks}) than valid ones"
+    assert source.problem == "sent more malformed lines than valid ones"
 
 
 def test_source_with_some_malformed_lines_is_not_cut_off() -> None:
