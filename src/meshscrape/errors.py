@@ -91,7 +91,11 @@ class MeshscrapeError(Exception):
 
 
 class InputError(MeshscrapeError):
-    """What the user wrote, or a file they named, cannot be used as it is."""
+    """What the user wrote, or a file they named, cannot be used as it is: the same attempt fails again.
+
+    Nothing retries it, with two exceptions that have a code: `UNREADABLE` (`system.files`; a file that may
+    still come) and `PORT_TAKEN` (`system.net`; a port that another process may give up).
+    """
 
 
 class MissingBinaryError(MeshscrapeError):

@@ -11,15 +11,16 @@ import click
 
 @click.group()
 def command() -> None:
-    """Run the agent beside a workload: certificate, Envoy, health, merged metrics."""
+    """Run the agent next to a workload: certificate, Envoy, health, merged metrics."""
 
 
 @command.command()
 @click.argument("role", type=click.Choice(["sidecar", "router"]))
 def proxy(role: str) -> None:
-    """Run it as a sidecar or as a gateway (router) until SIGTERM.
+    """Run the agent of a sidecar or of a gateway (router) until SIGTERM.
 
-    Everything else comes from environment variables, with Istio's names where Istio has them.
+    Environment variables configure everything else; they have Istio's names where Istio has them.
+    Exit codes: 0 stopped by a signal, 2 could not run.
     """
     from meshscrape.agent.run import run
     from meshscrape.istio.settings import parse_settings

@@ -37,9 +37,10 @@ def command(
 ) -> int:  # fmt: skip
     """Request URL as the workload NS/SA. The host may be a pod address, NAME or NAME.NAMESPACE.
 
-    https:// presents the workload's certificate, and sends nothing unless the server is trusted and has
-    exactly the SPIFFE ID that the mesh expects at that address. http:// is plain. Redirects are not
-    followed. Exit codes: 0, 22 for a status of 400 or more (as curl -f), 2 when there was no answer.
+    With https:// the request carries the workload's certificate, and nothing is sent unless the server is
+    trusted and has exactly the SPIFFE ID that the mesh expects at that address. http:// is plain text.
+    Redirects are not followed. Exit codes: 0 answered, 22 status of 400 or more (as curl -f), 2 could not run
+    or no answer.
     """
     document = read_status(state_path(state))
     credentials = Path(_workload_of(document, caller)["credentials"])

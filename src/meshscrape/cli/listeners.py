@@ -38,7 +38,10 @@ def find_workload(document: Mapping[str, Any], name: str) -> dict[str, Any]:
 @STATE
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def command(workload: str, state: Path | None, output: str) -> int:
-    """Show the listeners of WORKLOAD (NAME, NAMESPACE/NAME or NAME.NAMESPACE), read from its Envoy."""
+    """Show the listeners of WORKLOAD (NAME, NAMESPACE/NAME or NAME.NAMESPACE), read from its Envoy.
+
+    Exit codes: 0 fine, 2 could not run.
+    """
     entry = find_workload(read_status(state_path(state)), workload)
     if not entry["adminSocket"]:
         raise InputError(f"{workload} has no Envoy", remedy="it is in the mesh for its certificate alone")

@@ -1,4 +1,4 @@
-"""`meshscrape proxy`: the scrape proxy beside a Prometheus."""
+"""`meshscrape proxy`: the scrape proxy next to a Prometheus."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def default_directory() -> Path:
     multiple=True,
     required=True,
     metavar="[TRUST_DOMAIN=]DIR",
-    help="Directory with cert-chain.pem and key.pem (shown to targets) and root-cert.pem (who is trusted), "
+    help="Directory with cert-chain.pem and key.pem (shown to targets) and root-cert.pem (verifies targets), "
     "for targets of TRUST_DOMAIN; by default the certificate's own. Repeatable.",
 )
 @click.option(
@@ -109,9 +109,10 @@ def command(
     listen: str, discovery: str, directory: Path | None, token_file: Path | None, remote: bool, wait: float,
     workers: int,
 ) -> None:  # fmt: skip
-    """Run the scrape proxy until SIGTERM: Prometheus scrapes through it, it checks every target's SPIFFE ID.
+    """Run the scrape proxy until SIGTERM: it verifies the SPIFFE ID of each target that Prometheus scrapes.
 
-    `meshscrape prometheus-config --proxy` writes the jobs. docs/scrape-proxy.md has the rest.
+    `meshscrape prometheus-config --proxy` writes the scrape jobs. docs/scrape-proxy.md has the rest.
+    Exit codes: 0 stopped by a signal, 2 could not run.
     """
     from meshscrape.errors import InputError
     from meshscrape.istio.host_port import parse_host_port

@@ -22,7 +22,7 @@ STATE = click.option(
 
 
 def state_path(state: Path | None) -> Path:
-    """The state directory that --state names, else the default one."""
+    """Return the state directory that --state names, else the default one."""
     return state if state is not None else default_state_path(os.environ)
 
 
@@ -30,7 +30,7 @@ def state_path(state: Path | None) -> Path:
 @STATE
 @click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def command(state: Path | None, output: str) -> int:
-    """Show the running mesh. Exit code 2 when none is running."""
+    """Show the running mesh. Exit codes: 0 a mesh is running, 2 none is running."""
     document = read_status(state_path(state))
     if output == "json":
         print(json.dumps(document, indent=2))

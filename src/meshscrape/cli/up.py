@@ -82,11 +82,12 @@ def command(
 ) -> int:  # fmt: skip
     """Start the mesh that the manifest MESH declares (default: the example) and keep it until Ctrl-C.
 
-    Prometheus scrapes through the scrape proxy, which checks every target's SPIFFE ID; that is why its
-    targets read http://: it asks the proxy on this machine, and mutual TLS begins there.
+    Prometheus scrapes through the scrape proxy, which verifies every target's SPIFFE ID. Prometheus asks the
+    proxy over plain HTTP on this machine, so its targets read http://; mutual TLS begins in the proxy.
 
-    The manifest is followed: workloads come and go as it is edited. Exit codes: 0 stopped after it was ready
-    (--check: nothing found), 1 --check found something, 2 could not run, 130 or 143 interrupted before.
+    The manifest is followed: edit it to add, change or remove workloads. Exit codes: 0 stopped after the mesh
+    was ready (--check: no findings), 1 findings of --check, 2 could not run, 129, 130 or 143 interrupted
+    before the mesh was ready.
     """
     interval = interval_seconds(scrape_interval or ("1s" if check else "5s"), "--scrape-interval")
     if not 0.1 <= interval <= 3600:

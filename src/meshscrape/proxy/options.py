@@ -19,7 +19,7 @@ from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.credentials import read_credential_files
-from meshscrape.system.files import private_dir, read_input, write_atomic
+from meshscrape.system.files import UNREADABLE, private_dir, read_input, write_atomic
 
 _TOKEN_BYTES = 32
 _LOOK = 0.1
@@ -48,22 +48,25 @@ class ProxyOptions:
 
 
 def check_addresses(options: ProxyOptions) -> None:
-    """InputError when it would listen where others than this machine can reach it, unless `remote`."""
+    """Raise InputError when other machines could reach the proxy, unless `remote` allows that."""
     for host, port in (options.listen, options.discovery):
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
-            raise InputError(f"{host!a} is no IP address", remedy="write 127.0.0.1:15094") from None
+            raise InputError(f"{host!a} is not an IP address", remedy="write 127.0.0.1:15094") from None
         if not address.is_loopback and not options.remote:
             raise InputError(
-                "this is no loopback address: whoever has the token could scrape as Prometheus does",
+                "other machines can reach this address, and with the token scrape as Prometheus does",
                 where=f"{host}:{port}",
                 remedy="listen on 127.0.0.1, or say --remote",
             )
 
 
 def load_token(path: Path) -> str:
-    """The bearer token in `path` (0600), made when there is none. InputError when others can read it."""
+    """Return the bearer token in `path` (0600), which is made if missing.
+
+    Raises InputError when other users can read it.
+    """
     try:
         seen = path.stat()
     except FileNotFoundError:
@@ -74,12 +77,12 @@ def load_token(path: Path) -> str:
         seen = path.stat()
     if stat.S_IMODE(seen.st_mode) & 0o077 or seen.st_uid not in (os.geteuid(), 0):
         raise InputError(
-            "others than its owner can read the token", where=str(path), remedy="remove it: a new one is made"
+            "other users can read the token", where=str(path), remedy="remove it: a new one is made"
         )
     token = read_input(path, "the token").decode("ascii", "replace").strip()
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
         raise InputError(
-            "this is no token", where=str(path), remedy="remove the file: a new token is made at the start"
+            "this is not a token", where=str(path), remedy="remove the file: a new token is made at the start"
         )
     return token
 
@@ -90,14 +93,14 @@ async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: f
     while True:
         try:
             return trust_domains(credentials)
-        except InputError:
-            if time.monotonic() >= deadline:
+        except InputError as error:
+            if error.code != UNREADABLE or time.monotonic() >= deadline:
                 raise
         await asyncio.sleep(_LOOK)
 
 
 def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    """The directories by trust domain. InputError for missing files and a trust domain named twice."""
+    """Return the directories by trust domain. Raises InputError for missing files and a repeated domain."""
     found: dict[str, Path] = {}
     for name, directory in credentials:
         files = read_credential_files(directory)
@@ -114,7 +117,7 @@ def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
-    """The end (Unix time) of the certificate presented in each trust domain; unreadable ones are left out."""
+    """Return when the certificate of each trust domain ends (Unix time), without unreadable ones."""
     ends: dict[str, float] = {}
     for name, directory in directories.items():
         try:
