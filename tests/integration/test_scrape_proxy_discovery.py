@@ -307,9 +307,9 @@ def test_yaml_files_and_several_jobs(tmp_path: Path, forge: Forge, target: Targe
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--listen", "0.0.0.0:15094"], "loopback"),
-        (["--discovery", "[::]:15095"], "loopback"),
-        (["--listen", "localhost:15094"], "IP address"),
+        (["--listen", "0.0.0.0:15094"], "0.0.0.0:15094"),
+        (["--discovery", "[::]:15095"], "[::]:15095"),
+        (["--listen", "localhost:15094"], "localhost"),
         (["--targets", "/nowhere.json"], "/nowhere.json"),
         (["--credentials", "west=/nowhere"], "/nowhere"),
     ],

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from meshscrape.errors import InputError
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 from meshscrape.proxy.discovery import Source
 from meshscrape.spiffe.bundles import load_bundle
@@ -57,7 +58,7 @@ def check_addresses(options: ProxyOptions) -> None:
         if not address.is_loopback and not options.remote:
             raise InputError(
                 "other machines can reach this address, and with the token scrape as Prometheus does",
-                where=f"{host}:{port}",
+                where=host_port(host, port),
                 remedy="listen on 127.0.0.1, or say --remote",
             )
 
