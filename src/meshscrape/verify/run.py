@@ -229,7 +229,10 @@ def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
     """
     wanted = title or mesh.prometheus_workload
     if not wanted:
-        raise InputError("the mesh has no Prometheus", remedy="name a scraper with --as NAMESPACE/NAME")
+        raise InputError(
+            "the mesh has no Prometheus",
+            remedy="declare one in the manifest, or run `meshscrape verify --as NAMESPACE/NAME`",
+        )
     scraper = mesh.workload(wanted)
     if not scraper.credentials:
         raise InputError(f"workload {wanted} has no credentials", remedy="name another scraper with --as")
