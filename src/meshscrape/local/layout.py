@@ -309,5 +309,7 @@ def _scrape_proxy(pair: AddressPair, settings: AgentSettings, site: Site) -> App
 def _require_program(name: str, site: Site, where: str) -> None:
     if shutil.which(name, path=site.environment.get("PATH")) is None:
         raise MissingBinaryError(
-            f"there is no program {name!r}", where=where, remedy="install it, or write its whole path"
+            f"there is no program {name!r}",
+            where=where,
+            remedy="install it (for the example: pip install '.[local]'), or write its whole path",
         )

@@ -28,6 +28,11 @@ from meshscrape.errors import MeshscrapeError
         ),
         (KeyboardInterrupt(), 130, ""),
         (OSError(5, "Input/output error", "/some/file"), 2, "meshscrape: /some/file: Input/output error\n"),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            "meshscrape: the output cannot be written: No space left on device; make room\n",
+        ),
     ],
 )
 def test_an_error_never_looks_like_a_finding(
@@ -129,7 +134,7 @@ def test_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Path
     assert done.returncode == 2
     assert done.stderr == (
         "meshscrape: the package h11 is not installed; "
-        "install what this verb needs with: pip install 'meshscrape[envoy]'\n"
+        "install what this verb needs, in a checkout of meshscrape: pip install '.[envoy]'\n"
     )
 
 
