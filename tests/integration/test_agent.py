@@ -133,7 +133,7 @@ def test_a_taken_port_is_named_with_its_holder(ca: CaProcess, tmp_path: Path) ->
         ({"CA_ROOT_CA": "/no/such/root.pem"}, "/no/such/root.pem: cannot read the CA's root certificate"),
         ({"MESHSCRAPE_TOKEN_PATH": "/no/such/token"}, "/no/such/token: cannot read the token for the CA"),
         ({"MESHSCRAPE_SCRAPERS_CA": "/no/such/ca.pem"}, "/no/such/ca.pem: cannot read the scrapers' CA"),
-        ({"MESHSCRAPE_ENVOY": "/no/such/envoy"}, "/no/such/envoy: is not a program"),
+        ({"MESHSCRAPE_ENVOY": "/no/such/envoy"}, "/no/such/envoy: is not executable"),
         ({"ENVOY_SECURE_METRICS_PORT": "http"}, "environment variable ENVOY_SECURE_METRICS_PORT"),
     ],
 )

@@ -41,7 +41,7 @@ class EnvoyFiles:
     dynamic: Mapping[str, Mapping[str, Any]]
 
     def addresses(self) -> Iterator[tuple[str, int]]:
-        """Every address and port that the bootstrap's listeners bind."""
+        """Return every address and port that the bootstrap's listeners bind."""
         for listener in self.bootstrap["static_resources"]["listeners"]:
             for holder in (listener, *listener.get("additional_addresses", ())):
                 if socket := holder["address"].get("socket_address"):
@@ -49,7 +49,7 @@ class EnvoyFiles:
 
 
 def proxy_options(settings: AgentSettings) -> SidecarOptions:
-    """What the data plane needs to know of the settings; reads the routes file. Raises InputError."""
+    """Return what the data plane needs to know of the settings; reads the routes file. Raises InputError."""
     state = settings.state_dir.absolute()
     routes = settings.routes_file
     gateway = settings.role == "router" and settings.inbound
@@ -79,7 +79,7 @@ def proxy_options(settings: AgentSettings) -> SidecarOptions:
 
 
 def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFiles:
-    """Envoy's whole configuration for these settings. Raises InputError for a bad routes file.
+    """Return Envoy's whole configuration for these settings. Raises InputError for a bad routes file.
 
     `scrapers` are those of the allow list's file, where there is one.
     """
@@ -101,7 +101,7 @@ async def await_ports(settings: AgentSettings, files: EnvoyFiles, patience: floa
 
 
 def port_remedies(settings: AgentSettings) -> dict[int, str]:
-    """What to do when a port of the proxy's own is taken, for each of them that is on."""
+    """Return what to do when a port of the proxy's own is taken, for each of them that is on."""
     names = {
         settings.stats_port: ENVOY_PROMETHEUS_PORT,
         settings.merged_port: STATUS_PORT,

@@ -92,7 +92,7 @@ class Agent:
         return Supervisor("envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 
     async def why_not_ready(self) -> str:
-        """What is missing for the workload to be served, or an empty text: then it is ready."""
+        """Return what is missing for the workload to be served, or an empty text: then it is ready."""
         issued = self._credentials.issued
         if issued is None:
             return self._credentials.problem

@@ -53,7 +53,7 @@ class Schedule:
         return cls(due, longest=min(LONGEST_PAUSE, max(SHORTEST_CAP, part)))
 
     def after_failure(self, now: datetime, draw: float) -> Schedule:
-        """After a request that brought no certificate."""
+        """Return the schedule after a request that brought no certificate."""
         pause = backoff(self.failures, cap=self.longest.total_seconds(), draw=draw)
         return replace(self, due=now + timedelta(seconds=pause), failures=self.failures + 1)
 
@@ -62,7 +62,7 @@ class Schedule:
         return replace(self, due=min(self.due, now + timing.spread * draw))
 
     def wait(self, now: datetime) -> timedelta:
-        """How long until it is due; zero or less: now.
+        """Return how long until it is due; zero or less: now.
 
         After a failure never longer than the longest pause: a clock that was set back must not stop retries.
         """

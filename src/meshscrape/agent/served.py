@@ -48,7 +48,7 @@ class ServedCertificate:
         return issued is not None and issued.serial == serial
 
     async def _serves(self, serial: int) -> bool:
-        """Whether there is nothing to wait for: Envoy serves it, or has no use for a certificate."""
+        """Return whether there is nothing to wait for: Envoy serves it, or has no use for a certificate."""
         try:
             serials = await self._admin.serials()
         except UnavailableError:

@@ -40,7 +40,7 @@ class Subnet:
         return f"127.{self.octet}.0.1:{CA_PORT}"
 
     def allocate(self, workload: str) -> AddressPair:
-        """The lowest free pair; a workload keeps its own until `release`. InputError when all are in use."""
+        """Return the workload's pair, or the lowest free one. Raises InputError when all are in use."""
         number = self._taken.get(workload)
         if number is None:
             in_use = set(self._taken.values())

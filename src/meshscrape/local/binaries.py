@@ -40,13 +40,13 @@ class Prometheus:
 
 
 def cache_directory(env: Mapping[str, str]) -> Path:
-    """`$XDG_CACHE_HOME/meshscrape`, by default `~/.cache/meshscrape`."""
+    """Return `$XDG_CACHE_HOME/meshscrape`, by default `~/.cache/meshscrape`."""
     base = env.get("XDG_CACHE_HOME") or os.path.join(env.get("HOME") or os.path.expanduser("~"), ".cache")
     return Path(base) / "meshscrape"
 
 
 def find_prometheus(env: Mapping[str, str]) -> Prometheus | None:
-    """Prometheus that is already here: MESHSCRAPE_PROMETHEUS, else PATH, else the cache; None if nowhere.
+    """Return the Prometheus of MESHSCRAPE_PROMETHEUS, else of PATH, else of the cache; None without one.
 
     MESHSCRAPE_PROMTOOL names promtool, which is otherwise looked for beside the server and on PATH.
     """
@@ -61,7 +61,7 @@ def find_prometheus(env: Mapping[str, str]) -> Prometheus | None:
 
 
 async def ensure_prometheus(env: Mapping[str, str], progress: Progress) -> Prometheus:
-    """`find_prometheus`, else fetched from Debian's archive; MissingBinaryError when neither works."""
+    """Return `find_prometheus`, or fetch Debian's package; raise MissingBinaryError if neither works."""
     found = find_prometheus(env)
     if found is not None:
         return found

@@ -17,14 +17,14 @@ _REFERENCE = re.compile(r"\$(\$\([A-Za-z_][A-Za-z0-9_]*\))|\$\(([A-Za-z_][A-Za-z
 
 
 def base_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """What every child gets. PATH begins where this Python's own scripts are, so that they are found."""
+    """Return what every child gets. PATH begins with the directory of this Python's own scripts."""
     scripts = str(Path(sys.executable).parent)
     kept = {name: env[name] for name in PASSED if name in env}
     return {**kept, "PATH": f"{scripts}{os.pathsep}{env.get('PATH', os.defpath)}", "PYTHONUNBUFFERED": "1"}
 
 
 def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
-    """`text` with `$(VAR)` replaced, as Kubernetes does in commands; `$$(VAR)` stays as `$(VAR)`.
+    """Return `text` with `$(VAR)` replaced, as Kubernetes does in commands; `$$(VAR)` stays as `$(VAR)`.
 
     Kubernetes leaves a reference to an unknown variable as it is; here it is an InputError at `where`,
     because it is a mistake that would otherwise show up far from its place.
@@ -46,7 +46,7 @@ def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
 
 
 def command(line: str, variables: Mapping[str, str], where: str) -> tuple[str, ...]:
-    """The words of a command line, quoted as in a shell; a variable never splits a word."""
+    """Return the words of a command line, quoted as in a shell; a variable never splits a word."""
     try:
         words = shlex.split(line)
     except ValueError as error:

@@ -45,7 +45,7 @@ class Site:
         return self.run / "prometheus"
 
     def workload(self, key: Key) -> Path:
-        """A workload's own directory."""
+        """Return a workload's own directory."""
         return self.run / "workloads" / key[0] / key[1]
 
 
@@ -98,7 +98,7 @@ class WorkloadPlan:
         return "".join(f"{scraper}\n" for scraper in self.settings.scrapers)
 
     def runs_as(self, other: WorkloadPlan) -> bool:
-        """Whether the processes of `other` do for this plan, too: it differs in the allow list at most."""
+        """Return whether the processes of `other` can go on with this plan (only the allow list differs)."""
         same = replace(self.settings, scrapers=other.settings.scrapers)
         return replace(self, settings=same) == other
 
@@ -124,7 +124,7 @@ class WorkloadPlan:
 
 
 def plan_mesh(mesh: MeshSpec, pairs: Mapping[Key, AddressPair], site: Site) -> dict[Key, WorkloadPlan]:
-    """The plan of every workload; `pairs` has their addresses. InputError names the manifest's place."""
+    """Return the plan of every workload; `pairs` has their addresses. Raises InputError at the place."""
     plans = {_key(workload): _plan(workload, mesh, pairs, site) for workload in mesh.workloads}
     scrapers = [plan for plan in plans.values() if plan.prometheus]
     if len(scrapers) > 1:
@@ -137,7 +137,7 @@ def plan_mesh(mesh: MeshSpec, pairs: Mapping[Key, AddressPair], site: Site) -> d
 
 
 def keys_of(mesh: MeshSpec) -> list[Key]:
-    """(namespace, name) of every workload, in the manifest's order."""
+    """Return (namespace, name) of every workload, in the manifest's order."""
     return [_key(workload) for workload in mesh.workloads]
 
 
@@ -190,7 +190,7 @@ def _plan(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair], 
 def _local_environment(
     pod: str, pair: AddressPair, directory: Path, site: Site, routed: bool
 ) -> dict[str, str]:
-    """What only this place can tell: names, addresses, and a cluster's mounts as paths of this machine."""
+    """Return names, addresses, and the mounts of a cluster as paths of this machine."""
     environment = {
         names.POD_NAME: pod,
         names.INSTANCE_IP: pair.pod,
@@ -208,7 +208,7 @@ def _local_environment(
 
 
 def _routes(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair]) -> str:
-    """A gateway's routes as the agent reads them; empty for other workloads."""
+    """Return a gateway's routes as the agent reads them; empty for other workloads."""
     routes = []
     for route in mesh.routes_of(workload):
         destination = mesh.workload(route.destination_namespace, route.destination_name)
@@ -280,12 +280,12 @@ def _applications(
 
 
 def scraper_credentials(settings: AgentSettings) -> Path:
-    """The directory with cert-chain.pem, key.pem and root-cert.pem of a workload that scrapes."""
+    """Return the directory with cert-chain.pem, key.pem and root-cert.pem of a workload that scrapes."""
     return settings.output_certs or settings.state_dir / "credentials"
 
 
 def _scrape_proxy(pair: AddressPair, settings: AgentSettings, site: Site) -> ApplicationPlan:
-    """The process beside Prometheus that checks whom it scrapes."""
+    """Return the process beside Prometheus that checks whom it scrapes."""
     place = ScrapeProxyPlace(
         inside=pair.inside,
         directory=site.prometheus_directory / "scrape-proxy",

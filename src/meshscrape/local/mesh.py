@@ -165,7 +165,7 @@ class LocalMesh:
             self.phase = STOPPING
 
     def document(self) -> dict[str, Any]:
-        """The status document as of now."""
+        """Return the status document as of now."""
         url, plan = self.prometheus_url, self.prometheus_plan
         return mesh_document(
             phase=self.phase,
@@ -195,7 +195,7 @@ class LocalMesh:
         return None
 
     def awaited_targets(self) -> list[tuple[str, str, str]]:
-        """(job, URL, what is known) of every target that Prometheus does not report as up."""
+        """Return (job, URL, what is known) of every target that Prometheus does not report as up."""
         missing = []
         for job, targets in self.files.targets.items():
             for target in targets:
@@ -282,7 +282,7 @@ class LocalMesh:
         self._report(f"the manifest has changed; changed here: {names}")
 
     def _wanted(self) -> dict[Key, WorkloadPlan]:
-        """The plans of the manifest as it is now; InputError when this mesh cannot become that one."""
+        """Return the plans of the present manifest. Raises InputError when this mesh cannot become that one."""
         mesh = self._manifest.value
         try:
             wanted = self._plan(mesh)
@@ -351,7 +351,7 @@ class LocalMesh:
 
 
 def _check(plan: WorkloadPlan) -> None:
-    """MissingBinaryError when there is no Envoy for it, InputError when a port that it needs is taken."""
+    """Raise MissingBinaryError when there is no Envoy for it, InputError when one of its ports is taken."""
     settings = plan.settings
     if settings.envoy:
         find_binary(settings)

@@ -111,7 +111,7 @@ class ScrapeProxyPlace:
         return ScrapeProxyAccess(self.address, self.discovery, str(self.token_file))
 
     def arguments(self, credentials: Path, targets: Path) -> list[str]:
-        """The arguments of `meshscrape proxy`."""
+        """Return the arguments of `meshscrape proxy`."""
         files = [f"--targets={job}={targets_file(str(targets), job)}" for job in JOBS]
         return [
             "--listen", self.address, "--discovery", self.discovery, "--dir", str(self.directory),
@@ -120,7 +120,7 @@ class ScrapeProxyPlace:
 
 
 async def observe_targets(url: str) -> list[TargetHealth]:
-    """What the Prometheus at `url` says of its active targets. UnavailableError when it does not answer."""
+    """Return what the Prometheus at `url` reports of its active targets, or raise UnavailableError."""
     status, body = await fetch(f"{url}/api/v1/targets?state=active", limits=_LIMITS)
     if status != 200:
         raise UnavailableError(f"Prometheus answers {status}", where=url)

@@ -57,7 +57,7 @@ class Answer:
 
 
 def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
-    """Where `url` leads: its host is an address, or a workload's NAME or NAME.NAMESPACE.
+    """Return where `url` leads: its host is an address, or a workload's NAME or NAME.NAMESPACE.
 
     For https the answering identity is the one that the mesh's status document gives for the address;
     InputError when the mesh has nobody there, because then nobody could be checked.

@@ -21,7 +21,7 @@ _LOOK = 0.1
 async def prepared_mesh(
     options: MeshOptions, state: Path, report: Callable[[str], None]
 ) -> AsyncIterator[LocalMesh]:
-    """A mesh that is checked and may be run; addresses and state directory are held until the end.
+    """Return a mesh that is checked and may be run; addresses and state directory are held until the end.
 
     Whatever is wrong with the input is raised before anything is written or started.
     """

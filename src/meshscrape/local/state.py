@@ -37,7 +37,7 @@ class StateDirectory:
 
     @classmethod
     def at(cls, path: Path) -> StateDirectory:
-        """The state directory that a user named; links are followed once, now."""
+        """Return the state directory that a user named; links are followed once, now."""
         return cls(path.resolve())
 
     @property
@@ -62,7 +62,7 @@ class StateDirectory:
 
 
 def default_state_path(env: Mapping[str, str]) -> Path:
-    """`$XDG_STATE_HOME/meshscrape`, by default `~/.local/state/meshscrape`."""
+    """Return `$XDG_STATE_HOME/meshscrape`, by default `~/.local/state/meshscrape`."""
     base = env.get("XDG_STATE_HOME")
     home = env.get("HOME") or os.path.expanduser("~")
     return (Path(base) if base else Path(home) / ".local/state") / "meshscrape"
@@ -90,7 +90,7 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
 
 
 def _refuse_foreign(directory: Path) -> None:
-    """What is in a state directory is removed at every start: only what `up` made may be there."""
+    """Raise InputError for files that `up` did not make: a start removes what is in a state directory."""
     try:
         names = [entry.name for entry in directory.iterdir()]
     except FileNotFoundError:
@@ -136,7 +136,7 @@ def _clean(state: StateDirectory) -> None:
 
 
 def is_running(state: StateDirectory) -> bool:
-    """Whether an `up` holds the directory now."""
+    """Return whether an `up` holds the directory now."""
     try:
         descriptor = os.open(state.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -151,7 +151,7 @@ def is_running(state: StateDirectory) -> bool:
 
 
 def read_status(path: Path) -> dict[str, Any]:
-    """The status document of the mesh running in `path`.
+    """Return the status document of the mesh running in `path`.
 
     NotRunningError when none runs; UnavailableError while it has not published anything yet.
     """

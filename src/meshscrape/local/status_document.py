@@ -29,7 +29,7 @@ def mesh_document(
     scrape_proxy: Mapping[str, Any] | None,
     workloads: Iterable[dict[str, Any]],
 ) -> dict[str, Any]:
-    """The whole document; `message` is empty or says what is wrong with the mesh's manifest."""
+    """Return the whole document; `message` says what is wrong with the mesh, and is empty otherwise."""
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": KIND,
@@ -51,7 +51,7 @@ def workload_entry(
     failure: str,
     shown_url: Callable[[Target], str],
 ) -> dict[str, Any]:
-    """One entry of `workloads`; `health` is Prometheus' view by (job, URL); `shown_url` how it shows one."""
+    """Return one entry of `workloads`; `health` is what Prometheus reports, by job and the URL it shows."""
     plan, settings = running.plan, running.plan.settings
     certificate = running.certificate
     return {
@@ -87,7 +87,7 @@ def workload_entry(
 
 
 def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
-    """The entry `scrapeProxy`; `guard` is its parent process. Process ids are None while it does not run."""
+    """Return the entry `scrapeProxy`; `guard` is its parent process. A process that does not run is None."""
     proxy = child_named(guard) if guard else None
     return {
         "address": place.address,
@@ -100,7 +100,7 @@ def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
 
 
 def timestamp(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the second."""
+    """Return RFC 3339 in UTC, to the second."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

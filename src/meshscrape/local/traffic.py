@@ -23,7 +23,7 @@ _LIMITS = FetchLimits(total=5.0, body_bytes=1 << 20)
 
 
 async def trickle(url: str) -> None:
-    """About two requests per second below `url`, for ever; failures are the mesh's to show."""
+    """Make about two requests per second below `url`, for ever. Failures show in the mesh's own metrics."""
     for path in itertools.cycle(PATHS):
         with contextlib.suppress(MeshscrapeError):
             await fetch(f"{url}{path}", limits=_LIMITS)

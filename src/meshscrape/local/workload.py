@@ -163,7 +163,7 @@ class RunningWorkload:
             await asyncio.sleep(_LOOK_READY if self.ready else _LOOK_UNREADY)
 
     def _find_envoy(self) -> None:
-        """Envoy's process: the known one for as long as it lives, else whichever the agent has now."""
+        """Return Envoy's process: the known one for as long as it lives, else whichever the agent has now."""
         agent = self.agent.pid
         if agent is None or not self.plan.settings.envoy:
             self._envoy = None
@@ -209,7 +209,7 @@ class RunningWorkload:
 
 
 async def accepts(host: str, port: int) -> bool:
-    """Whether a TCP connection to `host:port` is accepted within a second."""
+    """Return whether a TCP connection to `host:port` is accepted within a second."""
     try:
         # Not wait_for: until Python 3.12 it can swallow a cancellation, and with it the order to stop.
         async with asyncio.timeout(1.0):

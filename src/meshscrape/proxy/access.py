@@ -35,7 +35,7 @@ class Scrape:
 
 
 def parse_line(line: bytes) -> Scrape | None:
-    """What a line says; None for one that is no JSON object of ours."""
+    """Return what a line says; None for one that is no JSON object of ours."""
     try:
         fields: dict[str, Any] = json.loads(line)
         connection = int(fields["connection"] or 0)

@@ -62,7 +62,7 @@ class ScrapeCounters:
         self.strangers: Counter[str] = Counter()
 
     def know(self, targets: Iterable[Target]) -> None:
-        """From now on these are the targets; what was counted for others is forgotten."""
+        """Count for these targets from now on, and forget what was counted for others."""
         known: dict[str, TargetFigures] = {}
         for target in targets:
             route = route_name(target)
@@ -76,7 +76,7 @@ class ScrapeCounters:
         self.by_route = known
 
     def forget_connections(self) -> None:
-        """Envoy has been started anew: it counts connections from the beginning."""
+        """Start again with the first connection, as an Envoy does that has been restarted."""
         for figures in self.by_route.values():
             figures.newest_connection = 0
 
@@ -105,7 +105,7 @@ def render(
     proxy: ProxyFigures,
     certificates: Mapping[str, float],
 ) -> bytes:
-    """All families; `certificates` has the end of the scraper's own certificate by trust domain."""
+    """Return all families; `certificates` has the end of the scraper's own certificate by trust domain."""
     return render_families(
         [*_target_families(counters), *_source_families(discovery), *_proxy_families(proxy, certificates)]
     )

@@ -86,8 +86,10 @@ class Routing:
         )
 
     def _routes_of(self, targets: Iterable[Target], version: str) -> str:
-        """The routes as JSON. What has not changed since the last time is not made again: with thousands
-        of targets and one change, making the text would take longer than anything else."""
+        """Return the routes as JSON, reusing the text of hosts that have not changed.
+
+        With thousands of targets and one change, making that text would take longer than anything else.
+        """
         hosts = scrape_proxy.by_authority(targets)
         known, self._hosts = self._hosts, {}
         for authority, (identity, paths) in hosts.items():

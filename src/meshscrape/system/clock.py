@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def utcnow() -> datetime:
-    """The present moment, with its zone (UTC)."""
+    """Return the present moment, with its zone (UTC)."""
     return datetime.now(UTC)

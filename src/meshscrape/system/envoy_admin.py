@@ -23,7 +23,7 @@ class EnvoyAdmin:
         self._timeout = timeout
 
     async def ready(self) -> bool:
-        """Whether Envoy is LIVE (`/ready` answers 200 only then); False too when nobody answers."""
+        """Return whether Envoy is LIVE (`/ready` answers 200 only then); False too when nobody answers."""
         try:
             status, _ = await self.get("/ready")
         except UnavailableError:
@@ -31,29 +31,29 @@ class EnvoyAdmin:
         return status == 200
 
     async def config_dump(self) -> dict[str, Any]:
-        """The whole configuration as Envoy runs it."""
+        """Return the whole configuration as Envoy runs it."""
         return await self._json("/config_dump")
 
     async def listeners(self) -> dict[str, Any]:
-        """The listeners and the addresses that they are bound to."""
+        """Return the listeners and the addresses that they are bound to."""
         return await self._json("/listeners?format=json")
 
     async def certs(self) -> dict[str, Any]:
-        """The certificates in use, with serial numbers and expiry."""
+        """Return the certificates in use, with serial numbers and expiry."""
         return await self._json("/certs")
 
     async def serials(self) -> set[int]:
-        """The serial numbers of the certificates in use, of every chain of its own."""
+        """Return the serial numbers of the certificates in use, of every chain of its own."""
         return serial_numbers(await self.certs())
 
     async def secrets(self) -> list[dict[str, Any]]:
-        """The secrets in use, certificates and roots in full, private keys redacted (`Secret` messages)."""
+        """Return the secrets in use (`Secret` messages), with private keys redacted."""
         dump = await self._json("/config_dump?mask=dynamic_active_secrets")
         active = [entry for part in dump["configs"] for entry in part.get("dynamic_active_secrets", ())]
         return [entry["secret"] for entry in active if "secret" in entry]
 
     async def stats(self, pattern: str = "") -> dict[str, int]:
-        """Counters and gauges whose name matches the regular expression `pattern` (all without one)."""
+        """Return counters and gauges whose name matches the regular expression `pattern` (default: all)."""
         query = f"&filter={quote(pattern, safe='')}" if pattern else ""
         document = await self._json(f"/stats?format=json{query}")
         return {stat["name"]: stat["value"] for stat in document["stats"] if "value" in stat}

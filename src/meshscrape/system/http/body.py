@@ -23,12 +23,12 @@ class BodyReader(Protocol):
     ended: bool
 
     def feed(self, data: bytes) -> bytes:
-        """The body's bytes in `data`; what comes after its end is ignored. Raises FramingError."""
+        """Return the body's bytes in `data`; what comes after its end is ignored. Raises FramingError."""
         ...
 
 
 def body_reader(status: int, method: str, headers: Mapping[str, str]) -> BodyReader:
-    """The reader for a response's body. Raises FramingError for a header that does not say where it ends."""
+    """Return the reader of a response's body. Raises FramingError when its header does not say where it ends."""
     if method == "HEAD" or status in (204, 304):
         return LengthReader(0)
     coding = headers.get("transfer-encoding", "").strip().lower()

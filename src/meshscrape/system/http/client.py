@@ -218,7 +218,7 @@ class _Exchange:
         return response
 
     async def _decoded(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
-        """The body's bytes after a content coding, never more than the limit, in chunks of bounded size."""
+        """Yield the body after its content coding, in bounded chunks and never more than the limit."""
         coding = response.headers.get("content-encoding", "identity").strip().lower()
         if coding in ("", "identity"):
             pieces = self._raw(response, method)
@@ -249,7 +249,7 @@ class _Exchange:
             raise TruncatedError("closed the connection in the middle of the body", where=self.url)
 
     async def _inflated(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
-        """A gzip body nobody asked for, decoded a bounded piece at a time: a bomb meets the body limit."""
+        """Yield a gzip body, decoded one bounded piece at a time, so that a bomb meets the body limit."""
         inflater = zlib.decompressobj(wbits=31)
         try:
             async for piece in self._raw(response, method):
@@ -266,7 +266,7 @@ class _Exchange:
             raise TruncatedError("the gzip body ended in the middle", where=self.url)
 
     async def _event(self) -> h11.Event | type[h11.PAUSED]:
-        """h11's next event of the header."""
+        """Return h11's next event of the header."""
         place = "before the answer"
         try:
             while (event := self.connection.next_event()) is h11.NEED_DATA:

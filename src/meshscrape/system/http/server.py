@@ -63,7 +63,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def routes(table: Mapping[str, Handler]) -> Handler:
-    """A handler that answers exactly these paths, to GET and HEAD only; everything else is 404 or 405."""
+    """Return a handler that answers GET and HEAD of exactly these paths; anything else gets 404 or 405."""
 
     async def route(request: Request) -> Response:
         handler = table.get(request.path)
@@ -178,7 +178,7 @@ class _Conversation:
         await self._finish()
 
     async def _request(self, patience: float) -> h11.Request | None:
-        """The next request, read to the end of its body (which is discarded); None when there is none."""
+        """Return the next request, None when there is none; its body is read and discarded."""
         request: h11.Request | None = None
         try:
             async with asyncio.timeout(patience):
