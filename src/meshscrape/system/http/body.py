@@ -28,7 +28,7 @@ class BodyReader(Protocol):
 
 
 def body_reader(status: int, method: str, headers: Mapping[str, str]) -> BodyReader:
-    """Return the reader of a response's body. Raises FramingError when its header does not say where it ends."""
+    """Return the reader of a response's body. Raises FramingError when its end is unclear."""
     if method == "HEAD" or status in (204, 304):
         return LengthReader(0)
     coding = headers.get("transfer-encoding", "").strip().lower()
