@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from meshscrape.ca.roots import published_bundle, read_rotation
-from meshscrape.ca.rotation import Stage
+from meshscrape.ca.rotation import RotationStage
 from support.mesh import (
     MESHSCRAPE,
     SECURE,
@@ -110,7 +110,7 @@ def test_a_rotation_loses_no_scrape_although_the_ca_is_killed_in_every_stage(
     assert scrape(mesh, old, present) == 200
     running = rotating(mesh)
     killed = []
-    for stage in (Stage.DISTRIBUTE, Stage.ISSUE, Stage.WITHDRAW):
+    for stage in (RotationStage.DISTRIBUTE, RotationStage.ISSUE, RotationStage.WITHDRAW):
         eventually(lambda stage=stage: _stage(mesh) is stage, what=f"stage {stage}")
         killed.append(kill_ca(mesh))
         eventually(lambda: mesh.document()["ca"]["pid"] not in (None, *killed), what="another CA")
@@ -132,7 +132,7 @@ def test_a_rotation_loses_no_scrape_although_the_ca_is_killed_in_every_stage(
     assert account.targets >= 4
 
 
-def _stage(mesh: Up) -> Stage | None:
+def _stage(mesh: Up) -> RotationStage | None:
     rotation = read_rotation(ca_of(mesh))
     return rotation.stage if rotation else None
 
@@ -169,7 +169,7 @@ def test_stages_can_be_taken_one_by_one_and_repeated(mesh: Up) -> None:
     # Without its CA the mesh serves on, and nobody can follow.
     with stopped(mesh.document()["ca"]["pid"]):
         running = rotating(mesh, "--to", "issue")
-        eventually(lambda: _stage(mesh) is Stage.ISSUE, what="the next stage")
+        eventually(lambda: _stage(mesh) is RotationStage.ISSUE, what="the next stage")
         refused = rotate(mesh)
         assert refused.returncode == 2
         assert f"a rotation already runs here (pid {running.pid})" in refused.stderr
@@ -192,7 +192,7 @@ def test_who_does_not_follow_is_named_and_stops_the_rotation(mesh: Up) -> None:
     assert "stage distribute is not confirmed after 4 s" in stuck.stderr
     assert "default/web (credentials): does not trust the new root yet" in stuck.stderr
     assert "default/shop" not in stuck.stderr
-    assert _stage(mesh) is Stage.DISTRIBUTE
+    assert _stage(mesh) is RotationStage.DISTRIBUTE
     assert rotate(mesh, "--abort", "-q").returncode == 0
     assert published_bundle(ca_of(mesh)) == before
 
@@ -208,7 +208,7 @@ def test_a_scraper_of_its_own_that_does_not_follow_is_waited_for(mesh: Up, tmp_p
         assert stuck.returncode == 1
         assert f"{envoy} (Envoy): does not trust the new root yet" in stuck.stderr
         assert f"{copied} (copied): does not trust the new root yet" in stuck.stderr
-        assert _stage(mesh) is Stage.DISTRIBUTE
+        assert _stage(mesh) is RotationStage.DISTRIBUTE
         assert rotate(mesh, "--abort", "-q").returncode == 0
     assert published_bundle(ca_of(mesh)) == before
 

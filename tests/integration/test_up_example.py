@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from meshscrape.local.request import Endpoint, RefusedError, Request, endpoint_of, send
+from meshscrape.local.request import Endpoint, RefusedError, WorkloadHttpRequest, endpoint_of, send
 from support.ca import TestCa
 from support.mesh import PROMETHEUS_ID, Up, meshscrape
 from support.polling import eventually
@@ -140,7 +140,7 @@ def test_curl_refuses_an_address_of_which_the_mesh_knows_nobody(example_mesh: Up
 
 
 def _send(endpoint: Endpoint, credentials: Path) -> None:
-    request = Request("GET", "example:1", "/metrics")
+    request = WorkloadHttpRequest("GET", "example:1", "/metrics")
     _, stream = send(endpoint, request, credentials, timeout=5.0, tell=lambda line: None)
     stream.close()
 

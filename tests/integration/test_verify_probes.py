@@ -21,10 +21,10 @@ from meshscrape.verify.identities import look_alike, read_credentials
 from meshscrape.verify.observations import (
     Answered,
     Closed,
+    ConnectionRefused,
     NotHttp,
     Observation,
     Presented,
-    Refused,
     Reset,
     TimedOut,
     TlsAlert,
@@ -127,7 +127,7 @@ def test_nobody_is_refused() -> None:
     """A port on which nothing listens."""
     with server(silent) as probe:
         pass
-    assert asyncio.run(observe(probe, None, PATIENT)) == Refused()
+    assert asyncio.run(observe(probe, None, PATIENT)) == ConnectionRefused()
 
 
 def test_an_endless_body_is_read_up_to_the_limit() -> None:

@@ -10,7 +10,7 @@ from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory
 from meshscrape.observe import observe
 from meshscrape.plan.holding import outlook
-from meshscrape.plan.judge import Result, Verdict, judge, new_errors
+from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors
 from meshscrape.plan.model import PHASES, Change, Intent, Plan, revert
 from meshscrape.plan.planner import plan
 from support.defaulting import defaulted
@@ -67,7 +67,7 @@ def harm(inventory: Inventory, found: Plan, **intent: Any) -> list[str]:
     return [text for text in worse if text not in known] + errors
 
 
-def _said(verdict: Verdict) -> str:
+def _said(verdict: ScrapeVerdict) -> str:
     missing = ", ".join(missing.code for missing in verdict.missing)
     return f"{verdict.workload} by {verdict.job}: {verdict.answer}: {missing}"
 

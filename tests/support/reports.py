@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
-from meshscrape.verify.check import PlannedCheck, Verdict, plan, result_of
+from meshscrape.verify.check import CheckVerdict, PlannedCheck, plan, result_of
 from meshscrape.verify.findings import CheckResult, Outcome, Report, SeenCertificate
 from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
 from meshscrape.verify.ports import announced_ports
@@ -51,7 +51,7 @@ def report_of(mesh: MeshStatus, judge: Judge = all_pass, *more: CheckResult) -> 
 
 def result(check: str, outcome: Outcome, workload: str, target: str, seen: str) -> CheckResult:
     """One result with the check's own words."""
-    return result_of(CHECKS[check], workload, target, Verdict(outcome, seen))
+    return result_of(CHECKS[check], workload, target, CheckVerdict(outcome, seen))
 
 
 def certificate(

@@ -34,7 +34,7 @@ class MergedOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class MergedSource:
     """One source: where it is asked, and by which name; `kind` is `envoy` or `application`."""
 
     name: str
@@ -135,7 +135,7 @@ class Fetch:
 
     def __init__(
         self,
-        source: Source,
+        source: MergedSource,
         asked: Format,
         deadline: Deadline,
         ahead: int,
@@ -252,19 +252,21 @@ class Fetch:
             self.state = State.ANSWERED
 
 
-def sources_of(options: MergedOptions) -> tuple[Source, ...]:
+def sources_of(options: MergedOptions) -> tuple[MergedSource, ...]:
     """Return the sources in their order: Envoy, then applications as declared."""
     host = f"[{options.inside_address}]" if ":" in options.inside_address else options.inside_address
     ports = [source.port for source in options.sources]
     envoy = []
     if options.merge_envoy and options.envoy_admin is not None:
         envoy = [
-            Source("envoy", "http://localhost/stats/prometheus", "envoy", "localhost", options.envoy_admin)
+            MergedSource(
+                "envoy", "http://localhost/stats/prometheus", "envoy", "localhost", options.envoy_admin
+            )
         ]
     return (
         *envoy,
         *(
-            Source(
+            MergedSource(
                 f"application:{source.port}" + (source.path if ports.count(source.port) > 1 else ""),
                 f"{source.scheme}://{host}:{source.port}{source.path}",
                 "application",

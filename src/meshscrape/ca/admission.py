@@ -33,7 +33,7 @@ KNOWN_SECONDS = 86400.0
 MAX_KNOWN = 4096
 
 
-class Stage(StrEnum):
+class ConnectionStage(StrEnum):
     """How far a connection is; the values are a metric's labels."""
 
     SILENT = "silent"
@@ -75,18 +75,19 @@ class Limits:
     proven: float = 300.0
     idle: float = 60.0
 
-    def places(self, stage: Stage) -> int:
+    def places(self, stage: ConnectionStage) -> int:
         """Return how many connections may be in `stage`."""
         number: int = getattr(self, f"{stage.value}_places")
         return number
 
     def within(self, descriptors: int) -> Limits:
         """Return these limits, with fewer places where the process may open only `descriptors` files."""
-        total = sum(self.places(stage) for stage in Stage)
+        total = sum(self.places(stage) for stage in ConnectionStage)
         if descriptors >= total:
             return self
         scaled = {
-            f"{stage.value}_places": max(8, self.places(stage) * descriptors // total) for stage in Stage
+            f"{stage.value}_places": max(8, self.places(stage) * descriptors // total)
+            for stage in ConnectionStage
         }
         return replace(self, **scaled)
 
@@ -167,7 +168,7 @@ class _Place:
     """One connection's place. `holder` is who it counts for; `since` is when the stage began."""
 
     address: str
-    stage: Stage
+    stage: ConnectionStage
     holder: str
     since: float
     active: float
@@ -182,18 +183,18 @@ class Admission:
 
     limits: Limits = field(default_factory=Limits)
     _places: dict[int, _Place] = field(default_factory=dict)
-    _rooms: dict[Stage, dict[str, dict[int, None]]] = field(
-        default_factory=lambda: {stage: {} for stage in Stage}
+    _rooms: dict[ConnectionStage, dict[str, dict[int, None]]] = field(
+        default_factory=lambda: {stage: {} for stage in ConnectionStage}
     )
-    _counts: Counter[Stage] = field(default_factory=Counter)
+    _counts: Counter[ConnectionStage] = field(default_factory=Counter)
     _known: OrderedDict[str, float] = field(default_factory=OrderedDict)
     _turns: int = 0
 
-    def count(self, stage: Stage) -> int:
+    def count(self, stage: ConnectionStage) -> int:
         """Return how many connections are in `stage`."""
         return self._counts[stage]
 
-    def largest(self, stage: Stage) -> tuple[str, int]:
+    def largest(self, stage: ConnectionStage) -> tuple[str, int]:
         """Return the holder that has most places in `stage`, and how many; empty and 0 when there is none."""
         room = self._rooms[stage]
         holder = max(room, key=lambda one: len(room[one]), default="")
@@ -203,7 +204,7 @@ class Admission:
         """Return whether the address (as `holder_of` has it) has proved an identity lately."""
         return now - self._known.get(address, -KNOWN_SECONDS) < KNOWN_SECONDS
 
-    def stage(self, connection: int) -> Stage | None:
+    def stage(self, connection: int) -> ConnectionStage | None:
         """Return the stage of a connection, None when it has no place (any more)."""
         place = self._places.get(connection)
         return place.stage if place else None
@@ -213,16 +214,16 @@ def decide(state: Admission, event: Event, now: float) -> Decision:
     """Bring `state` up to date with `event`, and return what to do about it."""
     match event:
         case Arrived(connection, address):
-            state._places[connection] = _Place(address, Stage.SILENT, holder_of(address), now, now)
-            return _settle(state, connection, Stage.SILENT, now)
+            state._places[connection] = _Place(address, ConnectionStage.SILENT, holder_of(address), now, now)
+            return _settle(state, connection, ConnectionStage.SILENT, now)
         case Greeted(connection):
-            return _settle(state, connection, Stage.WAITING, now)
+            return _settle(state, connection, ConnectionStage.WAITING, now)
         case TurnTaken():
             return _turn(state, now)
         case Secured(connection, identity) if identity:
             return _prove(state, connection, identity, now)
         case Secured(connection):
-            return _settle(state, connection, Stage.UNPROVEN, now)
+            return _settle(state, connection, ConnectionStage.UNPROVEN, now)
         case Proved(connection, identity):
             return _prove(state, connection, identity, now)
         case Active(connection):
@@ -264,7 +265,9 @@ def _leave(state: Admission, connection: int) -> None:
             del room[place.holder]
 
 
-def _settle(state: Admission, connection: int, stage: Stage, now: float, holder: str = "") -> Decision:
+def _settle(
+    state: Admission, connection: int, stage: ConnectionStage, now: float, holder: str = ""
+) -> Decision:
     """Give the connection a place in `stage`; the oldest of the largest holder there makes room."""
     place = state._places.get(connection)
     if place is None:
@@ -280,10 +283,10 @@ def _settle(state: Admission, connection: int, stage: Stage, now: float, holder:
     return Decision(end=((_oldest_of_largest(state, stage), Cause.EVICTED),))
 
 
-def _oldest_of_largest(state: Admission, stage: Stage) -> int:
+def _oldest_of_largest(state: Admission, stage: ConnectionStage) -> int:
     holder, _ = state.largest(stage)
     held = state._rooms[stage][holder]
-    if stage is Stage.PROVEN:
+    if stage is ConnectionStage.PROVEN:
         # These are kept for long and used again: the one that has been quiet for longest is missed least.
         return min(held, key=lambda one: state._places[one].active)
     return next(iter(held))
@@ -299,14 +302,14 @@ def _prove(state: Admission, connection: int, identity: str, now: float) -> Deci
     while len(state._known) > MAX_KNOWN:
         state._known.popitem(last=False)
     # Proving again does not make a connection younger.
-    since = place.since if place.stage is Stage.PROVEN else now
-    decision = _settle(state, connection, Stage.PROVEN, now, identity)
+    since = place.since if place.stage is ConnectionStage.PROVEN else now
+    decision = _settle(state, connection, ConnectionStage.PROVEN, now, identity)
     place.since = since
     return decision
 
 
 def _turn(state: Admission, now: float) -> Decision:
-    room = state._rooms[Stage.WAITING]
+    room = state._rooms[ConnectionStage.WAITING]
     if not room:
         return _NOTHING
     known = next((one for one in room if state.knows(one, now)), None)
@@ -319,7 +322,7 @@ def _turn(state: Admission, now: float) -> Decision:
     connection = next(iter(held)) if state._turns // 2 % 2 else next(reversed(held))
     # At the end of the round: dictionaries keep their order, and this address has had its turn.
     room[holder] = room.pop(holder)
-    decision = _settle(state, connection, Stage.SHAKING, now)
+    decision = _settle(state, connection, ConnectionStage.SHAKING, now)
     return Decision(end=decision.end, start=connection)
 
 
@@ -329,13 +332,13 @@ def _expire(state: Admission, now: float) -> Decision:
             (connection, Cause.TIMEOUT)
             for connection, place in state._places.items()
             if now - place.since >= getattr(state.limits, place.stage.value)
-            or (place.stage is Stage.PROVEN and now - place.active >= state.limits.idle)
+            or (place.stage is ConnectionStage.PROVEN and now - place.active >= state.limits.idle)
         )
     )
 
 
 def _make_room(state: Admission) -> Decision:
-    for stage in Stage:
-        if stage is not Stage.PROVEN and state._rooms[stage]:
+    for stage in ConnectionStage:
+        if stage is not ConnectionStage.PROVEN and state._rooms[stage]:
             return Decision(end=((_oldest_of_largest(state, stage), Cause.EVICTED),))
     return _NOTHING

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from datetime import datetime, timedelta
 
-from meshscrape.ca.admission import Cause, Stage
+from meshscrape.ca.admission import Cause, ConnectionStage
 
 log = logging.getLogger(__name__)
 
@@ -44,10 +44,10 @@ class PressureLog:
 
     def __init__(self) -> None:
         self._last: datetime | None = None
-        self._causes: Counter[tuple[Stage, Cause]] = Counter()
+        self._causes: Counter[tuple[ConnectionStage, Cause]] = Counter()
         self._addresses: Counter[str] = Counter()
 
-    def note(self, stage: Stage, cause: Cause, address: str) -> None:
+    def note(self, stage: ConnectionStage, cause: Cause, address: str) -> None:
         """Count a connection that has ended in `stage`."""
         if cause in _NO_TROUBLE:
             return
@@ -70,7 +70,9 @@ class PressureLog:
             f"{number} {cause} while {stage}" for (stage, cause), number in self._causes.most_common(6)
         )
         address, number = self._addresses.most_common(1)[0]
-        crowded = any(cause is Cause.EVICTED and stage is not Stage.PROVEN for stage, cause in self._causes)
+        crowded = any(
+            cause is Cause.EVICTED and stage is not ConnectionStage.PROVEN for stage, cause in self._causes
+        )
         advice = (
             "; peers that prove no identity fill their places: limit who can reach this port"
             if crowded

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import datetime
 
-from meshscrape.ca.admission import Admission, Cause, Stage
+from meshscrape.ca.admission import Admission, Cause, ConnectionStage
 from meshscrape.exposition.health import Family, render_families
 
 RESULTS = ("ok", "unauthenticated", "invalid_argument", "unavailable", "error")
@@ -18,7 +18,7 @@ class Metrics:
         """`root_not_after`: when the CA's chain ends."""
         self.roots(root_not_after, 1)
         self._requests: Counter[str] = Counter()
-        self._ended: Counter[tuple[Stage, Cause]] = Counter()
+        self._ended: Counter[tuple[ConnectionStage, Cause]] = Counter()
         self._waited_seconds = 0.0
         self._admission = Admission()
         self.issued = 0
@@ -37,7 +37,7 @@ class Metrics:
         """Show the places of `admission`."""
         self._admission = admission
 
-    def ended(self, stage: Stage, cause: Cause) -> None:
+    def ended(self, stage: ConnectionStage, cause: Cause) -> None:
         """Count a connection that ended in `stage`."""
         self._ended[stage, cause] += 1
 
@@ -95,13 +95,13 @@ class Metrics:
                 "meshscrape_ca_connections",
                 "gauge",
                 "Open connections, by how far they are.",
-                [({"stage": stage.value}, float(present.count(stage))) for stage in Stage],
+                [({"stage": stage.value}, float(present.count(stage))) for stage in ConnectionStage],
             ),
             Family(
                 "meshscrape_ca_connection_places",
                 "gauge",
                 "Connections that may be open at once, by how far they are.",
-                [({"stage": stage.value}, float(limits.places(stage))) for stage in Stage],
+                [({"stage": stage.value}, float(limits.places(stage))) for stage in ConnectionStage],
             ),
             Family(
                 "meshscrape_ca_connections_ended_total",
@@ -109,7 +109,7 @@ class Metrics:
                 "Connections ended, by how far they were and why; evicted: to make room for another.",
                 [
                     ({"stage": stage.value, "cause": cause.value}, float(self._ended[stage, cause]))
-                    for stage in Stage
+                    for stage in ConnectionStage
                     for cause in Cause
                 ],
             ),

@@ -27,7 +27,7 @@ from meshscrape.ca.authority import (
     prove,
     trust_domain_of,
 )
-from meshscrape.ca.rotation import Rotation, Stage, parse, to_json
+from meshscrape.ca.rotation import Rotation, RotationStage, parse, to_json
 from meshscrape.ca.storage import CA_CERTIFICATE, CA_KEY, read_key, save_key
 from meshscrape.errors import InputError
 from meshscrape.istio.names import ROOTS_FILE
@@ -135,7 +135,7 @@ class RotationRecord:
         root = self_signed_root(trust_domain, key, now, ROOT_LIFETIME)
         save_key(self._own / CA_KEY, key)
         write_atomic(self._own / CA_CERTIFICATE, certificates_to_pem([root]), 0o644, durable=True)
-        rotation = Rotation(Stage.DISTRIBUTE, fingerprint(present), fingerprint(root), now)
+        rotation = Rotation(RotationStage.DISTRIBUTE, fingerprint(present), fingerprint(root), now)
         self.write(rotation)
         return rotation
 
@@ -148,7 +148,7 @@ class RotationRecord:
 
         Only in the stage "finish". After a stop in the middle it can be done again from the record.
         """
-        if rotation.stage is not Stage.FINISH:
+        if rotation.stage is not RotationStage.FINISH:
             raise ValueError("a rotation ends with its last stage")
         certificate = _certificate(self._own / CA_CERTIFICATE)
         if certificate is not None and fingerprint(certificate) == rotation.new:

@@ -29,7 +29,7 @@ from meshscrape.errors import InputError
 VERSION = 1
 
 
-class Stage(StrEnum):
+class RotationStage(StrEnum):
     """How far a rotation is, in this order."""
 
     DISTRIBUTE = "distribute"
@@ -38,11 +38,11 @@ class Stage(StrEnum):
     FINISH = "finish"
 
 
-_ORDER = tuple(Stage)
+_ORDER = tuple(RotationStage)
 _MIRROR = {
-    Stage.DISTRIBUTE: Stage.WITHDRAW,
-    Stage.ISSUE: Stage.ISSUE,
-    Stage.WITHDRAW: Stage.DISTRIBUTE,
+    RotationStage.DISTRIBUTE: RotationStage.WITHDRAW,
+    RotationStage.ISSUE: RotationStage.ISSUE,
+    RotationStage.WITHDRAW: RotationStage.DISTRIBUTE,
 }
 
 
@@ -50,7 +50,7 @@ _MIRROR = {
 class Rotation:
     """One rotation under way; `old` and `new` are SHA-256 fingerprints of roots."""
 
-    stage: Stage
+    stage: RotationStage
     old: str
     new: str
     started_at: datetime
@@ -59,22 +59,22 @@ class Rotation:
     @property
     def signing(self) -> str:
         """Return the root that certificates are issued from."""
-        return self.old if self.stage is Stage.DISTRIBUTE else self.new
+        return self.old if self.stage is RotationStage.DISTRIBUTE else self.new
 
     @property
     def trusted(self) -> tuple[str, ...]:
         """Return the bundle, in its order."""
         match self.stage:
-            case Stage.DISTRIBUTE:
+            case RotationStage.DISTRIBUTE:
                 return self.old, self.new
-            case Stage.ISSUE:
+            case RotationStage.ISSUE:
                 return self.new, self.old
             case _:
                 return (self.new,)
 
     def advanced(self) -> Rotation:
         """Return the next stage (only when `unconfirmed` is empty). The last stage raises ValueError."""
-        if self.stage is Stage.FINISH:
+        if self.stage is RotationStage.FINISH:
             raise ValueError("a rotation ends with its last stage")
         return replace(self, stage=_ORDER[_ORDER.index(self.stage) + 1])
 
@@ -85,14 +85,14 @@ class Rotation:
         """
         if self.aborting:
             return self
-        if self.stage is Stage.FINISH:
+        if self.stage is RotationStage.FINISH:
             raise InputError(
                 "the old root is withdrawn: it is too late to go back",
                 remedy="run `meshscrape ca rotate` to finish, and again for another root",
             )
         return replace(self, stage=_MIRROR[self.stage], old=self.new, new=self.old, aborting=True)
 
-    def reached(self, stage: Stage) -> bool:
+    def reached(self, stage: RotationStage) -> bool:
         """Return whether it is at `stage` or further."""
         return _ORDER.index(self.stage) >= _ORDER.index(stage)
 
@@ -129,11 +129,11 @@ def _reason(rotation: Rotation, seen: RootUse) -> str:
         return seen.problem
     if rotation.new not in seen.trusts:
         return "does not trust the new root yet"
-    if rotation.stage is Stage.DISTRIBUTE:
+    if rotation.stage is RotationStage.DISTRIBUTE:
         return ""
     if seen.issuers != {rotation.new}:
         return "still has a certificate of the old root"
-    if rotation.stage is not Stage.ISSUE and rotation.old in seen.trusts_anywhere:
+    if rotation.stage is not RotationStage.ISSUE and rotation.old in seen.trusts_anywhere:
         return "still trusts the old root"
     return ""
 
@@ -158,7 +158,7 @@ def parse(text: bytes, where: str) -> Rotation:
         if record["version"] != VERSION or not isinstance(record["aborting"], bool):
             raise ValueError
         rotation = Rotation(
-            stage=Stage(record["stage"]),
+            stage=RotationStage(record["stage"]),
             old=_fingerprint(record["old"]),
             new=_fingerprint(record["new"]),
             started_at=datetime.fromisoformat(record["startedAt"]),

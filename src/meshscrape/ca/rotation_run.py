@@ -10,7 +10,7 @@ from pathlib import Path
 
 from meshscrape.ca.roots import RotationRecord, known_roots, published_bundle
 from meshscrape.ca.roots_in_use import RootUser, use_of_roots
-from meshscrape.ca.rotation import Rotation, Stage, unconfirmed
+from meshscrape.ca.rotation import Rotation, RotationStage, unconfirmed
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.system.clock import utcnow
 
@@ -51,7 +51,7 @@ class RotationRun:
     patience: float
     report: Callable[[Progress], None] = lambda progress: None
 
-    async def rotate(self, until: Stage | None = None) -> Rotation | None:
+    async def rotate(self, until: RotationStage | None = None) -> Rotation | None:
         """Begin or go on until the stage `until` is confirmed; without it to the end, and return None then.
 
         A rotation that is being aborted goes on with that. NotConfirmed when a stage takes longer than
@@ -74,8 +74,8 @@ class RotationRun:
             self.record.write(back)
         await self._go_on(back, None)
 
-    async def _go_on(self, rotation: Rotation, until: Stage | None) -> Rotation | None:
-        while rotation.stage is not Stage.FINISH:
+    async def _go_on(self, rotation: Rotation, until: RotationStage | None) -> Rotation | None:
+        while rotation.stage is not RotationStage.FINISH:
             if until is not None and rotation.reached(until) and rotation.stage is not until:
                 return rotation
             await self._confirm(rotation)

@@ -15,6 +15,7 @@ from meshscrape.ca.admission import (
     Admission,
     Arrived,
     Cause,
+    ConnectionStage,
     Decision,
     Elapsed,
     Ended,
@@ -24,7 +25,6 @@ from meshscrape.ca.admission import (
     Limits,
     Proved,
     Secured,
-    Stage,
     TurnTaken,
     decide,
 )
@@ -144,7 +144,7 @@ class BoundedServer:
 
     def _plan_turn(self) -> None:
         # One handshake in each round of the event loop: what else is ready is served in between.
-        if not self._turn_planned and self._admission.count(Stage.WAITING):
+        if not self._turn_planned and self._admission.count(ConnectionStage.WAITING):
             self._turn_planned = True
             asyncio.get_running_loop().call_soon(self._take_turn)
 
@@ -194,7 +194,7 @@ class BoundedServer:
 
 def limits_of_process(limits: Limits) -> Limits:
     """Return `limits` as far as this process may open files; its soft limit is raised to what they need."""
-    wanted = sum(limits.places(stage) for stage in Stage) + _OWN_DESCRIPTORS
+    wanted = sum(limits.places(stage) for stage in ConnectionStage) + _OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

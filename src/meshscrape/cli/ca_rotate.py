@@ -12,7 +12,7 @@ import click
 
 from meshscrape.ca.roots import held_record, published_bundle, read_rotation
 from meshscrape.ca.roots_in_use import RootUser
-from meshscrape.ca.rotation import Rotation, Stage
+from meshscrape.ca.rotation import Rotation, RotationStage
 from meshscrape.ca.rotation_run import NotConfirmed, Progress, RotationRun, look
 from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
@@ -22,10 +22,10 @@ from meshscrape.local.state import read_status
 
 _PATH = click.Path(path_type=Path)
 _WORDS = {
-    Stage.DISTRIBUTE: "trust the new root",
-    Stage.ISSUE: "have a certificate of the new root",
-    Stage.WITHDRAW: "no longer trust the old root",
-    Stage.FINISH: "have followed",
+    RotationStage.DISTRIBUTE: "trust the new root",
+    RotationStage.ISSUE: "have a certificate of the new root",
+    RotationStage.WITHDRAW: "no longer trust the old root",
+    RotationStage.FINISH: "have followed",
 }
 
 
@@ -38,7 +38,7 @@ _WORDS = {
               help="With --dir or --state: an Envoy that must follow (repeatable).")  # fmt: skip
 @click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
               help="With --dir or --state: credentials that must follow (repeatable).")  # fmt: skip
-@click.option("--to", "until", type=click.Choice([each.value for each in list(Stage)[:-1]]),
+@click.option("--to", "until", type=click.Choice([each.value for each in list(RotationStage)[:-1]]),
               help="Stop when this stage is confirmed.")  # fmt: skip
 @click.option("--abort", is_flag=True, help="Go back to the old root, in the same stages.")
 @click.option("--show", is_flag=True, help="Only show the stage of the rotation and who has not followed.")
@@ -73,7 +73,7 @@ def rotate(
             say("no rotation is under way: there is nothing to abort")
             return _result(own, None, (), output)
         run = RotationRun(own, record, users, patience, report)
-        work = run.abort() if abort else run.rotate(Stage(until) if until else None)
+        work = run.abort() if abort else run.rotate(RotationStage(until) if until else None)
         try:
             left = asyncio.run(work)
         except NotConfirmed:

@@ -12,7 +12,7 @@ import click
 
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
-from meshscrape.local.request import Answer, Request, endpoint_of, send
+from meshscrape.local.request import Answer, WorkloadHttpRequest, endpoint_of, send
 from meshscrape.local.state import read_status
 
 HTTP_ERROR = 22
@@ -46,7 +46,7 @@ def command(
     credentials = Path(_workload_of(document, caller)["credentials"])
     endpoint = endpoint_of(url, document)
     parts = urlsplit(url)
-    request = Request(
+    request = WorkloadHttpRequest(
         method=method or ("POST" if data is not None else "GET"),
         authority=parts.netloc.rpartition("@")[2],
         target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),

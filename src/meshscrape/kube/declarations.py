@@ -62,7 +62,7 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class DeclaredService:
     """A Service as it is declared; `view` is what it says."""
 
     named: Named
@@ -259,9 +259,9 @@ def _proxy_env(pod: Field) -> dict[str, tuple[str, Field]]:
     return env
 
 
-def parse_service(named: Named) -> Service:
+def parse_service(named: Named) -> DeclaredService:
     """Return a Service. Raises InputError with the place of the field that is wrong."""
     named.root.mapping("spec", required=True).no_misspelt("selector", "ports", "type")
     view = views.service(named.root.document.data)
     refuse_faults(named.root, view.faults)
-    return Service(named, view)
+    return DeclaredService(named, view)

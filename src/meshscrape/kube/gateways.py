@@ -13,7 +13,7 @@ from meshscrape.errors import InputError
 from meshscrape.istio.fields import Field
 from meshscrape.istio.ports import refuse_reserved, shorten
 from meshscrape.istio.scrape_targets import check_path
-from meshscrape.kube.declarations import Named, Service
+from meshscrape.kube.declarations import DeclaredService, Named
 from meshscrape.kube.mesh_spec import Gateway, Route, Workload
 from meshscrape.kube.selectors import matches
 
@@ -125,7 +125,7 @@ def _prefix(match: Field) -> str:
 def resolve_gateways(
     gateways: Sequence[GatewayObject],
     virtual_services: Sequence[VirtualService],
-    services: Sequence[Service],
+    services: Sequence[DeclaredService],
     workloads: Sequence[Workload],
 ) -> tuple[Gateway, ...]:
     """Return what each gateway workload serves; a destination is a Service, else a workload of that name.
@@ -166,7 +166,7 @@ def _refuse_hidden(gateway: GatewayObject, routes: Sequence[Route]) -> None:
 def _routes_by_gateway(
     gateways: Iterable[GatewayObject],
     virtual_services: Iterable[VirtualService],
-    services: Sequence[Service],
+    services: Sequence[DeclaredService],
     workloads: Sequence[Workload],
 ) -> dict[tuple[str, str], list[Route]]:
     routes: dict[tuple[str, str], list[Route]] = {(g.named.namespace, g.named.name): [] for g in gateways}
@@ -189,7 +189,7 @@ def _selected(gateway: GatewayObject, workloads: Iterable[Workload]) -> list[Wor
     return found
 
 
-def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterable[Service]) -> int:
+def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterable[DeclaredService]) -> int:
     """Return the pod's port behind the Gateway's: as in Istio, a Service in front of the pod maps it."""
     port = gateway.port
     for service in services:
@@ -208,7 +208,7 @@ def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterab
 
 
 def _resolve(
-    route: HttpRoute, namespace: str, services: Sequence[Service], workloads: Sequence[Workload]
+    route: HttpRoute, namespace: str, services: Sequence[DeclaredService], workloads: Sequence[Workload]
 ) -> Route:
     name, owner = _host(route, namespace)
     service = next((s for s in services if (s.named.namespace, s.named.name) == (owner, name)), None)
@@ -243,7 +243,7 @@ def _host(route: HttpRoute, namespace: str) -> tuple[str, str]:
     )
 
 
-def _destination_port(route: HttpRoute, service: Service | None, workload: Workload) -> int:
+def _destination_port(route: HttpRoute, service: DeclaredService | None, workload: Workload) -> int:
     place = route.destination.at("port")
     if service is not None:
         found = [port for port in service.ports if route.port in (None, port.port)]

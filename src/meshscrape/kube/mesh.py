@@ -17,9 +17,9 @@ from meshscrape.istio.settings import (
 )
 from meshscrape.kube import gateways
 from meshscrape.kube.declarations import (
+    DeclaredService,
     Deployment,
     Named,
-    Service,
     parse_deployment,
     parse_named,
     parse_service,
@@ -81,7 +81,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 class _Objects:
     accounts: set[tuple[str, str]] = field(default_factory=set)
     deployments: list[Deployment] = field(default_factory=list)
-    services: list[Service] = field(default_factory=list)
+    services: list[DeclaredService] = field(default_factory=list)
     policies: list[Named] = field(default_factory=list)
     gateways: list[GatewayObject] = field(default_factory=list)
     virtual_services: list[VirtualService] = field(default_factory=list)
@@ -222,7 +222,7 @@ def _listening(workload: Workload, served: Iterable[Gateway]) -> Workload:
     return workload
 
 
-def _check_services(deployment: Deployment, workload: Workload, services: Iterable[Service]) -> None:
+def _check_services(deployment: Deployment, workload: Workload, services: Iterable[DeclaredService]) -> None:
     """Raise InputError for a Service's port that leads to no declared port: it would have no listener."""
     for service in services:
         if workload.kind != "gateway" and service.selects(workload.namespace, deployment.labels):

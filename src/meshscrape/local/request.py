@@ -35,7 +35,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class WorkloadHttpRequest:
     """What to send. `target` is path and query; `headers` win over those that are added."""
 
     method: str
@@ -88,7 +88,12 @@ def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
 
 
 def send(
-    endpoint: Endpoint, request: Request, credentials: Path, *, timeout: float, tell: Callable[[str], None]
+    endpoint: Endpoint,
+    request: WorkloadHttpRequest,
+    credentials: Path,
+    *,
+    timeout: float,
+    tell: Callable[[str], None],
 ) -> tuple[Answer, socket.socket]:
     """Connect, check who answers, send; the caller reads the body and closes the socket.
 
@@ -174,7 +179,9 @@ def _secured(
     return secured
 
 
-def _exchange(stream: socket.socket, request: Request, where: str, tell: Callable[[str], None]) -> Answer:
+def _exchange(
+    stream: socket.socket, request: WorkloadHttpRequest, where: str, tell: Callable[[str], None]
+) -> Answer:
     connection = h11.Connection(h11.CLIENT)
     given = {name.lower() for name, _ in request.headers}
     added = [("Host", request.authority), ("Accept", "*/*"), ("Connection", "close")]

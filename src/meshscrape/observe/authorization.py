@@ -22,7 +22,7 @@ _UNKNOWN_SOURCES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlo
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class WorkloadRequest:
     """A request to a workload; `spiffe_id` is empty for a client without a certificate."""
 
     port: int
@@ -66,7 +66,7 @@ class AuthorizationPolicies:
         return tuple(policy for _, policy in sorted(applying.items()))
 
 
-def is_allowed(policies: Iterable[Manifest], request: Request) -> bool:
+def is_allowed(policies: Iterable[Manifest], request: WorkloadRequest) -> bool:
     """Return whether `request` may pass; where the objects do not tell, it may."""
     by_action: dict[str, list[Manifest]] = {}
     for policy in policies:
@@ -88,14 +88,14 @@ def allow_policies(policies: Iterable[Manifest]) -> tuple[Manifest, ...]:
     )
 
 
-def _matches(policy: Manifest, request: Request, certainly: bool) -> bool:
+def _matches(policy: Manifest, request: WorkloadRequest, certainly: bool) -> bool:
     """Return whether a rule of the policy matches; `certainly`: what objects do not tell counts as not "
     "met."""
     rules = objects.as_list(objects.dig(policy.data, "spec", "rules"))
     return any(_rule_matches(rule, request, certainly) for rule in rules)
 
 
-def _rule_matches(rule: Any, request: Request, certainly: bool) -> bool:
+def _rule_matches(rule: Any, request: WorkloadRequest, certainly: bool) -> bool:
     sources = [
         objects.as_mapping(objects.dig(source, "source"))
         for source in objects.as_list(objects.dig(rule, "from"))
@@ -109,7 +109,7 @@ def _rule_matches(rule: Any, request: Request, certainly: bool) -> bool:
     return from_matches and (not operations or any(_operation_matches(each, request) for each in operations))
 
 
-def _source_matches(source: Mapping[str, Any], request: Request, certainly: bool) -> bool:
+def _source_matches(source: Mapping[str, Any], request: WorkloadRequest, certainly: bool) -> bool:
     if certainly and any(source.get(field) for field in _UNKNOWN_SOURCES):
         return False
     accounts = request.principal.replace("/sa/", "/", 1).partition("/ns/")[2]
@@ -120,7 +120,7 @@ def _source_matches(source: Mapping[str, Any], request: Request, certainly: bool
     )
 
 
-def _operation_matches(operation: Mapping[str, Any], request: Request) -> bool:
+def _operation_matches(operation: Mapping[str, Any], request: WorkloadRequest) -> bool:
     if operation.get("hosts") or operation.get("notHosts"):
         # The Host header is the client's to choose.
         return True

@@ -17,7 +17,7 @@ _ENDPOINT_ROLES = ("endpoints", "endpointslice")
 
 
 @dataclass(frozen=True, slots=True)
-class Discovery:
+class DeclaredDiscovery:
     """A Kubernetes discovery: its role, its namespaces (none: all), and the labels that pods must have."""
 
     role: str
@@ -39,7 +39,7 @@ class DeclaredJob:
     scheme: str = "http"
     path: str = "/metrics"
     tls: Mapping[str, Any] = field(default_factory=dict)
-    discoveries: tuple[Discovery, ...] = ()
+    discoveries: tuple[DeclaredDiscovery, ...] = ()
     rules: tuple[Rule, ...] = ()
     static: tuple[str, ...] = ()
     elsewhere: bool = False
@@ -99,12 +99,12 @@ def _config_job(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) ->
     )
 
 
-def discoveries(configs: Any, scraper: Scraper | None) -> tuple[Discovery, ...]:
+def discoveries(configs: Any, scraper: Scraper | None) -> tuple[DeclaredDiscovery, ...]:
     """Return the discoveries of `kubernetes_sd_configs` (or of the Operator's `kubernetesSDConfigs`)."""
     return tuple(_discovery(config, scraper) for config in objects.as_list(configs))
 
 
-def _discovery(config: Any, scraper: Scraper | None) -> Discovery:
+def _discovery(config: Any, scraper: Scraper | None) -> DeclaredDiscovery:
     role = str(objects.dig(config, "role", default="")).lower()
     namespaces = strings(objects.dig(config, "namespaces", "names"))
     own = objects.dig(config, "namespaces", "own_namespace") or objects.dig(
@@ -117,7 +117,7 @@ def _discovery(config: Any, scraper: Scraper | None) -> Discovery:
         label = objects.dig(selector, "label")
         if str(objects.dig(selector, "role", default="")).lower() == "pod" and label:
             expressions += _expressions(str(label))
-    return Discovery(role, namespaces, {"matchExpressions": expressions} if expressions else None)
+    return DeclaredDiscovery(role, namespaces, {"matchExpressions": expressions} if expressions else None)
 
 
 def _expressions(selector: str) -> list[Any]:

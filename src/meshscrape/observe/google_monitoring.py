@@ -11,7 +11,7 @@ from typing import Any
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.observe.cluster import Cluster
-from meshscrape.observe.declared_jobs import DeclaredJob, Discovery
+from meshscrape.observe.declared_jobs import DeclaredDiscovery, DeclaredJob
 from meshscrape.observe.discovery import META
 from meshscrape.observe.model import Scraper
 from meshscrape.observe.relabel import rules_of
@@ -60,7 +60,7 @@ def _job(monitoring: Manifest, endpoint: Any, collector: Scraper | None) -> Decl
         scheme=str(objects.dig(endpoint, "scheme", default="http")).lower(),
         path=str(objects.dig(endpoint, "path", default="/metrics")),
         tls={"cert": True} if objects.dig(endpoint, "tls", "cert") else {},
-        discoveries=(Discovery("pod", () if everywhere else (monitoring.ref.namespace,)),),
+        discoveries=(DeclaredDiscovery("pod", () if everywhere else (monitoring.ref.namespace,)),),
         rules=rules_of(rules),
         pod_selector=objects.as_mapping(spec.get("selector")),
         port_name=None if isinstance(port, int) else str(port),

@@ -9,7 +9,13 @@ from meshscrape.istio.names import MONITORING_GROUP, NAMESPACE_NAME
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
 from meshscrape.observe.cluster import AZURE_MONITORING, Cluster
-from meshscrape.observe.declared_jobs import DeclaredJob, Discovery, discoveries, static_targets, strings
+from meshscrape.observe.declared_jobs import (
+    DeclaredDiscovery,
+    DeclaredJob,
+    discoveries,
+    static_targets,
+    strings,
+)
 from meshscrape.observe.discovery import META, sanitised
 from meshscrape.observe.model import Scraper
 from meshscrape.observe.relabel import Rule, rules_of
@@ -97,7 +103,7 @@ def jobs_of_monitor(
             scheme=str(objects.dig(endpoint, "scheme", default="http")).lower(),
             path=str(objects.dig(endpoint, "path", default="/metrics")),
             tls=effective_tls(endpoint, spec, server),
-            discoveries=(Discovery(role, _namespaces(monitor, spec)),),
+            discoveries=(DeclaredDiscovery(role, _namespaces(monitor, spec)),),
             rules=(*_generated(kind, monitor, spec, endpoint), *rules_of(own)),
             pod_selector=selector if kind == "PodMonitor" else None,
             service_selector=selector if kind == "ServiceMonitor" else None,

@@ -17,7 +17,7 @@ _PORT_LISTS = (names.INCLUDE_INBOUND, names.EXCLUDE_INBOUND)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PodRefusal:
     """A reason why new pods are refused. `code` is that of the pitfall."""
 
     code: str
@@ -25,12 +25,12 @@ class Refusal:
     remedy: str
 
 
-def refusals_of(annotations: Mapping[str, str]) -> tuple[Refusal, ...]:
+def refusals_of(annotations: Mapping[str, str]) -> tuple[PodRefusal, ...]:
     """Return why the injector refuses pods with these annotations."""
     return (*_config(annotations), *_port_lists(annotations), *_targets(annotations))
 
 
-def _config(annotations: Mapping[str, str]) -> Iterator[Refusal]:
+def _config(annotations: Mapping[str, str]) -> Iterator[PodRefusal]:
     text = str(annotations.get(names.PROXY_CONFIG_ANNOTATION, ""))
     config, problem = config_annotation(annotations)
     # Istio also takes the names of the fields with underscores.
@@ -40,7 +40,7 @@ def _config(annotations: Mapping[str, str]) -> Iterator[Refusal]:
         except InputError as error:
             problem = str(error)
     if problem:
-        yield Refusal(
+        yield PodRefusal(
             "proxy-config-unreadable",
             f"Istio cannot read the annotation {names.PROXY_CONFIG_ANNOTATION} ({problem}): the injector "
             "refuses new pods, or they start without these settings.",
@@ -48,7 +48,7 @@ def _config(annotations: Mapping[str, str]) -> Iterator[Refusal]:
         )
 
 
-def _port_lists(annotations: Mapping[str, str]) -> Iterator[Refusal]:
+def _port_lists(annotations: Mapping[str, str]) -> Iterator[PodRefusal]:
     for name in _PORT_LISTS:
         text = str(annotations.get(name, "")).strip()
         if not text or (text == "*" and name == names.INCLUDE_INBOUND):
@@ -57,7 +57,7 @@ def _port_lists(annotations: Mapping[str, str]) -> Iterator[Refusal]:
             try:
                 parse_port(port.strip(), name)
             except InputError:
-                yield Refusal(
+                yield PodRefusal(
                     "annotation-refused",
                     f"The annotation {name} says {shorten(text)}, and {shorten(port.strip())} is not a "
                     "port: the injector refuses new pods.",
@@ -66,14 +66,14 @@ def _port_lists(annotations: Mapping[str, str]) -> Iterator[Refusal]:
                 break
 
 
-def _targets(annotations: Mapping[str, str]) -> Iterator[Refusal]:
+def _targets(annotations: Mapping[str, str]) -> Iterator[PodRefusal]:
     text = annotations.get(names.SCRAPE_TARGETS)
     if text is None:
         return
     try:
         parse_scrape_targets(str(text))
     except InputError as error:
-        yield Refusal(
+        yield PodRefusal(
             "annotation-refused",
             f"{error}. From 1.31 on, Istio's injector refuses new pods with such a value.",
             "List the application's own ports as port:path,port:path.",

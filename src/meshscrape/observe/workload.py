@@ -28,7 +28,7 @@ from meshscrape.observe.model import (
     RunningPod,
     WorkloadPort,
 )
-from meshscrape.observe.refusals import Refusal
+from meshscrape.observe.refusals import PodRefusal
 
 _TEMPLATES_WITHOUT_ENVOY = ("grpc-agent", "grpc-simple")
 
@@ -65,7 +65,7 @@ class DeclaredWorkload:
     proxy_metadata: Mapping[str, str]
     host_network: bool
     owned_by: Ref | None
-    refusals: tuple[Refusal, ...]
+    refusals: tuple[PodRefusal, ...]
 
     @property
     def namespace(self) -> str:

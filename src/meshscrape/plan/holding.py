@@ -10,7 +10,7 @@ from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe import observe
 from meshscrape.observe.cluster import owner_of_pod
 from meshscrape.observe.model import Pitfall
-from meshscrape.plan.judge import Result, Verdict, judge, new_errors
+from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors
 from meshscrape.plan.model import Gate, Missing, Note, Plan
 from meshscrape.plan.scrapers import concerns, new_deployment
 from meshscrape.plan.selectors import LabelChange, broken_selectors
@@ -32,7 +32,7 @@ class Assessment:
     context: Context
     drafted: Plan
     result: Result
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[ScrapeVerdict, ...]
 
     @property
     def label_changes(self) -> dict[LabelChange, list[Ref]]:
@@ -133,7 +133,7 @@ def outlook(inventory: Inventory, planned: Plan) -> Inventory:
     return after.changed((), gone) if gone else after
 
 
-def _told(verdict: Verdict) -> tuple[Ref, str, tuple[str, ...]]:
+def _told(verdict: ScrapeVerdict) -> tuple[Ref, str, tuple[str, ...]]:
     return verdict.workload, verdict.job, tuple(missing.code for missing in verdict.missing)
 
 

@@ -30,7 +30,7 @@ _OF_APPLICATIONS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ScrapeVerdict:
     """What becomes of one workload's scrapes by one scrape job.
 
     `shown`: it is read as before, or over mutual TLS on its secure port by a scraper that can, once.
@@ -66,7 +66,7 @@ class Result:
         return next((scraper for scraper in self.after.scrapers if scraper.ref == ref), None)
 
 
-def judge(result: Result) -> tuple[Verdict, ...]:
+def judge(result: Result) -> tuple[ScrapeVerdict, ...]:
     """Return a verdict for every workload and every scrape job that reads its plaintext ports now."""
     after = {workload.ref: workload for workload in result.after.workloads}
     view = _View(
@@ -128,21 +128,21 @@ class _Case:
         first = readers[0].scraper if readers else None
         return [job for job in readers if job.scraper == first]
 
-    def verdict(self, answer: Answer, leaves: bool, blamed: Ref | None, *missing: Missing) -> Verdict:
+    def verdict(self, answer: Answer, leaves: bool, blamed: Ref | None, *missing: Missing) -> ScrapeVerdict:
         """Return a verdict on this case."""
         labels = _label_changes(self) if leaves and answer == "shown" else ()
-        return Verdict(
+        return ScrapeVerdict(
             self.workload.ref, self.job.name, self.job.scraper, answer, leaves, missing, blamed, labels
         )
 
 
-def _verdict(case: _Case) -> Verdict:
+def _verdict(case: _Case) -> ScrapeVerdict:
     same = case.view.jobs.get(_key(case.job))
     stays = same is not None and bool(_PLAINTEXT & set(same.ports_after.get(case.workload.ref, ())))
     return _stays(case) if stays else _leaves(case)
 
 
-def _stays(case: _Case) -> Verdict:
+def _stays(case: _Case) -> ScrapeVerdict:
     ref, scraper = case.workload.ref, case.job.scraper
     if case.workload.metrics.hardened:
         missing = Missing("closed", f"{case.job.name} still reads its plaintext ports", "move that job first")
@@ -161,7 +161,7 @@ def _stays(case: _Case) -> Verdict:
     return case.verdict("shown", False, None)
 
 
-def _leaves(case: _Case) -> Verdict:
+def _leaves(case: _Case) -> ScrapeVerdict:
     ref, readers = case.workload.ref, case.readers
     if not readers:
         return case.verdict("refuted", True, _blamed(case), _unread(case))

@@ -10,7 +10,7 @@ from meshscrape.observe.model import Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import MANAGER, Refused
-from meshscrape.plan.readings import ENDPOINTS, Reading, cover, endpoints_of
+from meshscrape.plan.readings import ENDPOINTS, PlaintextReading, cover, endpoints_of
 from meshscrape.plan.workloads import Context
 from meshscrape.prometheus import operator
 from meshscrape.prometheus.derived import derived_endpoint, with_drop
@@ -22,7 +22,7 @@ _SELECTORS = {"PodMonitor": "podMonitorSelector", "ServiceMonitor": "serviceMoni
 
 
 def derive_monitors(
-    context: Context, scraper: Scraper, readings: list[Reading], known: frozenset[Ref]
+    context: Context, scraper: Scraper, readings: list[PlaintextReading], known: frozenset[Ref]
 ) -> Refused | None:
     """Plan the secure monitors that an existing Prometheus object selects."""
     spec = as_mapping(dig(context.object_of(scraper.ref), "spec"))
@@ -62,7 +62,9 @@ def leave_monitor(context: Context, ref: Ref, reason: str) -> bool:
     return context.draft.get(ref) is not None
 
 
-def _chosen(context: Context, readings: list[Reading], known: frozenset[Ref]) -> list[Reading]:
+def _chosen(
+    context: Context, readings: list[PlaintextReading], known: frozenset[Ref]
+) -> list[PlaintextReading]:
     wanted = frozenset().union(*(reading.refs for reading in readings)) - known
     derived = [
         reading.job.job

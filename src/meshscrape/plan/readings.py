@@ -27,7 +27,7 @@ ENDPOINTS = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PlaintextReading:
     """The workloads whose plaintext ports one scrape job reads, once all pods are as their templates say."""
 
     job: ObservedJob
@@ -46,7 +46,7 @@ def observe_unmoved(context: Context) -> tuple[ObservedJob, ...]:
     return observe(_without_drops(drafted), istio_version=context.intent.istio_version).scrape_jobs
 
 
-def readings_of(context: Context, scraper: Scraper) -> list[Reading]:
+def readings_of(context: Context, scraper: Scraper) -> list[PlaintextReading]:
     """Return what the plaintext jobs of a scraper read of the mesh, jobs of the merged metrics first."""
     scrapers = {each.ref for each in context.observation.scrapers}
     mesh = {workload.ref for workload in context.observation.workloads} - scrapers
@@ -54,19 +54,21 @@ def readings_of(context: Context, scraper: Scraper) -> list[Reading]:
     return sorted((each for each in found if each.refs), key=lambda each: each.rank)
 
 
-def _reading(job: ObservedJob, mesh: Collection[Ref]) -> Reading:
+def _reading(job: ObservedJob, mesh: Collection[Ref]) -> PlaintextReading:
     if job.over != "plaintext":
-        return Reading(job, frozenset(), False)
+        return PlaintextReading(job, frozenset(), False)
     ports: dict[Ref, set[int]] = {}
     for seen in (job.ports_of, job.ports_after):
         for ref, numbers in seen.items():
             if ref in mesh:
                 ports.setdefault(ref, set()).update(PLAINTEXT_PORTS.intersection(numbers))
     refs = frozenset(ref for ref, numbers in ports.items() if numbers)
-    return Reading(job, refs, any(MERGED in numbers for numbers in ports.values()))
+    return PlaintextReading(job, refs, any(MERGED in numbers for numbers in ports.values()))
 
 
-def cover(readings: Iterable[Reading], wanted: Collection[Ref], derived: Collection[str]) -> list[Reading]:
+def cover(
+    readings: Iterable[PlaintextReading], wanted: Collection[Ref], derived: Collection[str]
+) -> list[PlaintextReading]:
     """Return the jobs to derive secure jobs from: few that together read all of `wanted`.
 
     The jobs named in `derived` have one already: they come first, so that a later plan changes nothing.

@@ -15,7 +15,7 @@ from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import Refused
 from meshscrape.plan.monitors import derive_monitors, leave_monitor, note_known
-from meshscrape.plan.readings import ENDPOINTS, Reading, cover, readings_of
+from meshscrape.plan.readings import ENDPOINTS, PlaintextReading, cover, readings_of
 from meshscrape.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
 from meshscrape.plan.workloads import Context, secure_port_of
 from meshscrape.prometheus import kubernetes_sd, scraper_pod
@@ -109,7 +109,11 @@ def _is_ours(context: Context, job: ObservedJob) -> bool:
 
 
 def _add_jobs(
-    context: Context, scraper: Scraper, readings: list[Reading], known: frozenset[Ref], config: Mutable
+    context: Context,
+    scraper: Scraper,
+    readings: list[PlaintextReading],
+    known: frozenset[Ref],
+    config: Mutable,
 ) -> None:
     jobs: list[Any] = as_list(config.get("scrape_configs"))
     present = {str(dig(job, "job_name")): job for job in jobs if isinstance(job, dict)}
@@ -146,7 +150,7 @@ def _add_jobs(
     config["scrape_configs"] = jobs
 
 
-def _chosen(readings: list[Reading], known: frozenset[Ref], present: Any) -> list[Reading]:
+def _chosen(readings: list[PlaintextReading], known: frozenset[Ref], present: Any) -> list[PlaintextReading]:
     """Return the plaintext jobs to derive secure jobs from; those that have one stay."""
     wanted = frozenset().union(*(reading.refs for reading in readings)) - known
     derived = [
@@ -172,7 +176,7 @@ def _begins_with(rules: list[Any], own: list[Any]) -> bool:
 
 
 def _derived(
-    context: Context, scraper: Scraper, present: Any, reading: Reading, taken: list[str]
+    context: Context, scraper: Scraper, present: Any, reading: PlaintextReading, taken: list[str]
 ) -> dict[str, Any]:
     job = present[reading.job.job]
     pool = _pool_of(job, present)

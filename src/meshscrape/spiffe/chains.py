@@ -51,7 +51,7 @@ class Purpose(StrEnum):
     SERVER = "server"
 
 
-class Fault(StrEnum):
+class ChainFault(StrEnum):
     """Why a chain is refused; the `code` of the error."""
 
     UNTRUSTED = "untrusted"
@@ -79,8 +79,8 @@ def path_to_root(
 ) -> tuple[x509.Certificate, ...]:
     """Return the certificates from `chain[0]` up to one of `roots`, both included.
 
-    The rest of `chain` are the intermediates that were sent, in any order. InputError naming `where`, with a
-    `Fault` as its code, unless a peer that trusts `roots` accepts the first certificate for all `purposes`.
+    The rest of `chain` are the intermediates that were sent, in any order. InputError naming `where`, whose
+    code is a `ChainFault`, unless a peer that trusts `roots` accepts the first one for all `purposes`.
     """
     path = _path(chain, roots, now)
     if path is None:
@@ -89,7 +89,7 @@ def path_to_root(
             f"the certificate's chain does not reach a root of the bundle (it asks for {issuer!a})",
             where=where,
             remedy="check that the CA and the bundle belong together, and that every intermediate is sent",
-            code=Fault.UNTRUSTED,
+            code=ChainFault.UNTRUSTED,
         )
     for problem, fault, remedy in _faults(path, now, purposes):
         raise InputError(problem, where=where, remedy=remedy, code=fault)
@@ -158,7 +158,7 @@ def _names_issuer(certificate: x509.Certificate, issuer: x509.Certificate) -> bo
 
 def _faults(
     path: Sequence[x509.Certificate], now: datetime, purposes: Sequence[Purpose]
-) -> Iterator[tuple[str, Fault, str]]:
+) -> Iterator[tuple[str, ChainFault, str]]:
     """Yield what is wrong with each link, from the first certificate up."""
     anchor = len(path) - 1
     for depth, certificate in enumerate(path):
@@ -173,69 +173,71 @@ def _faults(
         for purpose in purposes:
             if not _serves(certificate, purpose, leaf=depth == 0):
                 remedy = "let the CA issue it for client and server authentication"
-                yield f"{name} may not be used by a TLS {purpose} (key usage)", Fault.PURPOSE, remedy
+                yield f"{name} may not be used by a TLS {purpose} (key usage)", ChainFault.PURPOSE, remedy
         if not _signed(certificate, path[depth + 1]):
-            yield f"the signature of {name} is not right", Fault.SIGNATURE, "get a new one"
+            yield f"the signature of {name} is not right", ChainFault.SIGNATURE, "get a new one"
     if problem := name_fault(path):
-        yield problem, Fault.NAMES, "use a name that the CA's name constraints permit"
+        yield problem, ChainFault.NAMES, "use a name that the CA's name constraints permit"
 
 
-def _own_faults(certificate: x509.Certificate, name: str, now: datetime) -> Iterator[tuple[str, Fault, str]]:
+def _own_faults(
+    certificate: x509.Certificate, name: str, now: datetime
+) -> Iterator[tuple[str, ChainFault, str]]:
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     if now >= end:
         yield (
             f"{name} expired at {_moment(end)}",
-            Fault.EXPIRED,
+            ChainFault.EXPIRED,
             "renew it; if it is new, compare the clocks of this machine and the CA's",
         )
     if now < begin:
         yield (
             f"{name} is not valid before {_moment(begin)}",
-            Fault.NOT_YET_VALID,
+            ChainFault.NOT_YET_VALID,
             "compare the clocks of this machine and the CA's",
         )
     try:
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm):
-        yield f"{name} has a key of an unknown kind", Fault.WEAK_KEY, "use ECDSA on P-256"
+        yield f"{name} has a key of an unknown kind", ChainFault.WEAK_KEY, "use ECDSA on P-256"
         return
     if is_weak(key):
         yield (
             f"{name} has an RSA key of fewer than {MIN_RSA_BITS} bits",
-            Fault.WEAK_KEY,
+            ChainFault.WEAK_KEY,
             "use ECDSA on P-256, or a longer RSA key",
         )
 
 
-def _extension_faults(certificate: x509.Certificate, name: str) -> Iterator[tuple[str, Fault, str]]:
+def _extension_faults(certificate: x509.Certificate, name: str) -> Iterator[tuple[str, ChainFault, str]]:
     try:
         unknown = [
             one.oid for one in certificate.extensions if one.critical and one.oid not in _KNOWN_CRITICAL
         ]
     except (ValueError, x509.DuplicateExtension):
-        yield f"{name} has malformed extensions", Fault.EXTENSION, "get a new one"
+        yield f"{name} has malformed extensions", ChainFault.EXTENSION, "get a new one"
         return
     if unknown:
         yield (
             f"{name} has a critical extension that nobody here knows ({unknown[0].dotted_string})",
-            Fault.EXTENSION,
+            ChainFault.EXTENSION,
             "issue it without that extension",
         )
 
 
 def _authority_faults(
     path: Sequence[x509.Certificate], depth: int, name: str
-) -> Iterator[tuple[str, Fault, str]]:
+) -> Iterator[tuple[str, ChainFault, str]]:
     certificate = path[depth]
     basic = _extension(certificate, x509.BasicConstraints)
     if basic is None or not basic.ca:
-        yield f"{name} is not a CA certificate", Fault.NOT_A_CA, "send the certificates of CAs only"
+        yield f"{name} is not a CA certificate", ChainFault.NOT_A_CA, "send the certificates of CAs only"
         return
     below = sum(1 for one in path[1:depth] if one.subject != one.issuer)
     if basic.path_length is not None and below > basic.path_length:
         yield (
             f"{name} allows {basic.path_length} CAs below it, and {below} follow (path length)",
-            Fault.PATH_LENGTH,
+            ChainFault.PATH_LENGTH,
             "issue from a CA that may have others below it",
         )
 

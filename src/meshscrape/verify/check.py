@@ -27,7 +27,7 @@ Exposes: TypeAlias = Literal["", "metrics", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CheckVerdict:
     """The judgement of a check or of one case; `seen` says what was seen in the check's words."""
 
     outcome: Outcome
@@ -47,12 +47,12 @@ class Question:
     """What a check asks of one port: its cases, or a verdict that needs none."""
 
     cases: tuple[Case, ...] = ()
-    decided: Verdict | None = None
+    decided: CheckVerdict | None = None
 
 
 Ask: TypeAlias = Callable[[Port], Question | None]
-Judge: TypeAlias = Callable[[Sequence[Visit], Port, datetime], Verdict]
-JudgeOne: TypeAlias = Callable[[Observation, Port, datetime], Verdict]
+Judge: TypeAlias = Callable[[Sequence[Visit], Port, datetime], CheckVerdict]
+JudgeOne: TypeAlias = Callable[[Observation, Port, datetime], CheckVerdict]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +92,7 @@ class PlannedCheck:
     check: PortCheck
     port: Port
     cases: tuple[Case, ...] = ()
-    decided: Verdict | None = None
+    decided: CheckVerdict | None = None
 
     @property
     def target(self) -> str:
@@ -120,7 +120,7 @@ def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> 
     return result_of(planned.check, planned.workload, planned.target, verdict, cases=len(planned.cases))
 
 
-def result_of(check: Check, workload: str, target: str, verdict: Verdict, cases: int = 1) -> CheckResult:
+def result_of(check: Check, workload: str, target: str, verdict: CheckVerdict, cases: int = 1) -> CheckResult:
     """Return a verdict together with the check's own words."""
     return CheckResult(
         check.name, workload, target, verdict.outcome, verdict.seen, check.proves, check.remedy,
@@ -150,20 +150,20 @@ def settle(results: Iterable[CheckResult], gates: frozenset[str]) -> tuple[Check
 def each_alone(judge_one: JudgeOne) -> Judge:
     """Return the judge that applies `judge_one` to every case, and reports the worst outcome."""
 
-    def judge_all(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+    def judge_all(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
         return _combine([(each.case, judge_one(each.seen, port, now)) for each in visits])
 
     return judge_all
 
 
-def _combine(judged: Sequence[tuple[Case, Verdict]]) -> Verdict:
+def _combine(judged: Sequence[tuple[Case, CheckVerdict]]) -> CheckVerdict:
     if len(judged) > 1 and all(verdict.outcome == "passed" for _, verdict in judged):
         times = Counter(verdict.seen for _, verdict in judged)
-        return Verdict("passed", ", ".join(f"{number} x {seen}" for seen, number in times.items()))
+        return CheckVerdict("passed", ", ".join(f"{number} x {seen}" for seen, number in times.items()))
     for outcome in _WORST_FIRST:
         worst = [(case.label, verdict.seen) for case, verdict in judged if verdict.outcome == outcome]
         if worst:
-            return Verdict(outcome, _listed(worst, len(judged)))
+            return CheckVerdict(outcome, _listed(worst, len(judged)))
     raise ValueError("a check without a case has nothing to judge")
 
 

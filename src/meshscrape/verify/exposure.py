@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from meshscrape.istio.names import MERGED_PATH
-from meshscrape.verify.check import Verdict, Visit
-from meshscrape.verify.observations import Answered, Refused, TimedOut, printable
+from meshscrape.verify.check import CheckVerdict, Visit
+from meshscrape.verify.observations import Answered, ConnectionRefused, TimedOut, printable
 from meshscrape.verify.ports import Port
 from meshscrape.verify.scraped import exposition_lines
 
@@ -32,31 +32,31 @@ _ADMIN_TYPE = re.compile(rb'"@type"\s*:\s*"type\.googleapis\.com/envoy\.admin\.v
 _SERVER_STATES = ("LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING")
 
 
-def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
     """Fail a port that nobody announced and that serves Prometheus metrics; note one that was announced."""
     # An admin API that is open is one finding, not two, although it serves metrics as well.
     if admin_at(visits):
-        return Verdict("passed", "Envoy's admin API: see exposed-admin")
+        return CheckVerdict("passed", "Envoy's admin API: see exposed-admin")
     found = metrics_at(visits)
     if not found:
-        return Verdict("passed", nothing_at(visits))
+        return CheckVerdict("passed", nothing_at(visits))
     match port.exposure:
         case "hidden":
-            return Verdict("failed", f"a port that nobody announced: {found}")
+            return CheckVerdict("failed", f"a port that nobody announced: {found}")
         case "announced":
-            return Verdict("noted", f"anyone can read an announced port: {found}")
+            return CheckVerdict("noted", f"anyone can read an announced port: {found}")
         case "outside":
-            return Verdict("noted", f"{_OUTSIDE}: {found}")
+            return CheckVerdict("noted", f"{_OUTSIDE}: {found}")
 
 
-def admin_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+def admin_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
     """Fail a port that serves Envoy's admin API."""
     found = admin_at(visits)
     if not found:
-        return Verdict("passed", nothing_at(visits))
+        return CheckVerdict("passed", nothing_at(visits))
     if port.exposure == "outside":
-        return Verdict("noted", f"{_OUTSIDE}: {found}")
-    return Verdict("failed", found)
+        return CheckVerdict("noted", f"{_OUTSIDE}: {found}")
+    return CheckVerdict("failed", found)
 
 
 def metrics_at(visits: Sequence[Visit]) -> str:
@@ -79,7 +79,7 @@ def admin_at(visits: Sequence[Visit]) -> str:
 def nothing_at(visits: Sequence[Visit]) -> str:
     """Return what a port said that serves neither."""
     answers = [each.seen for each in visits]
-    if all(isinstance(seen, Refused) for seen in answers):
+    if all(isinstance(seen, ConnectionRefused) for seen in answers):
         return "nothing listens there any more"
     if statuses := sorted({seen.status for seen in answers if isinstance(seen, Answered)}):
         return f"answers HTTP {', '.join(map(str, statuses))}: no metrics, no admin API"

@@ -11,15 +11,15 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import identity_of
 from meshscrape.verify import scraped
-from meshscrape.verify.check import JudgeOne, Verdict, Visit
+from meshscrape.verify.check import CheckVerdict, JudgeOne, Visit
 from meshscrape.verify.observations import (
     CLOSED_BY_PEER,
     Answered,
+    ConnectionRefused,
     Negotiated,
     NotObserved,
     Observation,
     Presented,
-    Refused,
     TimedOut,
     TlsAlert,
     TlsFailed,
@@ -34,31 +34,31 @@ _MERGED = ("envoy_", "istio_agent_", scraped.SOURCE_UP)
 _LEAST_RSA_BITS = 2048
 
 
-def admitted(seen: Observation, port: Port, now: datetime) -> Verdict:
+def admitted(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass a whole answer with status 200."""
     match seen:
         case Answered(status=200, end="whole"):
-            return Verdict("passed", "HTTP 200")
+            return CheckVerdict("passed", "HTTP 200")
         case Answered(status=200, end="limit", body=body):
             return _unchecked(f"more than {len(body)} bytes")
         case NotObserved() as unable:
             return _unchecked(describe(unable))
         case other:
-            return Verdict("failed", describe(other))
+            return CheckVerdict("failed", describe(other))
 
 
-def refused_below_http(seen: Observation, port: Port, now: datetime) -> Verdict:
+def refused_below_http(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the server ends the connection before any HTTP answer."""
     if verdict := _unanswered(seen):
         return verdict
     if isinstance(seen, CLOSED_BY_PEER):
-        return Verdict("passed", describe(seen))
+        return CheckVerdict("passed", describe(seen))
     if isinstance(seen, TlsFailed):
         return _unchecked(describe(seen))
-    return Verdict("failed", describe(seen))
+    return CheckVerdict("failed", describe(seen))
 
 
-def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> Verdict:
+def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
     """Pass when an expired certificate is refused that was accepted while it was valid."""
     control, expired = (each.seen for each in visits)
     verdict = refused_below_http(expired, port, now)
@@ -69,70 +69,70 @@ def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> Verdi
     return _unchecked(f"the certificate was refused while it was valid too ({describe(control)})")
 
 
-def forbidden(seen: Observation, port: Port, now: datetime) -> Verdict:
+def forbidden(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass HTTP 403."""
     match seen:
         case Answered(status=403):
-            return Verdict("passed", "HTTP 403")
+            return CheckVerdict("passed", "HTTP 403")
         case Answered() as other:
-            return Verdict("failed", describe(other))
+            return CheckVerdict("failed", describe(other))
         case other:
             return _unchecked(describe(other))
 
 
-def unauthorized(seen: Observation, port: Port, now: datetime) -> Verdict:
+def unauthorized(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass HTTP 401."""
     match seen:
         case Answered(status=401):
-            return Verdict("passed", "HTTP 401")
+            return CheckVerdict("passed", "HTTP 401")
         case Answered() as other:
-            return Verdict("failed", describe(other))
+            return CheckVerdict("failed", describe(other))
         case other:
             return _unchecked(describe(other))
 
 
-def path_refused(seen: Observation, port: Port, now: datetime) -> Verdict:
+def path_refused(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass a client error, or a connection that the server ends."""
     if isinstance(seen, Answered) and seen.status in (400, 403, 404, 405, 501):
-        return Verdict("passed", f"HTTP {seen.status}")
+        return CheckVerdict("passed", f"HTTP {seen.status}")
     return refused_below_http(seen, port, now)
 
 
-def closed(seen: Observation, port: Port, now: datetime) -> Verdict:
+def closed(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when nothing accepts a connection."""
     match seen:
-        case Refused() | Unreachable() | TimedOut(phase="connect") as nobody:
-            return Verdict("passed", describe(nobody))
+        case ConnectionRefused() | Unreachable() | TimedOut(phase="connect") as nobody:
+            return CheckVerdict("passed", describe(nobody))
         case NotObserved() as unable:
             return _unchecked(describe(unable))
         case other:
-            return Verdict("failed", f"something listens: {describe(other)}")
+            return CheckVerdict("failed", f"something listens: {describe(other)}")
 
 
-def open_to_everyone(seen: Observation, port: Port, now: datetime) -> Verdict:
+def open_to_everyone(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Note an answer without TLS."""
     match seen:
         case Answered() as answer:
-            return Verdict("noted", f"anyone can read it without TLS: {describe(answer)}")
+            return CheckVerdict("noted", f"anyone can read it without TLS: {describe(answer)}")
         case other:
-            return Verdict("passed", describe(other))
+            return CheckVerdict("passed", describe(other))
 
 
-def deadline_kept(seen: Observation, port: Port, now: datetime) -> Verdict:
+def deadline_kept(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the server closes a connection on which the client says nothing."""
     match seen:
         case TimedOut(phase="silence"):
-            return Verdict("failed", "a connection without a handshake stays open")
+            return CheckVerdict("failed", "a connection without a handshake stays open")
         case other:
             return refused_below_http(other, port, now)
 
 
-def server_certificate(seen: Observation, port: Port, now: datetime) -> Verdict:
+def server_certificate(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass a certificate of the port's own SPIFFE ID, in date, that the trust bundle vouches for."""
     return certificate_verdict(seen, port.spiffe_id, now)
 
 
-def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Verdict:
+def certificate_verdict(seen: Observation, expected: str, now: datetime) -> CheckVerdict:
     """Judge the certificate of a server that must have the SPIFFE ID `expected`."""
     if not isinstance(seen, Presented):
         return _unanswered(seen) or _unchecked(describe(seen))
@@ -142,7 +142,7 @@ def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Verd
         begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
         key = leaf.public_key()
     except (ValueError, InputError) as error:
-        return Verdict("failed", f"a certificate that is no workload's: {printable(str(error))}")
+        return CheckVerdict("failed", f"a certificate that is no workload's: {printable(str(error))}")
     faults = []
     if identity != expected:
         faults.append(f"the identity {identity} instead of {expected}")
@@ -154,23 +154,23 @@ def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Verd
         faults.append(f"a certificate that begins {begin:%Y-%m-%d %H:%M:%S} UTC")
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < _LEAST_RSA_BITS:
         faults.append(f"an RSA key of {key.key_size} bits, less than {_LEAST_RSA_BITS}")
-    return Verdict("failed", "; ".join(faults)) if faults else Verdict("passed", identity)
+    return CheckVerdict("failed", "; ".join(faults)) if faults else CheckVerdict("passed", identity)
 
 
-def legacy_refused(seen: Observation, port: Port, now: datetime) -> Verdict:
+def legacy_refused(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the server does not agree to an outdated version of TLS."""
     if isinstance(seen, Negotiated):
-        return Verdict("failed", describe(seen))
+        return CheckVerdict("failed", describe(seen))
     return refused_below_http(seen, port, now)
 
 
-def not_resumed(seen: Observation, port: Port, now: datetime) -> Verdict:
+def not_resumed(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the second connection needed a full handshake."""
     match seen:
         case Answered(resumed=True):
-            return Verdict("failed", "the second connection resumed the session of the first")
+            return CheckVerdict("failed", "the second connection resumed the session of the first")
         case Answered():
-            return Verdict("passed", "a full handshake each time")
+            return CheckVerdict("passed", "a full handshake each time")
         case other:
             return _unchecked(describe(other))
 
@@ -181,11 +181,11 @@ def _of_exposition(judge_body: Callable[[Answered, Port], tuple[str, str]]) -> J
     `judge_body` returns what is wrong (or nothing), and what was seen when nothing is.
     """
 
-    def of_answer(seen: Observation, port: Port, now: datetime) -> Verdict:
+    def of_answer(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
         match seen:
             case Answered(status=200, end="whole") as answer:
                 wrong, right = judge_body(answer, port)
-                return Verdict("failed", wrong) if wrong else Verdict("passed", right)
+                return CheckVerdict("failed", wrong) if wrong else CheckVerdict("passed", right)
             case other:
                 return _unchecked(describe(other))
 
@@ -214,14 +214,14 @@ families = _of_exposition(_families)
 sources = _of_exposition(_sources)
 
 
-def _unanswered(seen: Observation) -> Verdict | None:
+def _unanswered(seen: Observation) -> CheckVerdict | None:
     """Return "skipped" when nothing was there to refuse anything: that proves nothing."""
     match seen:
-        case Refused() | Unreachable() | TimedOut() | NotObserved():
+        case ConnectionRefused() | Unreachable() | TimedOut() | NotObserved():
             return _unchecked(describe(seen))
         case _:
             return None
 
 
-def _unchecked(reason: str) -> Verdict:
-    return Verdict("skipped", f"could not be checked: {reason}")
+def _unchecked(reason: str) -> CheckVerdict:
+    return CheckVerdict("skipped", f"could not be checked: {reason}")

@@ -59,7 +59,7 @@ class Presented:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class ConnectionRefused:
     """Nothing accepts connections there."""
 
 
@@ -102,7 +102,7 @@ class NotObserved:
 
 
 Observation: TypeAlias = (
-    Answered | TlsAlert | TlsFailed | Negotiated | Presented | Refused | Reset | Closed | TimedOut
+    Answered | TlsAlert | TlsFailed | Negotiated | Presented | ConnectionRefused | Reset | Closed | TimedOut
     | Unreachable | NotHttp | NotObserved
 )  # fmt: skip
 
@@ -138,7 +138,7 @@ def describe(seen: Observation) -> str:
             return f"the server agreed to {version}"
         case Presented(distrust=distrust):
             return f"a certificate that is not trusted: {distrust}" if distrust else "a trusted certificate"
-        case Refused():
+        case ConnectionRefused():
             return "connection refused"
         case Reset():
             return "connection reset"

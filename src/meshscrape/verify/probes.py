@@ -22,10 +22,10 @@ from meshscrape.verify.hello import alert_name, client_hello, read_record
 from meshscrape.verify.observations import (
     Answered,
     Closed,
+    ConnectionRefused,
     NotHttp,
     Observation,
     Presented,
-    Refused,
     Reset,
     TimedOut,
     TlsAlert,
@@ -338,7 +338,7 @@ async def _connected(probe: Probe, timeouts: Timeouts) -> AsyncIterator[_Wire]:
         except TimeoutError:
             raise _Ended(TimedOut("connect")) from None
         except ConnectionRefusedError:
-            raise _Ended(Refused()) from None
+            raise _Ended(ConnectionRefused()) from None
         except ConnectionResetError:
             raise _Ended(Reset()) from None
         except OSError as error:

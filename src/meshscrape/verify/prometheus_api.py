@@ -13,7 +13,7 @@ import yaml
 
 from meshscrape.errors import UnavailableError
 from meshscrape.system.http.client import FetchLimits, fetch_stream
-from meshscrape.verify.check import Verdict, result_of
+from meshscrape.verify.check import CheckVerdict, result_of
 from meshscrape.verify.findings import CheckResult
 from meshscrape.verify.mesh_status import MeshStatus
 from meshscrape.verify.prometheus_checks import (
@@ -106,7 +106,7 @@ def judge_view(view: PrometheusView, checks: Sequence[PrometheusCheck]) -> tuple
 
 def unchecked(workload: str, checks: Sequence[PrometheusCheck], reason: str) -> tuple[CheckResult, ...]:
     """Return a result for each of the `checks` that says why it could not be made."""
-    verdict = Verdict("skipped", f"could not be checked: {reason}")
+    verdict = CheckVerdict("skipped", f"could not be checked: {reason}")
     return tuple(result_of(check, workload, "", verdict) for check in checks)
 
 

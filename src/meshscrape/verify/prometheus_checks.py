@@ -9,7 +9,7 @@ from typing import TypeAlias
 from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.targets import MERGED_JOB
-from meshscrape.verify.check import Check, Verdict
+from meshscrape.verify.check import Check, CheckVerdict
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
 
@@ -95,7 +95,7 @@ class Judged:
 
     workload: str
     target: str
-    verdict: Verdict
+    verdict: CheckVerdict
 
 
 JudgeView: TypeAlias = Callable[[PrometheusView], Iterator[Judged]]
@@ -148,17 +148,17 @@ def series(view: PrometheusView) -> Iterator[Judged]:
         yield Judged(wanted.workload, wanted.target, judge_series(wanted, found))
 
 
-def judge_target(wanted: WantedTarget, seen: Scraping) -> Verdict:
+def judge_target(wanted: WantedTarget, seen: Scraping) -> CheckVerdict:
     """Pass when Prometheus has the wanted target and reports it up."""
     found = target_of(wanted, seen)
     if not found:
-        return Verdict("failed", f"no active target {wanted.url}")
+        return CheckVerdict("failed", f"no active target {wanted.url}")
     worst = next((each for each in found if each.health != "up"), None)
     if worst is None:
         through = " through the scrape proxy" if seen.proxied(found[0]) else ""
-        return Verdict("passed", f"{found[0].url} is up{through}")
+        return CheckVerdict("passed", f"{found[0].url} is up{through}")
     reason = f": {printable(worst.error, 200)}" if worst.error else ""
-    return Verdict("failed", f"{worst.url} is {worst.health}{reason}")
+    return CheckVerdict("failed", f"{worst.url} is {worst.health}{reason}")
 
 
 def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
@@ -169,7 +169,7 @@ def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
     ]
 
 
-def judge_schemes(mesh: MeshStatus, seen: Scraping) -> Verdict:
+def judge_schemes(mesh: MeshStatus, seen: Scraping) -> CheckVerdict:
     """Pass when no target reads an address of the mesh without TLS."""
     plain = sorted(
         {
@@ -179,19 +179,19 @@ def judge_schemes(mesh: MeshStatus, seen: Scraping) -> Verdict:
         }
     )
     if plain:
-        return Verdict("failed", f"plain targets: {printable(', '.join(plain), 300)}")
-    return Verdict("passed", f"{len(seen.targets)} active targets, none of the mesh over plain http")
+        return CheckVerdict("failed", f"plain targets: {printable(', '.join(plain), 300)}")
+    return CheckVerdict("passed", f"{len(seen.targets)} active targets, none of the mesh over plain http")
 
 
-def judge_identities(mesh: MeshStatus, seen: Scraping) -> Verdict:
+def judge_identities(mesh: MeshStatus, seen: Scraping) -> CheckVerdict:
     """Pass when every target's SPIFFE ID is checked. Without a scrape proxy nothing can check it: a note."""
     blind = [each for each in _of_mesh(mesh, seen) if seen.unverified(each)]
     if not blind:
         checked = sum(1 for each in seen.targets if seen.proxied(each))
-        return Verdict("passed", f"{checked} targets through the scrape proxy, none unverified")
+        return CheckVerdict("passed", f"{checked} targets through the scrape proxy, none unverified")
     jobs = ", ".join(sorted({each.job for each in blind}))
     words = f"{len(blind)} targets of the jobs {printable(jobs)} with insecure_skip_verify"
-    return Verdict("failed" if seen.proxy else "noted", words)
+    return CheckVerdict("failed" if seen.proxy else "noted", words)
 
 
 def _of_mesh(mesh: MeshStatus, seen: Scraping) -> list[ScrapeTarget]:
@@ -201,11 +201,11 @@ def _of_mesh(mesh: MeshStatus, seen: Scraping) -> list[ScrapeTarget]:
     return [each for each in seen.targets if _host(each.url) in addresses]
 
 
-def judge_series(wanted: WantedSeries, found: int) -> Verdict:
+def judge_series(wanted: WantedSeries, found: int) -> CheckVerdict:
     """Pass when the query returned a series."""
     if found:
-        return Verdict("passed", f"{found} series of {wanted.name}")
-    return Verdict("failed", f"no series for {wanted.query}")
+        return CheckVerdict("passed", f"{found} series of {wanted.name}")
+    return CheckVerdict("failed", f"no series for {wanted.query}")
 
 
 def _targets(workload: MeshWorkload) -> Iterable[WantedTarget]:

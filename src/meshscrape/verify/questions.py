@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from meshscrape.verify.check import Ask, Question, Verdict
+from meshscrape.verify.check import Ask, CheckVerdict, Question
 from meshscrape.verify.observations import printable
 from meshscrape.verify.ports import Port
 from meshscrape.verify.probe import (
@@ -150,7 +150,7 @@ def admin(port: Port) -> Question | None:
 def open_port(port: Port) -> Question | None:
     """Ask a port that nobody announced for everything that it might serve."""
     if port.role == "searched":
-        return unable(port.unable) if port.unable else Question(decided=Verdict("passed", port.found))
+        return unable(port.unable) if port.unable else Question(decided=CheckVerdict("passed", port.found))
     if port.role != "open":
         return None
     return _spelled(port.probe(), port.paths)
@@ -158,7 +158,7 @@ def open_port(port: Port) -> Question | None:
 
 def unable(reason: str) -> Question:
     """Return the question that cannot be asked: a finding, because nothing passes silently."""
-    return Question(decided=Verdict("skipped", f"could not be checked: {reason}"))
+    return Question(decided=CheckVerdict("skipped", f"could not be checked: {reason}"))
 
 
 def _unlike_its_own(port: Port) -> Probe | None:

@@ -17,7 +17,7 @@ from meshscrape.spiffe.certificates import Signer
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import read_input
 from meshscrape.verify.certificates import seen_certificates
-from meshscrape.verify.check import Check, PlannedCheck, Verdict, judge, plan, result_of, settle
+from meshscrape.verify.check import Check, CheckVerdict, PlannedCheck, judge, plan, result_of, settle
 from meshscrape.verify.exposure import ASKED_PATHS
 from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.identities import Identities, UnavailableIdentity, identities
@@ -192,7 +192,7 @@ async def _prometheus(
     if not checks:
         return []
     if not mesh.prometheus_url:
-        return [result_of(checks[0], "", "", Verdict("noted", "the mesh has no Prometheus"))]
+        return [result_of(checks[0], "", "", CheckVerdict("noted", "the mesh has no Prometheus"))]
     wanted = any(each.reads_scrapes for each in checks)
     series = await asyncio.to_thread(_all_series, mesh, seen) if wanted else []
     return list(await check_prometheus(mesh, checks, series, options.patience, run.say))

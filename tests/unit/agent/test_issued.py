@@ -11,7 +11,7 @@ from cryptography import x509
 from meshscrape.agent.issued import Issued, judge
 from meshscrape.errors import InputError
 from meshscrape.spiffe.certificates import Signer
-from meshscrape.spiffe.chains import Fault
+from meshscrape.spiffe.chains import ChainFault
 from meshscrape.spiffe.ids import workload_id
 from support.ca import Credentials, TestCa, issue_intermediate
 from support.chains import rsa_key
@@ -83,7 +83,7 @@ def test_a_chain_to_a_root_outside_the_bundle_is_refused() -> None:
     mixed = replace(TestCa().workload("demo", "web"), root_pem=TestCa().root_pem)
     with pytest.raises(InputError) as caught:
         judged(mixed)
-    assert caught.value.code == Fault.UNTRUSTED
+    assert caught.value.code == ChainFault.UNTRUSTED
 
 
 def test_a_missing_intermediate_is_refused() -> None:
@@ -93,7 +93,7 @@ def test_a_missing_intermediate_is_refused() -> None:
     alone = replace(credentials, chain_pem=leaf + b"-----END CERTIFICATE-----\n")
     with pytest.raises(InputError) as caught:
         judged(alone)
-    assert caught.value.code == Fault.UNTRUSTED
+    assert caught.value.code == ChainFault.UNTRUSTED
 
 
 def test_a_workloads_certificate_is_no_intermediate() -> None:
@@ -108,9 +108,9 @@ def test_a_workloads_certificate_is_no_intermediate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "fault"), [("expired", Fault.EXPIRED), ("not_yet_valid", Fault.NOT_YET_VALID)]
+    ("wrong", "fault"), [("expired", ChainFault.EXPIRED), ("not_yet_valid", ChainFault.NOT_YET_VALID)]
 )
-def test_a_certificate_outside_its_time_is_refused(wrong: str, fault: Fault) -> None:
+def test_a_certificate_outside_its_time_is_refused(wrong: str, fault: ChainFault) -> None:
     """The error says which end of its time has been passed, and names the usual cause, the clocks."""
     credentials = getattr(TestCa(), wrong)("demo", "web")
     with pytest.raises(InputError, match="clocks") as caught:
@@ -123,7 +123,7 @@ def test_a_certificate_that_peers_refuse_is_refused() -> None:
     uri = x509.UniformResourceIdentifier(str(EXPECTED))
     with pytest.raises(InputError) as caught:
         judged(TestCa().custom([uri], client=False))
-    assert caught.value.code == Fault.PURPOSE
+    assert caught.value.code == ChainFault.PURPOSE
 
 
 def test_a_weak_key_in_the_chain_is_refused() -> None:
@@ -133,7 +133,7 @@ def test_a_weak_key_in_the_chain_is_refused() -> None:
     below = TestCa(signer=Signer(middle, key, (middle,), ca.signer.roots))
     with pytest.raises(InputError) as caught:
         judged(below.workload("demo", "web"))
-    assert caught.value.code == Fault.WEAK_KEY
+    assert caught.value.code == ChainFault.WEAK_KEY
 
 
 def test_look_alikes_are_refused() -> None:

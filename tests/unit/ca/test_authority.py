@@ -19,7 +19,7 @@ from meshscrape.spiffe.certificates import (
     load_certificates,
     self_signed_root,
 )
-from meshscrape.spiffe.chains import Fault
+from meshscrape.spiffe.chains import ChainFault
 from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key, key_to_pem, load_key
 from support.ca import TestCa, issue_intermediate
@@ -209,14 +209,14 @@ def _signer(chain: bytes, key: bytes, root: TestCa) -> Signer:
 @pytest.mark.parametrize(
     ("odd", "fault"),
     [
-        ({"extended": [CLIENT]}, Fault.PURPOSE),
-        ({"permitted": [x509.UniformResourceIdentifier("example.org")]}, Fault.NAMES),
-        ({"unknown": True}, Fault.EXTENSION),
+        ({"extended": [CLIENT]}, ChainFault.PURPOSE),
+        ({"permitted": [x509.UniformResourceIdentifier("example.org")]}, ChainFault.NAMES),
+        ({"unknown": True}, ChainFault.EXTENSION),
     ],
     ids=["clients alone", "another trust domain alone", "an unknown critical extension"],
 )
 def test_a_ca_whose_certificates_the_mesh_refuses_does_not_start(
-    tmp_path: Path, odd: dict[str, Any], fault: Fault
+    tmp_path: Path, odd: dict[str, Any], fault: ChainFault
 ) -> None:
     """The CA judges a certificate of its own as Envoy will, before any workload asks for one."""
     maker = Maker("operator")

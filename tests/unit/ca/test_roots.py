@@ -13,7 +13,7 @@ import pytest
 
 from meshscrape.ca.authority import Authority, open_own
 from meshscrape.ca.roots import RotationRecord, held_record, open_present, published_bundle, read_rotation
-from meshscrape.ca.rotation import Rotation, Stage
+from meshscrape.ca.rotation import Rotation, RotationStage
 from meshscrape.errors import InputError
 from meshscrape.spiffe.bundles import is_issued_by
 from meshscrape.spiffe.certificates import fingerprint
@@ -57,7 +57,7 @@ def present(directory: Path) -> tuple[str, list[str]]:
     return fingerprint(authority.anchor), [fingerprint(each) for each in authority.signer.roots]
 
 
-def at_stage(directory: Path, stage: Stage | None, *, abort: bool = False) -> Rotation | None:
+def at_stage(directory: Path, stage: RotationStage | None, *, abort: bool = False) -> Rotation | None:
     """A CA's directory with a rotation at this stage."""
     directory.mkdir(exist_ok=True)
     open_own(directory, DOMAIN, NOW)
@@ -73,8 +73,8 @@ def at_stage(directory: Path, stage: Stage | None, *, abort: bool = False) -> Ro
     return rotation
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-def test_a_ca_starts_as_its_record_says(tmp_path: Path, stage: Stage) -> None:
+@pytest.mark.parametrize("stage", list(RotationStage))
+def test_a_ca_starts_as_its_record_says(tmp_path: Path, stage: RotationStage) -> None:
     """In every stage the signer and the bundle are those of the state machine."""
     rotation = at_stage(tmp_path, stage)
     assert rotation is not None
@@ -107,7 +107,7 @@ def test_a_kill_while_finishing_is_finished_later(
     """Between any two renames a CA starts with the new root alone, and finishing again gets to the end."""
     for number in range(20):
         directory = tmp_path / str(number)
-        rotation = at_stage(directory, Stage.FINISH, abort=abort)
+        rotation = at_stage(directory, RotationStage.FINISH, abort=abort)
         assert rotation is not None
         with held_record(directory) as record, killed_at(monkeypatch, number):
             try:
@@ -127,7 +127,7 @@ def test_a_kill_while_finishing_is_finished_later(
 
 def test_the_old_key_is_gone_afterwards(tmp_path: Path) -> None:
     """Neither root of a finished rotation leaves a second private key behind."""
-    rotation = at_stage(tmp_path, Stage.FINISH)
+    rotation = at_stage(tmp_path, RotationStage.FINISH)
     old = (tmp_path / "ca-key.pem").read_bytes()
     assert rotation is not None
     with held_record(tmp_path) as record:
@@ -140,7 +140,7 @@ def test_the_old_key_is_gone_afterwards(tmp_path: Path) -> None:
 
 def test_keys_of_a_rotation_are_private(tmp_path: Path) -> None:
     """The new root's key is 0600 in a directory that is 0700 from the start."""
-    at_stage(tmp_path, Stage.DISTRIBUTE)
+    at_stage(tmp_path, RotationStage.DISTRIBUTE)
     assert (tmp_path / "rotation").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "rotation" / "ca-key.pem").stat().st_mode & 0o777 == 0o600
 
@@ -163,7 +163,7 @@ def test_a_directory_without_a_root_of_its_own_is_refused(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["ca-cert.pem", "ca-key.pem"])
 def test_a_lost_file_is_named_and_nothing_is_made_up(tmp_path: Path, name: str) -> None:
     """A CA in a rotation whose new root is gone does not start with a root of its own invention."""
-    at_stage(tmp_path, Stage.ISSUE)
+    at_stage(tmp_path, RotationStage.ISSUE)
     (tmp_path / "rotation" / name).unlink()
     with pytest.raises(InputError, match="missing"):
         open_present(tmp_path, DOMAIN, NOW)
@@ -171,7 +171,7 @@ def test_a_lost_file_is_named_and_nothing_is_made_up(tmp_path: Path, name: str) 
 
 def test_another_trust_domain_is_refused_in_a_rotation_too(tmp_path: Path) -> None:
     """The new root says whose it is."""
-    at_stage(tmp_path, Stage.ISSUE)
+    at_stage(tmp_path, RotationStage.ISSUE)
     with pytest.raises(InputError, match="not of example"):
         open_present(tmp_path, "example.org", NOW)
 
@@ -179,7 +179,7 @@ def test_another_trust_domain_is_refused_in_a_rotation_too(tmp_path: Path) -> No
 def test_the_published_bundle_is_read_in_its_order(tmp_path: Path) -> None:
     """That is how it is known which stage the CA has taken over."""
     assert published_bundle(tmp_path) == ()
-    rotation = at_stage(tmp_path, Stage.ISSUE)
+    rotation = at_stage(tmp_path, RotationStage.ISSUE)
     assert rotation is not None
     authority: Authority = open_present(tmp_path, DOMAIN, NOW)
     (tmp_path / "root-cert.pem").write_bytes(authority.bundle_pem)
@@ -188,7 +188,7 @@ def test_the_published_bundle_is_read_in_its_order(tmp_path: Path) -> None:
 
 def test_finishing_too_early_is_a_mistake(tmp_path: Path) -> None:
     """The old key goes only in the last stage."""
-    rotation = at_stage(tmp_path, Stage.WITHDRAW)
+    rotation = at_stage(tmp_path, RotationStage.WITHDRAW)
     assert rotation is not None
     with pytest.raises(ValueError, match="last stage"):
         RotationRecord(tmp_path).finish(rotation)

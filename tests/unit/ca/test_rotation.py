@@ -11,12 +11,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from meshscrape.ca.rotation import RootUse, Rotation, Stage, parse, to_json, unconfirmed
+from meshscrape.ca.rotation import RootUse, Rotation, RotationStage, parse, to_json, unconfirmed
 from meshscrape.errors import InputError
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 A, B = "aa" * 32, "bb" * 32
-START = Rotation(Stage.DISTRIBUTE, old=A, new=B, started_at=NOW)
+START = Rotation(RotationStage.DISTRIBUTE, old=A, new=B, started_at=NOW)
 
 
 def seen(*, trusts: set[str], issuer: str, who: str = "web") -> RootUse:
@@ -27,13 +27,15 @@ def seen(*, trusts: set[str], issuer: str, who: str = "web") -> RootUse:
 @pytest.mark.parametrize(
     ("stage", "signing", "bundle"),
     [
-        (Stage.DISTRIBUTE, A, (A, B)),
-        (Stage.ISSUE, B, (B, A)),
-        (Stage.WITHDRAW, B, (B,)),
-        (Stage.FINISH, B, (B,)),
+        (RotationStage.DISTRIBUTE, A, (A, B)),
+        (RotationStage.ISSUE, B, (B, A)),
+        (RotationStage.WITHDRAW, B, (B,)),
+        (RotationStage.FINISH, B, (B,)),
     ],
 )
-def test_what_each_stage_signs_with_and_trusts(stage: Stage, signing: str, bundle: tuple[str, ...]) -> None:
+def test_what_each_stage_signs_with_and_trusts(
+    stage: RotationStage, signing: str, bundle: tuple[str, ...]
+) -> None:
     """The table of the stages; who signs is always in the bundle."""
     rotation = replace(START, stage=stage)
     assert (rotation.signing, rotation.trusted) == (signing, bundle)
@@ -54,18 +56,18 @@ def test_every_stage_until_the_last_publishes_another_bundle() -> None:
 @pytest.mark.parametrize(
     ("stage", "trusts", "issuer", "reason"),
     [
-        (Stage.DISTRIBUTE, {A}, A, "does not trust the new root yet"),
-        (Stage.DISTRIBUTE, {A, B}, A, ""),
-        (Stage.ISSUE, {A, B}, A, "still has a certificate of the old root"),
-        (Stage.ISSUE, {A, B}, "", "still has a certificate of the old root"),
-        (Stage.ISSUE, {A}, B, "does not trust the new root yet"),
-        (Stage.ISSUE, {A, B}, B, ""),
-        (Stage.WITHDRAW, {A, B}, B, "still trusts the old root"),
-        (Stage.WITHDRAW, {B}, A, "still has a certificate of the old root"),
-        (Stage.WITHDRAW, {B}, B, ""),
+        (RotationStage.DISTRIBUTE, {A}, A, "does not trust the new root yet"),
+        (RotationStage.DISTRIBUTE, {A, B}, A, ""),
+        (RotationStage.ISSUE, {A, B}, A, "still has a certificate of the old root"),
+        (RotationStage.ISSUE, {A, B}, "", "still has a certificate of the old root"),
+        (RotationStage.ISSUE, {A}, B, "does not trust the new root yet"),
+        (RotationStage.ISSUE, {A, B}, B, ""),
+        (RotationStage.WITHDRAW, {A, B}, B, "still trusts the old root"),
+        (RotationStage.WITHDRAW, {B}, A, "still has a certificate of the old root"),
+        (RotationStage.WITHDRAW, {B}, B, ""),
     ],
 )
-def test_what_confirms_a_stage(stage: Stage, trusts: set[str], issuer: str, reason: str) -> None:
+def test_what_confirms_a_stage(stage: RotationStage, trusts: set[str], issuer: str, reason: str) -> None:
     """Each stage asks for what makes the next one safe, of everybody, and names who lacks what."""
     rotation = replace(START, stage=stage)
     good = seen(trusts=set(rotation.trusted), issuer=rotation.signing, who="good")
@@ -100,15 +102,15 @@ def test_an_abort_is_one_and_ends() -> None:
     assert back.aborting
     assert back.aborted() == back
     with pytest.raises(InputError, match="too late to go back"):
-        replace(START, stage=Stage.FINISH).aborted()
+        replace(START, stage=RotationStage.FINISH).aborted()
     with pytest.raises(ValueError, match="last stage"):
-        replace(START, stage=Stage.FINISH).advanced()
+        replace(START, stage=RotationStage.FINISH).advanced()
 
 
-@pytest.mark.parametrize("stage", list(Stage))
-def test_the_record_reads_as_it_was_written(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", list(RotationStage))
+def test_the_record_reads_as_it_was_written(stage: RotationStage) -> None:
     """Nothing is lost between two processes."""
-    rotation = replace(START, stage=stage, aborting=stage is Stage.ISSUE)
+    rotation = replace(START, stage=stage, aborting=stage is RotationStage.ISSUE)
     assert parse(to_json(rotation), "here") == rotation
 
 
@@ -165,7 +167,7 @@ class Rotations(RuleBasedStateMachine):
     def begin(self) -> None:
         self.mesh.made += 1
         new = f"{self.mesh.made:064x}"
-        self.mesh.rotation = Rotation(Stage.DISTRIBUTE, self.mesh.root, new, NOW)
+        self.mesh.rotation = Rotation(RotationStage.DISTRIBUTE, self.mesh.root, new, NOW)
 
     @precondition(lambda self: self.mesh.rotation is not None)
     @rule()
@@ -175,7 +177,7 @@ class Rotations(RuleBasedStateMachine):
         if unconfirmed(rotation, rotation.trusted, [each.seen() for each in mesh.agents]):
             return
         mesh.rotation = rotation.advanced()
-        if mesh.rotation.stage is Stage.FINISH:
+        if mesh.rotation.stage is RotationStage.FINISH:
             mesh.root, mesh.rotation = rotation.new, None
 
     @precondition(lambda self: self.mesh.rotation is not None)

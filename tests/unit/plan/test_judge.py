@@ -8,7 +8,7 @@ import pytest
 
 from meshscrape.kube.objects import Inventory
 from meshscrape.observe import observe
-from meshscrape.plan.judge import Result, Verdict, judge, new_errors
+from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors
 from support.objects import (
     LOCALHOST_ONLY,
     SECURE,
@@ -54,7 +54,7 @@ def leaving() -> Object:
 BEFORE = mesh(envoy_stats())
 
 
-def verdict(after: Inventory, **result: Any) -> Verdict:
+def verdict(after: Inventory, **result: Any) -> ScrapeVerdict:
     """The verdict on the one workload and its plaintext job."""
     verdicts = judge(Result(observe(BEFORE), observe(after), **result))
     return only(each for each in verdicts if each.workload.name == "httpbin")

@@ -14,12 +14,12 @@ from meshscrape.verify.findings import CheckResult, Outcome
 from meshscrape.verify.observations import (
     Answered,
     Closed,
+    ConnectionRefused,
     Negotiated,
     NotHttp,
     NotObserved,
     Observation,
     Presented,
-    Refused,
     Reset,
     TimedOut,
     TlsAlert,
@@ -39,7 +39,7 @@ PORT = Port("secure-stats", "default/x", "127.9.1.1", 15091, spiffe_id=IDENTITY)
 ALERT = TlsAlert("certificate required")
 EXPIRED = TlsAlert("certificate expired")
 NOBODY: tuple[Observation, ...] = (
-    Refused(),
+    ConnectionRefused(),
     Unreachable("No route to host"),
     TimedOut("connect"),
     TimedOut("answer"),
@@ -96,7 +96,7 @@ def test_an_old_version_that_is_agreed_to_is_found() -> None:
         (Answered(200), Answered(403), "failed"),
         (TlsAlert("unknown ca"), Answered(200), "failed"),
         (NotObserved("no token"), NotObserved("no token"), "skipped"),
-        (Answered(200), Refused(), "skipped"),
+        (Answered(200), ConnectionRefused(), "skipped"),
     ],
 )
 def test_expiry_must_be_the_reason(control: Observation, expired: Observation, outcome: Outcome) -> None:
@@ -139,7 +139,7 @@ def test_many_open_paths_are_summed_up() -> None:
 @pytest.mark.parametrize("check", ["plaintext-closed", "admin-closed"])
 def test_shut_means_that_nothing_accepts(check: str) -> None:
     """A refused connection passes; whoever accepts one is found, even when it then says nothing."""
-    for seen in (Refused(), Unreachable("No route to host"), TimedOut("connect")):
+    for seen in (ConnectionRefused(), Unreachable("No route to host"), TimedOut("connect")):
         assert result(check, seen).outcome == "passed"
     for listening in (Answered(200), Answered(403), TimedOut("answer"), *CLOSED, NotHttp(b"x")):
         assert result(check, listening).outcome == "failed"
@@ -148,14 +148,14 @@ def test_shut_means_that_nothing_accepts(check: str) -> None:
 def test_open_plaintext_is_a_note() -> None:
     """Not hardened is a choice, not a fault."""
     assert result("plaintext-open", Answered(200)).outcome == "noted"
-    assert result("plaintext-open", Refused()).outcome == "passed"
+    assert result("plaintext-open", ConnectionRefused()).outcome == "passed"
 
 
 @pytest.mark.parametrize("check", ["scraper-admitted", "application-metrics"])
 def test_the_scraper_needs_a_whole_200(check: str) -> None:
     """Everything else breaks the scrape; a body beyond the limit was not judged."""
     assert result(check, Answered(200)).outcome == "passed"
-    for seen in (Answered(200, end="cut"), Answered(403), *CLOSED, Refused(), TimedOut("answer")):
+    for seen in (Answered(200, end="cut"), Answered(403), *CLOSED, ConnectionRefused(), TimedOut("answer")):
         assert result(check, seen).outcome == "failed"
     assert result(check, Answered(200, body=b"x", end="limit")).outcome == "skipped"
 
@@ -216,7 +216,7 @@ def test_a_short_rsa_key_of_a_server_is_a_finding() -> None:
         (ALERT, "passed"),
         (TimedOut("silence"), "failed"),
         (NotHttp(b"220 ready"), "failed"),
-        (Refused(), "skipped"),
+        (ConnectionRefused(), "skipped"),
         (TimedOut("connect"), "skipped"),
     ],
 )
@@ -227,7 +227,12 @@ def test_a_silent_connection_must_be_closed(seen: Observation, outcome: Outcome)
 
 @pytest.mark.parametrize(
     ("seen", "outcome"),
-    [(Answered(401), "passed"), (Answered(200), "failed"), (Answered(403), "failed"), (Refused(), "skipped")],
+    [
+        (Answered(401), "passed"),
+        (Answered(200), "failed"),
+        (Answered(403), "failed"),
+        (ConnectionRefused(), "skipped"),
+    ],
 )
 def test_the_proxy_wants_its_token(seen: Observation, outcome: Outcome) -> None:
     """Anything but 401 came from behind the token."""
@@ -250,15 +255,20 @@ def test_without_a_scrape_there_is_nothing_to_judge(check: str) -> None:
 
 def test_one_shut_port_is_one_finding() -> None:
     """What could not be checked because the scraper is not let in is explained by that finding."""
-    settled = settle([result("scraper-admitted", Refused()), result("no-certificate", Refused()),
-                      result("paths", Answered(200))], GATES)  # fmt: skip
+    refused = ConnectionRefused()
+    results = [
+        result("scraper-admitted", refused),
+        result("no-certificate", refused),
+        result("paths", Answered(200)),
+    ]
+    settled = settle(results, GATES)
     assert [each.outcome for each in settled] == ["failed", "blocked", "failed"]
 
 
 def test_nothing_is_explained_by_a_finding_that_is_not_there() -> None:
     """Left alone, or on another target, what could not be checked stays a finding."""
-    elsewhere = replace(result("scraper-admitted", Refused()), target="127.9.1.1:15092")
-    settled = settle([elsewhere, result("no-certificate", Refused())], GATES)
+    elsewhere = replace(result("scraper-admitted", ConnectionRefused()), target="127.9.1.1:15092")
+    settled = settle([elsewhere, result("no-certificate", ConnectionRefused())], GATES)
     assert settled[1].outcome == "skipped"
     assert settle([result("exposition", Answered(403))], GATES)[0].outcome == "skipped"
 

@@ -18,11 +18,11 @@ from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
 from meshscrape.verify.observations import (
     Answered,
     Closed,
+    ConnectionRefused,
     NotHttp,
     NotObserved,
     Observation,
     Presented,
-    Refused,
     Reset,
     TimedOut,
     TlsAlert,
@@ -136,7 +136,7 @@ def test_an_overdue_renewal_is_a_note() -> None:
 @pytest.mark.parametrize(
     ("seen", "step", "words"),
     [
-        (Refused(), "TCP connection", "nothing listens"),
+        (ConnectionRefused(), "TCP connection", "nothing listens"),
         (Unreachable("No route to host"), "TCP connection", "No route to host"),
         (TimedOut("connect"), "TCP connection", "no answer in time"),
         (TlsFailed("the port does not speak TLS"), "TLS handshake", "does not speak TLS"),
@@ -290,7 +290,7 @@ def test_the_proxy_s_own_refusals_end_at_the_proxy(reason: str) -> None:
 def test_a_refusal_for_the_target_s_sake_is_looked_into(reason: str) -> None:
     """The proxy step notes it; the step with the cause breaks, or, when nothing does, the passage."""
     answer = proxy(refused(reason, 503))
-    assert broken(merged(proxied()), proxy=answer, handshake=Refused())[0] == "TCP connection"
+    assert broken(merged(proxied()), proxy=answer, handshake=ConnectionRefused())[0] == "TCP connection"
     name, seen = broken(merged(proxied()), proxy=answer)
     assert name == "through the proxy"
     assert reason in seen
@@ -298,7 +298,7 @@ def test_a_refusal_for_the_target_s_sake_is_looked_into(reason: str) -> None:
 
 def test_a_proxy_that_does_not_answer_is_the_cause() -> None:
     """Nothing else is blamed."""
-    assert broken(merged(proxied()), proxy=proxy(Refused()))[0] == "scrape proxy"
+    assert broken(merged(proxied()), proxy=proxy(ConnectionRefused()))[0] == "scrape proxy"
 
 
 def test_prometheus_has_the_last_word() -> None:

@@ -10,8 +10,8 @@ import pytest
 from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.explain.announced import (
+    AnnouncedIndex,
     Discovered,
-    Index,
     announced_targets,
     parse_http_sd,
     parse_index,
@@ -88,7 +88,7 @@ def test_another_server_s_answer_is_no_list_of_targets(answer: bytes) -> None:
         parse_http_sd("a", answer)
 
 
-def index(**changes: Any) -> Index:
+def index(**changes: Any) -> AnnouncedIndex:
     return parse_index(json.dumps(INDEX | changes).encode())
 
 

@@ -13,10 +13,10 @@ from meshscrape.verify.mesh_status import MeshStatus, parse_mesh
 from meshscrape.verify.observations import (
     Answered,
     Closed,
+    ConnectionRefused,
     NotHttp,
     Observation,
     OpenPorts,
-    Refused,
     TimedOut,
     TlsAlert,
 )
@@ -173,7 +173,13 @@ def test_a_process_beside_the_mesh_is_noted_once() -> None:
 
 @pytest.mark.parametrize(
     "seen",
-    [Refused(), Closed(), TlsAlert("certificate required"), NotHttp(b"SSH-2.0"), TimedOut("answer")],
+    [
+        ConnectionRefused(),
+        Closed(),
+        TlsAlert("certificate required"),
+        NotHttp(b"SSH-2.0"),
+        TimedOut("answer"),
+    ],
 )
 def test_a_port_without_http_is_no_finding(seen: Observation) -> None:
     """Gone, closing, TLS, other protocols, or silent: no scraper would get anything either."""

@@ -12,7 +12,7 @@ from meshscrape.kube.views.sidecar import Sidecar
 from meshscrape.kube.views.sidecar import sidecar as view_of
 from meshscrape.observe.authorization import (
     AuthorizationPolicies,
-    Request,
+    WorkloadRequest,
     allow_policies,
     is_allowed,
 )
@@ -145,7 +145,7 @@ def _exposed_agent(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -
     """Return the agent takes requests from its own pod for local ones, and the Sidecar's come from there."""
     for port in workload.legacy:
         encrypted = workload.kind != "sidecar" or workload.mtls.of(port.port) == "STRICT"
-        quit_agent = Request(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")
+        quit_agent = WorkloadRequest(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")
         if port.every_path and port.target == ports.MERGED and is_allowed(policies, quit_agent):
             who = (
                 "every workload of the mesh"
@@ -171,7 +171,7 @@ def _scraper_denied(
         denied = [
             scraper
             for scraper in readers
-            if not is_allowed(policies, Request(port.port, MERGED_PATH, "GET", scraper.spiffe_id))
+            if not is_allowed(policies, WorkloadRequest(port.port, MERGED_PATH, "GET", scraper.spiffe_id))
         ]
         for scraper in denied:
             listing = ", ".join(policy.ref.name for policy in allow_policies(policies))
@@ -198,7 +198,7 @@ def _reads(scraper: Scraper, workload: ObservedWorkload, port: int, facts: Facts
 
 def _open_to_all(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -> Iterator[Pitfall]:
     for port in workload.legacy:
-        if is_allowed(policies, Request(port.port, MERGED_PATH, "GET", _STRANGER)):
+        if is_allowed(policies, WorkloadRequest(port.port, MERGED_PATH, "GET", _STRANGER)):
             yield Pitfall(
                 "legacy-any-identity",
                 "info",

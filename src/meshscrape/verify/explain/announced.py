@@ -49,7 +49,7 @@ class Discovered:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class AnnouncedIndex:
     """The scrape proxy's list of its jobs, with its doubts and contested addresses (see `Discovered`)."""
 
     jobs: tuple[str, ...]
@@ -57,7 +57,7 @@ class Index:
     contested: frozenset[str] = frozenset()
 
 
-def parse_index(data: bytes) -> Index:
+def parse_index(data: bytes) -> AnnouncedIndex:
     """Return what `/targets` of a scrape proxy says; ValueError for another server's answer."""
     try:
         document = json.loads(data)
@@ -71,7 +71,7 @@ def parse_index(data: bytes) -> Index:
             doubts.append("the proxy does not use exactly what its sources say")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("no list of jobs") from error
-    return Index(jobs, "; ".join(doubts), contested)
+    return AnnouncedIndex(jobs, "; ".join(doubts), contested)
 
 
 def parse_http_sd(job: str, data: bytes) -> tuple[Announced, ...]:

@@ -22,12 +22,12 @@ from meshscrape.verify.mesh_status import MeshWorkload
 from meshscrape.verify.observations import (
     Answered,
     Closed,
+    ConnectionRefused,
     Negotiated,
     NotHttp,
     NotObserved,
     Observation,
     Presented,
-    Refused,
     Reset,
     TimedOut,
     TlsAlert,
@@ -167,7 +167,7 @@ def connection_step(target: ExplainTarget, seen: Observation) -> Step:
     name = "TCP connection"
     remedy = "see that the workload's Envoy runs (`meshscrape listeners`) and its agent's log"
     match seen:
-        case Refused():
+        case ConnectionRefused():
             return Step(name, "broken", f"{target.authority} refuses connections: nothing listens", remedy)
         case Unreachable() | TimedOut(phase="connect"):
             remedy = "see the network between the scraper and the target: routes, policies, firewalls"
@@ -215,7 +215,7 @@ def acceptance_step(seen: Observation) -> Step:
         case Reset() | Closed():
             remedy = "see the workload's Envoy log; it may be draining, or at its limit of connections"
             return Step(name, "broken", f"the target ends the connection: {describe(seen)}", remedy)
-        case NotHttp() | TlsFailed() | Refused() | Unreachable() | NotObserved():
+        case NotHttp() | TlsFailed() | ConnectionRefused() | Unreachable() | NotObserved():
             return Step(name, "broken", describe(seen), "try again; see the workload's Envoy log")
         case TimedOut():
             remedy = "the target hangs: see the workload's agent and Envoy log"

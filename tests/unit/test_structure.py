@@ -1,4 +1,4 @@
-"""The two lists of pyproject.toml, pure and effectful, compared with the tree."""
+"""The structure of the package: the two lists of pyproject.toml compared with the tree, and unique names."""
 
 from __future__ import annotations
 
@@ -80,3 +80,13 @@ def test_pure_module_reads_no_clock_and_no_file(name: str) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
     ]
     assert [called for called in calls if called in EFFECTS] == []
+
+
+def test_class_names_are_unique() -> None:
+    """One word has one meaning: no two public classes of the package share a name."""
+    places: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
