@@ -10,7 +10,7 @@ through stages, and each stage has places of its own:
     unproven   TLS stands, and no identity is proved yet.
     proven     a certificate or a token has proved an identity.
 
-A full stage refuses nobody: the oldest connection of the holder that has most places there ends. Before an
+A full stage refuses no connection. The oldest one of the holder with most places there ends. Before an
 identity is proved the holder is the peer's address, afterwards it is the identity. A pod that shares its
 address with an attacker (NAT, one machine) survives: an honest peer needs a place for some round trips, and
 the oldest ends first.
@@ -157,7 +157,7 @@ Event: TypeAlias = Arrived | Greeted | TurnTaken | Secured | Proved | Active | E
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do: end these connections, each for its cause, then shake hands with `start` (None: nobody)."""
+    """What to do: end these connections, each for its cause, then shake hands with `start` (None: none)."""
 
     end: tuple[tuple[int, Cause], ...] = ()
     start: int | None = None

@@ -8,7 +8,7 @@ Pure. With the old root A and the new one B:
     withdraw     B            B        no root user trusts A
     finish       B            B        A's key is destroyed (no way back from here)
 
-Each stage has another bundle, or the same roots in another order. So whoever follows the bundle's file
+Each stage has another bundle, or the same roots in another order. So a process that follows the bundle's file
 notices every stage.
 
 Aborting mirrors the stage and swaps the roots: from "distribute" B is withdrawn at once, from "issue" A

@@ -1,4 +1,4 @@
-"""The CA's files at rest: private keys that nobody else can read, and the lock of its directory."""
+"""The CA's files at rest: private keys that only the CA's user can read, and the lock of its directory."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class PodSource:
         problem = next(iter(self._problems.values()), None)
         if problem is None and contested:
             problem = InputError(
-                "pods of different identities have one address: nobody is scraped there",
+                "pods of different identities have one address: it is not scraped",
                 where=", ".join(contested[:3])
                 + (f" and {more} more" if (more := len(contested) - 3) > 0 else ""),
                 remedy="let each have its own port",

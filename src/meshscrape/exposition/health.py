@@ -51,7 +51,7 @@ _HEALTH: tuple[tuple[str, str, str, str], ...] = (
         "meshscrape_source_dropped_families_total",
         "counter",
         "dropped_families_total",
-        "Families left out because somebody else has their names, or there were too many.",
+        "Families left out because another source has their names, or there were too many.",
     ),
     (
         "meshscrape_source_malformed_lines_total",

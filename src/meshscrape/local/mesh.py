@@ -46,7 +46,7 @@ EXAMPLE = Path(__file__).with_name("example") / "mesh.yaml"
 class MeshOptions:
     """What `up` was asked for: the manifest, the scrape interval (seconds), whether to make traffic.
 
-    With `direct` Prometheus scrapes by itself, without a scrape proxy, and checks nobody's identity.
+    With `direct` Prometheus scrapes by itself, without a scrape proxy, and verifies no target.
     """
 
     manifest: Path

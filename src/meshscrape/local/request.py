@@ -60,7 +60,7 @@ def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
     """Return where `url` leads: its host is an address, or a workload's NAME or NAME.NAMESPACE.
 
     For https the answering identity is the one that the mesh's status document gives for the address;
-    InputError when the mesh has nobody there, because then nobody could be checked.
+    InputError when no workload of the mesh is there, because then no identity can be verified.
     """
     try:
         parts = urlsplit(url)
@@ -99,7 +99,7 @@ def send(
 
     Nothing is sent before the server's certificate chains to the trust bundle in `credentials` and carries
     exactly the expected SPIFFE ID. `timeout` bounds each wait, in seconds. Raises RefusedError when TLS
-    fails, UnavailableError when nobody answers.
+    fails, UnavailableError without an answer.
     """
     where = f"{endpoint.address}:{endpoint.port}"
     stream = _connected(endpoint, credentials, timeout, tell)

@@ -86,6 +86,6 @@ def owners(manifest: Manifest) -> Iterator[Ref]:
     for reference in sorted(mappings, key=lambda reference: reference.get("controller") is not True):
         group = str(reference.get("apiVersion", "")).rpartition("/")[0]
         ref = Ref(group, str(reference.get("kind")), manifest.ref.namespace, str(reference.get("name")))
-        # Whoever creates a pod writes its owner, and the API server does not check that it is a name.
+        # A pod's creator writes its owner, and the API server does not check that it is a name.
         if ref.printable:
             yield ref

@@ -1,4 +1,4 @@
-"""The plaintext ports close, once nobody needs them: the gate, and the change itself."""
+"""Close plaintext ports that no reader needs: the gate, and the change itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NOBODY = Missing(
 
 
 def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gate]:
-    """Close the ports of targets that nobody reads in plaintext; the gates say what others wait for.
+    """Close the ports of targets that no job reads in plaintext; the gates say what others wait for.
 
     `moved` are the scrape jobs that the secured pods leave, `scraped` whether anybody reads the secure ports.
     """

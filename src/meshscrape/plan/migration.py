@@ -100,7 +100,7 @@ def _peer_authentication(
     ports = as_mapping(dig(data, "spec", "portLevelMtls"))
     if data is None or not as_mapping(selector) or not selects(selector, workload.labels):
         return
-    # Another mode than legacy's own is somebody's wish, such as one that lets native listeners have the port.
+    # A mode that meshscrape did not set is the user's, for example to let native listeners use the port.
     if dig(ports, str(LEGACY_PORT), "mode") != "STRICT":
         return
     # Without it, those would serve their metrics in plain HTTP.

@@ -166,7 +166,7 @@ def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
 
 
 def _scraped(context: Context) -> bool:
-    """Whether somebody scrapes the secure ports once the plan is applied, as far as can be told."""
+    """Return whether a known scraper reads the secure ports once the plan is applied."""
     match context.intent.prometheus:
         case "addon" | "operator":
             return True

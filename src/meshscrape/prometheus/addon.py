@@ -124,7 +124,7 @@ def _service(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _network_policy(options: PrometheusOptions) -> dict[str, Any]:
-    """Prometheus answers whoever asks, with everything that it scraped: only pods of its namespace may."""
+    """Return a NetworkPolicy: only pods of its namespace may ask Prometheus, which answers every client."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

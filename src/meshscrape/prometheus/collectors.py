@@ -43,7 +43,7 @@ def collector_text(collector: Collector, config: Mapping[str, Any]) -> str:
     head = f"# Made by meshscrape. {_PLACES[collector]}\n"
     jobs = config.get("scrape_configs") or ()
     if any(job.get("tls_config", {}).get("insecure_skip_verify") for job in jobs):
-        head += "# Nobody checks whom it scrapes: see insecure_skip_verify.\n"
+        head += "# The scraper does not verify targets: see insecure_skip_verify.\n"
     return head + dump(collector_config(collector, config))
 
 

@@ -1,7 +1,7 @@
 """Alerting rules for secured scraping: a file of Prometheus, or a PrometheusRule.
 
 Metrics come from Prometheus itself, from Istio's agent or meshscrape's (the same names), from Envoy, from the
-scrape proxy and from `meshscrape verify --watch`. A rule whose metrics nobody exports stays silent.
+scrape proxy and from `meshscrape verify --watch`. A rule whose metrics are not exported stays silent.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SECURE = 'job=~"istio-secure-.+"'
 SECURE_PORTS = 'instance=~".+:(15091|15092)"'
 # Plaintext ports of a proxy. ztunnel has no other than 15020.
 PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
-# Answers that mean somebody else than the expected workload is there.
+# Answers that mean that another workload than the expected one is there.
 IDENTITY_REASONS = ("wrong-identity", "untrusted-certificate", "plaintext-server")
-# Answers that somebody has to act on. The others come with workloads that start, stop or are busy; when they
+# Answers that need action. The others come with workloads that start, stop or are busy; when they
 # last, the target is down.
 POLICY_REASONS = (
     "expired-certificate", "not-yet-valid-certificate", "scraper-not-accepted", "no-scraper-certificate",

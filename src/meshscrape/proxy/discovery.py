@@ -147,14 +147,14 @@ class Discovery:
         return found
 
     def wanted(self) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
-        """Return the targets to scrape by job, and the addresses that nobody scrapes (see `uncontested`)."""
+        """Return the targets to scrape by job, and the addresses that are left out (see `uncontested`)."""
         return uncontested(self.targets())
 
 
 def uncontested(targets: Mapping[str, Sequence[Target]]) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
     """Return the targets without those where two identities are expected at one address, and these addresses.
 
-    It is unknown which source is right, so nobody is scraped there; all other targets go on.
+    It is unknown which source is right, so that address is not scraped; all other targets go on.
     """
     expected: dict[str, SpiffeId] = {}
     contested: set[str] = set()

@@ -63,7 +63,7 @@ def run(options: ProxyOptions) -> None:
     logger.info("stopped")
 
 
-# The targets by job, and the addresses where nobody is scraped.
+# The targets by job, and the addresses that are not scraped.
 Wanted = tuple[Mapping[str, Sequence[Target]], Sequence[str]]
 
 

@@ -219,7 +219,7 @@ def _extension_faults(certificate: x509.Certificate, name: str) -> Iterator[tupl
         return
     if unknown:
         yield (
-            f"{name} has a critical extension that nobody here knows ({unknown[0].dotted_string})",
+            f"{name} has a critical extension that is not known here ({unknown[0].dotted_string})",
             ChainFault.EXTENSION,
             "issue it without that extension",
         )

@@ -15,7 +15,7 @@ from meshscrape.system.http.client import FetchLimits, fetch
 class EnvoyAdmin:
     """Asks a running Envoy; every question is a connection of its own.
 
-    Raises UnavailableError when nobody answers within `timeout` seconds, or answers with an error.
+    Raises UnavailableError without an answer within `timeout` seconds, or for an error.
     """
 
     def __init__(self, socket_path: Path, *, timeout: float = 5.0) -> None:
@@ -23,7 +23,7 @@ class EnvoyAdmin:
         self._timeout = timeout
 
     async def ready(self) -> bool:
-        """Return whether Envoy is LIVE (`/ready` answers 200 only then); False too when nobody answers."""
+        """Return whether Envoy is LIVE (`/ready` answers 200 only then); False too without an answer."""
         try:
             status, _ = await self.get("/ready")
         except UnavailableError:

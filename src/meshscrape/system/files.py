@@ -116,7 +116,7 @@ def publish(
 
 
 def unpublish_from_memory(directory: Path) -> None:
-    """Remove the present generation of `directory` if it is in memory, where nobody else would remove it."""
+    """Remove the present generation of `directory` if it is in memory, where nothing else would remove it."""
     _remove_from_memory(Path(_present_generation(directory)))
 
 
@@ -170,7 +170,7 @@ def unreadable(path: Path, what: str, error: OSError) -> InputError:
 def private_dir(path: Path, mode: int = 0o700) -> None:
     """Make sure that `path` is a directory of this user with exactly `mode`; missing parents are made.
 
-    A directory of another user, or a link in its place, is refused: whoever owns it could swap the
+    A directory of another user, or a link in its place, is refused: its owner could swap the
     keys in it. Raises MeshscrapeError.
     """
     try:
@@ -225,7 +225,7 @@ class DirectoryLock:
     def owner(directory: Path) -> int | None:
         """Return the pid of the process that holds `directory`, read from /proc/locks (proc(5)).
 
-        None when nobody holds it, and on file systems whose device numbers differ there (overlays).
+        None when no process holds it, and on file systems whose device numbers differ there (overlays).
         """
         with contextlib.suppress(OSError):
             seen = directory.stat()
@@ -278,7 +278,7 @@ def _fill(descriptor: int, data: bytes, mode: int, durable: bool = False) -> Non
 def _fill_directory(generation: Path, files: Mapping[str, bytes], directory_mode: int, mode: int) -> None:
     """Write `files` into a directory that was just made, and into no other.
 
-    Whoever owns the directory around it could have put a link, or a directory of their own, in its place.
+    The owner of the directory around it could have put a link, or a directory of their own, in its place.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     inside = os.open(generation, flags)

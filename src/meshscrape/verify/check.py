@@ -75,7 +75,7 @@ class PortCheck(Check):
     """A check of ports. `ask` returns None for a port that it does not concern.
 
     `refusal` is the word for a port that passes, in the picture. `exposes` tells what anyone can read where
-    the check fails or is noted. `needs_scan` checks are about ports that nobody announced.
+    the check fails or is noted. `needs_scan` checks are about ports that are not announced.
     """
 
     ask: Ask

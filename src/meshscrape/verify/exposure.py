@@ -33,7 +33,7 @@ _SERVER_STATES = ("LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING")
 
 
 def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
-    """Fail a port that nobody announced and that serves Prometheus metrics; note one that was announced."""
+    """Fail a port that is not announced and serves Prometheus metrics; note one that was announced."""
     # An admin API that is open is one finding, not two, although it serves metrics as well.
     if admin_at(visits):
         return CheckVerdict("passed", "Envoy's admin API: see exposed-admin")
@@ -42,7 +42,7 @@ def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> Check
         return CheckVerdict("passed", nothing_at(visits))
     match port.exposure:
         case "hidden":
-            return CheckVerdict("failed", f"a port that nobody announced: {found}")
+            return CheckVerdict("failed", f"a port that is not announced: {found}")
         case "announced":
             return CheckVerdict("noted", f"anyone can read an announced port: {found}")
         case "outside":

@@ -148,7 +148,7 @@ def admin(port: Port) -> Question | None:
 
 
 def open_port(port: Port) -> Question | None:
-    """Ask a port that nobody announced for everything that it might serve."""
+    """Ask a port that is not announced for everything that it might serve."""
     if port.role == "searched":
         return unable(port.unable) if port.unable else Question(decided=CheckVerdict("passed", port.found))
     if port.role != "open":

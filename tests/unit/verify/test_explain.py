@@ -237,7 +237,7 @@ def test_an_empty_allow_list_is_said() -> None:
     """The remedy names the variable and the entry to add."""
     found = explained(merged(mesh(scrapers=[])), answer=Answered(403))
     assert found.broken is not None
-    assert "nobody may scrape" in found.broken.seen
+    assert "no scraper is admitted" in found.broken.seen
     wanted = "add spiffe:spiffe://cluster.local/ns/istio-system/sa/prometheus to MESHSCRAPE_SCRAPERS"
     assert wanted in found.broken.remedy
 

@@ -156,7 +156,7 @@ class HttpServer:
 
 
 class _Conversation:
-    """One client's connection: request after request until somebody has had enough."""
+    """Serve one client's connection, request after request, until either side ends it."""
 
     def __init__(
         self, server: HttpServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

@@ -229,7 +229,7 @@ def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) 
     name = "authorisation"
     listed = ", ".join(map(str, target.workload.scrapers)) if target.workload else ""
     if isinstance(seen, Answered) and seen.status == 403:
-        entries = f"its allow list: {listed}" if listed else "its allow list is empty: nobody may scrape"
+        entries = f"its allow list: {listed}" if listed else "its allow list is empty: no scraper is admitted"
         if target.workload is None:
             entries = "it is not on the target's allow list"
         remedy = f"add spiffe:{identity} to MESHSCRAPE_SCRAPERS of the workload"
