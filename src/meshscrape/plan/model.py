@@ -31,7 +31,7 @@ class Intent:
     `namespaces` and `selector` (a Kubernetes label selector over pod labels; None: all) choose workloads.
     `scrapers` is the allow list; empty means the scrapers found in the objects. `envoy_port` 0 leaves the
     port for Envoy's statistics alone off (they are in the merged metrics too). `harden` closes the plaintext
-    ports once no reader needs them. `legacy_source` is what legacy mode's one port serves: the merged metrics,
+    ports once no job reads them. `legacy_source` is what legacy mode's one port serves: the merged metrics,
     or Envoy's statistics alone. `inject` also takes in workloads that have no sidecar yet. `new_job`: the
     label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up` and `scrape_*`
     that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps datadog/datadog`) of which

@@ -21,7 +21,7 @@ def codes_in_the_source() -> set[str]:
             if (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
-                and node.func.id in ("Pitfall", "Refusal")
+                and node.func.id in ("Pitfall", "PodRefusal")
             ):
                 found |= constants(node.args[0])
             elif isinstance(node, ast.Tuple) and len(node.elts) == 3:
