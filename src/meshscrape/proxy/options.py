@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import secrets
 import stat
@@ -21,6 +22,8 @@ from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.credentials import read_credential_files
 from meshscrape.system.files import UNREADABLE, private_dir, read_input, write_atomic
+
+logger = logging.getLogger(__name__)
 
 _TOKEN_BYTES = 32
 _LOOK = 0.1
@@ -89,14 +92,21 @@ def load_token(path: Path) -> str:
 
 
 async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:
-    """Return the directories by trust domain, once their files exist; InputError after `patience` seconds."""
+    """Return the directories by trust domain, once their files exist; InputError after `patience` seconds.
+
+    The wait is logged once: a mistyped directory looks like a late one.
+    """
     deadline = time.monotonic() + patience
+    told = False
     while True:
         try:
             return trust_domains(credentials)
         except InputError as error:
             if error.code != UNREADABLE or time.monotonic() >= deadline:
                 raise
+            if not told:
+                logger.info("waiting up to %g s for the credentials (%s)", patience, error)
+                told = True
         await asyncio.sleep(_LOOK)
 
 

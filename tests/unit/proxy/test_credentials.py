@@ -39,6 +39,14 @@ def test_does_not_wait_for_files_that_can_never_be_used(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
+def test_logs_once_which_files_it_waits_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A mistyped directory must not be a silent wait."""
+    caplog.set_level("INFO")
+    with pytest.raises(InputError):
+        asyncio.run(await_credentials([("", tmp_path / "typo")], 0.5))
+    assert [str(tmp_path / "typo") in record.getMessage() for record in caplog.records] == [True]
+
+
 def test_gives_up_on_missing_files_in_the_end(tmp_path: Path) -> None:
     """The error says that the files cannot be read."""
     with pytest.raises(InputError) as caught:
