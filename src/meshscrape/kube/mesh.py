@@ -87,19 +87,21 @@ class _Objects:
     virtual_services: list[VirtualService] = field(default_factory=list)
 
 
-def parse_mesh(documents: Iterable[Document], trust_domain: str = "cluster.local") -> MeshSpec:
+def parse_mesh(
+    documents: Iterable[Document], trust_domain: str = "cluster.local", where: str = ""
+) -> MeshSpec:
     """Return the mesh that the manifests in `documents` declare.
 
     Every workload's settings are parsed as its agent parses them, so that this reports what would keep an
     agent from starting, with the manifest's file and line. Raises InputError with the place of the first
-    mistake.
+    mistake (`where` when there is no object to blame).
     """
     check_trust_domain(trust_domain)
     objects = _collect(documents)
     policies = Policies(objects.policies)
     workloads = tuple(_workload(deployment, objects, policies) for deployment in objects.deployments)
     if not workloads:
-        raise InputError("no workload is declared", remedy="write at least one Deployment")
+        raise InputError("no workload is declared", where=where, remedy="write at least one Deployment")
     policies.check_ports((w.namespace, w.labels, {item.port for item in w.inbound}) for w in workloads)
     served = gateways.resolve_gateways(
         objects.gateways, objects.virtual_services, objects.services, workloads

@@ -366,4 +366,4 @@ def _check(plan: WorkloadPlan) -> None:
 
 
 def _parse(data: bytes, where: str) -> MeshSpec:
-    return parse_mesh(load_documents(data.decode("utf-8", "replace"), where))
+    return parse_mesh(load_documents(data.decode("utf-8", "replace"), where), where=where)

@@ -177,6 +177,13 @@ def test_a_mesh_has_workloads() -> None:
         mesh("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")
 
 
+def test_mesh_without_workloads_is_blamed_on_its_file() -> None:
+    """The error names the manifest, as no object can be named."""
+    with pytest.raises(InputError) as caught:
+        parse_mesh([], where="mesh.yaml")
+    assert str(caught.value.place) == "mesh.yaml"
+
+
 def test_the_trust_domain_is_checked() -> None:
     """It is part of every identity."""
     with pytest.raises(InputError, match="not a SPIFFE ID"):
