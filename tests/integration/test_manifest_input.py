@@ -51,6 +51,11 @@ def test_devices_are_refused(device: str) -> None:
         assert_refused(observe("-f", "-", stdin=stream), b"standard input: a device")
 
 
+def test_empty_standard_input_is_refused_by_its_name() -> None:
+    """A pipe that brought nothing is named in words, not as `-`."""
+    assert_refused(observe("-f", "-", input=b""), b"standard input: ")
+
+
 def test_input_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     """A file, and a stream in one line without an end, are read up to the limit and no further."""
     file = tmp_path / "a.yaml"

@@ -68,8 +68,9 @@ def read_inventory(names: Sequence[str]) -> Inventory:
             word = "" if notice.code == SKIPPED else "warning: "
             click.echo(f"meshscrape: {word}{notice}", err=True)
     if not len(inventory):
+        where = ", ".join(_STANDARD_INPUT if name == "-" else name for name in names)
         raise InputError(
-            "no object in it", where=", ".join(names), remedy="give manifests, or a dump", code="no-objects"
+            "no object in it", where=where, remedy="give manifests, or a dump", code="no-objects"
         )
     return inventory
 
