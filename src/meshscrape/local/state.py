@@ -112,10 +112,10 @@ def _take_lock(directory: Path) -> DirectoryLock:
     # A reader that asks whether a mesh runs shares the lock for an instant: that is no running mesh.
     for _ in range(5):
         try:
-            return DirectoryLock(directory, "a mesh")
+            return DirectoryLock(directory, "a mesh", "--state")
         except InputError:
             time.sleep(0.02)
-    return DirectoryLock(directory, "a mesh")
+    return DirectoryLock(directory, "a mesh", "--state")
 
 
 def _clean(state: StateDirectory) -> None:

@@ -238,7 +238,7 @@ class ScrapeProxy:
 def _own_directory(directory: Path) -> Iterator[None]:
     """Hold the lock on the directory; afterwards, remove the files that belong to this run alone."""
     private_dir(directory)
-    lock = DirectoryLock(directory, "a scrape proxy")
+    lock = DirectoryLock(directory, "a scrape proxy", "--dir")
     try:
         remove_staged(directory)
         yield

@@ -198,8 +198,11 @@ class DirectoryLock:
     The directory itself is locked (flock(2)): no lock file is left behind.
     """
 
-    def __init__(self, directory: Path, holder: str) -> None:
-        """Take the lock at once; InputError when another process has it (`holder` names such a process)."""
+    def __init__(self, directory: Path, holder: str, option: str = "") -> None:
+        """Take the lock at once; InputError when another process has it.
+
+        `holder` names such a process in the error, `option` the option that names another directory.
+        """
         try:
             self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -212,7 +215,7 @@ class DirectoryLock:
             raise InputError(
                 f"{holder} already runs here{f' (pid {pid})' if pid else ''}",
                 where=str(directory),
-                remedy="stop it, or name another directory",
+                remedy=f"stop it, or name another directory{f' with {option}' if option else ''}",
             ) from error
 
     def release(self) -> None:

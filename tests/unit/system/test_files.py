@@ -210,6 +210,8 @@ def test_directory_lock_has_one_holder(tmp_path: Path) -> None:
     assert DirectoryLock.owner(tmp_path) == os.getpid()
     with pytest.raises(InputError, match=rf"an agent already runs here \(pid {os.getpid()}\)"):
         DirectoryLock(tmp_path, "an agent")
+    with pytest.raises(InputError, match=r"with --state$"):
+        DirectoryLock(tmp_path, "a mesh", "--state")
     first.release()
     assert DirectoryLock.owner(tmp_path) is None
     DirectoryLock(tmp_path, "an agent").release()
