@@ -51,10 +51,10 @@ def silent_connections(up: Up, directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_disk(up: Up, directory: Path) -> Iterator[None]:
-    """`up` and every agent can write no file."""
+    """`up`, the CA and every agent can write no file."""
     document = up.document()
     agents = [entry["pids"]["agent"] for entry in document["workloads"]]
-    with full_disk(up.process.pid, *(pid for pid in agents if pid)):
+    with full_disk(up.process.pid, document["ca"]["pid"], *(pid for pid in agents if pid)):
         yield
 
 
