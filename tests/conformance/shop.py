@@ -107,10 +107,10 @@ def addresses(kube: Kube) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def probers(kube: Kube) -> Iterator[Prober]:
+def probers(kube: Kube, space: str = "outside") -> Iterator[Prober]:
     """Provide a stranger: a workload of the mesh that is no scraper."""
-    with kube.namespace("outside"):
-        yield prober.start(kube, "outside", "stranger")
+    with kube.namespace(space):
+        yield prober.start(kube, space, "stranger")
 
 
 OPERATED = "operator.prometheus.io/name"  # a label of the pods that the Operator makes
@@ -137,6 +137,6 @@ def places(kind: str) -> tuple[str, ...]:
 
 def rendered(kube: Kube, kind: str) -> Prometheus:
     """Return the Prometheus that a plan has made, running."""
-    selector = OPERATED if kind == "operator" else "app.kubernetes.io/name=meshscrape-prometheus"
+    selector = OPERATED if kind == "operator" else "app.kubernetes.io/instance=meshscrape-prometheus"
     until(lambda: kube.pods("monitoring", selector), "the new Prometheus runs")
     return Prometheus(kube, "monitoring", selector)

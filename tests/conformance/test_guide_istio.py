@@ -38,7 +38,7 @@ def guide(kube: Kube) -> Iterator[Guide]:
     with (
         kube.namespace(SPACE, **shop.INJECTED),
         shop.addon(kube, secure=True) as prometheus,
-        shop.probers(kube) as stranger,
+        shop.probers(kube, "outside-guide") as stranger,
     ):
         account, service, deployment = samples.httpbin()
         ports = samples.proxy_metadata(**samples.SECURE_PORTS)
