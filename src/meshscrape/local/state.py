@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
-from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
+from meshscrape.system.files import DirectoryLock, private_dir, read_input, remove_staged, write_atomic
 
 OWN = frozenset({"ca", "run", "status.json"})
 
@@ -162,16 +162,15 @@ def read_status(path: Path) -> dict[str, Any]:
             where=str(state.path),
             remedy="start one with `meshscrape up`, or name its directory with --state DIR",
         )
-    try:
-        document: dict[str, Any] = json.loads(state.status_file.read_bytes())
-    except FileNotFoundError:
+    if not state.status_file.exists():
         raise UnavailableError(
             "the mesh has not published its status yet", where=str(state.path), remedy="try again in a moment"
-        ) from None
-    except OSError as error:
+        )
+    data = read_input(state.status_file, "the status of the mesh")
+    try:
+        document: dict[str, Any] = json.loads(data)
+    except ValueError:
         raise InputError(
-            f"the status cannot be read: {error.strerror}",
-            where=str(state.status_file),
-            remedy="run as the user who started the mesh",
-        ) from error
+            "is not a status document", where=str(state.status_file), remedy="remove it; `up` writes it again"
+        ) from None
     return document

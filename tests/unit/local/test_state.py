@@ -108,3 +108,16 @@ def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path: Path) -> None:
         pass
     assert caught.value.where == str(state.run)
     assert (elsewhere / "kept").exists()
+
+
+@pytest.mark.parametrize("content", ["a pipe", "junk"])
+def test_a_status_that_is_none_is_refused_at_once(tmp_path: Path, content: str) -> None:
+    """A named pipe in the place of the status does not keep the reader waiting; junk is an error, too."""
+    with hold_state(tmp_path / "state") as state:
+        if content == "junk":
+            state.status_file.write_text("[{")
+        else:
+            os.mkfifo(state.status_file)
+        with pytest.raises(InputError) as caught:
+            read_status(state.path)
+        assert caught.value.where == str(state.status_file)
