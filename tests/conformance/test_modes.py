@@ -85,7 +85,7 @@ def test_plan_takes_shop_behind_mutual_tls(
         seen = _probe(kube, case, prometheus, stranger)
         row(
             f"plan: {case.mode}, Prometheus {case.prometheus}, {'STRICT' if case.strict else 'PERMISSIVE'}",
-            f"{len(phases)} phases applied, {len(targets)} targets up over HTTPS, {watch.down} scrapes lost, "
+            f"{len(phases)} phases applied, {len(targets)} targets up over HTTPS, {watch.lost()}"
             f"{seen}; planned again: nothing to do",
             Prometheus=prometheus.version(),
         )
@@ -129,6 +129,10 @@ class _Watch:
     def __init__(self, kube: Kube, prometheus: Prometheus | None) -> None:
         self._kube, self._prometheus = kube, prometheus
         self.down = 0
+
+    def lost(self) -> str:
+        """Return what a row may say of lost scrapes: nothing where no Prometheus was there to count them."""
+        return "" if self._prometheus is None else f"{self.down} scrapes lost, "
 
     def look(self, phase: str) -> None:
         """Look at the cluster after a phase."""
