@@ -18,6 +18,12 @@ from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
 _REASON = "scrapes the secure ports over mutual TLS"
+# Limits of a Prometheus object that hold for every monitor; beyond one, a whole scrape or scrape job fails.
+# Source: Prometheus Operator, API reference, PrometheusSpec.
+_ENFORCED = (
+    "enforcedSampleLimit", "enforcedBodySizeLimit", "enforcedTargetLimit", "enforcedLabelLimit",
+    "enforcedLabelNameLengthLimit", "enforcedLabelValueLengthLimit",
+)  # fmt: skip
 _SELECTORS = {"PodMonitor": "podMonitorSelector", "ServiceMonitor": "serviceMonitorSelector"}
 
 
@@ -28,6 +34,8 @@ def derive_monitors(
     spec = as_mapping(dig(context.object_of(scraper.ref), "spec"))
     targets = {target.ref for target in context.targets}
     chosen = _chosen(context, readings, known)
+    if chosen or not known:
+        _note_limits(context, scraper, spec)
     for ref in dict.fromkeys(reading.job.ref for reading in chosen):
         indexes = {_index(reading.job.job) for reading in chosen if reading.job.ref == ref}
         wanted = _derived(context, ref, indexes, spec)
@@ -49,6 +57,18 @@ def note_known(context: Context, scraper: Scraper) -> None:
         "a job of its own reads the secure ports over mutual TLS already: no other job is added",
         "remove it to get the planned job in its place",
     )
+
+
+def _note_limits(context: Context, scraper: Scraper, spec: Object) -> None:
+    """Name the enforced limits of a Prometheus object that will also hold for the secure monitors."""
+    limits = [f"{field} {spec[field]}" for field in _ENFORCED if spec.get(field) not in (None, "", 0)]
+    if limits:
+        context.draft.note(
+            scraper.ref,
+            "enforced-limits",
+            f"its {', '.join(limits)} also hold for the secure monitors, and fail a whole scrape beyond them",
+            "compare them with the merged metrics of your largest pod, or raise them",
+        )
 
 
 def leave_monitor(context: Context, ref: Ref, reason: str) -> bool:

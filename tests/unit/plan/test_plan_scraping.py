@@ -20,7 +20,17 @@ from support.objects import (
     peer_authentication,
     service,
 )
-from support.planning import annotations, changed, codes, planned, proxy_config, refs, settled, template
+from support.planning import (
+    annotations,
+    changed,
+    codes,
+    notes,
+    planned,
+    proxy_config,
+    refs,
+    settled,
+    template,
+)
 from support.scraping_objects import KUBERNETES_PODS, plain_prometheus
 
 CONFIG = "proxy.istio.io/config"
@@ -306,6 +316,17 @@ class TestOperator:
         plan = settled(mesh(operated(**self.SELECTS), ENVOY_STATS))
         (endpoint,) = changed(plan, "PodMonitor", "envoy-stats-monitor")["spec"]["podMetricsEndpoints"]
         assert endpoint["relabelings"][-1]["sourceLabels"] == [DROP_LABEL, "__address__"]
+
+    @pytest.mark.parametrize("monitors", [(), (ENVOY_STATS,)])
+    def test_enforced_limits_of_the_object_are_named(self, monitors: tuple[dict[str, Any], ...]) -> None:
+        """They fail whole scrapes of the new monitor, so the plan says which there are."""
+        plan = settled(
+            mesh(operated(**self.SELECTS, enforcedSampleLimit=5000, enforcedLabelLimit=0), *monitors)
+        )
+        assert "enforced-limits" in codes(plan)
+        assert "enforcedSampleLimit 5000" in notes(plan)
+        assert "enforcedLabelLimit" not in notes(plan)
+        assert "enforced-limits" not in codes(settled(mesh(operated(**self.SELECTS), *monitors)))
 
 
 class TestNewPrometheus:
