@@ -79,6 +79,11 @@ def interval_seconds(text: str, where: str) -> float:
     "--namespace", "namespaces", multiple=True, help="With --kubernetes: only its pods; repeatable."
 )
 @click.option(
+    "--keep-own-series",
+    is_flag=True,
+    help="Keep `up` and `scrape_*` that an application exposes, for federation.  [default: drop them]",
+)
+@click.option(
     "--existing",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
@@ -87,7 +92,8 @@ def interval_seconds(text: str, where: str) -> float:
 def command(
     state: Path | None, proxy: str | None, discovery: str | None, token_file: Path | None,
     jobs: tuple[str, ...], direct: bool, certs: Path | None, targets: Path | None, scrape_interval: str,
-    collector: str, kubernetes: bool, namespaces: tuple[str, ...], existing: Path | None,
+    collector: str, kubernetes: bool, namespaces: tuple[str, ...],
+    keep_own_series: bool, existing: Path | None,
 ) -> int:  # fmt: skip
     """Print Prometheus' configuration for the running mesh, or with --proxy for your own Prometheus.
 
@@ -101,10 +107,10 @@ def command(
     if kubernetes:
         _refuse_others("--kubernetes", proxy=proxy, direct=direct, targets=targets)
         say(
-            "warning: these jobs do not verify their targets (insecure_skip_verify): "
-            "the scrape proxy cannot find a cluster's pods yet"
+            "warning: these jobs do not verify their targets (insecure_skip_verify); "
+            "jobs through `meshscrape proxy --kubernetes` do"
         )
-        jobs_of = ClusterJobs(str(certs or CERTIFICATES), namespaces)
+        jobs_of = ClusterJobs(str(certs or CERTIFICATES), namespaces, keep_own_series=keep_own_series)
         if existing is not None:
             _refuse_others("--existing", **{"for": chosen == "otel"})
             print(_with_secure_jobs(existing, jobs_of), end="")
@@ -128,7 +134,7 @@ def command(
         through = _of_running_mesh(state_path(state), direct)
     if isinstance(through, DirectScrapes):
         say("warning: these jobs do not verify their targets (insecure_skip_verify)")
-    text = render(ScrapeOptions(through, interval))
+    text = render(ScrapeOptions(through, interval, keep_own_series=keep_own_series))
     print(text if chosen == "prometheus" else collector_text(chosen, yaml.safe_load(text)), end="")
     return 0
 

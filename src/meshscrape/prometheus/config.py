@@ -51,13 +51,15 @@ class DirectScrapes:
 class ScrapeOptions:
     """What the jobs are made of; files as Prometheus sees them. Intervals in seconds.
 
-    `limits`: bound each scrape (`limits.py`), for a Prometheus of our own.
+    `limits`: bound each scrape (`limits.py`), for a Prometheus of our own. `keep_own_series`: keep `up` and
+    `scrape_*` that an application exposes, for federation.
     """
 
     through: ScrapeProxyAccess | DirectScrapes
     interval: float = 5.0
     timeout: float | None = None
     limits: bool = False
+    keep_own_series: bool = False
 
 
 def targets_file(directory: str, job: str) -> str:
@@ -69,7 +71,7 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """The list for Prometheus' `scrape_configs`."""
     through = options.through
     limits = {"sample_limit": SAMPLE_LIMIT, "body_size_limit": BODY_SIZE_LIMIT} if options.limits else {}
-    samples = {"metric_relabel_configs": [drop_own_series()]}
+    samples = {} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}
     if isinstance(through, ScrapeProxyAccess):
         refresh = duration(min(5.0, max(1.0, options.interval)))
         jobs = [_proxied_job(through, job, refresh) for job in through.jobs]

@@ -26,6 +26,17 @@ def printed(command: click.Command, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    "source", [("--kubernetes",), ("--direct", "--certs", "/c", "--targets", "/t")], ids=["cluster", "direct"]
+)
+def test_own_series_are_dropped_unless_kept(source: tuple[str, ...]) -> None:
+    """An application's `up` would forge the scrape's; federation needs it, and says so."""
+    for kept, words in ((False, ()), (True, ("--keep-own-series",))):
+        config = yaml.safe_load(printed(prometheus_config.command, *source, *words))
+        dropping = ["metric_relabel_configs" in job for job in config["scrape_configs"]]
+        assert dropping == [not kept] * len(dropping)
+
+
 @pytest.mark.parametrize("collector", ["prometheus", "vmagent", "otel"])
 def test_jobs_of_a_cluster(collector: str) -> None:
     """The secure jobs, for whoever reads them, with a timeout that fits into the interval."""

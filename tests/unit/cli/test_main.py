@@ -120,7 +120,7 @@ def test_interrupt_during_imports_shows_no_traceback(tmp_path: Path) -> None:
     )
     done = subprocess.run(
         [sys.executable, "-m", "meshscrape", "status"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
         capture_output=True,
         timeout=60,
     )
@@ -130,7 +130,7 @@ def test_interrupt_during_imports_shows_no_traceback(tmp_path: Path) -> None:
 def test_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
     """A verb whose packages are not installed says how to get them."""
     (tmp_path / "h11.py").write_text("raise ModuleNotFoundError(\"No module named 'h11'\", name='h11')\n")
-    done = run("curl", "--help", PYTHONPATH=str(tmp_path))
+    done = run("curl", "--help", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     assert done.returncode == 2
     assert done.stderr == (
         "meshscrape: the package h11 is not installed; "
