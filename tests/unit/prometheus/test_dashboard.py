@@ -6,7 +6,7 @@ import json
 from itertools import combinations
 from typing import Any
 
-from meshscrape.prometheus.rules import PLAINTEXT, SECURE, RuleOptions, rule_groups
+from meshscrape.prometheus.rules import PLAINTEXT, SECURE, SECURE_PORTS, RuleOptions, rule_groups
 from support.dashboard import dashboard
 
 WIDTH = 24
@@ -68,6 +68,15 @@ def test_it_selects_what_the_alerts_select() -> None:
     queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
     assert any(SECURE in query for query in queries)
     assert any(PLAINTEXT in query for query in queries)
+
+
+def test_it_shows_moved_jobs_that_keep_their_label() -> None:
+    """A migrated scrape keeps its old `job` label, so secure ports are selected by port, too."""
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    by_name = [query for query in queries if SECURE in query]
+    assert by_name
+    assert all(f"or {query.split('{')[0].rpartition('(')[2]}" in query for query in by_name)
+    assert all(SECURE_PORTS in query for query in by_name)
 
 
 def test_alerts_have_distinct_names_and_known_severities() -> None:
