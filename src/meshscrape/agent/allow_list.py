@@ -28,7 +28,7 @@ class AllowListFile:
 
     @property
     def current(self) -> bool:
-        """Whether the list in force is the one in the file."""
+        """Return whether the list in force is the one in the file."""
         return self._file.problem.error is None and self._unused.error is None
 
     def read(self) -> Scrapers:

@@ -75,13 +75,13 @@ class CredentialRenewer:
 
     @property
     def problem(self) -> str:
-        """What is wrong with the certificate now, empty when nothing is."""
+        """Return what is wrong with the certificate now, empty when nothing is."""
         problem = self._publication.problem.text
         return self._request_problem or (f"the certificate is kept in memory: {problem}" if problem else "")
 
     @property
     def written(self) -> bool:
-        """Whether Envoy can read the newest certificate."""
+        """Return whether Envoy can read the newest certificate."""
         return self._newest is self.issued
 
     def check_inputs(self) -> None:

@@ -50,7 +50,7 @@ class Publication:
 
     @property
     def in_use(self) -> Issued | None:
-        """The certificate that Envoy can read, on disk or in memory."""
+        """Return the certificate that Envoy can read, on disk or in memory."""
         return self._in_use[0] if self._in_use else None
 
     def publish(self, issued: Issued, scraper_roots: bytes) -> None:

@@ -19,7 +19,7 @@ _REMEDY = (
 
 
 def parse_routes(text: bytes, where: str) -> tuple[GatewayRoute, ...]:
-    """The routes in a JSON list of `{"prefix", "upstream": {"name", "address", "port", "spiffeId"}}`.
+    """Return the routes in a JSON list of `{"prefix", "upstream": {"name", "address", "port", "spiffeId"}}`.
 
     InputError naming `where` and the route for anything else, unknown keys included.
     """

@@ -87,7 +87,7 @@ class ReadAhead:
 
     @property
     def is_full(self) -> bool:
-        """Whether the source must wait before more of it is read."""
+        """Return whether the source must wait before more of it is read."""
         return self._size >= self._bound
 
     def put(self, piece: bytes) -> None:

@@ -79,7 +79,7 @@ def _print(answer: Answer, include: bool, verbose: bool) -> None:
 
 
 def _workload_of(document: Mapping[str, Any], caller: str) -> Mapping[str, Any]:
-    """A workload that runs as NS/SA; InputError lists who there is."""
+    """Return a workload that runs as NS/SA; InputError lists who there is."""
     namespace, slash, account = caller.partition("/")
     suffix = f"/ns/{namespace}/sa/{account}"
     for workload in document["workloads"]:

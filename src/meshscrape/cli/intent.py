@@ -136,7 +136,7 @@ _OPTIONS = (
 
 
 def intent_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """All options of `make_plan`."""
+    """Return all options of `make_plan`."""
     for option in reversed(_OPTIONS):
         function = option(function)
     return function
@@ -152,7 +152,7 @@ def make_plan(
     assume_unread: Path | None = None,
     **options: Any,
 ) -> tuple[Inventory, Plan]:
-    """The objects that were read and the plan for them, from the values of `intent_options`.
+    """Return the objects that were read and the plan for them, from the values of `intent_options`.
 
     Raises InputError for options that cannot be meant: a mistyped namespace must not look like "nothing to
     do".
@@ -228,6 +228,6 @@ class DetailedExitCode(click.Command):
 
 
 def fail(error: MeshscrapeError) -> NoReturn:
-    """One line on standard error, and exit code 1."""
+    """Write one line to standard error and return exit code 1."""
     print(f"meshscrape: {error}", file=sys.stderr)
     raise click.exceptions.Exit(1)

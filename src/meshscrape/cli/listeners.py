@@ -55,7 +55,7 @@ def command(workload: str, state: Path | None, output: str) -> int:
 
 
 def listeners_view(rows: Iterable[ListenerRow]) -> Table:
-    """The rows as a table."""
+    """Return the rows as a table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ADDRESSES", "PORT", "MATCH", "DESTINATION"):
         table.add_column(name, overflow="fold")

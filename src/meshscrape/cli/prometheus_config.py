@@ -30,7 +30,7 @@ from meshscrape.prometheus.targets import JOBS
 
 
 def interval_seconds(text: str, where: str) -> float:
-    """A duration option in seconds."""
+    """Return a duration option in seconds."""
     return parse_duration(text, where).total_seconds()
 
 
@@ -155,7 +155,7 @@ def _of_cluster(collector: Collector, jobs: ClusterJobs, interval: float) -> str
 
 
 def _with_secure_jobs(path: Path, jobs: ClusterJobs) -> str:
-    """The user's file with the secure jobs; what else there is to do is said on stderr."""
+    """Return the user's file with the secure jobs; what else there is to do is said on stderr."""
     text = path.read_text()
     config = load_text(text, str(path))
     if not isinstance(config, dict):

@@ -60,7 +60,7 @@ class Event:
 
     @property
     def version(self) -> str:
-        """The resource version that a later watch starts at."""
+        """Return the resource version that a later watch starts at."""
         return str(self.object.get("metadata", {}).get("resourceVersion", ""))
 
 

@@ -63,7 +63,7 @@ class PodSource:
 
     @property
     def name(self) -> str:
-        """The API server and the user, for people and as a label."""
+        """Return the API server and the user, for people and as a label."""
         return f"pods of {self._api.access.place}"
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:

@@ -61,7 +61,7 @@ class Sample:
     timestamp: bytes = b""
 
     def render(self) -> bytes:
-        """The line in its canonical form, with its line feed."""
+        """Return the line in its canonical form, with its line feed."""
         labels = b",".join(b'%s="%s"' % pair for pair in self.labels)
         braces = b"{%s}" % labels if labels else b""
         time = b" " + self.timestamp if self.timestamp else b""
@@ -69,14 +69,14 @@ class Sample:
 
 
 def is_number(text: bytes) -> bool:
-    """Whether Go's ParseFloat reads `text` without an error (an overflow is one)."""
+    """Return whether Go's ParseFloat reads `text` without an error (an overflow is one)."""
     if _DECIMAL.fullmatch(text):
         return math.isfinite(float(text))
     return _SPECIAL.fullmatch(text) is not None
 
 
 def parse_metadata(line: bytes) -> Metadata | None:
-    """A HELP or TYPE line (without its line feed), None for any other comment and for a malformed one.
+    """Return a HELP or TYPE line (without its line feed), None for any other comment and for a malformed one.
 
     A TYPE of OpenMetrics that the text format does not have becomes untyped.
     """

@@ -148,7 +148,7 @@ def render_families(families: Iterable[Family]) -> bytes:
 
 
 def label_text(labels: Mapping[str, str]) -> str:
-    """The labels as they stand behind a sample's name, braces included; empty for none."""
+    """Return the labels as they stand behind a sample's name, braces included; empty for none."""
     pairs = ",".join(f'{name}="{_escaped(value, quotes=True)}"' for name, value in labels.items())
     return f"{{{pairs}}}" if pairs else ""
 

@@ -18,7 +18,7 @@ class LineBuffer:
         self._too_long = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """The whole lines that `chunk` completes, each with its line feed; may be empty."""
+        """Return the whole lines that `chunk` completes, each with its line feed; may be empty."""
         end = chunk.rfind(b"\n") + 1
         if not end:
             self._hold(chunk)
@@ -39,7 +39,7 @@ class LineBuffer:
         return count
 
     def rest(self) -> bytes:
-        """The unfinished last line, which is forgotten with this."""
+        """Return the unfinished last line, which is forgotten with this."""
         held = bytes(self._held)
         self._held.clear()
         return held

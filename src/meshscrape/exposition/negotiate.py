@@ -20,7 +20,7 @@ class Format(enum.Enum):
 
     @property
     def label(self) -> str:
-        """The format's name in labels of metrics."""
+        """Return the format's name in labels of metrics."""
         return self.name.lower()
 
 

@@ -58,7 +58,7 @@ class SourceMerge(ABC):
     @property
     @abstractmethod
     def problem(self) -> str:
-        """Why what was fed is not a whole exposition; empty if it is."""
+        """Return why what was fed is not a whole exposition; empty if it is."""
 
     @abstractmethod
     def feed(self, chunk: bytes) -> bytes:

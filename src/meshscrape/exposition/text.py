@@ -189,7 +189,7 @@ class TextMerge(LineMerge):
         return True
 
     def _keeps_samples(self, name: bytes) -> bool:
-        """Whether samples of this name, which are not under their TYPE line, are this source's."""
+        """Return whether samples of this name, which are not under their TYPE line, are this source's."""
         self._help_open = False
         base = name if name in self._families else self._families.parent(name)
         family = None if base is None else self._families.get(base)
@@ -202,7 +202,7 @@ class TextMerge(LineMerge):
         return self._keeping
 
     def _keeps_help(self, name: bytes) -> bool:
-        """Whether to keep a HELP line that is not right before its TYPE line."""
+        """Return whether to keep a HELP line that is not right before its TYPE line."""
         if self._current is not None and self._current[0] == name:
             if self._keeping and not self._help_open:
                 self.malformed_lines += 1

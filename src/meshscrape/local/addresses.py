@@ -36,7 +36,7 @@ class Subnet:
 
     @property
     def ca_address(self) -> str:
-        """Where the mesh's CA listens, `host:port`."""
+        """Return where the mesh's CA listens, `host:port`."""
         return f"127.{self.octet}.0.1:{CA_PORT}"
 
     def allocate(self, workload: str) -> AddressPair:

@@ -84,17 +84,17 @@ class WorkloadPlan:
 
     @property
     def prometheus(self) -> ApplicationPlan | None:
-        """The application that is Prometheus, if this workload has one."""
+        """Return the application that is Prometheus, if this workload has one."""
         return next((each for each in self.applications if each.prometheus), None)
 
     @property
     def scrapers_file(self) -> Path:
-        """The allow list, as the agent follows it."""
+        """Return the allow list, as the agent follows it."""
         return self.directory / SCRAPERS_FILE
 
     @property
     def scrapers_text(self) -> str:
-        """What `scrapers_file` says."""
+        """Return what `scrapers_file` says."""
         return "".join(f"{scraper}\n" for scraper in self.settings.scrapers)
 
     def runs_as(self, other: WorkloadPlan) -> bool:
@@ -104,22 +104,22 @@ class WorkloadPlan:
 
     @property
     def scrape_proxy(self) -> ScrapeProxyPlace | None:
-        """Where Prometheus's scrape proxy is, if it has one."""
+        """Return where Prometheus's scrape proxy is, if it has one."""
         return next((each.scrape_proxy for each in self.applications if each.scrape_proxy), None)
 
     @property
     def scraper_credentials(self) -> Path:
-        """The directory with the certificate that this workload scrapes with."""
+        """Return the directory with the certificate that this workload scrapes with."""
         return scraper_credentials(self.settings)
 
     @property
     def token(self) -> Path:
-        """The workload's token for the CA."""
+        """Return the workload's token for the CA."""
         return self.directory / "token"
 
     @property
     def routes_file(self) -> Path:
-        """A gateway's routes."""
+        """Return a gateway's routes."""
         return self.directory / "routes.json"
 
 

@@ -122,19 +122,19 @@ class LocalMesh:
 
     @property
     def prometheus_plan(self) -> WorkloadPlan | None:
-        """The workload that is Prometheus."""
+        """Return the workload that is Prometheus."""
         return next((plan for plan in self._plans.values() if plan.prometheus), None)
 
     @property
     def prometheus_url(self) -> str | None:
-        """Where Prometheus' pages and API are."""
+        """Return where Prometheus' pages and API are."""
         plan = self.prometheus_plan
         listens = plan.prometheus.listens if plan and plan.prometheus else ()
         return f"http://{listens[0][0]}:{listens[0][1]}" if listens else None
 
     @property
     def gateway_url(self) -> str | None:
-        """Where the first gateway takes plain HTTP from outside."""
+        """Return where the first gateway takes plain HTTP from outside."""
         for plan in self._plans.values():
             if plan.kind == "gateway" and plan.settings.inbound:
                 return f"http://{plan.addresses.pod}:{plan.settings.inbound[0].port}"

@@ -57,7 +57,7 @@ class PrometheusFiles:
 
     @property
     def targets_directory(self) -> Path:
-        """One JSON file per job."""
+        """Return one JSON file per job."""
         return self.directory / "targets"
 
     def write_config(self, through: ScrapeProxyAccess | DirectScrapes, interval: float) -> None:
@@ -78,7 +78,7 @@ class PrometheusFiles:
                 self._written[job] = data
 
     def shown_url(self, target: Target) -> str:
-        """The target's URL as Prometheus shows it."""
+        """Return the target's URL as Prometheus shows it."""
         return target.url if self.direct else target.proxied_url
 
 
@@ -107,7 +107,7 @@ class ScrapeProxyPlace:
 
     @property
     def jobs(self) -> ScrapeProxyAccess:
-        """What Prometheus needs to know."""
+        """Return what Prometheus needs to know."""
         return ScrapeProxyAccess(self.address, self.discovery, str(self.token_file))
 
     def arguments(self, credentials: Path, targets: Path) -> list[str]:

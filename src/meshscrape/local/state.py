@@ -42,17 +42,17 @@ class StateDirectory:
 
     @property
     def ca(self) -> Path:
-        """The CA's own directory."""
+        """Return the CA's own directory."""
         return self.path / "ca"
 
     @property
     def run(self) -> Path:
-        """What lives only as long as the mesh runs."""
+        """Return what lives only as long as the mesh runs."""
         return self.path / "run"
 
     @property
     def status_file(self) -> Path:
-        """The published status document."""
+        """Return the published status document."""
         return self.path / "status.json"
 
     def publish(self, document: Mapping[str, Any]) -> None:

@@ -66,12 +66,12 @@ class RunningWorkload:
 
     @property
     def agent_directory(self) -> Path:
-        """The agent's own directory."""
+        """Return the agent's own directory."""
         return self.plan.settings.state_dir
 
     @property
     def restarts(self) -> int:
-        """How often one of its processes had to be started again."""
+        """Return how often one of its processes had to be started again."""
         return sum(each.restarts for each in (self.agent, *self.applications))
 
     @property

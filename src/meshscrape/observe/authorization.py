@@ -32,12 +32,12 @@ class WorkloadRequest:
 
     @property
     def principal(self) -> str:
-        """The identity as policies spell it."""
+        """Return the identity as policies spell it."""
         return self.spiffe_id.removeprefix(_SPIFFE)
 
     @property
     def namespace(self) -> str:
-        """The namespace of the identity, or empty."""
+        """Return the namespace of the identity, or empty."""
         parts = self.principal.split("/")
         return parts[2] if len(parts) > 2 and parts[1] == "ns" else ""
 

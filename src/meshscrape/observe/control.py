@@ -63,7 +63,7 @@ class Control:
 
     @property
     def mesh(self) -> MeshSettings:
-        """The settings of the default revision, or of the first, or Istio's defaults."""
+        """Return the settings of the default revision, or of the first, or Istio's defaults."""
         plane = self.plane(DEFAULT) or next(iter(self.planes), None)
         return plane.mesh if plane else MeshSettings()
 

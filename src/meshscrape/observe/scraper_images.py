@@ -23,7 +23,7 @@ class Program:
 
 
 def _program(kind: ScraperKind, product: str, *images: str) -> Program:
-    """Each image is an expression for the end of the path, from a slash on."""
+    """Return each image is an expression for the end of the path, from a slash on."""
     return Program(kind, product, re.compile(rf"(?:^|/)(?:{'|'.join(images)})$"))
 
 

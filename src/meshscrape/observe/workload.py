@@ -69,37 +69,37 @@ class DeclaredWorkload:
 
     @property
     def namespace(self) -> str:
-        """The namespace of the workload."""
+        """Return the namespace of the workload."""
         return self.ref.namespace
 
     @property
     def name(self) -> str:
-        """The name of the object to change."""
+        """Return the name of the object to change."""
         return self.ref.name
 
     @property
     def standalone(self) -> bool:
-        """Whether nothing recreates its pods with new settings."""
+        """Return whether nothing recreates its pods with new settings."""
         return self.ref.kind in ("Pod", "Job")
 
     @property
     def is_gateway(self) -> bool:
-        """Whether it is a gateway or waypoint: nothing intercepts its traffic."""
+        """Return whether it is a gateway or waypoint: nothing intercepts its traffic."""
         return self.kind in GATEWAYS
 
     @property
     def in_mesh(self) -> bool:
-        """Whether it has (or will have) an Envoy of the mesh."""
+        """Return whether it has (or will have) an Envoy of the mesh."""
         return self.kind not in ("ambient", "uninjected")
 
     @property
     def refusal(self) -> str:
-        """Why the injector refuses new pods; empty when it does not."""
+        """Return why the injector refuses new pods; empty when it does not."""
         return self.refusals[0].text if self.refusals else ""
 
     @property
     def envoy_missing(self) -> str:
-        """Why no Envoy runs beside the agent, which then opens no secure port; empty when one does."""
+        """Return why no Envoy runs beside the agent, which then opens no secure port; empty when one does."""
         if is_true(self.env.get("DISABLE_ENVOY")):
             return "DISABLE_ENVOY is set: the agent runs without Envoy"
         templates = [part.strip() for part in self.annotations.get(names.TEMPLATES, "").split(",")]
@@ -113,7 +113,7 @@ class DeclaredWorkload:
 
     @property
     def prometheus_annotations(self) -> Mapping[str, str]:
-        """The `prometheus.io/*` annotations."""
+        """Return the `prometheus.io/*` annotations."""
         return {
             key: str(value) for key, value in self.annotations.items() if key.startswith("prometheus.io/")
         }
@@ -133,7 +133,7 @@ class ProxyVersions:
 
     @property
     def now(self) -> IstioVersion:
-        """The lowest version that runs."""
+        """Return the lowest version that runs."""
         return self.running[0] if self.running else UNKNOWN
 
 
@@ -192,12 +192,12 @@ class ResolvedWorkload(DeclaredWorkload):
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """The names of the pods that a new pod would differ from."""
+        """Return the names of the pods that a new pod would differ from."""
         return tuple(pod.ref.name for pod in self.running if not pod.current)
 
     @property
     def bootstrap_override(self) -> str:
-        """The name of the ConfigMap with the bootstrap override, or empty."""
+        """Return the name of the ConfigMap with the bootstrap override, or empty."""
         return self.override.config_map.name if self.override else ""
 
 

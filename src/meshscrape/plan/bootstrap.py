@@ -127,7 +127,7 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
 
 
 def _merged(text: str, wanted: Mapping[str, Any], ref: Ref) -> Mutable:
-    """A user's own override with our listeners in place of those that we put there before."""
+    """Return a user's own override with our listeners in place of those that we put there before."""
     found = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}") if text else {}
     if not isinstance(found, dict):
         raise InputError("not a mapping", where=f"{ref}: {overrides.BOOTSTRAP_FILE}", remedy="correct it")

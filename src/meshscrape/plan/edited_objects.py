@@ -163,7 +163,7 @@ class EditedObjects:
 
 
 def clone(value: Any) -> Any:
-    """A copy in which no two places share an object: readers of dumps share equal parts in memory."""
+    """Return a copy in which no two places share an object: readers of dumps share equal parts in memory."""
     if isinstance(value, Mapping):
         return {key: clone(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -172,7 +172,7 @@ def clone(value: Any) -> Any:
 
 
 def covers(found: Any, wanted: Any) -> bool:
-    """Whether `found` says all that `wanted` says; API servers and others add fields of their own.
+    """Return whether `found` says all that `wanted` says; API servers and others add fields of their own.
 
     The apiVersion may differ: a cluster gives back the one that it stores.
     """

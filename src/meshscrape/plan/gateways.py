@@ -188,7 +188,7 @@ def _taken(ref: Ref) -> Refused:
 
 
 def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
-    """The strategic-merge overlay of a Gateway's Deployment with the patch in it."""
+    """Return the strategic-merge overlay of a Gateway's Deployment with the patch in it."""
     found = load_text(text, "deployment")
     if found is not None and not isinstance(found, dict):
         raise InputError("the overlay is not a mapping", where="data.deployment", remedy="correct it first")

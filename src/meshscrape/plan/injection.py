@@ -31,7 +31,7 @@ def injection_labels(plane: ControlPlane | None) -> dict[str, str]:
 
 
 def _revision(plane: ControlPlane | None) -> str:
-    """The revision to name; empty when this control plane injects by default."""
+    """Return the revision to name; empty when this control plane injects by default."""
     if plane is None or "default" in (plane.revision, *plane.tags):
         return ""
     return plane.tags[0] if plane.tags else plane.revision

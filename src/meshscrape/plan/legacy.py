@@ -148,12 +148,12 @@ def _selecting_policy(context: Context, workload: ObservedWorkload) -> Ref | Non
 
 
 def ingress_of(data: Object) -> list[Any]:
-    """The ingress listeners of a Sidecar."""
+    """Return the ingress listeners of a Sidecar."""
     return as_list(dig(data, "spec", "ingress"))
 
 
 def is_metrics_ingress(ingress: Any) -> bool:
-    """Whether an ingress listener of a Sidecar is the one for metrics, ours or as documented."""
+    """Return whether an ingress listener of a Sidecar is the one for metrics, ours or as documented."""
     endpoint = str(dig(ingress, "defaultEndpoint", default=""))
     return dig(ingress, "port", "number") == LEGACY_PORT and endpoint.endswith((":15020", ":15090"))
 
@@ -227,7 +227,7 @@ def _note_other_source(context: Context, ref: Ref, ingress: Any, wanted: Any) ->
 
 
 def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
-    """The application's own ports: with any ingress, Istio takes none from the Services any more."""
+    """Return the application's own ports: with any ingress, Istio takes none from the Services any more."""
     return [
         {
             "port": {
@@ -244,7 +244,7 @@ def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
 
 
 def _protocol(port: WorkloadPort) -> str:
-    """The protocol as a Sidecar spells it, from the name of the Service's port."""
+    """Return the protocol as a Sidecar spells it, from the name of the Service's port."""
     prefix = port.service_port_name.partition("-")[0].upper()
     if prefix in _PROTOCOLS:
         return prefix
@@ -299,12 +299,12 @@ def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]
 
 
 def is_metrics_server(server: Any) -> bool:
-    """Whether a server of a Gateway is the one for metrics, ours or as documented."""
+    """Return whether a server of a Gateway is the one for metrics, ours or as documented."""
     return bool(dig(server, "port", "number") == LEGACY_PORT and dig(server, "tls", "mode") == "ISTIO_MUTUAL")
 
 
 def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
-    """The Gateways that open 15091 on a gateway workload, from any namespace."""
+    """Return the Gateways that open 15091 on a gateway workload, from any namespace."""
     found = []
     for each in context.inventory.of_kind("Gateway", names.ISTIO_NETWORKING):
         data = context.draft.get(each.ref)

@@ -74,7 +74,7 @@ def _still_needed(
 
 
 def _has_more(data: Object) -> bool:
-    """Whether a Sidecar does anything beside its ingress."""
+    """Return whether a Sidecar does anything beside its ingress."""
     return bool(set(as_mapping(data.get("spec"))) - {"ingress", "workloadSelector"})
 
 

@@ -57,7 +57,7 @@ class Intent:
 
     @property
     def secure_ports(self) -> tuple[int, ...]:
-        """The ports that are opened, each once."""
+        """Return the ports that are opened, each once."""
         return tuple(port for port in (self.envoy_port, self.merged_port) if port)
 
 
@@ -140,7 +140,7 @@ class Plan:
         return tuple(dict.fromkeys(str(note.ref) if note.ref else note.text for note in notes))
 
     def apply(self, inventory: Inventory) -> Inventory:
-        """The objects after all changes, in memory; nothing of a cluster is touched."""
+        """Return the objects after all changes, in memory; nothing of a cluster is touched."""
         latest: dict[Ref, Object | None] = {each.ref: each.after for each in self.changes}
         where = {ref: manifest.where for ref in latest if (manifest := inventory.get(ref))}
         return inventory.changed(
@@ -150,7 +150,7 @@ class Plan:
 
 
 def revert(plan: Plan) -> Plan:
-    """The plan that gives the recorded originals back, last change first."""
+    """Return the plan that gives the recorded originals back, last change first."""
     opposite: dict[Action, Action] = {"create": "delete", "update": "update", "delete": "create"}
     back = tuple(
         Change(

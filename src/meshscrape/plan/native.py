@@ -45,7 +45,7 @@ def announcements(intent: Intent, workload: ObservedWorkload) -> dict[str, str]:
 
 
 def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
-    """The variables that turn listeners off which are on, wherever that comes from.
+    """Return the variables that turn listeners off which are on, wherever that comes from.
 
     Two listeners on one port keep Envoy from starting; and Istio's own let everybody in the mesh read.
     """
@@ -92,7 +92,7 @@ def overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str
 
 
 def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
-    """The variables that do not have the wanted value yet, wherever they come from now."""
+    """Return the variables that do not have the wanted value yet, wherever they come from now."""
     return {
         key: value for key, value in variables(intent, workload).items() if workload.env.get(key) != value
     }
@@ -101,7 +101,7 @@ def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
 def excluded_ports(
     context: Context, workload: ObservedWorkload, template: Mapping[str, object]
 ) -> str | None:
-    """The new value of excludeInboundPorts; None when the ports are not captured anyway.
+    """Return the new value of excludeInboundPorts; None when the ports are not captured anyway.
 
     Captured connections are decrypted by the sidecar before they reach a listener that wants to decrypt them
     itself: under STRICT always, and a stricter policy later would break what works today.

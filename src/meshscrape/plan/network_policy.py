@@ -87,7 +87,7 @@ def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]
 
 
 def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
-    """Policies for incoming traffic that select the workload's pods, and are not ours."""
+    """Return policies for incoming traffic that select the workload's pods, and are not ours."""
     return [
         str(each.ref)
         for each in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", NETWORKING_GROUP)
@@ -98,7 +98,7 @@ def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
 
 
 def _everything_but(ports: list[int]) -> list[dict[str, Any]]:
-    """All ports of all protocols, without these of TCP."""
+    """Return all ports of all protocols, without these of TCP."""
     ranges = []
     low = 1
     for port in [*ports, HIGHEST + 1]:

@@ -156,7 +156,7 @@ def _look_again(context: Context) -> None:
 
 
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
-    """The allow list, in an order that does not depend on how it came about."""
+    """Return the allow list, in an order that does not depend on how it came about."""
     intent = context.intent
     found = set(intent.scrapers or default_scrapers(context))
     if intent.prometheus in ("addon", "operator") and not intent.scrapers:

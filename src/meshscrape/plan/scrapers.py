@@ -18,7 +18,7 @@ RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBi
 
 
 def new_prometheus(context: Context) -> PrometheusOptions:
-    """The options of a new Prometheus."""
+    """Return the options of a new Prometheus."""
     plane = default_control_plane(context.observation)
     return PrometheusOptions(
         namespace=context.intent.prometheus_namespace,
@@ -85,7 +85,7 @@ def concerns(consumer: ObservedJob, targets: set[Ref]) -> bool:
 
 
 def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
-    """Namespace and pod labels of each scraper that may scrape, for NetworkPolicies."""
+    """Return namespace and pod labels of each scraper that may scrape, for NetworkPolicies."""
     if context.intent.prometheus in ("addon", "operator"):
         options = new_prometheus(context)
         own = options.selector

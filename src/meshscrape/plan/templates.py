@@ -13,7 +13,7 @@ from meshscrape.plan.edited_objects import Mutable, covers
 
 
 def template_of(data: Mutable) -> Mutable:
-    """The pod template of a Deployment and the like, to be modified; it must have one."""
+    """Return the pod template of a Deployment and the like, to be modified; it must have one."""
     path = template_path(str(data.get("kind")))
     if path is None:
         raise InputError(f"{data.get('kind')} has no pod template")
@@ -21,7 +21,7 @@ def template_of(data: Mutable) -> Mutable:
 
 
 def child(data: Mutable, *path: str) -> Mutable:
-    """The mapping at `path`, made where it is absent or null."""
+    """Return the mapping at `path`, made where it is absent or null."""
     for step in path:
         if not isinstance(data.get(step), dict):
             data[step] = {}
@@ -36,7 +36,7 @@ def annotate(data: Mutable, values: Mapping[str, str]) -> None:
 
 
 def annotation(data: Mapping[str, Any], key: str) -> str:
-    """An annotation's text; empty when there is none."""
+    """Return an annotation's text; empty when there is none."""
     metadata = as_mapping(data.get("metadata"))
     value = as_mapping(metadata.get("annotations")).get(key)
     return value if isinstance(value, str) else ""
@@ -73,7 +73,7 @@ def configure_proxy(
 
 
 def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -> str:
-    """A list of ports such as `excludeInboundPorts`, with `ports` added and `without` removed."""
+    """Return a list of ports such as `excludeInboundPorts`, with `ports` added and `without` removed."""
     unwanted = {str(port) for port in without}
     found = [part.strip() for part in text.split(",") if part.strip() and part.strip() not in unwanted]
     found += [str(port) for port in ports if str(port) not in found]
@@ -81,7 +81,7 @@ def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -
 
 
 def container(template: Mutable, name: str = PROXY_CONTAINER) -> Mutable | None:
-    """The container of this name, among the native sidecars too; None when there is none."""
+    """Return the container of this name, among the native sidecars too; None when there is none."""
     for group in ("containers", "initContainers"):
         for each in as_list(as_mapping(template.get("spec")).get(group)):
             if isinstance(each, dict) and each.get("name") == name:

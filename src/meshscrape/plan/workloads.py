@@ -77,7 +77,7 @@ class Context:
         return any(not merges_envoy(target.workload) for target in self.targets)
 
     def object_of(self, ref: Ref) -> Object:
-        """The object, as the plan so far leaves it; empty when it is not known."""
+        """Return the object, as the plan so far leaves it; empty when it is not known."""
         return self.draft.get(ref) or {}
 
 
@@ -91,7 +91,7 @@ class PlannedWorkload:
 
     @property
     def ref(self) -> Ref:
-        """The object that is changed."""
+        """Return the object that is changed."""
         return self.workload.ref
 
 
@@ -106,7 +106,7 @@ def merges_envoy(workload: ObservedWorkload) -> bool:
 
 
 def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]:
-    """What a changed pod template restarts, in plain words."""
+    """Return what a changed pod template restarts, in plain words."""
     if workload.kind in ("gateway-api", "waypoint") and workload.ref.kind == "Gateway":
         made = context.inventory.get(workload.ref)
         name = managed_deployment(made).name if made else workload.name
@@ -121,7 +121,7 @@ def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]
 
 
 def selector_of(context: Context, workload: ObservedWorkload) -> dict[str, str]:
-    """Labels that select the workload's pods, from its own selector where it has one."""
+    """Return labels that select the workload's pods, from its own selector where it has one."""
     data = context.object_of(workload.ref)
     own = as_mapping(dig(data, "spec", "selector", "matchLabels"))
     return dict(own or workload.labels)
@@ -154,13 +154,13 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
 
 
 def reads_plaintext(consumer: ObservedJob) -> bool:
-    """Whether a consumer reads plaintext ports of any proxy, now or after a restart."""
+    """Return whether a consumer reads plaintext ports of any proxy, now or after a restart."""
     seen = (*consumer.ports_of.values(), *consumer.ports_after.values())
     return consumer.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
 
 
 def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
-    """The version of the proxy after a restart; else the one that runs, if all pods have the same."""
+    """Return the version of the proxy after a restart; else the one that runs, if all pods have the same."""
     if workload.versions.after.known:
         return workload.versions.after
     if workload.kind == "uninjected" and (plane := default_control_plane(context.observation)):
@@ -170,7 +170,7 @@ def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
 
 
 def default_control_plane(observation: Observation) -> ControlPlane | None:
-    """The control plane that injects where no revision is named."""
+    """Return the control plane that injects where no revision is named."""
     planes = observation.control_planes
     named = [each for each in planes if "default" in (each.revision, *each.tags)]
     found = named or (planes if len(planes) == 1 else ())
@@ -178,7 +178,7 @@ def default_control_plane(observation: Observation) -> ControlPlane | None:
 
 
 def has_override(context: Context, workload: ObservedWorkload) -> bool:
-    """Whether a bootstrap override opens our listeners on this workload already."""
+    """Return whether a bootstrap override opens our listeners on this workload already."""
     if not workload.bootstrap_override:
         return False
     data = context.draft.get(Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override))

@@ -16,7 +16,7 @@ SERVICES: Resources = (("", ("services", "endpoints")), (DISCOVERY_GROUP, ("endp
 
 
 def access(options: PrometheusOptions, resources: Resources, own: bool = False) -> list[dict[str, Any]]:
-    """ServiceAccount, a role to read `resources`, and its binding.
+    """Return ServiceAccount, a role to read `resources`, and its binding.
 
     They are of the cluster, or of each namespace when `options` names some. A role without a binding gives
     no right: Prometheus then finds no target, and logs why. `own`: in Prometheus' own namespace, too.

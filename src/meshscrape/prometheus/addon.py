@@ -17,7 +17,7 @@ _USER = 65534
 
 
 def addon(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
-    """ServiceAccount, roles, ConfigMap, Deployment, Service; a NetworkPolicy when asked for."""
+    """Return ServiceAccount, roles, ConfigMap, Deployment, Service; a NetworkPolicy when asked for."""
     objects = [*access(options, PODS), _config_map(options), _deployment(options), _service(options)]
     if options.network_policy:
         objects.append(_network_policy(options))
@@ -25,7 +25,7 @@ def addon(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
 
 
 def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
-    """The data of prometheus.yml: the secure jobs, and Prometheus' own metrics from within its pod."""
+    """Return the data of prometheus.yml: the secure jobs, and Prometheus' own metrics from within its pod."""
     own = {"job_name": "prometheus", "static_configs": [{"targets": [f"localhost:{PORT}"]}]}
     return {
         "global": {

@@ -31,7 +31,7 @@ _OTEL_TOP = frozenset({"rule_files", "alerting", "remote_write", "remote_read", 
 
 
 def collector_config(collector: Collector, config: Mapping[str, Any]) -> dict[str, Any]:
-    """`config` (a whole prometheus.yml as data) as the collector takes it.
+    """Return `config` (a whole prometheus.yml as data) as the collector takes it.
 
     vmagent gets a file for `-promscrape.config`, the Collector a `receivers` section to merge into its own.
     """
@@ -39,7 +39,7 @@ def collector_config(collector: Collector, config: Mapping[str, Any]) -> dict[st
 
 
 def collector_text(collector: Collector, config: Mapping[str, Any]) -> str:
-    """The same as text, under lines that say where it belongs and what it does not check."""
+    """Return the same as text, under lines that say where it belongs and what it does not check."""
     head = f"# Made by meshscrape. {_PLACES[collector]}\n"
     jobs = config.get("scrape_configs") or ()
     if any(job.get("tls_config", {}).get("insecure_skip_verify") for job in jobs):

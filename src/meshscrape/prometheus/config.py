@@ -63,12 +63,12 @@ class ScrapeOptions:
 
 
 def targets_file(directory: str, job: str) -> str:
-    """Where a job's targets are."""
+    """Return where a job's targets are."""
     return f"{directory.rstrip('/')}/{job}.json"
 
 
 def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
-    """The list for Prometheus' `scrape_configs`."""
+    """Return the list for Prometheus' `scrape_configs`."""
     through = options.through
     limits = {"sample_limit": SAMPLE_LIMIT, "body_size_limit": BODY_SIZE_LIMIT} if options.limits else {}
     samples = {} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}
@@ -80,7 +80,7 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
 
 
 def render(options: ScrapeOptions) -> str:
-    """A whole prometheus.yml. InputError when an interval is not one."""
+    """Return a whole prometheus.yml. InputError when an interval is not one."""
     document = {
         "global": global_settings(options.interval, options.timeout),
         "scrape_configs": scrape_configs(options),
@@ -122,7 +122,7 @@ def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, 
 
 
 def _own_job(proxy: ScrapeProxyAccess) -> dict[str, Any]:
-    """The proxy's own metrics: refusals and their reasons, handshakes, the ends of certificates."""
+    """Return the proxy's own metrics: refusals and their reasons, handshakes, the ends of certificates."""
     return {
         "job_name": PROXY_JOB,
         "scheme": "http",
@@ -159,6 +159,6 @@ _HEADS = {
 
 
 def duration(seconds: float) -> str:
-    """Seconds as Prometheus spells a duration: `5s`, `250ms`."""
+    """Return seconds as Prometheus spells a duration: `5s`, `250ms`."""
     milliseconds = round(seconds * 1000)
     return f"{milliseconds // 1000}s" if milliseconds % 1000 == 0 else f"{milliseconds}ms"

@@ -8,7 +8,7 @@ from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROO
 
 
 def direct_tls(directory: str) -> dict[str, Any]:
-    """Prometheus' `tls_config` with the workload certificate that OUTPUT_CERTS puts into `directory`.
+    """Return Prometheus' `tls_config` with the workload certificate that OUTPUT_CERTS puts into `directory`.
 
     Prometheus compares DNS names and addresses only, and a workload certificate has neither: it cannot check
     a SPIFFE ID. So a direct scrape does not verify the server at all; the servers verify the scraper. The

@@ -25,7 +25,7 @@ class Advice:
 
     @property
     def text(self) -> str:
-        """The data as YAML."""
+        """Return the data as YAML."""
         return dump(self.data)
 
 
@@ -82,7 +82,7 @@ def existing_advice(
 
 
 def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The jobs that find pods and may scrape their proxies in the clear, by name.
+    """Return the jobs that find pods and may scrape their proxies in the clear, by name.
 
     The rule against scraping twice only ever drops ports 15020 and 15090, so a job too many does no harm.
     """
@@ -95,7 +95,7 @@ def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def pod_parts(revision: str = "") -> dict[str, Any]:
-    """What the pod of an existing Prometheus needs on top of what it has."""
+    """Return what the pod of an existing Prometheus needs on top of what it has."""
     return {
         "metadata": {
             "labels": scraper_pod.pod_labels(revision),

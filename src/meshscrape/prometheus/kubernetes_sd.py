@@ -113,12 +113,12 @@ def drop_own_series() -> Rule:
 
 
 def camel_rule(rule: Mapping[str, Any]) -> Rule:
-    """A relabeling rule as Prometheus' Operator spells it (`sourceLabels`, `targetLabel`)."""
+    """Return a relabeling rule as Prometheus' Operator spells it (`sourceLabels`, `targetLabel`)."""
     return {camel(key): value for key, value in rule.items()}
 
 
 def camel(name: str) -> str:
-    """`insecure_skip_verify` as `insecureSkipVerify`."""
+    """Return `insecure_skip_verify` as `insecureSkipVerify`."""
     first, *rest = name.split("_")
     return first + "".join(part.capitalize() for part in rest)
 
@@ -153,7 +153,7 @@ def announced(annotation: str) -> list[Rule]:
 
 
 def labels() -> list[Rule]:
-    """`namespace`, `pod` and `workload`, the names that Istio's own telemetry has for them.
+    """Return `namespace`, `pod` and `workload`, the names that Istio's own telemetry has for them.
 
     The workload is what controls the pod. A Deployment is behind a ReplicaSet (told by the hash that it
     labels its pods with), a CronJob behind a Job; a pod that nothing controls is its own workload.
@@ -174,7 +174,7 @@ def labels() -> list[Rule]:
 
 
 def label_name(name: str) -> str:
-    """A Kubernetes label or annotation key as service discovery sanitises it."""
+    """Return a Kubernetes label or annotation key as service discovery sanitises it."""
     return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
 
 
@@ -247,5 +247,5 @@ def _replace(sources: list[str], regex: str, target: str, replacement: str) -> R
 
 
 def _literal(text: str) -> str:
-    """A regular expression (RE2) that matches `text` alone."""
+    """Return a regular expression (RE2) that matches `text` alone."""
     return "".join(c if c.isalnum() or c in "_-/" else f"\\{c}" for c in text)

@@ -14,7 +14,7 @@ __all__ = ["PrometheusOptions", "prometheus_objects"]
 def prometheus_objects(
     kind: Literal["addon", "operator"], options: PrometheusOptions
 ) -> tuple[dict[str, Any], ...]:
-    """All objects of a new Prometheus, in the order to apply them.
+    """Return all objects of a new Prometheus, in the order to apply them.
 
     `addon`: ServiceAccount, roles, ConfigMap, Deployment, Service. `operator`: ServiceAccount, roles,
     Prometheus with a scrape class, PodMonitors, ServiceMonitors, PrometheusRule.

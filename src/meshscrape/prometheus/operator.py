@@ -40,7 +40,7 @@ SCRAPE_CLASS = "istio-mtls"
 
 
 def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
-    """ServiceAccount, roles, Prometheus, monitors and, with rules, a PrometheusRule."""
+    """Return ServiceAccount, roles, Prometheus, monitors and, with rules, a PrometheusRule."""
     objects = [
         *access(options, (*PODS, *SERVICES), own=True),
         _prometheus(options),
@@ -61,7 +61,7 @@ def scrape_class(directory: str = CERTIFICATES) -> dict[str, Any]:
 
 
 def prometheus_parts(revision: str = "", harden: bool = False) -> dict[str, Any]:
-    """What an existing Prometheus object needs in its `spec`, to be merged with what is there."""
+    """Return what an existing Prometheus object needs in its `spec`, to be merged with what is there."""
     return {
         "podMetadata": {"labels": pod_labels(revision), "annotations": pod_annotations(harden)},
         "volumes": [volume()],
@@ -193,5 +193,5 @@ def _namespaces(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _job_label(job: str) -> dict[str, Any]:
-    """The job's name, as every other way to scrape has it: dashboards and rules go by it."""
+    """Return the job's name, as every other way to scrape has it: dashboards and rules go by it."""
     return {"action": "replace", "targetLabel": "job", "replacement": job}

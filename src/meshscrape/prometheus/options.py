@@ -46,16 +46,16 @@ class PrometheusOptions:
 
     @property
     def service_account(self) -> str:
-        """The name of the ServiceAccount that it runs as."""
+        """Return the name of the ServiceAccount that it runs as."""
         return self.name
 
     def spiffe_id(self, trust_domain: str) -> str:
-        """The identity that it scrapes with, in a mesh of `trust_domain`."""
+        """Return the identity that it scrapes with, in a mesh of `trust_domain`."""
         return f"spiffe://{trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 
     @property
     def jobs(self) -> ClusterJobs:
-        """The options of its scrape jobs."""
+        """Return the options of its scrape jobs."""
         return ClusterJobs(
             CERTIFICATES,
             self.namespaces,
@@ -67,11 +67,11 @@ class PrometheusOptions:
 
     @property
     def selector(self) -> dict[str, str]:
-        """The labels that tell its objects from others'."""
+        """Return the labels that tell its objects from others'."""
         return {APPLICATION_NAME: "prometheus", APPLICATION_INSTANCE: self.name}
 
     def metadata(self, name: str = "", namespace: str | None = None) -> dict[str, Any]:
-        """The metadata of one of its objects; an empty `namespace` is an object of the cluster."""
+        """Return the metadata of one of its objects; an empty `namespace` is an object of the cluster."""
         place = self.namespace if namespace is None else namespace
         return {
             "name": name or self.name,

@@ -60,7 +60,7 @@ class Alert:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def rule(self) -> dict[str, Any]:
-        """The rule as Prometheus writes it."""
+        """Return the rule as Prometheus writes it."""
         return {
             "alert": self.name,
             "expr": self.expression,
@@ -71,7 +71,7 @@ class Alert:
 
 
 def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
-    """The list for `groups`, of a rules file and of a PrometheusRule alike."""
+    """Return the list for `groups`, of a rules file and of a PrometheusRule alike."""
     groups = {
         "meshscrape-targets": _targets(options),
         "meshscrape-certificates": _certificates(options),
@@ -84,7 +84,7 @@ def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
 
 
 def rules_file(options: RuleOptions) -> str:
-    """The rules as a file for Prometheus' `rule_files`."""
+    """Return the rules as a file for Prometheus' `rule_files`."""
     return "# Made by meshscrape.\n" + dump({"groups": rule_groups(options)})
 
 
@@ -166,7 +166,7 @@ def _certificates(options: RuleOptions) -> Iterator[Alert]:
 
 
 def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
-    """Certificates as those saw them who made handshakes: verify and the scrape proxy."""
+    """Yield certificates as those saw them who made handshakes: verify and the scrape proxy."""
     verify = "meshscrape_verify_certificate_not_after_seconds"
     proxy = "meshscrape_scrape_target_certificate_expiration_timestamp_seconds"
     by = "min by (namespace, workload)"

@@ -19,7 +19,7 @@ CERTIFICATES = "/etc/istio-output-certs"
 
 
 def pod_labels(revision: str = "") -> dict[str, str]:
-    """Labels that get the sidecar injected; the annotation of the same name would not reach a webhook.
+    """Return labels that get the sidecar injected; the annotation of the same name would not reach a webhook.
 
     Clients with sidecars (Grafana, Kiali) take a pod with one for mutual TLS, and nothing here intercepts
     theirs: `tlsMode` tells them. Istio's injection template keeps it (istio/istio
@@ -31,7 +31,7 @@ def pod_labels(revision: str = "") -> dict[str, str]:
 
 
 def pod_annotations(harden: bool = False) -> dict[str, str]:
-    """Annotations that make the sidecar write the certificate and intercept nothing.
+    """Return annotations that make the sidecar write the certificate and intercept nothing.
 
     Without interception Prometheus itself presents the certificate, and reaches what is not in the mesh.
     `harden` closes the plaintext metrics of the sidecar.
@@ -50,7 +50,7 @@ def unscraped() -> dict[str, str]:
 
 
 def proxy_config(harden: bool = False, directory: str = CERTIFICATES) -> dict[str, Any]:
-    """What goes into `proxy.istio.io/config`.
+    """Return what goes into `proxy.istio.io/config`.
 
     Prometheus makes no scrape pool while a certificate file of its job is missing: the targets are then
     absent, not down, until the next change in discovery. So it starts after the proxy, which has the
@@ -63,15 +63,15 @@ def proxy_config(harden: bool = False, directory: str = CERTIFICATES) -> dict[st
 
 
 def user_volume_mount(name: str = VOLUME, directory: str = CERTIFICATES) -> dict[str, Any]:
-    """`sidecar.istio.io/userVolumeMount`, the map by name that Istio's template is made for."""
+    """Return `sidecar.istio.io/userVolumeMount`, the map by name that Istio's template is made for."""
     return {name: {"mountPath": directory}}
 
 
 def volume(name: str = VOLUME) -> dict[str, Any]:
-    """The pod's volume for the certificate files."""
+    """Return the pod's volume for the certificate files."""
     return {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
 
 
 def volume_mount(name: str = VOLUME, directory: str = CERTIFICATES) -> dict[str, Any]:
-    """The scraper's own mount of that volume."""
+    """Return the scraper's own mount of that volume."""
     return {"name": name, "mountPath": directory, "readOnly": True}

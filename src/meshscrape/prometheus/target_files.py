@@ -30,7 +30,7 @@ _PASSED = ("__scrape_interval__", "__scrape_timeout__")
 
 
 def target_file(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    """The groups of a target file for the scrape proxy."""
+    """Return the groups of a target file for the scrape proxy."""
     return [
         {
             "targets": [target.authority],
@@ -60,7 +60,7 @@ def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
 
 
 def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
-    """The targets of a file's content, in its order; `where` is its name, for errors.
+    """Return the targets of a file's content, in its order; `where` is its name, for errors.
 
     InputError names the group of whatever is not exactly as it should be: the address is an IP address with a
     port (a name could lead elsewhere tomorrow), the path has no query, the identity is a SPIFFE ID.

@@ -32,17 +32,17 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """`host:port`, an IPv6 address in brackets."""
+        """Return `host:port`, an IPv6 address in brackets."""
         return host_port(self.address, self.port)
 
     @property
     def url(self) -> str:
-        """The whole URL, as Prometheus shows it when it scrapes directly."""
+        """Return the whole URL, as Prometheus shows it when it scrapes directly."""
         return f"https://{self.authority}{self.path}"
 
     @property
     def proxied_url(self) -> str:
-        """The whole URL, as Prometheus shows it when it scrapes through the scrape proxy."""
+        """Return the whole URL, as Prometheus shows it when it scrapes through the scrape proxy."""
         return f"http://{self.authority}{self.path}"
 
 
@@ -62,7 +62,7 @@ class ScrapedWorkload:
 
 
 def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:
-    """The workload's targets by job; a job it has no part in is absent.
+    """Return the workload's targets by job; a job it has no part in is absent.
 
     An application's own port is a target when Envoy answers there with mutual TLS (STRICT or PERMISSIVE).
     One that speaks TLS by itself (scheme https) would be TLS inside TLS: it is read through the merge alone.
@@ -84,7 +84,7 @@ def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:
 
 
 def by_job(workloads: Iterable[ScrapedWorkload]) -> dict[str, list[Target]]:
-    """All targets by job, every job present, in a stable order."""
+    """Return all targets by job, every job present, in a stable order."""
     jobs: dict[str, list[Target]] = {job: [] for job in JOBS}
     for workload in workloads:
         for job, targets in targets_of(workload).items():
@@ -95,7 +95,7 @@ def by_job(workloads: Iterable[ScrapedWorkload]) -> dict[str, list[Target]]:
 
 
 def file_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    """Target groups of Prometheus' file_sd format (also vmagent's and the Collector's)."""
+    """Return target groups of Prometheus' file_sd format (also vmagent's and the Collector's)."""
     groups = []
     for target in targets:
         labels = dict(target.labels)

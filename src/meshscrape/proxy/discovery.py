@@ -36,11 +36,11 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, for people and as a label."""
+        """Return what it is, for people and as a label."""
 
     @property
     def jobs(self) -> Sequence[str]:
-        """The jobs whose targets it tells."""
+        """Return the jobs whose targets it tells."""
 
     def snapshots(self) -> AsyncIterator[Snapshot]:
         """Yield the targets at once, and again whenever they or the source's problem change; never end.
@@ -135,7 +135,7 @@ class Discovery:
 
     @property
     def jobs(self) -> tuple[str, ...]:
-        """Every job that some source tells."""
+        """Return every job that some source tells."""
         return tuple(dict.fromkeys(job for state in self.states for job in state.source.jobs))
 
     def targets(self) -> dict[str, list[Target]]:

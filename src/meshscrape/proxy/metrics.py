@@ -32,7 +32,7 @@ class TargetFigures:
 
     @property
     def labels(self) -> dict[str, str]:
-        """What tells the target from others; all of it from discovery."""
+        """Return what tells the target from others; all of it from discovery."""
         target = self.target
         return {
             "target": target.authority,

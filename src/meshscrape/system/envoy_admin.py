@@ -59,7 +59,7 @@ class EnvoyAdmin:
         return {stat["name"]: stat["value"] for stat in document["stats"] if "value" in stat}
 
     async def get(self, target: str) -> tuple[int, bytes]:
-        """One GET of `target` (path and query): status and body."""
+        """Return one GET of `target` (path and query): status and body."""
         limits = FetchLimits(connect=self._timeout, read=self._timeout, total=self._timeout)
         try:
             return await fetch(f"http://envoy{target}", unix_socket=self._path, limits=limits)

@@ -54,7 +54,7 @@ class Problem:
 
     @property
     def text(self) -> str:
-        """The problem as one line, empty while nothing is wrong."""
+        """Return the problem as one line, empty while nothing is wrong."""
         return str(self.error) if self.error else ""
 
     def note(self, error: MeshscrapeError) -> None:
@@ -100,7 +100,7 @@ class FollowedFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """What the last usable content means; only after `read`."""
+        """Return what the last usable content means; only after `read`."""
         return self._values[0]
 
     def read(self) -> T:

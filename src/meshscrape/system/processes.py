@@ -101,12 +101,12 @@ class Process:
 
     @property
     def log_problem(self) -> str:
-        """Why its log cannot be written, empty while it can."""
+        """Return why its log cannot be written, empty while it can."""
         return self._log.problem
 
     @property
     def returncode(self) -> int | None:
-        """The exit status once it has ended: negative for a signal; None while it runs."""
+        """Return the exit status once it has ended: negative for a signal; None while it runs."""
         return self._child.returncode
 
     def tail(self, lines: int = 10) -> str:

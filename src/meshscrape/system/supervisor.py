@@ -80,7 +80,7 @@ class Supervisor:
 
     @property
     def pid(self) -> int | None:
-        """The component's process id while it runs."""
+        """Return the component's process id while it runs."""
         running = self.process is not None and self.process.returncode is None
         return self.process.pid if running and self.process else None
 
@@ -90,7 +90,7 @@ class Supervisor:
 
     @property
     def log_problem(self) -> str:
-        """Why the component's log cannot be written, empty while it can."""
+        """Return why the component's log cannot be written, empty while it can."""
         return self.process.log_problem if self.process else ""
 
     async def run(self) -> None:

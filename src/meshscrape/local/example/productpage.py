@@ -56,14 +56,14 @@ def counted(response: Response) -> Response:
 @app.get("/")
 @app.get("/productpage")
 def products_page() -> str:
-    """The list of products."""
+    """Return the list of products."""
     lines = [(key, f"{product.name}: {product.price / 100:.2f}") for key, product in PRODUCTS.items()]
     return render_template_string(PAGE, title="Products", lines=lines)
 
 
 @app.get("/products/<key>")
 def product_page(key: str) -> str:
-    """One product with its reviews."""
+    """Return one product with its reviews."""
     product = _product(key)
     lines = [(None, f"{product.price / 100:.2f}"), *((None, review) for review in product.reviews)]
     return render_template_string(PAGE, title=product.name, lines=lines)
@@ -71,25 +71,25 @@ def product_page(key: str) -> str:
 
 @app.get("/api/v1/products")
 def products() -> Response:
-    """All products as JSON."""
+    """Return all products as JSON."""
     return jsonify({key: {"name": p.name, "price": p.price, "stock": p.stock} for key, p in PRODUCTS.items()})
 
 
 @app.get("/api/v1/products/<key>/reviews")
 def reviews(key: str) -> Response:
-    """One product's reviews as JSON."""
+    """Return one product's reviews as JSON."""
     return jsonify(list(_product(key).reviews))
 
 
 @app.get("/health")
 def health() -> str:
-    """Whether the application answers."""
+    """Return whether the application answers."""
     return "ok\n"
 
 
 @app.get("/metrics")
 def metrics() -> Response:
-    """The application's metrics, in Prometheus' text format."""
+    """Return the application's metrics, in Prometheus' text format."""
     return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 

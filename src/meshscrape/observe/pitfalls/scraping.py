@@ -98,7 +98,7 @@ def _tls_on_plaintext(workload: ObservedWorkload, jobs: list[ObservedJob]) -> It
 
 
 def _static_tls(job: DeclaredJob) -> Iterator[Pitfall]:
-    """A static target may name a port that no Service leads to; then it matches no workload."""
+    """Yield a static target may name a port that no Service leads to; then it matches no workload."""
     ports_named = tuple(f":{port}" for port in _PLAINTEXT)
     targets = [target for target in job.static if target.endswith(ports_named)]
     if targets and job.scheme == "https":

@@ -28,7 +28,7 @@ _COLOURS = {"+": "32", "-": "31", "@": "36", "#": "1"}
 
 
 def plan_text(plan: Plan, *, colour: bool = False) -> str:
-    """The whole plan: phases with their changes, gates, notes, and one line of summary at the end."""
+    """Return the whole plan: phases with their changes, gates, notes, and one line of summary at the end."""
     lines = [line for phase in PHASES for line in _phase(plan, phase)]
     lines += [line for gate in plan.gates for line in _gate(gate)]
     lines += _notes(plan.notes)
@@ -70,7 +70,7 @@ def _outcome(outcome: Outcome) -> str:
 
 
 def change_diff(change: Change) -> list[str]:
-    """The unified diff of one change's YAML, without status and what a cluster adds.
+    """Return the unified diff of one change's YAML, without status and what a cluster adds.
 
     Long texts in a new ConfigMap are cut, and say so: hundreds of lines of listeners, for each namespace
     anew, hide what one has to decide on.
@@ -115,7 +115,7 @@ def _gate(gate: Gate) -> Iterator[str]:
 
 
 def _notes(notes: Iterable[Note]) -> Iterator[str]:
-    """The notes, those that say the same of several objects together."""
+    """Yield the notes, those that say the same of several objects together."""
     grouped: dict[tuple[bool, str, str], list[Ref]] = {}
     for note in notes:
         refs = grouped.setdefault((note.refused, note.text, note.remedy), [])

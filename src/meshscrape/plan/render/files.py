@@ -42,7 +42,7 @@ def plan_files(plan: Plan) -> dict[str, str]:
 
 
 def _applied(plan: Plan, change: Change) -> Object | None:
-    """The object for `kubectl apply`, which leaves alone what a file does not say."""
+    """Return the object for `kubectl apply`, which leaves alone what a file does not say."""
     data = change.after
     if data is None or change.ref not in plan.autoscaled or not isinstance(data.get("spec"), Mapping):
         return data
@@ -89,14 +89,14 @@ def phase_directory(phase: Phase) -> str:
 
 
 def file_name(ref: Ref) -> str:
-    """A file name that no other object has."""
+    """Return a file name that no other object has."""
     kind = f"{ref.kind}.{ref.group}" if ref.group else ref.kind
     parts = [part for part in (ref.namespace, kind, ref.name) if part]
     return "_".join(parts).replace("/", "_").replace(":", "_").lower() + ".yaml"
 
 
 def place(plan: Plan, ref: Ref) -> str:
-    """The tree that an object belongs to; empty where there is one API server only."""
+    """Return the tree that an object belongs to; empty where there is one API server only."""
     if not plan.apart:
         return ""
     to_control_plane = ref.group in _CONTROL_PLANE_GROUPS or ref.group == ASM_GROUP

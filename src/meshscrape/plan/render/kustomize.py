@@ -59,7 +59,7 @@ def _overlay(changes: list[Change], previous: str) -> dict[str, str]:
 
 
 def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
-    """The strategic-merge patch that makes `after` of `before`; one that deletes it for None."""
+    """Return the strategic-merge patch that makes `after` of `before`; one that deletes it for None."""
     metadata = clean(before)["metadata"]
     identity = {key: metadata[key] for key in ("name", "namespace") if key in metadata}
     head = {"apiVersion": before["apiVersion"], "kind": before["kind"]}
@@ -72,7 +72,7 @@ def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
 
 
 def _difference(before: Any, after: Any, by_name: bool) -> dict[str, Any]:
-    """Keys of a mapping that differ, with null for those that are gone."""
+    """Return keys of a mapping that differ, with null for those that are gone."""
     found: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():
         if key not in before:
@@ -106,7 +106,7 @@ def _items(before: list[Any], after: list[Any], merge_key: str, by_name: bool) -
 
 
 def _named(items: Any, merge_key: str) -> bool:
-    """Whether the items of a list have distinct names."""
+    """Return whether the items of a list have distinct names."""
     if not isinstance(items, list):
         return False
     if not all(isinstance(each, dict) and isinstance(each.get(merge_key), str) for each in items):

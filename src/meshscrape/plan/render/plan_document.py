@@ -10,7 +10,7 @@ from meshscrape.plan.model import Change, Plan
 
 
 def plan_document(plan: Plan) -> dict[str, Any]:
-    """The plan for `json.dumps`: changes in order, notes, gates, and the mode of each workload."""
+    """Return the plan for `json.dumps`: changes in order, notes, gates, and the mode of each workload."""
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": "Plan",

@@ -64,7 +64,7 @@ class FetchedResponse:
 
     @property
     def content_type(self) -> str:
-        """The `Content-Type` header, empty when there is none."""
+        """Return the `Content-Type` header, empty when there is none."""
         return self.headers.get("content-type", "")
 
 

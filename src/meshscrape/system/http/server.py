@@ -96,7 +96,7 @@ class HttpServer:
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Where it listens over TCP, in the order asked for (port 0 has become a real port)."""
+        """Return where it listens over TCP, in the order asked for (port 0 has become a real port)."""
         names = [each.getsockname() for each in self._sockets]
         return tuple((name[0], name[1]) for name in names)
 
