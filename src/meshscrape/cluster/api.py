@@ -16,6 +16,7 @@ from urllib.parse import urlencode
 from meshscrape.cluster.credentials import Credentials, tls_context
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import MeshscrapeError, UnavailableError
+from meshscrape.kube.objects import dig
 from meshscrape.system.http.client import FetchedResponse, FetchLimits, fetch_stream
 
 PAGE = 500
@@ -61,7 +62,7 @@ class Event:
     @property
     def version(self) -> str:
         """Return the resource version that a later watch starts at."""
-        return str(self.object.get("metadata", {}).get("resourceVersion", ""))
+        return str(dig(self.object, "metadata", "resourceVersion", default=""))
 
 
 class Api:

@@ -77,7 +77,8 @@ def tls_context(access: Access, credential: Credential) -> ssl.SSLContext | None
             context.verify_mode = ssl.CERT_NONE
         if credential.certificate and credential.key:
             with _as_file(credential.certificate) as chain, _as_file(credential.key) as key:
-                context.load_cert_chain(chain, key)
+                # Without a password, OpenSSL would ask on the terminal for that of an encrypted key.
+                context.load_cert_chain(chain, key, password="")
     except (OSError, ValueError) as error:
         raise InputError(
             f"the certificates cannot be used ({error})", where=access.place, remedy="check the kubeconfig"

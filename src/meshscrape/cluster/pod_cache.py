@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from meshscrape.kube.objects import dig
 from meshscrape.prometheus.targets import Target
 
 Pod = Mapping[str, Any]
@@ -29,6 +30,8 @@ class PodCache:
         changed = False
         for pod in pods:
             uid = uid_of(pod)
+            if not uid:
+                continue
             if self._listed is not None:
                 self._listed.add(uid)
             changed |= self._keep(uid, self._targets_of(pod))
@@ -70,5 +73,5 @@ class PodCache:
 
 
 def uid_of(pod: Pod) -> str:
-    """Return the pod's UID."""
-    return str(pod["metadata"]["uid"])
+    """Return the pod's UID, empty when the object has none."""
+    return str(dig(pod, "metadata", "uid", default=""))

@@ -38,7 +38,7 @@ class PodScope:
         """Return the API paths to list and watch."""
         if not self.namespaces:
             return ("/api/v1/pods",)
-        return tuple(f"/api/v1/namespaces/{namespace}/pods" for namespace in self.namespaces)
+        return tuple(f"/api/v1/namespaces/{namespace}/pods" for namespace in dict.fromkeys(self.namespaces))
 
     def query(self) -> dict[str, str]:
         """Return the query of every list and watch."""

@@ -66,3 +66,12 @@ def test_pod_of_the_same_name_is_another_pod() -> None:
     cache.put([pod("old", "10.0.0.1"), pod("new", "10.0.0.2")])
     assert cache.remove(pod("old"))
     assert addresses(cache) == ["10.0.0.2"]
+
+
+def test_object_without_a_uid_is_left_out() -> None:
+    """A damaged answer must not end the watch."""
+    cache = PodCache(targets_of)
+    broken: list[dict[str, Any]] = [{}, {"metadata": None}, {"metadata": {}}]
+    assert not cache.put(broken)
+    assert not cache.remove(broken[1])
+    assert len(cache) == 0
