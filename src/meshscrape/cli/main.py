@@ -28,6 +28,7 @@ GROUPS = {
         "observe": "Report what a cluster contains and which pitfalls apply.",
         "plan": "Show what must change in a cluster, as a diff.",
         "render": "Write the changed objects as files.",
+        "rbac": "Write the rights that a verb needs in a cluster.",
     },
     "Prometheus": {
         "prometheus-config": "Write scrape jobs or a complete Prometheus.",

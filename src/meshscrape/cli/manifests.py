@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from meshscrape.cli.live import cluster_options, live_inventory, refuse_cluster_options
 from meshscrape.errors import InputError, Place
 from meshscrape.kube.manifests import SKIPPED, Notice, load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, load_inventory
@@ -26,7 +27,7 @@ _STANDARD_INPUT = "standard input"
 
 
 def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options `-f FILE` and `--input-limit MIB` to a verb about a cluster."""
+    """Add the options that name the objects to read: `-f FILE` with its limit, or a cluster."""
     limit = click.option(
         "--input-limit",
         type=click.IntRange(min=1),
@@ -42,11 +43,11 @@ def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--filename",
         "files",
         multiple=True,
-        required=True,
         metavar="FILE",
-        help="Manifests, a directory of them, a dump (kubectl get … -A -o yaml), or - for standard input.",
+        help="Manifests, a directory of them, a dump (kubectl get … -A -o yaml), or - for standard input. "
+        "Default: read the cluster.",
     )
-    return files(limit(function))
+    return files(limit(cluster_options(function)))
 
 
 def _keep_limit(context: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -58,8 +59,12 @@ def read_inventory(names: Sequence[str]) -> Inventory:
     """Return the objects in files, in directories (their *.yaml, *.yml and *.json, at any depth), and in `-`.
 
     What is no object of a cluster is skipped, and of repeated keys the last counts; each is one line on
-    standard error. Raises InputError with the place of what cannot be read, and for no object at all.
+    standard error. Without names, return the objects of the cluster that the options choose. Raises
+    InputError with the place of what cannot be read, and for no object at all.
     """
+    if not names:
+        return live_inventory()
+    refuse_cluster_options()
     notices: list[Notice] = []
     try:
         inventory = load_inventory(manifest for name in names for manifest in _manifests(name, notices))

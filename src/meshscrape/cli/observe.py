@@ -1,4 +1,4 @@
-"""`meshscrape observe`: report what a cluster contains, from its objects alone."""
+"""`meshscrape observe`: report what a cluster contains."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def command(
 ) -> int:
     """Report what a cluster contains and which known pitfalls apply.
 
-    The input is manifests or a dump of `kubectl get -A -o yaml`; docs/observe.md lists the kinds to dump.
-    No cluster is needed, and nothing is changed.
+    The input is the current context's cluster, or with -f manifests or a dump of `kubectl get -A -o yaml`;
+    docs/observe.md lists the kinds. Nothing is changed.
     """
     if istio_version is not None and not parse_version(istio_version).known:
         raise InputError(

@@ -1,4 +1,4 @@
-"""`meshscrape plan`: what must change in a cluster, from its objects alone."""
+"""`meshscrape plan`: what must change in a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from meshscrape.plan.render.plan_document import plan_document
 def command(output: Literal["diff", "json"], detailed_exitcode: bool, **options: Any) -> int:
     """Tell what must change so that metrics are scraped over mutual TLS, as a readable diff.
 
-    Nothing is changed, and no cluster is needed. The last line says what becomes of every chosen workload.
+    Reads the current context's cluster, or files with -f, and changes nothing. The last line says what
+    becomes of every chosen workload.
     Exit codes: 0 nothing to do, 1 changes are pending, or something is held back or refused, 2 error.
     """
     _, found = make_plan(**options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -68,15 +68,17 @@ class Event:
 class Api:
     """Requests to one API server with one user's credentials."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, decode: Callable[[str], Any] = json.loads) -> None:
+        """`decode` turns the text of answers into data; ValueError says that it is no JSON."""
         self.access = access
+        self._decode = decode
         self._credentials = Credentials(access)
         self._tls: tuple[object, ssl.SSLContext | None] | None = None
 
     async def get(self, path: str, **query: str) -> Any:
         """Return the JSON document at `path`. ApiError when it is refused, UnavailableError without it."""
         async for response in self._responses(path, query, REQUEST):
-            return _json(await _body(response, REQUEST.body_bytes), self._where(path))
+            return self._json(await _body(response, REQUEST.body_bytes), path)
 
     async def pages(
         self, path: str, query: Mapping[str, str] | None = None, *, limit: int = PAGE
@@ -106,7 +108,7 @@ class Api:
         }  # fmt: skip
         async for response in self._responses(path, asked, WATCH):
             async for line in _lines(response, self._where(path)):
-                told = _json(line, self._where(path))
+                told = self._json(line, path)
                 kind, changed = str(told.get("type")), told.get("object") or {}
                 if kind == "ERROR":
                     raise _refused(int(changed.get("code") or 500), changed, self._where(path))
@@ -136,6 +138,15 @@ class Api:
                 yield response
             return
 
+    def _json(self, body: bytes, path: str) -> Any:
+        try:
+            told = self._decode(body.decode())
+        except ValueError:
+            raise UnavailableError("the API server's answer is no JSON", where=self._where(path)) from None
+        if not isinstance(told, Mapping):
+            raise UnavailableError("the API server's answer is no JSON object", where=self._where(path))
+        return told
+
     def _where(self, path: str) -> str:
         return f"{self.access.server}{path}"
 
@@ -155,16 +166,6 @@ def _status_document(body: bytes) -> Object:
     except ValueError:
         return {}
     return told if isinstance(told, Mapping) else {}
-
-
-def _json(body: bytes, where: str) -> Any:
-    try:
-        told = json.loads(body)
-    except ValueError:
-        raise UnavailableError("the API server's answer is no JSON", where=where) from None
-    if not isinstance(told, Mapping):
-        raise UnavailableError("the API server's answer is no JSON object", where=where)
-    return told
 
 
 async def _body(response: FetchedResponse, limit: int) -> bytes:

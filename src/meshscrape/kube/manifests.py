@@ -8,7 +8,6 @@ Other YAML goes to the loader of `istio.fields`, which gives the same data.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from meshscrape.istio.fields import NO_OBJECT, load_documents
 from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.kube.objects import Manifest, as_mapping, dig, flatten, manifest_of
 from meshscrape.kube.screening import is_istio_operator, reason_to_skip, refuse_unquoted
+from meshscrape.kube.shared_json import SharedJson
 
 SKIPPED = "skipped"
 
@@ -38,10 +38,6 @@ _MAX_DEPTH = 100
 _WORTH_SHARING = 3
 # Lines before the items of a dumped list.
 _MAX_HEAD = 10
-
-
-class _RepeatedKeyError(Exception):
-    """A JSON object has a key twice."""
 
 
 class _NotPlainError(Exception):
@@ -78,7 +74,7 @@ def load_manifests(
     the place for what kubectl or the API server would refuse.
     """
     reader = _Reader(where, [] if notices is None else notices)
-    shared = _SharedJson()
+    shared = SharedJson()
     for part in _split(lines):
         first = next((line.lstrip() for line in part.lines if line.strip()), "")
         if first.startswith("{"):
@@ -147,36 +143,6 @@ def _split_json(numbered: Iterator[tuple[int, str]]) -> Iterator[_Part]:
             if item and line.rstrip(",") == after:
                 item = ""
     yield _Part(1, [*outside, *gathered], False)
-
-
-class _SharedJson:
-    """Decode JSON so that equal parts are one object in memory; a repeated key is an error."""
-
-    def __init__(self) -> None:
-        self._scalars: dict[Any, Any] = {}
-        self._parts: dict[tuple[Any, ...], Any] = {}
-        self._decoder = json.JSONDecoder(object_pairs_hook=self._mapping)
-
-    def decode(self, text: str) -> Any:
-        """Return the data. Raise ValueError for what is no JSON."""
-        return self._decoder.decode(text)
-
-    def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = {key: self._shared(value) for key, value in pairs}
-        if len(result) != len(pairs):
-            raise _RepeatedKeyError
-        # The index keeps these values alive, so their identities can stand for them.
-        key = (*result, *map(id, result.values()))
-        found: dict[str, Any] = self._parts.setdefault(key, result)
-        return found
-
-    def _shared(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return value
-        if isinstance(value, list):
-            items = [self._shared(each) for each in value]
-            return self._parts.setdefault((list, *map(id, items)), items)
-        return self._scalars.setdefault((type(value), value), value)
 
 
 class _Reader:
@@ -379,10 +345,10 @@ def _indent(line: str) -> int:
     return len(line) - len(stripped) if stripped.strip() else -1
 
 
-def _json(part: _Part, reader: _Reader, shared: _SharedJson) -> Iterator[Manifest]:
+def _json(part: _Part, reader: _Reader, shared: SharedJson) -> Iterator[Manifest]:
     try:
         data = shared.decode("\n".join(part.lines))
-    except (ValueError, RecursionError, _RepeatedKeyError):
+    except (ValueError, RecursionError):
         # YAML's flow style begins like JSON; the loader reads it, or says what is wrong and where.
         yield from reader.strictly(part._replace(is_item=False))
         return

@@ -1,0 +1,88 @@
+"""Read the objects of a live cluster for the verbs that also read manifests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from meshscrape.cluster.kubeconfig import Access
+from meshscrape.errors import InputError
+from meshscrape.kube.objects import Inventory
+
+_KUBECONFIG = "meshscrape.kubeconfig"
+_CONTEXT = "meshscrape.context"
+
+
+def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options `--kubeconfig FILE` and `--context NAME`, which choose the cluster to read."""
+    kubeconfig = click.option(
+        "--kubeconfig",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help="Read the cluster of this kubeconfig.  [default: $KUBECONFIG, the pod's ServiceAccount, "
+        "~/.kube/config]",
+    )
+    context = click.option(
+        "--context",
+        metavar="NAME",
+        expose_value=False,
+        callback=_keep,
+        help="Read the cluster of this context.  [default: the kubeconfig's current context]",
+    )
+    return kubeconfig(context(function))
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: object) -> object:
+    context.meta[f"meshscrape.{parameter.name}"] = value
+    return value
+
+
+def refuse_cluster_options() -> None:
+    """Raise InputError when a cluster is chosen beside files: only one of them can be read."""
+    meta = click.get_current_context().meta
+    for key, option in ((_KUBECONFIG, "--kubeconfig"), (_CONTEXT, "--context")):
+        if meta.get(key):
+            raise InputError(
+                "files and a cluster cannot both be read", where=option, remedy="leave out one of them"
+            )
+
+
+def live_inventory() -> Inventory:
+    """Return the objects of the cluster that the options name, with progress on a terminal.
+
+    InputError without a usable kubeconfig or without a right; UnavailableError without an API server.
+    """
+    from meshscrape.cluster.dump import read_cluster
+
+    access = _access()
+    errors = Console(stderr=True)
+    if not errors.is_terminal:
+        return Inventory(asyncio.run(read_cluster(access, lambda line: None)))
+    with errors.status(f"reading {access.place}") as status:
+        manifests = asyncio.run(read_cluster(access, lambda line: status.update(f"{access.place}: {line}")))
+    return Inventory(manifests)
+
+
+def _access() -> Access:
+    """Return how to reach the cluster that the options name."""
+    from meshscrape.cluster.access import find_access
+
+    meta = click.get_current_context().meta
+    try:
+        return find_access(meta.get(_KUBECONFIG), meta.get(_CONTEXT) or "")
+    except InputError as error:
+        if error.code != "no-cluster":
+            raise
+        raise InputError(
+            "there is neither a kubeconfig nor a file to read",
+            where=error.place,
+            remedy="give manifests with -f FILE, or a cluster with --kubeconfig FILE",
+            code=error.code,
+        ) from None

@@ -1,0 +1,88 @@
+"""Read from a live cluster what the planner needs. Nothing is changed, and Secrets are not read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from meshscrape.cluster.api import Api, ApiError
+from meshscrape.cluster.kinds import Resource, complete, group_path, groups_to_read, resources_to_read
+from meshscrape.cluster.kubeconfig import Access
+from meshscrape.errors import InputError
+from meshscrape.kube.objects import Manifest, manifest_of
+from meshscrape.kube.shared_json import SharedJson
+
+# Lists that are asked for at the same time: more would be throttled by the API server's fairness.
+AT_ONCE = 4
+# A list that changed so much while it was read that its pages no longer fit is begun again.
+ATTEMPTS = 3
+_FORBIDDEN, _NOT_FOUND, _GONE = 403, 404, 410
+# Names of resources in one error.
+_NAMED = 5
+
+
+async def read_cluster(access: Access, told: Callable[[str], None]) -> list[Manifest]:
+    """Return all objects of the kinds that the planner reads; `told` gets a line for each list.
+
+    InputError (code `forbidden`) when the user may not list one of the kinds: a plan from a part of the
+    objects could close a port that is read. UnavailableError when the API server does not answer.
+    """
+    api = Api(access, SharedJson().decode)
+    resources = await served_resources(api)
+    turns = asyncio.Semaphore(AT_ONCE)
+
+    async def read(resource: Resource) -> list[Manifest] | ApiError:
+        async with turns:
+            try:
+                manifests = await _list(api, resource)
+            except ApiError as error:
+                if error.status != _FORBIDDEN:
+                    raise
+                return error
+        told(f"read {len(manifests)} {resource}")
+        return manifests
+
+    results = await asyncio.gather(*map(read, resources))
+    forbidden = [
+        resource for resource, result in zip(resources, results, strict=True) if isinstance(result, ApiError)
+    ]
+    if forbidden:
+        raise _missing_rights(access, forbidden)
+    return [manifest for result in results if isinstance(result, list) for manifest in result]
+
+
+async def served_resources(api: Api) -> list[Resource]:
+    """Return the resources to read that this API server serves. A group that does not answer is an error."""
+    found: list[Resource] = []
+    for group, version in groups_to_read(await api.get("/apis")):
+        found += resources_to_read(group, version, await api.get(group_path(group, version)))
+    return found
+
+
+async def _list(api: Api, resource: Resource) -> list[Manifest]:
+    """Return all objects of a resource."""
+    for attempt in range(ATTEMPTS):
+        manifests: list[Manifest] = []
+        try:
+            async for page in api.pages(resource.path):
+                for item in page.items:
+                    manifests.append(manifest_of(complete(item, resource), api.access.place))
+        except ApiError as error:
+            # A kind that was removed meanwhile has no objects.
+            if error.status == _NOT_FOUND:
+                return []
+            if error.status != _GONE or attempt + 1 == ATTEMPTS:
+                raise
+            continue
+        return manifests
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _missing_rights(access: Access, resources: list[Resource]) -> InputError:
+    more = f" and {len(resources) - _NAMED} more" if len(resources) > _NAMED else ""
+    return InputError(
+        f"no right to list {', '.join(map(str, resources[:_NAMED]))}{more}",
+        where=access.place,
+        remedy="grant what `meshscrape rbac observe` prints",
+        code="forbidden",
+    )

@@ -1,0 +1,52 @@
+"""The rights that a verb needs in a cluster, as objects to apply. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from meshscrape.cluster.kinds import reading_rules
+from meshscrape.istio.names import RBAC_GROUP
+from meshscrape.kube.objects import Object
+
+_API_VERSION = f"{RBAC_GROUP}/v1"
+_PODS: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+# Verb -> its rules.
+RULES = {"observe": reading_rules(), "plan": reading_rules(), "render": reading_rules(), "proxy": _PODS}
+
+
+def rights(verb: str, *, account: str, namespaces: Sequence[str] = ()) -> list[Object]:
+    """Return the role of a verb and its binding to a ServiceAccount, given as `NAMESPACE/NAME`.
+
+    Without namespaces it is a ClusterRole; else a Role and a RoleBinding in each of them.
+    """
+    namespace, _, name = account.partition("/")
+    subjects = [{"kind": "ServiceAccount", "namespace": namespace, "name": name}]
+    title = f"meshscrape-{verb}"
+    if not namespaces:
+        return [
+            _role("ClusterRole", {"name": title}, RULES[verb]),
+            _binding("ClusterRole", {"name": title}, subjects),
+        ]
+    return [
+        made
+        for place in namespaces
+        for made in (
+            _role("Role", {"name": title, "namespace": place}, RULES[verb]),
+            _binding("Role", {"name": title, "namespace": place}, subjects),
+        )
+    ]
+
+
+def _role(kind: str, metadata: dict[str, str], rules: list[dict[str, Any]]) -> Object:
+    return {"apiVersion": _API_VERSION, "kind": kind, "metadata": metadata, "rules": rules}
+
+
+def _binding(kind: str, metadata: dict[str, str], subjects: list[dict[str, str]]) -> Object:
+    return {
+        "apiVersion": _API_VERSION,
+        "kind": f"{kind}Binding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": RBAC_GROUP, "kind": kind, "name": metadata["name"]},
+        "subjects": subjects,
+    }
