@@ -18,6 +18,13 @@ settings.register_profile("meshscrape", deadline=None, suppress_health_check=[He
 settings.load_profile("meshscrape")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep on one worker what shares fixtures, the tests of one file or of one package (--dist loadgroup)."""
+    for item in items:
+        shared = item.getparent(pytest.Package)
+        item.add_marker(pytest.mark.xdist_group(shared.nodeid if shared else item.nodeid.partition("::")[0]))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None, None, None]:
     """Say in one line, after everything else, how much did not run without upstream data."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from meshscrape.verify.explain.target import find_targets
 from meshscrape.verify.mesh_status import parse_mesh
 from meshscrape.verify.probes import Timeouts
 from support.ca import TestCa, ca_process
-from support.mesh import Up
 from support.subject import (
     MERGED,
     Bootstrap,
@@ -140,34 +138,6 @@ def test_the_scraper_s_own_files_are_the_first_suspects(
     found = explained(spoiled, "fine").broken
     assert found is not None
     assert found.name == step
-
-
-def test_a_running_mesh_is_healthy_from_end_to_end(example_mesh: Up) -> None:
-    """Every target of a workload, through Prometheus; as text and as a document; exit code 0."""
-    example_mesh.wait_until_up()
-    done = example_mesh.run("explain", "productpage")
-    assert done.returncode == 0, done.stdout
-    assert done.stdout.count("healthy") == 3
-    assert "BROKEN" not in done.stdout
-    document = json.loads(example_mesh.run("explain", "default/productpage", "-o", "json").stdout)
-    assert document["kind"] == "Explanation"
-    assert [each["healthy"] for each in document["targets"]] == [True] * 3
-    # The URL of every target as Prometheus shows it can be asked for.
-    for target in example_mesh.active_targets():
-        if ":15092/" in target["scrapeUrl"]:
-            one = json.loads(example_mesh.run("explain", target["scrapeUrl"], "-o", "json").stdout)
-            assert [each["url"] for each in one["targets"]] == [target["scrapeUrl"]]
-            assert one["healthy"] is True
-
-
-def test_what_is_no_target_is_exit_1_and_nonsense_exit_2(example_mesh: Up) -> None:
-    """An address may be asked for although nobody has it; a name must be somebody's."""
-    done = example_mesh.run("explain", "127.9.9.9:15092")
-    assert done.returncode == 1
-    assert "BROKEN  discovery" in done.stdout
-    done = example_mesh.run("explain", "nobody")
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_without_a_mesh_it_cannot_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.prometheus.targets import JOBS, MERGED_JOB
+from meshscrape.prometheus.targets import JOBS
 from meshscrape.system.files import publish
 from support.addresses import free_port, loopback
 from support.forgery import Forge
@@ -320,17 +320,3 @@ def test_only_workloads_that_were_ready_are_targets(tmp_path: Path) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=5)
         assert refused.value.headers["x-meshscrape-refusal"] == "unknown-target"
-
-
-def test_a_running_mesh_is_a_source(tmp_path: Path, example_mesh: Up) -> None:
-    """`--mesh DIR`: another proxy knows the workloads of a running mesh, by job and identity."""
-    example_mesh.wait_until_up()
-    own = example_mesh.workload("istio-system/prometheus")["outputCertificates"]
-    with running_proxy(tmp_path, [own], [], "--mesh", str(example_mesh.state)) as proxy:
-        merged = proxy.http_sd(MERGED_JOB)
-        assert {each["labels"]["workload"] for each in merged} == {
-            "httpbin", "productpage", "istio-ingressgateway",
-        }  # fmt: skip
-        for each in merged:
-            answer = proxy.scrape(each["targets"][0])
-            assert answer.status == 200 and "envoy_server_live" in answer.body

@@ -193,12 +193,3 @@ def test_an_edit_that_cannot_run_fails_alone_and_can_be_corrected(tmp_path: Path
         write_mesh(manifest, SLEEPER, workload_manifest("late"), prometheus_manifest())
         eventually(lambda: "start the mesh again" in up.document()["message"], what="the refusal")
         assert up.workload("default/sleeper")["pids"] == kept
-
-
-def test_two_meshes_run_side_by_side(tmp_path: Path, example_mesh: Up) -> None:
-    """Each mesh has its own network: a second one with the same ports starts beside the first."""
-    manifest = write_mesh(tmp_path / "mesh.yaml", SLEEPER)
-    with running_up(tmp_path / "state", str(manifest)) as up:
-        own = up.wait_for_phase()["workloads"][0]["address"]
-        others = {workload["address"] for workload in example_mesh.document()["workloads"]}
-        assert own.rsplit(".", 2)[0] not in {other.rsplit(".", 2)[0] for other in others}

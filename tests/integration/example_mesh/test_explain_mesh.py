@@ -1,0 +1,35 @@
+"""`meshscrape explain` on a mesh that works: as text, as a document, and for what is no target."""
+
+from __future__ import annotations
+
+import json
+
+from support.mesh import Up
+
+
+def test_a_running_mesh_is_healthy_from_end_to_end(example_mesh: Up) -> None:
+    """Every target of a workload, through Prometheus; as text and as a document; exit code 0."""
+    example_mesh.wait_until_up()
+    done = example_mesh.run("explain", "productpage")
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("healthy") == 3
+    assert "BROKEN" not in done.stdout
+    document = json.loads(example_mesh.run("explain", "default/productpage", "-o", "json").stdout)
+    assert document["kind"] == "Explanation"
+    assert [each["healthy"] for each in document["targets"]] == [True] * 3
+    # The URL of every target as Prometheus shows it can be asked for.
+    for target in example_mesh.active_targets():
+        if ":15092/" in target["scrapeUrl"]:
+            one = json.loads(example_mesh.run("explain", target["scrapeUrl"], "-o", "json").stdout)
+            assert [each["url"] for each in one["targets"]] == [target["scrapeUrl"]]
+            assert one["healthy"] is True
+
+
+def test_what_is_no_target_is_exit_1_and_nonsense_exit_2(example_mesh: Up) -> None:
+    """An address may be asked for although nobody has it; a name must be somebody's."""
+    done = example_mesh.run("explain", "127.9.9.9:15092")
+    assert done.returncode == 1
+    assert "BROKEN  discovery" in done.stdout
+    done = example_mesh.run("explain", "nobody")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
