@@ -76,6 +76,7 @@ def test_planner_works_without_envoy(planner: Path, tmp_path: Path) -> None:
         "rules": run(command, "rules", cwd=tmp_path),
         "dashboard": run(command, "dashboard", cwd=tmp_path),
         "version": run(command, "version", cwd=tmp_path),
+        "explain": run(command, "explain", "--code", "half-hardened", cwd=tmp_path),
     }
     failed = {verb: done.stderr for verb, done in told.items() if "internal error" in done.stderr}
     assert failed == {}

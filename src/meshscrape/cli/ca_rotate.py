@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from meshscrape.ca.roots import held_record, published_bundle, read_rotation
 from meshscrape.ca.roots_in_use import RootUser
 from meshscrape.ca.rotation import Rotation, RotationStage
 from meshscrape.ca.rotation_run import NotConfirmed, Progress, RotationRun, look
-from meshscrape.cli.output import say
+from meshscrape.cli.output import print_document, say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
@@ -49,7 +48,9 @@ _WORDS = {
     help="How long each stage may take before the command gives up.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress to stderr.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
+)
 def rotate(
     state: Path | None, directory: Path | None, envoys: tuple[Path, ...], credentials: tuple[Path, ...],
     until: str | None, abort: bool, show: bool, timeout: str, quiet: bool, output: str,
@@ -180,8 +181,8 @@ def _end(left: Rotation | None, bundle: Sequence[str]) -> str:
 
 
 def _result(own: Path, rotation: Rotation | None, missing: Sequence[str], output: str) -> int:
-    """Print the outcome with `-o json`: the bundle that the CA has published, and the rotation under way."""
-    if output == "json":
+    """Print the outcome as a document: the bundle that the CA has published, and the rotation under way."""
+    if output != "text":
         document: dict[str, Any] = {"roots": list(published_bundle(own)), "rotation": None}
         if rotation is not None:
             document["rotation"] = {
@@ -192,5 +193,5 @@ def _result(own: Path, rotation: Rotation | None, missing: Sequence[str], output
                 "aborting": rotation.aborting,
                 "missing": list(missing),
             }
-        print(json.dumps(document, indent=2))
+        print_document(document, output)
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from meshscrape.cli.output import console
+from meshscrape.cli.output import console, print_document
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.envoy.listener_table import ListenerRow, listeners_table
 from meshscrape.errors import InputError
@@ -36,7 +35,9 @@ def find_workload(document: Mapping[str, Any], name: str) -> dict[str, Any]:
 @click.command()
 @click.argument("workload")
 @STATE
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json", "yaml"]), default="table", show_default=True
+)
 def command(workload: str, state: Path | None, output: str) -> int:
     """Show the listeners of WORKLOAD (NAME, NAMESPACE/NAME or NAME.NAMESPACE), read from its Envoy.
 
@@ -47,10 +48,10 @@ def command(workload: str, state: Path | None, output: str) -> int:
         raise InputError(f"{workload} has no Envoy", remedy="it is in the mesh for its certificate alone")
     dump = asyncio.run(EnvoyAdmin(Path(entry["adminSocket"])).config_dump())
     rows = listeners_table(dump)
-    if output == "json":
-        print(json.dumps([asdict(row) for row in rows], indent=2))
+    if output in ("json", "yaml"):
+        print_document([asdict(row) for row in rows], output)
         return 0
-    console().print(listeners_view(rows))
+    console(wide=output == "wide").print(listeners_view(rows))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from meshscrape.cli.output import coloured
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Inventory
@@ -62,7 +64,7 @@ def live_inventory() -> Inventory:
     from meshscrape.cluster.dump import read_cluster
 
     access = _access()
-    errors = Console(stderr=True)
+    errors = Console(stderr=True, color_system="auto" if coloured(sys.stderr) else None)
     if not errors.is_terminal:
         return Inventory(asyncio.run(read_cluster(access, lambda line: None)))
     with errors.status(f"reading {access.place}") as status:

@@ -55,6 +55,18 @@ TRACEBACK = "MESHSCRAPE_TRACEBACK"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+def _without_colour(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["NO_COLOR"] = "1"
+
+
+# Accepted before and after the verb.
+_NO_COLOR = click.Option(
+    ["--no-color", "no_color"], is_flag=True, expose_value=False, is_eager=True, callback=_without_colour,
+    help="Write no colours, as with NO_COLOR=1 in the environment.",
+)  # fmt: skip
+
+
 class LazyVerbs(click.Group):
     """A group that imports only the verb that runs, so that an agent does not load the planner."""
 
@@ -68,6 +80,8 @@ class LazyVerbs(click.Group):
             return None
         module = importlib.import_module(f"meshscrape.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
+        if not any(each.name == _NO_COLOR.name for each in command.params):
+            command.params.append(_NO_COLOR)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -86,6 +100,9 @@ def meshscrape() -> None:
     Exit codes: 0 fine; 1 findings, or changes that are pending or held back; 2 could not run;
     130 interrupted.
     """
+
+
+meshscrape.params.append(_NO_COLOR)
 
 
 def main() -> None:

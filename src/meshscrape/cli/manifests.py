@@ -23,11 +23,12 @@ _OTHERS = ("kustomization.yaml", "kustomization.yml", "Chart.yaml", "values.yaml
 _MIB = 1024 * 1024
 _DEFAULT_LIMIT = 1024
 _LIMIT = "meshscrape.input-limit"
+_PLAIN = "meshscrape.files"
 _STANDARD_INPUT = "standard input"
 
 
 def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that name the objects to read: `-f FILE` with its limit, or a cluster."""
+    """Add what names the objects to read: `-f FILE` or plain arguments with their limit, or a cluster."""
     limit = click.option(
         "--input-limit",
         type=click.IntRange(min=1),
@@ -44,10 +45,18 @@ def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "files",
         multiple=True,
         metavar="FILE",
-        help="Manifests, a directory of them, a dump (kubectl get … -A -o yaml), or - for standard input. "
-        "Default: read the cluster.",
+        help="Manifests, a directory of them, a dump (kubectl get … -A -o yaml), or - for standard input; "
+        "repeatable, the same as FILE. Default: read the cluster.",
     )
-    return files(limit(cluster_options(function)))
+    plain = click.argument(
+        "plain", nargs=-1, metavar="[FILE]...", type=click.Path(allow_dash=True), expose_value=False,
+        callback=_keep_plain,
+    )  # fmt: skip
+    return plain(files(limit(cluster_options(function))))
+
+
+def _keep_plain(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
+    context.meta[_PLAIN] = value
 
 
 def _keep_limit(context: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -59,9 +68,12 @@ def read_inventory(names: Sequence[str]) -> Inventory:
     """Return the objects in files, in directories (their *.yaml, *.yml and *.json, at any depth), and in `-`.
 
     What is no object of a cluster is skipped, and of repeated keys the last counts; each is one line on
-    standard error. Without names, return the objects of the cluster that the options choose. Raises
-    InputError with the place of what cannot be read, and for no object at all.
+    standard error. `names` are those of `-f`; plain arguments come after them. Without any, return the
+    objects of the cluster that the options choose. Raises InputError with the place of what cannot be read,
+    and for no object at all.
     """
+    context = click.get_current_context(silent=True)
+    names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
     if not names:
         return live_inventory()
     refuse_cluster_options()

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Literal
 
 import click
-import yaml
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from meshscrape.cli.manifests import files_option, read_inventory
-from meshscrape.cli.output import console
+from meshscrape.cli.output import console, print_document
 from meshscrape.errors import InputError
 from meshscrape.istio.versions import parse_version
 from meshscrape.observe import observe
@@ -42,13 +39,13 @@ _COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), 
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "json", "yaml"]),
+    type=click.Choice(["table", "wide", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="Print tables for people, or one document for programs.",
+    help="Print tables for people (wide: nothing is folded), or one document for programs.",
 )
 def command(
-    files: tuple[str, ...], istio_version: str | None, output: Literal["table", "json", "yaml"]
+    files: tuple[str, ...], istio_version: str | None, output: Literal["table", "wide", "json", "yaml"]
 ) -> int:
     """Report what a cluster contains and which known pitfalls apply.
 
@@ -62,29 +59,31 @@ def command(
             remedy="write it as 1.31.0",
         )
     observation = observe(read_inventory(files), istio_version=istio_version)
-    if output == "json":
-        print(json.dumps(observation_document(observation), indent=2))
-    elif output == "yaml":
-        yaml.safe_dump(observation_document(observation), sys.stdout, sort_keys=False, allow_unicode=True)
+    if output in ("json", "yaml"):
+        print_document(observation_document(observation), output)
     else:
-        _print(observation)
+        _print(observation, wide=output == "wide")
     return 0
 
 
-def _print(observation: Observation) -> None:
-    """Print tables that fit a narrow terminal, then pitfalls as whole lines."""
-    target = console()
-    width = min(_WIDTH, target.width)
-    for part in _tables(observation):
+def _print(observation: Observation, *, wide: bool) -> None:
+    """Print tables that fit a narrow terminal (`wide`: a line per workload), then pitfalls as whole lines."""
+    target = console(wide=wide)
+    width = target.width if wide else min(_WIDTH, target.width)
+    for part in _tables(observation, wide=wide):
         target.print(part, width=width)
         target.print()
     for line in _pitfalls(observation.pitfalls):
         target.print(line, soft_wrap=not target.is_terminal)
 
 
-def _tables(observation: Observation) -> Iterator[RenderableType]:
+def _tables(observation: Observation, *, wide: bool) -> Iterator[RenderableType]:
     yield _planes(observation)
-    yield _workloads(observation) if observation.workloads else Text("No workloads in these objects.")
+    yield (
+        _workloads(observation, wide=wide)
+        if observation.workloads
+        else Text("No workloads in these objects.")
+    )
     if observation.scrapers:
         yield _scrapers(observation)
     jobs = [job for job in observation.scrape_jobs if job.matches or not job.certain or job.static]
@@ -108,9 +107,10 @@ def _table(*names: str) -> Table:
     return table
 
 
-def _add(table: Table, *cells: str) -> None:
-    """A row of plain text: what objects say is neither rich's markup nor the terminal's."""
-    table.add_row(*(Text(_plain(cell)) for cell in cells))
+def _add(table: Table, *cells: str, wide: bool = False) -> None:
+    """Add a row of plain text: what objects say is neither rich's markup nor the terminal's."""
+    one_line = (cell.replace("/\n", "/").replace("\n", " ") if wide else cell for cell in cells)
+    table.add_row(*(Text(_plain(cell)) for cell in one_line))
 
 
 def _plain(text: str) -> str:
@@ -135,17 +135,17 @@ def _planes(observation: Observation) -> RenderableType:
     return table
 
 
-def _workloads(observation: Observation) -> Table:
+def _workloads(observation: Observation, *, wide: bool) -> Table:
     over = {job.name: job.over for job in observation.scrape_jobs}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, width in _COLUMNS:
-        table.add_column(name, overflow="fold", width=width)
+        table.add_column(name, overflow="fold", width=None if wide else width)
     for workload in observation.workloads:
         kinds = Counter(over[name] for name in workload.scraped_by)
         scraped = "\n".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none known"
         step = observation.next_steps.get(workload.ref, "")
         if not workload.in_mesh:
-            _add(table, _title(workload), workload.kind, "", scraped, step)
+            _add(table, _title(workload), workload.kind, "", scraped, step, wide=wide)
             continue
         _add(
             table,
@@ -154,6 +154,7 @@ def _workloads(observation: Observation) -> Table:
             _secure_ports(workload),
             scraped,
             step,
+            wide=wide,
         )
     return table
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal, TextIO
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -16,6 +18,8 @@ WHY_HTTP = (
     "targets read http:// in Prometheus: it asks the scrape proxy on this machine, which speaks mutual TLS "
     "with each target and checks its SPIFFE ID"
 )
+# No cell of a table is longer.
+_WIDE = 1000
 _STYLES = {"up": "green", "ready": "green", "down": "red", "failed": "red"}
 
 
@@ -25,9 +29,30 @@ def say(line: str) -> None:
         print(f"meshscrape: {line}", file=sys.stderr, flush=True)
 
 
-def console() -> Console:
-    """Return standard output for rich; wide enough not to cut lines when it is not a terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=200, no_color=True, highlight=False)
+def coloured(stream: TextIO) -> bool:
+    """Return whether to write colours: to a terminal, without --no-color and NO_COLOR (no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def console(*, wide: bool = False) -> Console:
+    """Return standard output for rich; wide enough not to cut lines when it is not a terminal.
+
+    `wide`: rows are as long as their cells, whatever the terminal's width.
+    """
+    width = _WIDE if wide else None if sys.stdout.isatty() else 200
+    system: Literal["auto"] | None = "auto" if coloured(sys.stdout) else None
+    return Console(width=width, color_system=system, highlight=False)
+
+
+def print_document(document: Any, form: str) -> None:
+    """Print a document as `json` or `yaml` on standard output."""
+    if form == "json":
+        print(json.dumps(document, indent=2), flush=True)
+        return
+    from meshscrape.kube.yaml_text import dump
+
+    # JSON has no mappings of other types, and no tuples.
+    print(dump(json.loads(json.dumps(document))), end="", flush=True)
 
 
 def mesh_view(document: Mapping[str, Any], now: datetime) -> Group:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 import click
 
-from meshscrape.cli.output import console, mesh_view
+from meshscrape.cli.output import console, mesh_view, print_document
 from meshscrape.local.state import default_state_path, read_status
 from meshscrape.system.clock import utcnow
 
@@ -28,12 +27,14 @@ def state_path(state: Path | None) -> Path:
 
 @click.command()
 @STATE
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option(
+    "-o", "--output", type=click.Choice(["table", "wide", "json", "yaml"]), default="table", show_default=True
+)
 def command(state: Path | None, output: str) -> int:
     """Show the running mesh. Exit codes: 0 a mesh is running, 2 none is running."""
     document = read_status(state_path(state))
-    if output == "json":
-        print(json.dumps(document, indent=2))
+    if output in ("json", "yaml"):
+        print_document(document, output)
     else:
-        console().print(mesh_view(document, utcnow()))
+        console(wide=output == "wide").print(mesh_view(document, utcnow()))
     return 0

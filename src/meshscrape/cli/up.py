@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import signal
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from meshscrape.cli.output import WHY_HTTP, console, health_of, mesh_view, say, workload_line
+from meshscrape.cli.output import WHY_HTTP, console, health_of, mesh_view, print_document, say, workload_line
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.cli.verify import ProgressBar, print_report
@@ -63,10 +62,10 @@ class _ReportHandler(logging.Handler):
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "json"]),
+    type=click.Choice(["table", "json", "yaml"]),
     default="table",
     show_default=True,
-    help="json: the status document once everything is ready (--check: verify's report).",
+    help="json, yaml: the status document once everything is ready (--check: verify's report).",
 )
 @click.option(
     "--scrape-interval", metavar="DURATION", help="How often Prometheus scrapes. [default: 5s, --check: 1s]"
@@ -114,8 +113,8 @@ async def _show(options: UpOptions, shown: list[LocalMesh]) -> int:
     ):
         shown.append(mesh)
         tasks.create_task(mesh.run())
-        if options.output == "json":
-            await _print_document(mesh)
+        if options.output != "table":
+            await _print_document(mesh, options.output)
         elif options.quiet:
             await mesh.ready.wait()
         elif (screen := console()).is_terminal and not screen.is_dumb_terminal:
@@ -139,7 +138,7 @@ async def _check(options: UpOptions) -> int:
             for task in (proof, running):
                 task.cancel()
             await asyncio.wait({proof, running})
-    print_report(report, "json" if options.output == "json" else "table")
+    print_report(report, options.output)
     return report.exit_code
 
 
@@ -153,9 +152,9 @@ async def _prove(mesh: LocalMesh, options: UpOptions) -> Report:
         return await verify(mesh.document(), VerifyOptions(), progress)
 
 
-async def _print_document(mesh: LocalMesh) -> None:
+async def _print_document(mesh: LocalMesh, form: str) -> None:
     await mesh.ready.wait()
-    print(json.dumps(mesh.document(), indent=2), flush=True)
+    print_document(mesh.document(), form)
 
 
 async def _live(mesh: LocalMesh, screen: Console) -> None:

@@ -10,11 +10,13 @@ import sys
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
+from typing import cast
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from meshscrape.cli.output import coloured, print_document
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.verify_page import check_page, write_page
 from meshscrape.cli.verify_watch import watch
@@ -22,7 +24,7 @@ from meshscrape.errors import InputError
 from meshscrape.local.state import default_state_path, read_status
 from meshscrape.system import life
 from meshscrape.verify.findings import Report
-from meshscrape.verify.reports import Format, render
+from meshscrape.verify.reports import Format, document, render
 from meshscrape.verify.run import VerifyOptions, check_options, verify
 from meshscrape.verify.watch import WatchOptions, metrics_address
 
@@ -37,7 +39,9 @@ class ProgressBar:
     def __init__(self, quiet: bool) -> None:
         self._bar = Progress(
             TextColumn("verify"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.description}"), console=Console(stderr=True), transient=True,
+            TextColumn("{task.description}"),
+            console=Console(stderr=True, color_system="auto" if coloured(sys.stderr) else None),
+            transient=True,
             disable=quiet or not sys.stderr.isatty(),
         )  # fmt: skip
         self._task: TaskID | None = None
@@ -63,12 +67,15 @@ class ProgressBar:
         self._bar.update(self._task, completed=done, total=total, description=message)
 
 
-def print_report(report: Report, form: Format) -> None:
+def print_report(report: Report, form: str) -> None:
     """Write the report to stdout. On a terminal it is coloured and as wide as the terminal."""
-    terminal = sys.stdout.isatty()
-    color = terminal and "NO_COLOR" not in os.environ
+    if form == "yaml":
+        print_document(document(report), form)
+        return
+    terminal = sys.stdout.isatty() and form != "wide"
     width = shutil.get_terminal_size().columns if terminal else _UNLIMITED
-    click.echo(render(report, form, color=color, width=width), nl=False, color=True)
+    shown: Format = "table" if form == "wide" else cast(Format, form)
+    click.echo(render(report, shown, color=coloured(sys.stdout), width=width), nl=False, color=True)
 
 
 def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> frozenset[str]:
@@ -82,7 +89,11 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     help="State directory of the mesh.  [default: the one that `up` uses]",
 )
 @click.option(
-    "-o", "--output", type=click.Choice(["table", "json", "junit"]), default="table", show_default=True
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json", "yaml", "junit"]),
+    default="table",
+    show_default=True,
 )
 @click.option(
     "--as",
@@ -129,7 +140,7 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar.")
 def command(
-    state: Path | None, output: Format, scraper: str, only: frozenset[str], skip: frozenset[str],
+    state: Path | None, output: str, scraper: str, only: frozenset[str], skip: frozenset[str],
     patience: float, watching: bool, interval: str, metrics: str | None, page_file: Path | None,
     quiet: bool,
 ) -> int:  # fmt: skip
@@ -151,15 +162,13 @@ def command(
     return _once(place, options, output, page_file, quiet)
 
 
-def _watch_options(
-    options: VerifyOptions, interval: str, metrics: str | None, output: Format
-) -> WatchOptions:
+def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, output: str) -> WatchOptions:
     seconds = interval_seconds(interval, "--interval")
     if not _SHORTEST <= seconds <= _LONGEST:
         raise InputError("out of range", where="--interval", remedy="use 1s to 24h")
-    if output == "junit":
+    if output in ("junit", "yaml"):
         raise InputError(
-            "--watch cannot write JUnit XML, which is one report",
+            f"--watch cannot write {output}, which is one report",
             where="-o",
             remedy="use -o table or -o json",
         )
@@ -167,7 +176,7 @@ def _watch_options(
     return WatchOptions(options, seconds, metrics=metrics_address(metrics) if metrics is not None else None)
 
 
-def _once(place: Path, options: VerifyOptions, output: Format, page_file: Path | None, quiet: bool) -> int:
+def _once(place: Path, options: VerifyOptions, output: str, page_file: Path | None, quiet: bool) -> int:
     status = read_status(place)
     # The process ends after one run. Collecting cycles among a large mesh's probes costs more than it frees.
     gc.disable()

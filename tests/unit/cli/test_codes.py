@@ -1,0 +1,78 @@
+"""`meshscrape explain --code`: every code that meshscrape shows has an explanation."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import meshscrape.observe
+import meshscrape.plan
+from meshscrape.cli.codes import explanations
+from meshscrape.cli.explain import command
+from meshscrape.envoy.refusals import CATALOGUE
+from meshscrape.errors import InputError
+from meshscrape.verify.registry import CHECKS
+
+CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
+# Where the code stands among the arguments of these calls.
+POSITION = {"Pitfall": 0, "PodRefusal": 0, "Refused": 0, "Missing": 0, "Note": 1, "note": 1}
+
+
+def codes_in(package: Path) -> Iterator[str]:
+    """Yield the codes that the modules of a package write as constants."""
+    for path in package.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+            if name not in POSITION or len(node.args) <= POSITION[name]:
+                continue
+            code = node.args[POSITION[name]]
+            if isinstance(code, ast.Constant) and isinstance(code.value, str) and CODE.fullmatch(code.value):
+                yield code.value
+
+
+def explain(*arguments: str) -> str:
+    result = CliRunner().invoke(command, arguments, catch_exceptions=False, standalone_mode=False)
+    assert result.return_value == 0
+    return result.output
+
+
+@pytest.mark.parametrize("module", [meshscrape.observe, meshscrape.plan], ids=["observe", "plan"])
+def test_every_pitfall_and_code_of_a_plan_is_explained(module: object) -> None:
+    """A code without an entry in the documentation fails here."""
+    codes = set(codes_in(Path(str(getattr(module, "__file__", ""))).parent))
+    assert len(codes) > 40
+    assert sorted(codes - set(explanations())) == []
+
+
+def test_every_check_and_refusal_is_explained() -> None:
+    """verify's checks and the scrape proxy's reasons."""
+    assert {*CHECKS, *(each.reason for each in CATALOGUE)} <= set(explanations())
+
+
+def test_explanation_says_what_it_means_and_what_to_do() -> None:
+    """People get text without the marks of Markdown, programs the same as a document."""
+    shown = explain("--code", "half-hardened")
+    assert "Remedy: Set both." in shown
+    assert "**" not in shown
+    document = json.loads(explain("--code", "half-hardened", "-o", "json"))
+    assert (document["kind"], document["code"]) == ("CodeExplanation", "half-hardened")
+    assert document["text"] in shown
+    assert "half-hardened" in explain("--code", "list")
+
+
+def test_unknown_code_names_near_ones() -> None:
+    """A mistyped code is one line with what may have been meant; a target beside a code is refused."""
+    with pytest.raises(InputError, match="did you mean half-hardened"):
+        explain("--code", "half-harden")
+    with pytest.raises(InputError, match="both a target and a code"):
+        explain("web", "--code", "half-hardened")
+    with pytest.raises(InputError, match="neither a target nor a code"):
+        explain()
