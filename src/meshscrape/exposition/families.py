@@ -1,4 +1,4 @@
-"""Who owns which metric family, so that no name is ever exposed by two sources."""
+"""The owner of each metric family: a name is never exposed by two sources."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ SUFFIXES: dict[bytes, tuple[bytes, ...]] = {
 }
 _ENDINGS = (b"_bucket", b"_sum", b"_count")
 
-# Owners that are no source.
+# Owners that are not sources.
 AGENT = -1
 PROMETHEUS = -2
 
 
 class FamilyTable:
-    """Family name → type and owner. One entry per family, none per series: this is the merge's memory."""
+    """Family name → type and owner. It has one entry per family and none per series, to bound the memory."""
 
     __slots__ = ("_families",)
 
@@ -35,15 +35,15 @@ class FamilyTable:
         return self._families.get(name)
 
     def add(self, name: bytes, kind: bytes, owner: int) -> None:
-        """Record a family that `conflicts` has cleared."""
+        """Record a family. The caller has checked with `conflicts` that its names are free."""
         self._families[name] = (kind, owner)
 
     def add_all(self, found: Sequence[tuple[bytes, bytes]], owner: int) -> bool:
-        """Record all these (name, type), and return True, unless one of their series names is taken.
+        """Record all these (name, type) and return True. If one of their series names is taken, return False.
 
-        Then nothing is recorded. This is `conflicts` and `add` for the families of a whole chunk at once.
+        With False, nothing is recorded. This does `conflicts` and `add` for all families of a chunk at once.
         """
-        # Comprehensions over all families: this is most of what a body of many small families costs.
+        # Comprehensions, because this is most of the cost of a body of many small families.
         families = self._families
         fresh = {name: (kind, owner) for name, kind in found}
         if len(fresh) < len(found) or not families.keys().isdisjoint(fresh):
@@ -71,11 +71,11 @@ class FamilyTable:
         return family is not None and family[0] in SUFFIXES
 
     def widens(self, known: bytes, kind: bytes) -> bool:
-        """Return whether a family of type `kind` has series names that one of type `known` has not."""
+        """Return whether a family of type `kind` has more series names than one of type `known`."""
         return len(SUFFIXES.get(kind, ())) > len(SUFFIXES.get(known, ()))
 
     def conflicts(self, name: bytes, kind: bytes) -> bool:
-        """Return whether a new family of this name and type would expose a series name that is owned."""
+        """Return whether a new family of this name and type would expose a series name with an owner."""
         if name in self._families or self.parent(name) is not None:
             return True
         return any(name + suffix in self._families for suffix in SUFFIXES.get(kind, ()))
@@ -86,4 +86,4 @@ class FamilyTable:
         parent = self.parent(name)
         if parent is not None:
             names.append(parent)
-        return {self._families[each][1] for each in names if each in self._families}
+        return {self._families[owned][1] for owned in names if owned in self._families}

@@ -1,9 +1,9 @@
-"""One line of an exposition: what is valid, strictly enough for every parser that will read it.
+"""Parse one line of an exposition, as strictly as the strictest parser that may read it.
 
 The format: https://prometheus.io/docs/instrumenting/exposition_formats/. Where Prometheus's own parser and
-expfmt (promtool, client_golang) differ, the stricter one counts, because one line that a parser refuses
-costs the whole scrape: Go's ParseFloat (no underscores, no overflow), escapes `\\\\`, `\\n`, `\\"` only, no
-negative timestamps, no reserved or repeated label names, UTF-8 without NUL.
+expfmt (promtool, client_golang) differ, the stricter one counts, because a scrape fails as a whole when the
+parser refuses one line. The rules: numbers as in Go's ParseFloat (no underscores, no overflow), only the
+escapes `\\\\`, `\\n` and `\\"`, no negative timestamps, no reserved or repeated label names, UTF-8 and no NUL.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 NAME = rb"[a-zA-Z_:][a-zA-Z0-9_:]*"
 # Labels that begin with __ are reserved for Prometheus itself; __name__ would break its ingestion.
 LABEL_NAME = rb"(?:[a-zA-Z][a-zA-Z0-9_]*|_(?:[a-zA-Z0-9][a-zA-Z0-9_]*)?)"
-# Unrolled: Python's re repeats a set much faster than an alternation.
+# The loop is unrolled, because Python's re repeats a set much faster than an alternation.
 LABEL_VALUE = rb'"[^"\\\n\x00]*(?:\\[\\n"][^"\\\n\x00]*)*"'
 IN_BRACES = rb"[^\"{}\n]*(?:%s[^\"{}\n]*)*" % LABEL_VALUE
 HELP_TEXT = rb"(?:[^\\\n\x00]|\\[\\n])*"
@@ -29,8 +29,8 @@ COUNTER, GAUGE, UNTYPED, HISTOGRAM, SUMMARY = TEXT_TYPES = (
     b"summary",
 )
 
-# No possessive groups: CPython before 3.11.5 matches them wrongly. The alternatives exclude each other by
-# their first byte, so that nothing here backtracks more than linearly.
+# There are no possessive groups, because CPython before 3.11.5 matches them wrongly. The alternatives exclude
+# each other by their first byte, so backtracking stays linear.
 _METADATA = re.compile(rb"#[ \t]+(HELP|TYPE)[ \t]+(%s)(?:[ \t]+([^\n]*))?" % NAME)
 _HELP = re.compile(HELP_TEXT)
 _SAMPLE = re.compile(
@@ -44,7 +44,7 @@ _SPECIAL = re.compile(rb"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """A HELP or TYPE line: `keyword` is b"HELP" or b"TYPE"; `text` as written (escapes and all)."""
+    """A HELP or TYPE line: `keyword` is b"HELP" or b"TYPE"; `text` is as written, with its escapes."""
 
     keyword: bytes
     name: bytes
@@ -69,16 +69,16 @@ class Sample:
 
 
 def is_number(text: bytes) -> bool:
-    """Return whether Go's ParseFloat reads `text` without an error (an overflow is one)."""
+    """Return whether Go's ParseFloat reads `text` without an error (an overflow is an error)."""
     if _DECIMAL.fullmatch(text):
         return math.isfinite(float(text))
     return _SPECIAL.fullmatch(text) is not None
 
 
 def parse_metadata(line: bytes) -> Metadata | None:
-    """Return a HELP or TYPE line (without its line feed), None for any other comment and for a malformed one.
+    """Parse a HELP or TYPE line (without its line feed). Return None for other comments and malformed lines.
 
-    A TYPE of OpenMetrics that the text format does not have becomes untyped.
+    An OpenMetrics TYPE that the text format does not have becomes untyped.
     """
     match = _METADATA.fullmatch(line)
     if match is None:
@@ -93,7 +93,10 @@ def parse_metadata(line: bytes) -> Metadata | None:
 
 
 def parse_sample(line: bytes) -> Sample | None:
-    """A sample line (without its line feed), spaces and tabs wherever parsers tolerate them, else None."""
+    """Parse a sample line (without its line feed). Return None if it is malformed.
+
+    Spaces and tabs are allowed wherever parsers tolerate them.
+    """
     match = _SAMPLE.fullmatch(line)
     if match is None or not is_number(match[3]):
         return None
@@ -104,7 +107,10 @@ def parse_sample(line: bytes) -> Sample | None:
 
 
 def parse_labels(text: bytes) -> tuple[tuple[bytes, bytes], ...] | None:
-    """The labels between braces, in their order, values still escaped; None if malformed or repeated."""
+    """Parse the labels between braces. Return None if one is malformed or repeated.
+
+    The labels keep their order, and their values keep their escapes.
+    """
     labels: list[tuple[bytes, bytes]] = []
     position = 0
     stripped = text.strip(b" \t")

@@ -1,6 +1,6 @@
-"""Families of the agent's own making, rendered as text; among them each source's health.
+"""Metric families that the agent itself exposes, rendered as text; among them the health of each source.
 
-No name here is one that applications use: an agent never exposes a bare `process_*` or `python_*`.
+Applications do not use these names: an agent never exposes a bare `process_*` or `python_*`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family to render: `kind` is counter or gauge, a counter's name ends in `_total`; labels → value.
+    """A family to render: `kind` is counter or gauge; a counter's name ends in `_total`; labels → value.
 
-    Labels may be given as `label_text` made it: for thousands of series that text is worth keeping.
+    Labels may be text from `label_text`: with thousands of series it is worth rendering them once.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Family:
 
 @dataclass(frozen=True, slots=True)
 class SourceHealth:
-    """What one scrape saw of one source (`name` like `application:9080`), and the totals since the start."""
+    """The health of one source in one scrape, and its totals since the start; `name`: `application:9080`."""
 
     name: str
     up: bool
@@ -35,7 +35,7 @@ class SourceHealth:
     malformed_lines_total: int
     truncations_total: int
     format: str = "text"
-    # Families left out of this scrape, by who has their names; the first few by name.
+    # Families left out of this scrape, counted per owner of their names; the first few also by name.
     hidden: Mapping[str, int] = field(default_factory=dict)
     hidden_names: Sequence[tuple[str, str]] = ()
     # Why the source is not up; empty if it is.
@@ -90,7 +90,7 @@ def health_names() -> list[tuple[bytes, bytes]]:
 
 
 def health_families(sources: Iterable[SourceHealth]) -> list[Family]:
-    """Return the families that tell how each source did, in the order of the sources."""
+    """Return the families that describe the health of each source, in the order of the sources."""
     healths = list(sources)
     families = [
         Family(name, kind, text, [({"source": one.name}, float(getattr(one, field))) for one in healths])
@@ -131,7 +131,7 @@ def health_families(sources: Iterable[SourceHealth]) -> list[Family]:
 
 
 def render_families(families: Iterable[Family]) -> bytes:
-    """Return `families` in the text format; those without samples are left out."""
+    """Return `families` in the text format, without the families that have no samples."""
     lines: list[str] = []
     for family in families:
         if not family.samples:
@@ -148,7 +148,7 @@ def render_families(families: Iterable[Family]) -> bytes:
 
 
 def label_text(labels: Mapping[str, str]) -> str:
-    """Return the labels as they stand behind a sample's name, braces included; empty for none."""
+    """Return the labels as they follow a sample's name, with braces; empty without labels."""
     pairs = ",".join(f'{name}="{_escaped(value, quotes=True)}"' for name, value in labels.items())
     return f"{{{pairs}}}" if pairs else ""
 

@@ -1,12 +1,12 @@
-"""Chunks of bytes become whole lines, within limits."""
+"""Split chunks of bytes into whole lines of limited length."""
 
 from __future__ import annotations
 
 
 class LineBuffer:
-    """Holds the unfinished last line between chunks; never more than `max_line` bytes of it.
+    """Hold the unfinished last line between chunks, at most `max_line` bytes of it.
 
-    A line that is longer, however it arrives, is left out and counted.
+    A longer line is left out and counted, no matter how it is split into chunks.
     """
 
     __slots__ = ("_held", "_max_line", "_skipping", "_too_long")
@@ -27,7 +27,7 @@ class LineBuffer:
         if self._skipping:
             start = chunk.index(b"\n") + 1
             self._skipping = False
-        # A chunk is copied at most once: copies are a large part of what a merge costs.
+        # A chunk is copied at most once, because copies are a large part of the cost of a merge.
         lines = b"".join((self._held, memoryview(chunk)[start:end])) if self._held else chunk[start:end]
         self._held.clear()
         self._hold(chunk[end:])
@@ -39,7 +39,7 @@ class LineBuffer:
         return count
 
     def rest(self) -> bytes:
-        """Return the unfinished last line, which is forgotten with this."""
+        """Return the unfinished last line and forget it."""
         held = bytes(self._held)
         self._held.clear()
         return held
@@ -54,7 +54,10 @@ class LineBuffer:
             self._too_long += 1
 
     def _within_limit(self, lines: bytes) -> bytes:
-        """`lines` without those that are too long, found by looking once per `max_line` bytes."""
+        """Return `lines` without the lines that are too long.
+
+        It searches once per `max_line` bytes, not once per line.
+        """
         kept: list[bytes] = []
         start = position = 0
         while len(lines) - position > self._max_line:

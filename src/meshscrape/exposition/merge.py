@@ -1,8 +1,9 @@
-"""The merge: several sources' expositions become one that is always valid. Sans-I/O: bytes in, bytes out.
+"""Merge the expositions of several sources into one that is always valid. Sans-I/O: bytes in, bytes out.
 
-Sources are fed one after the other (agent, Envoy, applications as declared). A family belongs to the first
-source that has it; a later source's family of the same name, or with a series name that is already owned, is
-left out whole and counted. Only family names are remembered across sources, never series.
+Sources are fed one after the other (agent, Envoy, then applications in the declared order). A family belongs
+to the first source that sends it. If a later source sends a family of the same name, or with a series name
+that already has an owner, the whole family is left out and counted. The merge remembers family names across
+sources, but no series.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from meshscrape.exposition.protobuf import ProtobufMerge
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.exposition.text import TextMerge
 
-# The series that Prometheus and vmagent add to every scrape. An application that writes them forges them, or
-# silences them: one sample of `up` with a timestamp ahead of now hides the true one until then.
+# The series that Prometheus and vmagent add to every scrape. An application that exposes one of them forges
+# it or hides it: a sample of `up` with a timestamp in the future hides the true one until that time.
 SCRAPE_SERIES = (
     "up",
     "scrape_body_size_bytes",
@@ -35,10 +36,14 @@ SCRAPE_SERIES = (
 
 
 class Merger:
-    """One merged exposition in the making; sources are fed one after the other."""
+    """The state of one merge while its sources are fed one after the other."""
 
     def __init__(self, limits: MergeLimits | None = None, *, allow_scrape_series: bool = False) -> None:
-        """With `allow_scrape_series`, sources may write SCRAPE_SERIES: for one that federates Prometheus."""
+        """Prepare an empty merge.
+
+        With `allow_scrape_series`, sources may expose SCRAPE_SERIES. A source that federates Prometheus
+        needs it.
+        """
         self.limits = limits or MergeLimits()
         self.families = FamilyTable()
         self._names = {AGENT: "agent", PROMETHEUS: "prometheus"}
@@ -48,17 +53,17 @@ class Merger:
                 self.families.add(name.encode(), GAUGE, PROMETHEUS)
 
     def reserve(self, families: Iterable[tuple[bytes, bytes]]) -> None:
-        """Own these (name, type) before any source: they are going to be rendered at the end."""
+        """Reserve these (name, type) for the agent before the first source; it renders them at the end."""
         for name, kind in families:
             self.families.add(name, kind, AGENT)
 
     def source(
         self, name: str, *, trusted: bool = False, doubtful: bool = False, openmetrics: bool = False
     ) -> TextMerge:
-        """Return the next source; finish the one before first.
+        """Return the next source. The caller must finish the previous source first.
 
-        A `trusted` source writes valid lines. A `doubtful` one may not be an exposition at all. What an
-        `openmetrics` one sends is made text first.
+        A `trusted` source writes valid lines. A `doubtful` source may send something other than an
+        exposition. The lines of an `openmetrics` source are converted to text first.
         """
         return TextMerge(
             self.families,
@@ -71,7 +76,7 @@ class Merger:
         )
 
     def protobuf_source(self, name: str, *, trusted: bool = False) -> ProtobufMerge:
-        """Return the next source of a merge in which every source speaks protobuf."""
+        """Return the next source of a merge in which every source sends protobuf."""
         return ProtobufMerge(self.families, self._next(name), self.limits, self._owner_name, trusted=trusted)
 
     def _next(self, name: str) -> int:

@@ -1,8 +1,8 @@
-"""Which exposition format: what a scraper accepts, what is asked of a source, what an answer says it is.
+"""Negotiate the exposition format: what a scraper accepts, what a source is asked for, what it declares.
 
-Text is the answer to every scraper but one that prefers protobuf to text: Prometheus does when it is told to
-ingest native histograms. OpenMetrics is never asked for nor written, and made text where a source sends it:
-its gain over text is exemplars, and protobuf carries those too. The media types:
+A scraper gets text unless it prefers protobuf to text; Prometheus does when it is configured to ingest native
+histograms. OpenMetrics is never requested and never written, because its only gain over text is exemplars,
+which protobuf carries too. When a source sends it anyway, it is converted to text. The media types:
 https://prometheus.io/docs/instrumenting/content_negotiation/.
 """
 
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 
 
 class Format(enum.Enum):
-    """The formats that are written and read here; the value is the exact `Content-Type`."""
+    """The formats that this package reads and writes; the value is the exact `Content-Type`."""
 
     TEXT = "text/plain; version=0.0.4; charset=utf-8"
     PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
 
     @property
     def label(self) -> str:
-        """Return the format's name in labels of metrics."""
+        """Return the format's name as the value of a metric label."""
         return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a source's `Content-Type` says of its body, and how it is read.
+    """What a source's `Content-Type` declares about its body, and how to read it.
 
-    `certain`: it is a type of expositions, not one of anything at all. `openmetrics`: it is made text first.
+    `certain`: the type is one of expositions, not a generic one. `openmetrics`: convert the body to text.
     """
 
     format: Format
@@ -40,16 +40,16 @@ _PROTOBUF = "application/vnd.google.protobuf"
 _FAMILIES = {"proto": "io.prometheus.client.metricfamily", "encoding": "delimited"}
 _TEXT_VERSIONS = ("", "0.0.4", "1.0.0")
 _OPENMETRICS_VERSIONS = ("", "0.0.1", "1.0.0")
-# Java's servlet containers declare ISO-8859-1 for whatever they send. Prometheus ignores the charset too.
+# Java's servlet containers declare ISO-8859-1 for everything they send. Prometheus ignores the charset too.
 _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "iso-8859-1")
-# Types under which frameworks send text without being told to; Prometheus 2 takes them.
+# Types that some frameworks declare by default for text; Prometheus 2 accepts them.
 _CARELESS_TYPES = ("text/html", "application/json", "application/octet-stream")
 
 
 def choose(accept: str | None) -> Format:
-    """Return the format to answer `accept` with: protobuf only if it is listed and not less wanted than text.
+    """Return the format for this `Accept` header: protobuf if it is listed with at least the weight of text.
 
-    Text is the answer to everything else, also to what cannot be read: a scrape is never refused for it.
+    Everything else gets text, also a malformed header: a scrape is never refused because of its header.
     """
     best = dict.fromkeys(Format, 0.0)
     for entry in (accept or "").split(","):
@@ -69,7 +69,7 @@ def content_type(chosen: Format) -> str:
 
 
 def accept_header(chosen: Format) -> str:
-    """Return what to ask a source for: text alone, or protobuf before text."""
+    """Return the `Accept` header for a source: text alone, or protobuf before text."""
     text = "text/plain;version=0.0.4"
     if chosen is Format.TEXT:
         return text
@@ -77,9 +77,9 @@ def accept_header(chosen: Format) -> str:
 
 
 def declared_format(content_type: str) -> Declared | None:
-    """Return what a source's `Content-Type` says that its body is; None for what is no exposition.
+    """Return what a source's `Content-Type` declares; None if the body is not an exposition.
 
-    A source without the header is taken for text, as Prometheus 2 does; so is `text/plain` of no version.
+    A body without the header counts as text, as in Prometheus 2; so does `text/plain` without a version.
     """
     if not content_type.strip():
         return Declared(Format.TEXT)

@@ -1,7 +1,8 @@
-"""OpenMetrics that a source sends although text was asked for, made text.
+"""Convert OpenMetrics to text, for sources that send it although text was requested.
 
-Some libraries know nothing else (Rust's `prometheus-client`). The samples keep their names and values. What
-text has no word for goes: exemplars, units, and the type of a counter `x` whose series is `x_total`.
+Some libraries support nothing else (Rust's `prometheus-client`). The samples keep their names and values.
+What the text format cannot express is lost: exemplars, units, and the type of a counter `x` with a series
+`x_total`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from decimal import Decimal
 
 _END = b"# EOF\n"
 _QUOTED = rb'"(?:[^"\\\n]|\\.)*"'
-# What stands before an exemplar: ` # ` cannot be inside a value, and a name has no space.
+# The part of a line before an exemplar. ` # ` marks it: no number contains it, and a name has no space.
 _EXEMPLAR = re.compile(rb'^([^#"\n]*(?:%s[^#"\n]*)*)[ ]#[ ]\{[^\n]*$' % _QUOTED, re.MULTILINE)
 _TIME = re.compile(
     rb'^([^#"\n{ ]+(?:\{[^"\n}]*(?:%s[^"\n}]*)*\})?[ ][^ \n]+)[ ](-?[0-9]{1,18}(?:\.[0-9]{1,9})?)$' % _QUOTED,
@@ -20,13 +21,13 @@ _TIME = re.compile(
 
 
 class OpenMetricsText:
-    """Turns whole lines of OpenMetrics into text until its end mark; nothing behind the mark is read."""
+    """Convert whole lines of OpenMetrics to text. Lines after the end mark are ignored."""
 
     def __init__(self) -> None:
         self.ended = False
 
     def text(self, lines: bytes) -> bytes:
-        """Return the lines as text; milliseconds instead of seconds, no exemplars."""
+        """Return the lines as text: timestamps in milliseconds instead of seconds, no exemplars."""
         if self.ended:
             return b""
         end = 0 if lines.startswith(_END) else lines.find(b"\n" + _END) + 1

@@ -1,18 +1,18 @@
-"""The text format as regular expressions over whole chunks of lines: the speed of the merge.
+"""The text format as regular expressions over whole chunks of lines, which make the merge fast.
 
-Two patterns say what is valid. `families_end` reads families as client libraries write them (a TYPE line,
-then samples of that name); `lines_end` reads any valid lines. One call reads a whole chunk at about 1 GB/s:
-PCRE2 compiles a pattern to machine code. Every part is possessive, so that nothing is tried twice and the
-time is linear whatever a source sends.
+Two patterns define what is valid. `families_end` reads families as client libraries write them (a TYPE line,
+then samples of that name); `lines_end` reads any valid lines. One call reads a whole chunk at about 1 GB/s,
+because PCRE2 compiles a pattern to machine code. Every part is possessive, so nothing is tried twice and the
+time is linear for any input.
 
-One rule costs thought: no line may repeat a label name, which no regular expression says for any number of
-labels. But most lines of a family have the same labels in the same order. So the first line of a run captures
-its label names (groups `l0`, `l1`, …) and must not repeat one; the other lines of the run must have the same
-names again, which is a comparison. A line with other labels begins a new run.
+One rule is hard: a line must not repeat a label name, and a regular expression cannot express that for any
+number of labels. But most lines of a family have the same labels in the same order. So the first line of a
+run captures its label names (groups `l0`, `l1`, …) and must not repeat one. The other lines of the run must
+have the same names, which is a comparison. A line with other labels begins a new run.
 
-Why not RE2, which never needs possessive parts: it has no captures to compare with, so each sequence of label
-names had to be learned and compiled at run time, families needed a second pass, and one pass takes 1.8 ns a
-byte (PCRE2: 0.8). All patterns here are fixed; none is made from what a source sends.
+RE2 would not need possessive parts, but it has no captures to compare with. With RE2, each sequence of label
+names had to be learned and compiled at run time, families needed a second pass, and one pass took 1.8 ns per
+byte (PCRE2: 0.8). All patterns here are fixed; none is built from input.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import pcre2
 
 from meshscrape.exposition.grammar import TEXT_TYPES
 
-# Lines with more labels are left to the caller, one by one.
+# The patterns do not match lines with more labels; the caller parses those one by one.
 MAX_LABELS = 32
 
 NAME = rb"[a-zA-Z_:][\w:]*+"
 # Labels that begin with __ are reserved for Prometheus itself.
 _LABEL_NAME = rb"(?!\d|__)\w++"
-# What Go's ParseFloat reads without overflow, said with bounds; the caller checks longer numbers one by one.
+# The numbers that Go's ParseFloat reads without overflow, up to a length. The caller checks longer numbers.
 _NUMBER = rb"(?:[+-]?+(?:(?:\d{1,24}+(?:\.\d*+)?+|\.\d++)(?:[eE](?:[+-]?+\d{1,2}+(?!\d)|-\d{3}+))?+|Inf)|NaN)"
-# Whole numbers are most of what is sent, so they come first.
+# Whole numbers come first, because they are the most frequent.
 _END = rb"[ ](?:\d{1,15}+\n|" + _NUMBER + rb"(?:[ ]\d{1,18}+)?+\n)"
 _PLAIN = rb"[\x01-\x09\x0b-\x21\x23-\x5b\x5d-\x7f]"
 _ESCAPE = rb'\\(?:\\|n|")'
@@ -39,7 +39,7 @@ _UTF8 = (
     rb"|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}"
     rb"|\xf4[\x80-\x8f][\x80-\xbf]{2}"
 )
-# Calling a group is slow and takes little room: these are for values that are rare.
+# Calling a group is slow but keeps the compiled pattern small. These groups are for rare values.
 _DEFINITIONS = rb"""
 (?(DEFINE)
     (?<utf8> UTF8 )
@@ -58,8 +58,8 @@ _TYPES = b"|".join(TEXT_TYPES)
 _TYPE_LINE = rb"\#[ ]TYPE[ ]NAME[ ](?:" + _TYPES + rb")\n"
 _HELP = rb"(?: [\x01-\x09\x0b-\x5b\x5d-\x7f]++ | \\(?:\\|n) | (?&utf8) )*+ \n"
 _HELP_LINE = rb"\#[ ]HELP[ ]NAME[ ]" + _HELP
-# Which samples belong to a family: of the groups p, h and s, the one of the family's kind is empty, and the
-# other two are a line feed, which cannot follow a name.
+# This selects the samples of a family: of the groups p, h and s, the group of the family's type is empty. The
+# other two capture a line feed, which cannot follow a name.
 _FAMILY_HEAD = rb"""
 (?: \#[ ]HELP[ ](?<help>NAME)[ ] HELP_TEXT (?= \#[ ]TYPE[ ]\g{help}[ ] ) )?+
 \#[ ]TYPE[ ](?<name>NAME)[ ]
@@ -74,10 +74,10 @@ _NOISE = rb"(?m)^(?: [ \t]*+\n | " + _COMMENT + rb")++"
 
 
 def _first_labels() -> bytes:
-    """Return the labels of a run's first line: distinct names, captured.
+    """Return the pattern for the labels of a run's first line, which captures distinct names.
 
-    A group that has no label captures the character before it, which is no letter: else it would keep a name
-    of the run before.
+    A group without a label captures the preceding character, which is not a letter. Otherwise it would keep
+    a name from the previous run.
     """
     pieces = []
     for number in range(MAX_LABELS):
@@ -90,7 +90,7 @@ def _first_labels() -> bytes:
 
 
 def _same_labels() -> bytes:
-    """Return the labels of a run's other lines: the captured names again, in their order."""
+    """Return the pattern for the labels of a run's other lines: the captured names in the same order."""
     opened = [
         rb"(?:%s(?=\w)\g{l%d}=VALUE" % (b"," if number else b"", number) for number in range(MAX_LABELS)
     ]
@@ -117,11 +117,12 @@ def _compile(pattern: bytes) -> pcre2.Pattern:
     try:
         return pcre2.compile(pattern, pcre2.VERBOSE)
     except pcre2.LibraryError:
-        # Without memory that is written and executed (MemoryDenyWriteExecute): the same, ten times slower.
+        # The system forbids memory that is writable and executable (MemoryDenyWriteExecute). Without
+        # machine code the result is the same, ten times slower.
         return pcre2.compile(pattern, pcre2.VERBOSE, jit=False)
 
 
-# Only \G holds a search to its start: PCRE2's machine code does not serve the other way, an anchored match.
+# \G anchors a search at its start. PCRE2 would run an anchored match without machine code.
 _FAMILIES = _compile(rb"\G(?:" + _FAMILY_HEAD + rb"(?:" + _run(_FAMILY_SAMPLE) + rb")*+)*+")
 _ANY_LINES = rb"(?:" + _run(b"NAME") + rb"|" + _TYPE_LINE + rb"|" + _HELP_LINE + rb")"
 _LINES = _compile(rb"\G" + _ANY_LINES + rb"*+")
@@ -132,27 +133,27 @@ _STRAY_BACKSLASH = _compile(rb'\\[\\n"](*SKIP)(*FAIL)|\\')
 
 
 def families_end(data: bytes, start: int) -> int:
-    """Return where families as client libraries write them end, from `start` on."""
+    """Return the end of the families that begin at `start` and look as client libraries write them."""
     return _end(_FAMILIES, data, start)
 
 
 def lines_end(data: bytes, start: int) -> int:
-    """Return where valid lines end, from `start` on."""
+    """Return the end of the valid lines that begin at `start`."""
     return _end(_LINES, data, start)
 
 
 def without_odd_lines(lines: bytes) -> bytes:
-    """Return the valid ones of whole lines."""
+    """Return the valid lines of `lines` (whole lines)."""
     return _without(_ODD, lines)
 
 
 def without_noise(lines: bytes) -> bytes:
-    """Return whole lines without the blank ones and the comments that are neither HELP nor TYPE."""
+    """Return `lines` (whole lines) without blank lines and without comments other than HELP and TYPE."""
     return _without(_NOISY, lines)
 
 
 def doubled_backslashes(data: bytes) -> bytes:
-    r"""Return `data` with every backslash doubled that begins no escape: `C:\temp` is meant as it is."""
+    r"""Return `data` with each backslash doubled that does not begin an escape, as in `C:\temp`."""
     return _substituted(_STRAY_BACKSLASH, rb"\\\\", data)
 
 
@@ -160,7 +161,7 @@ def _end(pattern: pcre2.Pattern, data: bytes, start: int) -> int:
     try:
         found = pattern.search(data, start)
     except pcre2.LibraryError:
-        return start  # PCRE2's own bound on work: the caller takes the next line alone
+        return start  # PCRE2 reached its limit on work; the caller parses the next line alone
     return start if found is None else int(found.end())
 
 

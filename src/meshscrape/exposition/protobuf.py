@@ -1,7 +1,7 @@
-"""The protobuf format: MetricFamily messages, each behind its length. Only it carries native histograms.
+"""The protobuf format: MetricFamily messages, each after its length. Only it carries native histograms.
 
-A family is parsed to be judged, and sent on as it came. Message classes are built from descriptors when this
-module is imported, so that there is no generated code. Source: prometheus/client_model `metrics.proto`.
+A family is parsed and judged, then passed on unchanged. Message classes are built from descriptors when this
+module is imported, so there is no generated code. Source: prometheus/client_model `metrics.proto`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from meshscrape.exposition.grammar import LABEL_NAME, NAME
 from meshscrape.exposition.health import Family
 from meshscrape.exposition.source import MergeLimits, OwnerName, SourceMerge
 
-# A family larger than this is cut off with its source: a message is held until it is whole.
+# A source is cut off at a larger family (bytes), because a message is held in memory until it is whole.
 MAX_MESSAGE = 16 << 20
-# What is judged at once must not keep the event loop: metrics of a family, buckets of a native histogram.
+# A family is judged in one step, which must not block the event loop for long. So its metrics are limited,
+# and the buckets of a native histogram.
 MAX_METRICS = 50_000
 MAX_BUCKETS = 10_000
 _MAX_LENGTH_BYTES = 5
@@ -37,8 +38,8 @@ _SCALARS = {
     "sint32": _Field.TYPE_SINT32,
     "sint64": _Field.TYPE_SINT64,
 }
-# Per message: number, type and name of each field; a type with * is repeated. In proto3's terms, because its
-# parser checks that strings are UTF-8.
+# Per message: number, type and name of each field; a type with * is repeated. The syntax is proto3, because
+# its parser checks that strings are UTF-8.
 _MESSAGES = {
     "LabelPair": "1 string name, 2 string value",
     "Timestamp": "1 int64 seconds, 2 int32 nanos",
@@ -68,7 +69,7 @@ _MESSAGES = {
     ),
     "MetricFamily": "1 string name, 2 string help, 3 int32 type, 4 Metric* metric, 5 string unit",
 }
-# By the numbers of MetricType: the text format's type, and the metric's field that holds the value.
+# Number of MetricType → the type in the text format, and the field of the metric that holds the value.
 _KINDS = {
     0: (b"counter", "counter"),
     1: (b"gauge", "gauge"),
@@ -111,7 +112,7 @@ MetricFamily = _metric_family_class()
 
 
 class ProtobufMerge(SourceMerge):
-    """One source's part of a merge in protobuf: families in, the valid and free ones out, byte by byte."""
+    """One source's part of a merge in protobuf. Valid families with free names pass unchanged."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class ProtobufMerge(SourceMerge):
         *,
         trusted: bool = False,
     ) -> None:
-        """A `trusted` source writes valid families: only their names are judged."""
+        """Begin a source. A `trusted` source writes valid families, so only their names are judged."""
         super().__init__(families, owner, limits, owner_name)
         self._trusted = trusted
         self._held = bytearray()
@@ -135,7 +136,7 @@ class ProtobufMerge(SourceMerge):
     def feed(self, chunk: bytes) -> bytes:
         """See SourceMerge."""
         self._held += self._within_bytes(chunk)
-        over = self.cut_off  # by its bytes: what is within them is merged
+        over = self.cut_off  # by the limit on bytes: the families within the limit are still merged
         pieces: list[bytes] = []
         for start, end in self._messages():
             pieces.append(self._judged(bytes(self._held[start:end])))
@@ -149,7 +150,7 @@ class ProtobufMerge(SourceMerge):
         return b""
 
     def _messages(self) -> Iterator[tuple[int, int]]:
-        """Yield where each whole message with its length is; forget them at the end."""
+        """Yield (start, end) of each whole message including its length; forget them at the end."""
         position = 0
         while True:
             length, start = _length(self._held, position)
@@ -170,7 +171,7 @@ class ProtobufMerge(SourceMerge):
         try:
             family = MetricFamily.FromString(message[start:])
         except DecodeError:
-            # Behind one message that is none, nothing is where it seems to be.
+            # After one malformed message, the boundaries of the following ones are unknown.
             self._cut("sent something that is no protobuf")
             self.malformed_lines += 1
             return b""
@@ -194,7 +195,7 @@ class ProtobufMerge(SourceMerge):
 
 
 def render_protobuf(families: Iterable[Family]) -> bytes:
-    """Return `families` as delimited messages; those without samples are left out."""
+    """Return `families` as delimited messages, without the families that have no samples."""
     pieces: list[bytes] = []
     for family in families:
         if not family.samples:
@@ -203,7 +204,7 @@ def render_protobuf(families: Iterable[Family]) -> bytes:
         for labels, value in family.samples:
             metric = message.metric.add()
             if isinstance(labels, str):
-                raise TypeError("labels that are text already have no form in protobuf")
+                raise TypeError("rendered labels cannot be converted to protobuf")
             for name, text in labels.items():
                 metric.label.add(name=name, value=text)
             getattr(metric, family.kind).value = value
@@ -213,7 +214,7 @@ def render_protobuf(families: Iterable[Family]) -> bytes:
 
 
 def _length(data: bytes | bytearray, position: int) -> tuple[int, int]:
-    """Return a varint and where it ends; -1 if it is not all there."""
+    """Return the varint at `position` and where it ends; the end is -1 if it is incomplete."""
     value = shift = 0
     for place in range(position, min(len(data), position + _MAX_LENGTH_BYTES + 1)):
         value |= (data[place] & 0x7F) << shift
@@ -233,7 +234,7 @@ def _varint(value: int) -> bytes:
 
 
 def _is_valid(family: Any) -> bool:
-    """Return whether Prometheus ingests the family: one that it refuses costs the whole scrape."""
+    """Return whether Prometheus ingests the family. If it refuses one family, the whole scrape fails."""
     if family.type not in _KINDS or not _NAME.fullmatch(family.name):
         return False
     field = _KINDS[family.type][1]
@@ -248,7 +249,7 @@ def _has_valid_labels(metric: Any) -> bool:
 
 
 def _is_valid_histogram(histogram: Any) -> bool:
-    """Return whether a native histogram is consistent, as Prometheus checks it; a classic one always is."""
+    """Return whether a native histogram passes Prometheus's checks. A classic histogram always does."""
     if not (-4 <= histogram.schema <= 8):
         return False
     sides = (
@@ -267,7 +268,7 @@ def _is_valid_histogram(histogram: Any) -> bool:
         total += sum(buckets)
     if not (any(spans for spans, _, _ in sides)):
         return True
-    # With observations that are NaN, the count is larger than the sum of all buckets.
+    # If some observations are NaN, the count is larger than the sum of all buckets.
     return bool(total <= (histogram.sample_count_float or histogram.sample_count) * (1 + 1e-9))
 
 

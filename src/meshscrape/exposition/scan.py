@@ -1,7 +1,7 @@
-"""Lines that the fast patterns do not read: mended to the form that every parser reads, or left out.
+"""Mend lines that the fast patterns do not match, so that every parser reads them, or leave them out.
 
-Most applications never come here. What does: spaces where parsers tolerate them, carriage returns, types of
-OpenMetrics, numbers of unusual length, lines with very many labels, and malformed lines.
+Most applications never need it. It handles spaces where parsers tolerate them, carriage returns, OpenMetrics
+types, numbers of unusual length, lines with very many labels, and malformed lines.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from meshscrape.exposition.patterns import (
     without_odd_lines,
 )
 
-# Lines of one source and scrape that are mended one by one, at some 10 µs each. Further ones count as
-# malformed and are taken out all at once: no source can use up the time of the others.
+# Lines of one source and scrape that are mended one by one, at about 10 µs each. Further odd lines count as
+# malformed and are removed together, so that one source cannot use up the time of the others.
 MAX_MENDED = 5_000
 
-# How much of the first malformed line is kept to be shown.
+# How many bytes of the first malformed line are kept for the log.
 SHOWN_BYTES = 120
 
 _NUMERIC_LABELS = (b"le", b"quantile")
@@ -36,19 +36,19 @@ _DISTRIBUTION = re.compile(rb"^# TYPE (%s) (?:histogram|summary)$" % NAME, re.MU
 
 
 class Mender:
-    """Makes one source's lines canonical during one scrape."""
+    """Bring one source's lines into canonical form during one scrape."""
 
     def __init__(self, is_distribution: Callable[[bytes], bool] = lambda _: False) -> None:
-        """`is_distribution` says whether a family seen so far is a histogram or a summary."""
+        """Begin a scrape. `is_distribution` says whether a known family is a histogram or a summary."""
         self._is_distribution = is_distribution
         self._left = MAX_MENDED
         self.first_malformed = b""
 
     def canonical(self, data: bytes) -> tuple[bytes, int]:
-        """Return the valid lines of `data` (whole lines) in canonical form, and how many are malformed.
+        """Return the valid lines of `data` (whole lines) in canonical form, and the number of malformed ones.
 
-        Canonical: one space between the parts, only HELP and TYPE comments, no blank lines. Blank lines and
-        other comments are left out without being counted.
+        In canonical form there is one space between the parts, and no comments except HELP and TYPE. Blank
+        lines and other comments are left out and not counted.
         """
         if b"\r" in data:
             data = data.replace(b"\r\n", b"\n")
@@ -82,7 +82,7 @@ def render_metadata(metadata: Metadata) -> bytes:
 
 
 def _mended(line: bytes, distributions: _Distributions) -> bytes | None:
-    """Return the line in canonical form, empty if it says nothing, None if it is malformed."""
+    """Return the line in canonical form; empty for a blank line, None for a malformed one."""
     bare = line.strip(b" \t")
     if not bare:
         return b""
@@ -110,7 +110,7 @@ def _has_odd_bound(sample: Sample) -> bool:
 
 
 class _Distributions:
-    """Tells which samples belong to a histogram or summary; reads each of the growing `pieces` once."""
+    """Find out which samples belong to a histogram or summary. Each of the growing `pieces` is read once."""
 
     def __init__(self, pieces: list[bytes], known: Callable[[bytes], bool]) -> None:
         self._pieces = pieces
@@ -119,7 +119,7 @@ class _Distributions:
         self._names: set[bytes] = set()
 
     def include(self, sample: bytes) -> bool:
-        """Return whether a sample of this name would be read as one of a histogram or summary."""
+        """Return whether a parser takes a sample of this name as part of a histogram or summary."""
         for piece in self._pieces[self._read :]:
             self._names.update(_DISTRIBUTION.findall(piece))
         self._read = len(self._pieces)

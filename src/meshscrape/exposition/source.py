@@ -1,4 +1,4 @@
-"""What every source's part of a merge has in common: limits, counters, and which families it owns."""
+"""The common base of each source's part of a merge: limits, counters, and the families it owns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from meshscrape.exposition.families import SUFFIXES, FamilyTable
 from meshscrape.exposition.lines import LineBuffer
 from meshscrape.exposition.openmetrics import OpenMetricsText
 
-# A source of which more lines than these, and more than half of its lines, are malformed is cut off.
+# A source is cut off when more lines than this are malformed, and more than half of its lines.
 MAX_MALFORMED = 10_000
-# How many names of hidden families are kept to be shown.
+# How many names of hidden families are kept for the health metrics.
 SHOWN_FAMILIES = 5
 LIMIT = "limit"
-# Tells the name of the source that has this number.
+# Maps the number of a source to its name.
 OwnerName = Callable[[int], str]
 
 
@@ -32,7 +32,7 @@ class MergeLimits:
 
 
 class SourceMerge(ABC):
-    """One source's part of a merge: feed its body as it arrives, send what comes back."""
+    """One source's part of a merge: feed its body as it arrives, and send on what `feed` returns."""
 
     def __init__(self, families: FamilyTable, owner: int, limits: MergeLimits, owner_name: OwnerName) -> None:
         self.bytes_in = 0
@@ -41,9 +41,9 @@ class SourceMerge(ABC):
         self.first_malformed = b""  # the beginning of the first malformed line, where one is known
         self.dropped_families = 0
         self.truncated = False
-        # Why the source is cut off: nothing more of it is read. Empty while it is not.
+        # Why the source is cut off, which means that the rest of its body is ignored. Empty if it is not.
         self.cut_off = ""
-        # Families left out of this scrape, by the owner of their names; the first few by name.
+        # Families left out of this scrape, counted per owner of their names; the first few also by name.
         self.hidden: Counter[str] = Counter()
         self.hidden_names: list[tuple[str, str]] = []
         self._families = families
@@ -58,7 +58,7 @@ class SourceMerge(ABC):
     @property
     @abstractmethod
     def problem(self) -> str:
-        """Return why what was fed is not a whole exposition; empty if it is."""
+        """Return why the body is not a whole exposition; empty if it is."""
 
     @abstractmethod
     def feed(self, chunk: bytes) -> bytes:
@@ -66,10 +66,10 @@ class SourceMerge(ABC):
 
     @abstractmethod
     def finish(self, complete: bool = False) -> bytes:
-        """Return what is left at the body's end; `complete`: the transport knows that the body is whole."""
+        """Return what the end of the body adds. `complete`: the transport knows that the body is whole."""
 
     def _within_bytes(self, chunk: bytes) -> bytes:
-        """Return what of the chunk is within the limit on bytes."""
+        """Return the part of the chunk that is within the limit on bytes."""
         room = self._limits.max_bytes - self.bytes_in
         if len(chunk) > room:
             self._cut(f"sent more than {self._limits.max_bytes} bytes")
@@ -87,7 +87,7 @@ class SourceMerge(ABC):
         self._name_bytes_left -= len(name)
 
     def _own_all(self, found: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Own all these (name, type) and return True, or nothing of them if one is not free."""
+        """Take ownership of all these (name, type) and return True. If one is not free, take none."""
         size = sum([len(name) for name, _ in found])
         if len(found) > self._families_left or size > self._name_bytes_left:
             return False
@@ -100,7 +100,7 @@ class SourceMerge(ABC):
         return True
 
     def _drop(self, name: bytes, kind: bytes) -> None:
-        """Count a family that is left out, once."""
+        """Count a family that is left out; each family counts once."""
         if self._is_dropped(name):
             return
         self.dropped_families += 1
@@ -117,7 +117,7 @@ class SourceMerge(ABC):
             self._dropped[name] = kind
 
     def _is_dropped(self, name: bytes) -> bool:
-        """Return whether this source's family of this name, or one with a series of it, is dropped."""
+        """Return whether a dropped family of this source has this name, or a series of this name."""
         base, _, suffix = name.rpartition(b"_")
         kind = self._dropped.get(base, b"")
         return name in self._dropped or b"_" + suffix in SUFFIXES.get(kind, ())
@@ -127,7 +127,7 @@ class SourceMerge(ABC):
 
 
 class LineMerge(SourceMerge):
-    """A source that is read line by line."""
+    """A source whose format consists of lines."""
 
     def __init__(
         self,
@@ -139,7 +139,7 @@ class LineMerge(SourceMerge):
         doubtful: bool = False,
         openmetrics: bool = False,
     ) -> None:
-        """A `doubtful` source declares a type of anything: its first malformed line ends it."""
+        """Begin a source. A `doubtful` source declares a generic type: it is cut off at a malformed line."""
         super().__init__(families, owner, limits, owner_name)
         self._openmetrics = OpenMetricsText() if openmetrics else None
         self._lines = LineBuffer(limits.max_line)
@@ -152,11 +152,11 @@ class LineMerge(SourceMerge):
         if self.cut_off:
             return self.cut_off
         if self._openmetrics is not None and not self._openmetrics.ended:
-            return "ended without # EOF, so that its OpenMetrics is not whole"
+            return "ended without # EOF, so its OpenMetrics is incomplete"
         if self.truncated:
             return "ended in the middle of a line"
         if self.malformed_lines and not self._any_valid:
-            return "sent no line of an exposition"
+            return "sent no valid line of an exposition"
         return ""
 
     def feed(self, chunk: bytes) -> bytes:
@@ -181,17 +181,17 @@ class LineMerge(SourceMerge):
 
     @abstractmethod
     def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
-        """Return what of `lines` (whole ones) is sent on, with what was held back if they are the `last`."""
+        """Return the part of `lines` (whole lines) to send on. With `last`, also what was held back."""
 
     @abstractmethod
     def _series(self, lines: bytes) -> int:
-        """Return how many of the lines that `_merged` returned last are samples."""
+        """Return the number of samples in the lines that `_merged` has just returned."""
 
     def _bounded(self, lines: bytes) -> bytes:
-        """Count what is sent on; return what of it is within the limit on series."""
+        """Count the lines to send on; return those within the limit on series."""
         self.malformed_lines += self._lines.taken_too_long()
         if self._doubtful and self.malformed_lines and not self.cut_off:
-            self._cut("sent a line that is none of an exposition, and declares no type of expositions")
+            self._cut("sent a malformed line, and its Content-Type is not one of expositions")
             return b""
         if lines:
             self._any_valid = True
@@ -207,7 +207,7 @@ class LineMerge(SourceMerge):
 
 
 def _without_last(lines: bytes, samples: int) -> bytes:
-    """Return the lines before the last so many samples."""
+    """Return the lines without the last `samples` samples."""
     kept = lines.splitlines(keepends=True)
     while samples:
         samples -= not kept.pop().startswith(b"# ")

@@ -1,4 +1,4 @@
-"""One source's part of a merge in the text format: whole chunks judged at once, else family by family."""
+"""One source's part of a merge in the text format. It judges whole chunks, or if need be each family."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from meshscrape.exposition.patterns import families_end
 from meshscrape.exposition.scan import Mender
 from meshscrape.exposition.source import LineMerge, MergeLimits, OwnerName
 
-# The metadata of a chunk that was found valid, but for its first line: name and type of a TYPE line, nothing
-# of a HELP line.
+# The metadata of a valid chunk, except in its first line: name and type of each TYPE line, nothing of a HELP
+# line.
 _METADATA = re.compile(rb"\n# (?:TYPE ([^ ]+) (.*)|HELP )")
-_FIRST_METADATA = re.compile(rb"\n# ")  # finds it at twice the speed of bytes.find
+_FIRST_METADATA = re.compile(rb"\n# ")  # twice as fast as bytes.find
 _TYPE_LINE = re.compile(rb"# TYPE ([^ ]+) (.*)")
-# One family's lines, as long as they are together. It runs over canonical lines only, where a name is known
-# by what follows it. Which group closed last tells what was found: h, s or p (the type's name), lone or bare.
+# Consecutive lines of one family. The input is canonical, so the next character shows where a name ends. The
+# group that closed last tells the kind of block: h, s or p (the type's name), lone or bare.
 _BLOCK = re.compile(
     rb"""
     (?:\#\ HELP\ (?P<help>NAME)\ [^\n]*\n(?=\#\ TYPE\ (?P=help)\ ))?
@@ -34,10 +34,10 @@ _NAME, _BARE, _LONE = (_BLOCK.groupindex[group] for group in ("name", "bare", "l
 
 
 class TextMerge(LineMerge):
-    """Text in, text out. What client libraries write passes as it is, by two regular expressions a chunk.
+    """Merge text into text. The output of client libraries passes unchanged, checked by two patterns a chunk.
 
     Samples that the source exposes twice pass too, as they would without the merge (Prometheus keeps the
-    first and warns): knowing them would cost memory per series.
+    first and warns). Detecting them would need memory per series.
     """
 
     def __init__(
@@ -51,20 +51,23 @@ class TextMerge(LineMerge):
         doubtful: bool = False,
         openmetrics: bool = False,
     ) -> None:
-        """A `trusted` source (the agent's own Envoy) writes valid lines: only its family names are judged."""
+        """Begin a source.
+
+        A `trusted` source (the agent's own Envoy) writes valid lines, so only its family names are judged.
+        """
         super().__init__(families, owner, limits, owner_name, doubtful=doubtful, openmetrics=openmetrics)
         self._trusted = trusted
         self._mender = Mender(families.is_distribution)
-        # The family whose lines came last, its type, whether it is kept, and whether a HELP may still come.
+        # The family of the last lines and its type, whether it is kept, and whether HELP may still follow.
         self._current: tuple[bytes, bytes] | None = None
         self._keeping = False
         self._help_open = False
         self._held_help = b""
-        # Of the chunk that was taken whole; -1: not counted.
+        # The number of metadata lines of a chunk that passed whole; -1: not counted.
         self._metadata_lines = -1
 
     def _merged(self, lines: bytes, *, last: bool = False) -> bytes:
-        """See LineMerge: without what is malformed, and without the families that are not this source's."""
+        """See LineMerge: leave out malformed lines, and the families that belong to other sources."""
         self._metadata_lines = -1
         data = self._held_back(self._held_help + lines, last=last)
         if not data:
@@ -77,7 +80,8 @@ class TextMerge(LineMerge):
         canonical = self._held_back(canonical, last=last)
         if not canonical or self._takes_whole(canonical):
             return canonical
-        # The family may go on from the chunk before: its TYPE line in front makes that one case less.
+        # The current family may continue from the previous chunk. Repeat its TYPE line in front, so that this
+        # is no special case.
         header = b"# TYPE %s %s\n" % self._current if self._current else b""
         return self._filtered(header + canonical, len(header))
 
@@ -87,7 +91,7 @@ class TextMerge(LineMerge):
         return lines.count(b"\n") - metadata
 
     def _held_back(self, data: bytes, *, last: bool) -> bytes:
-        """Return `data` without a HELP line at its end: the TYPE line that it belongs to may come next."""
+        """Return `data` without a HELP line at its end, and keep that line: its TYPE line may come next."""
         self._held_help = b""
         start = data.rfind(b"\n", 0, -1) + 1
         if last or not data.startswith(b"# HELP ", start):
@@ -96,25 +100,28 @@ class TextMerge(LineMerge):
         return data[:start]
 
     def _takes_whole(self, data: bytes) -> bool:
-        """Own all families of `data` and return True, if all are free and as client libraries write them."""
+        """Own all families of `data` and return True if all are free and look as client libraries write them.
+
+        Otherwise change nothing and return False.
+        """
         start = self._end_of_current(data)
         if start < 0 or not (self._trusted or families_end(data, start) == len(data)):
             return False
         metadata = _METADATA.findall(data, max(0, start - 1))
         first = _TYPE_LINE.match(data) if start == 0 else None
-        found = [each for each in metadata if each[0]]
+        typed = [family for family in metadata if family[0]]
         if first is not None:
-            found.insert(0, (first[1], first[2]))
-        if not self._own_all(found):
+            typed.insert(0, (first[1], first[2]))
+        if not self._own_all(typed):
             return False
-        if found:
-            self._current, self._keeping = found[-1], True
+        if typed:
+            self._current, self._keeping = typed[-1], True
         self._help_open = _ends_with_type_alone(data)
         self._metadata_lines = len(metadata) + (start == 0)
         return True
 
     def _end_of_current(self, data: bytes) -> int:
-        """Return where the lines of the current family end; -1 if others stand before the first metadata."""
+        """Return where the lines of the current family end; -1 if other lines precede the first metadata."""
         if data.startswith(b"# "):
             return 0
         following = _FIRST_METADATA.search(data)
@@ -127,7 +134,10 @@ class TextMerge(LineMerge):
         return start if families_end(text, 0) == len(text) else -1
 
     def _filtered(self, data: bytes, start: int) -> bytes:
-        """`data[start:]` without what is not kept; `data[:start]` is the TYPE line of the family going on."""
+        """Return `data[start:]` without the families that are not kept.
+
+        `data[:start]` is the TYPE line of the family that continues from the previous chunk.
+        """
         pieces: list[bytes] = []
         position = 0
         kept_from = start
@@ -151,17 +161,17 @@ class TextMerge(LineMerge):
         return b"".join(pieces)
 
     def _judge(self, match: re.Match[bytes], begin: int, end: int) -> int:
-        """From where to keep a block: its begin, where its samples begin, or its end (nothing)."""
-        found = match.lastindex or 0
-        name, kind = match.group(_NAME, found)
-        if found == _BARE:
+        """Return from where to keep a block: its begin, its first sample, or its end (keep nothing)."""
+        group = match.lastindex or 0
+        name, kind = match.group(_NAME, group)
+        if group == _BARE:
             return begin if self._keeps_samples(kind) else end
-        if found == _LONE:
+        if group == _LONE:
             return begin if self._keeps_help(kind) else end
         if name in self._dropped:
             self._current, self._keeping, self._help_open = (name, kind), False, False
             return end
-        samples_from = match.end(found) + 1
+        samples_from = match.end(group) + 1
         if self._families.conflicts(name, kind) or not self._has_room(name):
             return samples_from if self._keeps_despite(name, kind) else end
         self._own(name, kind)
@@ -169,9 +179,9 @@ class TextMerge(LineMerge):
         return begin
 
     def _keeps_despite(self, name: bytes, kind: bytes) -> bool:
-        """Whether to keep the samples (never the metadata) under a TYPE line that is not for a new family.
+        """Return whether to keep the samples (never the metadata) under a TYPE line of a known family.
 
-        They stay when everything that they touch is this source's own: a repeated TYPE line, or one after the
+        The samples stay if this source owns all names involved: the TYPE line is repeated, or comes after the
         samples. A second TYPE line would make expfmt refuse the whole exposition.
         """
         self._help_open = False
@@ -182,14 +192,14 @@ class TextMerge(LineMerge):
         self.malformed_lines += 1
         known = self._families.get(name)
         free = known is None and self._families.parent(name) is None
-        # A type that was exposed goes on owning its series, whatever a later line calls the family.
+        # A type that was already exposed keeps owning its series, even if a later line gives another type.
         if free or (known is not None and self._families.widens(known[0], kind)):
             self._families.add(name, kind, self._owner)
         self._current, self._keeping = (name, kind), True
         return True
 
     def _keeps_samples(self, name: bytes) -> bool:
-        """Return whether samples of this name, which are not under their TYPE line, are this source's."""
+        """Return whether to keep samples of this name that do not follow their TYPE line."""
         self._help_open = False
         base = name if name in self._families else self._families.parent(name)
         family = None if base is None else self._families.get(base)
@@ -202,7 +212,7 @@ class TextMerge(LineMerge):
         return self._keeping
 
     def _keeps_help(self, name: bytes) -> bool:
-        """Return whether to keep a HELP line that is not right before its TYPE line."""
+        """Return whether to keep a HELP line that does not immediately precede its TYPE line."""
         if self._current is not None and self._current[0] == name:
             if self._keeping and not self._help_open:
                 self.malformed_lines += 1
@@ -233,7 +243,7 @@ def _metadata_in(lines: bytes) -> int:
 
 
 def _ends_with_type_alone(data: bytes) -> bool:
-    """Return whether the last line is a TYPE line without a HELP line before it: HELP may come after it."""
+    """Return whether the last line is a TYPE line without a HELP line before it, so that HELP may follow."""
     last = data.rfind(b"\n", 0, -1) + 1
     if not data.startswith(b"# TYPE ", last):
         return False

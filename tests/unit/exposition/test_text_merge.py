@@ -409,4 +409,4 @@ def test_nothing_is_no_problem_and_junk_is() -> None:
     """An application without metrics is healthy; one that says nothing of an exposition is not."""
     _, (empty, junk) = merged(b"", b"<html>\n<body>\n")
     assert empty.problem == ""
-    assert junk.problem == "sent no line of an exposition"
+    assert junk.problem == "sent no valid line of an exposition"
