@@ -92,7 +92,7 @@ def test_a_ca_that_starts_in_a_rotation_goes_on_with_it(tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (("--dir", "{}"), "no root user is named"),
-        (("--dir", "{}", "--envoy", "x"), "here is no CA with a root of its own"),
+        (("--dir", "{}", "--envoy", "x"), "his directory has no CA with its own root"),
         (("--dir", "{}", "--state", "{}"), "give --state or --dir, not both"),
         (("--envoy", "x"), "need --dir or --state"),
         (("--state", "{}"), "no mesh is running"),

@@ -1,8 +1,8 @@
-"""Which connections the CA keeps, and whose TLS handshake comes next (pure).
+"""Decide which connections the CA keeps and which TLS handshake comes next (pure).
 
 The CA's port is open to peers that have proved nothing yet: a workload's first request comes with a token,
-which is read only after the handshake. So that such peers cannot starve the others, a connection goes
-through stages, and each stage has places of its own:
+which is read only after the handshake. A connection goes through stages, and each stage has its own places,
+so that unproven peers cannot starve the others:
 
     silent     connected; its ClientHello has not arrived. Costs a descriptor.
     waiting    its ClientHello has arrived; it waits for its turn. Costs a descriptor.
@@ -10,14 +10,14 @@ through stages, and each stage has places of its own:
     unproven   TLS stands, and no identity is proved yet.
     proven     a certificate or a token has proved an identity.
 
-A full stage refuses no connection. The oldest one of the holder with most places there ends. Before an
-identity is proved the holder is the peer's address, afterwards it is the identity. A pod that shares its
-address with an attacker (NAT, one machine) survives: an honest peer needs a place for some round trips, and
-the oldest ends first.
+A full stage does not refuse a new connection. Instead, the holder with the most places in that stage loses
+its oldest connection. Before an identity is proved the holder is the peer's address, afterwards it is the
+identity. A pod that shares its address with an attacker (NAT, one machine) is still served: an honest peer
+needs its place only for a few round trips, and the oldest connection ends first.
 
-Turns for handshakes go alternately to addresses that have proved an identity lately and to others, then
-round robin over addresses. For one address they go alternately to its oldest connection, so that none waits
-for ever, and to its newest: under overload an old one has often been given up by its peer.
+Handshakes alternate between addresses that proved an identity recently and other addresses, round robin in
+each group. Within one address they alternate between its oldest connection, so that none waits for ever, and
+its newest, because under overload the peers have often given up the old ones.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TypeAlias
 
-# How long an address counts as one that has proved an identity, and how many are remembered.
+# How long (seconds) an address counts as having proved an identity, and how many addresses are remembered.
 KNOWN_SECONDS = 86400.0
 MAX_KNOWN = 4096
 
 
 class ConnectionStage(StrEnum):
-    """How far a connection is; the values are a metric's labels."""
+    """The stage of a connection; the values are a metric's labels."""
 
     SILENT = "silent"
     WAITING = "waiting"
@@ -60,7 +60,7 @@ class Cause(StrEnum):
 class Limits:
     """Places for each stage, and seconds that a connection may stay in it.
 
-    `idle` and `proven` bound a connection that has proved an identity: without any byte, and in all.
+    `idle` and `proven` bound a connection with a proved identity: `idle` without any byte, `proven` in total.
     """
 
     silent_places: int = 2048
@@ -81,7 +81,7 @@ class Limits:
         return number
 
     def within(self, descriptors: int) -> Limits:
-        """Return these limits, with fewer places where the process may open only `descriptors` files."""
+        """Return these limits with fewer places if the process can open only `descriptors` files."""
         total = sum(self.places(stage) for stage in ConnectionStage)
         if descriptors >= total:
             return self
@@ -144,7 +144,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Elapsed:
-    """Some time has gone by."""
+    """Time has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ Event: TypeAlias = Arrived | Greeted | TurnTaken | Secured | Proved | Active | E
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do: end these connections, each for its cause, then shake hands with `start` (None: none)."""
+    """What to do: end these connections, each with its cause, then begin the handshake of `start`."""
 
     end: tuple[tuple[int, Cause], ...] = ()
     start: int | None = None
@@ -165,7 +165,7 @@ class Decision:
 
 @dataclass(slots=True)
 class _Place:
-    """One connection's place. `holder` is who it counts for; `since` is when the stage began."""
+    """One connection's place. It counts for `holder`; `since` is when the stage began."""
 
     address: str
     stage: ConnectionStage
@@ -195,23 +195,23 @@ class Admission:
         return self._counts[stage]
 
     def largest(self, stage: ConnectionStage) -> tuple[str, int]:
-        """Return the holder that has most places in `stage`, and how many; empty and 0 when there is none."""
+        """Return the holder with the most places in `stage` and their number; ("", 0) without connections."""
         room = self._rooms[stage]
         holder = max(room, key=lambda one: len(room[one]), default="")
         return holder, len(room.get(holder, ()))
 
     def knows(self, address: str, now: float) -> bool:
-        """Return whether the address (as `holder_of` has it) has proved an identity lately."""
+        """Return whether the address (in the form of `holder_of`) has proved an identity recently."""
         return now - self._known.get(address, -KNOWN_SECONDS) < KNOWN_SECONDS
 
     def stage(self, connection: int) -> ConnectionStage | None:
-        """Return the stage of a connection, None when it has no place (any more)."""
+        """Return the stage of a connection, None if it has no place."""
         place = self._places.get(connection)
         return place.stage if place else None
 
 
 def decide(state: Admission, event: Event, now: float) -> Decision:
-    """Bring `state` up to date with `event`, and return what to do about it."""
+    """Update `state` with `event` and return what to do."""
     match event:
         case Arrived(connection, address):
             state._places[connection] = _Place(address, ConnectionStage.SILENT, holder_of(address), now, now)
@@ -240,7 +240,7 @@ def decide(state: Admission, event: Event, now: float) -> Decision:
 
 
 def holder_of(address: str) -> str:
-    """Return what counts as one address: an IPv4 address, or the /64 that an IPv6 host can choose from."""
+    """Return the unit that counts as one address: an IPv4 address, or an IPv6 host's /64 network."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -268,7 +268,7 @@ def _leave(state: Admission, connection: int) -> None:
 def _settle(
     state: Admission, connection: int, stage: ConnectionStage, now: float, holder: str = ""
 ) -> Decision:
-    """Give the connection a place in `stage`; the oldest of the largest holder there makes room."""
+    """Give the connection a place in `stage`; if it is full, end the oldest of its largest holder."""
     place = state._places.get(connection)
     if place is None:
         return _NOTHING
@@ -287,7 +287,7 @@ def _oldest_of_largest(state: Admission, stage: ConnectionStage) -> int:
     holder, _ = state.largest(stage)
     held = state._rooms[stage][holder]
     if stage is ConnectionStage.PROVEN:
-        # These are kept for long and used again: the one that has been quiet for longest is missed least.
+        # Proven connections live long and are reused, so end the one that has been idle for longest.
         return min(held, key=lambda one: state._places[one].active)
     return next(iter(held))
 
@@ -301,7 +301,7 @@ def _prove(state: Admission, connection: int, identity: str, now: float) -> Deci
     state._known.move_to_end(address)
     while len(state._known) > MAX_KNOWN:
         state._known.popitem(last=False)
-    # Proving again does not make a connection younger.
+    # A second proof must not extend the connection's time.
     since = place.since if place.stage is ConnectionStage.PROVEN else now
     decision = _settle(state, connection, ConnectionStage.PROVEN, now, identity)
     place.since = since
@@ -320,7 +320,7 @@ def _turn(state: Admission, now: float) -> Decision:
         return _NOTHING
     held = room[holder]
     connection = next(iter(held)) if state._turns // 2 % 2 else next(reversed(held))
-    # At the end of the round: dictionaries keep their order, and this address has had its turn.
+    # Move the address to the end of the round: dictionaries keep their order.
     room[holder] = room.pop(holder)
     decision = _settle(state, connection, ConnectionStage.SHAKING, now)
     return Decision(end=decision.end, start=connection)

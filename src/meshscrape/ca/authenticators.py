@@ -1,6 +1,6 @@
-"""Authenticate callers of the CA by a service account's token or by their current workload certificate.
+"""Authenticate callers of the CA by a service account token or by their current workload certificate.
 
-The caller is told the text of the exception. It never repeats what the caller has sent.
+The caller receives the text of the exception. It never repeats what the caller has sent.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class VerificationKey:
-    """A public key of a token issuer, and the one algorithm it is used with."""
+    """A public key of a token issuer, and the only algorithm it may be used with."""
 
     key_id: str | None
     algorithm: Literal["RS256", "ES256"]
@@ -59,16 +59,16 @@ class VerificationKey:
 class JwksFile:
     """The verification keys in a JWKS file, read again when the file changes.
 
-    A new file that cannot be used is logged once, and the keys of the one before stay in use.
+    If the new file is unusable, this is logged once, and the previous keys stay in use.
     """
 
     def __init__(self, path: Path) -> None:
-        """Read `path` at once; InputError when it cannot be used."""
+        """Read `path`; InputError if it is unusable."""
         self._file = FollowedFile(path, "the JSON Web Key Set", parse_jwks, log=log)
         self._file.read()
 
     def current(self) -> tuple[VerificationKey, ...]:
-        """Return the keys of the file as it is now, or of its last usable version."""
+        """Return the keys of the current file, or of its last usable version."""
         if self._file.changed():
             log.info("token keys read again from %s: %d", self._file.path, len(self._file.value))
         return self._file.value
@@ -77,8 +77,8 @@ class JwksFile:
 def parse_jwks(text: bytes, where: str) -> tuple[VerificationKey, ...]:
     """Return the usable keys of a JSON Web Key Set (RFC 7517): RSA for RS256, P-256 for ES256.
 
-    Keys of other kinds and for other uses are left out. InputError when none is left, when one is malformed,
-    or when the set holds a private or a symmetric key.
+    Keys of other kinds and for other uses are left out. InputError when no key is left, a key is malformed,
+    or the set contains a private or symmetric key.
     """
     try:
         document = json.loads(text)
@@ -86,7 +86,7 @@ def parse_jwks(text: bytes, where: str) -> tuple[VerificationKey, ...]:
     except (ValueError, KeyError, TypeError):
         raise InputError("this is not a JSON Web Key Set", where=where) from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise InputError("the keys of a JSON Web Key Set are a list of objects", where=where)
+        raise InputError("the field keys of a JSON Web Key Set must be a list of objects", where=where)
     if len(entries) > MAX_KEYS:
         raise InputError(f"the JSON Web Key Set has more than {MAX_KEYS} keys", where=where)
     keys = [_verification_key(entry, f"{where}, key {number}") for number, entry in enumerate(entries, 1)]
@@ -97,17 +97,20 @@ def parse_jwks(text: bytes, where: str) -> tuple[VerificationKey, ...]:
 
 
 class TokenAuthenticator:
-    """Verifies service account tokens: signature, issuer, audience, life, subject."""
+    """Verify service account tokens: signature, issuer, audience, validity period, subject."""
 
     def __init__(self, jwks: JwksFile, issuer: str, trust_domain: str, audience: str = AUDIENCE) -> None:
-        """`issuer` and `audience` are what tokens must name; identities are made in `trust_domain`."""
+        """Prepare to verify tokens with the keys of `jwks`.
+
+        Tokens must name `issuer` and `audience`. The identities of callers are in `trust_domain`.
+        """
         self._jwks = jwks
         self._issuer = issuer
         self._trust_domain = trust_domain
         self._audience = audience
 
     def caller(self, token: str) -> Caller:
-        """Return whose token it is; UnauthenticatedError when it is not accepted."""
+        """Return the owner of the token; UnauthenticatedError if the token is not accepted."""
         subject = self._claims(token).get("sub")
         parts = subject.split(":") if isinstance(subject, str) else []
         if len(parts) != 4 or ":".join(parts[:2]) != _SERVICE_ACCOUNT:
@@ -133,7 +136,7 @@ class TokenAuthenticator:
             except jwt.InvalidSignatureError:
                 continue
             except (jwt.PyJWTError, ValueError, TypeError) as error:
-                # The signature is right: the holder of a genuine token may know what is wrong.
+                # The signature is valid, so the caller holds a genuine token and may learn what is wrong.
                 raise UnauthenticatedError(_MISFITS.get(type(error), refused.what)) from None
         raise refused
 
@@ -158,10 +161,10 @@ class TokenAuthenticator:
 
 
 def certificate_caller(der: bytes, trust_domain: str, now: datetime) -> Caller:
-    """Return whose certificate it is. TLS has verified it against the mesh's roots.
+    """Return the owner of a client certificate that TLS has verified against the mesh's roots.
 
-    UnauthenticatedError unless it is the certificate of a workload of `trust_domain` and valid at `now`: a
-    connection can outlive the certificate that opened it.
+    UnauthenticatedError unless it belongs to a workload of `trust_domain` and is valid at `now`: a connection
+    can outlive the certificate that opened it.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)

@@ -1,4 +1,4 @@
-"""The signing side of the CA: its own self-signed root, or an operator's CA from files."""
+"""Sign certificates with the CA's own self-signed root, or with an operator's CA from files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class OperatorFiles:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Issues certificates of one trust domain. `anchor` is the root that the signer's chain ends in."""
+    """Issue certificates of one trust domain. `anchor` is the root at the end of the signer's chain."""
 
     trust_domain: str
     signer: Signer
@@ -50,7 +50,7 @@ class Authority:
 
     @property
     def not_after(self) -> datetime:
-        """Return when the first certificate of the whole chain ends, including the root."""
+        """Return the earliest end of the certificates in the chain, including the root."""
         return min(self.signer.not_after, self.anchor.not_valid_after_utc)
 
     @property
@@ -61,12 +61,12 @@ class Authority:
     @property
     def intermediates_pem(self) -> list[bytes]:
         """Return the intermediates that are sent after a leaf, in order, one PEM each."""
-        return [certificates_to_pem([each]) for each in self.signer.intermediates]
+        return [certificates_to_pem([intermediate]) for intermediate in self.signer.intermediates]
 
     def issue(
         self, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
     ) -> x509.Certificate:
-        """Return a workload certificate that ends no later than its chain; InputError after that end."""
+        """Return a workload certificate that ends no later than its chain; InputError if that has ended."""
         return issue_leaf(self.signer, public_key, spiffe_id, now, self._left(now, lifetime))
 
     def issue_own(
@@ -84,8 +84,8 @@ class Authority:
 def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
     """Return the self-signed CA of an existing directory; make it on first use.
 
-    The key is written before its certificate. When the process is stopped in between, the next start makes
-    the certificate. InputError when the files cannot be used, or belong to another trust domain.
+    The key is written before its certificate. If the process stops in between, the next start makes the
+    certificate. InputError when the files are unusable or belong to another trust domain.
     """
     certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
     if not key_path.exists():
@@ -108,19 +108,19 @@ def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
 
 
 def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Authority:
-    """Return the operator's CA in `files`; InputError, naming the file, for what would fail later."""
+    """Return the operator's CA in `files`. InputError, naming the file, if it cannot issue certificates."""
     key = read_key(files.key, "the CA's private key")
     where = str(files.certificate)
     certificate, *rest = load_certificates(read_input(files.certificate, "the CA's certificate"), where)
     if not is_authority(certificate):
         raise InputError(
-            "this is not a CA certificate", where=where, remedy="name the certificate that signs"
+            "this is not a CA certificate", where=where, remedy="name the certificate of the signing CA"
         )
     if not key_matches(key, certificate):
         raise InputError(
             f"the private key {files.key} does not belong to this certificate",
             where=where,
-            remedy="name the pair that was made together",
+            remedy="name the certificate and the key of the same CA",
         )
     roots = load_bundle(read_input(files.roots, "the root bundle"), str(files.roots))
     others = list(rest)
@@ -133,7 +133,7 @@ def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Au
 
 
 def prove(authority: Authority, now: datetime, where: str) -> None:
-    """Raise InputError unless the mesh accepts what this authority issues: it issues one, and judges it."""
+    """Raise InputError unless the mesh accepts this authority's certificates: issue one and verify it."""
     throwaway = generate_key().public_key()
     example = workload_id(authority.trust_domain, "example", "example")
     leaf = authority.issue(throwaway, example, now, timedelta(minutes=1))
@@ -142,7 +142,7 @@ def prove(authority: Authority, now: datetime, where: str) -> None:
 
 
 def check_trust_domain_of(authority: Authority, path: Path) -> None:
-    """Raise InputError naming `path` when the root belongs to another trust domain by its own name."""
+    """Raise InputError, naming `path`, if the root names another trust domain than the authority's."""
     own = trust_domain_of(authority.anchor)
     if own is not None and own != authority.trust_domain:
         raise InputError(
@@ -153,7 +153,7 @@ def check_trust_domain_of(authority: Authority, path: Path) -> None:
 
 
 def trust_domain_of(root: x509.Certificate) -> str | None:
-    """Return the trust domain that a root names as its own (X509-SVID.md, section 2), None without one."""
+    """Return the trust domain in a root's URI SAN (X509-SVID.md, section 2), None without one."""
     try:
         names = root.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:

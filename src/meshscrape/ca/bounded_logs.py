@@ -1,4 +1,4 @@
-"""Log lines that anybody on the network can cause, without letting them fill the disk."""
+"""Limit log lines that any peer on the network can cause, so that they do not fill the disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_TROUBLE = (Cause.PEER, Cause.SERVER)
 
 
 class BoundedLog:
-    """Warnings that anybody can cause: at most LINES a minute are written, the rest is counted."""
+    """Write at most LINES warnings a minute, and count the rest."""
 
     LINES = 60
 
@@ -23,8 +23,8 @@ class BoundedLog:
         self._said = self._unsaid = 0
 
     def say(self, now: datetime, line: str) -> None:
-        """Log `line`, unless this minute has had its number of lines."""
-        # A clock that was set back must not keep the log shut.
+        """Log `line`, unless the limit for this minute is reached."""
+        # A clock that was set back must not block the log.
         if self._since is None or not timedelta(0) <= now - self._since < timedelta(minutes=1):
             if self._unsaid:
                 log.warning("%d more were not logged", self._unsaid)
@@ -37,7 +37,7 @@ class BoundedLog:
 
 
 class PressureLog:
-    """Logs at most every ten seconds which connections the CA has ended, why, and where most came from."""
+    """Log at most every ten seconds which connections the CA ended, why, and the most frequent address."""
 
     EVERY = timedelta(seconds=10)
     _MOST_ADDRESSES = 1000
@@ -56,7 +56,7 @@ class PressureLog:
             self._addresses[address] += 1
 
     def say(self, now: datetime) -> None:
-        """Log what was noted, unless it is too early."""
+        """Log the ended connections since the last line, unless that was less than ten seconds ago."""
         if not self._causes or (self._last is not None and timedelta(0) <= now - self._last < self.EVERY):
             return
         self._last = now
@@ -74,8 +74,6 @@ class PressureLog:
             cause is Cause.EVICTED and stage is not ConnectionStage.PROVEN for stage, cause in self._causes
         )
         advice = (
-            "; peers that prove no identity fill their places: limit who can reach this port"
-            if crowded
-            else ""
+            "; too many peers prove no identity: limit the network access to this port" if crowded else ""
         )
         return f"ended {total} connections: {causes}; {number} came from {address}{advice}"

@@ -1,8 +1,8 @@
 """One TCP connection to the CA: its ClientHello, its TLS handshake, then HTTP/2 for grpclib.
 
-asyncio's own TLS sets a quarter of a megabyte aside for each connection, before anything is proved. Here a
-connection costs a descriptor until its ClientHello is complete; OpenSSL's state comes after that, and
-grpclib's with the first byte of HTTP/2.
+asyncio's own TLS reserves 256 kB for each connection before the peer has proved anything. Here a connection
+costs only a descriptor until its ClientHello is complete. OpenSSL's state is allocated after that, and
+grpclib's at the first byte of HTTP/2.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from typing import Any, Protocol
 from meshscrape.ca.admission import Cause
 from meshscrape.ca.frames import FrameBudget
 
-# The kernel reports a connection as readable only when this many bytes are there.
+# A TLS record's header. The kernel reports a connection as readable only when these bytes have arrived.
 _RECORD_HEADER = 5
 _MAX_RECORD = 16384
 _HANDSHAKE_RECORD, _TLS_MAJOR = 22, 3
 _CHUNK = 65536
-# Far more than a handshake with a long chain takes.
+# Far more than a handshake with a long chain needs.
 _MAX_HANDSHAKE_BYTES = 65536
 _HIGH_WATER = 65536
 _LINGER_SECONDS = 1.0
 
 
 class Owner(Protocol):
-    """What a connection tells the server about itself."""
+    """The events of a connection that its server handles."""
 
     def greeted(self, connection: Connection) -> None:
-        """Its ClientHello has arrived."""
+        """Handle that the ClientHello has arrived."""
 
     def secured(self, connection: Connection, certificate: bytes | None) -> None:
-        """Its handshake is complete; `certificate` (DER) is what TLS has verified."""
+        """Handle a complete handshake; `certificate` (DER) is the verified client certificate, if any."""
 
     def active(self, connection: Connection) -> None:
-        """It has sent something."""
+        """Handle that the peer has sent something."""
 
     def proved(self, connection: Connection, identity: str) -> None:
-        """A request has proved an identity."""
+        """Handle that a request has proved `identity`."""
 
     def ended(self, connection: Connection, cause: Cause) -> None:
-        """It is gone."""
+        """Handle that the connection has ended."""
 
 
 class Connection(asyncio.Transport):
-    """A peer's connection; for grpclib it is the transport. Everything happens in the event loop's thread."""
+    """A peer's connection, and grpclib's transport. Everything runs in the event loop's thread."""
 
     def __init__(self, number: int, sock: socket.socket, address: str, owner: Owner) -> None:
-        """`sock` is non-blocking and belongs to the connection from now on."""
+        """Take ownership of `sock`, which must be non-blocking."""
         super().__init__()
         self.number = number
         self.address = address
@@ -75,7 +75,7 @@ class Connection(asyncio.Transport):
         self._loop.add_reader(self._sock.fileno(), self._peek)
 
     def shake_hands(self, context: ssl.SSLContext, make_protocol: Callable[[], asyncio.Protocol]) -> None:
-        """Begin the handshake; `make_protocol` makes the HTTP/2 side once there is something for it."""
+        """Begin the handshake; `make_protocol` makes the HTTP/2 side when its first byte arrives."""
         if self._closed:
             return
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
@@ -85,12 +85,12 @@ class Connection(asyncio.Transport):
         self._readable()
 
     def prove(self, identity: str) -> None:
-        """A request on this connection has proved `identity`."""
+        """Record that a request on this connection has proved `identity`."""
         if not self._closed:
             self._owner.proved(self, identity)
 
     def renew_budget(self) -> None:
-        """The peer has got a certificate: it may send as much again."""
+        """Renew the peer's frame budget, because it got a certificate."""
         self._budget.renew()
 
     def end(self, cause: Cause) -> None:
@@ -106,7 +106,7 @@ class Connection(asyncio.Transport):
         self._sock.close()
         self._owner.ended(self, cause)
         if self._protocol is not None:
-            # Not now: the protocol may be the one that is calling.
+            # Defer the call: the protocol itself may be the caller.
             self._loop.call_soon(self._protocol.connection_lost, None)
 
     def _want(self, size: int) -> None:
@@ -121,7 +121,7 @@ class Connection(asyncio.Transport):
         except OSError:
             return self.end(Cause.PEER)
         if len(head) < _RECORD_HEADER:
-            # Readable below the mark: the peer will send no more.
+            # Readable with fewer bytes than SO_RCVLOWAT: the peer will not send more.
             return self.end(Cause.PEER if not head else Cause.NOT_TLS)
         length = int.from_bytes(head[3:5], "big")
         if head[0] != _HANDSHAKE_RECORD or head[1] != _TLS_MAJOR or not 0 < length <= _MAX_RECORD:
@@ -130,7 +130,7 @@ class Connection(asyncio.Transport):
             self._loop.remove_reader(self._sock.fileno())
             return self._owner.greeted(self)
         if self._wanted == _RECORD_HEADER + length:
-            # Readable below the mark, again.
+            # Readable with too few bytes again.
             return self.end(Cause.PEER)
         self._want(_RECORD_HEADER + length)
 
@@ -162,7 +162,7 @@ class Connection(asyncio.Transport):
         except ssl.SSLWantReadError:
             return self._flush()
         except ssl.SSLError:
-            # The alert that says why.
+            # Send the TLS alert that tells the peer the reason.
             self._flush()
             return self.end(Cause.HANDSHAKE)
         self._secure = True
@@ -176,7 +176,7 @@ class Connection(asyncio.Transport):
             try:
                 data = self._tls.read(_CHUNK)
             except ssl.SSLWantReadError:
-                # What TLS itself has to answer, such as a key update.
+                # TLS itself may have an answer to send, such as a key update.
                 return self._flush()
             except ssl.SSLError:
                 return self.end(Cause.PROTOCOL)
@@ -194,7 +194,7 @@ class Connection(asyncio.Transport):
                 self._protocol.connection_made(self)
             self._protocol.data_received(data)
         except Exception:
-            # What grpclib and h2 do not expect from a peer must end this connection and nothing else.
+            # Input that grpclib or h2 did not expect must end this connection only, not the CA.
             self.end(Cause.PROTOCOL)
 
     def _flush(self) -> None:
@@ -225,7 +225,7 @@ class Connection(asyncio.Transport):
         (self._protocol.pause_writing if self._paused else self._protocol.resume_writing)()
 
     def _linger(self) -> None:
-        """Say that nothing more comes, and let the peer read: closing at once could take its answer away."""
+        """Shut down the sending side and close a little later: closing at once could discard the answer."""
         if self._lingering is None:
             try:
                 self._sock.shutdown(socket.SHUT_WR)
@@ -233,10 +233,10 @@ class Connection(asyncio.Transport):
                 return self.end(Cause.PEER)
             self._lingering = self._loop.call_later(_LINGER_SECONDS, self.end, Cause.SERVER)
 
-    # What grpclib asks of a transport.
+    # The methods that grpclib calls on a transport.
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        """Encrypt and send."""
+        """Encrypt `data` and send it."""
         if self._closing or self._tls is None:
             return
         try:
@@ -246,12 +246,12 @@ class Connection(asyncio.Transport):
         self._flush()
 
     def close(self) -> None:
-        """Send what is written, say that this is the end, and close."""
+        """Send what is written, then TLS's close_notify, and close."""
         if self._closing:
             return
         self._closing = True
         if self._tls is not None and self._secure:
-            # It would wait for the peer's goodbye; ours is written.
+            # unwrap() writes our close_notify, then wants to wait for the peer's; do not wait.
             with contextlib.suppress(ssl.SSLError):
                 self._tls.unwrap()
         self._flush()

@@ -1,7 +1,7 @@
-"""What one HTTP/2 connection may send between two certificates, counted frame by frame (pure).
+"""Limit what one HTTP/2 connection may send between two certificates, by counting its frames (pure).
 
-Each frame costs the server far more than the peer: a PING of 17 bytes is parsed, answered and flushed, a
-HEADERS frame starts a task. The budget is many times what a request needs, and far less than a flood.
+Each frame costs the server far more than the peer: a PING of 17 bytes is parsed, answered and flushed, and a
+HEADERS frame starts a task. The budget is many times what a request needs, and far below a flood.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _HEADERS = 1
 
 @dataclass(slots=True)
 class FrameBudget:
-    """How many frames, requests (HEADERS frames) and bytes are left. `renew` starts again."""
+    """How many frames, requests (HEADERS frames) and bytes are left. `renew` restores the full budget."""
 
     frames: int = 256
     requests: int = 8
@@ -28,11 +28,11 @@ class FrameBudget:
         self.renew()
 
     def renew(self) -> None:
-        """Start again: a certificate was issued."""
+        """Restore the full budget, because a certificate was issued."""
         self._left = [self.frames, self.requests, self.size]
 
     def spend(self, data: bytes) -> bool:
-        """Count `data` as received; False when a budget is used up."""
+        """Count `data` as received, and return False if the budget is exceeded."""
         self._left[2] -= len(data)
         position, end = 0, len(data)
         while position < end and min(self._left) >= 0:

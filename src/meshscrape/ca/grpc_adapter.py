@@ -1,7 +1,7 @@
-"""The parts of grpclib that have no public name, in one place.
+"""Access the non-public parts of grpclib in one place.
 
-grpclib is pinned to one version in pyproject.toml because of this module. A new version needs a look at
-each function here, and the tests of `tests/integration/test_ca*.py`.
+grpclib is pinned to one version in pyproject.toml because of this module. Before an upgrade, check each
+function here and run `tests/integration/test_ca*.py`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from grpclib.server import Server, Stream
 if TYPE_CHECKING:
     from grpclib._typing import IServable
 
-# The least that HTTP/2 allows: what a peer may have in flight, times the number of connections.
+# The smallest window that HTTP/2 allows, because each connection may hold this many bytes in memory.
 _WINDOW_BYTES = 65535
 
 
 class GrpcServer:
-    """Makes the HTTP/2 side of connections that somebody else accepts and secures."""
+    """Make the HTTP/2 side of connections. The caller accepts and secures them."""
 
     def __init__(self, services: Collection[IServable]) -> None:
         windows = Configuration(
@@ -30,7 +30,7 @@ class GrpcServer:
         self._server = Server(services, config=windows)
 
     def protocol(self) -> asyncio.Protocol:
-        """Return the protocol of one new connection."""
+        """Return a new protocol for one connection."""
         return self._server._protocol_factory()
 
 
@@ -42,6 +42,6 @@ def transport_of(stream: Stream[Any, Any]) -> asyncio.BaseTransport:
 async def receive(stream: Stream[Any, Any], size: int) -> bytes:
     """Return the next `size` bytes of a request's body (b"" at its end).
 
-    AssertionError when the body ends before that.
+    AssertionError if the body ends earlier.
     """
     return await stream._stream.recv_data(size)

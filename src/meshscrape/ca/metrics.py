@@ -1,4 +1,4 @@
-"""What the CA counts. No label carries an identity or an address: their number would grow with the mesh."""
+"""The CA's metrics. No label contains an identity or an address: their number would grow with the mesh."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ RESULTS = ("ok", "unauthenticated", "invalid_argument", "unavailable", "error")
 
 
 class Metrics:
-    """Counts of one CA process."""
+    """The metrics of one CA process."""
 
     def __init__(self, root_not_after: datetime) -> None:
-        """`root_not_after`: when the CA's chain ends."""
+        """Begin at zero. `root_not_after` is when the CA's chain ends."""
         self.roots(root_not_after, 1)
         self._requests: Counter[str] = Counter()
         self._ended: Counter[tuple[ConnectionStage, Cause]] = Counter()
@@ -26,7 +26,7 @@ class Metrics:
         self.handshakes = 0
 
     def roots(self, not_after: datetime, number: int) -> None:
-        """Note when the chain that signs now ends, and how many roots the bundle has."""
+        """Record when the signing chain ends, and how many roots the bundle has."""
         self._root_not_after, self._roots = not_after, number
 
     def request(self, result: str) -> None:
@@ -34,7 +34,7 @@ class Metrics:
         self._requests[result if result in RESULTS else "error"] += 1
 
     def connections(self, admission: Admission) -> None:
-        """Show the places of `admission`."""
+        """Read the numbers of connections from `admission`."""
         self._admission = admission
 
     def ended(self, stage: ConnectionStage, cause: Cause) -> None:
@@ -42,11 +42,11 @@ class Metrics:
         self._ended[stage, cause] += 1
 
     def waited(self, seconds: float) -> None:
-        """Count how long a ClientHello waited for its turn."""
+        """Add the time that a ClientHello waited for its turn."""
         self._waited_seconds += seconds
 
     def render(self) -> bytes:
-        """Return the counts as Prometheus text exposition 0.0.4."""
+        """Return the metrics as a Prometheus text exposition 0.0.4."""
         return render_families((*self._issuance(), *self._connections()))
 
     def _issuance(self) -> tuple[Family, ...]:
@@ -88,25 +88,25 @@ class Metrics:
             _one(
                 "meshscrape_ca_handshake_wait_seconds_total",
                 "counter",
-                "Seconds that complete ClientHellos waited for their turn, summed up.",
+                "Total seconds that complete ClientHellos waited for their turn.",
                 self._waited_seconds,
             ),
             Family(
                 "meshscrape_ca_connections",
                 "gauge",
-                "Open connections, by how far they are.",
+                "Open connections, by stage.",
                 [({"stage": stage.value}, float(present.count(stage))) for stage in ConnectionStage],
             ),
             Family(
                 "meshscrape_ca_connection_places",
                 "gauge",
-                "Connections that may be open at once, by how far they are.",
+                "Limit on open connections, by stage.",
                 [({"stage": stage.value}, float(limits.places(stage))) for stage in ConnectionStage],
             ),
             Family(
                 "meshscrape_ca_connections_ended_total",
                 "counter",
-                "Connections ended, by how far they were and why; evicted: to make room for another.",
+                "Connections ended, by stage and cause; evicted: ended to make room for another.",
                 [
                     ({"stage": stage.value, "cause": cause.value}, float(self._ended[stage, cause]))
                     for stage in ConnectionStage

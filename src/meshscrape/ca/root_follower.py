@@ -1,4 +1,4 @@
-"""The running CA's roots: what it signs and serves with. A rotation changes them while it runs."""
+"""Change the running CA's roots when a rotation changes them on disk."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ LOOK = 0.25
 
 
 class RootFollower:
-    """Serves with an authority, and with the next one as soon as the rotation's record names it.
+    """Serve with an authority, and change to another as soon as the rotation's record names it.
 
-    The CA trusts and hands out a new bundle before root-cert.pem is written: a client that has seen the new
-    file always gets the new bundle. A record or a root that cannot be used changes nothing; it is logged
-    once, and tried again.
+    The CA trusts and hands out a new bundle before it writes root-cert.pem, so a client that has read the new
+    file always gets the new bundle. An unusable record or root changes nothing. It is logged once, and read
+    again.
     """
 
     def __init__(
@@ -48,7 +48,11 @@ class RootFollower:
         seen: Stamp | None,
         limits: Limits,
     ) -> None:
-        """`seen` is `record_state` from before the service's authority was opened: no change is missed."""
+        """Prepare to serve.
+
+        `seen` must be the `record_state` from before the service's authority was opened. Otherwise a change
+        in between would be missed.
+        """
         self._directory = directory
         self._names = names
         self._service = service
@@ -63,9 +67,9 @@ class RootFollower:
         self._problem = Problem("the roots stay as they were", log)
 
     def start(self, listening: socket.socket, authority: Authority, tasks: Background) -> None:
-        """Serve on a bound socket, which is closed with `stop`, and publish the bundle.
+        """Serve on a bound socket, which `stop` closes, and publish the bundle.
 
-        When one of the background `tasks` ends, the CA ends.
+        If one of the background `tasks` ends, the CA ends.
         """
         self._tasks = tasks
         self._use(authority)
@@ -79,7 +83,7 @@ class RootFollower:
         self._server.stop()
 
     async def follow(self) -> None:
-        """Follow the record; never return."""
+        """Watch the record and apply its changes; never return."""
         while True:
             await asyncio.sleep(LOOK)
             state = record_state(self._directory)
@@ -90,7 +94,7 @@ class RootFollower:
             except MeshscrapeError as error:
                 self._problem.note(error)
             except OSError as error:
-                self._problem.note(UnavailableError(f"the machine says: {error.strerror or error}"))
+                self._problem.note(UnavailableError(f"a system call failed: {error.strerror or error}"))
             else:
                 self._seen = state
                 self._problem.clear()
@@ -117,5 +121,6 @@ class RootFollower:
                 fingerprint(authority.anchor)[:16],
                 ", ".join(fingerprint(root)[:16] for root in authority.signer.roots),
             )
-        # Last: it can fail (a full disk), and what comes before must not wait for it. It is then tried again.
+        # This comes last because it can fail (a full disk), which must not delay the steps above. `follow`
+        # tries it again.
         write_atomic(self._directory / ROOTS_FILE, authority.bundle_pem, 0o644)

@@ -1,12 +1,12 @@
-"""The CA's own roots on disk: the signing root and, during a rotation, the second root and the record.
+"""Read and write the CA's own roots on disk: the signing root and, during a rotation, the second root.
 
     DIR/ca-cert.pem, DIR/ca-key.pem            the root
-    DIR/rotation/                              locked (flock) by the `ca rotate` that works on it
+    DIR/rotation/                              locked (flock) by a running `ca rotate`
     DIR/rotation/ca-cert.pem, ca-key.pem       the root that a rotation has made
-    DIR/rotation/rotation.json                 the record: while it is there, a rotation is under way
+    DIR/rotation/rotation.json                 the record, which exists while a rotation is in progress
 
-The record decides, and files are found by their fingerprint. So when the process stops between any two
-writes, the directory reads as it did before or as it would after.
+The record decides, and files are found by their fingerprint. So if the process stops between any two writes,
+the directory is in the state before or after the step, never between.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ RECORD = "rotation.json"
 
 
 def read_rotation(directory: Path) -> Rotation | None:
-    """Return the rotation under way in a CA's directory, None without one; InputError for a broken record."""
+    """Return the rotation in progress in a CA's directory, None without one; InputError if unreadable."""
     path = directory / ROTATION / RECORD
     try:
         return parse(read_input(path, "the record of the rotation"), str(path))
@@ -68,12 +68,12 @@ def read_rotation(directory: Path) -> Rotation | None:
 
 
 def record_state(directory: Path) -> Stamp | None:
-    """Return what changes whenever the record does; None while there is no record."""
+    """Return a stamp that changes whenever the record changes; None if there is no record."""
     return stamp_of(directory / ROTATION / RECORD)
 
 
 def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority:
-    """Return the self-signed CA of `directory`, as the rotation under way wants it."""
+    """Return the self-signed CA of `directory`, with the roots of the current rotation stage."""
     rotation = read_rotation(directory)
     if rotation is None:
         return open_own(directory, trust_domain, now)
@@ -81,7 +81,7 @@ def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority
     for wanted in rotation.trusted:
         if wanted not in roots:
             raise InputError(
-                f"the root {wanted[:16]}… of the rotation under way is missing",
+                f"the root {wanted[:16]}… of the current rotation is missing",
                 where=str(directory / ROTATION),
                 remedy="restore the CA's directory from its backup",
             )
@@ -102,7 +102,7 @@ def known_roots(directory: Path) -> dict[str, x509.Certificate]:
 
 
 def published_bundle(directory: Path) -> tuple[str, ...]:
-    """Return the fingerprints of the bundle that the CA has published last; empty before the first one."""
+    """Return the fingerprints of the CA's latest published bundle; empty before the first one."""
     path = directory / ROOTS_FILE
     if not path.exists():
         return ()
@@ -110,7 +110,7 @@ def published_bundle(directory: Path) -> tuple[str, ...]:
 
 
 class RotationRecord:
-    """The record of a rotation, changed by one process at a time; what it writes survives a power cut."""
+    """The record of a rotation. One process at a time changes it, and every write survives a power cut."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -119,11 +119,11 @@ class RotationRecord:
 
     @property
     def present(self) -> Rotation | None:
-        """Return the rotation under way, None without one."""
+        """Return the rotation in progress, None without one."""
         return read_rotation(self._directory)
 
     def begin(self, now: datetime) -> Rotation:
-        """Make a new root and record a rotation to it; InputError when the current root cannot be used."""
+        """Make a new root and record a rotation to it; InputError if the current root is unusable."""
         path = self._directory / CA_CERTIFICATE
         present = _certificate(path)
         trust_domain = trust_domain_of(present) if present else None
@@ -144,9 +144,9 @@ class RotationRecord:
         write_atomic(self._path, to_json(rotation), 0o600, durable=True)
 
     def finish(self, rotation: Rotation) -> None:
-        """Make the rotation's new root the only one, destroy the other's key, remove the record.
+        """Make the new root the only one, destroy the old root's key, and remove the record.
 
-        Only in the stage "finish". After a stop in the middle it can be done again from the record.
+        ValueError outside the stage "finish". If the process stops in the middle, call it again.
         """
         if rotation.stage is not RotationStage.FINISH:
             raise ValueError("a rotation ends with its last stage")
@@ -174,9 +174,9 @@ def held_record(directory: Path) -> Iterator[RotationRecord]:
     """Lock the rotation record of the CA in `directory`; InputError while another process rotates."""
     if not (directory / CA_CERTIFICATE).is_file():
         raise InputError(
-            "there is no CA with a root of its own here",
+            "this directory has no CA with its own root",
             where=str(directory),
-            remedy="rotate an operator's CA where its root is kept",
+            remedy="rotate an operator's CA with the tools that made its root",
         )
     private_dir(directory / ROTATION)
     lock = DirectoryLock(directory / ROTATION, "a rotation")
@@ -210,7 +210,7 @@ def _key_of(directory: Path, certificate: x509.Certificate) -> PrivateKey:
             if key_matches(key, certificate):
                 return key
     raise InputError(
-        "the private key of the root that signs is missing",
+        "the private key of the signing root is missing",
         where=str(directory / CA_KEY),
         remedy="restore the CA's directory from its backup",
     )

@@ -1,4 +1,4 @@
-"""Find out which roots are in use: ask running Envoys, and read directories of credentials."""
+"""Find out which roots are in use: query running Envoys and read credential directories."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 # The files of a directory of credentials (Istio's names for OUTPUT_CERTS).
 CHAIN, ROOTS = CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 _ADMIN_SECONDS = 3.0
-# How many users are looked at at the same time.
+# How many root users are checked at the same time.
 _WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True)
 class RootUser:
-    """A user of the mesh's roots: an Envoy (by its admin socket) and directories of credentials."""
+    """A user of the mesh's roots: an Envoy (by its admin socket) and credential directories."""
 
     who: str
     admin_socket: Path | None = None
@@ -38,17 +38,17 @@ class RootUser:
 
 
 async def use_of_roots(users: Sequence[RootUser], roots: Sequence[x509.Certificate]) -> list[RootUse]:
-    """Return which of `roots` each user uses. A user that cannot be looked at has a `problem`."""
+    """Return which of `roots` each user uses. A user that cannot be checked has a `problem`."""
     width = asyncio.Semaphore(_WIDTH)
 
     async def one(user: RootUser) -> list[RootUse]:
         async with width:
-            seen = [_directory(f"{user.who} ({each.name})", each, roots) for each in user.directories]
+            uses = [_directory(f"{user.who} ({path.name})", path, roots) for path in user.directories]
             if user.admin_socket is not None:
-                seen += await _envoy(f"{user.who} (Envoy)", user.admin_socket, roots)
-            return seen
+                uses += await _envoy(f"{user.who} (Envoy)", user.admin_socket, roots)
+            return uses
 
-    return [seen for found in await asyncio.gather(*map(one, users)) for seen in found]
+    return [use for uses in await asyncio.gather(*map(one, users)) for use in uses]
 
 
 def _directory(who: str, directory: Path, roots: Sequence[x509.Certificate]) -> RootUse:
@@ -78,11 +78,11 @@ def envoy_use(
     secrets: Sequence[Mapping[str, Any]],
     roots: Sequence[x509.Certificate],
 ) -> RootUse | None:
-    """Return which roots an Envoy uses by its `/certs` and active secrets; None without a TLS context (pure).
+    """Return which roots an Envoy uses, by its `/certs` and secrets; None without a TLS context (pure).
 
-    A context that shows a certificate of another trust domain belongs to another mesh and is left out (a
-    scrape proxy may serve several). `/certs` lists, by serial number, what each live TLS context uses. The
-    secrets hold the certificates themselves. Only what both show counts.
+    A context with a certificate of another trust domain belongs to another mesh and is left out (a scrape
+    proxy may serve several meshes). `/certs` lists the serial numbers that each live TLS context uses. The
+    secrets contain the certificates themselves. A root counts only if both contain it.
     """
     domains = {trust_domain_of(root) for root in roots}
     contexts = [each for each in certs.get("certificates", ()) if _trust_domain(each) in (*domains, None)]
@@ -110,7 +110,7 @@ def envoy_use(
 
 
 def _issuer(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]) -> str:
-    """Return the fingerprint of the root that `chain` leads to, empty when it is none of `roots`."""
+    """Return the fingerprint of the root that `chain` leads to, empty if it is not one of `roots`."""
     root = issuing_root(chain, roots)
     return fingerprint(root) if root is not None else ""
 
@@ -120,7 +120,7 @@ def _serials(context: Mapping[str, Any], part: str) -> Iterator[int]:
 
 
 def _trust_domain(context: Mapping[str, Any]) -> str | None:
-    """Return the trust domain of the certificate that a TLS context shows, None without one."""
+    """Return the trust domain of a TLS context's own certificate, None without one."""
     for leaf in list(context.get("cert_chain", ()))[:1]:
         for name in leaf.get("subject_alt_names", ()):
             if str(name.get("uri", "")).startswith(SCHEME):

@@ -1,4 +1,4 @@
-"""The rotation of a root as a state machine: which root signs, which are trusted, who has not followed.
+"""The rotation of a root as a state machine: which root signs, which are trusted, which users lag behind.
 
 Pure. With the old root A and the new one B:
 
@@ -8,12 +8,12 @@ Pure. With the old root A and the new one B:
     withdraw     B            B        no root user trusts A
     finish       B            B        A's key is destroyed (no way back from here)
 
-Each stage has another bundle, or the same roots in another order. So a process that follows the bundle's file
-notices every stage.
+Each stage has a different bundle, or the same roots in a different order. So a process that watches the
+bundle's file notices every stage.
 
-Aborting mirrors the stage and swaps the roots: from "distribute" B is withdrawn at once, from "issue" A
-issues again, from "withdraw" A is distributed again. So the way back has the same stages with the same
-proofs, and every root user trusts every certificate in use at all times.
+Aborting mirrors the stage and swaps the roots. From "distribute", B is withdrawn at once; from "issue", A
+issues again; from "withdraw", A is distributed again. So the way back has the same stages and the same
+checks, and every root user trusts every certificate in use at all times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION = 1
 
 
 class RotationStage(StrEnum):
-    """How far a rotation is, in this order."""
+    """The stages of a rotation, in order."""
 
     DISTRIBUTE = "distribute"
     ISSUE = "issue"
@@ -48,7 +48,7 @@ _MIRROR = {
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One rotation under way; `old` and `new` are SHA-256 fingerprints of roots."""
+    """One rotation in progress; `old` and `new` are SHA-256 fingerprints of roots."""
 
     stage: RotationStage
     old: str
@@ -58,12 +58,12 @@ class Rotation:
 
     @property
     def signing(self) -> str:
-        """Return the root that certificates are issued from."""
+        """Return the root that signs certificates."""
         return self.old if self.stage is RotationStage.DISTRIBUTE else self.new
 
     @property
     def trusted(self) -> tuple[str, ...]:
-        """Return the bundle, in its order."""
+        """Return the roots of the bundle, in order."""
         match self.stage:
             case RotationStage.DISTRIBUTE:
                 return self.old, self.new
@@ -73,37 +73,40 @@ class Rotation:
                 return (self.new,)
 
     def advanced(self) -> Rotation:
-        """Return the next stage (only when `unconfirmed` is empty). The last stage raises ValueError."""
+        """Return the rotation in its next stage; ValueError after the last one.
+
+        Call it only if `unconfirmed` is empty.
+        """
         if self.stage is RotationStage.FINISH:
             raise ValueError("a rotation ends with its last stage")
         return replace(self, stage=_ORDER[_ORDER.index(self.stage) + 1])
 
     def aborted(self) -> Rotation:
-        """Return the way back from here; a rotation that is being aborted stays as it is.
+        """Return the rotation back to the old root; return an aborting rotation unchanged.
 
-        InputError when the old root's key may be gone.
+        InputError if the old root's key may already be destroyed.
         """
         if self.aborting:
             return self
         if self.stage is RotationStage.FINISH:
             raise InputError(
-                "the old root is withdrawn: it is too late to go back",
-                remedy="run `meshscrape ca rotate` to finish, and again for another root",
+                "the old root is already withdrawn: the rotation cannot be aborted any more",
+                remedy="run `meshscrape ca rotate` to finish it, then start another rotation",
             )
         return replace(self, stage=_MIRROR[self.stage], old=self.new, new=self.old, aborting=True)
 
     def reached(self, stage: RotationStage) -> bool:
-        """Return whether it is at `stage` or further."""
+        """Return whether the rotation is at `stage` or later."""
         return _ORDER.index(self.stage) >= _ORDER.index(stage)
 
 
 @dataclass(frozen=True, slots=True)
 class RootUse:
-    """Which roots (by fingerprint) one Envoy or one directory of credentials uses.
+    """Which roots (by fingerprint) one Envoy or one credential directory uses.
 
     All of its TLS contexts trust the roots in `trusts`; at least one context trusts those in
     `trusts_anywhere`. `issuers` are the roots that its certificates lead to ("" for an unknown one).
-    `problem` says why it could not be looked at: then it confirms nothing.
+    `problem` says why the user could not be checked. It does not count as confirmed then.
     """
 
     who: str
@@ -113,27 +116,27 @@ class RootUse:
     problem: str = ""
 
 
-def unconfirmed(rotation: Rotation, bundle: Sequence[str], seen: Sequence[RootUse]) -> list[str]:
-    """Return why the current stage may not end yet, one line for each user that has not followed.
+def unconfirmed(rotation: Rotation, bundle: Sequence[str], uses: Sequence[RootUse]) -> list[str]:
+    """Return why the current stage may not end yet, one line for each user that lags behind.
 
-    `bundle` is what the running CA has published (fingerprints in order): nothing else shows that it has
-    taken the stage over.
+    `bundle` is the bundle that the running CA has published (fingerprints in order). Only this shows that the
+    CA itself is in the current stage.
     """
     if tuple(bundle) != rotation.trusted:
-        return ["the CA has not taken the stage over yet"]
-    return [f"{each.who}: {reason}" for each in seen if (reason := _reason(rotation, each))]
+        return ["the CA has not applied this stage yet"]
+    return [f"{use.who}: {reason}" for use in uses if (reason := _reason(rotation, use))]
 
 
-def _reason(rotation: Rotation, seen: RootUse) -> str:
-    if seen.problem:
-        return seen.problem
-    if rotation.new not in seen.trusts:
+def _reason(rotation: Rotation, use: RootUse) -> str:
+    if use.problem:
+        return use.problem
+    if rotation.new not in use.trusts:
         return "does not trust the new root yet"
     if rotation.stage is RotationStage.DISTRIBUTE:
         return ""
-    if seen.issuers != {rotation.new}:
+    if use.issuers != {rotation.new}:
         return "still has a certificate of the old root"
-    if rotation.stage is not RotationStage.ISSUE and rotation.old in seen.trusts_anywhere:
+    if rotation.stage is not RotationStage.ISSUE and rotation.old in use.trusts_anywhere:
         return "still trusts the old root"
     return ""
 

@@ -1,4 +1,4 @@
-"""Take a rotation from stage to stage, each only when every root user is seen to have followed."""
+"""Drive a rotation through its stages. A stage ends only when every root user has followed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ LOOK = 0.5
 
 
 class NotConfirmed(MeshscrapeError):
-    """A root user did not follow in time; the rotation waits in its stage."""
+    """A root user did not follow in time; the rotation stays in its stage."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a rotation is, and one line for each user that has not followed; `seen` users were looked at."""
+    """The state of a rotation, one line for each user that lags behind, and how many users were checked."""
 
     rotation: Rotation
     missing: tuple[str, ...]
@@ -33,9 +33,9 @@ class Progress:
 
 
 async def look(directory: Path, rotation: Rotation, users: Sequence[RootUser]) -> Progress:
-    """Return which users have not followed the rotation of the CA in `directory`; change nothing."""
+    """Return which users lag behind the rotation of the CA in `directory`; change nothing."""
     roots = known_roots(directory)
-    both = [roots[each] for each in (rotation.old, rotation.new) if each in roots]
+    both = [roots[name] for name in (rotation.old, rotation.new) if name in roots]
     seen = await use_of_roots(users, both)
     missing = unconfirmed(rotation, published_bundle(directory), seen)
     return Progress(rotation, tuple(missing), len(seen))
@@ -43,7 +43,7 @@ async def look(directory: Path, rotation: Rotation, users: Sequence[RootUser]) -
 
 @dataclass(frozen=True, slots=True)
 class RotationRun:
-    """How to rotate: the CA's directory, who has to follow (asked at each look), seconds for each stage."""
+    """How to rotate: the CA's directory, the root users (listed anew at each check), seconds per stage."""
 
     directory: Path
     record: RotationRecord
@@ -52,20 +52,20 @@ class RotationRun:
     report: Callable[[Progress], None] = lambda progress: None
 
     async def rotate(self, until: RotationStage | None = None) -> Rotation | None:
-        """Begin or go on until the stage `until` is confirmed; without it to the end, and return None then.
+        """Begin or continue a rotation until the stage `until` is confirmed, and return its state.
 
-        A rotation that is being aborted goes on with that. NotConfirmed when a stage takes longer than
-        `patience` seconds.
+        Without `until`, go to the end and return None. A rotation that is being aborted continues to abort.
+        NotConfirmed if a stage takes longer than `patience` seconds.
         """
         rotation = self.record.present
         if rotation is not None and rotation.aborting and until is not None:
-            raise InputError("the rotation is being aborted", remedy="run it without --to to finish that")
+            raise InputError("the rotation is being aborted", remedy="run it without --to to finish aborting")
         if rotation is None:
             rotation = self.record.begin(utcnow())
         return await self._go_on(rotation, until)
 
     async def abort(self) -> None:
-        """Go back to the old root, with the same proofs; do nothing when no rotation is under way."""
+        """Go back to the old root, with the same checks; do nothing if no rotation is in progress."""
         rotation = self.record.present
         if rotation is None:
             return
@@ -94,7 +94,7 @@ class RotationRun:
                 raise NotConfirmed(
                     f"stage {rotation.stage} is not confirmed after {self.patience:g} s: "
                     f"{'; '.join(progress.missing)}",
-                    remedy="repair that and run `meshscrape ca rotate` again, or go back with --abort",
+                    remedy="repair these and run `meshscrape ca rotate` again, or go back with --abort",
                 )
             await asyncio.sleep(LOOK)
         self.report(progress)

@@ -41,12 +41,12 @@ _ENDS_SOON = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class CaOptions:
-    """What one CA process is.
+    """The options of one CA process.
 
-    `directory` is its own (0700); `listen` and `metrics` are `ADDRESS:PORT` (port 0: any free one);
+    `directory` belongs to it alone (0700); `listen` and `metrics` are `ADDRESS:PORT` (port 0: any free one);
     `names` are the DNS names and IP addresses that callers use; `jwks` is the token issuer's key set
-    (None: `jwks.json` of the directory); `operator` replaces the self-signed root; `limits` bound what a peer
-    may hold.
+    (None: `jwks.json` in the directory); `operator` replaces the self-signed root; `limits` bound the
+    connections.
     """
 
     directory: Path
@@ -63,7 +63,7 @@ class CaOptions:
 
 @dataclass(frozen=True, slots=True)
 class RunningCa:
-    """Where a started CA listens (`address`, `metrics_address`: HOST:PORT), and its root bundle's file."""
+    """A started CA: where it listens (`address`, `metrics_address`: HOST:PORT), and its bundle's file."""
 
     address: str
     root_bundle: Path
@@ -73,7 +73,7 @@ class RunningCa:
 
 @contextlib.asynccontextmanager
 async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
-    """Start the CA, and stop it completely on leaving; InputError when it cannot start."""
+    """Start the CA, and stop it completely on leaving the context; InputError if it cannot start."""
     check_trust_domain(options.trust_domain)
     host, port = parse_listen(options.listen)
     names = own_names(options.names, host)
@@ -104,14 +104,14 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
 
 
 async def serve_ca(options: CaOptions, ready: Callable[[RunningCa], None] = lambda ca: None) -> None:
-    """Run the CA until this task is cancelled; `ready` is called once it listens."""
+    """Run the CA until this task is cancelled; call `ready` when it listens."""
     async with running_ca(options) as ca:
         ready(ca)
         await asyncio.Event().wait()
 
 
 def open_authority(options: CaOptions) -> Authority:
-    """Return the signing CA of `options`; make its files when it is self-signed and new."""
+    """Return the signing CA of `options`; create its files if it is self-signed and new."""
     now = utcnow()
     if options.operator:
         authority = open_operators(options.operator, options.trust_domain, now)
@@ -123,7 +123,7 @@ def open_authority(options: CaOptions) -> Authority:
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """Return address and port (0 to 65535) of `127.0.0.1:15012` or `[::1]:15012`; else InputError."""
+    """Parse `127.0.0.1:15012` or `[::1]:15012` into address and port (0 to 65535); InputError otherwise."""
     host, port = parse_host_port(text, allow_zero=True, example=_EXAMPLE)
     try:
         return str(ip_address(host)), port
@@ -137,7 +137,7 @@ def _token_authenticator(options: CaOptions) -> TokenAuthenticator:
     path = options.jwks or options.directory / JWKS
     if options.jwks is None and not path.exists():
         raise InputError(
-            "there is no key set to verify tokens with",
+            "the key set for verifying tokens is missing",
             where=str(path),
             remedy="run meshscrape ca init, or give --jwks and --issuer",
         )

@@ -1,4 +1,4 @@
-"""The CA's port: accepts connections, and does with them what `admission` decides."""
+"""The CA's port: accept connections and carry out the decisions of `admission`."""
 
 from __future__ import annotations
 
@@ -34,20 +34,21 @@ from meshscrape.ca.metrics import Metrics
 from meshscrape.system.clock import utcnow
 
 BACKLOG = 4096
-# A peer may fill it before it has proved anything: enough for one request, times the number of places.
+# Bytes that a peer can fill before it has proved anything. It is enough for one request and small, because
+# each place may use as much.
 RECEIVE_BUFFER = 32768
 _ACCEPTS_AT_ONCE = 64
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _EXHAUSTED_PAUSE = 0.1
 SWEEP_SECONDS = 0.25
-# Files of the process that are not connections.
+# File descriptors of the process that are not connections.
 _OWN_DESCRIPTORS = 64
 
 
 class BoundedServer:
-    """Accepts TLS connections within the limits of `admission`.
+    """Accept TLS connections within the limits of `admission`.
 
-    `context` may be replaced at any time: handshakes that begin later use the new one.
+    `context` may be replaced at any time; later handshakes use the new one.
     """
 
     def __init__(
@@ -57,7 +58,10 @@ class BoundedServer:
         metrics: Metrics,
         limits: Limits,
     ) -> None:
-        """`identify` returns whose client certificate (DER) it is, empty when it is not a workload's."""
+        """Prepare to accept connections.
+
+        `identify` returns the owner of a client certificate (DER), empty if it is not a workload's.
+        """
         self.context: ssl.SSLContext | None = None
         self._make_protocol = make_protocol
         self._identify = identify
@@ -72,12 +76,12 @@ class BoundedServer:
         metrics.connections(self._admission)
 
     def listen(self, listening: socket.socket) -> None:
-        """Accept connections on a bound socket, which is closed with `stop`."""
+        """Accept connections on a bound socket, which `stop` closes."""
         self._listening = listening
         asyncio.get_running_loop().add_reader(listening.fileno(), self._accept)
 
     def stop(self) -> None:
-        """Accept nothing more, and end every connection."""
+        """Stop accepting, and end every connection."""
         if self._listening is not None:
             asyncio.get_running_loop().remove_reader(self._listening.fileno())
             self._listening.close()
@@ -85,37 +89,37 @@ class BoundedServer:
         self.end_connections()
 
     def end_connections(self) -> None:
-        """End every connection now, answered or not, and those whose handshake has only begun."""
+        """End every connection now, answered or not, also during the handshake."""
         for connection in tuple(self._connections.values()):
             connection.end(Cause.SERVER)
 
     async def sweep(self) -> None:
-        """End connections that have used up their time, and log what was ended; never return."""
+        """End connections whose time is over, and log what was ended; never return."""
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             self._on(Elapsed())
             self._pressure.say(utcnow())
 
-    # What connections tell (see `connections.Owner`).
+    # Events of connections (see `connections.Owner`).
 
     def greeted(self, connection: Connection) -> None:
-        """Let the connection wait for its turn."""
+        """Put the connection into the queue for handshakes."""
         self._greeted_at[connection.number] = time.monotonic()
         self._on(Greeted(connection.number))
         self._plan_turn()
 
     def secured(self, connection: Connection, certificate: bytes | None) -> None:
-        """Count a complete handshake, and note what the client certificate proves."""
+        """Count a complete handshake, and record what the client certificate proves."""
         self._metrics.handshakes += 1
         identity = self._identify(certificate) if certificate else ""
         self._on(Secured(connection.number, identity))
 
     def active(self, connection: Connection) -> None:
-        """Note that the peer has sent something."""
+        """Record that the peer has sent something."""
         self._on(Active(connection.number))
 
     def proved(self, connection: Connection, identity: str) -> None:
-        """Note what a request has proved."""
+        """Record what a request has proved."""
         self._on(Proved(connection.number, identity))
 
     def ended(self, connection: Connection, cause: Cause) -> None:
@@ -143,7 +147,7 @@ class BoundedServer:
             started.shake_hands(self.context, self._make_protocol)
 
     def _plan_turn(self) -> None:
-        # One handshake in each round of the event loop: what else is ready is served in between.
+        # One handshake per round of the event loop, so that other ready connections are served in between.
         if not self._turn_planned and self._admission.count(ConnectionStage.WAITING):
             self._turn_planned = True
             asyncio.get_running_loop().call_soon(self._take_turn)
@@ -178,7 +182,7 @@ class BoundedServer:
             connection.await_greeting()
 
     def _pause(self) -> None:
-        """End a connection that has proved nothing, and accept again in a moment."""
+        """End a connection that has proved nothing, and accept again after a pause."""
         self._on(Exhausted())
         loop, listening = asyncio.get_running_loop(), self._listening
         if listening is None:
@@ -193,7 +197,7 @@ class BoundedServer:
 
 
 def limits_of_process(limits: Limits) -> Limits:
-    """Return `limits` as far as this process may open files; its soft limit is raised to what they need."""
+    """Raise the process's limit of open files as needed, and return `limits` scaled to what it allows."""
     wanted = sum(limits.places(stage) for stage in ConnectionStage) + _OWN_DESCRIPTORS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

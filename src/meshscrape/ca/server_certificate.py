@@ -1,4 +1,4 @@
-"""The certificate that the CA serves with, made by itself and renewed in time."""
+"""The CA's server certificate, which it issues and renews itself."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _LONGEST_SLEEP = 3600.0
 class ServerCertificate:
     """The CA's own certificate and key, in a live `ssl.SSLContext`.
 
-    Renewal loads the new pair into the same context: every later handshake uses it, open connections keep
-    theirs (OpenSSL copies the certificate into each connection when it starts).
+    Renewal loads the new pair into the same context. Later handshakes use it; open connections keep theirs,
+    because OpenSSL copies the certificate into each connection at its start.
     """
 
     def __init__(self, authority: Authority, names: Sequence[str], directory: Path) -> None:
-        """`names`: DNS names and IP addresses; the pair is kept in `directory`, 0600."""
+        """Prepare a certificate for `names` (DNS names and IP addresses), stored in `directory` (0600)."""
         self._authority = authority
         self._names = tuple(names)
         self._path = directory / SERVER_CREDENTIALS
         self.context = _context(authority)
 
     def renew(self, now: datetime) -> datetime:
-        """Make and load a new pair; return when to do so again. InputError when the CA has expired."""
+        """Make and load a new pair; return when to renew next. InputError if the CA has expired."""
         key = generate_key()
         leaf = self._authority.issue_own(key.public_key(), self._names, now, SERVER_LIFETIME)
         chain = certificates_to_pem([leaf, *self._authority.signer.intermediates])
@@ -48,10 +48,10 @@ class ServerCertificate:
         return renew_at(now, leaf.not_valid_after_utc, draw=0.5)
 
     async def keep(self, first: datetime, clock: Callable[[], datetime]) -> None:
-        """Renew for ever, first at `first`. A failure is logged, and tried again after a minute."""
+        """Renew for ever, first at `first`. After a failure, log it and try again after a minute."""
         due = first
         while True:
-            # Short sleeps: a machine that was suspended must notice that its clock has moved on.
+            # Sleep at most an hour: after a suspend, the clock has moved on, but the sleep has not.
             await asyncio.sleep(min(max((due - clock()).total_seconds(), 1.0), _LONGEST_SLEEP))
             if clock() < due:
                 continue
@@ -64,14 +64,14 @@ class ServerCertificate:
 
 
 def own_names(names: Sequence[str], host: str) -> tuple[str, ...]:
-    """Return the names of the server's certificate: those given, and its address unless it is a wildcard."""
+    """Return the names for the server's certificate: `names`, and the address unless it is a wildcard."""
     address = ip_address(host)
     own = [*names] if address.is_unspecified else [*names, str(address)]
     if not own:
         raise InputError(
             "the CA's certificate needs a name",
             where=host,
-            remedy="give the names its callers use with --dns",
+            remedy="give the names that callers use with --dns",
         )
     return tuple(dict.fromkeys(own))
 

@@ -1,4 +1,4 @@
-"""`CreateCertificate` as a gRPC method: authenticate, check the request, sign, log who got what."""
+"""`CreateCertificate` as a gRPC method: authenticate, check the request, sign, log the certificate."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from meshscrape.spiffe.keys import check_public_key
 
 log = logging.getLogger(__name__)
 
-# A request with an RSA key of 8192 bits and metadata takes 4 kB.
+# A request with an RSA key of 8192 bits and metadata needs 4 kB.
 MAX_REQUEST_BYTES = 65536
 # How long a request may take to arrive.
 REQUEST_SECONDS = 10.0
@@ -40,13 +40,13 @@ _PREFIX_BYTES = 5
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long workload certificates last: by default, and at most."""
+    """The default and the maximum lifetime of workload certificates."""
 
     default: timedelta = timedelta(hours=24)
     longest: timedelta = timedelta(hours=24)
 
     def granted(self, seconds: int) -> timedelta:
-        """Return the lifetime for a request of `seconds` (0 and below: the default)."""
+        """Return the lifetime for a request of `seconds` (0 or less: the default)."""
         if seconds <= 0:
             return min(self.default, self.longest)
         return timedelta(seconds=min(seconds, int(self.longest.total_seconds())))
@@ -55,7 +55,7 @@ class Lifetimes:
 class CertificateService:
     """The CA's one method. A bearer token authenticates the caller; without one the client certificate does.
 
-    `authority` may be replaced while it serves. A request under way keeps the one that it began with.
+    `authority` may be replaced while it serves. A running request keeps the authority that it began with.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class CertificateService:
         return certificate_caller(der, self.authority.trust_domain, self._now())
 
     def identify(self, der: bytes) -> str:
-        """Return whose client certificate it is, empty when it is not that of a workload of this mesh."""
+        """Return the owner of a client certificate, empty if it is not a workload of this mesh."""
         try:
             return str(certificate_caller(der, self.authority.trust_domain, self._now()).spiffe_id)
         except UnauthenticatedError:
@@ -157,14 +157,14 @@ class CertificateService:
 
 
 class _BadRequest(Exception):
-    """The request itself cannot be served; its text is for the caller."""
+    """The request is malformed or too large; the text is sent to the caller."""
 
 
 async def _receive(stream: Stream[Any, Any]) -> Any:
-    """Return the one request message, bounded in size and time.
+    """Return the request message, within limits on size and time.
 
-    grpclib's own `recv_message` waits for as many bytes as the caller announces, up to 4 GiB, so the
-    length is read here first (gRPC over HTTP/2, "Length-Prefixed-Message").
+    grpclib's own `recv_message` waits for as many bytes as the caller announces, up to 4 GiB. So this reads
+    the length first (gRPC over HTTP/2, "Length-Prefixed-Message").
     """
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
@@ -182,7 +182,7 @@ async def _receive(stream: Stream[Any, Any]) -> Any:
 
 
 def _client_certificate(stream: Stream[Any, Any]) -> bytes | None:
-    # grpclib's Peer.cert() is a digest of the certificate; what counts is all of it.
+    # grpclib's Peer.cert() returns only a digest of the certificate.
     tls = transport_of(stream).get_extra_info("ssl_object")
     der: bytes | None = tls.getpeercert(binary_form=True) if tls else None
     return der

@@ -1,4 +1,4 @@
-"""Service account tokens for meshes without Kubernetes; the CA verifies them like Kubernetes' own."""
+"""Sign service account tokens for meshes without Kubernetes; the CA verifies them like Kubernetes's."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ LOCAL_ISSUER = "meshscrape-local"
 
 
 class TokenIssuer:
-    """Signs tokens (ES256) as Kubernetes' TokenRequest does, with a key that lives in one 0700 directory."""
+    """Sign tokens (ES256) as Kubernetes's TokenRequest does, with a key from one directory (0700)."""
 
     def __init__(self, key: PrivateKey, issuer: str = LOCAL_ISSUER) -> None:
-        """`key`: ECDSA on P-256, else InputError. `issuer`: the `iss` of every token."""
+        """Prepare to sign with `key`, which must be ECDSA on P-256 (InputError). `issuer` is the `iss`."""
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-            raise InputError("a token issuer's key is ECDSA on P-256")
+            raise InputError("a token issuer's key must be ECDSA on P-256")
         self._key = key
         self.issuer = issuer
         self._jwk = _public_jwk(key)
 
     @classmethod
     def load_or_create(cls, directory: Path, issuer: str = LOCAL_ISSUER) -> TokenIssuer:
-        """Return the issuer of `directory`; make its key (0600) on first use, and write its `jwks.json`.
+        """Return the issuer of `directory`; create its key (0600) on first use, and write its `jwks.json`.
 
         Several processes may do this at once. The process that creates the key first wins, and the others
         load that key, so all of them write the same jwks.json.
@@ -60,7 +60,7 @@ class TokenIssuer:
         lifetime: timedelta,
         audience: str = AUDIENCE,
     ) -> str:
-        """Return a service account's token, valid from `now` for `lifetime`; InputError for invalid names."""
+        """Return a service account token, valid from `now` for `lifetime`; InputError for invalid names."""
         workload_id("cluster.local", namespace, service_account)
         issued = int(now.timestamp())
         claims = {
@@ -84,7 +84,7 @@ def _public_jwk(key: ec.EllipticCurvePrivateKey) -> dict[str, Any]:
         serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
     )
     x, y = _base64url(point[1:33]), _base64url(point[33:])
-    # RFC 7638: the thumbprint names the key after what it is.
+    # The key ID is the key's thumbprint (RFC 7638).
     thumbprint = hashlib.sha256(f'{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}'.encode()).digest()
     return {
         "kty": "EC",

@@ -3,7 +3,7 @@
 The format: https://prometheus.io/docs/instrumenting/exposition_formats/. Where Prometheus's own parser and
 expfmt (promtool, client_golang) differ, the stricter one counts, because a scrape fails as a whole when the
 parser refuses one line. The rules: numbers as in Go's ParseFloat (no underscores, no overflow), only the
-escapes `\\\\`, `\\n` and `\\"`, no negative timestamps, no reserved or repeated label names, UTF-8 and no NUL.
+escapes `\\\\`, `\\n` and `\\"`, no negative timestamps, no reserved or repeated label names, UTF-8, no NUL.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_what_cannot_be_looked_at_confirms_nothing() -> None:
     silent = replace(good, problem="does not answer")
     assert unconfirmed(START, START.trusted, [silent]) == ["web: does not answer"]
     for bundle in ((A,), (B, A), ()):
-        assert unconfirmed(START, bundle, [good]) == ["the CA has not taken the stage over yet"]
+        assert unconfirmed(START, bundle, [good]) == ["the CA has not applied this stage yet"]
 
 
 def test_an_abort_is_one_and_ends() -> None:
@@ -101,7 +101,7 @@ def test_an_abort_is_one_and_ends() -> None:
     back = START.advanced().aborted()
     assert back.aborting
     assert back.aborted() == back
-    with pytest.raises(InputError, match="too late to go back"):
+    with pytest.raises(InputError, match="cannot be aborted any more"):
         replace(START, stage=RotationStage.FINISH).aborted()
     with pytest.raises(ValueError, match="last stage"):
         replace(START, stage=RotationStage.FINISH).advanced()
