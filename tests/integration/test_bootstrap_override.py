@@ -145,6 +145,17 @@ def test_other_workloads_of_the_mesh_are_refused(running: Proxy) -> None:
     assert b"ConfigMap default/meshscrape-bootstrap" in answer.body
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_scraper_with_an_rsa_key_of_1024_bits_is_refused(running: Proxy, version: ssl.TLSVersion) -> None:
+    """It cannot make the only RSA signature that is accepted; one of 2048 bits can."""
+    weak, strong = (
+        running.forge.leaf(SCRAPER, rsa_bits=bits).client_context(maximum=version) for bits in (1024, 2048)
+    )
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        ask(running.address, 15092, "/metrics", weak)
+    assert ask(running.address, 15092, "/metrics", strong).status == 200
+
+
 def test_nothing_is_lost_or_renamed_in_the_merge(running: Proxy) -> None:
     """Istio's own listener stays, both new ones are there, each with its connection limit."""
     dump = json.dumps(running.envoy.config_dump())

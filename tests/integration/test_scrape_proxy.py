@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
+import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from support.addresses import loopback
 from support.forgery import HOUR, Forge, Pair
@@ -20,6 +23,7 @@ from support.targets import STATS, Target, raw_target, tls_target
 HTTPBIN = "spiffe://cluster.local/ns/default/sa/httpbin"
 OTHER = "spiffe://cluster.local/ns/default/sa/other"
 MINUTE = timedelta(minutes=1)
+TLSv1_2, TLSv1_3 = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
 @dataclass(slots=True)
@@ -48,6 +52,15 @@ def _wrong_servers(forge: Forge) -> dict[str, tuple[Pair, bytes]]:
         "expired": (forge.leaf(HTTPBIN, valid_from=-2 * HOUR, valid_until=-MINUTE), forge.root),
         "not yet valid": (forge.leaf(HTTPBIN, valid_from=HOUR, valid_until=2 * HOUR), forge.root),
         "trusts another CA": (forge.leaf(HTTPBIN), stranger.root),
+        "RSA 1024": (forge.leaf(HTTPBIN, rsa_bits=1024), forge.root),
+    }
+
+
+def _odd_servers(forge: Forge) -> dict[str, Pair]:
+    """Servers that are scraped although their keys are not the usual ones."""
+    return {
+        "P-384": forge.leaf(HTTPBIN, curve=ec.SECP384R1()),
+        "RSA 2048": forge.leaf(HTTPBIN, rsa_bits=2048),
     }
 
 
@@ -65,6 +78,12 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
             wrong = Target(loopback(), body=b"secret 1\n")
             stack.enter_context(tls_target(wrong, pair, roots, directory))
             addresses[kind] = wrong.address
+        addresses["trusts another CA, TLS 1.2"] = stack.enter_context(
+            tls_target(Target(loopback()), forge.leaf(HTTPBIN), Forge().root, directory, TLSv1_2)
+        ).address
+        for (name, pair), version in itertools.product(_odd_servers(forge).items(), (TLSv1_2, TLSv1_3)):
+            odd = stack.enter_context(tls_target(Target(loopback()), pair, forge.root, directory, version))
+            addresses[f"{name}, {version.name}"] = odd.address
         plain = b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nsecret 1\n"
         for kind, answer in (("plaintext", plain), ("hangs up", b""), ("silent", None)):
             addresses[kind] = stack.enter_context(raw_target(loopback(), answer))
@@ -127,7 +146,9 @@ def test_the_end_of_the_targets_certificate_is_a_metric(field: Field) -> None:
         ("expired", "expired-certificate"),
         ("not yet valid", "not-yet-valid-certificate"),
         ("plaintext", "plaintext-server"),
-        ("trusts another CA", "scraper-not-accepted"),
+        ("trusts another CA, TLS 1.2", "scraper-not-accepted"),
+        ("trusts another CA", "connection-lost"),
+        ("RSA 1024", "tls-failed"),
         ("closed", "unreachable"),
         ("hangs up", "unreachable"),
     ],
@@ -144,6 +165,15 @@ def test_a_wrong_server_is_refused_with_its_reason(field: Field, kind: str, reas
     eventually(
         lambda: field.proxy.metric("meshscrape_scrape_refusals_total", reason=reason, target=target) > before
     )
+
+
+@pytest.mark.parametrize("version", ["TLSv1_2", "TLSv1_3"])
+@pytest.mark.parametrize("kind", ["P-384", "RSA 2048"])
+def test_targets_with_other_keys_and_one_version_of_tls_are_scraped(
+    field: Field, kind: str, version: str
+) -> None:
+    """Both versions of TLS are spoken with keys of each kind that a CA of the mesh certifies."""
+    assert field.proxy.scrape(f"{field.addresses[f'{kind}, {version}']}:15092").status == 200
 
 
 def test_a_wrong_identity_is_named(field: Field) -> None:

@@ -24,8 +24,10 @@ class Pair:
     key: bytes
 
     def client_context(self, *, maximum: ssl.TLSVersion | None = None) -> ssl.SSLContext:
-        """A TLS client that presents this pair and takes any server."""
+        """A TLS client that presents this pair, however weak, and takes any server."""
         context = any_server(maximum=maximum)
+        if maximum is None:
+            context.set_ciphers("DEFAULT:@SECLEVEL=0")
         with tempfile.TemporaryDirectory() as directory:
             chain, key = Path(directory, "chain.pem"), Path(directory, "key.pem")
             chain.write_bytes(self.chain)
@@ -52,7 +54,7 @@ class Forge:
     def __init__(self, name: str = "cluster.local") -> None:
         self._key: ec.EllipticCurvePrivateKey = ec.generate_private_key(ec.SECP256R1())
         self._chain = b""
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, name)])
+        self._name = _name(name)
         now = datetime.now(UTC)
         self._root = (
             x509.CertificateBuilder()
@@ -91,15 +93,18 @@ class Forge:
         client: bool = True,
         self_signed: bool = False,
         rsa_bits: int = 0,
+        curve: ec.EllipticCurve | None = None,
+        subject: str = "",
     ) -> Pair:
         """Return a certificate with these SANs, valid between two moments counted from now.
 
         Without `client` it is for servers alone; a `self_signed` one is its own issuer. With `rsa_bits` its
-        key is an RSA key of this length.
+        key is an RSA key of this length, with `curve` an ECDSA key on this curve instead of P-256. A
+        `subject` is the organisation in its otherwise empty name.
         """
         now = datetime.now(UTC)
         key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = (
-            self._key if self_signed else ec.generate_private_key(ec.SECP256R1())
+            self._key if self_signed else ec.generate_private_key(curve or ec.SECP256R1())
         )
         if rsa_bits:
             key = rsa.generate_private_key(65537, rsa_bits)
@@ -107,7 +112,7 @@ class Forge:
         names += [x509.DNSName(each) for each in dns]
         builder = (
             x509.CertificateBuilder()
-            .subject_name(self._name if self_signed else x509.Name([]))
+            .subject_name(self._name if self_signed else _name(subject))
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
@@ -131,6 +136,11 @@ class Forge:
                 serialization.NoEncryption(),
             ),
         )
+
+
+def _name(organisation: str) -> x509.Name:
+    attribute = x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, organisation)
+    return x509.Name([attribute] if organisation else [])
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 
 from meshscrape.envoy import bounds, names
 from meshscrape.envoy.options import SidecarOptions
-from meshscrape.envoy.resources import authorization, clusters, http, listeners, logs, routes, tls
+from meshscrape.envoy.resources import (
+    authorization,
+    client_keys,
+    clusters,
+    http,
+    listeners,
+    logs,
+    routes,
+    tls,
+)
 from meshscrape.envoy.resources.values import Resource, pipe_address, socket_address
 from meshscrape.istio.names import MERGED_PATH
 
@@ -36,15 +45,22 @@ DENIAL_LOG = {
     "status": "%RESPONSE_CODE%",
     "details": "%RESPONSE_CODE_DETAILS%",
 }
-HANDSHAKE_LOG = {
+_CONNECTION = {
     "time": "%START_TIME%",
-    "event": "handshake failed",
     "port": "%DOWNSTREAM_LOCAL_ADDRESS%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS%",
     "uri_san": "%DOWNSTREAM_PEER_URI_SAN%",
     "dns_san": "%DOWNSTREAM_PEER_DNS_SAN%",
-    "reason": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%",
 }
+CONNECTION_LOGS = (
+    logs.handshake_log(
+        {**_CONNECTION, "event": "handshake failed", "reason": "%DOWNSTREAM_TRANSPORT_FAILURE_REASON%"}
+    ),
+    logs.connection_denial_log(
+        {**_CONNECTION, "event": "refused", "reason": "the client's RSA key has fewer than 2048 bits"}
+    ),
+)
+"""A line for each connection to a secure port that ended before its first request was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +115,12 @@ def metrics_listener(options: SidecarOptions, port: MetricsPort) -> Resource:
         if port.secure
         else None
     )
-    chain = listeners.filter_chain(http.connection_manager(manager), transport_socket=socket)
-    failures = [logs.handshake_log(HANDSHAKE_LOG)] if port.secure else []
+    chain = listeners.filter_chain(
+        http.connection_manager(manager),
+        transport_socket=socket,
+        before=client_keys.strong_keys_only() if port.secure else (),
+    )
+    failures = CONNECTION_LOGS if port.secure else ()
     return listeners.listener(name, port.addresses, port.port, [chain], access_log=failures)
 
 

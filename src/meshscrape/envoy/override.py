@@ -111,7 +111,9 @@ def _listener(
     )
     secrets = _secrets()
     socket = tls.mutual_tls_server(
-        {"name": _CERTIFICATE, "sds_config": secrets}, {"name": _ROOTS, "sds_config": secrets}
+        {"name": _CERTIFICATE, "sds_config": secrets},
+        {"name": _ROOTS, "sds_config": secrets},
+        few_signatures=True,
     )
     chain = listeners.filter_chain(http.connection_manager(manager), transport_socket=socket)
     resource = listeners.listener(name, options.addresses, port, [chain])

@@ -95,10 +95,11 @@ CATALOGUE: tuple[Refusal, ...] = (
         _tls("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"), _SEEN,
     ),
     Refusal(
+        # In TLS 1.3 the refusal comes after the handshake, and Envoy has no word for it: "connection-lost".
         "scraper-not-accepted", 503,
         "the target refuses the scraper's certificate in TLS",
         "see that the scraper's certificate is valid and that the target trusts its root",
-        _tls("ALERT"), _SEEN,
+        f"{_tls('ALERT')} && !({_tls('ON_CLIENT_HELLO', 'PROTOCOL_VERSION')})", _SEEN,
     ),
     Refusal(
         "no-scraper-certificate", 503, "the proxy's Envoy has no certificate to present",
@@ -131,7 +132,7 @@ CATALOGUE: tuple[Refusal, ...] = (
     ),
     Refusal(
         "connection-lost", 503, "the target ended the connection instead of answering",
-        "see the target's log; a target that is just ending does this",
+        "see the target's log: it is ending, or it does not accept the scraper's certificate",
         _details("upstream_reset", "connection_termination"), _DETAIL,
     ),
     Refusal(

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from meshscrape.envoy import bounds, names
-from meshscrape.envoy.metrics_listeners import DENIAL_LOG, HANDSHAKE_LOG
+from meshscrape.envoy.metrics_listeners import CONNECTION_LOGS, DENIAL_LOG
 from meshscrape.envoy.options import GatewayRoute, SidecarOptions, Upstream
-from meshscrape.envoy.resources import authorization, clusters, http, listeners, logs, routes, tls
+from meshscrape.envoy.resources import (
+    authorization,
+    client_keys,
+    clusters,
+    http,
+    listeners,
+    logs,
+    routes,
+    tls,
+)
 from meshscrape.envoy.resources.values import Resource, socket_address
 from meshscrape.istio.settings import InboundPort
 
@@ -39,13 +48,14 @@ def inbound_listener(options: SidecarOptions, inbound: InboundPort) -> Resource:
     plain = _inbound_manager(name, inbound_name(inbound), bounds.PLAIN_TRAFFIC)
     socket = tls.mutual_tls_server(names.certificate(options), names.mesh_roots(options))
     share = listeners.connection_share(f"{name}_plaintext", bounds.PLAIN_SHARE)
+    keys = client_keys.strong_keys_only()
     match inbound.mode:
         case "STRICT":
-            chains = [listeners.filter_chain(secure, transport_socket=socket)]
+            chains = [listeners.filter_chain(secure, transport_socket=socket, before=keys)]
         case "PERMISSIVE":
             chains = [
-                listeners.filter_chain(secure, transport_socket=socket, protocol="tls"),
-                listeners.filter_chain(plain, protocol="raw_buffer", share=share),
+                listeners.filter_chain(secure, transport_socket=socket, protocol="tls", before=keys),
+                listeners.filter_chain(plain, protocol="raw_buffer", before=[share]),
             ]
         case "DISABLE":
             chains = [listeners.filter_chain(plain)]
@@ -55,7 +65,7 @@ def inbound_listener(options: SidecarOptions, inbound: InboundPort) -> Resource:
         inbound.port,
         chains,
         inspect_tls=inbound.mode == "PERMISSIVE",
-        access_log=[] if inbound.mode == "DISABLE" else [logs.handshake_log(HANDSHAKE_LOG)],
+        access_log=() if inbound.mode == "DISABLE" else CONNECTION_LOGS,
     )
 
 

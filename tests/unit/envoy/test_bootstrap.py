@@ -99,7 +99,8 @@ def test_the_process_is_bounded_by_the_sum_of_its_listeners(options: SidecarOpti
     """A flood of one port cannot use up the connections of another."""
     config: Any = bootstrap(options)
     (monitor,) = of_type(config, "DownstreamConnectionsConfig")
-    limits = config["layered_runtime"]["layers"][0]["static_layer"].values()
+    runtime = config["layered_runtime"]["layers"][0]["static_layer"].items()
+    limits = [value for name, value in runtime if name.endswith("connection_limit")]
     assert monitor["max_active_downstream_connections"] == sum(limits)
 
 

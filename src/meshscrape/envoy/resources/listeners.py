@@ -67,16 +67,14 @@ def filter_chain(
     *,
     transport_socket: Resource | None = None,
     protocol: str | None = None,
-    share: Resource | None = None,
+    before: Sequence[Resource] = (),
 ) -> Resource:
     """Return a filter chain for HTTP, over `transport_socket` or in plaintext.
 
     `protocol` ("tls" or "raw_buffer") selects the connections where the listener inspects their first bytes.
-    `share` is a `connection_share`.
+    The network filters `before` see each connection first.
     """
-    chain: Resource = {
-        "filters": [*([share] if share else []), {"name": _HCM, "typed_config": manager}],
-    }
+    chain: Resource = {"filters": [*before, {"name": _HCM, "typed_config": manager}]}
     if transport_socket is not None:
         chain["transport_socket"] = transport_socket
         chain["transport_socket_connect_timeout"] = seconds(HANDSHAKE_TIMEOUT)

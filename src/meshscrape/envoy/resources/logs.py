@@ -26,6 +26,11 @@ def handshake_log(fields: Mapping[str, str]) -> Resource:
     return _standard_error(condition("connection.transport_failure_reason != ''"), fields)
 
 
+def connection_denial_log(fields: Mapping[str, str]) -> Resource:
+    """Return the log with a line for each connection that a network RBAC filter closed."""
+    return _standard_error(condition("connection.termination_details.startsWith('rbac_')"), fields)
+
+
 def file_log(path: str, fields: Mapping[str, str]) -> Resource:
     """Return the log with a line for each answer, in the file or named pipe at `path`."""
     log = typed(

@@ -7,15 +7,22 @@ from meshscrape.envoy.resources.values import Resource, typed
 _TLS = "envoy.extensions.transport_sockets.tls.v3"
 _NAME = "envoy.transport_sockets.tls"
 _ALPN = ["h2", "http/1.1"]
+# RSA signs with SHA-512 only, for which RFC 8017 (9.1.1) needs a key of 1034 bits: keys of 1024 cannot.
+_SIGNATURES = ["ecdsa_secp256r1_sha256", "ecdsa_secp384r1_sha384", "rsa_pss_rsae_sha512"]
+# P-384 is not in Envoy's default. As a TLS 1.2 client it would refuse a server's certificate on that curve.
+_CLIENT_CURVES = ["X25519MLKEM768", "X25519", "P-256", "P-384"]
 
 
-def mutual_tls_server(certificate: Resource, roots: Resource) -> Resource:
+def mutual_tls_server(certificate: Resource, roots: Resource, *, few_signatures: bool = False) -> Resource:
     """Return a listener's transport socket that requires a client certificate below `roots`.
 
-    Both arguments are secret references. Sessions are never resumed: resumption skips the check of the
-    client's certificate, so an expired client would still get in.
+    `certificate` and `roots` are secret references. Sessions are never resumed: resumption skips the check
+    of the client's certificate, so an expired client would still get in. With `few_signatures` a client with
+    an RSA key of 1024 bits cannot prove that it has the key. Nor can a Java client whose key manager is
+    "PKIX" when its chain has PKCS #1 signatures, so this is for scrapers and not for applications.
     """
-    common = _common(certificate, {"validation_context_sds_secret_config": roots}, _ALPN)
+    parameters: Resource = {"signature_algorithms": _SIGNATURES} if few_signatures else {}
+    common = _common(certificate, {"validation_context_sds_secret_config": roots}, _ALPN, parameters)
     context = typed(
         f"{_TLS}.DownstreamTlsContext",
         common_tls_context=common,
@@ -27,20 +34,28 @@ def mutual_tls_server(certificate: Resource, roots: Resource) -> Resource:
 
 
 def mutual_tls_client(certificate: Resource, roots: Resource, uri: str) -> Resource:
-    """Return a cluster's transport socket that accepts only a server whose URI SAN is exactly `uri`."""
+    """Return a cluster's transport socket that accepts only a server whose URI SAN is exactly `uri`.
+
+    Envoy's default for a client is TLS 1.2 at most, which a server may refuse.
+    """
     expected = {"san_type": "URI", "matcher": {"exact": uri}}
     combined = {
         "default_validation_context": {"match_typed_subject_alt_names": [expected]},
         "validation_context_sds_secret_config": roots,
     }
-    common = _common(certificate, {"combined_validation_context": combined}, ["http/1.1"])
+    parameters: Resource = {
+        "tls_maximum_protocol_version": "TLSv1_3",
+        "ecdh_curves": _CLIENT_CURVES,
+        "signature_algorithms": _SIGNATURES,
+    }
+    common = _common(certificate, {"combined_validation_context": combined}, ["http/1.1"], parameters)
     context = typed(f"{_TLS}.UpstreamTlsContext", common_tls_context=common, max_session_keys=0)
     return {"name": _NAME, "typed_config": context}
 
 
-def _common(certificate: Resource, validation: Resource, alpn: list[str]) -> Resource:
+def _common(certificate: Resource, validation: Resource, alpn: list[str], parameters: Resource) -> Resource:
     return {
-        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", **parameters},
         "tls_certificate_sds_secret_configs": [certificate],
         "alpn_protocols": alpn,
         **validation,
