@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import replace
 
 import click
 from rich.console import RenderableType
@@ -13,12 +13,14 @@ from rich.text import Text
 
 from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.cli.output import console, print_document
+from meshscrape.cli.pipeline import FORMATS, pipeline_options, print_results, read_options
 from meshscrape.errors import InputError
 from meshscrape.istio.versions import parse_version
 from meshscrape.observe import observe
-from meshscrape.observe.model import ObservedJob, Pitfall
+from meshscrape.observe.model import ObservedJob, Pitfall, Severity
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.observation_document import observation_document
+from meshscrape.observe.reporting.results import pitfall_results
 from meshscrape.observe.workload import ObservedWorkload
 
 _STYLES = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
@@ -39,18 +41,21 @@ _COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), 
 @click.option(
     "-o",
     "--output",
-    type=click.Choice(["table", "wide", "json", "yaml"]),
+    type=click.Choice(["table", "wide", "json", "yaml", *FORMATS]),
     default="table",
     show_default=True,
     help="Print tables for people (wide: nothing is folded), or one document for programs.",
 )
+@pipeline_options
 def command(
-    files: tuple[str, ...], istio_version: str | None, output: Literal["table", "wide", "json", "yaml"]
-) -> int:
+    files: tuple[str, ...], istio_version: str | None, output: str, fail_on: Severity | None,
+    suppress: tuple[str, ...], ignore_annotations: bool,
+) -> int:  # fmt: skip
     """Report what a cluster contains and which known pitfalls apply.
 
     The input is the current context's cluster, or with -f manifests or a dump of `kubectl get -A -o yaml`;
-    docs/observe.md lists the kinds. Nothing is changed.
+    docs/observe.md lists the kinds. Nothing is changed. Exit codes: 0 observed, 1 --fail-on found something,
+    2 could not run.
     """
     if istio_version is not None and not parse_version(istio_version).known:
         raise InputError(
@@ -58,12 +63,20 @@ def command(
             where="--istio-version",
             remedy="write it as 1.31.0",
         )
-    observation = observe(read_inventory(files), istio_version=istio_version)
-    if output in ("json", "yaml"):
-        print_document(observation_document(observation), output)
+    asked = read_options(fail_on, suppress, ignore_annotations)
+    inventory = read_inventory(files)
+    observation = observe(inventory, istio_version=istio_version)
+    results = asked.judge(pitfall_results(observation, inventory), inventory)
+    counted = [pair for pair in zip(observation.pitfalls, results, strict=True) if not pair[1].suppressed]
+    shown = replace(observation, pitfalls=tuple(pitfall for pitfall, _ in counted))
+    if output in FORMATS:
+        print_results(results, output, "observe", fail_on)
+    elif output in ("json", "yaml"):
+        hidden = tuple(each for each in results if each.suppressed)
+        print_document(observation_document(shown, hidden), output)
     else:
-        _print(observation, wide=output == "wide")
-    return 0
+        _print(shown, wide=output == "wide")
+    return 1 if asked.failed(results) else 0
 
 
 def _print(observation: Observation, *, wide: bool) -> None:

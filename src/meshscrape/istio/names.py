@@ -34,6 +34,7 @@ DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
 
 # Annotations of meshscrape.
 LOCAL_COMMAND = "meshscrape.io/local-command"
+SUPPRESS = "meshscrape.io/suppress"
 # A new value makes the pods restart, because Envoy reads a bootstrap override at its start only.
 BOOTSTRAP_CHECKSUM = "meshscrape.io/bootstrap-checksum"
 

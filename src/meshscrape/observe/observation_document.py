@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from meshscrape.istio.names import DOCUMENT_VERSION
@@ -17,11 +18,17 @@ from meshscrape.observe.model import (
     Scraper,
 )
 from meshscrape.observe.observation import Observation
+from meshscrape.observe.reporting.results import PipelineResult
 from meshscrape.observe.workload import ObservedWorkload
 
 
-def observation_document(observation: Observation) -> dict[str, Any]:
-    """Return the observation for `json.dumps`: plain data, the same for the same objects."""
+def observation_document(
+    observation: Observation, suppressed: Iterable[PipelineResult] = ()
+) -> dict[str, Any]:
+    """Return the observation for `json.dumps`: plain data, the same for the same objects.
+
+    `suppressed` are the results that were taken out of its pitfalls.
+    """
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": "Observation",
@@ -42,6 +49,15 @@ def observation_document(observation: Observation) -> dict[str, Any]:
         ],
         "prometheusOperator": _operator(observation.operator_version),
         "pitfalls": [_pitfall(pitfall) for pitfall in observation.pitfalls],
+        "suppressed": [
+            {
+                "code": each.code,
+                "severity": each.severity,
+                "object": ref_document(each.ref),
+                "by": each.suppressed,
+            }
+            for each in suppressed
+        ],
     }
 
 

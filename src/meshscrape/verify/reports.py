@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from io import StringIO
 from itertools import groupby
@@ -15,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshscrape.istio.names import DOCUMENT_VERSION
+from meshscrape.observe.reporting.junit import xml_text
 from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, count
 
 Format: TypeAlias = Literal["table", "json", "junit"]
@@ -26,8 +26,6 @@ _WORDS: Mapping[Outcome, tuple[str, str]] = {
     "blocked": ("blocked", "dim"),
     "noted": ("note", "yellow"),
 }
-# What XML 1.0 cannot hold even escaped.
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def render(report: Report, form: Format, *, color: bool = False, width: int = 120) -> str:
@@ -126,7 +124,7 @@ def _junit(report: Report) -> str:
         "testsuites", _counts(report.checks), name="meshscrape verify", time=f"{report.seconds:.3f}"
     )
     for workload, results in grouped(report.checks):
-        name = _xml(workload or "mesh")
+        name = xml_text(workload or "mesh")
         suite = SubElement(
             root,
             "testsuite",
@@ -143,18 +141,18 @@ def _junit(report: Report) -> str:
 def _test_case(suite: Element, workload: str, result: CheckResult) -> None:
     """Add one result. Unchecked ones are errors, because test runners treat skipped tests as harmless."""
     case = SubElement(
-        suite, "testcase", name=_xml(f"{result.check} {result.target}".rstrip()), classname=workload
+        suite, "testcase", name=xml_text(f"{result.check} {result.target}".rstrip()), classname=workload
     )
-    detail = _xml(f"seen: {result.seen}\nexpected: {result.expected}\ndo: {result.remedy}\n")
+    detail = xml_text(f"seen: {result.seen}\nexpected: {result.expected}\ndo: {result.remedy}\n")
     match result.outcome:
         case "failed":
-            SubElement(case, "failure", message=_xml(result.seen), type=result.severity).text = detail
+            SubElement(case, "failure", message=xml_text(result.seen), type=result.severity).text = detail
         case "skipped":
-            SubElement(case, "error", message=_xml(result.seen), type="unchecked").text = detail
+            SubElement(case, "error", message=xml_text(result.seen), type="unchecked").text = detail
         case "blocked":
-            SubElement(case, "skipped", message=_xml(result.seen))
+            SubElement(case, "skipped", message=xml_text(result.seen))
         case _:
-            SubElement(case, "system-out").text = _xml(f"seen: {result.seen}\n")
+            SubElement(case, "system-out").text = xml_text(f"seen: {result.seen}\n")
 
 
 def _counts(results: Iterable[CheckResult]) -> dict[str, str]:
@@ -175,7 +173,3 @@ def grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]
         order.setdefault(each.workload, len(order))
     arranged = sorted(listed, key=lambda each: order[each.workload])
     return [(name, list(group)) for name, group in groupby(arranged, key=lambda each: each.workload)]
-
-
-def _xml(text: str) -> str:
-    return _NOT_XML.sub("?", text)
