@@ -4,6 +4,9 @@ BIN := .venv/bin
 MESH ?=
 ARGS ?=
 
+# Without compiled files on disk, each of some hundred processes that the tests start compiles what it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup up upstream test unit soak mutation lint check bench lock image clean \
   conformance conformance-core cluster
 

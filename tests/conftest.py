@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -13,6 +14,9 @@ from support.upstream import ABSENT, CRDS
 # As much as a user may have without asking; the usual soft limit of 1024 is for programs that use select(2).
 _, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (HARD, HARD))
+
+# A shell lets its background jobs ignore SIGINT, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("meshscrape", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshscrape")

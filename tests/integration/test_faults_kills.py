@@ -161,5 +161,12 @@ def test_the_scrape_proxy(mesh: Up, victim: str) -> None:
     eventually(lambda: not os.path.exists(f"/proc/{before['envoy']}"), within=BACK_WITHIN, what="Envoy's end")
     assert_whole(mesh, whole)
     until_scraped(mesh, "", 7)
+
+    def replaced() -> dict[str, int] | None:
+        now: dict[str, int] = mesh.document()["scrapeProxy"]["pids"]
+        return now if all(now.values()) and now["envoy"] != before["envoy"] else None
+
+    after = eventually(replaced, what="a new Envoy in the status document")
+    assert (after["proxy"] == before["proxy"]) is (victim == "envoy")
     assert {title: pids(mesh, title) for title in kept} == kept
     assert Path(mesh.document()["scrapeProxy"]["tokenFile"]).read_text() == token

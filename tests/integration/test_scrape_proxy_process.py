@@ -248,32 +248,6 @@ def _values(url: str, query: str, label: str) -> dict[str, str]:
     return {each["metric"][label]: each["value"][1] for each in document["data"]["result"]}
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """An example mesh of its own: processes of it are killed."""
-    state = tmp_path_factory.mktemp("mesh") / "state"
-    with running_up(state, str(EXAMPLE), "--scrape-interval", "1s", "--quiet") as up:
-        up.wait_for_phase("Ready")
-        up.wait_until_up()
-        yield up
-
-
-@pytest.mark.parametrize("victim", ["envoy", "proxy"])
-def test_the_meshs_own_proxy_comes_back(mesh: Up, victim: str) -> None:
-    """Killed under scraping by Prometheus: back with the same token, and every target is up again."""
-    before = mesh.document()["scrapeProxy"]["pids"]
-    os.kill(before[victim], signal.SIGKILL)
-    eventually(lambda: not _runs(before["envoy"]))
-
-    def replaced() -> bool:
-        pids = mesh.document()["scrapeProxy"]["pids"]
-        return bool(pids["proxy"] and pids["envoy"]) and pids["envoy"] != before["envoy"]
-
-    eventually(replaced, what="a new Envoy in the status document")
-    mesh.wait_until_up()
-    assert (mesh.document()["scrapeProxy"]["pids"]["proxy"] == before["proxy"]) is (victim == "envoy")
-
-
 def test_direct_scraping_is_there_when_asked_for(tmp_path: Path) -> None:
     """--direct: no scrape proxy, https targets, and a warning."""
     with running_up(tmp_path / "state", str(EXAMPLE), "--direct", "--scrape-interval", "1s") as up:

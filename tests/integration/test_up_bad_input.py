@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from meshscrape.cli.up import command
+from meshscrape.errors import MeshscrapeError
 from support.mesh import SECURE, meshscrape, prometheus_manifest, workload_manifest, write_mesh
 
 GOOD = workload_manifest("sleeper", metadata=SECURE)
@@ -33,15 +35,25 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_manifest_is_one_line_and_exit_code_2(tmp_path: Path, case: str) -> None:
-    """The line names the file and the mistake; no state directory, no process."""
+    """The line names the file and the mistake; no state directory, no process. Run in this process."""
     text, expected = CASES[case]
     manifest = write_mesh(tmp_path / "mesh.yaml", text)
     state = tmp_path / "state"
-    done = meshscrape("up", "--state", str(state), str(manifest))
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    assert expected in done.stderr and "Traceback" not in done.stderr
+    with pytest.raises(MeshscrapeError) as refused:
+        command.main(["--quiet", "--state", str(state), str(manifest)], standalone_mode=False)
+    assert refused.value.exit_code == 2
+    assert expected in str(refused.value)
+    assert "\n" not in str(refused.value)
     assert not state.exists()
+
+
+def test_a_bad_manifest_is_one_line_of_the_command(tmp_path: Path) -> None:
+    """What the tests above raise is one line on standard error."""
+    manifest = write_mesh(tmp_path / "mesh.yaml", CASES["unknown setting"][0])
+    done = meshscrape("up", "--state", str(tmp_path / "state"), str(manifest))
+    assert done.returncode == 2
+    assert "MESHSCRAPE_SCRAPER" in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import logging
 import signal
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -15,14 +16,14 @@ from rich.live import Live
 from meshscrape.cli.output import WHY_HTTP, console, health_of, mesh_view, print_document, say, workload_line
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
-from meshscrape.cli.verify import ProgressBar, print_report
 from meshscrape.errors import InputError
 from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions
 from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
 from meshscrape.system import life
 from meshscrape.system.clock import utcnow
-from meshscrape.verify.findings import Report
-from meshscrape.verify.run import VerifyOptions, verify
+
+if TYPE_CHECKING:
+    from meshscrape.verify.findings import Report
 
 REFRESH = 0.5
 
@@ -126,6 +127,8 @@ async def _show(options: UpOptions, shown: list[LocalMesh]) -> int:
 
 async def _check(options: UpOptions) -> int:
     """Start the mesh, prove it and stop it; return 0 when verify finds nothing, else 1."""
+    from meshscrape.cli.verify import print_report
+
     async with prepared_mesh(options.mesh, options.state, options.report) as mesh:
         running = asyncio.create_task(mesh.run())
         proof = asyncio.create_task(_prove(mesh, options))
@@ -143,6 +146,10 @@ async def _check(options: UpOptions) -> int:
 
 
 async def _prove(mesh: LocalMesh, options: UpOptions) -> Report:
+    # Only --check needs these: they are a fifth of what `up` would import.
+    from meshscrape.cli.verify import ProgressBar
+    from meshscrape.verify.run import VerifyOptions, verify
+
     await wait_until_ready(mesh)
     options.report("every workload is ready; waiting for Prometheus")
     for job, url, known in await wait_until_up(mesh, options.report):

@@ -24,7 +24,7 @@ READ: Mapping[str, tuple[str, ...]] = {
     "admissionregistration.k8s.io": ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"),
     names.ISTIO_NETWORKING: ALL,
     names.ISTIO_SECURITY: ALL,
-    "telemetry.istio.io": ALL,
+    names.ISTIO_TELEMETRY: ALL,
     "extensions.istio.io": ALL,
     names.ISTIO_INSTALL: ALL,
     names.ASM_GROUP: ALL,

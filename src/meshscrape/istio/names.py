@@ -56,6 +56,7 @@ OPERATED_BY = "operator.prometheus.io/name"
 # API groups.
 ISTIO_NETWORKING = "networking.istio.io"
 ISTIO_SECURITY = "security.istio.io"
+ISTIO_TELEMETRY = "telemetry.istio.io"
 ASM_GROUP = "istio.alibabacloud.com"
 NETWORKING_GROUP = "networking.k8s.io"
 ISTIO_INSTALL = "install.istio.io"

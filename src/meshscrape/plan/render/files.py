@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from meshscrape.istio.names import ASM_GROUP, DEPLOYMENT_REVISION, ISTIO_NETWORKING, ISTIO_SECURITY
+from meshscrape.istio.names import (
+    ASM_GROUP,
+    DEPLOYMENT_REVISION,
+    ISTIO_NETWORKING,
+    ISTIO_SECURITY,
+    ISTIO_TELEMETRY,
+)
 from meshscrape.kube import objects
 from meshscrape.kube.objects import LAST_APPLIED, Object, Ref, stable
 from meshscrape.kube.yaml_text import dump
@@ -15,7 +21,7 @@ from meshscrape.plan.render.diff import plan_text
 OVERVIEW = "PLAN.txt"
 HEAD = "# Made by meshscrape render: apply one directory after the other, in order.\n\n"
 # ASM keeps Istio's objects in an API server of its own.
-_CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, "telemetry.istio.io")
+_CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, ISTIO_TELEMETRY)
 # Controllers count in these annotations: applied from a file, they would set it back.
 _NUMBERED = (DEPLOYMENT_REVISION, "deprecated.daemonset.template.generation")
 ORIGINALS = "originals"
