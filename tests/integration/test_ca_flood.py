@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import time
+import urllib.error
+import urllib.request
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
 
 import pytest
 
+from meshscrape.prometheus.config import CA_JOB
+from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from meshscrape.spiffe.certificates import make_csr
 from meshscrape.spiffe.ids import workload_id
 from meshscrape.spiffe.keys import generate_key
 from meshscrape.system.ca_client import create_certificate
 from support.ca import CaProcess, ca_process
 from support.flooding import Reached, flooded
+from support.polling import eventually
 from support.rotating import Serials, short_lived_mesh
 from support.scrapes import Watch
 
 pytestmark = pytest.mark.timeout(240)
+CROWDED = {rule["alert"]: rule["expr"] for group in rule_groups(RuleOptions()) for rule in group["rules"]}[
+    "MeshCaCrowded"
+]
 RENEWALS = 40
 # What an agent waits for an answer before it tries again.
 DEADLINE = 10.0
@@ -47,6 +55,26 @@ def test_no_target_goes_down_under_a_flood(tmp_path: Path) -> None:
     print(f"{flood}: {sum(serials.rotations.values())} rotations, {account}")
     assert account.failed == 0 and account.fewest_samples > 0
     assert_flooded(flood)
+
+
+def test_a_flood_fires_the_alert_in_the_meshs_prometheus(tmp_path: Path) -> None:
+    """Prometheus scrapes the CA itself: nobody can without the token, and it sees the flood."""
+    with short_lived_mesh(tmp_path, ttl="1h") as up:
+        eventually(lambda: up.query(f'up{{job="{CA_JOB}"}} == 1'), what="a scrape of the CA")
+        assert up.query(CROWDED) == []
+        (job,) = [job for job in up.prometheus_config()["scrape_configs"] if job["job_name"] == CA_JOB]
+        assert _get(f"http://{job['static_configs'][0]['targets'][0]}/metrics") == 401
+        with flooded(up.document()["ca"]["address"], tmp_path / "flood.log", silent=2500, rate=0):
+            found = eventually(lambda: up.query(CROWDED), within=60, what="the alert")
+        assert {"instance", "stage"} <= set(found[0]["metric"])
+
+
+def _get(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def assert_flooded(flood: Reached) -> None:

@@ -19,7 +19,7 @@ from meshscrape.system.proc import child_named
 from support.kills import BACK_WITHIN, assert_whole, kill, pids, programs, prometheus_pid
 from support.mesh import SECURE, Up, prometheus_manifest, running_up, workload_manifest, write_mesh
 from support.polling import eventually
-from support.scrapes import Watch
+from support.scrapes import WORKLOADS, Watch
 
 WEB, PROMETHEUS = "default/web", "istio-system/prometheus"
 OTHERS = ("default/shop", "default/cart")
@@ -160,7 +160,7 @@ def test_the_scrape_proxy(mesh: Up, victim: str) -> None:
     kill(before[victim])
     eventually(lambda: not os.path.exists(f"/proc/{before['envoy']}"), within=BACK_WITHIN, what="Envoy's end")
     assert_whole(mesh, whole)
-    until_scraped(mesh, "", 7)
+    until_scraped(mesh, WORKLOADS, 7)
 
     def replaced() -> dict[str, int] | None:
         now: dict[str, int] = mesh.document()["scrapeProxy"]["pids"]

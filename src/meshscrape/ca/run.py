@@ -27,6 +27,7 @@ from meshscrape.errors import InputError
 from meshscrape.istio.host_port import host_port, parse_host_port
 from meshscrape.istio.names import ROOTS_FILE
 from meshscrape.spiffe.ids import check_trust_domain
+from meshscrape.system.bearer import carries, load_token
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import DirectoryLock, private_dir
 from meshscrape.system.http.server import HttpServer, Request, Response, routes
@@ -44,6 +45,7 @@ class CaOptions:
     """The options of one CA process.
 
     `directory` belongs to it alone (0700); `listen` and `metrics` are `ADDRESS:PORT` (port 0: any free one);
+    `metrics_token` is the file of the bearer token that requests for metrics need (None: they need none);
     `names` are the DNS names and IP addresses that callers use; `jwks` is the token issuer's key set
     (None: `jwks.json` in the directory); `operator` replaces the self-signed root; `limits` bound the
     connections.
@@ -58,6 +60,7 @@ class CaOptions:
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     operator: OperatorFiles | None = None
     metrics: str | None = None
+    metrics_token: Path | None = None
     limits: Limits = field(default_factory=Limits)
 
 
@@ -89,7 +92,8 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
         service = CertificateService(authority, tokens, options.lifetimes, metrics, utcnow)
         metrics_address = None
         if metrics_at:
-            endpoint = await stack.enter_async_context(_metrics_endpoint(metrics, metrics_at))
+            token = load_token(options.metrics_token) if options.metrics_token else None
+            endpoint = await stack.enter_async_context(_metrics_endpoint(metrics, metrics_at, token))
             metrics_address = host_port(*endpoint.addresses[0])
         listening = listen_tcp(host, port, BACKLOG, receive_buffer=RECEIVE_BUFFER)
         address = host_port(*listening.getsockname()[:2])
@@ -144,8 +148,10 @@ def _token_authenticator(options: CaOptions) -> TokenAuthenticator:
     return TokenAuthenticator(JwksFile(path), options.issuer, options.trust_domain)
 
 
-def _metrics_endpoint(metrics: Metrics, at: tuple[str, int]) -> HttpServer:
+def _metrics_endpoint(metrics: Metrics, at: tuple[str, int], token: str | None) -> HttpServer:
     async def answer(request: Request) -> Response:
+        if token is not None and not carries(request, token):
+            return Response(401, b"no bearer token, or another\n", headers={"WWW-Authenticate": "Bearer"})
         return Response(200, metrics.render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     return HttpServer(routes({"/metrics": answer}), addresses=[at])

@@ -118,6 +118,11 @@ def token(directory: Path, account: str, lifetime: str, output: Path | None) -> 
 @click.option(
     "--metrics", metavar="ADDRESS:PORT", help="Serve the CA's own metrics here in plaintext [default: off]."
 )
+@click.option(
+    "--metrics-token",
+    type=_PATH,
+    help="Require the bearer token in this file (0600, made if missing) for --metrics [default: no token].",
+)
 def serve(
     directory: Path,
     trust_domain: str,
@@ -132,6 +137,7 @@ def serve(
     chain: Path | None,
     root: Path | None,
     metrics: str | None,
+    metrics_token: Path | None,
 ) -> None:
     """Serve CreateCertificate until SIGTERM, SIGINT or SIGHUP.
 
@@ -150,6 +156,7 @@ def serve(
         lifetimes=Lifetimes(_positive(default_ttl, "--default-ttl"), _positive(max_ttl, "--max-ttl")),
         operator=_operator(cert, key, chain, root),
         metrics=metrics,
+        metrics_token=metrics_token,
     )
     life.run(serve_ca(options, _say_ready))
     print("meshscrape ca: stopped", file=sys.stderr)

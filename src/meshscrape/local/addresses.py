@@ -16,6 +16,7 @@ from meshscrape.errors import InputError, UnavailableError
 FIRST_OCTET, LAST_OCTET = 20, 250
 MOST_WORKLOADS = 250
 CA_PORT = 15012
+CA_METRICS_PORT = 15014
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Subnet:
     def ca_address(self) -> str:
         """Return where the mesh's CA listens, `host:port`."""
         return f"127.{self.octet}.0.1:{CA_PORT}"
+
+    @property
+    def ca_metrics_address(self) -> str:
+        """Return where the mesh's CA serves its metrics, `host:port`."""
+        return f"127.{self.octet}.0.1:{CA_METRICS_PORT}"
 
     def allocate(self, workload: str) -> AddressPair:
         """Return the workload's pair, or the lowest free one. Raises InputError when all are in use."""

@@ -46,6 +46,8 @@ class CaProcess:
         argv = [sys.executable, "-m", "meshscrape", "ca", "serve", "--dir", str(self._state.ca)]
         argv += ["--listen", self._site.ca_address, "--trust-domain", self._trust_domain]
         argv += ["--jwks", str(self._state.run / "issuer" / JWKS), "--issuer", LOCAL_ISSUER]
+        argv += ["--metrics", self._site.ca_metrics.address]
+        argv += ["--metrics-token", self._site.ca_metrics.token_file]
         host, _ = parse_host_port(self._site.ca_address)
         for name in (host, *CA_NAMES):
             argv += ["--dns", name]

@@ -16,6 +16,7 @@ from meshscrape.kube.mesh_spec import MeshSpec, Workload, agent_environment
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import command, substitute
 from meshscrape.local.prometheus import ScrapeProxyPlace
+from meshscrape.prometheus.config import CaMetrics
 from meshscrape.prometheus.targets import ScrapedWorkload
 
 PROMETHEUS = "prometheus"
@@ -32,6 +33,7 @@ class Site:
 
     run: Path
     ca_address: str
+    ca_metrics: CaMetrics
     ca_root: Path
     environment: Mapping[str, str]
     prometheus: Path | None = None

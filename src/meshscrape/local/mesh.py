@@ -28,7 +28,7 @@ from meshscrape.local.state import StateDirectory
 from meshscrape.local.status_document import mesh_document, proxy_entry, workload_entry
 from meshscrape.local.traffic import trickle
 from meshscrape.local.workload import RunningWorkload
-from meshscrape.prometheus.config import DirectScrapes
+from meshscrape.prometheus.config import CaMetrics, DirectScrapes
 from meshscrape.system.followed import FollowedFile
 from meshscrape.system.life import first_failure
 from meshscrape.system.net import check_free
@@ -95,6 +95,7 @@ class LocalMesh:
         self._site = Site(
             run=state.run,
             ca_address=subnet.ca_address,
+            ca_metrics=CaMetrics(subnet.ca_metrics_address, str(state.run / "ca-metrics-token")),
             ca_root=state.ca / ROOTS_FILE,
             environment=base_environment(options.environment),
             envoy=options.environment.get(MESHSCRAPE_ENVOY, ""),
@@ -115,8 +116,9 @@ class LocalMesh:
             found = await ensure_prometheus(self._options.environment, self._report)
             self._site = replace(self._site, prometheus=found.server)
             self._plans = self._plan(mesh)
-        host, port = parse_host_port(self._subnet.ca_address)
-        check_free([(host, port)], {port: "let it listen on another address than the CA's"})
+        for address in (self._subnet.ca_address, self._subnet.ca_metrics_address):
+            host, port = parse_host_port(address)
+            check_free([(host, port)], {port: "let it listen on another address than the CA's"})
         for plan in self._plans.values():
             _check(plan)
 
@@ -215,7 +217,7 @@ class LocalMesh:
         if plan is not None:
             direct = DirectScrapes(str(plan.scraper_credentials), str(self.files.targets_directory))
             through = plan.scrape_proxy.jobs if plan.scrape_proxy else direct
-            self.files.write_config(through, self._options.scrape_interval)
+            self.files.write_config(through, self._options.scrape_interval, self._site.ca_metrics)
 
     def _start(self, tasks: asyncio.TaskGroup, plan: WorkloadPlan, *, essential: bool) -> None:
         if self._tokens is None:

@@ -12,6 +12,7 @@ from meshscrape.errors import UnavailableError
 from meshscrape.prometheus.config import (
     PROXY_DISCOVERY_PORT,
     PROXY_PORT,
+    CaMetrics,
     DirectScrapes,
     ScrapeOptions,
     ScrapeProxyAccess,
@@ -60,12 +61,14 @@ class PrometheusFiles:
         """Return one JSON file per job."""
         return self.directory / "targets"
 
-    def write_config(self, through: ScrapeProxyAccess | DirectScrapes, interval: float) -> None:
+    def write_config(
+        self, through: ScrapeProxyAccess | DirectScrapes, interval: float, ca: CaMetrics
+    ) -> None:
         """Write prometheus.yml and empty target files; `interval` in seconds."""
         for path in (self.directory, self.targets_directory, self.directory / "data"):
             private_dir(path)
         self.write_targets(())
-        write_atomic(self.config, render(ScrapeOptions(through, interval, limits=True)).encode())
+        write_atomic(self.config, render(ScrapeOptions(through, interval, limits=True, ca=ca)).encode())
 
     def write_targets(self, workloads: Iterable[ScrapedWorkload]) -> None:
         """Make the target files say exactly these workloads."""

@@ -20,6 +20,7 @@ from meshscrape.prometheus.targets import JOBS
 PROXY_PORT = 15094
 PROXY_DISCOVERY_PORT = 15095
 PROXY_JOB = "meshscrape-scrape-proxy"
+CA_JOB = "meshscrape-ca"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +49,19 @@ class DirectScrapes:
 
 
 @dataclass(frozen=True, slots=True)
+class CaMetrics:
+    """The metrics of a CA on this machine: `host:port`, and the file of the bearer token that they need."""
+
+    address: str
+    token_file: str
+
+
+@dataclass(frozen=True, slots=True)
 class ScrapeOptions:
     """What the jobs are made of; files as Prometheus sees them. Intervals in seconds.
 
     `limits`: bound each scrape (`limits.py`), for a Prometheus of our own. `keep_own_series`: keep `up` and
-    `scrape_*` that an application exposes, for federation.
+    `scrape_*` that an application exposes, for federation. `ca`: scrape the CA's own metrics too.
     """
 
     through: ScrapeProxyAccess | DirectScrapes
@@ -60,6 +69,7 @@ class ScrapeOptions:
     timeout: float | None = None
     limits: bool = False
     keep_own_series: bool = False
+    ca: CaMetrics | None = None
 
 
 def targets_file(directory: str, job: str) -> str:
@@ -71,12 +81,14 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """Return the list for Prometheus' `scrape_configs`."""
     through = options.through
     limits = {"sample_limit": SAMPLE_LIMIT, "body_size_limit": BODY_SIZE_LIMIT} if options.limits else {}
+    own = [_plain_job(CA_JOB, options.ca.address, options.ca.token_file)] if options.ca else []
     samples = {} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}
     if isinstance(through, ScrapeProxyAccess):
         refresh = duration(min(5.0, max(1.0, options.interval)))
         jobs = [_proxied_job(through, job, refresh) for job in through.jobs]
-        return [*({**job, **limits, **samples} for job in jobs), _own_job(through)]
-    return [{**_direct_job(through, job), **limits, **samples} for job in JOBS]
+        own.insert(0, _plain_job(PROXY_JOB, through.discovery, through.token_file))
+        return [*({**job, **limits, **samples} for job in jobs), *own]
+    return [*({**_direct_job(through, job), **limits, **samples} for job in JOBS), *own]
 
 
 def render(options: ScrapeOptions) -> str:
@@ -109,32 +121,32 @@ def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, 
         "proxy_url": f"http://{proxy.address}",
         "metrics_path": MERGED_PATH,
         "follow_redirects": False,
-        "authorization": _bearer(proxy),
+        "authorization": _bearer(proxy.token_file),
         "http_sd_configs": [
             {
                 "url": f"http://{proxy.discovery}/targets/{job}",
                 "refresh_interval": refresh,
                 "follow_redirects": False,
-                "authorization": _bearer(proxy),
+                "authorization": _bearer(proxy.token_file),
             }
         ],
     }
 
 
-def _own_job(proxy: ScrapeProxyAccess) -> dict[str, Any]:
-    """Return the proxy's own metrics: refusals and their reasons, handshakes, the ends of certificates."""
+def _plain_job(name: str, address: str, token_file: str) -> dict[str, Any]:
+    """Return the job for a process beside Prometheus: plaintext on loopback, with a bearer token."""
     return {
-        "job_name": PROXY_JOB,
+        "job_name": name,
         "scheme": "http",
         "metrics_path": "/metrics",
         "follow_redirects": False,
-        "authorization": _bearer(proxy),
-        "static_configs": [{"targets": [proxy.discovery]}],
+        "authorization": _bearer(token_file),
+        "static_configs": [{"targets": [address]}],
     }
 
 
-def _bearer(proxy: ScrapeProxyAccess) -> dict[str, Any]:
-    return {"type": "Bearer", "credentials_file": proxy.token_file}
+def _bearer(token_file: str) -> dict[str, Any]:
+    return {"type": "Bearer", "credentials_file": token_file}
 
 
 def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from dataclasses import asdict, dataclass
 from meshscrape.exposition.negotiate import Format, content_type
 from meshscrape.prometheus.target_files import http_sd
 from meshscrape.prometheus.targets import Target
+from meshscrape.system.bearer import carries
 from meshscrape.system.http.server import Handler, Request, Response
 
 INDEX = "/targets"
@@ -62,11 +62,9 @@ def handler(
 
     Requests without the token get 401.
     """
-    wanted = f"Bearer {token}".encode()
 
     async def handle(request: Request) -> Response:
-        given = request.headers.get("authorization", "").encode("latin-1", "replace")
-        if not hmac.compare_digest(given, wanted):
+        if not carries(request, token):
             return Response(
                 401, b"bad-token: the request does not carry the proxy's bearer token\n",
                 headers={"WWW-Authenticate": "Bearer"},

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-import os
-import secrets
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +18,10 @@ from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.credentials import read_credential_files
-from meshscrape.system.files import UNREADABLE, private_dir, read_input, write_atomic
+from meshscrape.system.files import UNREADABLE
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_BYTES = 32
 _LOOK = 0.1
 
 
@@ -64,31 +60,6 @@ def check_addresses(options: ProxyOptions) -> None:
                 where=host_port(host, port),
                 remedy="listen on 127.0.0.1, or say --remote",
             )
-
-
-def load_token(path: Path) -> str:
-    """Return the bearer token in `path` (0600), which is made if missing.
-
-    Raises InputError when other users can read it.
-    """
-    try:
-        seen = path.stat()
-    except FileNotFoundError:
-        private = path.parent
-        if not private.exists():
-            private_dir(private)
-        write_atomic(path, f"{secrets.token_urlsafe(_TOKEN_BYTES)}\n".encode(), mode=0o600)
-        seen = path.stat()
-    if stat.S_IMODE(seen.st_mode) & 0o077 or seen.st_uid not in (os.geteuid(), 0):
-        raise InputError(
-            "other users can read the token", where=str(path), remedy="remove it: a new one is made"
-        )
-    token = read_input(path, "the token").decode("ascii", "replace").strip()
-    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
-        raise InputError(
-            "this is not a token", where=str(path), remedy="remove the file: a new token is made at the start"
-        )
-    return token
 
 
 async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:

@@ -23,12 +23,12 @@ from meshscrape.proxy.options import (
     await_credentials,
     certificate_ends,
     check_addresses,
-    load_token,
 )
 from meshscrape.proxy.presented import PresentedCertificates
 from meshscrape.proxy.routing import Routing
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system import life
+from meshscrape.system.bearer import load_token
 from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.envoy_process import find_envoy, start_envoy

@@ -31,6 +31,7 @@ PRESENT = {
         "meshscrape_scrape_proxy_certificate_expiration_timestamp_seconds",
         {"trust_domain"},
     ),
+    "connections that the CA ended": ("meshscrape_ca_connections_ended_total", {"instance", "stage"}),
     "discovery": ("meshscrape_scrape_proxy_source_up", {"source"}),
 }
 

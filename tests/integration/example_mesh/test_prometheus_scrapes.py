@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from meshscrape.local.binaries import find_prometheus
-from meshscrape.prometheus.config import PROXY_JOB
+from meshscrape.prometheus.config import CA_JOB, PROXY_JOB
 from meshscrape.prometheus.targets import APPLICATION_JOB, ENVOY_JOB, JOBS, MERGED_JOB
 from support.mesh import Up, meshscrape
 from support.polling import eventually
@@ -24,11 +24,11 @@ def _promtool(config: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_target_is_scraped_through_the_proxy(example_mesh: Up) -> None:
-    """Prometheus' own API: all seven endpoints and the proxy's own metrics up, the merged one at its URL."""
+    """Prometheus' own API: seven endpoints, the proxy and the CA are up; the merged one at its URL."""
     example_mesh.wait_until_up()
     targets = example_mesh.active_targets()
     assert sorted(target["labels"]["job"] for target in targets) == sorted(
-        [*[MERGED_JOB] * 3, *[ENVOY_JOB] * 3, APPLICATION_JOB, PROXY_JOB]
+        [*[MERGED_JOB] * 3, *[ENVOY_JOB] * 3, APPLICATION_JOB, PROXY_JOB, CA_JOB]
     )
     assert {target["health"] for target in targets} == {"up"}
     address = example_mesh.workload("default/httpbin")["address"]
@@ -42,6 +42,7 @@ def test_no_job_leaves_the_servers_unverified(example_mesh: Up) -> None:
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     address = example_mesh.document()["scrapeProxy"]["address"]
     assert all(jobs[job]["proxy_url"] == f"http://{address}" for job in JOBS)
+    assert {jobs[job]["authorization"]["type"] for job in (PROXY_JOB, CA_JOB)} == {"Bearer"}
     assert "insecure_skip_verify" not in yaml.safe_dump(config)
 
 

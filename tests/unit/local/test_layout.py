@@ -14,11 +14,13 @@ from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import base_environment
 from meshscrape.local.layout import Key, Site, WorkloadPlan, keys_of, plan_mesh
 from meshscrape.local.mesh import EXAMPLE
+from meshscrape.prometheus.config import CaMetrics
 from support.mesh import PROMETHEUS_ID, SECURE, prometheus_manifest, workload_manifest
 
 SITE = Site(
     run=Path("/run"),
     ca_address="127.20.0.1:15012",
+    ca_metrics=CaMetrics("127.20.0.1:15014", "/run/ca-metrics-token"),
     ca_root=Path("/ca/root-cert.pem"),
     environment=base_environment({"PATH": "/usr/bin:/bin", "HOME": "/h"}),
     prometheus=Path("/opt/prometheus-3"),

@@ -16,6 +16,7 @@ from meshscrape.local import workload
 from meshscrape.local.addresses import AddressPair
 from meshscrape.local.environment import base_environment
 from meshscrape.local.layout import Site, plan_mesh
+from meshscrape.prometheus.config import CaMetrics
 from support.mesh import workload_manifest
 from support.polling import eventually_async
 
@@ -24,7 +25,8 @@ def test_a_token_is_replaced_before_its_end(tmp_path: Path, monkeypatch: pytest.
     """At half of its life a new one is in the file (0600), for the same account and audience."""
     monkeypatch.setattr(workload, "TOKEN_LIFETIME", timedelta(seconds=4))
     monkeypatch.setattr(workload, "_LOOK_TOKEN", 0.05)
-    site = Site(tmp_path, "127.0.0.1:1", tmp_path / "root.pem", base_environment({"PATH": "/usr/bin:/bin"}))
+    ca, environment = CaMetrics("127.0.0.1:2", ""), base_environment({"PATH": "/usr/bin:/bin"})
+    site = Site(tmp_path, "127.0.0.1:1", ca, tmp_path / "root.pem", environment)
     mesh = parse_mesh(load_documents(workload_manifest("web", namespace="shop"), "mesh.yaml"))
     (plan,) = plan_mesh(mesh, {("shop", "web"): AddressPair("127.20.1.1", "127.20.2.1")}, site).values()
     plan.directory.mkdir(parents=True)

@@ -1,0 +1,46 @@
+"""A bearer token in a file, between two processes of one user, and its check in requests."""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from meshscrape.errors import InputError
+from meshscrape.system.files import private_dir, read_input, write_atomic
+from meshscrape.system.http.server import Request
+
+_BYTES = 32
+
+
+def load_token(path: Path) -> str:
+    """Return the bearer token in `path` (0600), which is made if missing.
+
+    Raises InputError when other users can read it.
+    """
+    try:
+        seen = path.stat()
+    except FileNotFoundError:
+        private = path.parent
+        if not private.exists():
+            private_dir(private)
+        write_atomic(path, f"{secrets.token_urlsafe(_BYTES)}\n".encode(), mode=0o600)
+        seen = path.stat()
+    if stat.S_IMODE(seen.st_mode) & 0o077 or seen.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            "other users can read the token", where=str(path), remedy="remove it: a new one is made"
+        )
+    token = read_input(path, "the token").decode("ascii", "replace").strip()
+    if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:
+        raise InputError(
+            "this is not a token", where=str(path), remedy="remove the file: a new token is made at the start"
+        )
+    return token
+
+
+def carries(request: Request, token: str) -> bool:
+    """Return whether the request has `Authorization: Bearer TOKEN`, compared in constant time."""
+    given = request.headers.get("authorization", "").encode("latin-1", "replace")
+    return hmac.compare_digest(given, f"Bearer {token}".encode())
