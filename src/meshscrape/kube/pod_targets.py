@@ -11,12 +11,11 @@ from meshscrape.errors import InputError
 from meshscrape.istio import names
 from meshscrape.istio.ports import read_port
 from meshscrape.istio.scrape_targets import parse_prometheus_annotations_env
-from meshscrape.istio.versions import image_version
 from meshscrape.kube import objects
 from meshscrape.kube.objects import as_list, as_mapping, dig
 from meshscrape.kube.views.peer_authentication import PeerAuthentications
 from meshscrape.kube.views.pod import pod_addresses, service_account
-from meshscrape.kube.views.proxy import Proxy, proxy_of
+from meshscrape.kube.views.proxy import Proxy, proxy_of, running_version
 from meshscrape.spiffe.ids import SpiffeId, workload_id
 
 Metrics = Literal["merged", "envoy", "application"]
@@ -41,6 +40,18 @@ class TargetMesh:
     trust_domain: str
     aliases: tuple[str, ...] = ()
     policies: PeerAuthentications | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecurePort:
+    """What a pod says of one of its proxy's secure ports.
+
+    `announced` is the text of the annotation, None without one. `opened` is the port that the proxy's
+    variable asks for, None without a valid one. Proxies before 1.31 ignore the variable.
+    """
+
+    announced: str | None
+    opened: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,17 +150,26 @@ def _proxy_is_ready(pod: Mapping[str, Any]) -> bool:
     return True
 
 
-def _secure_ports(pod: Mapping[str, Any], proxy: Proxy) -> dict[Metrics, int]:
+def secure_ports(pod: Mapping[str, Any], env: Mapping[str, str]) -> dict[Metrics, SecurePort]:
+    """Return what the annotations of a pod, and the environment of its proxy, say of its secure ports."""
     announced = objects.annotations(pod)
-    native = image_version(proxy.image).at_least(_SINCE) is not False
-    found: dict[Metrics, int] = {}
     sources: tuple[tuple[Metrics, str, str], ...] = (
         ("merged", names.SECURE_PORT, names.ENVOY_SECURE_MERGED_METRICS_PORT),
         ("envoy", names.SECURE_ENVOY_PORT, names.ENVOY_SECURE_METRICS_PORT),
     )
-    for metrics, annotation, variable in sources:
-        text = announced.get(annotation) or (proxy.env.get(variable) if native else None)
-        if (port := read_port(text)) is not None:
+    return {
+        metrics: SecurePort(announced.get(annotation), read_port(env.get(variable)))
+        for metrics, annotation, variable in sources
+    }
+
+
+def _secure_ports(pod: Mapping[str, Any], proxy: Proxy) -> dict[Metrics, int]:
+    """Return the secure ports that can be scraped."""
+    native = running_version(pod, proxy).at_least(_SINCE) is not False
+    found: dict[Metrics, int] = {}
+    for metrics, said in secure_ports(pod, proxy.env).items():
+        port = read_port(said.announced) if said.announced else said.opened if native else None
+        if port is not None:
             found[metrics] = port
     return found
 

@@ -1,10 +1,10 @@
 """Run one application, and let nothing of it survive.
 
-`python -S -E -s guard.py COMMAND…`, run by its path: it imports no more than it needs, so nothing of
-meshscrape. A parent-death signal reaches only a direct child. The workers of an application server would live
-on, hold its port and answer the scrapes of the next mesh. The guard leads its own process group and adopts
-orphans: it passes SIGTERM on, and when the application or the guard's parent ends, it kills every descendant
-that is left.
+`python -S -E -s guard.py COMMAND…`, run by its path: it imports no more than it needs, of meshscrape
+`system.proc` alone. A parent-death signal reaches only a direct child. The workers of an application server
+would live on, hold its port and answer the scrapes of the next mesh. The guard leads its own process group
+and adopts orphans: it passes SIGTERM on, and when the application or the guard's parent ends, it kills every
+descendant that is left.
 """
 
 from __future__ import annotations
@@ -13,6 +13,12 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
+
+# Without `site` nothing else says where the package is.
+sys.path[0] = str(Path(__file__).parents[2])
+
+from meshscrape.system.proc import child_ids  # noqa: E402
 
 GRACE_SECONDS = 3
 PR_SET_PDEATHSIG = 1
@@ -80,39 +86,15 @@ def _reap(child: int) -> int | None:
 
 
 def _kill_group() -> None:
-    """Kill the rest of the process group, then every adopted descendant that moved to another one."""
-    for pid in _children():
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    """Kill and reap every descendant; orphans become children, because the guard is a subreaper."""
     while True:
+        for pid in child_ids(os.getpid()):
+            # A child that is not reaped keeps its number.
+            os.kill(pid, signal.SIGKILL)
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
-        for pid in _children():
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-
-
-def _children() -> list[int]:
-    """Return the direct children; the application's orphans become such, because the guard is a subreaper."""
-    me = os.getpid()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit():
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as handle:
-                fields = handle.read().rpartition(b")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == me:
-            found.append(int(name))
-    return found
 
 
 if __name__ == "__main__":

@@ -6,11 +6,17 @@ from collections.abc import Mapping
 
 from meshscrape.istio import names
 from meshscrape.istio.environment import is_true
-from meshscrape.istio.ports import read_port
-from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
+from meshscrape.istio.versions import UNKNOWN
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.kube.views.proxy import Proxy, annotation_metadata, is_injected, proxy_of, written_metadata
+from meshscrape.kube.pod_targets import secure_ports
+from meshscrape.kube.views.proxy import (
+    annotation_metadata,
+    is_injected,
+    proxy_of,
+    running_version,
+    written_metadata,
+)
 from meshscrape.observe.model import RunningPod
 
 
@@ -19,14 +25,15 @@ def running_pod(pod: Manifest) -> RunningPod:
     annotations = objects.annotations(pod.data)
     proxy = proxy_of(pod.data)
     env = proxy.env if proxy else {}
-    version = _running_version(pod, proxy)
+    version = running_version(pod.data, proxy) if proxy else UNKNOWN
+    ports = secure_ports(pod.data, env)
     closed = is_true(env.get(names.METRICS_LOCALHOST_ACCESS_ONLY)) and _stats_closed(env, annotations)
     return RunningPod(
         ref=pod.ref,
         phase=str(objects.dig(pod.data, "status", "phase", default="")),
         version=version,
-        secure_port=read_port(env.get(names.ENVOY_SECURE_MERGED_METRICS_PORT)),
-        secure_envoy_port=read_port(env.get(names.ENVOY_SECURE_METRICS_PORT)),
+        secure_port=ports["merged"].opened,
+        secure_envoy_port=ports["envoy"].opened,
         hardened=proxy is not None and closed and version.at_least("1.22") is not False,
         native_sidecar=proxy.native if proxy else None,
         injected=is_injected(annotations) or (proxy is not None and proxy.complete),
@@ -45,15 +52,3 @@ def _stats_closed(env: Mapping[str, str], annotations: Mapping[str, str]) -> boo
         written = written_metadata(env).get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     # Istio's bootstrap compares with this one spelling.
     return written == "true"
-
-
-def _running_version(pod: Manifest, proxy: Proxy | None) -> IstioVersion:
-    if proxy is None:
-        return UNKNOWN
-    for place in ("initContainerStatuses", "containerStatuses"):
-        for status in objects.as_list(objects.dig(pod.data, "status", place)):
-            if objects.dig(status, "name") == names.PROXY_CONTAINER:
-                version = image_version(str(objects.dig(status, "image", default="")))
-                if version.known:
-                    return version
-    return image_version(proxy.image)

@@ -47,6 +47,11 @@ def stat_of(pid: int) -> Stat | None:
     return Stat(command, state, int(parent))
 
 
+def child_ids(parent: int) -> list[int]:
+    """Return the children of `parent`, those included that have ended and wait to be reaped."""
+    return [pid for pid in process_ids() if (stat := stat_of(pid)) is not None and stat.parent == parent]
+
+
 def child_named(parent: int, name: str = "") -> int | None:
     """Return a running child of `parent` whose command is `name` (any, when empty), None for none."""
     return next((pid for pid in process_ids() if _is_child(pid, parent, name)), None)

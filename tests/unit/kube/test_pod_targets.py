@@ -70,6 +70,14 @@ def test_a_port_is_announced_or_opened_by_a_variable(
     assert absence_of(pod) == (None if ports else "no-port")
 
 
+@pytest.mark.parametrize(("runs", "ports"), [("1.30.2", []), ("1.31.0", [15092, 15091]), ("sha256:1f", [])])
+def test_the_proxy_s_version_is_that_of_the_image_that_runs(runs: str, ports: list[int]) -> None:
+    """A tag such as `stable` may have moved since; a digest tells nothing, so that the tag counts."""
+    pod = web("1.30.0", variables=SECURE)
+    pod["status"]["initContainerStatuses"][0]["image"] = f"docker.io/istio/proxyv2:{runs}"
+    assert [target.port for target in targets_of(pod, MESH)] == ports
+
+
 def test_a_pod_of_both_families_is_one_target_with_two_addresses() -> None:
     """Scraping each address would read the pod twice."""
     pod = web(variables=SECURE)

@@ -9,6 +9,7 @@ from typing import Any
 
 from meshscrape.istio import names
 from meshscrape.istio.proxy_config import proxy_metadata, read_proxy_config
+from meshscrape.istio.versions import IstioVersion, image_version
 from meshscrape.kube.objects import as_list, dig
 from meshscrape.kube.views.pod import env_of
 
@@ -91,3 +92,14 @@ def written_metadata(env: Mapping[str, str]) -> dict[str, str]:
         return proxy_metadata(json.loads(env.get(names.PROXY_CONFIG, "{}")))
     except ValueError:
         return {}
+
+
+def running_version(pod: Mapping[str, Any], proxy: Proxy) -> IstioVersion:
+    """Return the version of a pod's proxy: of the image that runs, else of the one that the pod asks for."""
+    for place in ("initContainerStatuses", "containerStatuses"):
+        for status in as_list(dig(pod, "status", place)):
+            if dig(status, "name") == names.PROXY_CONTAINER:
+                version = image_version(str(dig(status, "image", default="")))
+                if version.known:
+                    return version
+    return image_version(proxy.image)
