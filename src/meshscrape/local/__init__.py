@@ -1,1 +1,1 @@
-"""Composition root for one machine: workloads, agents, CA and Prometheus as child processes."""
+"""Compose a mesh on one machine: workloads, agents, CA and Prometheus as child processes."""

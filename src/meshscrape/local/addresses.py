@@ -1,7 +1,7 @@
 """Loopback addresses: each mesh claims a /16 of 127.0.0.0/8, each workload a pair of addresses in it.
 
-The claim is an abstract Unix socket held by `up`. The kernel drops it when the process dies, however it
-dies, and it lives in the same network namespace as the addresses, so it can neither leak nor lie.
+The claim is an abstract Unix socket held by `up`. It belongs to the same network namespace as the addresses,
+and the kernel removes it whenever the process ends, so a claim is never stale.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AddressPair:
 
 @dataclass(slots=True)
 class Subnet:
-    """A claimed 127.S.0.0/16; a context manager that gives the claim back."""
+    """A claimed 127.S.0.0/16; a context manager that releases the claim."""
 
     octet: int
     _claim: socket.socket
@@ -46,7 +46,7 @@ class Subnet:
         return f"127.{self.octet}.0.1:{CA_METRICS_PORT}"
 
     def allocate(self, workload: str) -> AddressPair:
-        """Return the workload's pair, or the lowest free one. Raises InputError when all are in use."""
+        """Return the workload's pair; a new workload gets the lowest free one. InputError if none is free."""
         number = self._taken.get(workload)
         if number is None:
             in_use = set(self._taken.values())
@@ -61,7 +61,7 @@ class Subnet:
         return AddressPair(pod=f"127.{self.octet}.1.{number}", inside=f"127.{self.octet}.2.{number}")
 
     def release(self, workload: str) -> None:
-        """Give the workload's pair back."""
+        """Release the workload's pair."""
         self._taken.pop(workload, None)
 
     def __enter__(self) -> Subnet:
@@ -74,7 +74,7 @@ class Subnet:
 
 
 def claim_subnet() -> Subnet:
-    """Claim the lowest /16 that no running mesh holds; UnavailableError when every one is held."""
+    """Claim the lowest /16 that no running mesh holds; UnavailableError if none is free."""
     for octet in range(FIRST_OCTET, LAST_OCTET + 1):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -86,6 +86,6 @@ def claim_subnet() -> Subnet:
         else:
             return Subnet(octet, claim)
     raise UnavailableError(
-        f"meshes hold every network from 127.{FIRST_OCTET}.0.0/16 to 127.{LAST_OCTET}.0.0/16",
-        remedy="stop a mesh that is no longer needed",
+        f"other meshes use all networks from 127.{FIRST_OCTET}.0.0/16 to 127.{LAST_OCTET}.0.0/16",
+        remedy="stop a mesh that you no longer need",
     )

@@ -1,7 +1,7 @@
-"""Prometheus, from PATH or from Debian's package.
+"""Find Prometheus on PATH, or fetch it as Debian's package.
 
-Debian's `prometheus` package is unpacked, never installed: no service, no root, nothing outside the cache.
-`python -m meshscrape.local.binaries` fetches it ahead of time and prints where it is.
+Debian's `prometheus` package is only unpacked into the cache, not installed: it needs no root and starts no
+service. `python -m meshscrape.local.binaries` fetches it in advance and prints its path.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ APT_BOUND = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """Where the two programs are; `promtool` is None when only the server was found."""
+    """The paths of the two programs; `promtool` is None if only the server was found."""
 
     server: Path
     promtool: Path | None
@@ -46,9 +46,9 @@ def cache_directory(env: Mapping[str, str]) -> Path:
 
 
 def find_prometheus(env: Mapping[str, str]) -> Prometheus | None:
-    """Return the Prometheus of MESHSCRAPE_PROMETHEUS, else of PATH, else of the cache; None without one.
+    """Return the Prometheus named by MESHSCRAPE_PROMETHEUS, on PATH or in the cache; None without one.
 
-    MESHSCRAPE_PROMTOOL names promtool, which is otherwise looked for beside the server and on PATH.
+    MESHSCRAPE_PROMTOOL names promtool. Without it, promtool is searched next to the server and on PATH.
     """
     server = _named(env, MESHSCRAPE_PROMETHEUS) or _which("prometheus", env) or _cached(env)
     if server is None:
@@ -75,7 +75,7 @@ async def ensure_prometheus(env: Mapping[str, str], progress: Progress) -> Prome
                 found = find_prometheus(env)
     except OSError as error:
         raise MissingBinaryError(
-            f"Prometheus cannot be unpacked there ({error.strerror})", where=str(cache), remedy=REMEDY
+            f"Prometheus cannot be unpacked here ({error.strerror})", where=str(cache), remedy=REMEDY
         ) from error
     if found is None:
         raise MissingBinaryError("Debian's package has no usr/bin/prometheus", remedy=REMEDY)
@@ -89,7 +89,7 @@ def _named(env: Mapping[str, str], variable: str) -> Path | None:
     path = Path(value).absolute()
     if not path.is_file() or not os.access(path, os.X_OK):
         raise MissingBinaryError(
-            f"{value!r} is not a program that can be run",
+            f"{value!r} is not executable",
             where=f"environment variable {variable}",
             remedy="name the executable file, or unset the variable",
         )
@@ -109,7 +109,7 @@ def _cached(env: Mapping[str, str]) -> Path | None:
 
 @asynccontextmanager
 async def _lock(path: Path, progress: Progress) -> AsyncIterator[None]:
-    """Hold the file's lock; two runs on one machine fetch once."""
+    """Hold the file's lock, so that two runs on one machine fetch only once."""
     with path.open("w") as handle:
         told = False
         while True:
@@ -125,17 +125,17 @@ async def _lock(path: Path, progress: Progress) -> AsyncIterator[None]:
 
 
 async def _fetch(cache: Path, env: Mapping[str, str], progress: Progress) -> None:
-    """Download and unpack the package into `cache/prometheus-VERSION`, in place by one rename."""
+    """Download the package, unpack it, and move it to `cache/prometheus-VERSION` by one rename."""
     for tool in ("apt-get", "dpkg"):
         if _which(tool, env) is None:
             raise MissingBinaryError(
-                f"no prometheus on PATH, and no {tool} to fetch Debian's package with", remedy=REMEDY
+                f"prometheus is not on PATH, and fetching Debian's package needs {tool}", remedy=REMEDY
             )
     for leftover in cache.glob(".fetch-*"):  # noqa: ASYNC240 - a handful of local entries
         shutil.rmtree(leftover, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=".fetch-", dir=cache))
     try:
-        progress("fetching Prometheus from Debian's archive (once; it is unpacked, not installed)")
+        progress("fetching Prometheus from Debian's archive (only once; it is unpacked, not installed)")
         options = _apt_options(work)
         await _run(["apt-get", *options, "update"], work, env)
         await _run(["apt-get", *options, "download", PACKAGE], work, env)
@@ -155,7 +155,7 @@ async def _fetch(cache: Path, env: Mapping[str, str], progress: Progress) -> Non
 
 
 def _apt_options(work: Path) -> list[str]:
-    """Options that keep apt away from the system's state, so that an ordinary user can run it."""
+    """Return the options that make apt use `work` only, so that an ordinary user can run it."""
     (work / "lists/partial").mkdir(parents=True)
     (work / "cache/archives/partial").mkdir(parents=True)
     status = work / "status"
@@ -170,13 +170,13 @@ def _apt_options(work: Path) -> list[str]:
     }
     options = ["-qq", *(f"-o{key}={value}" for key, value in settings.items())]
     if os.geteuid() == 0:
-        # apt otherwise drops to `_apt`, which may not write into this private directory.
+        # Otherwise apt changes to the user `_apt`, which cannot write into this private directory.
         options.append("-oAPT::Sandbox::User=root")
     return options
 
 
 async def _run(argv: list[str], work: Path, env: Mapping[str, str]) -> None:
-    """Run one step; MissingBinaryError with its last words when it fails or takes over APT_BOUND seconds."""
+    """Run one step. MissingBinaryError with its last output if it fails or takes over APT_BOUND seconds."""
     process = await spawn(argv, env={**env, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}, cwd=work)
     try:
         async with asyncio.timeout(APT_BOUND):
@@ -191,14 +191,14 @@ async def _run(argv: list[str], work: Path, env: Mapping[str, str]) -> None:
     last = f" ({said.strip()})" if said else ""
     how = "took too long" if code is None else "failed"
     raise MissingBinaryError(
-        f"no prometheus on PATH, and fetching Debian's package {how} at `{Path(argv[0]).name} "
+        f"prometheus is not on PATH, and fetching Debian's package {how} at `{Path(argv[0]).name} "
         f"{' '.join(word for word in argv[1:] if not word.startswith('-'))[:60]}`{last}",
         remedy=REMEDY,
     )
 
 
 def main() -> int:
-    """Fetch Prometheus unless it is here, and print its path; 0, or 2 with one line on stderr."""
+    """Fetch Prometheus unless it is present, and print its path. Return 0, or 2 with one line on stderr."""
 
     def progress(line: str) -> None:
         print(f"meshscrape: {line}", file=sys.stderr, flush=True)

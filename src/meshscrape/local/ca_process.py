@@ -21,7 +21,7 @@ _LOOK = 0.05
 
 
 class CaProcess:
-    """Runs `meshscrape ca serve` on the mesh's CA address, for one trust domain."""
+    """Run `meshscrape ca serve` on the mesh's CA address, for one trust domain."""
 
     def __init__(self, state: StateDirectory, site: Site, trust_domain: str) -> None:
         self.supervisor = Supervisor("CA", self._start)

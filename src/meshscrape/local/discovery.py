@@ -1,4 +1,4 @@
-"""The running mesh as a source of targets for a scrape proxy: its status document is followed."""
+"""Use a running mesh as a source of targets for a scrape proxy, by following its status document."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mesh_source(state: Path) -> FileSource:
 
 
 def parse_status(data: bytes, where: str) -> Targets:
-    """Return the targets of a status document by job. Raises InputError when it is none."""
+    """Return the targets in a status document by job; InputError for another document."""
     try:
         document: Mapping[str, Any] = json.loads(data)
         found: dict[str, list[Target]] = {job: [] for job in JOBS}
@@ -34,7 +34,7 @@ def parse_status(data: bytes, where: str) -> Targets:
                 address, port, path = _parts(entry["url"])
                 found[entry["job"]].append(Target(address, port, identity, labels, path))
     except (InputError, ValueError, KeyError, TypeError):
-        raise InputError("this is no status document of a mesh", where=where) from None
+        raise InputError("this is not the status document of a mesh", where=where) from None
     return {job: tuple(targets) for job, targets in found.items()}
 
 

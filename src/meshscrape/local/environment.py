@@ -1,4 +1,4 @@
-"""The environment of the processes a mesh starts, and `$(VAR)` in the commands of manifests."""
+"""Build the environment of a mesh's processes, and expand `$(VAR)` in the commands of manifests."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 
 from meshscrape.errors import InputError
 
-# What a child gets of the user's own environment: nothing that could be a secret or configure an agent.
+# The variables that a child inherits from the user: none that could be a secret or configure an agent.
 PASSED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "TMPDIR", "TZ", "USER")
 _REFERENCE = re.compile(r"\$(\$\([A-Za-z_][A-Za-z0-9_]*\))|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
 def base_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """Return what every child gets. PATH begins with the directory of this Python's own scripts."""
+    """Return the variables of every child. PATH begins with the directory of this Python's scripts."""
     scripts = str(Path(sys.executable).parent)
     kept = {name: env[name] for name in PASSED if name in env}
     return {**kept, "PATH": f"{scripts}{os.pathsep}{env.get('PATH', os.defpath)}", "PYTHONUNBUFFERED": "1"}
@@ -26,8 +26,8 @@ def base_environment(env: Mapping[str, str]) -> dict[str, str]:
 def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
     """Return `text` with `$(VAR)` replaced, as Kubernetes does in commands; `$$(VAR)` stays as `$(VAR)`.
 
-    Kubernetes leaves a reference to an unknown variable as it is; here it is an InputError at `where`,
-    because it is a mistake that would otherwise show up far from its place.
+    Kubernetes leaves a reference to an unknown variable unchanged. Here it is an InputError at `where`,
+    because the mistake would otherwise show up far from its cause.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -38,7 +38,7 @@ def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
             raise InputError(
                 f"$({name}) is not set",
                 where=where,
-                remedy=f"known are {', '.join(sorted(variables))}; declare others in the container's env",
+                remedy=f"use one of {', '.join(sorted(variables))}, or declare it in the container's env",
             )
         return variables[name]
 
@@ -46,12 +46,12 @@ def substitute(text: str, variables: Mapping[str, str], where: str) -> str:
 
 
 def command(line: str, variables: Mapping[str, str], where: str) -> tuple[str, ...]:
-    """Return the words of a command line, quoted as in a shell; a variable never splits a word."""
+    """Split a command line with a shell's quoting into words; a variable's value never splits a word."""
     try:
         words = shlex.split(line)
     except ValueError as error:
         raise InputError(
-            f"the local command cannot be read ({error})", where=where, remedy="balance the quotes"
+            f"the local command is malformed ({error})", where=where, remedy="balance the quotes"
         ) from error
     if not words:
         raise InputError("the local command is empty", where=where, remedy="write the command to run")

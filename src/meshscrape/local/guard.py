@@ -1,10 +1,10 @@
-"""Run one application, and let nothing of it survive.
+"""Run one application and end all of its processes with it.
 
-`python -S -E -s guard.py COMMAND…`, run by its path: it imports no more than it needs, of meshscrape
-`system.proc` alone. A parent-death signal reaches only a direct child. The workers of an application server
-would live on, hold its port and answer the scrapes of the next mesh. The guard leads its own process group
-and adopts orphans: it passes SIGTERM on, and when the application or the guard's parent ends, it kills every
-descendant that is left.
+Run it by its path: `python -S -E -s guard.py COMMAND…`. To start fast, it imports only what it needs, of
+meshscrape only `system.proc`. A parent-death signal reaches only a direct child. Without the guard, the
+workers of an application server would survive, hold its port and answer the scrapes of the next mesh. The
+guard leads its own process group and adopts orphans. It passes SIGTERM on, and when the application or the
+guard's parent ends, it kills all remaining descendants.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def main(argv: list[str]) -> int:
-    """Run `argv`; return its exit code, 128+N when signal N ended it, 127 when it cannot be started."""
+    """Run `argv`. Return its exit code, 128+N if signal N ended it, 127 if it cannot be started."""
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getppid()
     if os.getpgrp() != os.getpid():
@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     stop = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
     watched = {*stop, signal.SIGCHLD, signal.SIGALRM}
     signal.pthread_sigmask(signal.SIG_BLOCK, watched)
-    # Asked for after the signals are blocked: a parent that dies from here on is noticed by sigwait.
+    # Request this after the signals are blocked, so that sigwait notices if the parent dies from here on.
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         return 1
@@ -72,7 +72,7 @@ def _supervise(child: int, parent: int, watched: set[signal.Signals]) -> int:
 
 
 def _reap(child: int) -> int | None:
-    """Reap what has ended; return the application's exit code if it is among that, else None."""
+    """Reap ended children; return the application's exit code if it is one of them, else None."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

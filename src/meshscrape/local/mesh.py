@@ -1,4 +1,4 @@
-"""The composition: CA, workloads and Prometheus as supervised child processes, as the manifest says now."""
+"""Run CA, workloads and Prometheus as supervised child processes, and follow changes of the manifest."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ EXAMPLE = Path(__file__).with_name("example") / "mesh.yaml"
 
 @dataclass(frozen=True, slots=True)
 class MeshOptions:
-    """What `up` was asked for: the manifest, the scrape interval (seconds), whether to make traffic.
+    """The options of `up`: the manifest, the scrape interval (seconds), whether to make traffic.
 
-    With `direct` Prometheus scrapes by itself, without a scrape proxy, and verifies no target.
+    With `direct`, Prometheus scrapes without a scrape proxy and does not verify its targets.
     """
 
     manifest: Path
@@ -58,7 +58,7 @@ class MeshOptions:
 
 @dataclass(slots=True)
 class _Slot:
-    """A workload with the task that runs it. One that an edit brought may fail without ending the mesh."""
+    """A workload and its task. A workload that an edit added may fail without ending the mesh."""
 
     running: RunningWorkload
     task: asyncio.Task[None]
@@ -66,7 +66,7 @@ class _Slot:
 
 
 class LocalMesh:
-    """One mesh on this machine. `load` checks everything that can be checked; `run` runs until cancelled."""
+    """One mesh on this machine. `prepare` checks the input; `run` runs the mesh until cancelled."""
 
     def __init__(
         self,
@@ -104,10 +104,10 @@ class LocalMesh:
         )
 
     async def prepare(self) -> None:
-        """Read the manifest, plan the mesh, find its programs; nothing is started or written yet.
+        """Read the manifest, plan the mesh and find its programs, without starting or writing anything.
 
-        InputError for everything that is wrong with the manifest or taken on this machine,
-        MissingBinaryError when Prometheus is needed, not here, and cannot be fetched.
+        InputError if the manifest is wrong or one of its ports is taken on this machine. MissingBinaryError
+        if Prometheus is needed, missing, and cannot be fetched.
         """
         mesh = self._manifest.read()
         self._trust_domain = mesh.trust_domain
@@ -124,28 +124,28 @@ class LocalMesh:
 
     @property
     def prometheus_plan(self) -> WorkloadPlan | None:
-        """Return the workload that is Prometheus."""
+        """Return the workload that runs Prometheus, if any."""
         return next((plan for plan in self._plans.values() if plan.prometheus), None)
 
     @property
     def prometheus_url(self) -> str | None:
-        """Return where Prometheus' pages and API are."""
+        """Return the URL of Prometheus's pages and API."""
         plan = self.prometheus_plan
         listens = plan.prometheus.listens if plan and plan.prometheus else ()
         return f"http://{listens[0][0]}:{listens[0][1]}" if listens else None
 
     @property
     def gateway_url(self) -> str | None:
-        """Return where the first gateway takes plain HTTP from outside."""
+        """Return the URL where the first gateway accepts plain HTTP from outside."""
         for plan in self._plans.values():
             if plan.kind == "gateway" and plan.settings.inbound:
                 return f"http://{plan.addresses.pod}:{plan.settings.inbound[0].port}"
         return None
 
     async def run(self) -> None:
-        """Start everything, keep it running and follow the manifest, until cancelled.
+        """Start all processes, keep them running and follow the manifest, until cancelled.
 
-        Raises ComponentFailed when the CA or a workload of the first manifest dies too often.
+        ComponentFailed if the CA or a workload of the first manifest dies too often.
         """
         self._tokens = TokenIssuer.load_or_create(self._state.run / "issuer")
         self._write_prometheus_files()
@@ -167,7 +167,7 @@ class LocalMesh:
             self.phase = STOPPING
 
     def document(self) -> dict[str, Any]:
-        """Return the status document as of now."""
+        """Return the current status document."""
         url, plan = self.prometheus_url, self.prometheus_plan
         return mesh_document(
             phase=self.phase,
@@ -197,14 +197,16 @@ class LocalMesh:
         return None
 
     def awaited_targets(self) -> list[tuple[str, str, str]]:
-        """Return (job, URL, what is known) of every target that Prometheus does not report as up."""
+        """Return (job, URL, last error or health) of every target that Prometheus does not report as up."""
         missing = []
         for job, targets in self.files.targets.items():
             for target in targets:
                 url = self.files.shown_url(target)
                 seen = self.health.get((job, url))
                 if seen is None or seen.health != "up":
-                    known = (seen.last_error or seen.health) if seen else "not seen by Prometheus yet"
+                    known = (
+                        (seen.last_error or seen.health) if seen else "Prometheus has not discovered it yet"
+                    )
                     missing.append((job, url, known))
         return missing
 
@@ -244,7 +246,7 @@ class LocalMesh:
         await asyncio.wait({slot.task})
 
     async def _follow(self, tasks: asyncio.TaskGroup) -> None:
-        """Apply the manifest whenever it changes; one that cannot be used changes nothing but `problems`."""
+        """Apply the manifest whenever it changes. An unusable manifest changes only `problems`."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             before = self._manifest.problem.error
@@ -260,7 +262,7 @@ class LocalMesh:
                 self._changed.set()
 
     async def _apply(self, tasks: asyncio.TaskGroup) -> None:
-        """Make the running workloads those of the manifest; InputError before anything has changed."""
+        """Start and stop workloads to match the manifest. An InputError is raised before any change."""
         wanted = self._wanted()
         kept = {
             key
@@ -284,16 +286,18 @@ class LocalMesh:
         self._report(f"the manifest has changed; changed here: {names}")
 
     def _wanted(self) -> dict[Key, WorkloadPlan]:
-        """Return the plans of the manifest. Raises InputError when this mesh cannot become that one."""
+        """Return the plans of the manifest; InputError if the running mesh cannot change to it."""
         mesh = self._manifest.value
         try:
             wanted = self._plan(mesh)
             if mesh.trust_domain != self._trust_domain:
-                raise InputError("the trust domain of a running mesh cannot change", remedy="start it again")
+                raise InputError(
+                    "the trust domain of a running mesh cannot change", remedy="start the mesh again"
+                )
             scraper = next((plan for plan in wanted.values() if plan.prometheus), None)
             if scraper is not None and self._site.prometheus is None:
                 raise InputError(
-                    "Prometheus joins a mesh that has none",
+                    "Prometheus cannot be added to a running mesh",
                     where=scraper.where,
                     remedy="start the mesh again",
                 )
@@ -312,7 +316,7 @@ class LocalMesh:
             self._publisher.write_targets(each.plan.scraped for each in running)
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the mesh as a whole, one line each; workloads have their own messages."""
+        """Return the problems of the mesh as a whole, one line each; workloads have their own messages."""
         logs = [self._ca.log_problem] if self._ca else []
         unusable = self._manifest.problem.text
         manifest = f"the changed manifest is not used: {unusable}" if unusable else self._unused
@@ -331,7 +335,7 @@ class LocalMesh:
             await asyncio.sleep(PROMETHEUS_SECONDS)
 
     async def _publish_changes(self) -> None:
-        """Bring target files, phase and status document up to date after each change."""
+        """Update the target files, the phase and the status document after each change."""
         try:
             while True:
                 await self._changed.wait()
@@ -353,7 +357,7 @@ class LocalMesh:
 
 
 def _check(plan: WorkloadPlan) -> None:
-    """Raise MissingBinaryError when there is no Envoy for it, InputError when one of its ports is taken."""
+    """Raise MissingBinaryError if the plan needs a missing Envoy, InputError if one of its ports is taken."""
     settings = plan.settings
     if settings.envoy:
         find_binary(settings)

@@ -1,4 +1,4 @@
-"""The mesh's Prometheus: its configuration and target files, and what its own API says of the targets."""
+"""The mesh's Prometheus: write its configuration and target files, and read target health from its API."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIMITS = FetchLimits(connect=1.0, read=3.0, total=3.0, body_bytes=1 << 26)
 
 @dataclass(frozen=True, slots=True)
 class TargetHealth:
-    """A target as Prometheus sees it: `health` is up, down or unknown; `last_scrape` RFC 3339 or empty."""
+    """A target's state in Prometheus: `health` is up, down or unknown; `last_scrape` RFC 3339 or empty."""
 
     job: str
     url: str
@@ -39,10 +39,10 @@ class TargetHealth:
 
 
 class PrometheusFiles:
-    """The files that Prometheus, or its scrape proxy, reads; they are replaced only when they change.
+    """The files that Prometheus or its scrape proxy reads. A file is replaced only when its text changes.
 
-    With `direct` Prometheus reads the target files itself; else the scrape proxy does, which needs to know
-    who is expected where.
+    With `direct`, Prometheus reads the target files itself. Otherwise the scrape proxy reads them, to know
+    the expected SPIFFE ID of each address.
     """
 
     def __init__(self, directory: Path, *, direct: bool = False) -> None:
@@ -53,12 +53,12 @@ class PrometheusFiles:
 
     @property
     def config(self) -> Path:
-        """prometheus.yml."""
+        """Return the path of prometheus.yml."""
         return self.directory / "prometheus.yml"
 
     @property
     def targets_directory(self) -> Path:
-        """Return one JSON file per job."""
+        """Return the directory with one JSON file per job."""
         return self.directory / "targets"
 
     def write_config(
@@ -71,7 +71,7 @@ class PrometheusFiles:
         write_atomic(self.config, render(ScrapeOptions(through, interval, limits=True, ca=ca)).encode())
 
     def write_targets(self, workloads: Iterable[ScrapedWorkload]) -> None:
-        """Make the target files say exactly these workloads."""
+        """Write the target files for exactly these workloads."""
         self.targets = by_job(workloads)
         groups = file_sd if self.direct else target_file
         for job, targets in self.targets.items():
@@ -87,7 +87,7 @@ class PrometheusFiles:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeProxyPlace:
-    """Where the mesh's scrape proxy is: beside Prometheus, on its inside address."""
+    """The addresses of the mesh's scrape proxy: it runs next to Prometheus, on its inside address."""
 
     inside: str
     directory: Path
@@ -95,22 +95,22 @@ class ScrapeProxyPlace:
 
     @property
     def address(self) -> str:
-        """For scrapes, `host:port`."""
+        """Return `host:port` for scrapes."""
         return f"{self.inside}:{PROXY_PORT}"
 
     @property
     def discovery(self) -> str:
-        """For HTTP SD and its metrics, `host:port`."""
+        """Return `host:port` for HTTP SD and the proxy's own metrics."""
         return f"{self.inside}:{PROXY_DISCOVERY_PORT}"
 
     @property
     def listens(self) -> tuple[tuple[str, int], ...]:
-        """Both addresses."""
+        """Return both addresses."""
         return ((self.inside, PROXY_PORT), (self.inside, PROXY_DISCOVERY_PORT))
 
     @property
     def jobs(self) -> ScrapeProxyAccess:
-        """Return what Prometheus needs to know."""
+        """Return the settings for Prometheus's scrape jobs."""
         return ScrapeProxyAccess(self.address, self.discovery, str(self.token_file))
 
     def arguments(self, credentials: Path, targets: Path) -> list[str]:
@@ -123,7 +123,7 @@ class ScrapeProxyPlace:
 
 
 async def observe_targets(url: str) -> list[TargetHealth]:
-    """Return what the Prometheus at `url` reports of its active targets, or raise UnavailableError."""
+    """Return the health of the active targets of the Prometheus at `url`; UnavailableError without it."""
     status, body = await fetch(f"{url}/api/v1/targets?state=active", limits=_LIMITS)
     if status != 200:
         raise UnavailableError(f"Prometheus answers {status}", where=url)
@@ -131,7 +131,7 @@ async def observe_targets(url: str) -> list[TargetHealth]:
         active = json.loads(body)["data"]["activeTargets"]
         return [_health(each) for each in active]
     except (ValueError, KeyError, TypeError) as error:
-        raise UnavailableError("Prometheus's answer cannot be read", where=url) from error
+        raise UnavailableError("Prometheus's answer is malformed", where=url) from error
 
 
 def _health(entry: dict[str, Any]) -> TargetHealth:
@@ -140,7 +140,7 @@ def _health(entry: dict[str, Any]) -> TargetHealth:
         job=entry["labels"]["job"],
         url=entry["scrapeUrl"],
         health=entry["health"],
-        # Go's zero time: not scraped yet.
+        # Go's zero time means that the target was not scraped yet.
         last_scrape="" if last.startswith("0001-") else last,
         last_error=entry.get("lastError", ""),
     )

@@ -1,7 +1,7 @@
-"""What a running mesh writes for others: the status document and Prometheus' target files.
+"""Write the status document and Prometheus's target files of a running mesh.
 
-Neither ends the mesh when it cannot be written (the disk is full): the problem is shown, and the next attempt
-comes within a second.
+If one of them cannot be written (a full disk), the mesh goes on. It shows the problem, and tries again within
+a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from meshscrape.system.followed import Problem
 
 
 class Publisher:
-    """Writes what has changed since it was last written; `files` are Prometheus'."""
+    """Write what has changed since the last write; `files` are Prometheus's."""
 
     def __init__(self, state: StateDirectory, files: PrometheusFiles) -> None:
         self.files = files
@@ -28,16 +28,16 @@ class Publisher:
         self._published: Mapping[str, Any] = {}
 
     def problems(self) -> list[str]:
-        """Return what cannot be written now, one line each."""
+        """Return the current write problems, one line each."""
         return [problem.text for problem in (self._targets, self._status) if problem.error]
 
     def write_targets(self, workloads: Iterable[ScrapedWorkload]) -> None:
-        """Bring the target files up to date, or note why that is not possible now."""
+        """Update the target files, or record why that failed."""
         with _noted(self._targets):
             self.files.write_targets(workloads)
 
     def publish(self, document: Mapping[str, Any]) -> None:
-        """Bring the status document up to date, or note why that is not possible now."""
+        """Update the status document, or record why that failed."""
         if document != self._published:
             with _noted(self._status):
                 self._state.publish(document)

@@ -1,4 +1,4 @@
-"""One HTTP request as a workload: its certificate, and a server that must be who the mesh says it is."""
+"""Send one HTTP request with a workload's certificate, and verify the server's SPIFFE ID."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RefusedError(MeshscrapeError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to connect, and which SPIFFE ID must answer there; empty for plain HTTP."""
+    """Where to connect, and the server's expected SPIFFE ID (empty for plain HTTP)."""
 
     address: str
     port: int
@@ -36,7 +36,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadHttpRequest:
-    """What to send. `target` is path and query; `headers` win over those that are added."""
+    """The request to send. `target` is path and query; `headers` replace the default headers."""
 
     method: str
     authority: str
@@ -57,10 +57,10 @@ class Answer:
 
 
 def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
-    """Return where `url` leads: its host is an address, or a workload's NAME or NAME.NAMESPACE.
+    """Return the endpoint of `url`, whose host is an address or a workload's NAME or NAME.NAMESPACE.
 
-    For https the answering identity is the one that the mesh's status document gives for the address;
-    InputError when no workload of the mesh is there, because then no identity can be verified.
+    For https, the mesh's status document gives the expected SPIFFE ID of the address. InputError if no
+    workload of the mesh is there, because no identity could be verified.
     """
     try:
         parts = urlsplit(url)
@@ -69,7 +69,7 @@ def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
     try:
         port = parts.port
     except ValueError as error:
-        raise InputError("the port is not one", where=url, remedy="use 1 to 65535") from error
+        raise InputError("this is not a port number", where=url, remedy="use 1 to 65535") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError("this is not an http:// or https:// URL with a host", where=url)
     secure, host = parts.scheme == "https", parts.hostname
@@ -83,7 +83,7 @@ def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
         return Endpoint(host, port, "")
     known = ", ".join(f"{w['address']} ({w['name']}.{w['namespace']})" for w in document["workloads"])
     raise InputError(
-        f"no workload of the mesh is at {host}", where=url, remedy=f"there are: {known or 'none'}"
+        f"no workload of the mesh is at {host}", where=url, remedy=f"the workloads are: {known or 'none'}"
     )
 
 
@@ -95,10 +95,10 @@ def send(
     timeout: float,
     tell: Callable[[str], None],
 ) -> tuple[Answer, socket.socket]:
-    """Connect, check who answers, send; the caller reads the body and closes the socket.
+    """Connect, verify the server and send the request. The caller reads the body and closes the socket.
 
-    Nothing is sent before the server's certificate chains to the trust bundle in `credentials` and carries
-    exactly the expected SPIFFE ID. `timeout` bounds each wait, in seconds. Raises RefusedError when TLS
+    The server's certificate must chain to the trust bundle in `credentials` and contain exactly the expected
+    SPIFFE ID; only then the request is sent. `timeout` limits each wait (seconds). RefusedError if TLS
     fails, UnavailableError without an answer.
     """
     where = f"{endpoint.address}:{endpoint.port}"
@@ -130,10 +130,10 @@ def _connected(
 
 
 def _raise_alert(endpoint: Endpoint, credentials: Path, timeout: float) -> None:
-    """Ask for the reason again, of a server that had reset the connection; raises RefusedError if it says.
+    """Connect again to a server that reset the connection, to learn its reason; RefusedError with a reason.
 
-    With TLS 1.3 a refusal comes after the client's handshake. A request that crosses it is answered with a
-    reset, which can overtake the alert; a client that sends nothing always gets to read it.
+    In TLS 1.3 a server refuses after the client's handshake. If the request crosses the refusal, the server
+    answers with a reset, which can overtake the alert. A client that sends nothing always receives the alert.
     """
     with _connected(endpoint, credentials, min(timeout, 2.0), lambda line: None) as stream:
         try:
@@ -152,7 +152,7 @@ def _secured(
     where = f"{endpoint.address}:{endpoint.port}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A workload certificate has no host name: the SPIFFE ID is compared below instead.
+    # A workload certificate has no host name. The SPIFFE ID is compared below instead.
     context.check_hostname = False
     try:
         context.load_verify_locations(str(credentials / ROOTS_FILE))
@@ -161,7 +161,7 @@ def _secured(
         )
     except OSError as error:
         raise InputError(
-            f"the credentials cannot be used: {error.strerror or error}", where=str(credentials)
+            f"the credentials are unusable: {error.strerror or error}", where=str(credentials)
         ) from error
     try:
         secured = context.wrap_socket(stream)
@@ -172,9 +172,9 @@ def _secured(
     if seen != endpoint.identity:
         secured.close()
         raise RefusedError(
-            f"{seen} answers, {endpoint.identity} was expected; nothing was sent",
+            f"the server is {seen}, expected {endpoint.identity}; nothing was sent",
             where=where,
-            remedy="find out who listens there",
+            remedy="check which process listens there",
         )
     return secured
 
@@ -196,7 +196,7 @@ def _exchange(
             data += connection.send(h11.Data(data=request.body)) or b""
         data += connection.send(h11.EndOfMessage()) or b""
     except (h11.LocalProtocolError, UnicodeEncodeError) as error:
-        raise InputError(f"the request cannot be written: {error}", remedy=_ESCAPE) from error
+        raise InputError(f"the request is invalid: {error}", remedy=_ESCAPE) from error
     for line in (f"{request.method} {request.target} HTTP/1.1", *(f"{n}: {v}" for n, v in headers)):
         tell(f"> {line}")
     try:
@@ -232,7 +232,7 @@ def _event(connection: h11.Connection, stream: socket.socket, where: str) -> Any
     except h11.RemoteProtocolError as error:
         raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=where) from error
     except OSError as error:
-        # With TLS 1.3 a server refuses a client certificate after the handshake, in place of an answer.
+        # In TLS 1.3 a server refuses a client certificate after the handshake, instead of answering.
         raise _refusal(error, where) from error
     return event
 

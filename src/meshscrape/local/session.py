@@ -1,4 +1,4 @@
-"""One run of a mesh with everything that must be in place before it and gone after it."""
+"""Set up one run of a mesh, and clean up after it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LOOK = 0.1
 async def prepared_mesh(
     options: MeshOptions, state: Path, report: Callable[[str], None]
 ) -> AsyncIterator[LocalMesh]:
-    """Return a mesh that is checked and may be run; addresses and state directory are held until the end.
+    """Yield a checked mesh that is ready to run; hold its addresses and state directory until the end.
 
-    Whatever is wrong with the input is raised before anything is written or started.
+    Errors in the input are raised before anything is written or started.
     """
     with claim_subnet() as subnet:
         mesh = LocalMesh(options, StateDirectory.at(state), subnet, report)
@@ -33,7 +33,7 @@ async def prepared_mesh(
 
 
 async def wait_until_ready(mesh: LocalMesh, bound: float = READY_BOUND) -> None:
-    """Wait until every workload is ready; UnavailableError after `bound` seconds says what is not."""
+    """Wait until every workload is ready; UnavailableError after `bound` seconds names the others."""
     try:
         async with asyncio.timeout(bound):
             await mesh.ready.wait()
@@ -55,7 +55,7 @@ async def wait_until_up(
 ) -> list[tuple[str, str, str]]:
     """Wait until Prometheus reports every target up, for at most `bound` seconds.
 
-    Returns what is still missing then: (job, URL, what Prometheus says), empty when all are up.
+    Return (job, URL, what Prometheus reports) for each target that is not up; empty if all are up.
     """
     loop = asyncio.get_running_loop()
     deadline, told = loop.time() + bound, -1

@@ -1,8 +1,8 @@
-"""The state directory of one mesh: private, locked by the running `up`, cleaned after one that was killed.
+"""The state directory of one mesh. It is private, and `up` locks it and cleans it at its start.
 
 DIR               itself is locked (flock) by the running `up`
-DIR/ca/           the CA's keys and certificates; they outlive a run
-DIR/run/          everything of one run: agents, tokens, credentials, Prometheus, logs
+DIR/ca/           the CA's keys and certificates, which are kept between runs
+DIR/run/          the files of one run: agents, tokens, credentials, Prometheus, logs
 DIR/status.json   the status document of the running mesh
 """
 
@@ -31,13 +31,13 @@ class NotRunningError(MeshscrapeError):
 
 @dataclass(frozen=True, slots=True)
 class StateDirectory:
-    """Paths of one mesh's state."""
+    """The paths of one mesh's state."""
 
     path: Path
 
     @classmethod
     def at(cls, path: Path) -> StateDirectory:
-        """Return the state directory that a user named; links are followed once, now."""
+        """Return the state directory at `path`, with its links resolved."""
         return cls(path.resolve())
 
     @property
@@ -47,12 +47,12 @@ class StateDirectory:
 
     @property
     def run(self) -> Path:
-        """Return what lives only as long as the mesh runs."""
+        """Return the directory that exists only while the mesh runs."""
         return self.path / "run"
 
     @property
     def status_file(self) -> Path:
-        """Return the published status document."""
+        """Return the path of the status document."""
         return self.path / "status.json"
 
     def publish(self, document: Mapping[str, Any]) -> None:
@@ -70,9 +70,9 @@ def default_state_path(env: Mapping[str, str]) -> Path:
 
 @contextmanager
 def hold_state(path: Path) -> Iterator[StateDirectory]:
-    """Create and lock the directory for one `up`; InputError when a mesh runs there or it is not usable.
+    """Create and lock the directory for one `up`; InputError if a mesh runs there or it is unusable.
 
-    What a killed predecessor left is removed first. Afterwards only the CA's directory stays.
+    Files that a killed run left behind are removed first. At the end only the CA's directory stays.
     """
     state = StateDirectory.at(path)
     _refuse_foreign(state.path)
@@ -90,26 +90,26 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
 
 
 def _refuse_foreign(directory: Path) -> None:
-    """Raise InputError for files that `up` did not make: a start removes what is in a state directory."""
+    """Raise InputError if `up` did not make all the files, because a start deletes the contents."""
     try:
         names = [entry.name for entry in directory.iterdir()]
     except FileNotFoundError:
         return
     except OSError as error:
         raise InputError(
-            f"cannot be read: {error.strerror}", where=str(directory), remedy="name a directory of your own"
+            f"cannot be read: {error.strerror}", where=str(directory), remedy="name a directory that you own"
         ) from error
     foreign = sorted(name for name in names if name not in OWN and not name.startswith(".status.json."))
     if foreign:
         raise InputError(
-            f"holds {foreign[0]!r}, so it is no state directory of meshscrape",
+            f"contains {foreign[0]!r}, so it is not a state directory of meshscrape",
             where=str(directory),
-            remedy="name an empty or a new one with --state",
+            remedy="name an empty or a new directory with --state",
         )
 
 
 def _take_lock(directory: Path) -> DirectoryLock:
-    # A reader that asks whether a mesh runs shares the lock for an instant: that is no running mesh.
+    # `is_running` of another process takes a shared lock for an instant. Such a lock is not a running mesh.
     for _ in range(5):
         try:
             return DirectoryLock(directory, "a mesh", "--state")
@@ -122,7 +122,7 @@ def _clean(state: StateDirectory) -> None:
     state.status_file.unlink(missing_ok=True)
     remove_staged(state.path)
     if state.run.is_symlink():
-        # What it leads to is not this mesh's, and must not be emptied.
+        # The link's destination does not belong to this mesh and must not be emptied.
         raise InputError(
             "is a symbolic link, not a directory of this mesh", where=str(state.run), remedy="remove the link"
         )
@@ -153,7 +153,7 @@ def is_running(state: StateDirectory) -> bool:
 def read_status(path: Path) -> dict[str, Any]:
     """Return the status document of the mesh running in `path`.
 
-    NotRunningError when none runs; UnavailableError while it has not published anything yet.
+    NotRunningError if none runs; UnavailableError while it has not published anything yet.
     """
     state = StateDirectory.at(path)
     if not is_running(state):

@@ -29,7 +29,7 @@ def mesh_document(
     scrape_proxy: Mapping[str, Any] | None,
     workloads: Iterable[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the whole document; `message` says what is wrong with the mesh, and is empty otherwise."""
+    """Return the whole document; `message` describes the mesh's problems, empty without any."""
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": KIND,
@@ -51,7 +51,7 @@ def workload_entry(
     failure: str,
     shown_url: Callable[[Target], str],
 ) -> dict[str, Any]:
-    """Return one entry of `workloads`; `health` is what Prometheus reports, by job and the URL it shows."""
+    """Return one entry of `workloads`; `health` is Prometheus's report, by job and displayed URL."""
     plan, settings = running.plan, running.plan.settings
     certificate = running.certificate
     return {
@@ -87,7 +87,7 @@ def workload_entry(
 
 
 def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
-    """Return the entry `scrapeProxy`; `guard` is its parent process. A process that does not run is None."""
+    """Return the entry `scrapeProxy`; `guard` is the PID of its parent, None if that does not run."""
     proxy = child_named(guard) if guard else None
     return {
         "address": place.address,
@@ -100,7 +100,7 @@ def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
 
 
 def timestamp(moment: datetime) -> str:
-    """Return RFC 3339 in UTC, to the second."""
+    """Return the time in RFC 3339, UTC, with seconds."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

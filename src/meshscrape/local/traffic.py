@@ -1,4 +1,4 @@
-"""A trickle of requests through the gateway, so that the example mesh's statistics move."""
+"""Send a few requests through the gateway, so that the example mesh's statistics change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LIMITS = FetchLimits(total=5.0, body_bytes=1 << 20)
 
 
 async def trickle(url: str) -> None:
-    """Make about two requests per second below `url`, for ever. Failures show in the mesh's own metrics."""
+    """Send about two requests per second below `url`, for ever. Failures show in the mesh's own metrics."""
     for path in itertools.cycle(PATHS):
         with contextlib.suppress(MeshscrapeError):
             await fetch(f"{url}{path}", limits=_LIMITS)

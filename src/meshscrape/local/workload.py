@@ -1,4 +1,4 @@
-"""One running workload: its application processes, its agent, its token, and what can be seen of them."""
+"""Run one workload: its application processes, its agent and its token; and observe their state."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _LOOK_TOKEN = 30.0
 
 @dataclass(frozen=True, slots=True)
 class CertificateSeen:
-    """The workload's present certificate."""
+    """The workload's current certificate."""
 
     serial: str
     not_after: datetime
 
 
 class RunningWorkload:
-    """Runs a plan for as long as `run` runs; the attributes are what is seen of it now.
+    """Run a plan as long as `run` runs. The attributes are its currently observed state.
 
-    `joined` turns true with the first readiness and stays so: a workload that fails later remains a target
-    of Prometheus, whose `up` then says 0.
+    `joined` becomes true when the workload is first ready, and stays true. So a workload that fails later
+    remains a target of Prometheus, with `up` 0.
     """
 
     def __init__(self, plan: WorkloadPlan, tokens: TokenIssuer, changed: Callable[[], None]) -> None:
@@ -71,16 +71,16 @@ class RunningWorkload:
 
     @property
     def restarts(self) -> int:
-        """Return how often one of its processes had to be started again."""
+        """Return how often its processes were restarted."""
         return sum(each.restarts for each in (self.agent, *self.applications))
 
     @property
     def envoy_pid(self) -> int | None:
-        """Envoy's process id while it runs."""
+        """Return Envoy's process ID while it runs."""
         return self._envoy[1] if self._envoy and self.agent.pid == self._envoy[0] else None
 
     async def run(self) -> None:
-        """Run until cancelled; raises ComponentFailed when one of its processes dies too often."""
+        """Run until cancelled; ComponentFailed if one of its processes dies too often."""
         private_dir(self.plan.directory)
         private_dir(self.agent_directory)
         self._write_token()
@@ -99,7 +99,7 @@ class RunningWorkload:
             self.ready = False
 
     def follow(self, plan: WorkloadPlan) -> None:
-        """Take over a plan that `runs_as` the present one: nothing is restarted."""
+        """Change to a plan that `runs_as` the current one, without a restart."""
         before, self.plan = self.plan.scrapers_text, plan
         if plan.scrapers_text != before:
             self._write_scrapers()
@@ -110,14 +110,14 @@ class RunningWorkload:
 
     async def _run_application(self, application: Supervisor) -> None:
         if not self.plan.settings.envoy:
-            # It is here for the certificate: there is nothing it could do without.
+            # The application needs its certificate (it scrapes or serves with it), so wait for it first.
             await self._credentials.wait()
         await application.run()
 
     async def _start(self, plan: ApplicationPlan) -> Process:
         guard = [sys.executable, "-S", "-E", "-s", str(Path(__file__).with_name("guard.py"))]
         log = self.plan.directory / f"{plan.name}.log"
-        # Not the workload's own directory: a server of files must not find the token and the key.
+        # Do not run in the workload's own directory: a file server must not find the token and the key there.
         directory = self.plan.directory / "application"
         private_dir(directory)
         return await spawn([*guard, *plan.argv], env=dict(plan.environment), cwd=directory, log_file=log)
@@ -138,14 +138,14 @@ class RunningWorkload:
     async def _refresh_token(self) -> None:
         due = utcnow() + TOKEN_LIFETIME / 2
         while True:
-            # The wall clock is asked again and again: a machine that slept must not keep an expired token.
+            # Check the wall clock often: after a suspend the token may have expired.
             await asyncio.sleep(_LOOK_TOKEN)
             if utcnow() >= due:
                 try:
                     due = self._write_token()
                     self._token.clear()
                 except MeshscrapeError as error:
-                    # The token in use is good for as long again, and the next attempt comes soon.
+                    # The current token stays valid for the same time again, and the next attempt comes soon.
                     self._token.note(error)
 
     async def _look(self) -> None:
@@ -163,7 +163,7 @@ class RunningWorkload:
             await asyncio.sleep(_LOOK_READY if self.ready else _LOOK_UNREADY)
 
     def _find_envoy(self) -> None:
-        """Return Envoy's process: the known one for as long as it lives, else whichever the agent has now."""
+        """Update `envoy_pid`: keep the known process while it lives, else take the agent's current child."""
         agent = self.agent.pid
         if agent is None or not self.plan.settings.envoy:
             self._envoy = None
@@ -178,7 +178,7 @@ class RunningWorkload:
             status, body = await fetch(url, limits=_LIMITS)
         except UnavailableError:
             if self.agent.pid is None and self.agent.restarts:
-                return False, f"the agent is being restarted; it said: {self.agent.tail(1)}"
+                return False, f"the agent is being restarted; its last output: {self.agent.tail(1)}"
             return False, "the agent does not answer yet"
         said = body.decode("utf-8", "replace").strip().splitlines()
         if status != 200:
@@ -187,7 +187,7 @@ class RunningWorkload:
             if running.pid is None:
                 return False, f"{application.name} is not running"
             for host, port in application.listens:
-                # Once per process: an application is not bothered with connections for ever.
+                # Check once per process, to spare the application repeated connections.
                 place = (running.pid, host, port)
                 if place not in self._accepting and not await accepts(host, port):
                     return False, f"{application.name} does not accept connections on {host}:{port} yet"
@@ -195,7 +195,7 @@ class RunningWorkload:
         return True, "; ".join(self._problems(said))
 
     def _problems(self, said: Sequence[str]) -> list[str]:
-        """Return what is wrong with a workload that is ready; `said` is its agent's answer, in lines."""
+        """Return the problems of a ready workload; `said` is its agent's answer, in lines."""
         logs = [each.log_problem for each in (self.agent, *self.applications)]
         return [line[:500] for line in (*said[1:2], self._token.text, *logs) if line]
 
@@ -211,7 +211,7 @@ class RunningWorkload:
 async def accepts(host: str, port: int) -> bool:
     """Return whether a TCP connection to `host:port` is accepted within a second."""
     try:
-        # Not wait_for: until Python 3.12 it can swallow a cancellation, and with it the order to stop.
+        # Before Python 3.12, wait_for can swallow a cancellation, so this uses asyncio.timeout.
         async with asyncio.timeout(1.0):
             _, writer = await asyncio.open_connection(host, port)
     except (OSError, TimeoutError):

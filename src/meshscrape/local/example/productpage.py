@@ -1,4 +1,4 @@
-"""A small web shop with metrics of its own: pages over data that it keeps itself, and `/metrics`."""
+"""A small web shop with its own metrics: some pages over data in memory, and `/metrics`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, ge
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """One article: price in cents."""
+    """One product; the price is in cents."""
 
     name: str
     price: int
@@ -40,13 +40,13 @@ for key, item in PRODUCTS.items():
 
 @app.before_request
 def started() -> None:
-    """Remember when the request came."""
+    """Record the time of the request."""
     g.started = time.perf_counter()
 
 
 @app.after_request
 def counted(response: Response) -> Response:
-    """Count the answer under its route's pattern, so that made-up paths make no series."""
+    """Count the answer under its route's pattern, so that unknown paths do not create series."""
     route = request.url_rule.rule if request.url_rule else "unknown"
     REQUESTS.labels(route, str(response.status_code)).inc()
     SECONDS.labels(route).observe(time.perf_counter() - g.started)
@@ -83,13 +83,13 @@ def reviews(key: str) -> Response:
 
 @app.get("/health")
 def health() -> str:
-    """Return whether the application answers."""
+    """Answer that the application is healthy."""
     return "ok\n"
 
 
 @app.get("/metrics")
 def metrics() -> Response:
-    """Return the application's metrics, in Prometheus' text format."""
+    """Return the application's metrics in Prometheus's text format."""
     return Response(generate_latest(), content_type=CONTENT_TYPE_LATEST)
 
 
