@@ -1,1 +1,1 @@
-"""What must change, and in which order: (what was observed, what is wanted) -> changes. Pure."""
+"""Plan the changes and their order: (observation, intent) -> changes. Pure."""

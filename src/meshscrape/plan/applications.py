@@ -1,4 +1,4 @@
-"""Applications whose metrics are in no merge: scraped over mutual TLS at their own ports, if possible."""
+"""Scrape applications whose metrics are not merged over mutual TLS at their own ports, where possible."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _REMEDY = (
 
 
 def application_ports(context: Context) -> tuple[ApplicationPort, ...]:
-    """Own metrics ports of the mesh that Prometheus can read through the sidecar; the others are noted."""
+    """Return applications' own metrics ports that Prometheus can read through the sidecar; note others."""
     planned = {target.ref for target in context.targets}
     found = (
         _port(context, each)
         for each in context.observation.workloads
-        # Of all in the mesh, not of the chosen alone: a plan for others must not take a job away.
+        # Include all workloads of the mesh, not only the chosen ones: the plan must not remove others' jobs.
         if each.kind == "sidecar" or (each.ref in planned and not each.is_gateway)
     )
     return tuple(sorted((each for each in found if each), key=lambda each: (each.namespace, each.name)))
@@ -45,11 +45,11 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
         return None
     number = int(text)
     if workload.mtls.of(number) != "STRICT":
-        # In the clear it goes on as it is; over TLS, Istio takes only clients with its own ALPN there.
+        # Plaintext scrapes continue. Over TLS, Istio accepts only clients with its own ALPN on this port.
         context.draft.note(
             workload.ref,
             "application-port-permissive",
-            f"its own metrics port {number} stays in the clear: Prometheus needs STRICT there for mutual TLS",
+            f"its own metrics port {number} stays plaintext: Prometheus needs STRICT there for mutual TLS",
             _REMEDY,
         )
         return None
@@ -58,7 +58,7 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
         context.draft.note(
             workload.ref,
             "application-port-not-http",
-            f"Istio does not know that its own metrics port {number} speaks HTTP: Prometheus cannot read it",
+            f"Prometheus cannot read its own metrics port {number}: Istio does not know that it speaks HTTP",
             f"name the Service's port http-… (or set appProtocol: http); or {_REMEDY}",
         )
         return None
@@ -76,7 +76,7 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
 
 
 def _service(context: Context, workload: ObservedWorkload, number: int) -> tuple[dict[str, str] | None, str]:
-    """Return the labels of the Service that leads to the port, and the port's name there."""
+    """Return the labels of the Service that leads to the port, and the port's name in that Service."""
     declared = [ContainerPort(port.number, port.name) for port in workload.container_ports]
     for found in context.inventory.in_namespace(workload.namespace, "Service", ""):
         view = service(found.data)

@@ -1,4 +1,4 @@
-"""Mode `bootstrap`: the local mesh's listeners, with an allow list, as a bootstrap override."""
+"""Mode `bootstrap`: add the local mesh's listeners with an allow list as a bootstrap override."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from meshscrape.plan.workloads import (
 )
 
 VOLUME = "meshscrape-bootstrap"
-# Istio mounts the ConfigMap without `optional`: no pod starts without it, and neither does an older revision
-# that a rollback brings back. So tools that prune must leave it until nothing refers to it any more.
+# Istio mounts the ConfigMap without `optional`, so no pod starts without it. That includes the pods of an
+# older revision after a rollback. So pruning tools must keep it as long as something refers to it.
 _KEPT = {
     "argocd.argoproj.io/sync-options": "Prune=false",
     "helm.sh/resource-policy": "keep",
@@ -42,7 +42,7 @@ _PATH = f"{overrides.DIRECTORY}/{overrides.BOOTSTRAP_FILE}"
 
 
 def plan_bootstrap(context: Context, target: PlannedWorkload) -> Refused | None:
-    """Plan the ConfigMap with the listeners and the allow list, and the proxy that reads it."""
+    """Plan the ConfigMap with the listeners and the allow list, and let the proxy read it."""
     workload = target.workload
     name = workload.bootstrap_override or OVERRIDE_NAME
     ref = Ref("", "ConfigMap", workload.namespace, name)
@@ -76,7 +76,7 @@ def plan_bootstrap(context: Context, target: PlannedWorkload) -> Refused | None:
 
 
 def _config_map(context: Context, ref: Ref) -> str | Refused:
-    """Bring the ConfigMap up to date; return the checksum of what Envoy reads at its start."""
+    """Update the ConfigMap; return the checksum of the part that Envoy reads at its start."""
     if not context.addresses:
         context.addresses = wildcard_addresses(context.inventory)
     here = [target.workload for target in context.targets if target.workload.namespace == ref.namespace]
@@ -85,7 +85,7 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
         context.intent.merged_port, envoy_port, context.addresses, list_name=str(ref)
     )
     wanted = overrides.override(options)
-    reason = "the listeners, and who may scrape (followed while Envoy runs)"
+    reason = "the listeners, and the allow list (Envoy follows its changes)"
     if ref.name == OVERRIDE_NAME:
         base = {
             "apiVersion": "v1",
@@ -104,8 +104,8 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
     elif context.draft.get(ref) is None:
         return Refused(
             "override-unknown",
-            f"it has a bootstrap override already, in {ref}, which is not among the given objects",
-            "give that ConfigMap too, so that both can be in it",
+            f"it already has a bootstrap override in {ref}, which is not among the given objects",
+            "give that ConfigMap too, so that meshscrape can add its part to it",
         )
     text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
     merged = _merged(text, wanted, ref)
@@ -113,7 +113,7 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
     if size > overrides.LIMIT_BYTES:
         return Refused(
             "override-too-large",
-            f"the override in {ref} would have {size} bytes, and the limit is {overrides.LIMIT_BYTES}",
+            f"the override in {ref} would have {size} bytes; the limit is {overrides.LIMIT_BYTES}",
             "shorten your own part of it",
         )
 
@@ -127,7 +127,7 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
 
 
 def _merged(text: str, wanted: Mapping[str, Any], ref: Ref) -> Mutable:
-    """Return a user's own override with our listeners in place of those that we put there before."""
+    """Return a user's own override with our current listeners instead of our earlier ones."""
     found = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}") if text else {}
     if not isinstance(found, dict):
         raise InputError("not a mapping", where=f"{ref}: {overrides.BOOTSTRAP_FILE}", remedy="correct it")
@@ -148,7 +148,7 @@ def _json(data: Any) -> str:
 
 
 def wildcard_addresses(inventory: Inventory) -> tuple[str, ...]:
-    """The wildcards to listen on, by the addresses that the cluster's pods have; IPv4 where none tells."""
+    """Return the wildcard addresses to listen on, by the families of the pods' addresses (default: IPv4)."""
     families = set()
     for pod in inventory.of_kind("Pod", ""):
         for each in as_list(dig(pod.data, "status", "podIPs")):

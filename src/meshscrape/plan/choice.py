@@ -1,4 +1,4 @@
-"""Which of the chosen workloads a plan is about, how each is secured, and why others are left alone."""
+"""Decide which of the chosen workloads a plan secures, in which mode, and why it leaves others alone."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from meshscrape.plan.workloads import (
     version_of,
 )
 
-# What Kubernetes and istiod make themselves has its template elsewhere; these owners are known to observe.
+# Owners that Kubernetes or istiod makes. The template is elsewhere then, and `observe` knows where.
 _KNOWN_OWNERS = ("Gateway", "IstioGateway", "ReplicaSet", "CronJob")
-# The Operator makes a scraper's StatefulSet: its Prometheus object is planned in its place.
+# The Operator makes a scraper's StatefulSet, so the plan changes its Prometheus object instead.
 _SCRAPERS = ("Prometheus", "PrometheusAgent", "VMAgent", "VMSingle")
 
 
 def choose(context: Context) -> list[PlannedWorkload]:
-    """Return the targets among the chosen workloads; note why others are none."""
+    """Return the chosen workloads that the plan secures; note why it does not secure the others."""
     chosen = list(chosen_workloads(context))
     if not context.intent.inject:
         _note_outside(context, chosen)
@@ -49,7 +49,7 @@ def choose(context: Context) -> list[PlannedWorkload]:
 
 
 def chosen_workloads(context: Context) -> Iterator[ObservedWorkload]:
-    """Return the workloads that namespaces and selector choose, without those that scrape."""
+    """Return the workloads that the namespaces and the selector choose, without the scrapers."""
     intent = context.intent
     scrapers = {scraper.ref for scraper in context.observation.scrapers}
     for workload in context.observation.workloads:
@@ -63,7 +63,7 @@ def chosen_workloads(context: Context) -> Iterator[ObservedWorkload]:
 
 
 def owner_of(context: Context, workload: ObservedWorkload) -> Ref | None:
-    """Return the object of another controller that the workload's template is made from."""
+    """Return the object of another controller that generates the workload's template."""
     for owner in as_list(dig(context.object_of(workload.ref), "metadata", "ownerReferences")):
         if dig(owner, "controller") is True and dig(owner, "kind") not in _KNOWN_OWNERS:
             group = str(dig(owner, "apiVersion", default="")).rpartition("/")[0]
@@ -78,8 +78,8 @@ def _note_outside(context: Context, chosen: list[ObservedWorkload]) -> None:
             context.draft.note(
                 workload.ref,
                 "no-sidecar",
-                "it has no sidecar, and is left alone",
-                "take it into the mesh with --inject if it belongs in",
+                "it has no sidecar, so it is left alone",
+                "add it to the mesh with --inject",
             )
 
 
@@ -88,7 +88,7 @@ def _note_ambient(context: Context, workload: ObservedWorkload) -> None:
         workload.ref,
         "ambient",
         "it is in ambient mode: it has no sidecar, and ztunnel's own metrics stay plaintext",
-        "its waypoint, if it has one, is planned for like a gateway",
+        "if it has a waypoint, the plan secures that like a gateway",
     )
 
 
@@ -96,7 +96,7 @@ def _note_no_envoy(context: Context, workload: ObservedWorkload, reason: str) ->
     context.draft.note(
         workload.ref,
         "no-envoy",
-        f"it has no Envoy ({reason}), so nothing can open a secure port: it stays as it is",
+        f"it has no Envoy ({reason}), so it cannot have a secure port: it is left alone",
         "scrape its plaintext port behind a NetworkPolicy",
     )
 
@@ -117,15 +117,15 @@ def _to_be_injected(context: Context, workload: ObservedWorkload) -> bool:
         context.draft.note(
             workload.ref,
             "opted-out",
-            "it is kept out of the mesh explicitly",
-            'remove the label sidecar.istio.io/inject: "false" (or istio-injection: disabled) to take it in',
+            "it is excluded from the mesh explicitly",
+            'remove the label sidecar.istio.io/inject: "false" (or istio-injection: disabled) to add it',
         )
         return False
     return True
 
 
 def opted_out(context: Context, workload: ObservedWorkload) -> bool:
-    """Return whether a label or annotation says that this workload must have no sidecar."""
+    """Return whether a label or annotation excludes this workload from injection."""
     namespace = context.object_of(Ref("", "Namespace", "", workload.namespace))
     own = workload.labels.get(INJECT) or workload.annotations.get(INJECT)
     labels = as_mapping(dig(namespace, "metadata", "labels"))
@@ -141,38 +141,38 @@ def _target(context: Context, workload: ObservedWorkload) -> PlannedWorkload | R
 
 
 def _unchangeable(context: Context, workload: ObservedWorkload) -> Refused | None:
-    """Return why there is no object whose change reaches the proxy."""
+    """Return the reason if no object's change reaches the proxy."""
     if workload.kind in ("gateway-api", "waypoint", "asm-gateway"):
         if workload.gateway_ref is None or context.draft.get(workload.gateway_ref) is None:
             return Refused(
                 "gateway-unknown",
                 "it is managed by a Gateway that is not among the given objects",
-                "give the Gateway too: istiod takes back a change of the Deployment",
+                "give the Gateway too: istiod reverts changes of the Deployment",
             )
         return None
     if context.draft.get(workload.ref) is None:
         return Refused(
             "object-unknown",
-            "its pods are among the given objects, but it is not",
-            f"give the {workload.ref.kind} too: that is what has to change",
+            "its pods are among the given objects, but the object itself is not",
+            f"give the {workload.ref.kind} too: the plan must change it",
         )
     if workload.standalone or workload.ref.kind in ("Pod", "Job", "ReplicaSet", "ReplicationController"):
         return Refused(
             "standalone",
-            f"a standalone {workload.ref.kind}: nothing makes its pods anew when it changes",
-            "secure its template where it comes from and create it again; nothing is deleted for you",
+            f"a standalone {workload.ref.kind}: no controller recreates its pods when it changes",
+            "change its template at its source and create it again; meshscrape does not delete it",
         )
     if owner := owner_of(context, workload):
         return Refused(
             "template-owned",
-            f"{owner} makes its template, and takes a change of it back",
+            f"{owner} generates its template and reverts changes of it",
             f"set the same labels and annotations in the pod template of {owner}",
         )
     if workload.injection.by == "manual":
         return Refused(
             "manually-injected",
-            "its template already holds the proxy (istioctl kube-inject): annotations have no effect there",
-            "plan for the manifest as it was before injection, then inject it again",
+            "its template already contains the proxy (istioctl kube-inject), so annotations have no effect",
+            "plan for the manifest from before the injection, then inject it again",
         )
     for refusal in workload.refusals:
         # A restart would leave the workload without any pod.
@@ -194,13 +194,13 @@ def _mode(context: Context, workload: ObservedWorkload, version: IstioVersion) -
     if mode == "legacy" and workload.kind == "waypoint":
         return Refused(
             "waypoint-in-legacy",
-            "a waypoint takes no Gateway or Sidecar of its own, so legacy mode is not possible",
+            "legacy mode is not possible: Istio applies no Gateway or Sidecar object to a waypoint",
             f"upgrade Istio to {NATIVE_SINCE}, or use --mode bootstrap from {PARAMETERS_SINCE} on",
         )
     if mode in ("legacy", "bootstrap") and not context.scrapers:
         return Refused(
             "no-scraper",
-            f"{mode} mode needs to know who may scrape, and no scraper is among the given objects",
+            f"{mode} mode needs an allow list, and no scraper is among the given objects",
             "name it: --scraper spiffe:spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT",
         )
     return mode
@@ -208,21 +208,21 @@ def _mode(context: Context, workload: ObservedWorkload, version: IstioVersion) -
 
 def _automatic(context: Context, workload: ObservedWorkload, version: IstioVersion) -> Decided | Refused:
     if has_override(context, workload):
-        # Other listeners would be on the same ports: the override stays until another mode is asked for.
+        # Other listeners would use the same ports, so the override stays until the user sets another mode.
         return _bootstrap(context, workload, version)
     native = version.at_least(NATIVE_SINCE)
     if native is None:
         return Refused(
             "version-unknown",
             f"the version of its proxy is unknown{_from(version)}",
-            "say it: --istio-version VERSION, or give the control plane's objects; --mode legacy and "
+            "set --istio-version VERSION, or give the control plane's objects; --mode legacy and "
             "--mode bootstrap work without",
         )
     if native and workload.flavour == "asm":
         context.draft.note(
             workload.ref,
             "asm-untested",
-            f"ASM {version}: no such version could be run here, so the mode that every version has is taken",
+            f"ASM {version} was not tested, so meshscrape uses the mode that every version supports",
             "try --mode native on one workload first",
         )
         return "legacy"
@@ -241,7 +241,7 @@ def _native(context: Context, workload: ObservedWorkload, version: IstioVersion)
     return Refused(
         "native-too-old",
         f"native mode needs a proxy of {NATIVE_SINCE} or newer: {known}",
-        "use --mode auto, or say the version: --istio-version VERSION",
+        "use --mode auto, or set the version: --istio-version VERSION",
     )
 
 
@@ -249,14 +249,14 @@ def _bootstrap(context: Context, workload: ObservedWorkload, version: IstioVersi
     if version.at_least(BOOTSTRAP_SINCE) is False:
         return Refused(
             "bootstrap-too-old",
-            f"the Envoy of {version} does not know the allow list's matcher, and would refuse every scraper",
+            f"the Envoy of {version} does not know the allow list's matcher and would refuse every scraper",
             "use --mode legacy",
         )
     if workload.kind in ("gateway-api", "waypoint") and not version.at_least(PARAMETERS_SINCE):
         return Refused(
             "gateway-parameters-too-old",
-            f"a Gateway takes parametersRef from {PARAMETERS_SINCE} on; this is {version}",
-            "use --mode legacy, or say the version: --istio-version VERSION",
+            f"a Gateway's parametersRef needs {PARAMETERS_SINCE} or newer; this is {version}",
+            "use --mode legacy, or set the version: --istio-version VERSION",
         )
     _note_asm(context, workload, version, "bootstrap")
     return "bootstrap"
@@ -267,6 +267,6 @@ def _note_asm(context: Context, workload: ObservedWorkload, version: IstioVersio
         context.draft.note(
             workload.ref,
             "asm-untested",
-            f"{mode} mode on ASM {version}: it could not be run here",
+            f"{mode} mode on ASM {version} was not tested",
             "try one workload first",
         )

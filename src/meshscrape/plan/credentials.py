@@ -1,4 +1,4 @@
-"""Certificates for those who scrape: a sidecar that intercepts nothing and writes the files."""
+"""Give scrapers a certificate: a sidecar that intercepts no traffic writes the files."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _REASON = "gets a workload certificate: a sidecar that intercepts nothing and wr
 
 
 def plan_credentials(context: Context) -> None:
-    """Plan certificates for the scrapers that are there, or the rights of a new one."""
+    """Plan certificates for the existing scrapers, or the identity and rights of a new one."""
     if context.intent.prometheus == "existing":
         for scraper in secured_scrapers(context):
             if scraper.ref in context.held.scrapers:
@@ -48,11 +48,11 @@ def plan_credentials(context: Context) -> None:
         _check_namespace(context)
         for wanted in new_objects(context):
             if wanted["kind"] in RIGHTS:
-                context.draft.ensure(wanted, "the identity of Prometheus, and what it may read")
+                context.draft.ensure(wanted, "the identity of Prometheus and its read permissions")
 
 
 def _check_namespace(context: Context) -> None:
-    """Say that a new Prometheus needs its namespace, where the objects show that it is missing."""
+    """Note that a new Prometheus needs its namespace, if the objects show that it is missing."""
     name = context.intent.prometheus_namespace
     if next(iter(context.inventory.of_kind("Namespace", "")), None) is None:
         return
@@ -61,8 +61,8 @@ def _check_namespace(context: Context) -> None:
         context.draft.note(
             ref,
             "namespace-unknown",
-            "it is not among the given objects, and the new Prometheus goes there",
-            f"kubectl create namespace {name}, or take another one: --prometheus-namespace",
+            "the new Prometheus needs this namespace, and it is not among the given objects",
+            f"kubectl create namespace {name}, or choose another one: --prometheus-namespace",
         )
 
 
@@ -70,8 +70,8 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
     if scraper.ambient:
         return Refused(
             "ambient-scraper",
-            "it is in ambient mode: ztunnel carries its scrapes, and a sidecar would end that",
-            "go on through ztunnel, with an AuthorizationPolicy for the metrics port; or scrape from outside "
+            "it is in ambient mode: ztunnel carries its scrapes, and with a sidecar it would not",
+            "scrape through ztunnel, with an AuthorizationPolicy for the metrics port; or scrape outside "
             "ambient mode: --prometheus addon",
         )
     if scraper.kind == "operator":
@@ -83,14 +83,12 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
     if workload and workload.host_network:
         return Refused(
             "host-network",
-            "it uses the host's network, where Istio injects nothing",
-            "let it run in the pod network, or use a new one: --prometheus addon",
+            "it uses the host's network, where Istio does not inject sidecars",
+            "run it in the pod network, or use a new Prometheus: --prometheus addon",
         )
     template = templates.template_of(clone(context.object_of(scraper.ref)))
     if _scraping_container(templates.child(template, "spec")) is None:
-        return Refused(
-            "no-container", "its pod template has no container", "give its manifest as it is applied"
-        )
+        return Refused("no-container", "its pod template has no container", "give its complete manifest")
     restarts = restarts_of(context, workload) if workload else ()
     context.draft.edit(scraper.ref, partial(_deployed, context, scraper), _REASON, restarts)
     return None
@@ -101,7 +99,7 @@ def _restarted_by_operator(scraper: Scraper) -> tuple[str, ...]:
 
 
 def _deployed(context: Context, scraper: Scraper, data: Mutable) -> None:
-    """Give the pod template of a Prometheus its certificate."""
+    """Add the certificate to the pod template of a Prometheus."""
     template = templates.template_of(data)
     spec = templates.child(template, "spec")
     own = _certificates_of(scraper, template)
@@ -115,7 +113,7 @@ def _deployed(context: Context, scraper: Scraper, data: Mutable) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Certificates:
-    """Where a scraper's proxy writes its certificate; `mounted`: the proxy has that volume already."""
+    """Where a scraper's proxy writes its certificate; `mounted`: the proxy already mounts the volume."""
 
     directory: str
     volume: str
@@ -123,14 +121,14 @@ class _Certificates:
 
 
 def _certificates_of(scraper: Scraper, template: Mutable) -> _Certificates:
-    """Return the place of the certificate; a volume that is mounted there already is used."""
+    """Return the place of the certificate; reuse a volume that is already mounted there."""
     directory = scraper.output_certs or scraper_pod.CERTIFICATES
     mounted = certs_volume(template, objects.annotations(template), directory)
     return _Certificates(directory, mounted[0] if mounted else scraper_pod.VOLUME, mounted is not None)
 
 
 def _declare(template: Mutable, spec: Mutable, own: _Certificates) -> None:
-    """Declare the volume in the template, as an annotation declares it where one does."""
+    """Declare the volume in the template, in an annotation if the user already has one there."""
     if any(dig(volume, "name") == own.volume for volume in as_list(spec.get("volumes"))):
         return
     declared = dict(named_items(templates.annotation(template, USER_VOLUME)).items).get(own.volume)
@@ -144,7 +142,7 @@ def _scraper_metadata(context: Context, owner: Mutable, scraper: Scraper, own: _
     intercepted = any(objects.annotations(owner).get(key) != value for key, value in wanted.items())
     if scraper.injected and labels(owner).get(INJECT) != "false":
         if intercepted:
-            # Nothing intercepts what comes in: clients in the mesh must not speak mutual TLS to it.
+            # The sidecar does not intercept inbound traffic, so clients must not use mutual TLS to it.
             templates.label(owner, {TLS_MODE: "disabled"})
             templates.annotate(owner, wanted)
         if scraper.output_certs and scraper.certs_mount:
@@ -164,7 +162,7 @@ def _scraper_metadata(context: Context, owner: Mutable, scraper: Scraper, own: _
 
 
 def _merged_mounts(text: str, own: _Certificates) -> str:
-    """Return `userVolumeMount` with our mount in it; a list is understood as well, a map is written."""
+    """Return `userVolumeMount` (a map) with our mount added; `text` may be a map or a list."""
     mounts = load_text(text, USER_VOLUME_MOUNT)
     if isinstance(mounts, list):
         mounts = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in mounts}
@@ -175,7 +173,7 @@ def _merged_mounts(text: str, own: _Certificates) -> str:
 
 
 def _scraping_container(spec: Mutable) -> Mutable | None:
-    """Return the container that scrapes: by its image, else the first one that is not the proxy."""
+    """Return the scraping container: by its image, else the first container that is not the proxy."""
     containers = [each for each in as_list(spec.get("containers")) if isinstance(each, dict)]
     others = [each for each in containers if each.get("name") != PROXY_CONTAINER]
     named = [
@@ -188,7 +186,7 @@ def _scraping_container(spec: Mutable) -> Mutable | None:
 
 
 def _operated(context: Context, scraper: Scraper, data: Mutable) -> None:
-    """Give the pods of a Prometheus object their certificate, and the object a scrape class with it."""
+    """Add a certificate to the pods of a Prometheus object, and a scrape class that uses it."""
     spec = templates.child(data, "spec")
     template = operated_template(Manifest(scraper.ref, data))
     own = _certificates_of(scraper, template)

@@ -1,4 +1,4 @@
-"""Objects while a plan is made: the current state of each, and what has been changed in which phase."""
+"""The objects while a plan is made: the current state of each, and its changes by phase."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshscrape.istio.names import MANAGED_BY
 from meshscrape.kube.objects import Inventory, Object, Ref, labels, ref_of
 from meshscrape.plan.model import MANAGER, PHASES, Action, Change, Note, Phase, Refused
 
-# What others refer to comes first. Deletions go the other way round.
+# Kinds that others refer to come first. Deletions are in the reverse order.
 _RANKS = {
     "Namespace": 0, "ServiceAccount": 1, "ClusterRole": 1, "ClusterRoleBinding": 2, "ConfigMap": 1,
     "PeerAuthentication": 2, "AuthorizationPolicy": 2, "NetworkPolicy": 2, "ServiceEntry": 2, "Sidecar": 3,
@@ -31,7 +31,7 @@ class _Entry:
 
 
 class EditedObjects:
-    """Collects changes phase by phase; each is recorded with the object before and after."""
+    """Collect changes by phase; each is recorded with the object before and after."""
 
     def __init__(self, inventory: Inventory) -> None:
         self._inventory = inventory
@@ -39,26 +39,26 @@ class EditedObjects:
         self._entries: dict[tuple[Phase, Ref], _Entry] = {}
         self._notes: dict[Note, None] = {}
         self.phase: Phase = PHASES[0]
-        # How many edits made a difference so far: tells cheaply whether a step changes anything.
+        # The number of edits that changed something: a cheap test whether a step changes anything.
         self.edits = 0
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """Return what has been noted so far, each note once."""
+        """Return the notes so far, each once."""
         return tuple(self._notes)
 
     def note(self, ref: Ref | None, code: str, text: str, remedy: str) -> None:
-        """Record something that a person must know."""
+        """Record a note for the user."""
         self._notes[Note(ref, code, text, remedy)] = None
 
     def refuse(self, ref: Ref | None, refused: Refused) -> None:
-        """Record that an object is left alone, and why."""
+        """Record that an object is left alone and why."""
         self._notes[Note(ref, refused.code, refused.reason, refused.remedy, refused=True)] = None
 
     def whole(self, act: Callable[[], Refused | None]) -> Refused | None:
-        """Make all changes of `act`, or none of them when it refuses. May be nested.
+        """Make all changes of `act`, or none if it refuses. Calls can be nested.
 
-        An InputError is a mistake in the user's own text (an annotation, a configuration): it refuses too.
+        An InputError (a mistake in the user's text, such as an annotation) counts as a refusal.
         """
         state, entries = dict(self._state), dict(self._entries)
         try:
@@ -76,7 +76,7 @@ class EditedObjects:
         return refused
 
     def get(self, ref: Ref) -> Object | None:
-        """Return the object as the changes so far leave it; it must not be modified."""
+        """Return the object with the changes so far; the caller must not modify it."""
         if ref in self._state:
             return self._state[ref]
         manifest = self._inventory.get(ref)
@@ -85,9 +85,9 @@ class EditedObjects:
     def edit(
         self, ref: Ref, change: Callable[[Mutable], None], reason: str, restarts: tuple[str, ...] = ()
     ) -> bool:
-        """Let `change` modify a copy of an object that is there; return whether that made a difference.
+        """Apply `change` to a copy of an existing object; return whether that made a difference.
 
-        The order of keys makes no difference, and neither do fields that `change` leaves unset and the API
+        The order of keys does not count, and neither do fields that `change` leaves unset and that the API
         server fills in.
         """
         before = self.get(ref)
@@ -101,9 +101,9 @@ class EditedObjects:
         return True
 
     def ensure(self, wanted: Object, reason: str, restarts: tuple[str, ...] = ()) -> bool:
-        """Create an object of our own, or bring it up to date; fields that others added to it stay.
+        """Create an object of our own or update it; keep fields that others added.
 
-        Return False, with a note, for an object of the same name that is not ours: it is left alone.
+        If an object of the same name is not ours, leave it alone, add a note and return False.
         """
         ref = ref_of(wanted)
         before = self.get(ref)
@@ -116,7 +116,7 @@ class EditedObjects:
                 Refused(
                     "name-taken",
                     "an object of this name exists, and meshscrape did not create it",
-                    f"rename it, or label it {MANAGED_BY}={MANAGER} to hand it over",
+                    f"rename it, or label it {MANAGED_BY}={MANAGER} so that meshscrape manages it",
                 ),
             )
             return False
@@ -126,7 +126,7 @@ class EditedObjects:
         return True
 
     def delete(self, ref: Ref, reason: str) -> None:
-        """Remove an object that is there."""
+        """Remove an existing object."""
         before = self.get(ref)
         if before is not None:
             self._record(ref, before, None, reason, ())
@@ -145,7 +145,7 @@ class EditedObjects:
         self.edits += 1
 
     def changes(self) -> tuple[Change, ...]:
-        """Return all changes in the order in which they are to be applied."""
+        """Return all changes in the order to apply them."""
         made = [
             Change(
                 _action(entry),
@@ -163,7 +163,7 @@ class EditedObjects:
 
 
 def clone(value: Any) -> Any:
-    """Return a copy in which no two places share an object: readers of dumps share equal parts in memory."""
+    """Return a copy without shared parts: the reader of dumps shares equal parts in memory."""
     if isinstance(value, Mapping):
         return {key: clone(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -172,9 +172,9 @@ def clone(value: Any) -> Any:
 
 
 def covers(found: Any, wanted: Any) -> bool:
-    """Return whether `found` says all that `wanted` says; API servers and others add fields of their own.
+    """Return whether `found` contains all of `wanted`; API servers and others add their own fields.
 
-    The apiVersion may differ: a cluster gives back the one that it stores.
+    The apiVersion may differ, because a cluster returns the version that it stores.
     """
     if isinstance(wanted, Mapping):
         return isinstance(found, Mapping) and all(

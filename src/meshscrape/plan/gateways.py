@@ -1,4 +1,4 @@
-"""Changes of gateways, each through the object that really owns its pods."""
+"""Change gateways through the object that owns their pods."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from meshscrape.plan.model import MANAGER, Refused
 from meshscrape.plan.workloads import PARAMETERS_SINCE, Context, PlannedWorkload, restarts_of
 
 _OVERLAY = "deployment"
-# Istio reads these from the Gateway itself; kubectl's own note belongs nowhere else.
+# Do not copy these: Istio reads some from the Gateway itself, and one is kubectl's own record.
 _NOT_COPIED = (LAST_APPLIED,)
-# `infrastructure` is honoured from here on.
+# The first version with support for `infrastructure`.
 _INFRASTRUCTURE_SINCE = "1.22"
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyPatch:
-    """What a proxy needs: variables, pod annotations, variables of `proxy.istio.io/config`, one volume.
+    """Settings for a proxy: variables, pod annotations, variables of `proxy.istio.io/config`, one volume.
 
     `config_map` is mounted as a whole at `mount_path`, from a volume called `volume`.
     """
@@ -40,7 +40,7 @@ class ProxyPatch:
 def patch_gateway(
     context: Context, target: PlannedWorkload, patch: ProxyPatch, reason: str
 ) -> Refused | None:
-    """Give a gateway's proxy what `patch` says; return why no object can carry it."""
+    """Apply `patch` to a gateway's proxy; return the reason if no object can carry it."""
     match target.workload.kind:
         case "gateway-api" | "waypoint":
             return _patch_managed(context, target, patch, reason)
@@ -57,7 +57,7 @@ def _patch_template(
         return Refused(
             "no-proxy-container",
             "its template has no container istio-proxy",
-            "give the gateway's manifest as it is applied",
+            "give the gateway's complete manifest",
         )
 
     def change(data: Mutable) -> None:
@@ -68,7 +68,7 @@ def _patch_template(
         context.draft.note(
             target.ref,
             "chart-takes-back",
-            "Helm or istioctl made this gateway, and the next upgrade with it takes the change back",
+            "Helm or istioctl made this gateway, and its next upgrade reverts the change",
             "put the same env and podAnnotations into its values",
         )
     return None
@@ -105,16 +105,16 @@ def _patch_managed(
     if patch.env or patch.config_map or patch.metadata:
         return Refused(
             "gateway-parameters-too-old",
-            f"its settings need parametersRef, which Gateways take from {PARAMETERS_SINCE} on; this is "
+            f"its settings need parametersRef, which needs {PARAMETERS_SINCE} or newer; this is "
             f"{target.version}",
             "use --mode legacy, or a ProxyConfig object",
         )
     if not target.version.at_least(_INFRASTRUCTURE_SINCE):
         return Refused(
             "gateway-infrastructure-too-old",
-            f"Istio gives a Gateway's pods annotations from {_INFRASTRUCTURE_SINCE} on; this is "
+            f"annotations of a Gateway's pods need {_INFRASTRUCTURE_SINCE} or newer; this is "
             f"{target.version}",
-            "upgrade Istio, or scrape this gateway by a job of its own",
+            "upgrade Istio, or write a separate scrape job for this gateway",
         )
     return _annotate_infrastructure(context, target, gateway, patch, reason)
 
@@ -125,7 +125,8 @@ def _annotate_infrastructure(
     def change(data: Mutable) -> None:
         infrastructure = templates.child(data, "spec", "infrastructure")
         if "annotations" not in infrastructure:
-            # From now on the Gateway's own are copied no more: cloud load balancers need theirs.
+            # With `infrastructure`, Istio no longer copies the Gateway's annotations, which cloud load
+            # balancers need. So copy them here.
             own = as_mapping(dig(data, "metadata", "annotations"))
             infrastructure["annotations"] = {k: v for k, v in own.items() if k not in _NOT_COPIED}
         infrastructure["annotations"] |= patch.annotations
@@ -142,8 +143,8 @@ def _patch_overlay(
     if parameters and (parameters.get("kind") != "ConfigMap" or parameters.get("group")):
         return Refused(
             "gateway-parameters-kind",
-            f"the parametersRef of {gateway} is no ConfigMap",
-            "use a ConfigMap: Istio takes nothing else",
+            f"the parametersRef of {gateway} is not a ConfigMap",
+            "use a ConfigMap: Istio accepts nothing else",
         )
     config = Ref("", "ConfigMap", gateway.namespace, name)
     if not parameters:
@@ -174,7 +175,7 @@ def _patch_overlay(
         infrastructure = templates.child(data, "spec", "infrastructure")
         infrastructure["parametersRef"] = {"group": "", "kind": "ConfigMap", "name": name}
 
-    # Istio renders the Deployment anew when the Gateway or a ConfigMap that it refers to changes.
+    # Istio renders the Deployment again when the Gateway or its ConfigMap changes.
     restarts = restarts_of(context, target.workload)
     context.draft.edit(config, overlay, reason, restarts if parameters else ())
     if not parameters:
@@ -195,7 +196,7 @@ def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
     overlay: Mutable = found or {}
     template = templates.child(overlay, "spec", "template")
     if patch.metadata and not templates.annotation(template, PROXY_CONFIG_ANNOTATION):
-        # The overlay's annotation replaces what the pods have from the Gateway: that goes into it.
+        # The overlay's annotation replaces the one from the Gateway, so include the Gateway's value.
         inherited = target.workload.annotations.get(PROXY_CONFIG_ANNOTATION, "")
         if inherited:
             templates.annotate(template, {PROXY_CONFIG_ANNOTATION: inherited})
@@ -233,7 +234,7 @@ def _patch_asm(context: Context, target: PlannedWorkload, patch: ProxyPatch, rea
     context.draft.note(
         gateway,
         "asm-untested",
-        "an IstioGateway of ASM: its fields are taken from ASM's API, and could not be run here",
+        "an IstioGateway of ASM: its fields follow ASM's API documentation; this was not tested",
         "apply it to ASM's own API server, for one gateway first",
     )
     return None

@@ -1,4 +1,4 @@
-"""Close plaintext ports that no reader needs: the gate, and the change itself."""
+"""Close the plaintext ports that no scrape job needs any more: the gate, and the change itself."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _REASON = "closes the plaintext ports 15090 and 15020"
 _NOBODY = Missing(
     "no-secure-scraper",
     "a scraper over mutual TLS: none is among the given objects, and none is planned",
-    "give your Prometheus too, or name who scrapes: --scraper spiffe:SPIFFE_ID",
+    "give your Prometheus too, or name the scraper: --scraper spiffe:SPIFFE_ID",
 )
 
 
 def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gate]:
-    """Close the ports of targets that no job reads in plaintext; the gates say what others wait for.
+    """Close the ports of targets that no job reads in plaintext; return the gates of the others.
 
-    `moved` are the scrape jobs that the secured pods leave, `scraped` whether anybody reads the secure ports.
+    `moved` are the scrape jobs that the secured pods leave; `scraped`: a scraper reads the secure ports.
     """
     unseen = tuple(_unseen(context))
     planned: dict[tuple[Missing, ...], list[Ref]] = {}
@@ -57,25 +57,25 @@ def _left(context: Context, job: ObservedJob) -> Missing:
         return Missing("scraper-held", f"{job.name}, whose scraper is held back", "see the gate of scraping")
     return Missing(
         "plaintext-reader",
-        f"{job.name}, which no plan can move",
-        "let it drop pods that announce a secure port (docs/prometheus.md has the rule), and plan again",
+        f"{job.name}, which a plan cannot change",
+        "add the rule that drops pods with a secure port (see docs/prometheus.md) to it, and plan again",
     )
 
 
 def _moved(job: ObservedJob) -> Missing:
-    return Missing("moves", f"{job.name}, which the plan moves", "apply the phases before, and look")
+    return Missing("moves", f"{job.name}, which the plan moves", "apply the earlier phases, then check")
 
 
 def _unseen(context: Context) -> Iterator[Missing]:
-    """Return the scrapers whose jobs are not among the objects: they may read any plaintext port."""
+    """Return the scrapers whose jobs are not among the objects, because they may read any plaintext port."""
     for scraper in context.observation.unread_scrapers:
         if str(scraper.ref) in context.intent.assumed_unread:
             continue
         product = f" ({scraper.product})" if scraper.product else ""
         yield Missing(
             "reader-unknown",
-            f"{scraper.ref}{product}: the given objects do not tell what it reads",
-            "give its configuration too, or say that it reads none: --assume-unread FILE",
+            f"{scraper.ref}{product}: the given objects do not show which ports it reads",
+            "give its configuration too, or declare that it reads none: --assume-unread FILE",
         )
 
 
@@ -87,8 +87,8 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
             target.ref,
             "gateway-parameters-too-old",
             "its plaintext ports stay open: a Gateway's settings need parametersRef, "
-            f"from {PARAMETERS_SINCE} on; this is {target.version}",
-            f"upgrade Istio, or set {METRICS_LOCALHOST_ACCESS_ONLY} by a ProxyConfig object",
+            f"which needs {PARAMETERS_SINCE} or newer; this is {target.version}",
+            f"upgrade Istio, or set {METRICS_LOCALHOST_ACCESS_ONLY} in a ProxyConfig object",
         )
         return False
     if known:
@@ -104,13 +104,13 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
         f"its plaintext ports cannot be closed: {what}",
         f"upgrade to {LOCALHOST_ONLY_SINCE} or newer, or write a NetworkPolicy for 15090 and 15020"
         if known is False
-        else "say the version: --istio-version VERSION",
+        else "set the version: --istio-version VERSION",
     )
     return False
 
 
 def _hardened(context: Context, target: PlannedWorkload) -> bool:
-    """Close the ports of one target; return whether that changes anything."""
+    """Close the plaintext ports of one workload; return whether that changes anything."""
     before = context.draft.edits
     if refused := context.draft.whole(partial(_harden, context, target)):
         reason = f"its plaintext ports stay open: {refused.reason}"
@@ -120,7 +120,7 @@ def _hardened(context: Context, target: PlannedWorkload) -> bool:
 
 
 def _harden(context: Context, target: PlannedWorkload) -> Refused | None:
-    """Set the variable in both places: proxyMetadata binds 15090, the process environment closes 15020."""
+    """Set the variable in both places: proxyMetadata acts on 15090, the process environment on 15020."""
     workload = target.workload
     value = {METRICS_LOCALHOST_ACCESS_ONLY: "true"}
     if workload.is_gateway and workload.kind != "gateway-injected":

@@ -1,4 +1,4 @@
-"""What a plan holds back: workloads and scrapers that its own result would leave worse off."""
+"""Hold back the workloads and scrapers that would be worse off after the plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshscrape.plan.workloads import Context, Held, PlannedWorkload
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """One thing that a plan would make worse, and what may have to stay for it: the likeliest first."""
+    """One thing that a plan would make worse, and the objects that may cause it, the likeliest first."""
 
     missing: tuple[Missing, ...]
     blamed: tuple[Ref | None, ...]
@@ -27,7 +27,7 @@ class _Fault:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """A drafted plan and what its result would be."""
+    """A drafted plan and its predicted result."""
 
     context: Context
     drafted: Plan
@@ -36,7 +36,7 @@ class Assessment:
 
     @property
     def label_changes(self) -> dict[LabelChange, list[Ref]]:
-        """Return how the labels of moved scrapes change, and of which workloads."""
+        """Return the label changes of moved scrapes, each with its workloads."""
         changes: dict[LabelChange, list[Ref]] = {}
         for verdict in self.verdicts:
             for change in verdict.labels:
@@ -47,7 +47,7 @@ class Assessment:
 
 
 def assess(context: Context, drafted: Plan) -> Assessment:
-    """Observe the result of a drafted plan, and judge it."""
+    """Predict the result of a drafted plan and judge it."""
     intent = context.intent
     after = observe(outlook(context.inventory, drafted), istio_version=intent.istio_version)
     replaced = intent.prometheus in ("addon", "operator")
@@ -56,17 +56,17 @@ def assess(context: Context, drafted: Plan) -> Assessment:
 
 
 def hold(assessment: Assessment, held: Held) -> bool:
-    """Add to `held` what the drafted plan would make worse; return whether there is anything new."""
+    """Add to `held` what the drafted plan would make worse; return whether anything was added."""
     known = held.refs
     for fault in _faults(assessment):
-        # One hold can be the answer to several faults: the next draft tells.
+        # One hold can cure several faults. The next draft shows that.
         if not (held.refs - known).intersection(fault.blamed):
             _hold(assessment.context, fault, held)
     return held.refs != known
 
 
 def label_notes(assessment: Assessment) -> tuple[Note, ...]:
-    """Return notes on labels that moved scrapes have no more, or with another value: one for each group."""
+    """Return notes on labels that moved scrapes lose or change, one note for each group of workloads."""
     grouped: dict[tuple[Ref, ...], list[LabelChange]] = {}
     for change, refs in assessment.label_changes.items():
         grouped.setdefault(tuple(refs), []).append(change)
@@ -74,18 +74,18 @@ def label_notes(assessment: Assessment) -> tuple[Note, ...]:
         Note(
             refs[0] if len(refs) == 1 else None,
             "labels-change",
-            f"labels of what is scraped change: {_told_changes(changes)}",
-            "no selector among the given objects goes by them; look at those that are elsewhere",
+            f"labels of its metrics change: {_told_changes(changes)}",
+            "no selector among the given objects uses them; check alerts and dashboards kept elsewhere",
         )
         for refs, changes in grouped.items()
     )
 
 
 def _told_changes(changes: Iterable[LabelChange]) -> str:
-    """Return label changes in words: those with a new value, then the names of those that are gone."""
+    """Return label changes as text: first labels with a new value, then the names of removed labels."""
     changed = [f'{each.label} "{each.before}" becomes "{each.after}"' for each in changes if each.after]
     gone = sorted({each.label for each in changes if not each.after})
-    return "; ".join([*changed, *([f"no more {', '.join(gone)}"] if gone else [])])
+    return "; ".join([*changed, *([f"without {', '.join(gone)}"] if gone else [])])
 
 
 def _faults(assessment: Assessment) -> list[_Fault]:
@@ -105,14 +105,14 @@ def _faults(assessment: Assessment) -> list[_Fault]:
 
 
 def _broken(assessment: Assessment) -> list[_Fault]:
-    """Return the selectors that stop matching what is scraped, with the scrapers whose move does that."""
+    """Return the selectors that stop matching the metrics, with the scrapers whose move causes it."""
     found = []
     for broken in broken_selectors(assessment.context.inventory, assessment.label_changes):
-        after = f'{broken.change.label}="{broken.change.after}"' if broken.change.after else "no such value"
+        after = f'{broken.change.label}="{broken.change.after}"' if broken.change.after else "no such label"
         missing = Missing(
             "selector-breaks",
-            f"{broken.ref} selects {broken.selector}, and what is scraped would have {after}",
-            "change that selector so that it matches both, and plan again",
+            f"{broken.ref} selects {broken.selector}, and the metrics would have {after}",
+            "change that selector so that it matches both values, and plan again",
         )
         scrapers = [verdict.scraper for verdict in assessment.verdicts if broken.change in verdict.labels]
         found.append(_Fault((missing,), tuple(dict.fromkeys(scrapers))))
@@ -120,10 +120,10 @@ def _broken(assessment: Assessment) -> list[_Fault]:
 
 
 def outlook(inventory: Inventory, planned: Plan) -> Inventory:
-    """Return the objects as they are once the plan is applied and all pods have restarted.
+    """Return the objects as they would be after the plan is applied and all pods have restarted.
 
-    Without the pods that a workload among the objects owns: a pod as it would be made stands for them. And
-    without roles where the dump has none: those of the plan must not look like all that there are.
+    Pods that a workload among the objects owns are left out: a predicted pod from the template replaces them.
+    Roles are left out if the dump has none: otherwise the plan's roles would look like the only ones.
     """
     after = planned.apply(inventory)
     owners = {pod.ref: owner_of_pod(pod, after) for pod in after.of_kind("Pod", "")}
@@ -138,7 +138,7 @@ def _told(verdict: ScrapeVerdict) -> tuple[Ref, str, tuple[str, ...]]:
 
 
 def _blamed(context: Context, drafted: Plan, pitfall: Pitfall) -> Iterable[Ref | None]:
-    """Return what a new error may come from: its own object, or the scraper whose jobs that object holds."""
+    """Return the possible causes of a new error: its own object, or the scraper with jobs in that object."""
     yield pitfall.ref
     for scraper in context.observation.scrapers:
         jobs = (job for job in context.unmoved if job.scraper == scraper.ref)
@@ -152,7 +152,7 @@ def _blamed(context: Context, drafted: Plan, pitfall: Pitfall) -> Iterable[Ref |
 
 
 def new_prometheus_ref(context: Context) -> Ref:
-    """Return the object that stands for a new Prometheus."""
+    """Return the object that represents a new Prometheus."""
     return Ref("", "ServiceAccount", context.intent.prometheus_namespace, "meshscrape-prometheus")
 
 
@@ -169,7 +169,7 @@ def _hold(context: Context, fault: _Fault, held: Held) -> None:
         if ref is not None and (ref in scrapers or _is_new(context, ref)) and ref not in held.scrapers:
             held.scrapers[ref] = fault.missing
             return
-    # Nothing of the plan is known to cause it: hold back what the plan could still change.
+    # No known part of the plan causes it, so hold back everything that the plan could still change.
     for ref in targets:
         held.workloads.setdefault(ref, fault.missing)
 
@@ -179,7 +179,7 @@ def _is_new(context: Context, ref: Ref) -> bool:
 
 
 def held_gates(context: Context, chosen: Iterable[PlannedWorkload]) -> list[Gate]:
-    """Return the gates of what is held back, those with the same reason together."""
+    """Return the gates of everything that is held back, with equal reasons in one gate."""
     refs = [target.ref for target in chosen]
     grouped: dict[tuple[Missing, ...], list[Ref]] = {}
     for ref in refs:

@@ -1,4 +1,4 @@
-"""Workloads that have no sidecar yet join the mesh: a label on their namespace, or on their pods."""
+"""Add workloads without a sidecar to the mesh, by a label on their namespace or on their pods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshscrape.plan.workloads import Context, PlannedWorkload, default_control_
 
 
 def plan_injection(context: Context) -> None:
-    """Label what has to be labelled so that every target gets its proxy."""
+    """Plan the labels that give every target its proxy."""
     plane = default_control_plane(context.observation)
     missing = [target for target in context.targets if target.workload.kind == "uninjected"]
     for namespace in sorted({target.workload.namespace for target in missing}):
@@ -25,13 +25,16 @@ def plan_injection(context: Context) -> None:
 
 
 def injection_labels(plane: ControlPlane | None) -> dict[str, str]:
-    """Pod labels that get a sidecar from the control plane `plane`, where the namespace does not say."""
+    """Return the pod labels that request a sidecar of the control plane `plane`.
+
+    They are for namespaces without an injection label of their own.
+    """
     revision = _revision(plane)
     return {REVISION: revision} if revision else {INJECT: "true"}
 
 
 def _revision(plane: ControlPlane | None) -> str:
-    """Return the revision to name; empty when this control plane injects by default."""
+    """Return the revision to name; empty if this control plane injects by default."""
     if plane is None or "default" in (plane.revision, *plane.tags):
         return ""
     return plane.tags[0] if plane.tags else plane.revision
@@ -44,9 +47,7 @@ def _label_namespace(context: Context, ref: Ref, plane: ControlPlane | None) -> 
     def change(data: Mutable) -> None:
         templates.label(data, wanted)
 
-    context.draft.edit(
-        ref, change, "new pods of this namespace get a sidecar; those that run stay as they are"
-    )
+    context.draft.edit(ref, change, "new pods of this namespace get a sidecar; running pods stay unchanged")
 
 
 def _label_pods(context: Context, target: PlannedWorkload, plane: ControlPlane | None) -> None:

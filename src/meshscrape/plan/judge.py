@@ -1,7 +1,7 @@
-"""Judge a plan by its own result: for each workload and each scrape job that reads it, is it still read?
+"""Judge a plan by its predicted result: does every workload stay scraped by each job that reads it now?
 
-The planner lays what it has drafted over the objects and observes again. `judge` compares the two
-observations. It is pure, and it knows nothing of how the changes came about.
+The planner applies its draft to the objects in memory and observes again. `judge` compares the two
+observations. It is pure and does not depend on how the changes were made.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Answer = Literal["shown", "refuted", "unknown"]
 SEVERE = ("critical", "error")
 _Key = tuple[Ref, str, str, Ref | None]
 _PLAINTEXT = frozenset({MERGED, STATS})
-# Errors about an application's own port: the secure ports do not depend on it.
+# Errors about an application's own port. They do not affect the secure ports.
 _OF_APPLICATIONS = frozenset(
     {"application-port-permissive", "application-port-not-http", "plaintext-under-strict"}
 )
@@ -31,12 +31,12 @@ _OF_APPLICATIONS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ScrapeVerdict:
-    """What becomes of one workload's scrapes by one scrape job.
+    """The effect of a plan on the scrapes of one workload by one scrape job.
 
-    `shown`: it is read as before, or over mutual TLS on its secure port by a scraper that can, once.
-    `refuted`: it is not. `unknown`: the objects do not tell. `missing` says what, and `blamed` is the object
-    whose changes cause it: the workload, or the scraper. `leaves`: the job no longer reads it in plaintext.
-    `labels` are those that what it yields has no more, or has with another value.
+    `shown`: the workload is read as before, or exactly once over mutual TLS on its secure port by a scraper
+    with access. `refuted`: it is not. `unknown`: the objects do not show it. `missing` gives the reasons, and
+    `blamed` is the object whose changes cause them: the workload or the scraper. `leaves`: the job no longer
+    reads it in plaintext. `labels` are the labels that its metrics lose or get with another value.
     """
 
     workload: Ref
@@ -51,9 +51,9 @@ class ScrapeVerdict:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The observation of the objects as they are, and as they would be. `vouched`: a person says who scrapes.
+    """The observations before and after a plan. `vouched`: the user has named the scrapers.
 
-    `replaced`: a new Prometheus takes the place of those that are there.
+    `replaced`: a new Prometheus replaces the existing ones.
     """
 
     before: Observation
@@ -62,7 +62,7 @@ class Result:
     replaced: bool = False
 
     def scraper(self, ref: Ref | None) -> Scraper | None:
-        """Return the scraper as it would be."""
+        """Return the scraper as observed after the plan."""
         return next((scraper for scraper in self.after.scrapers if scraper.ref == ref), None)
 
 
@@ -88,7 +88,7 @@ def judge(result: Result) -> tuple[ScrapeVerdict, ...]:
 
 
 def new_errors(before: Observation, after: Observation) -> tuple[Pitfall, ...]:
-    """Return the pitfalls of severity error that the objects do not have now, and would have."""
+    """Return the pitfalls of severity error that the plan would add."""
     known = {(pitfall.code, pitfall.ref) for pitfall in before.pitfalls if pitfall.severity in SEVERE}
     return tuple(
         pitfall
@@ -154,8 +154,8 @@ def _stays(case: _Case) -> ScrapeVerdict:
     if len(own) > len(known) and after + len(own) > max(1, before):
         missing = Missing(
             "twice",
-            f"{case.job.name} would go on to read it, beside {own[0].name}",
-            "let that job drop pods that announce a secure port (docs/prometheus.md has the rule)",
+            f"{case.job.name} would read it in addition to {own[0].name}",
+            "add the rule that drops pods with a secure port to that job (see docs/prometheus.md)",
         )
         return case.verdict("refuted", False, scraper or ref, missing)
     return case.verdict("shown", False, None)
@@ -169,7 +169,7 @@ def _leaves(case: _Case) -> ScrapeVerdict:
     before = case.view.plaintext_before.get((case.job.scraper, ref), 0)
     if len(several := _same_port(case, readers)) > max(1, before):
         names = ", ".join(job.name for job in several)
-        missing = Missing("twice", f"{names} would all read it over mutual TLS", "remove all but one of them")
+        missing = Missing("twice", f"{names} would all read it over mutual TLS", "keep only one of them")
         return case.verdict("refuted", True, reader.scraper or ref, missing)
     if wrong := tuple(_wrong_with_scraper(case, reader)):
         return case.verdict("refuted", True, reader.scraper, *wrong)
@@ -179,15 +179,15 @@ def _leaves(case: _Case) -> ScrapeVerdict:
     if scraper is None or not (scraper.output_certs or case.view.result.vouched):
         missing = Missing(
             "certificate-unknown",
-            f"whether the mesh accepts the certificate of {reader.name} is not told by the given objects",
-            "name who scrapes: --scraper spiffe:SPIFFE_ID or dns:NAME",
+            f"the given objects do not show whether the mesh accepts the certificate of {reader.name}",
+            "name the scraper: --scraper spiffe:SPIFFE_ID or dns:NAME",
         )
         return case.verdict("unknown", True, reader.scraper or ref, missing)
     return case.verdict("shown", True, None)
 
 
 def _same_port(case: _Case, readers: Sequence[ObservedJob]) -> list[ObservedJob]:
-    """Return the jobs that read the same secure port, where most do."""
+    """Return the jobs that read the same secure port: the port that most of them read."""
     by_port = [
         [job for job in readers if port in job.ports_after.get(case.workload.ref, ())]
         for port in case.workload.metrics.listening
@@ -196,24 +196,24 @@ def _same_port(case: _Case, readers: Sequence[ObservedJob]) -> list[ObservedJob]
 
 
 def _blamed(case: _Case) -> Ref:
-    """Return what is to stay: the scraper when it would read nothing at all, else the workload."""
+    """Return the object to hold back: the scraper if it would read nothing at all, else the workload."""
     scraper = case.job.scraper
     reads_any = any(job.scraper == scraper for jobs in case.view.secure.values() for job in jobs)
     return case.workload.ref if reads_any or scraper is None else scraper
 
 
 def _unread(case: _Case) -> Missing:
-    listening = ", ".join(map(str, case.workload.metrics.listening)) or "none is open"
+    listening = ", ".join(map(str, case.workload.metrics.listening)) or "none"
     return Missing(
         "unread",
-        f"{case.job.name} would no longer read it, and nothing would over mutual TLS (secure ports: "
+        f"{case.job.name} would no longer read it, and no other job would over mutual TLS (secure ports: "
         f"{listening})",
         "see `meshscrape observe` for the workload and for its scraper",
     )
 
 
 def _wrong_with_scraper(case: _Case, reader: ObservedJob) -> Iterator[Missing]:
-    """Return why the scraper could not read anything over mutual TLS."""
+    """Return the reasons why the scraper could not read anything over mutual TLS."""
     scraper = case.view.result.scraper(reader.scraper)
     if scraper and scraper.injected and scraper.intercepts_outbound:
         yield Missing(
@@ -227,14 +227,14 @@ def _wrong_with_scraper(case: _Case, reader: ObservedJob) -> Iterator[Missing]:
 
 
 def _wrong_with_workload(case: _Case) -> Iterator[Missing]:
-    """Return why the workload could not be read on its secure port."""
+    """Return the reasons why the workload could not be read on its secure port."""
     for pitfall in case.view.errors.get(case.workload.ref, ()):
         if pitfall.code not in _OF_APPLICATIONS:
             yield _as_missing(pitfall)
 
 
 def _label_changes(case: _Case) -> tuple[LabelChange, ...]:
-    """Return how the labels of what the scraper yields of the workload change, whichever job yields it."""
+    """Return the label changes of the workload's metrics in this scraper, over all of its jobs."""
     ref, result = case.workload.ref, case.view.result
     replaced = result.replaced and not any(
         job.scraper == case.job.scraper for job in case.view.secure.get(ref, ())

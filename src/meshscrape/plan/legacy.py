@@ -1,8 +1,8 @@
-"""Mode `legacy`: port 15091 through Istio's own configuration, for proxies older than 1.31.
+"""Mode `legacy`: open port 15091 by Istio's own configuration, for proxies older than 1.31.
 
-The shapes are those of Istio's documentation before 1.31, with what it leaves out: STRICT on the port (under
-PERMISSIVE, plain HTTP is served there), the application's own ports in the Sidecar (it replaces what the
-Services say), and who may scrape.
+The objects follow Istio's documentation before 1.31. They add what it omits: STRICT on the port (under
+PERMISSIVE, the port also serves plain HTTP), the application's own ports in the Sidecar (a Sidecar's ingress
+replaces the ports of the Services), and an allow list.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ADMIN = "meshscrape-gateway-admin"
 _PROTOCOLS = ("HTTP", "HTTP2", "HTTPS", "GRPC", "MONGO", "TCP", "TLS")
 _SOURCES: dict[LegacySource, int] = {"merged": MERGED, "envoy": STATS}
 _SERVED: dict[LegacySource, str] = {"merged": "the merged metrics", "envoy": "Envoy's statistics alone"}
-# The names are the ServiceEntry's: each of its ports has its own.
+# The port names in the ServiceEntry. Each of its ports must have its own name.
 _PORT_NAMES = {MERGED: "http-metrics", STATS: "http-envoy-metrics"}
 
 
@@ -70,7 +70,7 @@ def plan_legacy(context: Context, target: PlannedWorkload) -> Refused | None:
             templates.annotate(template, {names.INCLUDE_INBOUND: ports})
         excluded = templates.annotation(template, names.EXCLUDE_INBOUND)
         if str(LEGACY_PORT) in excluded.split(","):
-            # The port is a captured one here, unlike Istio's native one.
+            # Unlike Istio's native port, this port must be captured.
             kept = templates.merged_ports(excluded, (), without=(LEGACY_PORT,))
             templates.annotate(template, {names.EXCLUDE_INBOUND: kept})
 
@@ -85,15 +85,15 @@ def _reason(context: Context) -> str:
 
 
 def _note_left_out(context: Context, workload: ObservedWorkload) -> None:
-    """Envoy's own port has no metrics of the application: they would go dark with the plaintext job."""
+    """Note that Envoy's own port does not have the application's metrics, which would no longer be read."""
     merges = workload.prometheus_annotations.get(names.PROMETHEUS_SCRAPE) == "true"
     if context.intent.legacy_source == "envoy" and merges:
         context.draft.note(
             workload.ref,
             "application-left-out",
-            f"its application's own metrics are not behind {LEGACY_PORT}, and its pods leave the plaintext "
+            f"port {LEGACY_PORT} lacks its application's own metrics, and its pods leave the plaintext "
             "jobs that read them",
-            "take --legacy-source merged, or scrape the application's port over mutual TLS",
+            "use --legacy-source merged, or scrape the application's port over mutual TLS",
         )
 
 
@@ -102,7 +102,7 @@ def _name(workload: ObservedWorkload) -> str:
 
 
 def _never_strict(context: Context, workload: ObservedWorkload) -> Refused | None:
-    """Return why nothing can make the port of a sidecar STRICT."""
+    """Return the reason if no object can make the port of a sidecar STRICT."""
     root = context.observation.mesh.root_namespace
     if workload.is_gateway or workload.namespace != root or workload.mtls.of(LEGACY_PORT) == "STRICT":
         return None
@@ -119,7 +119,7 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
     own = Ref(names.ISTIO_SECURITY, "PeerAuthentication", workload.namespace, _name(workload))
     if workload.mtls.of(LEGACY_PORT) == "STRICT" and context.draft.get(own) is None:
         return
-    reason = f"mutual TLS alone on {LEGACY_PORT}: under PERMISSIVE, plain HTTP is served there"
+    reason = f"requires mutual TLS on {LEGACY_PORT}, which also serves plain HTTP under PERMISSIVE"
     present = _selecting_policy(context, workload)
     if present is not None:
 
@@ -140,7 +140,7 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
 
 
 def _selecting_policy(context: Context, workload: ObservedWorkload) -> Ref | None:
-    """Return the PeerAuthentication that selects the workload itself; of several, Istio takes the oldest."""
+    """Return the PeerAuthentication that selects the workload by labels (the oldest, as Istio does)."""
     known = context.inventory.in_namespace(workload.namespace, "PeerAuthentication", names.ISTIO_SECURITY)
     policies = PeerAuthentications(map(peer_authentication, known), context.observation.mesh.root_namespace)
     found = policies.selecting(workload.namespace, workload.labels)
@@ -153,7 +153,7 @@ def ingress_of(data: Object) -> list[Any]:
 
 
 def is_metrics_ingress(ingress: Any) -> bool:
-    """Return whether an ingress listener of a Sidecar is the one for metrics, ours or as documented."""
+    """Return whether a Sidecar's ingress listener is the metrics listener: ours or Istio's documented one."""
     endpoint = str(dig(ingress, "defaultEndpoint", default=""))
     return dig(ingress, "port", "number") == LEGACY_PORT and endpoint.endswith((":15020", ":15090"))
 
@@ -177,7 +177,7 @@ def effective_sidecar(
 
 
 def _sidecars(context: Context, namespace: str) -> list[Manifest]:
-    """Return the Sidecars of a namespace as the plan leaves them."""
+    """Return the Sidecars of a namespace with the plan's changes so far."""
     known = context.inventory.in_namespace(namespace, "Sidecar", names.ISTIO_NETWORKING)
     latest = ((found.ref, context.draft.get(found.ref)) for found in known)
     return [Manifest(ref, data) for ref, data in latest if data is not None]
@@ -207,7 +207,7 @@ def _sidecar(context: Context, target: PlannedWorkload) -> None:
     inherited = as_mapping(dig(context.object_of(effective[0]), "spec")) if effective else {}
     own = as_list(inherited.get("ingress")) or _application_ingress(workload)
     spec["ingress"] = [*own, listener]
-    # A Sidecar of the workload's own replaces the namespace's as a whole.
+    # A Sidecar that selects the workload replaces the namespace's Sidecar as a whole.
     spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
     wanted = istio_object(
         context, names.ISTIO_NETWORKING, "Sidecar", workload.namespace, _name(workload), spec
@@ -221,13 +221,13 @@ def _note_other_source(context: Context, ref: Ref, ingress: Any, wanted: Any) ->
         context.draft.note(
             ref,
             "other-legacy-source",
-            f"it leads {LEGACY_PORT} to {found} already, not to {wanted}: left as it is",
+            f"it already routes {LEGACY_PORT} to {found}, not to {wanted}: left alone",
             "change its defaultEndpoint, or choose the other --legacy-source",
         )
 
 
 def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
-    """Return the application's own ports: with any ingress, Istio takes none from the Services any more."""
+    """Return ingress listeners for the application's ports: with an ingress, Istio ignores the Services."""
     return [
         {
             "port": {
@@ -235,7 +235,7 @@ def _application_ingress(workload: ObservedWorkload) -> list[Mutable]:
                 "name": f"{_protocol(port).lower()}-{port.number}",
                 "protocol": _protocol(port),
             },
-            # The pod's own address: works for applications that do not listen on localhost, too.
+            # Use the pod's own address, because some applications do not listen on localhost.
             "defaultEndpoint": f"0.0.0.0:{port.number}",
         }
         for port in sorted(workload.container_ports, key=lambda port: port.number)
@@ -264,7 +264,7 @@ def _gateway(context: Context, target: PlannedWorkload) -> None:
     }
     gateway = {"selector": selector_of(context, workload), "servers": [server]}
     admin = {
-        # Only here: elsewhere the host would lead to each sidecar's own metrics.
+        # Limit the host to the gateway's namespace: elsewhere it would lead to each sidecar's own metrics.
         "exportTo": ["."],
         "hosts": [ADMIN_HOST],
         "location": "MESH_INTERNAL",
@@ -288,7 +288,7 @@ def _gateway(context: Context, target: PlannedWorkload) -> None:
 
 
 def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]:
-    """`source` and what the entry has already: the namespace's gateways share it, whatever each serves."""
+    """Return the entry's ports, with `source` added: all gateways of the namespace share the entry."""
     present = context.draft.get(Ref(names.ISTIO_NETWORKING, "ServiceEntry", namespace, _ADMIN))
     numbers = {dig(each, "number") for each in as_list(dig(present, "spec", "ports"))}
     return [
@@ -299,12 +299,12 @@ def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]
 
 
 def is_metrics_server(server: Any) -> bool:
-    """Return whether a server of a Gateway is the one for metrics, ours or as documented."""
+    """Return whether a Gateway's server is the metrics server: ours or Istio's documented one."""
     return bool(dig(server, "port", "number") == LEGACY_PORT and dig(server, "tls", "mode") == "ISTIO_MUTUAL")
 
 
 def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
-    """Return the Gateways that open 15091 on a gateway workload, from any namespace."""
+    """Return the Gateways of any namespace that open 15091 on a gateway workload."""
     found = []
     for each in context.inventory.of_kind("Gateway", names.ISTIO_NETWORKING):
         data = context.draft.get(each.ref)

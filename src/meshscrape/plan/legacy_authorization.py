@@ -1,4 +1,4 @@
-"""Who may read the port of legacy mode: policies of Istio that deny everybody but the scraper."""
+"""Plan Istio policies that let only the scraper read the port of legacy mode."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ _METHODS = ["GET", "HEAD"]
 
 
 def plan_authorization(context: Context, target: PlannedWorkload) -> None:
-    """Plan the policy that keeps strangers out, and one that lets the scraper in where others shut it out."""
+    """Plan a policy that denies all but the scraper, and one that allows it if other policies deny it."""
     principals = _principals(context)
-    # DENY with a negative match: an ALLOW policy would deny everything else on the workload.
-    # Behind the port is the whole of the agent's own server: all but reading the metrics is denied, too.
+    # This is DENY with a negative match, because an ALLOW policy would deny all other traffic of the
+    # workload. The port leads to the agent's whole server, so the policy also denies all requests but reading
+    # metrics.
     port: Mutable = {"ports": [str(LEGACY_PORT)]}
     rules = [
         {
@@ -32,18 +33,18 @@ def plan_authorization(context: Context, target: PlannedWorkload) -> None:
     own = Ref(names.ISTIO_SECURITY, "AuthorizationPolicy", target.workload.namespace, allow_name(target))
     if not allowing:
         if labels(context.object_of(own)).get(names.MANAGED_BY) == MANAGER:
-            # Alone it would deny everything but the scrapes.
+            # As the only ALLOW policy, it would deny everything but the scrapes.
             context.draft.delete(own, "no other ALLOW policy selects the workload any more")
         return
     allowed = {**port, "paths": [names.MERGED_PATH], "methods": _METHODS}
     rule = {"from": [{"source": {"principals": principals or ["-"]}}], "to": [{"operation": allowed}]}
     others = ", ".join(str(policy.ref) for policy in allowing)
-    _ensure(context, target, own.name, "ALLOW", [rule], f"lets the scraper in, beside {others}")
+    _ensure(context, target, own.name, "ALLOW", [rule], f"allows the scraper in addition to {others}")
     context.draft.note(
         own,
         "allow-policy-added",
-        f"it adds to {others}, and denies all other requests once it is the only ALLOW policy",
-        "delete it together with the others, or plan again then",
+        f"it adds to {others}; without them, it would be the only ALLOW policy and deny all other requests",
+        "delete it together with the others, or plan again before",
     )
 
 
@@ -58,7 +59,7 @@ def allow_name(target: PlannedWorkload) -> str:
 
 
 def allow_policies(context: Context, target: PlannedWorkload) -> list[Manifest]:
-    """Return the ALLOW policies of others for a workload: with any, all that none allows is denied."""
+    """Return others' ALLOW policies for a workload. If one exists, Istio denies what no policy allows."""
     workload = target.workload
     namespaces = dict.fromkeys((workload.namespace, context.observation.mesh.root_namespace))
     return [
@@ -73,7 +74,7 @@ def allow_policies(context: Context, target: PlannedWorkload) -> list[Manifest]:
 
 
 def _principals(context: Context) -> list[str]:
-    """Return the allow list as Istio's policies write it."""
+    """Return the allow list in the syntax of Istio's policies."""
     mesh = context.observation.mesh
     principals: dict[str, None] = {}
     for scraper in context.scrapers:
@@ -90,7 +91,7 @@ def _principals(context: Context) -> list[str]:
                 context.draft.note(
                     None,
                     "dns-scraper-in-legacy",
-                    f"{scraper} cannot be allowed in legacy mode: Istio's policies know workloads only",
+                    f"{scraper} cannot be allowed in legacy mode: Istio's policies only know workloads",
                     "use --mode bootstrap for scrapers from outside the mesh",
                 )
     return list(principals)

@@ -1,4 +1,4 @@
-"""From `legacy` to the other modes: new listeners first, the old objects last."""
+"""Migrate from `legacy` to another mode: remove the old objects after the new listeners are in use."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _REASON = f"{LEGACY_PORT} by Istio's configuration has been replaced"
 
 
 def plan_removal(context: Context) -> None:
-    """Remove the objects of legacy mode that no workload needs any more."""
+    """Plan to remove the objects of legacy mode that no workload needs any more."""
     moved = [target.workload for target in context.targets if target.mode != "legacy"]
     refs = {workload.ref for workload in moved}
     others = [
@@ -66,7 +66,7 @@ def _still_needed(
             context.draft.note(
                 ref,
                 "still-serving",
-                f"it still serves {other.ref}, so it stays after {workload.ref} has moved",
+                f"it still serves {other.ref}, so it stays although {workload.ref} no longer needs it",
                 "plan for both together",
             )
             return True
@@ -74,7 +74,7 @@ def _still_needed(
 
 
 def _has_more(data: Object) -> bool:
-    """Return whether a Sidecar does anything beside its ingress."""
+    """Return whether a Sidecar has settings other than its ingress."""
     return bool(set(as_mapping(data.get("spec"))) - {"ingress", "workloadSelector"})
 
 
@@ -100,7 +100,7 @@ def _peer_authentication(
     ports = as_mapping(dig(data, "spec", "portLevelMtls"))
     if data is None or not as_mapping(selector) or not selects(selector, workload.labels):
         return
-    # A mode that meshscrape did not set is the user's, for example to let native listeners use the port.
+    # If meshscrape did not set the mode, the user did, for example for native listeners on this port.
     if dig(ports, str(LEGACY_PORT), "mode") != "STRICT":
         return
     # Without it, those would serve their metrics in plain HTTP.
@@ -149,7 +149,7 @@ def _keep_servers(context: Context, ref: Ref, kept: list[Any]) -> None:
 
 
 def _routes(context: Context, gateway: Ref, *, gone: bool) -> None:
-    """Routes of the gateway that lead to its own metrics."""
+    """Plan to remove the gateway's routes to its own metrics."""
     names = {f"{gateway.namespace}/{gateway.name}", gateway.name}
     for each in context.inventory.of_kind("VirtualService", ISTIO_NETWORKING):
         data = context.draft.get(each.ref)

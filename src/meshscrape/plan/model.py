@@ -1,4 +1,4 @@
-"""A plan as data: changes in phases, what was refused and why, what waits for what."""
+"""A plan as data: changes in phases, refusals with their reasons, and gates."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ LEGACY_PORT = SECURE_STATS
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is wanted.
+    """The wanted result of a plan.
 
-    `namespaces` and `selector` (a Kubernetes label selector over pod labels; None: all) choose workloads.
-    `scrapers` is the allow list; empty means the scrapers found in the objects. `envoy_port` 0 leaves the
-    port for Envoy's statistics alone off (they are in the merged metrics too). `harden` closes the plaintext
-    ports once no job reads them. `legacy_source` is what legacy mode's one port serves: the merged metrics,
-    or Envoy's statistics alone. `inject` also takes in workloads that have no sidecar yet. `new_job`: the
+    `namespaces` and `selector` (a Kubernetes label selector for pod labels; None: all) choose workloads.
+    `scrapers` is the allow list; empty means the scrapers found in the objects. `envoy_port` is the port for
+    Envoy's statistics alone; 0 means none (the merged metrics contain them too). `harden` closes the
+    plaintext ports when no job reads them any more. `legacy_source` is what legacy mode's port serves: the merged
+    metrics or Envoy's statistics alone. `inject` adds workloads without a sidecar to the mesh. `new_job`: the
     label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up` and `scrape_*`
-    that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps datadog/datadog`) of which
-    a person says that they read no plaintext port of a proxy.
+    that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps datadog/datadog`) that, as
+    the user has declared, read no plaintext port of a proxy.
     """
 
     mode: Mode = "auto"
@@ -57,13 +57,13 @@ class Intent:
 
     @property
     def secure_ports(self) -> tuple[int, ...]:
-        """Return the ports that are opened, each once."""
+        """Return the secure ports to open, each once."""
         return tuple(port for port in (self.envoy_port, self.merged_port) if port)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One object before and after; None where it is not there. `restarts` is in plain words."""
+    """One object before and after (None if it does not exist); `restarts` names what restarts, as text."""
 
     action: Action
     ref: Ref
@@ -76,7 +76,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Why nothing is planned for an object: `code` for programs, `reason` and `remedy` for people."""
+    """Why nothing is planned for an object: `code` for programs, `reason` and `remedy` for users."""
 
     code: str
     reason: str
@@ -85,7 +85,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """One thing that a change waits for: `code` for programs, `text` and `remedy` for people."""
+    """One condition that a change waits for: `code` for programs, `text` and `remedy` for users."""
 
     code: str
     text: str
@@ -94,7 +94,7 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Something that a person must know; `refused` means that the object was left alone because of it."""
+    """A note for the user; `refused` means that the object was left alone for this reason."""
 
     ref: Ref | None
     code: str
@@ -105,10 +105,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Changes of `workloads` that wait for something. `phase` says which changes.
+    """A condition that holds back the changes of `workloads` in `phase`.
 
-    `planned`: the plan itself does what is waited for, so the phase is in the plan, and must be applied
-    after the phases before it have taken effect. Otherwise the phase is not in the plan.
+    `planned`: the plan itself meets the condition in earlier phases. So the phase is in the plan, and must be
+    applied after the earlier phases have taken effect. Otherwise the phase is not in the plan.
     """
 
     phase: Phase
@@ -119,10 +119,10 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Changes in the order in which they are to be applied.
+    """The changes in the order to apply them.
 
     `apart`: Istio's objects belong to another API server than the workloads (ASM). `autoscaled`: workloads
-    whose `spec.replicas` is an autoscaler's, and no part of the files.
+    whose `spec.replicas` an autoscaler sets, so the files leave it out.
     """
 
     changes: tuple[Change, ...] = ()
@@ -135,12 +135,12 @@ class Plan:
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """What was left alone against the wish, each once: objects, or the text of a note that names none."""
+        """Return what was left alone although the user chose it, each once: objects, or a note's text."""
         notes = (note for note in self.notes if note.refused)
         return tuple(dict.fromkeys(str(note.ref) if note.ref else note.text for note in notes))
 
     def apply(self, inventory: Inventory) -> Inventory:
-        """Return the objects after all changes, in memory; nothing of a cluster is touched."""
+        """Return the objects after all changes, in memory only."""
         latest: dict[Ref, Object | None] = {each.ref: each.after for each in self.changes}
         where = {ref: manifest.where for ref in latest if (manifest := inventory.get(ref))}
         return inventory.changed(
@@ -150,7 +150,7 @@ class Plan:
 
 
 def revert(plan: Plan) -> Plan:
-    """Return the plan that gives the recorded originals back, last change first."""
+    """Return the plan that restores the recorded originals, last change first."""
     opposite: dict[Action, Action] = {"create": "delete", "update": "update", "delete": "create"}
     back = tuple(
         Change(
@@ -158,7 +158,7 @@ def revert(plan: Plan) -> Plan:
             each.ref,
             each.after,
             each.before,
-            f"back to what it was before: {each.reason}",
+            f"undoes: {each.reason}",
             each.restarts,
             each.phase,
         )

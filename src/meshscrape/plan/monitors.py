@@ -1,4 +1,4 @@
-"""The monitors of Prometheus' Operator: derived ones over mutual TLS, plaintext ones that pods leave."""
+"""Plan monitors of the Prometheus Operator: secure monitors derived from plaintext ones, which pods leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
 _REASON = "scrapes the secure ports over mutual TLS"
-# Limits of a Prometheus object that hold for every monitor; beyond one, a whole scrape or scrape job fails.
+# Limits of a Prometheus object for all monitors. A scrape or scrape job that exceeds one fails as a whole.
 # Source: Prometheus Operator, API reference, PrometheusSpec.
 _ENFORCED = (
     "enforcedSampleLimit", "enforcedBodySizeLimit", "enforcedTargetLimit", "enforcedLabelLimit",
@@ -50,29 +50,29 @@ def derive_monitors(
 
 
 def note_known(context: Context, scraper: Scraper) -> None:
-    """Say that a job of another making reads the secure ports already."""
+    """Note that a job that meshscrape did not make already reads the secure ports."""
     context.draft.note(
         scraper.ref,
         "read-already",
-        "a job of its own reads the secure ports over mutual TLS already: no other job is added",
-        "remove it to get the planned job in its place",
+        "a job of its own already reads the secure ports over mutual TLS: no other job is added",
+        "remove that job to get the planned job instead",
     )
 
 
 def _note_limits(context: Context, scraper: Scraper, spec: Object) -> None:
-    """Name the enforced limits of a Prometheus object that will also hold for the secure monitors."""
+    """Note the enforced limits of a Prometheus object that also apply to the secure monitors."""
     limits = [f"{field} {spec[field]}" for field in _ENFORCED if spec.get(field) not in (None, "", 0)]
     if limits:
         context.draft.note(
             scraper.ref,
             "enforced-limits",
-            f"its {', '.join(limits)} also hold for the secure monitors, and fail a whole scrape beyond them",
+            f"its limits ({', '.join(limits)}) also apply to the secure monitors; a scrape above them fails",
             "compare them with the merged metrics of your largest pod, or raise them",
         )
 
 
 def leave_monitor(context: Context, ref: Ref, reason: str) -> bool:
-    """Take secured pods out of a plaintext monitor; return whether that is (or was already) done."""
+    """Let a plaintext monitor drop secured pods; return whether it does now (or already did)."""
 
     def change(data: Mutable) -> None:
         for endpoint in endpoints_of(data):
@@ -95,7 +95,7 @@ def _chosen(
 
 
 def _index(job: str) -> int:
-    """Return which endpoint of its monitor a scrape job is: the Operator numbers them."""
+    """Return the number of a scrape job's endpoint in its monitor, from the name that the Operator gives."""
     return int(job.rpartition("/")[2])
 
 
@@ -132,9 +132,9 @@ def _derived(context: Context, ref: Ref, indexes: set[int], server: Object) -> M
 
 
 def _selected_labels(selector: Any, present: Object) -> dict[str, str] | None:
-    """Return the labels by which the new monitor is selected; None when it cannot be.
+    """Return the labels that make the selector match the new monitor; None if that is impossible.
 
-    Only those that the selector asks for: a label of Argo CD or Helm would make that tool remove the monitor.
+    Only the required labels are set: with a label of Argo CD or Helm, that tool would remove the monitor.
     """
     wanted = {key: str(value) for key, value in as_mapping(dig(selector, "matchLabels")).items()}
     for expression in as_list(dig(selector, "matchExpressions")):
@@ -154,15 +154,15 @@ def _options(context: Context, scraper: Scraper, spec: Object) -> PrometheusOpti
 
 
 def _standard(context: Context, scraper: Scraper, spec: Object) -> Refused | None:
-    """Plan monitors for a Prometheus object that reads nothing of the mesh yet."""
+    """Plan monitors for a Prometheus object that does not read the mesh yet."""
     options = _options(context, scraper, spec)
     selector = spec.get("podMonitorSelector")
     if selector is None:
         if all(spec.get(f"{kind}Selector") is None for kind in ("serviceMonitor", "scrapeConfig", "probe")):
             return Refused(
                 "no-selector",
-                "it has no selector at all: its configuration is its owner's own Secret",
-                "put the jobs in there: meshscrape prometheus-config --kubernetes --existing FILE",
+                "it has no selectors, so its configuration is a Secret of its owner",
+                "add the jobs there: meshscrape prometheus-config --kubernetes --existing FILE",
             )
 
         def select(data: Mutable) -> None:
@@ -174,7 +174,7 @@ def _standard(context: Context, scraper: Scraper, spec: Object) -> Refused | Non
         if selector is not None and not selects(selector, monitor["metadata"]["labels"]):
             return Refused(
                 "monitor-selector",
-                "its podMonitorSelector cannot be met by labels",
+                "no labels can satisfy its podMonitorSelector",
                 f"let it select {MANAGED_BY}: {MANAGER} too",
             )
         context.draft.ensure(monitor, _REASON)

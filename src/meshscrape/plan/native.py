@@ -1,4 +1,4 @@
-"""Mode `native`: Istio's own secure listeners, for proxies of 1.31 and newer."""
+"""Mode `native`: use Istio's own secure listeners, for proxies of 1.31 and newer."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def variables(intent: Intent, workload: ObservedWorkload) -> dict[str, str]:
 def envoy_port(intent: Intent, workload: ObservedWorkload) -> int:
     """Return the port for Envoy's statistics alone; 0 for none.
 
-    A workload whose agent does not merge them needs it: they are on no other secure port.
+    A workload needs it if its agent does not merge them, because no other secure port has them then.
     """
     return intent.envoy_port or (0 if merges_envoy(workload) else SECURE_STATS)
 
 
 def secure_ports(intent: Intent, workload: ObservedWorkload) -> tuple[int, ...]:
-    """Return the ports that are opened, each once."""
+    """Return the secure ports to open, each once."""
     return tuple(port for port in (envoy_port(intent, workload), intent.merged_port) if port)
 
 
@@ -45,9 +45,9 @@ def announcements(intent: Intent, workload: ObservedWorkload) -> dict[str, str]:
 
 
 def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
-    """Return the variables that turn listeners off which are on, wherever that comes from.
+    """Return the variables that turn off the listeners that are now on, no matter where they were set.
 
-    Two listeners on one port keep Envoy from starting; and Istio's own let everybody in the mesh read.
+    Two listeners on one port prevent Envoy's start. And Istio's own listeners let every workload read.
     """
     said = _once_injected(context, workload) if workload.kind == "uninjected" else workload.env
     return {
@@ -58,7 +58,7 @@ def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
 
 
 def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, str]:
-    """The variables that a workload gets when it joins the mesh: it is observed without a proxy as yet."""
+    """Return the variables that a workload will get with its proxy, because it is observed without one."""
     mesh = context.observation.mesh
     found = dict(mesh.default_metadata)
     for namespace in (mesh.root_namespace, workload.namespace):
@@ -70,9 +70,9 @@ def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, st
 
 
 def overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> Refused | None:
-    """Return why `wanted` has no effect: a ProxyConfig object for this workload that says otherwise.
+    """Return the reason if `wanted` has no effect: a ProxyConfig object that sets other values.
 
-    For the process environment such an object wins over the pod's annotation, which then changes nothing.
+    In the process environment, such an object has priority over the pod's annotation.
     """
     template = templates.template_of(clone(context.object_of(workload.ref)))
     own = _own_variables(template)
@@ -85,14 +85,14 @@ def overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str
             if key in said and str(said[key]) != value and key not in own:
                 return Refused(
                     "proxy-config-wins",
-                    f'{config.ref} sets {key} to "{said[key]}", and wins over the pod\'s annotation',
+                    f'{config.ref} sets {key} to "{said[key]}", with priority over the pod\'s annotation',
                     f'set it there to "{value}", or remove it, and plan again',
                 )
     return None
 
 
 def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
-    """Return the variables that do not have the wanted value yet, wherever they come from now."""
+    """Return the variables that do not have the wanted value yet, no matter where they are set now."""
     return {
         key: value for key, value in variables(intent, workload).items() if workload.env.get(key) != value
     }
@@ -101,10 +101,10 @@ def missing(workload: ObservedWorkload, intent: Intent) -> dict[str, str]:
 def excluded_ports(
     context: Context, workload: ObservedWorkload, template: Mapping[str, object]
 ) -> str | None:
-    """Return the new value of excludeInboundPorts; None when the ports are not captured anyway.
+    """Return the new value of excludeInboundPorts; None if the ports are not captured.
 
-    Captured connections are decrypted by the sidecar before they reach a listener that wants to decrypt them
-    itself: under STRICT always, and a stricter policy later would break what works today.
+    The sidecar decrypts captured connections before they reach the secure listener, which expects to decrypt
+    them itself. This always happens under STRICT, so a stricter policy later would break scraping.
     """
     intercepted = workload.interception.captured or (
         workload.kind == "uninjected" and templates.annotation(template, names.INTERCEPTION_MODE) != "NONE"
@@ -116,14 +116,16 @@ def excluded_ports(
     if workload.is_gateway or not intercepted or not captured:
         return None
     present = templates.annotation(template, names.EXCLUDE_INBOUND)
-    # The annotation replaces the mesh-wide list, so that list goes into it.
+    # The annotation replaces the mesh-wide list, so include that list.
     start = present or ",".join(context.observation.mesh.exclude_inbound_ports)
     return templates.merged_ports(start, captured)
 
 
 def set_variables(template: Mutable, wanted: Mapping[str, str]) -> None:
-    """Set variables in the annotation, and on a container istio-proxy of the user's where it has them: that
-    one wins over the annotation."""
+    """Set variables in the annotation, and in the user's own container istio-proxy if it has them.
+
+    The container's value has priority over the annotation.
+    """
     own = _own_variables(template)
     templates.configure_proxy(template, wanted)
     proxy = templates.container(template)
@@ -141,8 +143,8 @@ def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted
         context.draft.note(
             workload.ref,
             "variables-overridden",
-            "its annotation has the ports, but something else overrides them",
-            "look for a ProxyConfig object that selects it, and set the variables there",
+            "its annotation has the ports, but another object overrides them",
+            "find the ProxyConfig object that selects it, and set the variables there",
         )
     set_variables(template, wanted)
 
@@ -159,6 +161,6 @@ def edit_sidecar(context: Context, target: PlannedWorkload, template: Mutable) -
         templates.annotate(template, {names.EXCLUDE_INBOUND: excluded})
     announced = announcements(intent, workload)
     if not templates.annotation(template, names.SECURE_PORT):
-        # The injector writes this one; a value that is there already, it leaves alone.
+        # The injector writes this annotation, but keeps an existing value.
         del announced[names.SECURE_PORT]
     templates.annotate(template, announced)

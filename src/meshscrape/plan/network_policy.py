@@ -1,4 +1,4 @@
-"""NetworkPolicies that let only the scraper's pods reach the secure ports."""
+"""Plan NetworkPolicies that let only the scraper's pods reach the secure ports."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from meshscrape.plan.workloads import Context, PlannedWorkload, selector_of
 
 
 def plan_network_policies(context: Context, *, only_blocked: bool) -> None:
-    """Plan one policy per target; with `only_blocked`, only where policies of others keep the scraper out.
+    """Plan one policy per target; with `only_blocked`, only where other policies block the scraper.
 
-    A policy that selects pods denies them all else, so the first one of a workload says what stays open.
+    A policy denies its pods all traffic that no policy allows, so the first one must keep other ports open.
     """
     targets = [target for target in context.targets if not only_blocked or _blocked(context, target)]
     if not targets:
@@ -42,7 +42,7 @@ def plan_network_policies(context: Context, *, only_blocked: bool) -> None:
 
 
 def _blocked(context: Context, target: PlannedWorkload) -> bool:
-    """Return whether policies select the target's pods, and none of them lets the secure ports in."""
+    """Return whether policies select the target's pods and none of them allows the secure ports."""
     return any(
         pitfall.code == "network-policy-blocks" and pitfall.ref == target.ref
         for pitfall in context.observation.pitfalls
@@ -50,7 +50,7 @@ def _blocked(context: Context, target: PlannedWorkload) -> bool:
 
 
 def _own(context: Context, workload: ObservedWorkload) -> bool:
-    """Return whether an earlier plan made the policy: it stays, and is kept up to date."""
+    """Return whether an earlier plan made the policy. Such a policy is kept and updated."""
     ref = Ref(NETWORKING_GROUP, "NetworkPolicy", workload.namespace, f"meshscrape-{workload.name}")
     return labels(context.object_of(ref)).get(MANAGED_BY) == MANAGER
 
@@ -65,10 +65,10 @@ def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]
     others = _other_policies(context, workload)
     if not others:
         ingress.append({"ports": _everything_but(sorted(ports))})
-        reason = "only the scraper's pods reach the secure ports; all other ports stay as open as they are"
+        reason = "only the scraper's pods can reach the secure ports; other ports stay open as before"
     else:
-        # Policies add up: opening all other ports here would undo what those close.
-        reason = f"lets the scraper's pods reach the secure ports, beside {', '.join(others)}"
+        # Policies are additive: opening all other ports here would undo restrictions of the other policies.
+        reason = f"lets the scraper's pods reach the secure ports in addition to {', '.join(others)}"
     wanted = {
         "apiVersion": f"{NETWORKING_GROUP}/v1",
         "kind": "NetworkPolicy",
@@ -87,7 +87,7 @@ def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]
 
 
 def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
-    """Return policies for incoming traffic that select the workload's pods, and are not ours."""
+    """Return policies for incoming traffic that select the workload's pods and are not ours."""
     return [
         str(each.ref)
         for each in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", NETWORKING_GROUP)
@@ -98,7 +98,7 @@ def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
 
 
 def _everything_but(ports: list[int]) -> list[dict[str, Any]]:
-    """Return all ports of all protocols, without these of TCP."""
+    """Return all ports of all protocols except these TCP ports."""
     ranges = []
     low = 1
     for port in [*ports, HIGHEST + 1]:

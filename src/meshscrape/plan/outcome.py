@@ -1,4 +1,4 @@
-"""What becomes of every chosen workload, for the plan's last line."""
+"""Count the outcome of every chosen workload, for the plan's last line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from meshscrape.kube.objects import Ref
 
-# Notes about workloads that were chosen, and have no proxy whose ports a plan could secure.
+# Codes of notes about chosen workloads without a proxy that a plan could secure.
 LEFT_ALONE = frozenset({"ambient", "host-network", "opted-out", "no-envoy"})
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The chosen workloads by what becomes of them; each is in one place."""
+    """The chosen workloads, each in exactly one group."""
 
     secured: tuple[Ref, ...] = ()
     unchanged: tuple[Ref, ...] = ()
@@ -23,7 +23,7 @@ class Outcome:
 
     @property
     def finished(self) -> bool:
-        """Return whether everything chosen is secured already."""
+        """Return whether everything chosen is already secured."""
         return not (self.secured or self.left or self.held or self.refused)
 
 
@@ -35,7 +35,7 @@ def outcome_of(
     left: Sequence[Ref],
     refused: Sequence[str],
 ) -> Outcome:
-    """Return the outcome of a plan for `targets`; `changed` are those that it changes."""
+    """Return the outcome of a plan for `targets`; it changes the workloads in `changed`."""
     free = [ref for ref in targets if ref not in held]
     return Outcome(
         secured=tuple(ref for ref in free if ref in changed),

@@ -1,4 +1,4 @@
-"""(what was observed, what is wanted) -> the plan."""
+"""Make the plan: (observation, intent) -> plan."""
 
 from __future__ import annotations
 
@@ -47,16 +47,16 @@ from meshscrape.plan.workloads import (
 from meshscrape.spiffe.ids import SpiffeId
 
 _REASON = "opens Istio's secure metrics ports"
-# Each attempt holds back more than the one before; one that needs so many is held back as a whole.
+# Each attempt holds back more than the previous one. After so many attempts the whole plan is held back.
 _ATTEMPTS = 5
 
 
 def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan:
-    """Return the changes that give `intent`, in the order in which they are to be applied.
+    """Return the changes that lead to `intent`, in the order to apply them.
 
-    `observation` is what `observe` says of `inventory`. The plan is judged by its own result: a workload or
-    a scraper that would be worse off stays as it is, and a gate says what is missing. Applied in memory and
-    observed again, the same intent gives no changes.
+    `observation` is the result of `observe` for `inventory`. The plan is judged by its predicted result: a
+    workload or a scraper that would be worse off stays unchanged, and a gate says what is missing. After the
+    plan is applied, the same intent gives no further changes.
     """
     _check(intent)
     held = Held()
@@ -67,7 +67,9 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
         assessment = assess(context, drafted)
         if not hold(assessment, held):
             return replace(drafted, notes=drafted.notes + label_notes(assessment))
-    everything = (Missing("unsettled", "no part of the plan could be shown to be safe", "plan for less"),)
+    everything = (
+        Missing("unsettled", "no part of the plan is known to be safe", "plan for fewer workloads"),
+    )
     held.workloads |= {target.ref: everything for target in context.targets}
     held.scrapers |= {scraper.ref: everything for scraper in observation.scrapers}
     return _drafted(observation, inventory, intent, held)[0]
@@ -76,7 +78,7 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
 def _drafted(
     observation: Observation, inventory: Inventory, intent: Intent, held: Held
 ) -> tuple[Plan, Context]:
-    """Return the plan that leaves alone what is held back."""
+    """Return the plan without the changes that are held back."""
     draft = EditedObjects(inventory)
     context = Context(observation, inventory, intent, draft, observation, held=held)
     context.scrapers = _scrapers(context)
@@ -138,7 +140,7 @@ def _check(intent: Intent) -> None:
 
 
 def _contradicted(context: Context) -> None:
-    """Say where `--istio-version` is not what counts: the objects tell another."""
+    """Note where the objects show another version than `--istio-version`. The objects' version counts."""
     for pitfall in context.observation.pitfalls:
         if pitfall.code == "version-contradicts":
             text, remedy = pitfall.text.rstrip("."), pitfall.remedy.rstrip(".")
@@ -146,9 +148,9 @@ def _contradicted(context: Context) -> None:
 
 
 def _look_again(context: Context) -> None:
-    """Look at the scrape jobs with the drafted changes, and with every pod still in its plaintext job.
+    """Observe the scrape jobs again, with the drafted changes and every pod still in its plaintext job.
 
-    Workloads that join the mesh get annotations by which plaintext jobs find them.
+    This is needed because workloads that join the mesh get annotations by which plaintext jobs find them.
     """
     context.unmoved = observe_unmoved(context)
     if any(target.workload.kind == "uninjected" for target in context.targets):
@@ -156,7 +158,7 @@ def _look_again(context: Context) -> None:
 
 
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
-    """Return the allow list, in an order that does not depend on how it came about."""
+    """Return the allow list, in an order that does not depend on the order of the input."""
     intent = context.intent
     found = set(intent.scrapers or default_scrapers(context))
     if intent.prometheus in ("addon", "operator") and not intent.scrapers:
@@ -166,7 +168,7 @@ def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
 
 
 def _scraped(context: Context) -> bool:
-    """Return whether a known scraper reads the secure ports once the plan is applied."""
+    """Return whether a known scraper reads the secure ports after the plan is applied."""
     match context.intent.prometheus:
         case "addon" | "operator":
             return True
@@ -178,12 +180,12 @@ def _scraped(context: Context) -> bool:
 
 
 def _listeners(context: Context, target: PlannedWorkload) -> bool:
-    """Plan a target's listeners; return False, with a note, where that is impossible."""
+    """Plan a target's listeners; add a note and return False if that is impossible."""
     checksums = dict(context.checksums)
     refused = context.draft.whole(partial(_open_ports, context, target))
     if refused is None:
         return True
-    # Overrides that this target alone brought about are gone with it: others make them again.
+    # The refusal also undid the overrides that this target had added, so forget them: others add them again.
     context.checksums = checksums
     context.draft.refuse(target.ref, refused)
     return False
@@ -209,15 +211,15 @@ def _open_ports(context: Context, target: PlannedWorkload) -> Refused | None:
 
 
 def _leave_override(context: Context, target: PlannedWorkload) -> Refused | None:
-    """Take our override from a template that gets other listeners: with two on a port, Envoy ends."""
+    """Remove our override from a template that gets other listeners: Envoy cannot run two on one port."""
     workload = target.workload
     if target.mode == "bootstrap" or not has_override(context, workload):
         return None
     if workload.kind not in ("sidecar", "gateway-injected") or workload.bootstrap_override != OVERRIDE_NAME:
         return Refused(
             "override-opens-ports",
-            f"ConfigMap {workload.bootstrap_override} opens the same ports on it by a bootstrap override",
-            "take the listeners out of that override first, or stay with --mode bootstrap",
+            f"its bootstrap override in ConfigMap {workload.bootstrap_override} already opens the same ports",
+            "remove the listeners from that override first, or keep --mode bootstrap",
         )
 
     def change(data: Mutable) -> None:
@@ -226,7 +228,7 @@ def _leave_override(context: Context, target: PlannedWorkload) -> Refused | None
         for key in (BOOTSTRAP_OVERRIDE, BOOTSTRAP_CHECKSUM):
             own.pop(key, None)
 
-    context.draft.edit(target.ref, change, "leaves the bootstrap override", restarts_of(context, workload))
+    context.draft.edit(target.ref, change, "drops the bootstrap override", restarts_of(context, workload))
     return None
 
 
@@ -237,7 +239,7 @@ def _port_taken(context: Context, target: PlannedWorkload) -> Refused | None:
         return Refused(
             "legacy-port-open",
             f"its Gateway object still has port {LEGACY_PORT} open",
-            "leave --envoy-port out until the old objects are gone, or use another port",
+            "omit --envoy-port until the old objects are removed, or use another port",
         )
     for port in workload.container_ports:
         if port.number in wanted:
@@ -264,13 +266,13 @@ def _native(context: Context, target: PlannedWorkload) -> Refused | None:
 
 
 def _general(context: Context) -> None:
-    """What holds for the whole mesh."""
+    """Note what applies to the whole mesh."""
     if any(target.mode == "native" for target in context.targets):
         context.draft.note(
             None,
             "native-no-allow-list",
-            "native mode: every workload of the mesh may read the secure ports; Istio has no list of who may",
-            "use --mode bootstrap where only the scraper should, or --network-policy",
+            "native mode: every workload of the mesh can read the secure ports, as Istio has no allow list",
+            "use --mode bootstrap or --network-policy to let only the scraper read them",
         )
     for plane in context.observation.control_planes:
         if plane.custom_templates:
@@ -284,19 +286,19 @@ def _general(context: Context) -> None:
 
 
 def _hints(context: Context) -> None:
-    """Say which components may list pods for an unknown purpose: a hint, which holds nothing back."""
+    """Note which components may list pods for an unknown purpose. This does not hold anything back."""
     if listers := context.observation.unknown_listers:
         shown = ", ".join(map(str, listers[:3])) + (f" and {len(listers) - 3} more" if listers[3:] else "")
         context.draft.note(
             None,
             "may-read",
-            f"{len(listers)} workloads may list pods, and could read their plaintext ports: {shown}",
-            "look at what they read before the plaintext ports close",
+            f"{len(listers)} workloads may list pods and could read their plaintext ports: {shown}",
+            "check what they read before the plaintext ports close",
         )
 
 
 def _stale(context: Context) -> None:
-    """Pods that run an older configuration than their template already says."""
+    """Note pods that still run with an older configuration than their template has."""
     for target in context.targets:
         if names := target.workload.stale:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

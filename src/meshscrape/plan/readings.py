@@ -1,7 +1,7 @@
-"""What each scrape job reads of the mesh when no pod has left it yet: the plaintext jobs that a plan moves.
+"""Find out what each scrape job reads of the mesh before any pod leaves it, to know which jobs to move.
 
-A job that an earlier plan moved drops the pods that have a secure port. To plan the same again, its reading
-is told without that rule.
+A job that an earlier plan moved drops the pods with a secure port. To get the same plan again, its reading is
+computed without that rule.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from meshscrape.plan.model import Plan
 from meshscrape.plan.workloads import PLAINTEXT_PORTS, Context
 from meshscrape.prometheus.derived import without_drop
 
-# Where a monitor of the Operator has its endpoints.
+# The field with the endpoints of each kind of monitor.
 ENDPOINTS = {"PodMonitor": "podMetricsEndpoints", "ServiceMonitor": "endpoints"}
 
 
 @dataclass(frozen=True, slots=True)
 class PlaintextReading:
-    """The workloads whose plaintext ports one scrape job reads, once all pods are as their templates say."""
+    """The workloads whose plaintext ports one scrape job reads, after all pods match their templates."""
 
     job: ObservedJob
     refs: frozenset[Ref]
@@ -47,7 +47,7 @@ def observe_unmoved(context: Context) -> tuple[ObservedJob, ...]:
 
 
 def readings_of(context: Context, scraper: Scraper) -> list[PlaintextReading]:
-    """Return what the plaintext jobs of a scraper read of the mesh, jobs of the merged metrics first."""
+    """Return what a scraper's plaintext jobs read of the mesh; jobs of the merged metrics come first."""
     scrapers = {each.ref for each in context.observation.scrapers}
     mesh = {workload.ref for workload in context.observation.workloads} - scrapers
     found = (_reading(job, mesh) for job in context.unmoved if job.scraper == scraper.ref)
@@ -69,9 +69,9 @@ def _reading(job: ObservedJob, mesh: Collection[Ref]) -> PlaintextReading:
 def cover(
     readings: Iterable[PlaintextReading], wanted: Collection[Ref], derived: Collection[str]
 ) -> list[PlaintextReading]:
-    """Return the jobs to derive secure jobs from: few that together read all of `wanted`.
+    """Return the jobs to derive secure jobs from: a few jobs that together read all of `wanted`.
 
-    The jobs named in `derived` have one already: they come first, so that a later plan changes nothing.
+    The jobs in `derived` already have a secure job. They come first, so that a later plan changes nothing.
     """
     left, chosen = set(wanted), []
     rest = sorted(readings, key=lambda each: (each.job.job not in derived, each.rank))
@@ -97,7 +97,7 @@ def _without_drops(inventory: Inventory) -> Inventory:
 
 
 def _stripped(manifest: Manifest) -> Object | None:
-    """Return an object without the rules that drop secured pods; None when it cannot have any."""
+    """Return an object without the rules that drop secured pods; None if it cannot have such rules."""
     if manifest.ref.kind == "ConfigMap":
         texts = as_mapping(manifest.data.get("data"))
         moved = {key: _stripped_text(text) for key, text in texts.items() if SECURE_PORT_META in str(text)}

@@ -1,4 +1,4 @@
-"""Workloads whose number of replicas an autoscaler sets: files must not set it back."""
+"""Find workloads whose replicas an autoscaler sets, because files must not reset them."""
 
 import json
 
@@ -6,10 +6,10 @@ from meshscrape.kube.objects import LAST_APPLIED, Inventory, Ref, annotations, d
 
 
 def autoscaled(inventory: Inventory) -> frozenset[Ref]:
-    """Workloads that a HorizontalPodAutoscaler scales and whose `spec.replicas` can be left out of files.
+    """Return the autoscaled workloads whose `spec.replicas` can be left out of files.
 
-    Not those that `kubectl apply` gave the field before: it would take it away, and an API server makes one
-    replica of none.
+    Workloads that got the field from an earlier `kubectl apply` are not included: kubectl would remove the
+    field, and the API server's default is one replica.
     """
     found = set()
     for scaler in inventory.of_kind("HorizontalPodAutoscaler", "autoscaling"):
@@ -33,5 +33,5 @@ def _applied_replicas(applied: object) -> bool:
     try:
         return dig(json.loads(str(applied)), "spec", "replicas") is not None
     except ValueError:
-        # What cannot be read may have it.
+        # An unreadable record may contain the field.
         return True

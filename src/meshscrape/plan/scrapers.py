@@ -1,4 +1,4 @@
-"""The scrapers that a plan is about: those that are there, or a new Prometheus."""
+"""Find the scrapers that a plan changes: existing ones or a new Prometheus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def new_prometheus(context: Context) -> PrometheusOptions:
         namespace=context.intent.prometheus_namespace,
         revision=injection_labels(plane).get(REVISION, ""),
         applications=application_ports(context),
-        # A plaintext job that reads every proxy would read a closed port of the new Prometheus' own.
+        # A plaintext job for every proxy would also read the closed port of the new Prometheus's own proxy.
         harden=context.intent.harden and new_deployment(context) not in context.held.open,
         network_policy=context.intent.network_policy,
         keep_own_series=context.intent.keep_own_series,
@@ -45,9 +45,9 @@ def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
 
 
 def _of_unseen_kind(context: Context, wanted: Object) -> bool:
-    """Return whether a dump has the new Prometheus, but no object of this kind at all: it was left out.
+    """Return whether a dump has the new Prometheus but no object of this kind, so the kind was left out.
 
-    Nothing tells then whether the object is there, and a plan must come to an end.
+    It is then unknown whether the object exists. The plan must not create it again and again.
     """
     kind = str(wanted["kind"])
     if kind in ("Deployment", "Prometheus") or context.inventory.of_kind(kind):
@@ -57,7 +57,7 @@ def _of_unseen_kind(context: Context, wanted: Object) -> bool:
 
 
 def secured_scrapers(context: Context) -> list[Scraper]:
-    """Return the scrapers to move to mutual TLS: those that read the targets, else all that could."""
+    """Return the scrapers to move to mutual TLS: those that read the targets, else all possible ones."""
     able = [scraper for scraper in context.observation.scrapers if scraper.kind in ABLE]
     targets = {target.ref for target in context.targets}
     jobs = (job for job in (context.unmoved or context.observation.scrape_jobs) if job.certain)
@@ -85,7 +85,7 @@ def concerns(consumer: ObservedJob, targets: set[Ref]) -> bool:
 
 
 def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
-    """Return namespace and pod labels of each scraper that may scrape, for NetworkPolicies."""
+    """Return namespace and pod labels of each allowed scraper, for NetworkPolicies."""
     if context.intent.prometheus in ("addon", "operator"):
         options = new_prometheus(context)
         own = options.selector
@@ -99,8 +99,8 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
             context.draft.note(
                 scraper.ref,
                 "host-network",
-                "it uses the host's network: a NetworkPolicy cannot tell it from its node",
-                "let it run in the pod network, or leave --network-policy out",
+                "it uses the host's network: a NetworkPolicy cannot distinguish it from its node",
+                "run it in the pod network, or omit --network-policy",
             )
             continue
         if scraper.kind == "operator":
@@ -113,7 +113,7 @@ def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:
 
 
 def guarded(context: Context, ref: Ref, act: Callable[[], Refused | None]) -> bool:
-    """Make all changes of `act` for a scraper; note a refusal, and return False then."""
+    """Make all changes of `act` for a scraper; if it refuses, add a note and return False."""
     if refused := context.draft.whole(act):
         context.draft.refuse(ref, refused)
     return refused is None

@@ -1,4 +1,4 @@
-"""The scrape jobs: over mutual TLS for the secured pods, and plaintext jobs that these pods leave."""
+"""Plan the scrape jobs: jobs over mutual TLS for secured pods, and plaintext jobs that these pods leave."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan_scraping(context: Context) -> set[str]:
             context.draft.note(
                 None,
                 "no-prometheus",
-                "no Prometheus is among the given objects: none gets the jobs over mutual TLS",
+                "no Prometheus is among the given objects, so the jobs over mutual TLS are not planned",
                 "give it too, or use --prometheus addon or operator, or see prometheus-config",
             )
         for scraper in scrapers:
@@ -56,12 +56,12 @@ def plan_scraping(context: Context) -> set[str]:
 
 
 def new_prometheus_held(context: Context) -> bool:
-    """Return whether nothing may leave its plaintext job for the new Prometheus."""
+    """Return whether the new Prometheus is held back, so that no pod may leave its plaintext job for it."""
     return any(ref.namespace == context.intent.prometheus_namespace for ref in context.held.scrapers)
 
 
 def _existing(context: Context, scraper: Scraper) -> Refused | None:
-    """Plan the secure jobs of a Prometheus that is there."""
+    """Plan the secure jobs of an existing Prometheus."""
     readings = [each for each in readings_of(context, scraper) if _movable(each.job, scraper)]
     known = _read_already(context, scraper)
     if scraper.kind == "operator":
@@ -70,7 +70,7 @@ def _existing(context: Context, scraper: Scraper) -> Refused | None:
         return Refused(
             "configuration-unknown",
             "its configuration is not among the given objects",
-            "put the jobs in yourself: meshscrape prometheus-config --kubernetes --existing FILE",
+            "add the jobs yourself: meshscrape prometheus-config --kubernetes --existing FILE",
         )
     change = partial(_add_jobs, context, scraper, readings, known)
     edit_config(context, scraper.config, change, READS)
@@ -78,14 +78,14 @@ def _existing(context: Context, scraper: Scraper) -> Refused | None:
 
 
 def _movable(job: ObservedJob, scraper: Scraper) -> bool:
-    """Return whether a plan can change a scrape job: it is text in a ConfigMap, or a monitor."""
+    """Return whether a plan can change a scrape job, because it is text in a ConfigMap or a monitor."""
     return job.ref == scraper.config or job.ref.kind in ENDPOINTS
 
 
 def _read_already(context: Context, scraper: Scraper) -> frozenset[Ref]:
-    """Return the targets whose secure port a job of another making reads over mutual TLS, once pods restart.
+    """Return the targets whose secure port is read over mutual TLS by a job that meshscrape did not make.
 
-    With another job beside it, each pod would be scraped twice.
+    The state after all pods have restarted counts. Another job would scrape each of these pods twice.
     """
     read: set[Ref] = set()
     for job in context.unmoved:
@@ -100,7 +100,7 @@ def _read_already(context: Context, scraper: Scraper) -> frozenset[Ref]:
 
 
 def _is_ours(context: Context, job: ObservedJob) -> bool:
-    """Return whether a plan makes this secure job, and keeps it up to date."""
+    """Return whether a plan makes and updates this secure job."""
     if job.ref.kind in ENDPOINTS:
         field = ENDPOINTS[job.ref.kind]
         endpoints = as_list(dig(context.object_of(job.ref), "spec", field))
@@ -125,7 +125,7 @@ def _add_jobs(
     targets = {target.ref for target in context.targets}
     wanted: dict[str, Any] = {}
     if there is not None and not is_derived(there.get("relabel_configs")):
-        # Istio's sample, or a job of an earlier plan: it is brought up to date, and keeps its labels.
+        # This is Istio's sample or a job of an earlier plan. Update it and keep its labels.
         pass
     elif chosen := _chosen(readings, known, present):
         standard.pop(MERGED_JOB)
@@ -145,13 +145,13 @@ def _add_jobs(
             theirs.clear()
         theirs.update(job)
         if own and scraper.certs_mount:
-            # It has certificates already, and this job knows where.
+            # The Prometheus already has certificates, and this job has their paths.
             theirs["tls_config"] = own
     config["scrape_configs"] = jobs
 
 
 def _chosen(readings: list[PlaintextReading], known: frozenset[Ref], present: Any) -> list[PlaintextReading]:
-    """Return the plaintext jobs to derive secure jobs from; those that have one stay."""
+    """Return the plaintext jobs to derive secure jobs from, including those that already have one."""
     wanted = frozenset().union(*(reading.refs for reading in readings)) - known
     derived = [
         reading.job.job
@@ -162,7 +162,7 @@ def _chosen(readings: list[PlaintextReading], known: frozenset[Ref], present: An
 
 
 def _pool_of(job: Any, present: Any) -> str | None:
-    """Return the name of the secure job that is derived from this plaintext job already."""
+    """Return the name of the secure job that was already derived from this plaintext job, if any."""
     own = without_drop(dig(job, "relabel_configs"))
     for name, other in present.items():
         rules = as_list(dig(other, "relabel_configs"))
@@ -193,7 +193,7 @@ def _derived(
 
 
 def _options(context: Context, scraper: Scraper) -> kubernetes_sd.ClusterJobs:
-    # Of all namespaces, whichever are planned for: only pods that announce a secure port are found.
+    # Discover all namespaces, not only the planned ones: the job keeps only pods that announce a secure port.
     directory = scraper.certs_mount or scraper.output_certs or scraper_pod.CERTIFICATES
     applications = application_ports(context)
     return kubernetes_sd.ClusterJobs(
@@ -202,7 +202,7 @@ def _options(context: Context, scraper: Scraper) -> kubernetes_sd.ClusterJobs:
 
 
 def edit_config(context: Context, ref: Ref, change: Callable[[Mutable], None], reason: str) -> bool:
-    """Change the Prometheus configuration in a ConfigMap; return False when it holds none."""
+    """Change the Prometheus configuration in a ConfigMap; return False if it contains none."""
     content = as_mapping(dig(context.object_of(ref), "data"))
     for key, text in content.items():
         if "scrape_configs" not in str(text):
@@ -222,7 +222,7 @@ def edit_config(context: Context, ref: Ref, change: Callable[[Mutable], None], r
 
 
 def _leave(context: Context, scrapers: list[Ref] | None) -> set[str]:
-    """Take the secured pods out of the plaintext jobs of these scrapers (None: of all)."""
+    """Let the plaintext jobs of these scrapers (None: of all) drop the secured pods."""
     targets = {target.ref for target in context.targets}
     return {
         job.name
@@ -232,7 +232,7 @@ def _leave(context: Context, scrapers: list[Ref] | None) -> set[str]:
 
 
 def _left(context: Context, job: ObservedJob) -> bool:
-    """Take secured pods out of one plaintext job; return whether that is (or was already) done."""
+    """Let one plaintext job drop secured pods; return whether it does now (or already did)."""
     if job.ref.kind in ENDPOINTS:
         return leave_monitor(context, job.ref, LEAVES)
     if job.ref.kind != "ConfigMap":

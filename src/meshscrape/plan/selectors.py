@@ -1,4 +1,4 @@
-"""Label selectors of alerts, dashboards and autoscalers that would stop matching when labels change."""
+"""Find selectors of alerts, dashboards and autoscalers that would stop matching when labels change."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from meshscrape.istio.names import MONITORING_GROUP
 from meshscrape.kube.objects import Inventory, Manifest, Ref, as_list, as_mapping, dig
 
 _MATCHER = re.compile(r'\b([A-Za-z_]\w*)\s*(=~|!~|!=|=)\s*"((?:[^"\\]|\\.)*)"')
-# ConfigMaps with one of these words hold rules, dashboards or the configuration of Prometheus' adapter.
+# ConfigMaps with one of these words contain rules, dashboards or the Prometheus adapter's configuration.
 _QUERIES = ("expr", "seriesQuery", "metricsQuery")
 _METRICS = ("external", "pods", "object")
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LabelChange:
-    """A label of a scrape that has another value afterwards; empty is no label."""
+    """A label of a scrape whose value changes; an empty value means no label."""
 
     label: str
     before: str
@@ -29,7 +29,7 @@ class LabelChange:
 
 @dataclass(frozen=True, slots=True)
 class BrokenSelector:
-    """A selector that matches what a scrape yields now, and would not any more."""
+    """A selector that matches a scrape's metrics now and would not match after the plan."""
 
     ref: Ref
     selector: str

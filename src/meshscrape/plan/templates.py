@@ -1,4 +1,4 @@
-"""Edits of pod templates. Each is idempotent: a second time it changes nothing."""
+"""Edit pod templates. Each edit is idempotent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from meshscrape.plan.edited_objects import Mutable, covers
 
 
 def template_of(data: Mutable) -> Mutable:
-    """Return the pod template of a Deployment and the like, to be modified; it must have one."""
+    """Return the pod template of a Deployment or similar object, to be modified; InputError without one."""
     path = template_path(str(data.get("kind")))
     if path is None:
         raise InputError(f"{data.get('kind')} has no pod template")
@@ -21,7 +21,7 @@ def template_of(data: Mutable) -> Mutable:
 
 
 def child(data: Mutable, *path: str) -> Mutable:
-    """Return the mapping at `path`, made where it is absent or null."""
+    """Return the mapping at `path`; create it if it is absent or null."""
     for step in path:
         if not isinstance(data.get(step), dict):
             data[step] = {}
@@ -36,7 +36,7 @@ def annotate(data: Mutable, values: Mapping[str, str]) -> None:
 
 
 def annotation(data: Mapping[str, Any], key: str) -> str:
-    """Return an annotation's text; empty when there is none."""
+    """Return an annotation's text; empty without one."""
     metadata = as_mapping(data.get("metadata"))
     value = as_mapping(metadata.get("annotations")).get(key)
     return value if isinstance(value, str) else ""
@@ -49,9 +49,9 @@ def label(data: Mutable, values: Mapping[str, str]) -> None:
 
 
 def with_proxy_config(text: str, metadata: Mapping[str, str], fields: Mapping[str, Any] | None = None) -> str:
-    """The annotation `proxy.istio.io/config` with these variables and fields set, the user's text kept.
+    """Return the annotation `proxy.istio.io/config` with these variables and fields set.
 
-    Raises InputError when the text is no mapping: Istio would refuse the pod.
+    The user's other settings are kept. InputError if the text is not a mapping: Istio would refuse the pod.
     """
     found = load_text(text, PROXY_CONFIG_ANNOTATION)
     if found is not None and not isinstance(found, dict):
@@ -81,7 +81,7 @@ def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -
 
 
 def container(template: Mutable, name: str = PROXY_CONTAINER) -> Mutable | None:
-    """Return the container of this name, among the native sidecars too; None when there is none."""
+    """Return the container of this name, which may be a native sidecar; None without one."""
     for group in ("containers", "initContainers"):
         for each in as_list(as_mapping(template.get("spec")).get(group)):
             if isinstance(each, dict) and each.get("name") == name:
@@ -99,7 +99,7 @@ def set_env(data: Mutable, values: Mapping[str, str], key: str = "env") -> None:
     for name, value in values.items():
         named = [each for each in variables if isinstance(each, dict) and each.get("name") == name]
         if named:
-            # Of several, the last one counts.
+            # If a variable occurs several times, the last one counts.
             named[-1].pop("valueFrom", None)
             named[-1]["value"] = value
         else:
@@ -107,9 +107,9 @@ def set_env(data: Mutable, values: Mapping[str, str], key: str = "env") -> None:
 
 
 def set_named(data: Mutable, key: str, item: Mutable, by: str = "name") -> None:
-    """Put `item` into the list `key`, in place of the item with the same `by`.
+    """Put `item` into the list `key`, replacing the item with the same `by`.
 
-    An item that says the same and more stays: API servers fill in fields such as `defaultMode`.
+    An existing item with the same fields and more is kept, because API servers add fields (`defaultMode`).
     """
     present = data.get(key)
     items: list[Any] = present if isinstance(present, list) else []

@@ -1,4 +1,4 @@
-"""Which workloads a plan is about, and how each is secured: decided by the version of its proxy."""
+"""The shared context of the planner, and facts about the workloads and scrapers that it plans for."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NATIVE_SINCE = "1.31"
 LOCALHOST_ONLY_SINCE = "1.22"
 PARAMETERS_SINCE = "1.26"
 GATEWAY_OVERRIDE_SINCE = "1.27"
-# RBAC's matcher and the URI SAN input came with Envoy 1.24; what does not know them would refuse everybody.
+# Envoy 1.24 added RBAC's matcher and the URI SAN input. An older Envoy would refuse every scraper.
 BOOTSTRAP_SINCE = "1.17"
 # The plaintext ports of a proxy: Envoy's statistics and the agent's merged metrics.
 PLAINTEXT_PORTS = frozenset({STATS, MERGED})
-# Scrapers that can be given a certificate and jobs over mutual TLS.
+# Kinds of scrapers that a plan can give a certificate and jobs over mutual TLS.
 ABLE = ("prometheus", "operator", "vmagent")
 # The ConfigMap with the bootstrap override of a namespace's proxies.
 OVERRIDE_NAME = "meshscrape-bootstrap"
@@ -37,7 +37,7 @@ _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
 
 @dataclass(slots=True)
 class Held:
-    """What a plan must not touch, and what is missing: workloads, scrapers, and ports that stay open."""
+    """Workloads, scrapers and open ports that a plan must not change, each with what is missing."""
 
     workloads: dict[Ref, tuple[Missing, ...]] = field(default_factory=dict)
     scrapers: dict[Ref, tuple[Missing, ...]] = field(default_factory=dict)
@@ -45,18 +45,18 @@ class Held:
 
     @property
     def refs(self) -> frozenset[Ref]:
-        """Return all that is held back."""
+        """Return all objects that are held back."""
         return frozenset((*self.workloads, *self.scrapers, *self.open))
 
 
 @dataclass(slots=True)
 class Context:
-    """What every part of the planner works with.
+    """The shared state of the planner's steps.
 
-    `checksums` are those of overrides planned already, `addresses` the wildcards that they listen on.
-    `held` is what stays as it is because a plan with it would make something worse. `observed` is what the
-    objects are before the plan; `observation` counts workloads that join the mesh. `unmoved` are the scrape
-    jobs with the drafted listeners, and with every pod still in its plaintext job.
+    `checksums` belong to the overrides planned so far, `addresses` are the wildcards that they listen on.
+    `held` stays unchanged because changing it would make something worse. `observed` is the observation
+    before the plan; `observation` includes workloads that join the mesh. `unmoved` are the scrape jobs with
+    the drafted listeners and every pod still in its plaintext job.
     """
 
     observation: Observation
@@ -73,17 +73,17 @@ class Context:
 
     @property
     def split(self) -> bool:
-        """Return whether some target's merged metrics lack Envoy's: they need a port of their own."""
+        """Return whether the merged metrics of some target lack Envoy's, which then need their own port."""
         return any(not merges_envoy(target.workload) for target in self.targets)
 
     def object_of(self, ref: Ref) -> Object:
-        """Return the object, as the plan so far leaves it; empty when it is not known."""
+        """Return the object with the plan's changes so far; empty if it is unknown."""
         return self.draft.get(ref) or {}
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedWorkload:
-    """A workload that is planned for, its mode, and the version its proxy has after a restart."""
+    """A workload that the plan secures, its mode, and its proxy's version after a restart."""
 
     workload: ObservedWorkload
     mode: Decided
@@ -91,7 +91,7 @@ class PlannedWorkload:
 
     @property
     def ref(self) -> Ref:
-        """Return the object that is changed."""
+        """Return the object to change."""
         return self.workload.ref
 
 
@@ -106,7 +106,7 @@ def merges_envoy(workload: ObservedWorkload) -> bool:
 
 
 def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]:
-    """Return what a changed pod template restarts, in plain words."""
+    """Return what a changed pod template restarts, as text."""
     if workload.kind in ("gateway-api", "waypoint") and workload.ref.kind == "Gateway":
         made = context.inventory.get(workload.ref)
         name = managed_deployment(made).name if made else workload.name
@@ -121,17 +121,17 @@ def restarts_of(context: Context, workload: ObservedWorkload) -> tuple[str, ...]
 
 
 def selector_of(context: Context, workload: ObservedWorkload) -> dict[str, str]:
-    """Return labels that select the workload's pods, from its own selector where it has one."""
+    """Return labels that select the workload's pods, from its own selector if it has one."""
     data = context.object_of(workload.ref)
     own = as_mapping(dig(data, "spec", "selector", "matchLabels"))
     return dict(own or workload.labels)
 
 
 def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
-    """Return the identities of the scrapers that read proxies' metrics, else of all that could.
+    """Return the identities of the scrapers that read proxies' metrics, else of all possible ones.
 
-    Beside a new Prometheus, only those count that have a job over mutual TLS: it takes the others' place.
-    Such a job may read nothing now, and the new ports once they are open.
+    With a new Prometheus, only scrapers with a job over mutual TLS count, because it replaces the others.
+    Such a job may read nothing now, but the new ports when they are open.
     """
     observation = context.observation
     replaced = context.intent.prometheus in ("addon", "operator")
@@ -147,20 +147,20 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
             context.draft.note(
                 each.ref,
                 "default-service-account",
-                "it runs as ServiceAccount `default`: every pod of its namespace that does may scrape, too",
+                "it runs as ServiceAccount `default`: other pods of its namespace with that account can scrape",
                 "give it a ServiceAccount of its own",
             )
     return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)
 
 
 def reads_plaintext(consumer: ObservedJob) -> bool:
-    """Return whether a consumer reads plaintext ports of any proxy, now or after a restart."""
+    """Return whether a scrape job reads plaintext ports of any proxy, now or after a restart."""
     seen = (*consumer.ports_of.values(), *consumer.ports_after.values())
     return consumer.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
 
 
 def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
-    """Return the version of the proxy after a restart; else the one that runs, if all pods have the same."""
+    """Return the proxy's version after a restart; if unknown, the running version common to all pods."""
     if workload.versions.after.known:
         return workload.versions.after
     if workload.kind == "uninjected" and (plane := default_control_plane(context.observation)):
@@ -170,7 +170,7 @@ def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
 
 
 def default_control_plane(observation: Observation) -> ControlPlane | None:
-    """Return the control plane that injects where no revision is named."""
+    """Return the control plane that injects if no revision is named."""
     planes = observation.control_planes
     named = [each for each in planes if "default" in (each.revision, *each.tags)]
     found = named or (planes if len(planes) == 1 else ())
@@ -178,7 +178,7 @@ def default_control_plane(observation: Observation) -> ControlPlane | None:
 
 
 def has_override(context: Context, workload: ObservedWorkload) -> bool:
-    """Return whether a bootstrap override opens our listeners on this workload already."""
+    """Return whether a bootstrap override already opens our listeners on this workload."""
     if not workload.bootstrap_override:
         return False
     data = context.draft.get(Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override))
@@ -189,7 +189,7 @@ def has_override(context: Context, workload: ObservedWorkload) -> bool:
 def istio_object(
     context: Context, group: str, kind: str, namespace: str, name: str, spec: Mutable
 ) -> Mutable:
-    """Return an object of one of Istio's groups, in the API version that its control plane knows."""
+    """Return an object of one of Istio's groups, in an API version that its control plane knows."""
     plane = default_control_plane(context.observation)
     version = "v1" if plane and plane.version.at_least(_V1_SINCE) else "v1beta1"
     return {

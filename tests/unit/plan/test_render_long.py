@@ -23,7 +23,7 @@ def test_listeners_are_cut_and_the_allow_list_is_not() -> None:
     objects = cluster(control_plane(), namespaces, workloads)
     plan = planned(objects, mode="bootstrap", scrapers=ALLOW, prometheus="none")
     text = plan_text(plan)
-    assert text.count("more lines: `meshscrape render` writes all of them") == 3
+    assert text.count("more lines: `meshscrape render` writes them all") == 3
     assert text.count('"exact": "spiffe://cluster.local/ns/monitoring/sa/prometheus"') == 3
     assert len(text.splitlines()) < 700
     files = plan_files(plan)

@@ -1,1 +1,1 @@
-"""A plan for people and for GitOps: as a diff, as files, as a kustomize overlay. Pure."""
+"""Render a plan as a diff, as files or as kustomize overlays. Pure."""

@@ -1,4 +1,4 @@
-"""A plan as text for people: one unified YAML diff per change, with its reason and what it restarts."""
+"""Render a plan as text: a unified YAML diff per change, with its reason and what it restarts."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from meshscrape.plan.model import PHASES, Change, Gate, Note, Phase, Plan
 from meshscrape.plan.outcome import Outcome
 
 _CONTEXT = 3
-# Texts of so many lines are cut to their beginning.
+# A longer text (lines) is cut to its beginning.
 _LONG = 100
 _BEGINNING = 12
-# So many objects are named where many share a note.
+# How many objects are named when several share a note.
 _SHOWN = 5
 _HEADINGS: dict[Phase, str] = {
     "injection": "Injection: workloads join the mesh",
-    "credentials": "Credentials: who scrapes gets a certificate",
+    "credentials": "Credentials: scrapers get a certificate",
     "listeners": "Listeners: metrics over mutual TLS",
-    "scrape": "Scraping: over mutual TLS, and no more in the clear",
+    "scrape": "Scraping: over mutual TLS instead of plaintext",
     "hardening": "Hardening: plaintext ports close",
-    "removal": "Removal: what has been replaced",
+    "removal": "Removal: replaced objects are deleted",
 }
 _COLOURS = {"+": "32", "-": "31", "@": "36", "#": "1"}
 
 
 def plan_text(plan: Plan, *, colour: bool = False) -> str:
-    """Return the whole plan: phases with their changes, gates, notes, and one line of summary at the end."""
+    """Return the whole plan: phases with their changes, gates, notes, and a summary line at the end."""
     lines = [line for phase in PHASES for line in _phase(plan, phase)]
     lines += [line for gate in plan.gates for line in _gate(gate)]
     lines += _notes(plan.notes)
@@ -37,10 +37,10 @@ def plan_text(plan: Plan, *, colour: bool = False) -> str:
 
 
 def summary(plan: Plan) -> str:
-    """Return the last line: what changes, and what becomes of every chosen workload.
+    """Return the last line: the number of changes, and the outcome of every chosen workload.
 
     `Plan: 2 to create, 3 to update, 0 to delete; restarts 3; 4 secured, 1 held back (Deployment.apps a/b).`
-    "Nothing to do." is said only where everything chosen is secured.
+    It says "Nothing to do." only if everything chosen is already secured.
     """
     count = dict.fromkeys(("create", "update", "delete"), 0)
     for change in plan.changes:
@@ -70,10 +70,10 @@ def _outcome(outcome: Outcome) -> str:
 
 
 def change_diff(change: Change) -> list[str]:
-    """Return the unified diff of one change's YAML, without status and what a cluster adds.
+    """Return the unified diff of one change's YAML, without status and the fields that a cluster adds.
 
-    Long texts in a new ConfigMap are cut, and say so: hundreds of lines of listeners, for each namespace
-    anew, hide what one has to decide on.
+    Long texts in a new ConfigMap are cut, with a line that says so: the hundreds of lines of listeners,
+    repeated per namespace, would hide what the user must decide on.
     """
     before = _lines(change.before)
     after = _lines(change.after if before else _abridged(change.after))
@@ -106,7 +106,7 @@ def _phase(plan: Plan, phase: Phase) -> Iterator[str]:
 
 
 def _gate(gate: Gate) -> Iterator[str]:
-    state = "wait until the phases before it have taken effect" if gate.planned else "held back"
+    state = "wait until the earlier phases have taken effect" if gate.planned else "held back"
     yield f"# gate: {gate.phase} of {_shown(gate.workloads)}: {state}"
     for missing in gate.waits_for:
         yield f"#   {'waits for' if gate.planned else 'missing'}: {missing.text}"
@@ -115,7 +115,7 @@ def _gate(gate: Gate) -> Iterator[str]:
 
 
 def _notes(notes: Iterable[Note]) -> Iterator[str]:
-    """Yield the notes, those that say the same of several objects together."""
+    """Yield the notes; equal notes about several objects become one."""
     grouped: dict[tuple[bool, str, str], list[Ref]] = {}
     for note in notes:
         refs = grouped.setdefault((note.refused, note.text, note.remedy), [])
@@ -148,7 +148,7 @@ def _cut(text: object) -> object:
     lines = str(text).splitlines()
     if len(lines) <= _LONG:
         return text
-    left = f"... {len(lines) - _BEGINNING} more lines: `meshscrape render` writes all of them"
+    left = f"... {len(lines) - _BEGINNING} more lines: `meshscrape render` writes them all"
     return "\n".join([*lines[:_BEGINNING], left, ""])
 
 

@@ -1,4 +1,4 @@
-"""A plan as files: one directory per phase, one file per object, the same bytes for the same plan."""
+"""Render a plan as files: one directory per phase, one file per object; equal plans give equal bytes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from meshscrape.plan.model import PHASES, Change, Phase, Plan, revert
 from meshscrape.plan.render.diff import plan_text
 
 OVERVIEW = "PLAN.txt"
-HEAD = "# Made by meshscrape render: apply one directory after the other, in order.\n\n"
+HEAD = "# Made by meshscrape render. Apply the directories one after the other, in order.\n\n"
 # ASM keeps Istio's objects in an API server of its own.
 _CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, ISTIO_TELEMETRY)
-# Controllers count in these annotations: applied from a file, they would set it back.
+# Controllers keep state in these annotations; applying a file with them would reset it.
 _NUMBERED = (DEPLOYMENT_REVISION, "deprecated.daemonset.template.generation")
 ORIGINALS = "originals"
 CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 
 
 def plan_files(plan: Plan) -> dict[str, str]:
-    """Relative paths and their text: `PHASE/NAMESPACE.KIND.NAME.yaml`, and an overview of the whole plan.
+    """Return relative paths and their text: `PHASE/NAMESPACE.KIND.NAME.yaml`, and an overview of the plan.
 
-    What is to be removed stands in `PHASE/delete/`, as it is now, numbered in its order: kubectl takes files
-    by name, and a port has to go before the policies that guard it. `originals/` has each object as it was,
-    and in `originals/delete/` what the plan creates: the way back. With ASM each API server has a tree.
+    Objects to delete are in `PHASE/delete/`, unchanged and numbered in their order: kubectl processes files
+    by name, and a port must close before the policies that protect it are deleted. For the way back,
+    `originals/` has each object before the plan, and `originals/delete/` the objects that the plan creates.
+    With ASM, each API server has its own tree.
     """
     found = {OVERVIEW: HEAD + plan_text(plan)}
     for number, change in enumerate(plan.changes, 1):
@@ -48,7 +49,7 @@ def plan_files(plan: Plan) -> dict[str, str]:
 
 
 def _applied(plan: Plan, change: Change) -> Object | None:
-    """Return the object for `kubectl apply`, which leaves alone what a file does not say."""
+    """Return the object for `kubectl apply`, which keeps fields that the file does not contain."""
     data = change.after
     if data is None or change.ref not in plan.autoscaled or not isinstance(data.get("spec"), Mapping):
         return data
@@ -69,7 +70,7 @@ def _originals(plan: Plan) -> dict[str, str]:
 
 
 def _with_applied(written: dict[str, Any], data: Object) -> dict[str, Any]:
-    """Return an original with kubectl's own note, without which a later `kubectl apply` warns."""
+    """Return an original with kubectl's last-applied annotation, to avoid a warning of `kubectl apply`."""
     applied = objects.annotations(data).get(LAST_APPLIED)
     if applied is None:
         return written
@@ -79,7 +80,7 @@ def _with_applied(written: dict[str, Any], data: Object) -> dict[str, Any]:
 
 
 def plan_stream(plan: Plan, phase: Phase) -> str:
-    """Return the objects of one phase as one YAML stream; what is to be removed is named in comments."""
+    """Return the objects of one phase as one YAML stream; comments name the objects to delete."""
     parts = []
     for change in plan.changes:
         if change.phase == phase:
@@ -90,7 +91,7 @@ def plan_stream(plan: Plan, phase: Phase) -> str:
 
 
 def phase_directory(phase: Phase) -> str:
-    """`3-listeners`: sorts in the order of application."""
+    """Return the directory's name, such as `3-listeners`, which sorts in the order of the phases."""
     return f"{PHASES.index(phase) + 1}-{phase}"
 
 
@@ -102,7 +103,7 @@ def file_name(ref: Ref) -> str:
 
 
 def place(plan: Plan, ref: Ref) -> str:
-    """Return the tree that an object belongs to; empty where there is one API server only."""
+    """Return the directory of the object's API server; empty if there is only one API server."""
     if not plan.apart:
         return ""
     to_control_plane = ref.group in _CONTROL_PLANE_GROUPS or ref.group == ASM_GROUP
@@ -110,7 +111,7 @@ def place(plan: Plan, ref: Ref) -> str:
 
 
 def clean(data: Object) -> dict[str, Any]:
-    """Return an object as one writes it: without status and what a cluster adds by itself."""
+    """Return an object for a file: without status and the fields that a cluster adds."""
     written = stable(data)
     notes = {key: value for key, value in objects.annotations(written).items() if key not in _NUMBERED}
     if notes != objects.annotations(written):
@@ -118,7 +119,7 @@ def clean(data: Object) -> dict[str, Any]:
         written["metadata"] = kept | ({"annotations": notes} if notes else {})
     metadata = data.get("metadata")
     if isinstance(metadata, Mapping) and "namespace" in metadata:
-        # Explicit, also for `default`: files are applied in whatever namespace is current.
+        # Write the namespace even if it is `default`, because kubectl uses the current namespace otherwise.
         written["metadata"] = _with_namespace(written["metadata"], str(metadata["namespace"]))
     return written
 

@@ -1,7 +1,7 @@
-"""A plan as kustomize overlays: one per phase, each upon the one before, the first upon the user's base.
+"""Render a plan as kustomize overlays, one per phase. Each builds on the previous, the first on the base.
 
-Changed objects are patches that hold the difference alone, so that the base stays the user's own. Kustomize
-merges lists of Kubernetes' own kinds by their items' names, and replaces those of other kinds as a whole.
+A changed object becomes a patch with only the differences, so the user's base stays unchanged. Kustomize
+merges lists of built-in kinds by their items' names, and replaces lists of other kinds as a whole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from meshscrape.plan.render.diff import plan_text
 from meshscrape.plan.render.files import HEAD, OVERVIEW, clean, file_name, phase_directory, place
 
 _HEADER = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
-# Items of these lists are merged by a key, in Kubernetes' own kinds.
+# In built-in kinds, the items of these lists are merged by a key.
 _MERGE_KEYS = {
     "containers": "name", "initContainers": "name", "env": "name", "volumes": "name",
     "volumeMounts": "mountPath",
@@ -24,8 +24,10 @@ _BUILT_IN = ("", "apps", "batch")
 
 
 def kustomize_files(plan: Plan, base: str) -> dict[str, str]:
-    """Relative paths and their text. `base` is the directory (or URL) of the user's own kustomization, as
-    seen from one of the phases' directories."""
+    """Return relative paths and their text.
+
+    `base` is the directory (relative to a phase's directory) or the URL of the user's own kustomization.
+    """
     found = {OVERVIEW: HEAD + plan_text(plan)}
     trees = sorted({place(plan, change.ref) for change in plan.changes})
     for tree in trees:
@@ -59,7 +61,7 @@ def _overlay(changes: list[Change], previous: str) -> dict[str, str]:
 
 
 def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
-    """Return the strategic-merge patch that makes `after` of `before`; one that deletes it for None."""
+    """Return the strategic-merge patch from `before` to `after`; a patch that deletes the object for None."""
     metadata = clean(before)["metadata"]
     identity = {key: metadata[key] for key in ("name", "namespace") if key in metadata}
     head = {"apiVersion": before["apiVersion"], "kind": before["kind"]}
@@ -72,7 +74,7 @@ def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
 
 
 def _difference(before: Any, after: Any, by_name: bool) -> dict[str, Any]:
-    """Return keys of a mapping that differ, with null for those that are gone."""
+    """Return the keys of a mapping that differ, with null for removed keys."""
     found: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():
         if key not in before:

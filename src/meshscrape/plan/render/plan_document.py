@@ -1,4 +1,4 @@
-"""A plan as plain data, for programs."""
+"""Convert a plan to plain data, for programs."""
 
 from __future__ import annotations
 
