@@ -103,7 +103,7 @@ def _peer_authentication(
     # If meshscrape did not set the mode, the user did, for example for native listeners on this port.
     if dig(ports, str(LEGACY_PORT), "mode") != "STRICT":
         return
-    # Without it, those would serve their metrics in plain HTTP.
+    # Without it, those listeners would serve their metrics in plain HTTP.
     if any(selects(selector, each.labels) for each in others):
         return
     rest = {key: value for key, value in ports.items() if key != str(LEGACY_PORT)}

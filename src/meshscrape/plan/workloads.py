@@ -147,7 +147,7 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
             context.draft.note(
                 each.ref,
                 "default-service-account",
-                "it runs as ServiceAccount `default`: other pods of its namespace with that account can scrape",
+                "it runs as ServiceAccount `default`: other pods of its namespace may use it and scrape",
                 "give it a ServiceAccount of its own",
             )
     return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)

@@ -80,7 +80,10 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run" / "precious").write_text("kept")
     (tmp_path / "notes.txt").write_text("kept")
     tmp_path.chmod(0o755)
-    with pytest.raises(InputError, match=r"'notes\.txt'.*not a state directory.*--state"), hold_state(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"'notes\.txt'.*not a state directory.*--state"),
+        hold_state(tmp_path),
+    ):
         raise AssertionError("it was taken")
     assert (tmp_path / "run" / "precious").read_text() == "kept"
     assert tmp_path.stat().st_mode & 0o777 == 0o755
