@@ -32,10 +32,10 @@ class Intent:
     `scrapers` is the allow list; empty means the scrapers found in the objects. `envoy_port` is the port for
     Envoy's statistics alone; 0 means none (the merged metrics contain them too). `harden` closes the
     plaintext ports when no job reads them any more. `legacy_source` is what legacy mode's port serves: the
-    merged metrics or Envoy's statistics alone. `inject` adds workloads without a sidecar to the mesh. `new_job`: the
-    label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up` and `scrape_*`
-    that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps datadog/datadog`) that, as
-    the user has declared, read no plaintext port of a proxy.
+    merged metrics or Envoy's statistics alone. `inject` adds workloads without a sidecar to the mesh.
+    `new_job`: the label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up`
+    and `scrape_*` that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps
+    datadog/datadog`) that, as the user has declared, read no plaintext port of a proxy.
     """
 
     mode: Mode = "auto"
