@@ -1,1 +1,1 @@
-"""Scrape targets with their expected identity, and the Prometheus configuration made of them. Pure."""
+"""Build Prometheus configuration and scrape targets with their expected identity. Pure."""

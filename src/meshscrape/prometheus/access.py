@@ -1,4 +1,4 @@
-"""The rights of a scraper: its ServiceAccount, and roles with the bindings that make them count."""
+"""The rights of a scraper: its ServiceAccount, and roles with their bindings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Resources = tuple[tuple[str, tuple[str, ...]], ...]
 
 # API group and resources: what discovery of role `pod` lists.
 PODS: Resources = (("", ("pods",)),)
-# ServiceMonitors find pods through Services and their endpoints, of whichever API the Operator uses.
+# ServiceMonitors find pods through Services and endpoints. The Operator may use either endpoints API.
 SERVICES: Resources = (("", ("services", "endpoints")), (DISCOVERY_GROUP, ("endpointslices",)))
 
 
 def access(options: PrometheusOptions, resources: Resources, own: bool = False) -> list[dict[str, Any]]:
     """Return ServiceAccount, a role to read `resources`, and its binding.
 
-    They are of the cluster, or of each namespace when `options` names some. A role without a binding gives
-    no right: Prometheus then finds no target, and logs why. `own`: in Prometheus' own namespace, too.
+    They apply to the cluster, or to each namespace that `options` names. With `own`, they also apply to
+    Prometheus's own namespace.
     """
     objects: list[dict[str, Any]] = [
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": options.metadata()}
     ]
-    # Roles of the cluster have no namespace: two Prometheuses of one name must not share them.
+    # ClusterRoles have no namespace, so their name must differ for two Prometheuses of the same name.
     cluster_name = f"{options.namespace}-{options.name}"
     if not options.namespaces:
         return objects + _granted(options, resources, "Cluster", cluster_name, "")

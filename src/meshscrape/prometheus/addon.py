@@ -17,7 +17,7 @@ _USER = 65534
 
 
 def addon(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
-    """Return ServiceAccount, roles, ConfigMap, Deployment, Service; a NetworkPolicy when asked for."""
+    """Return ServiceAccount, roles, ConfigMap, Deployment, Service, and a NetworkPolicy if requested."""
     objects = [*access(options, PODS), _config_map(options), _deployment(options), _service(options)]
     if options.network_policy:
         objects.append(_network_policy(options))
@@ -25,7 +25,7 @@ def addon(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
 
 
 def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
-    """Return the data of prometheus.yml: the secure jobs, and Prometheus' own metrics from within its pod."""
+    """Return the data of prometheus.yml: the secure jobs and a job for Prometheus's own metrics."""
     own = {"job_name": "prometheus", "static_configs": [{"targets": [f"localhost:{PORT}"]}]}
     return {
         "global": {
@@ -67,7 +67,7 @@ def _deployment(options: PrometheusOptions) -> dict[str, Any]:
         "metadata": options.metadata(),
         "spec": {
             "replicas": 1,
-            # Two of them would scrape everything twice.
+            # Two pods at once would scrape every target twice.
             "strategy": {"type": "Recreate"},
             "selector": {"matchLabels": options.selector},
             "template": template,
@@ -86,7 +86,7 @@ def _container(options: PrometheusOptions) -> dict[str, Any]:
             f"--config.file={_CONFIG}/prometheus.yml",
             "--storage.tsdb.path=/prometheus",
             f"--storage.tsdb.retention.time={options.retention}",
-            # A changed ConfigMap is read without a restart; versions that do not know this ignore it.
+            # Prometheus reloads a changed ConfigMap without a restart. Old versions ignore this option.
             "--enable-feature=auto-reload-config",
         ],
         "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
@@ -124,7 +124,7 @@ def _service(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _network_policy(options: PrometheusOptions) -> dict[str, Any]:
-    """Return a NetworkPolicy: only pods of its namespace may ask Prometheus, which answers every client."""
+    """Return a NetworkPolicy that lets only pods of its namespace query Prometheus, which has no login."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -1,7 +1,7 @@
-"""The same scrape jobs for other collectors than Prometheus: vmagent and the OpenTelemetry Collector.
+"""Convert scrape jobs for vmagent and the OpenTelemetry Collector.
 
-What each knows: VictoriaMetrics `lib/promscrape` (its parsing is strict by default), the Collector's
-`prometheusreceiver`.
+Sources for the supported fields: VictoriaMetrics `lib/promscrape` (strict parsing by default), and the
+Collector's `prometheusreceiver`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from meshscrape.kube.yaml_text import dump
 Collector = Literal["prometheus", "vmagent", "otel"]
 COLLECTORS: tuple[Collector, ...] = ("prometheus", "vmagent", "otel")
 
-# vmagent refuses a configuration with any of these. It speaks HTTP/1.1 alone, so `enable_http2: false` is
-# what it does anyway.
+# vmagent refuses a configuration with one of these fields. It only supports HTTP/1.1, so it behaves as with
+# `enable_http2: false`.
 _VMAGENT_GLOBAL = frozenset({"evaluation_interval", "query_log_file", "scrape_failure_log_file"})
 _VMAGENT_TOP = frozenset({"rule_files", "alerting", "remote_write", "remote_read", "storage", "tracing"})
 _VMAGENT_JOB = frozenset(
@@ -24,14 +24,14 @@ _VMAGENT_JOB = frozenset(
         "fallback_scrape_protocol", "track_timestamps_staleness", "metric_name_validation_scheme",
     }
 )  # fmt: skip
-# Only newer ones can refuse redirects of discovery itself; here that is the scrape proxy, which sends none.
+# Older versions cannot refuse redirects of discovery. Here discovery is the scrape proxy, which sends none.
 _VMAGENT_DISCOVERY = frozenset({"refresh_interval", "follow_redirects"})
-# The Collector refuses these: it has no rules, and writes elsewhere.
+# The Collector refuses these sections: it evaluates no rules and exports by its own configuration.
 _OTEL_TOP = frozenset({"rule_files", "alerting", "remote_write", "remote_read", "storage", "tracing"})
 
 
 def collector_config(collector: Collector, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `config` (a whole prometheus.yml as data) as the collector takes it.
+    """Convert `config` (a whole prometheus.yml as data) for the collector.
 
     vmagent gets a file for `-promscrape.config`, the Collector a `receivers` section to merge into its own.
     """
@@ -39,7 +39,7 @@ def collector_config(collector: Collector, config: Mapping[str, Any]) -> dict[st
 
 
 def collector_text(collector: Collector, config: Mapping[str, Any]) -> str:
-    """Return the same as text, under lines that say where it belongs and what it does not check."""
+    """Return the same as text, with a head that says where it belongs and whether it verifies targets."""
     head = f"# Made by meshscrape. {_PLACES[collector]}\n"
     jobs = config.get("scrape_configs") or ()
     if any(job.get("tls_config", {}).get("insecure_skip_verify") for job in jobs):
@@ -75,7 +75,7 @@ def _otel(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _escaped(value: Any) -> Any:
-    """`$` doubled everywhere: the Collector puts environment variables in place of `$1` and `${…}`."""
+    """Return `value` with every `$` doubled: the Collector expands `$1` and `${…}` as variables."""
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, Mapping):

@@ -1,6 +1,6 @@
-"""Prometheus' configuration: one job per kind of secure port, through the scrape proxy or direct.
+"""Prometheus's configuration: one job per kind of secure port, through the scrape proxy or direct.
 
-Only fields that Prometheus 2.42 and 3, vmagent and the OpenTelemetry Collector all know.
+It uses only fields that Prometheus 2.42 and 3, vmagent and the OpenTelemetry Collector all know.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ CA_JOB = "meshscrape-ca"
 
 @dataclass(frozen=True, slots=True)
 class ScrapeProxyAccess:
-    """A scrape proxy as Prometheus sees it: `host:port` for scrapes, and for HTTP SD and its own metrics.
+    """How Prometheus reaches a scrape proxy: `host:port` for scrapes, and for HTTP SD and metrics.
 
-    `token_file` holds the bearer token that both want. `jobs` are those whose targets it tells.
+    `token_file` contains the bearer token for both. `jobs` are the jobs that the proxy has targets for.
     """
 
     address: str
@@ -38,10 +38,10 @@ class ScrapeProxyAccess:
 
 @dataclass(frozen=True, slots=True)
 class DirectScrapes:
-    """Scraping without a proxy, which leaves the servers' identity unchecked.
+    """Scraping without a proxy. Prometheus does not verify the servers' identities then.
 
-    `credentials_directory` holds cert-chain.pem, key.pem and root-cert.pem (OUTPUT_CERTS);
-    `targets_directory` one `JOB.json` per job.
+    `credentials_directory` contains cert-chain.pem, key.pem and root-cert.pem (OUTPUT_CERTS);
+    `targets_directory` contains one `JOB.json` per job.
     """
 
     credentials_directory: str
@@ -58,10 +58,10 @@ class CaMetrics:
 
 @dataclass(frozen=True, slots=True)
 class ScrapeOptions:
-    """What the jobs are made of; files as Prometheus sees them. Intervals in seconds.
+    """The options of the jobs. Paths are as seen by Prometheus, intervals are in seconds.
 
-    `limits`: bound each scrape (`limits.py`), for a Prometheus of our own. `keep_own_series`: keep `up` and
-    `scrape_*` that an application exposes, for federation. `ca`: scrape the CA's own metrics too.
+    `limits`: limit each scrape (`limits.py`), for a Prometheus of our own. `keep_own_series`: keep `up` and
+    `scrape_*` that an application exposes, for federation. `ca`: also scrape the CA's own metrics.
     """
 
     through: ScrapeProxyAccess | DirectScrapes
@@ -73,7 +73,7 @@ class ScrapeOptions:
 
 
 def targets_file(directory: str, job: str) -> str:
-    """Return where a job's targets are."""
+    """Return the path of a job's target file."""
     return f"{directory.rstrip('/')}/{job}.json"
 
 
@@ -92,7 +92,7 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
 
 
 def render(options: ScrapeOptions) -> str:
-    """Return a whole prometheus.yml. InputError when an interval is not one."""
+    """Return a whole prometheus.yml; InputError for an invalid interval."""
     document = {
         "global": global_settings(options.interval, options.timeout),
         "scrape_configs": scrape_configs(options),
@@ -101,20 +101,23 @@ def render(options: ScrapeOptions) -> str:
 
 
 def global_settings(interval: float, timeout: float | None = None) -> dict[str, Any]:
-    """The section `global`; seconds. InputError when the timeout, by default the interval, does not fit."""
+    """Return the section `global`, from seconds; InputError if the timeout exceeds the interval.
+
+    The default timeout is the interval.
+    """
     timeout = interval if timeout is None else timeout
     if not 0.1 <= interval <= 86400:
         raise InputError(f"{interval:g} s is not a scrape interval", remedy="use 0.1 s to 24 h")
     if not 0 < timeout <= interval:
         raise InputError(
-            f"the scrape timeout {timeout:g} s does not fit into the interval {interval:g} s",
-            remedy="make it positive and no longer than the interval",
+            f"the scrape timeout {timeout:g} s must be positive and at most the interval {interval:g} s",
+            remedy="change the timeout or the interval",
         )
     return {"scrape_interval": duration(interval), "scrape_timeout": duration(timeout)}
 
 
 def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, Any]:
-    """Plain http to the proxy on this machine; from there mutual TLS with the target, whose ID is checked."""
+    """Return a job in plain HTTP to the proxy on this machine, which uses mutual TLS to the targets."""
     return {
         "job_name": job,
         "scheme": "http",
@@ -134,7 +137,7 @@ def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, 
 
 
 def _plain_job(name: str, address: str, token_file: str) -> dict[str, Any]:
-    """Return the job for a process beside Prometheus: plaintext on loopback, with a bearer token."""
+    """Return the job for a process next to Prometheus: plaintext on loopback, with a bearer token."""
     return {
         "job_name": name,
         "scheme": "http",
@@ -154,7 +157,7 @@ def _direct_job(direct: DirectScrapes, job: str) -> dict[str, Any]:
         "job_name": job,
         "scheme": "https",
         "metrics_path": MERGED_PATH,
-        # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
+        # A hostile target must not redirect the scraper, which holds a key, to another server.
         "follow_redirects": False,
         "tls_config": direct_tls(direct.credentials_directory),
         "file_sd_configs": [

@@ -1,9 +1,9 @@
-"""A secure job that is derived from the plaintext job whose targets it takes over.
+"""Derive a secure job from the plaintext job whose targets it takes over.
 
-What the plaintext job keeps, how it labels it and what it does with the samples must stay the same: alerts,
-dashboards and autoscalers go by it. So the derived job runs the plaintext job's own relabelling first, then
-keeps exactly the targets that the plaintext job now drops (`drop_secured`), and only replaces their address,
-path and scheme. The functions are pure: data in, data out.
+The kept targets, their labels and the treatment of samples must stay the same, because alerts, dashboards and
+autoscalers depend on them. So the derived job first runs the plaintext job's own relabelling, then keeps
+exactly the targets that the plaintext job now drops (`drop_secured`), and only replaces their address, path
+and scheme. The functions are pure: data in, data out.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from meshscrape.prometheus.kubernetes_sd import (
     drop_secured_monitor,
 )
 
-# The plaintext job's way to its targets: the derived job has its own. Credentials for a plaintext server are
-# not sent to a target whose identity Prometheus cannot check.
+# Fields of the plaintext job that the derived job replaces. Credentials for a plaintext server must not go to
+# a target whose identity Prometheus cannot verify.
 _REPLACED = (
     "job_name", "scheme", "metrics_path", "tls_config", "follow_redirects", "basic_auth", "authorization",
     "oauth2", "bearer_token", "bearer_token_file", "static_configs",
@@ -45,9 +45,9 @@ def derived_job(
     new_job: bool = False,
     keep_own_series: bool = False,
 ) -> dict[str, Any]:
-    """Return the secure job, called `pool`, that takes over what `job` reads of proxies in plaintext.
+    """Return the secure job, named `pool`, for the targets that `job` reads in plaintext from proxies.
 
-    The label `job` stays the plaintext job's name; with `new_job` it is the pool's name.
+    The label `job` keeps the plaintext job's name; with `new_job` it is the pool's name.
     """
     kept = {
         key: value
@@ -65,7 +65,7 @@ def derived_job(
         **kept,
         "scheme": "https",
         "metrics_path": MERGED_PATH,
-        # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
+        # A hostile target must not redirect the scraper, which holds a key, to another server.
         "follow_redirects": False,
         "tls_config": direct_tls(certificates),
         "relabel_configs": [*label, *own, *taken_over(annotation)],
@@ -105,7 +105,7 @@ def derived_endpoint(
 
 
 def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
-    """Return the last rules of a derived job: only what `drop_secured` drops, at the secure port."""
+    """Return a derived job's last rules, which keep what `drop_secured` drops and use the secure port."""
     present = f"{POD_META}annotationpresent_{annotation}"
     return [
         {
@@ -113,7 +113,7 @@ def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
             "source_labels": [present, "__address__"],
             "regex": f"true;.*:({MERGED}|{STATS})",
         },
-        # A pod that has ended is a target that is down.
+        # Without this rule, a pod that has ended would be a target that is down.
         {"action": "keep", "source_labels": [f"{POD_META}phase"], "regex": "Running"},
         *announced(annotation),
         _set("__metrics_path__", MERGED_PATH),
@@ -122,7 +122,7 @@ def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
 
 
 def is_derived(rules: Any) -> bool:
-    """Return whether relabelling rules (either spelling) are those of a derived job."""
+    """Return whether relabelling rules (in either spelling) belong to a derived job."""
     keep = taken_over()[0]["regex"]
     present = rules if isinstance(rules, list) else []
     return any(
@@ -146,7 +146,8 @@ def without_drop(rules: Any) -> list[Any]:
 
 
 def _job_label(pool: str, name: str) -> Rule:
-    # It comes first and only replaces the pool's own name: the job's rules see what they have always seen.
+    # This rule comes first and only replaces the pool's own name, so the job's own rules see the same labels
+    # as before.
     return {
         "action": "replace",
         "source_labels": ["job"],

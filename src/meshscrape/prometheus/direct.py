@@ -1,4 +1,4 @@
-"""Scraping without a scrape proxy: the one place where the server's identity stays unchecked."""
+"""Scrape without a scrape proxy: the only place where the server's identity is not verified."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROO
 
 
 def direct_tls(directory: str) -> dict[str, Any]:
-    """Return Prometheus' `tls_config` with the workload certificate that OUTPUT_CERTS puts into `directory`.
+    """Return a `tls_config` with the workload certificate that OUTPUT_CERTS puts into `directory`.
 
-    Prometheus compares DNS names and addresses only, and a workload certificate has neither: it cannot check
-    a SPIFFE ID. So a direct scrape does not verify the server at all; the servers verify the scraper. The
-    scrape proxy is the way to verify both, and this is the only place that does without.
+    Prometheus only compares DNS names and addresses. A workload certificate has neither, and Prometheus
+    cannot check a SPIFFE ID. So a direct scrape does not verify the server; only the server verifies the
+    scraper. The scrape proxy verifies both.
     """
     base = directory.rstrip("/")
     return {

@@ -1,6 +1,6 @@
-"""What to change in a Prometheus that is there already: its jobs, and its pod.
+"""Change the jobs and the pod of an existing Prometheus.
 
-Pure functions from the configuration as data to the configuration as it should be; the caller keeps the text.
+The functions are pure: they get the configuration as data and return the new one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secur
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """One thing to do: where (in words), why, and the data to add, to change or to remove, as text too."""
+    """One step: where (as text), why, and the data to add, change or remove."""
 
     action: Literal["add", "change", "remove"]
     where: str
@@ -32,11 +32,11 @@ class Advice:
 def with_secure_jobs(
     config: Mapping[str, Any], jobs: ClusterJobs, plaintext_jobs: Collection[str] = ()
 ) -> dict[str, Any]:
-    """`config` (prometheus.yml as data) with the secure jobs, each pod of which leaves the plaintext jobs.
+    """Return `config` (prometheus.yml as data) with secure jobs, whose pods leave the plaintext jobs.
 
-    Jobs of the same name are corrected where they stand and keep their certificate files; new ones are
-    appended. `plaintext_jobs` names the jobs that scrape proxies in the clear: they get a last rule that
-    drops pods with a secure port.
+    Jobs of the same name are corrected in place and keep their certificate files; new jobs are appended.
+    `plaintext_jobs` names the jobs that scrape proxies in plaintext: they get a last rule that drops pods
+    with a secure port.
     """
     wanted = {job["job_name"]: job for job in secure_jobs(jobs)}
     found = []
@@ -52,13 +52,13 @@ def with_secure_jobs(
 def existing_advice(
     config: Mapping[str, Any], jobs: ClusterJobs, plaintext_jobs: Sequence[str] = (), revision: str = ""
 ) -> tuple[Advice, ...]:
-    """What to add to and change in an existing Prometheus without an operator, in the order to do it."""
+    """Return the steps for an existing Prometheus without an operator, in the order to do them."""
     present = {job.get("job_name"): job for job in config.get("scrape_configs") or ()}
     advice = [
         Advice(
             "add",
             "the pod template of Prometheus: metadata, spec.volumes, and volumeMounts of its own container",
-            "a sidecar that gets a workload certificate and writes it for Prometheus, and does nothing else",
+            "a sidecar that only gets a workload certificate and writes it for Prometheus",
             pod_parts(revision),
         )
     ]
@@ -66,7 +66,7 @@ def existing_advice(
         name = job["job_name"]
         if name not in present or present[name] != _corrected(present[name], job):
             action: Literal["add", "change"] = "change" if name in present else "add"
-            reason = "Running pods only, one target each, IPv6 too, the path of the secure port, labels"
+            reason = "only Running pods, one target each, also IPv6, the secure port's path, labels"
             advice.append(Advice(action, f"scrape_configs, job {name}", reason, job))
     for name in plaintext_jobs:
         if name in present and not _drops_secured(present[name]):
@@ -74,7 +74,7 @@ def existing_advice(
                 Advice(
                     "add",
                     f"relabel_configs of job {name}, as the last rule",
-                    "a pod that announces a secure port is no longer scraped in plaintext as well",
+                    "a pod that announces a secure port is no longer also scraped in plaintext",
                     [drop_secured()],
                 )
             )
@@ -82,9 +82,9 @@ def existing_advice(
 
 
 def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the jobs that find pods and may scrape their proxies in the clear, by name.
+    """Return the names of the jobs that discover pods and may scrape their proxies in plaintext.
 
-    The rule against scraping twice only ever drops ports 15020 and 15090, so a job too many does no harm.
+    A job too many does no harm: the rule against scraping twice only drops ports 15020 and 15090.
     """
     return tuple(
         str(job.get("job_name"))
@@ -95,7 +95,7 @@ def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def pod_parts(revision: str = "") -> dict[str, Any]:
-    """Return what the pod of an existing Prometheus needs on top of what it has."""
+    """Return the fields to add to the pod of an existing Prometheus."""
     return {
         "metadata": {
             "labels": scraper_pod.pod_labels(revision),
@@ -107,7 +107,7 @@ def pod_parts(revision: str = "") -> dict[str, Any]:
 
 
 def _corrected(theirs: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
-    """Their job as ours; they know best where their certificate is, and how often they want to scrape."""
+    """Return our job with the certificate paths and the intervals of the user's existing job."""
     return {**job, **theirs, **{key: value for key, value in job.items() if key != "tls_config"}}
 
 

@@ -1,7 +1,7 @@
-"""Prometheus' jobs that find the secure ports of a cluster's pods, with the relabeling they need.
+"""Prometheus jobs that discover the secure ports of a cluster's pods, with the relabelling they need.
 
-Facts of service discovery (role `pod`) are Prometheus'; annotations are Istio's. Every field is known to
-Prometheus 2.42 and 3, vmagent and the OpenTelemetry Collector, except `enable_http2` (see `collectors`).
+Sources: Prometheus's documentation of service discovery (role `pod`), Istio's annotations. Prometheus 2.42
+and 3, vmagent and the OpenTelemetry Collector know every field, except `enable_http2` (see `collectors`).
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ApplicationPort:
     """An application's own metrics port, scraped over mTLS: `https://POD:port path`.
 
     `labels` select the pods of `namespace`. `service_labels` and `service_port` are the labels of the Service
-    and the name of its port, for a ServiceMonitor; without them a PodMonitor does it. Works where the port's
-    mTLS mode is STRICT and Istio takes the port for HTTP.
+    and the name of its port, for a ServiceMonitor; without them it is a PodMonitor. The port's mTLS mode must
+    be STRICT, and Istio must know that it speaks HTTP.
     """
 
     namespace: str
@@ -54,11 +54,11 @@ class ApplicationPort:
 
 @dataclass(frozen=True, slots=True)
 class ClusterJobs:
-    """What the jobs are made of. `certificates` is the directory of OUTPUT_CERTS as the scraper sees it.
+    """The options of the jobs. `certificates` is the directory of OUTPUT_CERTS as seen by the scraper.
 
-    `namespaces`: only pods of these; none is all. Intervals are durations as Prometheus writes them; empty
-    is the global setting. `keep_own_series`: keep `up` and `scrape_*` that an application exposes (for
-    federation). `sample_limit`, `body_size_limit`: limits of one scrape; 0 and "" are none.
+    `namespaces`: only pods of these; empty means all. Intervals are durations in Prometheus's syntax; empty
+    means the global setting. `keep_own_series`: keep `up` and `scrape_*` that an application exposes (for
+    federation). `sample_limit`, `body_size_limit`: limits of one scrape; 0 and "" mean no limit.
     """
 
     certificates: str
@@ -72,7 +72,7 @@ class ClusterJobs:
 
 
 def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
-    """The list for `scrape_configs`: merged metrics, Envoy's alone, and the applications' own ports."""
+    """Return the list for `scrape_configs`: merged metrics, Envoy's alone, and applications' own ports."""
     jobs = [
         _job(job, options, options.namespaces, (*_annotated(annotation), *labels()))
         for job, annotation in SECURE_JOBS.items()
@@ -81,10 +81,10 @@ def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
 
 
 def drop_secured() -> Rule:
-    """For a plaintext job, as its last rule: leave out the proxy's ports of pods that announce a secure one.
+    """Return a plaintext job's last rule, which drops the proxy ports of pods that announce a secure port.
 
-    So none is scraped twice: a pod moves by itself when it gets the annotation, and back when it loses it. An
-    application's own port stays, for it may be in no merge.
+    So no pod is scraped twice: a pod moves when it gets the annotation, and back when it loses it. An
+    application's own port stays, because its metrics may not be merged.
     """
     return {
         "action": "drop",
@@ -94,16 +94,16 @@ def drop_secured() -> Rule:
 
 
 def drop_secured_monitor() -> Rule:
-    """`drop_secured` as a PodMonitor writes it."""
+    """Return the rule `drop_secured` in a PodMonitor's spelling."""
     return camel_rule(drop_secured())
 
 
 def drop_own_series() -> Rule:
-    """Return a metric relabelling rule that drops what an application must not write.
+    """Return a metric relabelling rule that drops series which an application must not expose.
 
-    Prometheus adds `up` and `scrape_*` to every scrape itself. An application that exposes series of these
-    names forges or silences them, because a sample with a later timestamp wins. What Prometheus adds does not
-    pass this rule.
+    Prometheus adds `up` and `scrape_*` to every scrape itself. An application that exposes series with these
+    names forges or hides them, because a sample with a later timestamp wins. The rule does not apply to the
+    series that Prometheus adds.
     """
     return {
         "action": "drop",
@@ -113,7 +113,7 @@ def drop_own_series() -> Rule:
 
 
 def camel_rule(rule: Mapping[str, Any]) -> Rule:
-    """Return a relabeling rule as Prometheus' Operator spells it (`sourceLabels`, `targetLabel`)."""
+    """Return a relabelling rule in the Prometheus Operator's spelling (`sourceLabels`, `targetLabel`)."""
     return {camel(key): value for key, value in rule.items()}
 
 
@@ -124,11 +124,11 @@ def camel(name: str) -> str:
 
 
 def anchor() -> list[Rule]:
-    """One target per pod with an Envoy of the mesh: Running pods, container istio-proxy, its port 15090.
+    """Return rules for one target per pod with a mesh Envoy: Running pods, istio-proxy, its port 15090.
 
-    Discovery gives one target for every declared port of every container, init containers (native
-    sidecars) included, and one without a port for containers that declare none. Every template of Istio
-    declares 15090 alone or among others; a gateway whose ports are not exposed declares none.
+    Discovery gives one target for every declared port of every container, including init containers (native
+    sidecars), and one without a port for containers that declare none. Every Istio template declares 15090,
+    alone or among others; a gateway whose ports are not exposed declares none.
     """
     return [
         {"action": "keep", "source_labels": [f"{POD_META}phase"], "regex": "Running"},
@@ -141,7 +141,7 @@ def anchor() -> list[Rule]:
 
 
 def announced(annotation: str) -> list[Rule]:
-    """Keep the pods that announce a port by `annotation` (sanitised), and make it the target's address.
+    """Return rules that keep pods which announce a port by `annotation` (sanitised), and use that port.
 
     Discovery gives IPv6 addresses without brackets.
     """
@@ -153,10 +153,10 @@ def announced(annotation: str) -> list[Rule]:
 
 
 def labels() -> list[Rule]:
-    """Return `namespace`, `pod` and `workload`, the names that Istio's own telemetry has for them.
+    """Return rules for the labels `namespace`, `pod` and `workload`, named as in Istio's telemetry.
 
-    The workload is what controls the pod. A Deployment is behind a ReplicaSet (told by the hash that it
-    labels its pods with), a CronJob behind a Job; a pod that nothing controls is its own workload.
+    The workload is the pod's controller: for a ReplicaSet its Deployment (recognised by the hash in the pods'
+    labels), for a Job its CronJob. A pod without a controller is its own workload.
     """
     controller = [
         f"{POD_META}controller_kind",
@@ -174,12 +174,12 @@ def labels() -> list[Rule]:
 
 
 def label_name(name: str) -> str:
-    """Return a Kubernetes label or annotation key as service discovery sanitises it."""
+    """Return a Kubernetes label or annotation key sanitised as service discovery does it."""
     return "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in name)
 
 
 def application_rules(application: ApplicationPort) -> list[Rule]:
-    """Keep the pods of an application, one target each, at its own port."""
+    """Return rules that keep an application's pods, one target each, at its own port."""
     keep = [
         {"action": "keep", "source_labels": [f"{POD_META}label_{label_name(key)}"], "regex": _literal(value)}
         for key, value in sorted(application.labels.items())
@@ -196,8 +196,8 @@ def _application_job(application: ApplicationPort, options: ClusterJobs) -> dict
     name = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
     job = _job(name, options, (application.namespace,), rules)
     job["metrics_path"] = application.path
-    # Envoy offers HTTP/2 in its handshake where Istio does not know the port to be HTTP, and then passes
-    # HTTP/2 on to an application that may speak HTTP/1.1 alone.
+    # If Istio does not know that the port speaks HTTP, Envoy offers HTTP/2 in its handshake and then passes
+    # HTTP/2 on to an application that may only support HTTP/1.1.
     job["enable_http2"] = False
     return job
 
@@ -217,9 +217,9 @@ def _job(name: str, options: ClusterJobs, namespaces: Sequence[str], rules: Iter
         job["body_size_limit"] = options.body_size_limit
     return job | {
         "scheme": "https",
-        # The path of a secure port is fixed; `prometheus.io/path` may still be that of the application.
+        # The path of a secure port is fixed, and `prometheus.io/path` may still be the application's.
         "metrics_path": MERGED_PATH,
-        # A target answers itself or not at all: it does not send the scraper, with its key, elsewhere.
+        # A hostile target must not redirect the scraper, which holds a key, to another server.
         "follow_redirects": False,
         "tls_config": direct_tls(options.certificates),
         "kubernetes_sd_configs": [discovery],

@@ -1,7 +1,7 @@
-"""Limits of one scrape, so that one workload cannot exhaust Prometheus.
+"""Limits of one scrape, so that one workload cannot overload Prometheus.
 
-A scrape beyond a limit fails as a whole, so the limits are high: large gateways expose some 50,000 series,
-15 MB. Only new Prometheuses get them; a job that takes over a plaintext one inherits what that one has.
+A scrape above a limit fails as a whole, so the limits are high: large gateways expose about 50,000 series and
+15 MB. Only a new Prometheus gets them; a job derived from a plaintext job inherits that job's limits.
 """
 
 SAMPLE_LIMIT = 500_000

@@ -1,4 +1,4 @@
-"""A Prometheus for the secured mesh, as Kubernetes objects: complete, or for Prometheus' Operator."""
+"""The Kubernetes objects of a new Prometheus for the secured mesh, with or without the Operator."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A Prometheus of Prometheus' Operator for the secured mesh: its object, its monitors, its rights.
+"""A Prometheus of the Prometheus Operator for the secured mesh: its object, its monitors, its rights.
 
-PodMonitors take no certificate files, and ServiceMonitors may be forbidden to: the credentials are a scrape
-class of the Prometheus object, and the monitors name the class and set no TLS of their own. That takes
-Operator 0.74; before it, classes do not reach PodMonitors.
+PodMonitors cannot name certificate files, and an administrator can forbid them in ServiceMonitors. So the
+credentials are a scrape class of the Prometheus object. The monitors name the class and have no TLS settings.
+This needs Operator 0.74; in older ones, classes do not apply to PodMonitors.
 """
 
 from __future__ import annotations
@@ -55,13 +55,16 @@ def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
 
 
 def scrape_class(directory: str = CERTIFICATES) -> dict[str, Any]:
-    """The scrape class with the workload certificate. Never the default: that would change every monitor."""
+    """Return the scrape class with the workload certificate.
+
+    It is not the default class, because that would change every monitor.
+    """
     tls = {camel(key): value for key, value in direct_tls(directory).items()}
     return {"name": SCRAPE_CLASS, "tlsConfig": tls}
 
 
 def prometheus_parts(revision: str = "", harden: bool = False) -> dict[str, Any]:
-    """Return what an existing Prometheus object needs in its `spec`, to be merged with what is there."""
+    """Return the fields to merge into the `spec` of an existing Prometheus object."""
     return {
         "podMetadata": {"labels": pod_labels(revision), "annotations": pod_annotations(harden)},
         "volumes": [volume()],
@@ -78,7 +81,7 @@ def pod_monitors(
 
 
 def application_monitor(application: ApplicationPort, options: PrometheusOptions) -> dict[str, Any]:
-    """The monitor of an application's own port: of its Service if it can be selected, else of its pods."""
+    """Return the monitor of an application's own port: of its Service if selectable, else of its pods."""
     job = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
     of_service = bool(application.service_labels and application.service_port)
     found = (
@@ -89,7 +92,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
         "path": application.path,
         "scheme": "https",
         "followRedirects": False,
-        # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that speaks HTTP/1.1 alone.
+        # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that only supports HTTP/1.1.
         "enableHttp2": False,
         "relabelings": [*map(camel_rule, found), _job_label(job)],
         **_sample_rules(options),
@@ -125,7 +128,7 @@ def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
             "evaluationInterval": options.interval,
             "retention": options.retention,
             **_limits(options),
-            # Monitors of its own namespace alone: any other could use its credentials.
+            # Select monitors of its own namespace only, because others could misuse its credentials.
             "podMonitorSelector": chosen,
             "serviceMonitorSelector": chosen,
             "ruleSelector": chosen,
@@ -160,7 +163,7 @@ def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[
 
 
 def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
-    """Prometheus' own metrics, for the alert on scrape pools that could not be made."""
+    """Return a monitor of Prometheus's own metrics, for the alert on failed scrape pools."""
     return {
         "apiVersion": MONITORING_V1,
         "kind": "PodMonitor",
@@ -174,7 +177,7 @@ def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _limits(options: PrometheusOptions) -> dict[str, Any]:
-    """Return the limits of one scrape that hold for all monitors, whatever these say."""
+    """Return the enforced limits of one scrape for all monitors."""
     found: dict[str, Any] = {}
     if options.sample_limit:
         found["enforcedSampleLimit"] = options.sample_limit
@@ -184,7 +187,7 @@ def _limits(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _sample_rules(options: PrometheusOptions) -> dict[str, Any]:
-    """Return the rules on samples: nothing may write what Prometheus itself adds to a scrape."""
+    """Return the rules that drop series which only Prometheus itself may write."""
     return {} if options.keep_own_series else {"metricRelabelings": [camel_rule(drop_own_series())]}
 
 
@@ -193,5 +196,5 @@ def _namespaces(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _job_label(job: str) -> dict[str, Any]:
-    """Return the job's name, as every other way to scrape has it: dashboards and rules go by it."""
+    """Return the field for the job's name, equal in all ways of scraping: dashboards and rules use it."""
     return {"action": "replace", "targetLabel": "job", "replacement": job}

@@ -1,4 +1,4 @@
-"""What a new Prometheus of a cluster is made of, whichever way it runs."""
+"""The options of a new Prometheus in a cluster, with or without the Operator."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ IMAGE = "prom/prometheus:v3.10.0"
 
 @dataclass(frozen=True, slots=True)
 class PrometheusOptions:
-    """What is asked for. All objects are in `namespace` and called `name`, the ServiceAccount too.
+    """The options. All objects are in `namespace` and named `name`, including the ServiceAccount.
 
-    `revision`: revision or tag of the control plane that injects it, where the namespace does not say.
-    `namespaces`: scrape pods of these only, with rights in these only; none is all of the cluster.
-    `harden`: close the plaintext metrics of Prometheus' own sidecar. `network_policy`: let only pods of
-    `namespace` ask Prometheus (addon). `keep_own_series`: keep `up` and `scrape_*` that an application
-    exposes (for federation). Intervals as Prometheus writes them.
+    `revision`: revision or tag of the control plane that injects it, if the namespace has no label for it.
+    `namespaces`: scrape only pods of these, with rights only there; empty means the whole cluster.
+    `harden`: close the plaintext metrics of Prometheus's own sidecar. `network_policy`: let only pods of
+    `namespace` query Prometheus (addon). `keep_own_series`: keep `up` and `scrape_*` that an application
+    exposes (for federation). Intervals are in Prometheus's syntax.
     """
 
     namespace: str
@@ -46,11 +46,11 @@ class PrometheusOptions:
 
     @property
     def service_account(self) -> str:
-        """Return the name of the ServiceAccount that it runs as."""
+        """Return the name of its ServiceAccount."""
         return self.name
 
     def spiffe_id(self, trust_domain: str) -> str:
-        """Return the identity that it scrapes with, in a mesh of `trust_domain`."""
+        """Return its SPIFFE ID in a mesh of `trust_domain`."""
         return f"spiffe://{trust_domain}/ns/{self.namespace}/sa/{self.service_account}"
 
     @property
@@ -67,11 +67,11 @@ class PrometheusOptions:
 
     @property
     def selector(self) -> dict[str, str]:
-        """Return the labels that tell its objects from others'."""
+        """Return the labels that select its objects."""
         return {APPLICATION_NAME: "prometheus", APPLICATION_INSTANCE: self.name}
 
     def metadata(self, name: str = "", namespace: str | None = None) -> dict[str, Any]:
-        """Return the metadata of one of its objects; an empty `namespace` is an object of the cluster."""
+        """Return the metadata of one of its objects; an empty `namespace` means a cluster-wide object."""
         place = self.namespace if namespace is None else namespace
         return {
             "name": name or self.name,

@@ -17,14 +17,14 @@ from meshscrape.prometheus.limits import SAMPLE_LIMIT
 from meshscrape.prometheus.targets import MERGED_JOB
 
 SECURE = 'job=~"istio-secure-.+"'
-# A job that took over a plaintext one keeps that one's name: its targets are told by Istio's secure ports.
+# A derived job keeps the plaintext job's name, so its targets are recognised by Istio's secure ports.
 SECURE_PORTS = 'instance=~".+:(15091|15092)"'
-# Plaintext ports of a proxy. ztunnel has no other than 15020.
+# Plaintext ports of a proxy. ztunnel only has 15020.
 PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
-# Answers that mean that another workload than the expected one is there.
+# Reasons that mean that another workload than the expected one answers.
 IDENTITY_REASONS = ("wrong-identity", "untrusted-certificate", "plaintext-server")
-# Answers that need action. The others come with workloads that start, stop or are busy; when they
-# last, the target is down.
+# Reasons that need action. The others occur when workloads start, stop or are busy; if they last, the target
+# is down.
 POLICY_REASONS = (
     "expired-certificate", "not-yet-valid-certificate", "scraper-not-accepted", "no-scraper-certificate",
     "tls-failed", "denied-by-target", "bad-token",
@@ -34,11 +34,11 @@ _POD = "namespace, pod, workload"
 
 @dataclass(frozen=True, slots=True)
 class RuleOptions:
-    """Thresholds. `certificate_left`: warn when less of a workload certificate's life is left, in seconds.
+    """Thresholds. `certificate_left`: warn if a workload certificate has less time left (seconds).
 
-    The default suits Istio's certificates of 24 h, which are renewed with about 12 h left. `root_left`: the
-    same for a root. `jobs`: those that must have targets. `sample_limit`: the limit of one scrape; an alert
-    comes at 80 % of it (0: no alert).
+    The default fits Istio's certificates of 24 h, which are renewed with about 12 h left. `root_left`: the
+    same for a root. `jobs`: the jobs that must have targets. `sample_limit`: the limit of one scrape; the
+    alert fires at 80 % of it (0: no alert).
     """
 
     certificate_left: int = 6 * 3600
@@ -49,7 +49,7 @@ class RuleOptions:
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """One alert: `expression` has had a result for `lasting`. `severity`: critical, warning or info."""
+    """One alert: it fires if `expression` has a result for `lasting`; critical, warning or info."""
 
     name: str
     expression: str
@@ -60,7 +60,7 @@ class Alert:
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
     def rule(self) -> dict[str, Any]:
-        """Return the rule as Prometheus writes it."""
+        """Return the rule in Prometheus's format."""
         return {
             "alert": self.name,
             "expr": self.expression,
@@ -91,7 +91,7 @@ def rules_file(options: RuleOptions) -> str:
 def prometheus_rule(
     options: RuleOptions, name: str, namespace: str, labels: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The rules as an object of Prometheus' Operator; `labels` are those that its `ruleSelector` wants."""
+    """Return the rules as a PrometheusRule object; `labels` must match the Operator's `ruleSelector`."""
     return {
         "apiVersion": MONITORING_V1,
         "kind": "PrometheusRule",
@@ -160,13 +160,13 @@ def _certificates(options: RuleOptions) -> Iterator[Alert]:
         "0m",
         "critical",
         "The certificate of {{ $labels.namespace }}/{{ $labels.pod }} has expired",
-        "Nobody who checks certificates talks to this workload any more. See its agent's log, and the CA.",
+        "Clients that verify certificates refuse this workload. See its agent's log and the CA.",
     )
     yield from _met_certificates(options)
 
 
 def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
-    """Yield certificates as those saw them who made handshakes: verify and the scrape proxy."""
+    """Yield alerts on certificates that `verify` or the scrape proxy saw in handshakes."""
     verify = "meshscrape_verify_certificate_not_after_seconds"
     proxy = "meshscrape_scrape_target_certificate_expiration_timestamp_seconds"
     by = "min by (namespace, workload)"
@@ -177,7 +177,7 @@ def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
         "warning",
         "{{ $labels.namespace }}/{{ $labels.workload }} uses a certificate that ends in "
         "{{ $value | humanizeDuration }}",
-        "`meshscrape verify` or the scrape proxy met it in a handshake. It should have been renewed by now.",
+        "`meshscrape verify` or the scrape proxy saw it in a handshake. It should have been renewed by now.",
     )
     yield Alert(
         "MeshScraperCertificateNearExpiry",
@@ -186,7 +186,7 @@ def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
         "5m",
         "critical",
         "The scraper's certificate for {{ $labels.trust_domain }} ends in {{ $value | humanizeDuration }}",
-        "When it ends, every scrape of that mesh fails at once. See the agent beside Prometheus.",
+        "When it ends, every scrape of that mesh fails. See the log of the agent next to Prometheus.",
     )
     yield Alert(
         "MeshRootNearExpiry",
@@ -195,7 +195,7 @@ def _met_certificates(options: RuleOptions) -> Iterator[Alert]:
         "warning",
         "{{ $labels.namespace }}/{{ $labels.workload }} trusts a root that ends in "
         "{{ $value | humanizeDuration }}",
-        "Replace it before, in stages: distribute the new root, issue from it, withdraw the old one.",
+        "Replace it before then, in stages: distribute the new root, issue from it, withdraw the old one.",
     )
 
 
@@ -214,24 +214,24 @@ def _refusals() -> Iterator[Alert]:
         ),
         "0m",
         "warning",
-        "{{ $labels.namespace }}/{{ $labels.pod }} refused somebody who asked for its metrics",
-        "A certificate that is valid in the mesh, but not on the allow list, was used on a secure metrics "
-        "port. Envoy's log names it.",
+        "{{ $labels.namespace }}/{{ $labels.pod }} refused a client that requested its metrics",
+        "A client with a certificate of the mesh used a secure metrics port, but is not on the allow list. "
+        "Envoy's log names it.",
     )
     yield _proxy_alert(
         "MeshTargetIdentityRefused",
         IDENTITY_REASONS,
         "critical",
         "The scrape proxy refuses {{ $labels.namespace }}/{{ $labels.workload }}: {{ $labels.reason }}",
-        "Something else than the expected workload answers at the address of a target. Nothing of it was "
-        "ingested. `meshscrape explain` shows who it is.",
+        "Another workload than the expected one answers at the address of a target. Its metrics were not "
+        "ingested. `meshscrape explain` shows its identity.",
     )
     yield _proxy_alert(
         "MeshScrapeProxyRefused",
         POLICY_REASONS,
         "warning",
         "The scrape proxy refuses scrapes: {{ $labels.reason }}",
-        "`meshscrape explain` says why, and what to do.",
+        "`meshscrape explain` shows the cause and the remedy.",
     )
 
     yield Alert(
@@ -240,7 +240,7 @@ def _refusals() -> Iterator[Alert]:
         "5m",
         "warning",
         "The scrape proxy cannot read its targets from {{ $labels.source }}",
-        "It goes on with the targets that it knew: new workloads are not scraped, and gone ones are down.",
+        "It continues with the last known targets: new workloads are not scraped, removed ones are down.",
     )
 
 
@@ -258,8 +258,8 @@ def _plaintext() -> Iterator[Alert]:
         "15m",
         "warning",
         "{{ $labels.job }} still scrapes {{ $labels.namespace }}/{{ $labels.pod }} in plaintext",
-        "The pod is scraped over mTLS too, so it is scraped twice, and its plaintext ports cannot be closed "
-        "while this job is there. Let the job drop pods that announce a secure port.",
+        "The pod is also scraped over mTLS, so it is scraped twice, and its plaintext ports cannot be closed "
+        "because of this job. Let the job drop pods that announce a secure port.",
     )
     yield Alert(
         "MeshPlaintextScrape",
@@ -267,7 +267,7 @@ def _plaintext() -> Iterator[Alert]:
         "15m",
         "info",
         "{{ $labels.namespace }}/{{ $labels.pod }} is scraped in plaintext only",
-        "The pod has no secure metrics port yet, or none that Prometheus finds.",
+        "The pod has no secure metrics port yet, or Prometheus does not discover it.",
     )
     yield Alert(
         "MeshPlaintextExposed",
@@ -275,18 +275,18 @@ def _plaintext() -> Iterator[Alert]:
         "0m",
         "critical",
         "{{ $labels.namespace }}/{{ $labels.workload }} serves {{ $labels.kind }} in plaintext, unannounced",
-        "`meshscrape verify` names the port. Anybody in the network can read it.",
+        "Every client in the network can read it. `meshscrape verify` names the port.",
     )
 
 
 def _verify() -> Iterator[Alert]:
-    text = "`meshscrape verify` shows what it saw and what to do; docs/verify.md explains each check."
+    text = "`meshscrape verify` shows the details and the remedy; docs/verify.md explains each check."
     yield Alert(
         "MeshCheckFoundHole",
         'meshscrape_check_failed{severity="hole"} == 1',
         "0m",
         "critical",
-        "{{ $labels.check }}: {{ $labels.namespace }}/{{ $labels.workload }} lets somebody in",
+        "{{ $labels.check }}: {{ $labels.namespace }}/{{ $labels.workload }} gives access to a stranger",
         text,
     )
     yield Alert(
@@ -315,14 +315,14 @@ def _authority() -> Iterator[Alert]:
         f"sum by (instance, stage) (rate({crowded}[5m])) > 0",
         "5m",
         "warning",
-        "Somebody fills the CA's places for {{ $labels.stage }} connections",
-        "The CA ends the oldest ones, and certificates are still issued. Its log names the address that most "
-        "come from. Let only workloads reach the CA's port.",
+        "Too many {{ $labels.stage }} connections reach the CA",
+        "The CA ends the oldest ones and still issues certificates. Its log names the most frequent address. "
+        "Let only workloads reach the CA's port.",
     )
 
 
 def _seen_lately(counter: str, by: str) -> str:
-    """Whether a counter grew in ten minutes, its first value included (which `increase` does not see)."""
+    """Return the expression "the counter grew in 10 minutes", which, unlike `increase`, sees a new series."""
     return (
         f"sum by ({by}) (increase({counter}[10m])) > 0\n"
         f"or sum by ({by}) ({counter} unless {counter} offset 10m) > 0"

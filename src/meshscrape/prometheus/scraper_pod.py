@@ -1,8 +1,8 @@
-"""What the pod of a scraper needs to get a workload certificate from its sidecar (OUTPUT_CERTS).
+"""The settings of a scraper's pod to get a workload certificate from its sidecar (OUTPUT_CERTS).
 
-The sidecar is there for the certificate alone: it intercepts nothing. Istio's agent writes the three files
-with mode 0644 as user 1337, so the scraper may run as any user, and the directory must be writable for 1337:
-an emptyDir is. It lives in memory, because one of the files is a private key.
+The sidecar only provides the certificate and intercepts no traffic. Istio's agent writes the three files with
+mode 0644 as user 1337. So the scraper may run as any user, and the directory must be writable for 1337, as an
+emptyDir is. The emptyDir is in memory, because one of the files is a private key.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CERTIFICATES = "/etc/istio-output-certs"
 
 
 def pod_labels(revision: str = "") -> dict[str, str]:
-    """Return labels that get the sidecar injected; the annotation of the same name would not reach a webhook.
+    """Return the labels that request the sidecar (webhooks ignore the annotation of the same name).
 
-    Clients with sidecars (Grafana, Kiali) take a pod with one for mutual TLS, and nothing here intercepts
-    theirs: `tlsMode` tells them. Istio's injection template keeps it (istio/istio
+    Clients with sidecars (Grafana, Kiali) would use mutual TLS to a pod with a sidecar, but this sidecar does
+    not intercept inbound traffic. `tlsMode` prevents that. Istio's injection template keeps it (istio/istio
     `files/injection-template.yaml`, since 1.14 at least). `revision` is a revision or tag of the control
-    plane, for namespaces that do not say.
+    plane, for namespaces without an injection label.
     """
     found = {names.INJECT: "true", names.TLS_MODE: "disabled"}
     return found | {names.REVISION: revision} if revision else found
@@ -33,7 +33,7 @@ def pod_labels(revision: str = "") -> dict[str, str]:
 def pod_annotations(harden: bool = False) -> dict[str, str]:
     """Return annotations that make the sidecar write the certificate and intercept nothing.
 
-    Without interception Prometheus itself presents the certificate, and reaches what is not in the mesh.
+    Without interception, Prometheus itself presents the certificate, and can reach targets outside the mesh.
     `harden` closes the plaintext metrics of the sidecar.
     """
     return {
@@ -45,16 +45,16 @@ def pod_annotations(harden: bool = False) -> dict[str, str]:
 
 
 def unscraped() -> dict[str, str]:
-    """The annotation that keeps the injector from announcing a plaintext port of a new scraper's pod."""
+    """Return the annotation that stops the injector from announcing a plaintext port of the pod."""
     return {names.PROMETHEUS_SCRAPE: "false"}
 
 
 def proxy_config(harden: bool = False, directory: str = CERTIFICATES) -> dict[str, Any]:
-    """Return what goes into `proxy.istio.io/config`.
+    """Return the content of the annotation `proxy.istio.io/config`.
 
-    Prometheus makes no scrape pool while a certificate file of its job is missing: the targets are then
-    absent, not down, until the next change in discovery. So it starts after the proxy, which has the
-    certificate by then; native sidecars do that anyway.
+    Prometheus makes no scrape pool if a certificate file of the job is missing. The targets are then absent,
+    not down, until the next change in discovery. So Prometheus must start after the proxy has the
+    certificate; native sidecars always start first.
     """
     metadata = {names.OUTPUT_CERTS: directory}
     if harden:
@@ -63,7 +63,7 @@ def proxy_config(harden: bool = False, directory: str = CERTIFICATES) -> dict[st
 
 
 def user_volume_mount(name: str = VOLUME, directory: str = CERTIFICATES) -> dict[str, Any]:
-    """Return `sidecar.istio.io/userVolumeMount`, the map by name that Istio's template is made for."""
+    """Return `sidecar.istio.io/userVolumeMount` as a map by name, as Istio's template expects it."""
     return {name: {"mountPath": directory}}
 
 

@@ -1,7 +1,7 @@
-"""Targets as files and answers: Prometheus's file_sd and http_sd formats, with the expected identity.
+"""Read and write targets in Prometheus's file_sd and http_sd formats, with the expected identity.
 
 A target file is a list of groups, `{"targets": ["10.0.0.7:15092"], "labels": {…}}`, in JSON or YAML. The
-label `__meshscrape_spiffe_id` says who must answer; a group without it has no targets for the scrape proxy.
+label `__meshscrape_spiffe_id` is the expected SPIFFE ID; the scrape proxy needs it.
 Source: Prometheus, "Configuration", <file_sd_config> and "HTTP SD".
 """
 
@@ -24,7 +24,7 @@ META_IDENTITY_LABEL = "__meta_meshscrape_spiffe_id"
 _PATH_LABEL, _SCHEME_LABEL = "__metrics_path__", "__scheme__"
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 _AUTHORITY = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<v4>[0-9.]+)):(?P<port>[0-9]{1,5})")
-# What RFC 3986 lets a path be made of, without percent-encoding: it is compared as a whole.
+# The characters of a path in RFC 3986, without percent-encoding, because paths are compared as text.
 _PATH = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@-]*)+")
 _PASSED = ("__scrape_interval__", "__scrape_timeout__")
 
@@ -43,9 +43,9 @@ def target_file(targets: Iterable[Target]) -> list[dict[str, Any]]:
 
 
 def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    """What the scrape proxy answers to Prometheus's HTTP SD: every target, over plain http to the proxy.
+    """Return the scrape proxy's answer to Prometheus's HTTP SD: every target, in plain http to the proxy.
 
-    The expected identity is there as `__meta_meshscrape_spiffe_id`, for relabelling.
+    The expected identity is the label `__meta_meshscrape_spiffe_id`, for relabelling.
     """
     return [
         {
@@ -60,20 +60,20 @@ def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
 
 
 def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
-    """Return the targets of a file's content, in its order; `where` is its name, for errors.
+    """Parse a target file into its targets, in order; `where` is its name for errors.
 
-    InputError names the group of whatever is not exactly as it should be: the address is an IP address with a
-    port (a name could lead elsewhere tomorrow), the path has no query, the identity is a SPIFFE ID.
+    The address must be an IP address with a port (a name could resolve differently later), the path must not
+    have a query, and the identity must be a SPIFFE ID. Otherwise an InputError names the group.
     """
     groups = _document(data, where)
     if not isinstance(groups, list):
-        raise InputError("is no list of target groups", where=where, remedy="write file_sd groups")
+        raise InputError("is not a list of target groups", where=where, remedy="write file_sd groups")
     found: dict[tuple[str, str], Target] = {}
     for number, group in enumerate(groups, start=1):
         for target in _targets(group, f"{where}: group {number}"):
             if found.setdefault((target.authority, target.path), target) is not target:
                 raise InputError(
-                    f"{target.authority}{target.path} is there twice",
+                    f"{target.authority}{target.path} occurs twice",
                     where=f"{where}: group {number}",
                     remedy="announce each target once",
                 )
@@ -90,12 +90,12 @@ def _document(data: bytes, where: str) -> Any:
 
 def _targets(group: Any, where: str) -> list[Target]:
     if not isinstance(group, dict) or not group.keys() <= {"targets", "labels"}:
-        raise InputError("is no target group", where=where, remedy="write {targets: […], labels: {…}}")
+        raise InputError("is not a target group", where=where, remedy="write {targets: […], labels: {…}}")
     addresses, labels = group.get("targets"), group.get("labels") or {}
     if not isinstance(addresses, list) or not all(isinstance(each, str) for each in addresses):
-        raise InputError("`targets` is no list of addresses", where=where)
+        raise InputError("`targets` is not a list of addresses", where=where)
     if not isinstance(labels, dict):
-        raise InputError("`labels` is no mapping", where=where)
+        raise InputError("`labels` is not a mapping", where=where)
     for name, value in labels.items():
         _check_label(name, value, where)
     identity = _identity(labels.get(IDENTITY_LABEL), where)
@@ -109,16 +109,16 @@ def _targets(group: Any, where: str) -> list[Target]:
 
 def _check_label(name: Any, value: Any, where: str) -> None:
     if not isinstance(name, str) or not isinstance(value, str) or (kind := _kind_of_label(name)) == "none":
-        raise InputError(f"{str(name)[:100]!a} is no label with a text as its value", where=where)
+        raise InputError(f"{str(name)[:100]!a} is not a label with a text value", where=where)
     if name == _SCHEME_LABEL and value != "https":
         raise InputError(
             f"`__scheme__` is {value[:20]!a}",
             where=where,
-            remedy="leave it out: the proxy speaks mutual TLS",
+            remedy="omit it: the proxy always uses mutual TLS",
         )
     if kind == "reserved":
         raise InputError(
-            f"the label {name} cannot be kept through the scrape proxy",
+            f"the scrape proxy cannot pass on the label {name}",
             where=where,
             remedy="remove it; a target is an address, a path and an identity",
         )
@@ -126,7 +126,7 @@ def _check_label(name: Any, value: Any, where: str) -> None:
 
 @lru_cache(1 << 10)
 def _kind_of_label(name: str) -> str:
-    """`none` for what is no label's name, `reserved` for one that Prometheus would act upon, else `kept`."""
+    """Return `none` for an invalid label name, `reserved` for one that Prometheus interprets, else `kept`."""
     if not _LABEL.fullmatch(name):
         return "none"
     known = name in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL, *_PASSED) or name.startswith("__meta_")
@@ -136,7 +136,7 @@ def _kind_of_label(name: str) -> str:
 def _identity(text: str | None, where: str) -> SpiffeId:
     if text is None:
         raise InputError(
-            "nobody is expected there", where=where, remedy=f"add the label {IDENTITY_LABEL}: spiffe://…"
+            "no expected SPIFFE ID", where=where, remedy=f"add the label {IDENTITY_LABEL}: spiffe://…"
         )
     try:
         identity = _parsed_identity(text)
@@ -150,7 +150,7 @@ def _identity(text: str | None, where: str) -> SpiffeId:
 def _path(path: str, where: str) -> str:
     if not _is_plain_path(path):
         raise InputError(
-            f"{path[:100]!a} is no plain path", where=where, remedy="write it without query, %XX, // and dots"
+            f"{path[:100]!a} is not a plain path", where=where, remedy="omit the query, %XX, // and dots"
         )
     return path
 
@@ -159,14 +159,14 @@ def _address(text: str, where: str) -> tuple[str, int]:
     found = _parsed_address(text)
     if found is None:
         raise InputError(
-            f"{text[:100]!a} is no IP address with a port",
+            f"{text[:100]!a} is not an IP address with a port",
             where=where,
             remedy="write 10.0.0.7:15092 or [fd00::7]:15092",
         )
     return found
 
 
-# A file with one changed target among thousands is read again as a whole: what is in it is mostly known.
+# A cache, because a file with thousands of targets is read again as a whole when one target changes.
 _parsed_identity = lru_cache(1 << 12)(SpiffeId.parse)
 
 

@@ -1,4 +1,4 @@
-"""What Prometheus should scrape: addresses with the identity that is expected to answer there."""
+"""Targets for Prometheus: addresses with the expected SPIFFE ID."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ JOBS = (MERGED_JOB, ENVOY_JOB, APPLICATION_JOB)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One endpoint over mutual TLS: `https://address:port path`, expected to be `spiffe_id`.
+    """One endpoint over mutual TLS: `https://address:port path`, with the expected `spiffe_id`.
 
-    `labels` go on every sample: namespace, pod, workload.
+    Every sample gets the `labels`: namespace, pod, workload.
     """
 
     address: str
@@ -48,7 +48,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class ScrapedWorkload:
-    """What is needed to know of a workload; a port of 0 is off. `mtls_ports` speak mutual TLS."""
+    """The facts about a workload that determine its targets. Port 0 is off; `mtls_ports` use mutual TLS."""
 
     namespace: str
     pod: str
@@ -62,10 +62,10 @@ class ScrapedWorkload:
 
 
 def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:
-    """Return the workload's targets by job; a job it has no part in is absent.
+    """Return the workload's targets by job; jobs without a target are absent.
 
-    An application's own port is a target when Envoy answers there with mutual TLS (STRICT or PERMISSIVE).
-    One that speaks TLS by itself (scheme https) would be TLS inside TLS: it is read through the merge alone.
+    An application's own port is a target if Envoy answers there with mutual TLS (STRICT or PERMISSIVE). A
+    port with its own TLS (scheme https) would be TLS inside TLS, so it is only read through the merge.
     """
     labels = {"namespace": workload.namespace, "pod": workload.pod, "workload": workload.workload}
 

@@ -1,1 +1,1 @@
-"""The scrape proxy: follows discovery, keeps its Envoy's routes, answers HTTP SD, counts refusals."""
+"""The scrape proxy: follow discovery, update its Envoy's routes, answer HTTP SD, count refusals."""

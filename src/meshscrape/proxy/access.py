@@ -1,4 +1,4 @@
-"""Envoy's log lines from a named pipe, and what each says of one scrape."""
+"""Read Envoy's access log from a named pipe, one line per scrape."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from meshscrape.envoy.refusals import classify
 
 _CHUNK = 1 << 16
-# A line is some hundred bytes; what has no end after this many is no line of ours.
+# A line has a few hundred bytes. Data without a line end after this many bytes is not from our log format.
 _LONGEST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """One request: `route` is what it was for, as the client wrote it; `reason` why it failed (empty: not).
+    """One request: `route` is the requested target as the client wrote it; `reason` is empty on success.
 
-    `connection` is Envoy's number of the connection to the target, 0 when there was none.
+    `connection` is Envoy's number of the connection to the target, 0 without one.
     """
 
     route: str
@@ -35,7 +35,7 @@ class Scrape:
 
 
 def parse_line(line: bytes) -> Scrape | None:
-    """Return what a line says; None for one that is no JSON object of ours."""
+    """Parse a log line; return None if it is not in our JSON format."""
     try:
         fields: dict[str, Any] = json.loads(line)
         connection = int(fields["connection"] or 0)
@@ -59,7 +59,7 @@ def parse_line(line: bytes) -> Scrape | None:
 
 
 class LogPipe:
-    """The reading end of a named pipe, which hands every whole line to `receive`."""
+    """The reading end of a named pipe; it passes every whole line to `receive`."""
 
     def __init__(self, path: Path, receive: Callable[[bytes], None]) -> None:
         self._receive = receive
@@ -67,7 +67,7 @@ class LogPipe:
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         os.mkfifo(path, 0o600)
-        # Open for writing too: the pipe never ends when Envoy does, and Envoy never waits for a reader.
+        # Open for writing too, so that the pipe survives Envoy's end, and Envoy never waits for a reader.
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._descriptor, self._read)
 

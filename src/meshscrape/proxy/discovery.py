@@ -1,4 +1,4 @@
-"""Where targets come from, and what is known of each source now."""
+"""Read targets from their sources, and keep the last usable targets of each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.followed import FollowedFile, Problem
 from meshscrape.system.tasks import guarded
 
-# How often a source that is a file is looked at.
+# How often a file source is checked (seconds).
 LOOK = 0.2
 
 Targets = Mapping[str, tuple[Target, ...]]
@@ -25,32 +25,32 @@ Check = Callable[[Iterable[Target]], None]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All targets of a source by job. With a `problem`, some of them may be the last that it could tell."""
+    """All targets of a source by job. With a `problem`, some of them may be the last known ones."""
 
     targets: Targets
     problem: MeshscrapeError | None = None
 
 
 class Source(Protocol):
-    """Tells the targets of one or more jobs."""
+    """A source of the targets of one or more jobs."""
 
     @property
     def name(self) -> str:
-        """Return what it is, for people and as a label."""
+        """Return its name, for logs and as a label."""
 
     @property
     def jobs(self) -> Sequence[str]:
-        """Return the jobs whose targets it tells."""
+        """Return the jobs that it has targets for."""
 
     def snapshots(self) -> AsyncIterator[Snapshot]:
         """Yield the targets at once, and again whenever they or the source's problem change; never end.
 
-        Raises MeshscrapeError before the first snapshot when the source cannot be used at all.
+        MeshscrapeError before the first snapshot if the source is unusable.
         """
 
 
 class FileSource:
-    """A source that is one file; `parse` makes targets of its bytes and its path."""
+    """A source in one file; `parse` gets its bytes and its path and returns targets."""
 
     def __init__(self, path: Path, jobs: Sequence[str], parse: Callable[[bytes, str], Targets]) -> None:
         self.jobs = tuple(jobs)
@@ -71,13 +71,13 @@ class FileSource:
 
 
 def target_file_source(path: Path, job: str) -> FileSource:
-    """Return the source of `job` that is a target file (see `prometheus.target_files`)."""
+    """Return a source of `job` from a target file (see `prometheus.target_files`)."""
     return FileSource(path, (job,), lambda data, where: {job: parse_target_file(data, where)})
 
 
 @dataclass(slots=True)
 class SourceState:
-    """The last targets of a source that could be used, and what is wrong with it now."""
+    """The last usable targets of a source, and its current problem."""
 
     source: Source
     snapshots: AsyncIterator[Snapshot]
@@ -86,10 +86,10 @@ class SourceState:
 
 
 class Discovery:
-    """All sources together; a source that cannot be used keeps its last targets."""
+    """All sources together; an unusable source keeps its last targets."""
 
     def __init__(self, sources: Iterable[Source], check: Check = lambda targets: None) -> None:
-        """`check` raises InputError for targets of one source that can never be used."""
+        """Begin with no targets. `check` raises InputError for targets of one source that are unusable."""
         self.states = [
             SourceState(each, each.snapshots(), Problem(f"some targets of {each.name} stay as they were"))
             for each in sources
@@ -98,14 +98,14 @@ class Discovery:
         self._check = check
 
     async def start(self) -> None:
-        """Wait for the first targets of every source. Raises MeshscrapeError for one that cannot be used."""
+        """Wait for the first targets of every source; MeshscrapeError if a source is unusable."""
         for state in self.states:
             snapshot = await anext(state.snapshots)
             self._check_all(snapshot.targets)
             state.targets = snapshot.targets
 
     async def follow(self) -> None:
-        """Take over what the sources tell, for ever; `changed` is set whenever targets may be others."""
+        """Follow the sources for ever; set `changed` whenever targets may have changed."""
         async with asyncio.TaskGroup() as tasks:
             for state in self.states:
                 tasks.create_task(guarded(partial(self._follow, state), f"source {state.source.name}"))
@@ -116,14 +116,14 @@ class Discovery:
                 self.changed.set()
 
     def _take(self, state: SourceState, snapshot: Snapshot) -> bool:
-        """Return whether the source has other targets than before."""
+        """Store a snapshot; return whether the source's targets have changed."""
         try:
             self._check_all(snapshot.targets)
         except MeshscrapeError as error:
             state.problem.note(snapshot.problem or error)
             return False
         if snapshot.problem is not None:
-            # A part of the source may be out of reach; what it tells of the others takes effect.
+            # A part of the source may be unreachable. The targets of the other parts still take effect.
             state.problem.note(snapshot.problem)
         else:
             state.problem.clear()
@@ -135,7 +135,7 @@ class Discovery:
 
     @property
     def jobs(self) -> tuple[str, ...]:
-        """Return every job that some source tells."""
+        """Return the jobs of all sources."""
         return tuple(dict.fromkeys(job for state in self.states for job in state.source.jobs))
 
     def targets(self) -> dict[str, list[Target]]:
@@ -147,14 +147,14 @@ class Discovery:
         return found
 
     def wanted(self) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
-        """Return the targets to scrape by job, and the addresses that are left out (see `uncontested`)."""
+        """Return the targets to scrape by job, and the contested addresses (see `uncontested`)."""
         return uncontested(self.targets())
 
 
 def uncontested(targets: Mapping[str, Sequence[Target]]) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
-    """Return the targets without those where two identities are expected at one address, and these addresses.
+    """Return the targets without contested addresses (two expected identities), and these addresses.
 
-    It is unknown which source is right, so that address is not scraped; all other targets go on.
+    It is unknown which source is right, so such an address is not scraped. All other targets are.
     """
     expected: dict[str, SpiffeId] = {}
     contested: set[str] = set()

@@ -19,7 +19,7 @@ READY = "/healthz/ready"
 
 
 class HttpDiscovery:
-    """The answers of HTTP SD: always the whole list of a job, made once for each change."""
+    """The answers of HTTP SD: always the whole list of a job, rendered once per change."""
 
     def __init__(self, jobs: Sequence[str]) -> None:
         self._bodies: dict[str, bytes] = dict.fromkeys(jobs, b"[]")
@@ -30,7 +30,7 @@ class HttpDiscovery:
             self._bodies[job] = json.dumps(http_sd(targets.get(job, ()))).encode()
 
     async def answer(self, request: Request) -> Response:
-        """Return the answer to `/targets/JOB`: JSON, or 404 for a job that no source tells."""
+        """Return the answer to `/targets/JOB`: JSON, or 404 for an unknown job."""
         body = self._bodies.get(request.path.removeprefix(TARGETS))
         if body is None:
             return Response(404, b"no such job\n")
@@ -39,7 +39,7 @@ class HttpDiscovery:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What `/targets` tells: jobs, problems by source, contested addresses, whether Envoy is up to date."""
+    """The content of `/targets`: jobs, problems by source, contested addresses, whether Envoy is current."""
 
     jobs: Sequence[str]
     problems: Mapping[str, str]

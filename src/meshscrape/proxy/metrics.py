@@ -1,4 +1,4 @@
-"""What the proxy knows of its targets, as metrics. Labels come from discovery and from our own catalogue."""
+"""The proxy's metrics. Label values come only from discovery and from our own catalogue of reasons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NOBODY = {"target": "", "path": "", "namespace": "", "workload": "", "spiffe_id
 
 @dataclass(slots=True)
 class TargetFigures:
-    """One target since it is known."""
+    """The counters of one target since it was discovered."""
 
     target: Target
     scrapes: int = 0
@@ -32,7 +32,7 @@ class TargetFigures:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Return what tells the target from others; all of it from discovery."""
+        """Return the labels that identify the target; all come from discovery."""
         target = self.target
         return {
             "target": target.authority,
@@ -45,7 +45,7 @@ class TargetFigures:
 
 @dataclass(slots=True)
 class ProxyFigures:
-    """What concerns the proxy as a whole."""
+    """The counters of the proxy as a whole."""
 
     reloads: int = 0
     reload_failures: int = 0
@@ -55,14 +55,14 @@ class ProxyFigures:
 
 
 class ScrapeCounters:
-    """Counts what Envoy's log says. Only known targets are told apart: the rest is one sum per reason."""
+    """Count scrapes from Envoy's log. Each known target has counters; the rest is one sum per reason."""
 
     def __init__(self) -> None:
         self.by_route: dict[str, TargetFigures] = {}
         self.strangers: Counter[str] = Counter()
 
     def know(self, targets: Iterable[Target]) -> None:
-        """Count for these targets from now on, and forget what was counted for others."""
+        """Keep counters for these targets only."""
         known: dict[str, TargetFigures] = {}
         for target in targets:
             route = route_name(target)
@@ -76,7 +76,7 @@ class ScrapeCounters:
         self.by_route = known
 
     def forget_connections(self) -> None:
-        """Start again with the first connection, as an Envoy does that has been restarted."""
+        """Forget connection numbers, because a restarted Envoy begins again with the first one."""
         for figures in self.by_route.values():
             figures.newest_connection = 0
 
@@ -105,7 +105,7 @@ def render(
     proxy: ProxyFigures,
     certificates: Mapping[str, float],
 ) -> bytes:
-    """Return all families; `certificates` has the end of the scraper's own certificate by trust domain."""
+    """Render all families; `certificates` is the end of the scraper's own certificate by trust domain."""
     return render_families(
         [*_target_families(counters), *_source_families(discovery), *_proxy_families(proxy, certificates)]
     )
@@ -146,7 +146,7 @@ def _target_families(counters: ScrapeCounters) -> list[Family]:
         ),
         Family(
             "meshscrape_scrape_target_certificate_expiration_timestamp_seconds", "gauge",
-            "End (not-after) of the certificate that the target showed last.", ends,
+            "End (not-after) of the target's last seen certificate.", ends,
         ),
     ]  # fmt: skip
 
@@ -161,12 +161,12 @@ def _source_families(discovery: Discovery) -> list[Family]:
         ),
         Family(
             "meshscrape_scrape_proxy_source_up", "gauge",
-            "Whether the source could be used when it was read last; if not, its last targets are kept.",
+            "Whether the source was usable at its last read; if not, its last targets stay in use.",
             [({"source": each.source.name}, float(each.problem.error is None)) for each in states],
         ),
         Family(
             "meshscrape_scrape_proxy_source_failures_total", "counter",
-            "How often the source had changed and could not be used.",
+            "Changes of the source that were unusable.",
             [({"source": each.source.name}, each.problem.count) for each in states],
         ),
     ]  # fmt: skip
@@ -176,11 +176,11 @@ def _proxy_families(proxy: ProxyFigures, certificates: Mapping[str, float]) -> l
     return [
         Family(
             "meshscrape_scrape_proxy_reloads_total", "counter",
-            "Changes of targets that Envoy has taken over.", [({}, proxy.reloads)],
+            "Changes of targets that Envoy has applied.", [({}, proxy.reloads)],
         ),
         Family(
             "meshscrape_scrape_proxy_reload_failures_total", "counter",
-            "Changes of targets that could not be taken over.", [({}, proxy.reload_failures)],
+            "Changes of targets that Envoy could not apply.", [({}, proxy.reload_failures)],
         ),
         Family(
             "meshscrape_scrape_proxy_current", "gauge", "Whether Envoy uses the targets of discovery.",
@@ -188,7 +188,7 @@ def _proxy_families(proxy: ProxyFigures, certificates: Mapping[str, float]) -> l
         ),
         Family(
             "meshscrape_scrape_proxy_last_reload_timestamp_seconds", "gauge",
-            "When Envoy took the targets over last.", [({}, proxy.last_reload)],
+            "Time of the last change that Envoy applied (Unix time).", [({}, proxy.last_reload)],
         ),
         Family(
             "meshscrape_scrape_proxy_envoy_restarts_total", "counter", "Restarts of the proxy's Envoy.",

@@ -1,4 +1,4 @@
-"""What a scrape proxy is made from, and what of it must be in place before it starts."""
+"""The options of a scrape proxy, and the checks before its start."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _LOOK = 0.1
 class ProxyOptions:
     """One scrape proxy.
 
-    `listen` is for scrapes, `discovery` for HTTP SD and metrics. `directory` is its own, for as long as it
-    runs. `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each by the trust
-    domain of the targets that it is for; an empty name stands for the trust domain of the certificate.
+    `listen` is for scrapes, `discovery` for HTTP SD and metrics. `directory` belongs to it while it runs.
+    `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each with the trust domain
+    of its targets; an empty name means the trust domain in the certificate.
     """
 
     listen: tuple[str, int]
@@ -48,7 +48,7 @@ class ProxyOptions:
 
 
 def check_addresses(options: ProxyOptions) -> None:
-    """Raise InputError when other machines could reach the proxy, unless `remote` allows that."""
+    """Raise InputError if other machines could reach the proxy, unless `remote` allows that."""
     for host, port in (options.listen, options.discovery):
         try:
             address = ipaddress.ip_address(host)
@@ -56,16 +56,16 @@ def check_addresses(options: ProxyOptions) -> None:
             raise InputError(f"{host!a} is not an IP address", remedy="write 127.0.0.1:15094") from None
         if not address.is_loopback and not options.remote:
             raise InputError(
-                "other machines can reach this address, and with the token scrape as Prometheus does",
+                "other machines can reach this address; with the token they can scrape like Prometheus",
                 where=host_port(host, port),
-                remedy="listen on 127.0.0.1, or say --remote",
+                remedy="listen on 127.0.0.1, or add --remote",
             )
 
 
 async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:
-    """Return the directories by trust domain, once their files exist; InputError after `patience` seconds.
+    """Wait for the files and return the directories by trust domain; InputError after `patience` seconds.
 
-    The wait is logged once: a mistyped directory looks like a late one.
+    The wait is logged once, because a mistyped directory looks like one that is not filled yet.
     """
     deadline = time.monotonic() + patience
     told = False
@@ -82,7 +82,7 @@ async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: f
 
 
 def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    """Return the directories by trust domain. Raises InputError for missing files and a repeated domain."""
+    """Return the directories by trust domain; InputError for missing files and a repeated domain."""
     found: dict[str, Path] = {}
     for name, directory in credentials:
         files = read_credential_files(directory)
@@ -90,7 +90,7 @@ def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
         domain = name or _identity(files.chain, directory).trust_domain
         if domain in found:
             raise InputError(
-                f"two directories are for the trust domain {domain}",
+                f"two credential directories have the trust domain {domain}",
                 where=str(directory),
                 remedy="write TRUST_DOMAIN=DIR",
             )
@@ -99,7 +99,7 @@ def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
-    """Return when the certificate of each trust domain ends (Unix time), without unreadable ones."""
+    """Return the end of each trust domain's certificate (Unix time), without unreadable ones."""
     ends: dict[str, float] = {}
     for name, directory in directories.items():
         try:

@@ -1,4 +1,4 @@
-"""Whether the proxy's Envoy has accepted the credentials that it was given."""
+"""Check whether the proxy's Envoy has accepted its credentials."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import read_input
 from meshscrape.system.followed import Problem
 
-# Envoy reads its files within milliseconds of being live; a loaded machine gets more.
+# Envoy reads its files within milliseconds of being live; a loaded machine needs more time (seconds).
 PATIENCE = 5.0
 _LOOK = 0.1
-# How Envoy's log introduces the reason.
+# The text before the reason in Envoy's log.
 _REJECTED = "update rejected:"
 
 
 class PresentedCertificates:
-    """Compares Envoy's certificates with the directories of credentials, by trust domain.
+    """Compare Envoy's certificates with the credential directories, by trust domain.
 
-    Envoy opens the files itself. It refuses a key of another certificate, and files that it cannot reach
-    although this process can, such as those of another mount namespace below /proc.
+    Envoy opens the files itself. It refuses a key that does not match the certificate. It may also fail to
+    open files that this process can open, such as files of another mount namespace below /proc.
     """
 
     def __init__(
         self, admin: EnvoyAdmin, directories: Mapping[str, Path], last_words: Callable[[], str]
     ) -> None:
-        """`last_words` tells the last output of Envoy, for the reason."""
+        """Prepare to compare. `last_words` returns Envoy's last output, for the reason."""
         self._admin = admin
         self._directories = directories
         self._last_words = last_words
-        self._problem = Problem("scrapes fail for want of a certificate")
+        self._problem = Problem("scrapes fail because a certificate is missing")
 
     async def check(self, identities: Iterable[SpiffeId], patience: float = PATIENCE) -> None:
-        """Return when Envoy has a certificate to present to each of these identities.
+        """Wait until Envoy has a certificate for the trust domain of each of these identities.
 
-        Raises UnavailableError for a directory that it has not accepted within `patience` seconds.
+        UnavailableError if it has not accepted a directory within `patience` seconds.
         """
         wanted = {identity.trust_domain for identity in identities}
         deadline = time.monotonic() + patience
@@ -51,7 +51,7 @@ class PresentedCertificates:
             await asyncio.sleep(_LOOK)
 
     async def follow(self, identities: Callable[[], Iterable[SpiffeId]]) -> None:
-        """Look for ever, and log when Envoy has no certificate for some of the identities of now."""
+        """Check for ever, and log if Envoy lacks a certificate for one of the current identities."""
         while True:
             await asyncio.sleep(PATIENCE)
             try:
@@ -61,7 +61,7 @@ class PresentedCertificates:
                 self._problem.note(error)
 
     async def _missing(self, trust_domains: set[str]) -> str:
-        """Return a trust domain whose certificate Envoy does not have, else an empty text."""
+        """Return a trust domain whose certificate Envoy does not have, or an empty text."""
         if not trust_domains:
             return ""
         try:
@@ -80,5 +80,5 @@ class PresentedCertificates:
         return UnavailableError(
             f"Envoy does not accept the credentials for the trust domain {trust_domain}{reason}",
             where=str(self._directories[trust_domain]),
-            remedy="see that key.pem belongs to cert-chain.pem, and that Envoy itself can open these files",
+            remedy="check that key.pem belongs to cert-chain.pem, and that Envoy itself can open the files",
         )

@@ -1,4 +1,4 @@
-"""Makes the running Envoy know exactly the targets: files first, then its own word that it uses them."""
+"""Give the running Envoy exactly the current targets, and wait until its statistics confirm them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _ROUTES_VERSION = f"http.{scrape_proxy.LISTENER}.rds.{scrape_proxy.ROUTES}.versi
 
 
 class Routing:
-    """Envoy's clusters and routes as files in `directory`; `credentials` has a directory by trust domain.
+    """Envoy's clusters and routes as files in `directory`; `credentials` maps trust domains to directories.
 
-    A connection to a target serves `requests_per_connection` scrapes, or as many as it can (0).
+    A connection to a target serves `requests_per_connection` scrapes; 0 means no limit.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Routing:
         self._hosts: dict[tuple[str, SpiffeId, tuple[str, ...]], str] = {}
 
     def write(self, targets: Iterable[Target]) -> None:
-        """Write everything for an Envoy that does not run yet. Raises InputError (see `dataplane`)."""
+        """Write all files before Envoy starts; InputError for targets that have no configuration."""
         known = list(targets)
         clusters = self._clusters_of(_identities(known), "0")
         routes = self._routes_of(known, "0")
@@ -55,11 +55,11 @@ class Routing:
         self._clusters = _identities(known)
 
     async def apply(self, targets: Iterable[Target]) -> None:
-        """Make the running Envoy know these targets and no others; done when it uses them.
+        """Give the running Envoy exactly these targets, and return when it uses them.
 
-        A cluster is there before the first route that leads to it, and goes after the last one: a scrape of
-        another target meets no gap. Raises InputError when the targets contradict each other (nothing
-        is written then), UnavailableError when Envoy does not follow within `PATIENCE` seconds.
+        A cluster is added before the first route to it and removed after the last one, so scrapes of other
+        targets never fail. InputError if the targets contradict each other (nothing is written then),
+        UnavailableError if Envoy does not apply them within `PATIENCE` seconds.
         """
         known = list(targets)
         wanted = _identities(known)
@@ -86,9 +86,9 @@ class Routing:
         )
 
     def _routes_of(self, targets: Iterable[Target], version: str) -> str:
-        """Return the routes as JSON, reusing the text of hosts that have not changed.
+        """Return the routes as JSON, and reuse the text of unchanged hosts.
 
-        With thousands of targets and one change, making that text would take longer than anything else.
+        With thousands of targets and one change, rendering this text would dominate the time.
         """
         hosts = scrape_proxy.by_authority(targets)
         known, self._hosts = self._hosts, {}
@@ -106,7 +106,7 @@ class Routing:
         while await self._seen(statistic) != version:
             if time.monotonic() > deadline:
                 raise UnavailableError(
-                    "Envoy does not follow the targets", where=statistic, remedy="see its log"
+                    "Envoy has not applied the targets", where=statistic, remedy="see its log"
                 )
             await asyncio.sleep(_LOOK)
 

@@ -1,4 +1,4 @@
-"""Run the scrape proxy: credentials, targets, Envoy, HTTP SD; and stop it completely at every stage."""
+"""Run the scrape proxy: credentials, targets, Envoy, HTTP SD. Stop it completely from any stage."""
 
 from __future__ import annotations
 
@@ -45,20 +45,21 @@ ADMIN_SOCKET = "admin.sock"
 BOOTSTRAP = "bootstrap.json"
 PIPE = "access.pipe"
 LOG = "envoy.log"
-# The first restart comes at once: scrapes fail meanwhile.
+# The first restart is immediate, because scrapes fail without Envoy.
 ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
 ENVOY_GRACE = 2.0
-# inotify instances: token, clusters, routes; and for each trust domain two secrets with their directories.
+# inotify instances that Envoy needs: token, clusters, routes, and per trust domain two secrets with their
+# directories.
 WATCHES, WATCHES_PER_DOMAIN = 3, 4
 RETRY_SECONDS = 0.2
-# How long a line of the log may wait in Envoy before it is counted here.
+# How long a log line may wait in Envoy before it is counted here (seconds).
 FLUSH_MILLISECONDS = 200
 PORTS_PATIENCE = 2.0
 _LOOK = 0.02
 
 
 def run(options: ProxyOptions) -> None:
-    """Run the proxy until SIGTERM, SIGINT or SIGHUP. Raises MeshscrapeError when it cannot start or go on."""
+    """Run the proxy until SIGTERM, SIGINT or SIGHUP; MeshscrapeError if it cannot start or continue."""
     life.run(ScrapeProxy(options).run())
     logger.info("stopped")
 
@@ -68,7 +69,7 @@ Wanted = tuple[Mapping[str, Sequence[Target]], Sequence[str]]
 
 
 class ScrapeProxy:
-    """One scrape proxy; `run` starts it, keeps it going and stops it."""
+    """One scrape proxy."""
 
     def __init__(self, options: ProxyOptions) -> None:
         self._options = options
@@ -85,7 +86,7 @@ class ScrapeProxy:
         self._envoy: Supervisor | None = None
 
     async def run(self) -> None:
-        """Start everything and keep it going. Never returns; cancelling it stops everything."""
+        """Start all parts and run until cancelled, then stop them all."""
         check_addresses(self._options)
         binary = find_envoy(self._options.envoy)
         token = load_token(self._options.token_file)
@@ -155,8 +156,8 @@ class ScrapeProxy:
         return Supervisor("the proxy's Envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 
     async def _follow(self, routing: Routing, first: Wanted, presented: PresentedCertificates) -> None:
-        """Announce the first targets once Envoy has them; then bring it every change, and announce that."""
-        while not await self._admin.ready():  # noqa: ASYNC110 - Envoy tells nobody
+        """Announce the first targets when Envoy has them; then apply and announce every change."""
+        while not await self._admin.ready():  # noqa: ASYNC110 - Envoy sends no event
             await asyncio.sleep(_LOOK)
         await presented.check(self._identities())
         self._announce(*first)
@@ -174,9 +175,9 @@ class ScrapeProxy:
         await presented.follow(self._identities)
 
     async def _apply(self, routing: Routing) -> bool:
-        """Bring the targets to Envoy and announce them; return whether there is nothing left to do.
+        """Apply the targets to Envoy and announce them; return False if it must be tried again.
 
-        An InputError is final: the same targets fail again. Whatever else fails is tried again.
+        After an InputError it is not tried again, because the same targets would fail again.
         """
         wanted, contested = self._discovery.wanted()
         targets = _all(wanted)
@@ -185,7 +186,7 @@ class ScrapeProxy:
         except MeshscrapeError as error:
             self._figures.reload_failures += 1
             self._figures.current = False
-            logger.error("the targets stay as they were: %s", error)
+            logger.error("the previous targets stay in use: %s", error)
             return isinstance(error, InputError)
         self._routed = targets
         self._figures.reloads += 1
@@ -196,9 +197,9 @@ class ScrapeProxy:
         return [target.spiffe_id for target in self._routed]
 
     def _check(self, targets: Iterable[Target]) -> None:
-        """Raise InputError when one source contradicts itself, or needs credentials that were not given."""
+        """Raise InputError if a source contradicts itself or needs credentials that were not given."""
         expected = scrape_proxy.by_authority(targets)
-        # Not known yet at the start: then writing the clusters says the same.
+        # At the start the trust domains are not known yet. Then writing the clusters raises the same error.
         if self._credentials:
             identities = {identity for identity, _ in expected.values()}
             scrape_proxy.check_credentials(identities, self._credentials)
@@ -210,7 +211,7 @@ class ScrapeProxy:
         self._counters.know(self._routed)
         self._http.publish(targets)
         if contested:
-            logger.error("nobody is scraped where two identities are expected: %s", ", ".join(contested))
+            logger.error("not scraped, because sources expect two identities: %s", ", ".join(contested))
 
     def _logged(self, line: bytes) -> None:
         scrape = parse_line(line)
@@ -230,13 +231,13 @@ class ScrapeProxy:
 
     def _why_not_ready(self) -> str:
         if self._envoy is None or self._envoy.pid is None:
-            return "Envoy does not run"
+            return "Envoy is not running"
         return "" if self._ready.is_set() else "Envoy is not live yet"
 
 
 @contextlib.contextmanager
 def _own_directory(directory: Path) -> Iterator[None]:
-    """Hold the lock on the directory; afterwards, remove the files that belong to this run alone."""
+    """Hold the lock on the directory; at the end, remove the files of this run."""
     private_dir(directory)
     lock = DirectoryLock(directory, "a scrape proxy", "--dir")
     try:
