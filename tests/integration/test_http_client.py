@@ -14,7 +14,14 @@ import pytest
 from meshscrape.errors import InputError, UnavailableError
 from meshscrape.spiffe.certificates import Signer, certificates_to_pem, issue_server, self_signed_root
 from meshscrape.spiffe.keys import generate_key, key_to_pem
-from meshscrape.system.http.client import FetchLimits, TooLargeError, TruncatedError, fetch, fetch_stream
+from meshscrape.system.http.client import (
+    FetchedResponse,
+    FetchLimits,
+    TooLargeError,
+    TruncatedError,
+    fetch,
+    fetch_stream,
+)
 from support.addresses import free_port, loopback
 from support.applications import (
     Behaviour,
@@ -183,6 +190,46 @@ def test_completeness_is_what_the_framing_says() -> None:
 
     assert asyncio.run(run(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nab"))
     assert not asyncio.run(run(b"HTTP/1.1 200 OK\r\n\r\nab"))
+
+
+def test_a_body_and_repeated_headers_are_sent_as_given() -> None:
+    """Given headers replace those of the client's own; a host of the URL's need not be where it connects."""
+    seen: list[bytes] = []
+    headers = [("accept-encoding", "gzip"), ("X", "1"), ("X", "2")]
+    url = "http://user:secret@elsewhere:1/a?b=c"
+
+    async def behave(request: bytes, writer: asyncio.StreamWriter) -> None:
+        seen.append(request)
+        writer.write(b"HTTP/1.1 201 Made\r\nX-Kept-Case: y\r\nContent-Length: 0\r\n\r\n")
+
+    async def run() -> FetchedResponse:
+        address = loopback()
+        async with (
+            application(behave, address) as port,
+            fetch_stream(url, address=(address, port), headers=headers, body=b"1234", method="PUT") as answer,
+        ):
+            return answer
+
+    answer = asyncio.run(run())
+    assert seen[0].split(b"\r\n") == [
+        b"PUT /a?b=c HTTP/1.1", b"Host: elsewhere:1", b"Connection: close", b"Content-Length: 4",
+        b"accept-encoding: gzip", b"X: 1", b"X: 2", b"", b"",
+    ]  # fmt: skip
+    assert (answer.status, answer.head) == (201, ("1.1", "Made"))
+    assert ("X-Kept-Case", "y") in answer.raw_headers
+
+
+def test_a_body_can_be_had_as_it_was_sent() -> None:
+    """Without decoding, any content coding passes."""
+
+    async def run() -> bytes:
+        address = loopback()
+        async with application(zips(b"zipped" * 1000), address) as port:
+            url = f"http://{address}:{port}/"
+            async with fetch_stream(url, decode=False) as answer:
+                return b"".join([piece async for piece in answer.body])
+
+    assert gzip.decompress(asyncio.run(run())) == b"zipped" * 1000
 
 
 @pytest.mark.parametrize(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
-from meshscrape.local.request import Answer, WorkloadHttpRequest, endpoint_of, send
+from meshscrape.local.request import WorkloadHttpRequest, answered, endpoint_of
 from meshscrape.local.state import read_status
+from meshscrape.system.http.client import FetchedResponse
 
 HTTP_ERROR = 22
 
@@ -45,11 +46,9 @@ def command(
     document = read_status(state_path(state))
     credentials = Path(_workload_of(document, caller)["credentials"])
     endpoint = endpoint_of(url, document)
-    parts = urlsplit(url)
     request = WorkloadHttpRequest(
         method=method or ("POST" if data is not None else "GET"),
-        authority=parts.netloc.rpartition("@")[2],
-        target=(parts.path or "/") + (f"?{parts.query}" if parts.query else ""),
+        url=url,
         headers=_headers(headers, data),
         body=(data or "").encode(),
     )
@@ -59,21 +58,25 @@ def command(
             print(line, file=sys.stderr)
 
     tell(f"* connecting to {endpoint.address}:{endpoint.port} as {caller}")
-    answer, stream = send(endpoint, request, credentials, timeout=max_time, tell=tell)
-    with stream:
-        _print(answer, include, verbose)
-    return HTTP_ERROR if answer.status >= 400 else 0
+
+    async def ask() -> int:
+        async with answered(endpoint, request, credentials, patience=max_time, tell=tell) as answer:
+            await _print(answer, include, verbose)
+        return answer.status
+
+    return HTTP_ERROR if asyncio.run(ask()) >= 400 else 0
 
 
-def _print(answer: Answer, include: bool, verbose: bool) -> None:
-    head = [f"HTTP/{answer.version} {answer.status} {answer.reason}".rstrip()]
-    head += [f"{name}: {value}" for name, value in answer.headers]
+async def _print(answer: FetchedResponse, include: bool, verbose: bool) -> None:
+    version, reason = answer.head
+    head = [f"HTTP/{version} {answer.status} {reason}".rstrip()]
+    head += [f"{name}: {value}" for name, value in answer.raw_headers]
     if verbose:
         print("\n".join(f"< {line}" for line in head), file=sys.stderr)
     output = sys.stdout.buffer
     if include:
         output.write(("\n".join(head) + "\n\n").encode())
-    for chunk in answer.body:
+    async for chunk in answer.body:
         output.write(chunk)
     output.flush()
 
@@ -92,12 +95,15 @@ def _workload_of(document: Mapping[str, Any], caller: str) -> Mapping[str, Any]:
 
 
 def _headers(lines: tuple[str, ...], data: str | None) -> list[tuple[str, str]]:
-    headers = []
+    headers: list[tuple[str, str]] = []
     for line in lines:
         name, colon, value = line.partition(":")
         if not colon or not name.strip():
             raise InputError(f"{line!r} is not a header", where="-H", remedy="write 'Name: value'")
         headers.append((name.strip(), value.strip()))
-    if data is not None and "content-type" not in {name.lower() for name, _ in headers}:
+    given = {name.lower() for name, _ in headers}
+    if data is not None and "content-type" not in given:
         headers.append(("Content-Type", "application/x-www-form-urlencoded"))
+    if "accept" not in given:
+        headers.insert(0, ("Accept", "*/*"))
     return headers

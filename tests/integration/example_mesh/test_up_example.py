@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import stat
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshscrape.local.request import Endpoint, RefusedError, WorkloadHttpRequest, endpoint_of, send
+from meshscrape.local.request import Endpoint, RefusedError, WorkloadHttpRequest, answered, endpoint_of
 from support.ca import TestCa
 from support.mesh import PROMETHEUS_ID, Up, meshscrape
 from support.polling import eventually
@@ -140,9 +141,13 @@ def test_curl_refuses_an_address_of_which_the_mesh_knows_nobody(example_mesh: Up
 
 
 def _send(endpoint: Endpoint, credentials: Path) -> None:
-    request = WorkloadHttpRequest("GET", "example:1", "/metrics")
-    _, stream = send(endpoint, request, credentials, timeout=5.0, tell=lambda line: None)
-    stream.close()
+    request = WorkloadHttpRequest("GET", "https://example:1/metrics")
+
+    async def ask() -> None:
+        async with answered(endpoint, request, credentials, patience=5.0, tell=lambda line: None):
+            pass
+
+    asyncio.run(ask())
 
 
 def test_curl_to_an_expected_identity_that_another_answers_sends_nothing(

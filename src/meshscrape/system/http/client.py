@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client that streams: one GET over TCP or a Unix socket, with deadlines and limits.
+"""A small HTTP/1.1 client that streams: one request over TCP or a Unix socket, with deadlines and limits.
 
 It never follows redirects, keeps no connection and holds no more than a few chunks. h11 does the protocol
 (1 MB of memory against 7 MB for httpcore, which brings a pool that a local scrape has no use for).
@@ -12,7 +12,7 @@ import os
 import ssl
 import zlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -28,6 +28,10 @@ INFLATE_SIZE = 1 << 18
 # Interim answers (RFC 9110, section 15.2) before the one that counts.
 MAX_INTERIM = 8
 UNIX_PATH_MAX = 107  # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7))
+
+
+Headers = Mapping[str, str] | Sequence[tuple[str, str]]
+_ESCAPE = "write only ASCII, without spaces: %20 for a space, %C3%A9 for é"
 
 
 class TruncatedError(UnavailableError):
@@ -53,6 +57,7 @@ class FetchLimits:
 class FetchedResponse:
     """Status, headers (lower-case names) and a body that is read once, as it arrives.
 
+    `head` is the status line without its code, as (version, reason); `raw_headers` are as they were sent.
     `complete` is true once the framing said that the body has ended where it should (a length or chunks);
     a body that ends with the connection (HTTP/1.0) never says so.
     """
@@ -61,6 +66,8 @@ class FetchedResponse:
     headers: Mapping[str, str]
     body: AsyncIterator[bytes]
     complete: bool = False
+    head: tuple[str, str] = ("1.1", "")
+    raw_headers: tuple[tuple[str, str], ...] = ()
 
     @property
     def content_type(self) -> str:
@@ -73,25 +80,64 @@ async def fetch_stream(
     url: str,
     *,
     unix_socket: str | Path | None = None,
-    headers: Mapping[str, str] | None = None,
+    address: tuple[str, int] | None = None,
+    headers: Headers | None = None,
+    body: bytes = b"",
     limits: FetchLimits | None = None,
     tls: ssl.SSLContext | None = None,
     server_name: str = "",
+    admit: Callable[[ssl.SSLObject], None] | None = None,
     method: str = "GET",
+    decode: bool = True,
 ) -> AsyncIterator[FetchedResponse]:
     """Send one request; yield the response when its header has arrived.
 
-    `url` is http:// or https:// (then `tls` is needed); with `unix_socket` its host is only the Host header.
-    `server_name` stands for the URL's host in TLS: it is asked for, and the certificate must carry it.
+    `url` is http:// or https:// (then `tls` is needed); with `unix_socket` or `address` its host is only the
+    Host header. `server_name` stands for the URL's host in TLS: it is asked for, and the certificate must
+    carry it. `admit` sees the TLS connection before anything is sent, and refuses a server by an exception.
+    Without `decode` the body is as it was sent, whatever its content coding.
     Raises InputError for a URL that cannot be asked, UnavailableError (and its two subclasses above, those
     also while reading the body) for everything that the other side does.
     """
     exchange = _Exchange(url, limits or FetchLimits())
-    await exchange.connect(unix_socket, tls, server_name)
+    await exchange.connect(unix_socket, address, tls, server_name)
     try:
-        yield await exchange.ask(method, dict(headers or {}))
+        if admit is not None and tls is not None:
+            admit(exchange.arrival.transport.get_extra_info("ssl_object"))
+        yield await exchange.ask(method, sent_headers(url, headers or {}, body), body, decode)
     finally:
         exchange.close()
+
+
+async def unasked(
+    url: str, *, address: tuple[str, int] | None, tls: ssl.SSLContext | None, limits: FetchLimits
+) -> bytes:
+    """Connect, send nothing, and return the first piece that the server says. Raises as `fetch_stream`."""
+    exchange = _Exchange(url, limits)
+    await exchange.connect(None, address, tls, "")
+    try:
+        return await exchange.read("without a request")
+    finally:
+        exchange.close()
+
+
+def sent_headers(url: str, headers: Headers, body: bytes = b"") -> list[tuple[str, str]]:
+    """Return the headers of a request: those given, after those that it needs and that are not given."""
+    own = list(headers.items() if isinstance(headers, Mapping) else headers)
+    given = {name.lower() for name, _ in own}
+    added = [
+        ("Host", urlsplit(url).netloc.rpartition("@")[2]),
+        ("Accept-Encoding", "identity"),
+        ("Connection", "close"),
+        *([("Content-Length", str(len(body)))] if body else []),
+    ]
+    return [*(header for header in added if header[0].lower() not in given), *own]
+
+
+def sent_target(url: str) -> str:
+    """Return what a request asks for: the path and query of its URL."""
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 async def fetch(
@@ -170,7 +216,11 @@ class _Exchange:
         self.connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.header_bytes)
 
     async def connect(
-        self, unix_socket: str | Path | None, tls: ssl.SSLContext | None, server_name: str
+        self,
+        unix_socket: str | Path | None,
+        address: tuple[str, int] | None,
+        tls: ssl.SSLContext | None,
+        server_name: str,
     ) -> None:
         parts, port = _parse(self.url)
         if parts.scheme == "https" and tls is None:
@@ -181,10 +231,11 @@ class _Exchange:
                     self.arrival = await _open_unix(os.fspath(unix_socket))
                     return
                 secure = parts.scheme == "https"
+                host, number = address or (parts.hostname or "", port or (443 if secure else 80))
                 _, self.arrival = await asyncio.get_running_loop().create_connection(
                     _Arrival,
-                    parts.hostname or "",
-                    port or (443 if secure else 80),
+                    host,
+                    number,
                     ssl=tls if secure else None,
                     server_hostname=(server_name or None) if secure else None,
                 )
@@ -193,16 +244,19 @@ class _Exchange:
         except OSError as error:
             raise UnavailableError(f"cannot connect ({error.strerror or error})", where=self.url) from error
 
-    async def ask(self, method: str, headers: dict[str, str]) -> FetchedResponse:
-        parts = urlsplit(self.url)
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        sent = {"Host": parts.netloc, "Accept-Encoding": "identity", "Connection": "close"} | headers
+    async def ask(
+        self, method: str, headers: list[tuple[str, str]], body: bytes, decode: bool
+    ) -> FetchedResponse:
         try:
-            request = h11.Request(method=method, target=target, headers=list(sent.items()))
+            request = h11.Request(method=method, target=sent_target(self.url), headers=headers)
             data = self.connection.send(request) or b""
+            if body:
+                data += self.connection.send(h11.Data(data=body)) or b""
             data += self.connection.send(h11.EndOfMessage()) or b""
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
-            raise InputError(f"the request cannot be written ({error})", where=self.url) from error
+            raise InputError(
+                f"the request cannot be written ({error})", where=self.url, remedy=_ESCAPE
+            ) from error
         # A refused or reset write shows as a missing answer, which says more.
         self.arrival.transport.write(data)
         answer = await self._event()
@@ -214,7 +268,11 @@ class _Exchange:
             raise UnavailableError("never came to its answer", where=self.url)
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
         response = FetchedResponse(answer.status_code, names, _nothing())
-        response.body = self._decoded(response, method)
+        response.head = (answer.http_version.decode("latin-1"), answer.reason.decode("latin-1"))
+        response.raw_headers = tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw_items()
+        )
+        response.body = self._decoded(response, method) if decode else self._raw(response, method)
         return response
 
     async def _decoded(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
@@ -240,7 +298,7 @@ class _Exchange:
             while not body.ended:
                 if piece := body.feed(data):
                     yield piece
-                if body.ended or not (data := await self._read("in the middle of the body")):
+                if body.ended or not (data := await self.read("in the middle of the body")):
                     break
         except FramingError as error:
             raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
@@ -270,14 +328,14 @@ class _Exchange:
         place = "before the answer"
         try:
             while (event := self.connection.next_event()) is h11.NEED_DATA:
-                self.connection.receive_data(await self._read(place))
+                self.connection.receive_data(await self.read(place))
         except h11.RemoteProtocolError as error:
             if self.arrival.at_eof:
                 raise TruncatedError(f"closed the connection {place}", where=self.url) from error
             raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
         return event  # type: ignore[return-value]
 
-    async def _read(self, place: str) -> bytes:
+    async def read(self, place: str) -> bytes:
         try:
             async with self._timeout(self.limits.read):
                 return await self.arrival.read()
