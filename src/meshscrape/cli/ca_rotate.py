@@ -17,6 +17,7 @@ from meshscrape.cli.output import print_document, say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
+from meshscrape.istio.names import DOCUMENT_VERSION
 from meshscrape.local.state import read_status
 
 _PATH = click.Path(path_type=Path)
@@ -183,7 +184,12 @@ def _end(left: Rotation | None, bundle: Sequence[str]) -> str:
 def _result(own: Path, rotation: Rotation | None, missing: Sequence[str], output: str) -> int:
     """Print the outcome as a document: the bundle that the CA has published, and the rotation under way."""
     if output != "text":
-        document: dict[str, Any] = {"roots": list(published_bundle(own)), "rotation": None}
+        document: dict[str, Any] = {
+            "apiVersion": DOCUMENT_VERSION,
+            "kind": "Rotation",
+            "roots": list(published_bundle(own)),
+            "rotation": None,
+        }
         if rotation is not None:
             document["rotation"] = {
                 "stage": rotation.stage.value,

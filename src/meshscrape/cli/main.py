@@ -18,6 +18,7 @@ from meshscrape.errors import MeshscrapeError
 GROUPS = {
     "Mesh on this machine": {
         "up": "Start a mesh on this machine and show it until Ctrl-C.",
+        "down": "Stop the running mesh.",
         "status": "Show the running mesh.",
         "verify": "Prove from outside who can scrape what.",
         "explain": "Say why a target is up, down or refused, and what to do.",
@@ -42,6 +43,7 @@ GROUPS = {
     },
     "Other": {
         "completion": "Write the completion script of a shell.",
+        "schema": "Write the JSON Schema of a document that is printed.",
         "version": "Show what is installed, with versions.",
     },
 }

@@ -17,6 +17,7 @@ from meshscrape.cli.output import WHY_HTTP, console, health_of, mesh_view, print
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
+from meshscrape.local.detached import start_detached
 from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions
 from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
 from meshscrape.system import life
@@ -59,6 +60,13 @@ class _ReportHandler(logging.Handler):
 @click.argument("mesh", required=False, type=click.Path(path_type=Path))
 @STATE
 @click.option("--check", is_flag=True, help="Start, wait until every target is up, verify, report, stop.")
+@click.option(
+    "-d",
+    "--detach",
+    is_flag=True,
+    help="Start it in the background and return when every workload is ready; `meshscrape down` stops it.",
+)
+@click.option("--wait", is_flag=True, help="As --detach, and return when Prometheus scrapes every target.")
 @click.option("-q", "--quiet", is_flag=True, help="Show nothing but results and errors.")
 @click.option(
     "-o",
@@ -77,7 +85,7 @@ class _ReportHandler(logging.Handler):
     help="Let Prometheus scrape by itself, without the scrape proxy. Prometheus cannot verify its targets.",
 )
 def command(
-    mesh: Path | None, state: Path | None, check: bool, quiet: bool, output: str,
+    mesh: Path | None, state: Path | None, check: bool, detach: bool, wait: bool, quiet: bool, output: str,
     scrape_interval: str | None, direct: bool,
 ) -> int:  # fmt: skip
     """Start the mesh that the manifest MESH declares (default: the example) and keep it until Ctrl-C.
@@ -86,12 +94,22 @@ def command(
     proxy over plain HTTP on this machine, so its targets read http://; mutual TLS begins in the proxy.
 
     The manifest is followed: edit it to add, change or remove workloads. Exit codes: 0 stopped after the mesh
-    was ready (--check: no findings), 1 findings of --check, 2 could not run, 129, 130 or 143 interrupted
-    before the mesh was ready.
+    was ready (--check: no findings; --detach: it is ready), 1 findings of --check, 2 could not run, 129, 130
+    or 143 interrupted before the mesh was ready.
     """
     interval = interval_seconds(scrape_interval or ("1s" if check else "5s"), "--scrape-interval")
     if not 0.1 <= interval <= 3600:
         raise InputError("out of range", where="--scrape-interval", remedy="use 100ms to 1h")
+    if detach or wait:
+        if check:
+            raise InputError(
+                "--check stops the mesh at its end", where="--detach", remedy="leave out one of them"
+            )
+        arguments = ["--scrape-interval", scrape_interval or "5s", *(["--direct"] if direct else [])]
+        arguments += ["--", str(mesh.absolute())] if mesh else []
+        return _detach(
+            arguments, UpOptions(MeshOptions(EXAMPLE), state_path(state), check, quiet, output), wait
+        )
     # The example's own traffic is for people to watch and for verify to have something to read.
     options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None, direct=direct)
     if direct:
@@ -104,6 +122,22 @@ def command(
     if not isinstance(outcome, signal.Signals):
         return outcome
     return 0 if shown and shown[0].ready.is_set() else life.exit_code(outcome)
+
+
+def _detach(arguments: list[str], options: UpOptions, wait: bool) -> int:
+    """Start the mesh in the background and show its status once."""
+    options.report("starting in the background")
+    outcome = life.run(
+        start_detached(arguments, options.state, targets=wait), lambda number: options.report("stopping")
+    )
+    if isinstance(outcome, signal.Signals):
+        return life.exit_code(outcome)
+    if options.output != "table":
+        print_document(outcome, options.output)
+    elif not options.quiet:
+        console().print(mesh_view(outcome, utcnow()))
+        options.report("the mesh runs in the background; stop it with `meshscrape down`")
+    return 0
 
 
 async def _show(options: UpOptions, shown: list[LocalMesh]) -> int:

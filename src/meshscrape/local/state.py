@@ -4,6 +4,7 @@ DIR               itself is locked (flock) by the running `up`
 DIR/ca/           the CA's keys and certificates, which are kept between runs
 DIR/run/          the files of one run: agents, tokens, credentials, Prometheus, logs
 DIR/status.json   the status document of the running mesh
+DIR/up.log        what a detached `up` has said
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.system.files import DirectoryLock, private_dir, read_input, remove_staged, write_atomic
 
-OWN = frozenset({"ca", "run", "status.json"})
+OWN = frozenset({"ca", "run", "status.json", "up.log"})
 
 
 class NotRunningError(MeshscrapeError):
@@ -55,6 +56,11 @@ class StateDirectory:
         """Return the path of the status document."""
         return self.path / "status.json"
 
+    @property
+    def log(self) -> Path:
+        """Return the output of a detached `up`; it outlives the run, so that its end can be understood."""
+        return self.path / "up.log"
+
     def publish(self, document: Mapping[str, Any]) -> None:
         """Replace the status document by one rename."""
         text = json.dumps(document, indent=2) + "\n"
@@ -85,6 +91,21 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
             yield state
         finally:
             _clean(state)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def claim_log(state: StateDirectory) -> Iterator[BinaryIO]:
+    """Open an empty log for a mesh that is about to start; InputError when one runs or it is not usable."""
+    _refuse_foreign(state.path)
+    private_dir(state.path)
+    lock = _take_lock(state.path)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(state.log, flags, 0o600), "wb") as stream:
+            lock.release()
+            yield stream
     finally:
         lock.release()
 

@@ -12,6 +12,7 @@ import pytest
 
 from meshscrape.local.request import Endpoint, RefusedError, WorkloadHttpRequest, answered, endpoint_of
 from support.ca import TestCa
+from support.documents import faults
 from support.mesh import PROMETHEUS_ID, Up, meshscrape
 from support.polling import eventually
 
@@ -20,6 +21,7 @@ def test_status_document_has_the_documented_shape(example_mesh: Up) -> None:
     """Other programs rely on these keys of `meshscrape.io/v1`."""
     document = json.loads(example_mesh.run("status", "-o", "json").stdout)
     assert (document["apiVersion"], document["kind"]) == ("meshscrape.io/v1", "MeshStatus")
+    assert faults(document, "MeshStatus") == []
     assert document["phase"] == "Ready"
     assert document["stateDirectory"] == str(example_mesh.state)
     assert document["prometheus"]["workload"] == "istio-system/prometheus"
@@ -50,6 +52,18 @@ def test_status_of_a_running_mesh_is_a_table(example_mesh: Up) -> None:
     assert "default/productpage" in done.stdout
     assert "spiffe://cluster.local/ns/default/sa/productpage" in done.stdout
     assert example_mesh.document()["prometheus"]["url"] in done.stdout
+
+
+def test_documents_of_a_running_mesh_follow_their_schemas(example_mesh: Up) -> None:
+    """The explanation of a workload, the report of verify, the state of the root's rotation."""
+    for kind, words in {
+        "Explanation": ("explain", "httpbin"),
+        "VerifyReport": ("verify", "--only", "scraper-admitted"),
+        "Rotation": ("ca", "rotate", "--show"),
+    }.items():
+        done = meshscrape(*words, "--state", str(example_mesh.state), "-o", "json")
+        assert done.returncode == 0, done.stderr
+        assert faults(json.loads(done.stdout), kind) == []
 
 
 def test_state_is_private(example_mesh: Up) -> None:
@@ -92,6 +106,7 @@ def test_listeners_shows_which_ports_speak_tls(example_mesh: Up) -> None:
         done = example_mesh.run("listeners", name, "-o", "json")
         assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)
+    assert faults(rows, "Listeners") == []
     secure = [row for row in rows if row["port"] in (15091, 15092, 9080)]
     assert {(row["address"], row["match"]) for row in secure} == {(entry["address"], "Trans: tls")}
     assert "Trans: tls" in example_mesh.run("listeners", "productpage").stdout
