@@ -180,6 +180,35 @@ def test_every_alert_fires_and_stays_silent_as_it_should(tmp_path: Path) -> None
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_alerts_keep_the_label_of_the_cluster(tmp_path: Path) -> None:
+    """With a cluster label, every alert says which cluster it is about."""
+    groups = _without_annotations(RuleOptions(cluster_label="cluster"))
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": groups}))
+    absent = Case(
+        "one of two clusters lost its targets",
+        "MeshTargetsAbsent",
+        {f'up{{{SECURE},cluster="b"}}': "1x30", 'up{job="other",cluster="a"}': "1x30"},
+        "12m",
+        ({"cluster": "a"},),
+    )
+    cases = [_in_cluster(case) for case in CASES if case.firing and case.alert != absent.alert]
+    tests = [_test(case) for case in (*cases, absent)]
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(document))
+    done = run("test", "rules", str(tmp_path / "tests.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _in_cluster(case: Case) -> Case:
+    """Return a case whose series, and so whose alerts, are of the cluster a."""
+    series = {
+        f'{name.partition("{")[0]}{{cluster="a",{name.partition("{")[2] or "}"}': values
+        for name, values in case.series.items()
+    }
+    firing = tuple({**labels, "cluster": "a"} for labels in case.firing)
+    return Case(f"{case.name}, of several clusters", case.alert, series, case.at, firing)
+
+
 def test_every_alert_has_a_case_of_both_kinds() -> None:
     """No alert is only ever seen firing, or only ever silent."""
     names = {rule["alert"] for group in rule_groups(RuleOptions()) for rule in group["rules"]}
@@ -194,6 +223,7 @@ def test_annotations_name_the_workload_and_the_time(tmp_path: Path) -> None:
         "summary": "The certificate of web-1 ends in 1h 30m 0s",
         "description": "It should have been renewed by now. See the log of the pod's agent and whether it "
         "reaches the CA.",
+        "runbook_url": "docs/runbook.md#meshcertificatenearexpiry",
     }
     expected = {"exp_labels": {**POD, "severity": "warning"}, "exp_annotations": annotations}
     wanted = {"eval_time": "6m", "alertname": "MeshCertificateNearExpiry", "exp_alerts": [expected]}
@@ -245,8 +275,8 @@ def _test(case: Case) -> dict[str, Any]:
     }
 
 
-def _without_annotations() -> list[dict[str, Any]]:
+def _without_annotations(options: RuleOptions | None = None) -> list[dict[str, Any]]:
     return [
         {**group, "rules": [{k: v for k, v in rule.items() if k != "annotations"} for rule in group["rules"]]}
-        for group in rule_groups(RuleOptions())
+        for group in rule_groups(options or RuleOptions())
     ]

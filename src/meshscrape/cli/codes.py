@@ -19,7 +19,7 @@ _SECTION = re.compile(r"^### (\S+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| `([a-z0-9-]+)` \| (.+?) \| (.+?) \|$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
 # Pages with a section for each code, and what their codes belong to. The first page with a code counts.
-_SECTIONS = {"pitfalls.md": "pitfall of observe", "verify.md": "check of verify"}
+_SECTIONS = {"pitfalls.md": "pitfall of observe", "verify.md": "check of verify", "runbook.md": "alert"}
 _PLAN_CODES = "plan-codes.md"
 
 

@@ -17,7 +17,7 @@ from meshscrape.errors import InputError
 @click.argument("target", required=False)
 @click.option(
     "--code", metavar="CODE",
-    help="Explain this code of a pitfall, finding, plan or refusal instead; `list` shows all codes.",
+    help="Explain this code of a pitfall, finding, plan, refusal or alert instead; `list` shows all codes.",
 )  # fmt: skip
 @STATE
 @click.option(
@@ -56,7 +56,7 @@ def command(
 
     TARGET is a workload (NAME or NAMESPACE/NAME: all its targets), ADDRESS:PORT, or a target's URL as
     Prometheus shows it. With --proxy, explain a target of a scrape proxy that runs without a mesh. With
-    --code, explain a code that observe, plan, verify or the scrape proxy shows; nothing needs to run.
+    --code, explain a code that observe, plan, verify, the scrape proxy or an alert shows; nothing runs.
     Exit codes: 0 healthy (--code: explained), 1 something is wrong, 2 could not run.
     """
     if (code is None) == (target is None):

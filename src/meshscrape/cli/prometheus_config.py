@@ -61,7 +61,11 @@ def interval_seconds(text: str, where: str) -> float:
     metavar="DIR",
     help="With --direct: directory with one JOB.json of targets per job (Prometheus' file_sd format).",
 )
-@click.option("--scrape-interval", default="5s", show_default=True, metavar="DURATION")
+@click.option(
+    "--scrape-interval",
+    metavar="DURATION",
+    help="How often to scrape.  [default: 5s on this machine, 15s with --kubernetes]",
+)
 @click.option(
     "--for",
     "collector",
@@ -91,7 +95,8 @@ def interval_seconds(text: str, where: str) -> float:
 )
 def command(
     state: Path | None, proxy: str | None, discovery: str | None, token_file: Path | None,
-    jobs: tuple[str, ...], direct: bool, certs: Path | None, targets: Path | None, scrape_interval: str,
+    jobs: tuple[str, ...], direct: bool, certs: Path | None, targets: Path | None,
+    scrape_interval: str | None,
     collector: str, kubernetes: bool, namespaces: tuple[str, ...],
     keep_own_series: bool, existing: Path | None,
 ) -> int:  # fmt: skip
@@ -103,7 +108,7 @@ def command(
     With --kubernetes, for a scraper in a cluster that has a workload certificate there.
     """
     chosen = cast(Collector, collector)
-    interval = interval_seconds(scrape_interval, "--scrape-interval")
+    interval = interval_seconds(scrape_interval or ("15s" if kubernetes else "5s"), "--scrape-interval")
     if kubernetes:
         _refuse_others("--kubernetes", proxy=proxy, direct=direct, targets=targets)
         say(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.options import MANAGED_LABELS
-from meshscrape.prometheus.rules import RuleOptions, prometheus_rule, rules_file
+from meshscrape.prometheus.rules import RUNBOOK, RuleOptions, prometheus_rule, rules_file
 from meshscrape.prometheus.targets import JOBS, MERGED_JOB
+
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:
@@ -66,6 +70,20 @@ def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:
     show_default=True,
     help="A job that must have targets; repeatable.",
 )
+@click.option(
+    "--runbook-url",
+    "runbook",
+    default=RUNBOOK,
+    show_default=True,
+    metavar="URL",
+    help="Where you serve docs/runbook.md; every alert's runbook_url is its section there.",
+)
+@click.option(
+    "--cluster-label",
+    default="",
+    metavar="LABEL",
+    help="Keep this label in every alert, for one rule engine over several clusters (ThanosRuler, Mimir).",
+)
 def command(
     target: str,
     namespace: str,
@@ -74,10 +92,23 @@ def command(
     certificate_left: str,
     root_left: str,
     jobs: tuple[str, ...],
+    runbook: str,
+    cluster_label: str,
 ) -> int:
-    """Print the alerting rules; docs/prometheus.md says what each one means."""
+    """Print the alerting rules; docs/runbook.md has a section for each alert.
+
+    Exit codes: 0 written, 2 could not run.
+    """
+    if cluster_label and not _LABEL.fullmatch(cluster_label):
+        raise InputError(
+            f"{cluster_label!a} is not the name of a label", where="--cluster-label", remedy="write cluster"
+        )
     options = RuleOptions(
-        _seconds(certificate_left, "--certificate-left"), _seconds(root_left, "--root-left"), jobs
+        _seconds(certificate_left, "--certificate-left"),
+        _seconds(root_left, "--root-left"),
+        jobs,
+        runbook=runbook,
+        cluster_label=cluster_label,
     )
     chosen = {**key_values(labels, "--label"), **MANAGED_LABELS}
     if target == "file":

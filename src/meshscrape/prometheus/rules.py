@@ -6,6 +6,7 @@ scrape proxy and from `meshscrape verify --watch`. A rule whose metrics are not 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -30,6 +31,8 @@ POLICY_REASONS = (
     "tls-failed", "denied-by-target", "bad-token",
 )  # fmt: skip
 _POD = "namespace, pod, workload"
+# The page in this repository; an address only where somebody serves it.
+RUNBOOK = "docs/runbook.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,16 @@ class RuleOptions:
 
     The default fits Istio's certificates of 24 h, which are renewed with about 12 h left. `root_left`: the
     same for a root. `jobs`: the jobs that must have targets. `sample_limit`: the limit of one scrape; the
-    alert fires at 80 % of it (0: no alert).
+    alert fires at 80 % of it (0: no alert). `runbook` is the address of the page with a section per alert.
+    `cluster_label` (empty: none) is the label by which one rule engine tells several clusters apart.
     """
 
     certificate_left: int = 6 * 3600
     root_left: int = 30 * 86400
     jobs: tuple[str, ...] = (MERGED_JOB,)
     sample_limit: int = SAMPLE_LIMIT
+    runbook: str = RUNBOOK
+    cluster_label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +65,24 @@ class Alert:
     description: str
     labels: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
-    def rule(self) -> dict[str, Any]:
-        """Return the rule in Prometheus's format."""
+    def rule(self, runbook: str = RUNBOOK, cluster_label: str = "") -> dict[str, Any]:
+        """Return the rule as Prometheus writes it; `cluster_label` stays in every grouping."""
         return {
             "alert": self.name,
-            "expr": self.expression,
+            "expr": _by_cluster(self.expression, cluster_label) if cluster_label else self.expression,
             "for": self.lasting,
             "labels": {"severity": self.severity, **self.labels},
-            "annotations": {"summary": self.summary, "description": self.description},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": f"{runbook}#{self.name.lower()}",
+            },
         }
+
+
+def _by_cluster(expression: str, label: str) -> str:
+    """Return an expression whose groupings keep the label of the cluster."""
+    return re.sub(rf"\b(by|on) \((?!{label}\b)", rf"\1 ({label}, ", expression)
 
 
 def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
@@ -80,7 +95,10 @@ def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
         "meshscrape-verify": _verify(),
         "meshscrape-ca": _authority(),
     }
-    return [{"name": name, "rules": [alert.rule() for alert in alerts]} for name, alerts in groups.items()]
+    return [
+        {"name": name, "rules": [alert.rule(options.runbook, options.cluster_label) for alert in alerts]}
+        for name, alerts in groups.items()
+    ]
 
 
 def rules_file(options: RuleOptions) -> str:
@@ -114,7 +132,7 @@ def _targets(options: RuleOptions) -> Iterator[Alert]:
     for job in options.jobs:
         yield Alert(
             "MeshTargetsAbsent",
-            f'absent(up{{job="{job}"}})',
+            _absent(job, options.cluster_label),
             "10m",
             "critical",
             f"{job} has no targets at all",
@@ -142,6 +160,14 @@ def _targets(options: RuleOptions) -> Iterator[Alert]:
         "missing (OUTPUT_CERTS of the sidecar, the mount, the path). Prometheus tries again at the next "
         "change in discovery.",
     )
+
+
+def _absent(job: str, cluster_label: str) -> str:
+    """Return the expression for a job without targets; `absent` sees only the last cluster."""
+    if not cluster_label:
+        return f'absent(up{{job="{job}"}})'
+    mine = f'group by ({cluster_label}) (up{{job="{job}"}})'
+    return f"group by ({cluster_label}) (up) unless on ({cluster_label}) {mine}"
 
 
 def _certificates(options: RuleOptions) -> Iterator[Alert]:

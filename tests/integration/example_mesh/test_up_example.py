@@ -56,6 +56,7 @@ def test_status_of_a_running_mesh_is_a_table(example_mesh: Up) -> None:
 
 def test_documents_of_a_running_mesh_follow_their_schemas(example_mesh: Up) -> None:
     """The explanation of a workload, the report of verify, the state of the root's rotation."""
+    example_mesh.wait_until_up()
     for kind, words in {
         "Explanation": ("explain", "httpbin"),
         "VerifyReport": ("verify", "--only", "scraper-admitted"),

@@ -46,7 +46,7 @@ def test_jobs_of_a_cluster(collector: str) -> None:
     config = yaml.safe_load(text)
     if collector == "otel":
         config = config["receivers"]["prometheus"]["config"]
-    assert config["global"] == {"scrape_interval": "5s", "scrape_timeout": "5s"}
+    assert config["global"] == {"scrape_interval": "15s", "scrape_timeout": "10s"}
     wanted = secure_jobs(ClusterJobs("/c", ("shop",)))
     assert [job["tls_config"] for job in config["scrape_configs"]] == [job["tls_config"] for job in wanted]
     assert (config["scrape_configs"] == wanted) is (collector != "otel")

@@ -17,6 +17,7 @@ from meshscrape.cli.codes import explanations
 from meshscrape.cli.explain import command
 from meshscrape.envoy.refusals import CATALOGUE
 from meshscrape.errors import InputError
+from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from meshscrape.verify.registry import CHECKS
 
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
@@ -76,3 +77,23 @@ def test_unknown_code_names_near_ones() -> None:
         explain("web", "--code", "half-hardened")
     with pytest.raises(InputError, match="neither a target nor a code"):
         explain()
+
+
+def test_every_alert_has_its_section_in_the_runbook() -> None:
+    """runbook_url leads to a heading of docs/runbook.md with what it means, how to see it, what to do."""
+    alerts = [rule for group in rule_groups(RuleOptions()) for rule in group["rules"]]
+    known = explanations()
+    assert {rule["alert"] for rule in alerts} == {code for code, each in known.items() if each.of == "alert"}
+    for rule in alerts:
+        explained = known[rule["alert"]]
+        assert rule["annotations"]["runbook_url"] == explained.page
+        for words in ("What it means:", "How to see it:", "What to do:"):
+            assert words in explained.text, rule["alert"]
+
+
+def test_runbook_address_can_be_chosen() -> None:
+    """Where the page is served, the links lead there."""
+    for group in rule_groups(RuleOptions(runbook="https://wiki.example/runbook")):
+        for rule in group["rules"]:
+            section = f"#{rule['alert'].lower()}"
+            assert rule["annotations"]["runbook_url"] == f"https://wiki.example/runbook{section}"
