@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +25,7 @@ _MIB = 1024 * 1024
 _DEFAULT_LIMIT = 1024
 _LIMIT = "meshscrape.input-limit"
 _PLAIN = "meshscrape.files"
+_EXAMPLE = "meshscrape.example"
 _STANDARD_INPUT = "standard input"
 
 
@@ -39,7 +41,7 @@ def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
         callback=_keep_limit,
         help="Largest file or stream to read, in MiB.",
     )
-    files = click.option(
+    named = click.option(
         "-f",
         "--filename",
         "files",
@@ -52,7 +54,18 @@ def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "plain", nargs=-1, metavar="[FILE]...", type=click.Path(allow_dash=True), expose_value=False,
         callback=_keep_plain,
     )  # fmt: skip
-    return plain(files(limit(cluster_options(function))))
+    example = click.option(
+        "--example",
+        is_flag=True,
+        expose_value=False,
+        callback=_keep_example,
+        help="Read the small cluster that comes with meshscrape.",
+    )
+    return plain(named(example(limit(cluster_options(function)))))
+
+
+def _keep_example(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[_EXAMPLE] = value
 
 
 def _keep_plain(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
@@ -74,6 +87,10 @@ def read_inventory(names: Sequence[str]) -> Inventory:
     """
     context = click.get_current_context(silent=True)
     names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
+    if context and context.meta.get(_EXAMPLE):
+        if names:
+            raise InputError("it is read alone", where="--example", remedy="leave out the files")
+        names = (str(files("meshscrape.cli").joinpath("example", "cluster.yaml")),)
     if not names:
         return live_inventory()
     refuse_cluster_options()
