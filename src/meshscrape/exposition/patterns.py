@@ -76,17 +76,17 @@ _NOISE = rb"(?m)^(?: [ \t]*+\n | " + _COMMENT + rb")++"
 def _first_labels() -> bytes:
     """Return the pattern for the labels of a run's first line, which captures distinct names.
 
-    A group without a label captures the preceding character, which is not a letter. Otherwise it would keep
-    a name from the previous run.
+    Where the labels end, the next group captures the preceding character, which is not a letter. Otherwise
+    it would keep a name from the previous run. Groups after that one may keep theirs: nothing reads them.
     """
-    pieces = []
-    for number in range(MAX_LABELS):
+    rest = b""
+    for number in reversed(range(MAX_LABELS)):
         comma = rb'(?<="),' if number else b""
         earlier = b"|".join(rb"\g{l%d}" % before for before in range(number))
         distinct = rb"(?!(?:" + earlier + rb")=)" if earlier else b""
         label = comma + distinct + rb"(?<l%d>LABEL)=VALUE" % number
-        pieces.append(rb"(?>(?|" + label + rb"|(?<=(?<l%d>\W))))" % number)
-    return rb'(?:\{%s(?:(?<="),)?+\})?+' % b"".join(pieces)
+        rest = rb"(?>(?|" + label + rest + rb"|(?<=(?<l%d>\W))))" % number
+    return rb'(?:\{%s(?:(?<="),)?+\})?+' % rest
 
 
 def _same_labels() -> bytes:

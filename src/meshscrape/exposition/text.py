@@ -10,11 +10,14 @@ from meshscrape.exposition.patterns import families_end
 from meshscrape.exposition.scan import Mender
 from meshscrape.exposition.source import LineMerge, MergeLimits, OwnerName
 
-# The metadata of a valid chunk, except in its first line: name and type of each TYPE line, nothing of a HELP
-# line.
-_METADATA = re.compile(rb"\n# (?:TYPE ([^ ]+) (.*)|HELP )")
-_FIRST_METADATA = re.compile(rb"\n# ")  # twice as fast as bytes.find
-_TYPE_LINE = re.compile(rb"# TYPE ([^ ]+) (.*)")
+# A HELP or TYPE line; name and type of a TYPE line, nothing of a HELP line.
+_METADATA_LINE = re.compile(rb"# (?:TYPE ([^ ]+) (.*)|HELP )")
+_METADATA = re.compile(rb"\n" + _METADATA_LINE.pattern)
+_COMMENT = re.compile(rb"\n# ")
+# Searching for one byte is ten times as fast as searching for more, so `#` is searched for, this many times a
+# chunk at most: in a chunk with more of them, each search costs more than it saves.
+_MARKS = 64
+_LINE_FEED = ord("\n")
 # Consecutive lines of one family. The input is canonical, so the next character shows where a name ends. The
 # group that closed last tells the kind of block: h, s or p (the type's name), lone or bare.
 _BLOCK = re.compile(
@@ -107,25 +110,21 @@ class TextMerge(LineMerge):
         start = self._end_of_current(data)
         if start < 0 or not (self._trusted or families_end(data, start) == len(data)):
             return False
-        metadata = _METADATA.findall(data, max(0, start - 1))
-        first = _TYPE_LINE.match(data) if start == 0 else None
+        metadata = _metadata(data, start)
         typed = [family for family in metadata if family[0]]
-        if first is not None:
-            typed.insert(0, (first[1], first[2]))
         if not self._own_all(typed):
             return False
         if typed:
             self._current, self._keeping = typed[-1], True
         self._help_open = _ends_with_type_alone(data)
-        self._metadata_lines = len(metadata) + (start == 0)
+        self._metadata_lines = len(metadata)
         return True
 
     def _end_of_current(self, data: bytes) -> int:
         """Return where the lines of the current family end; -1 if other lines precede the first metadata."""
         if data.startswith(b"# "):
             return 0
-        following = _FIRST_METADATA.search(data)
-        start = len(data) if following is None else following.start() + 1
+        start = _first_comment(data)
         if self._current is None or not self._keeping:
             return -1
         if self._trusted:
@@ -236,6 +235,35 @@ class TextMerge(LineMerge):
     def _drop(self, name: bytes, kind: bytes) -> None:
         super()._drop(name, kind)
         self._current, self._keeping, self._help_open = (name, kind), False, False
+
+
+def _metadata(data: bytes, start: int) -> list[tuple[bytes, bytes]]:
+    """Return name and type of every TYPE line from the line at `start` on, two empty ones for a HELP line."""
+    found: list[tuple[bytes, bytes]] = []
+    position = start
+    for _ in range(_MARKS):
+        position = data.find(b"#", position)
+        if position < 0:
+            return found
+        if not position or data[position - 1] == _LINE_FEED:
+            match = _METADATA_LINE.match(data, position)
+            found += [] if match is None else [(match[1] or b"", match[2] or b"")]
+        position += 1
+    return found + _METADATA.findall(data, position)
+
+
+def _first_comment(data: bytes) -> int:
+    """Return where the first line that begins with `# ` begins, the end if none does."""
+    position = 0
+    for _ in range(_MARKS):
+        position = data.find(b"#", position)
+        if position < 0:
+            return len(data)
+        if data.startswith(b"\n# ", max(0, position - 1)):
+            return position
+        position += 1
+    match = _COMMENT.search(data, position)
+    return len(data) if match is None else match.start() + 1
 
 
 def _metadata_in(lines: bytes) -> int:

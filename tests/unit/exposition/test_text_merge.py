@@ -227,15 +227,30 @@ def test_any_number_of_labels(labels: int) -> None:
     assert source.malformed_lines == repeated.count(b"\n")
 
 
+@pytest.mark.parametrize("chunk", [50, 700, 10**6])
+@pytest.mark.parametrize("before", [0, 1, 60, 200])
+def test_marks_in_values_hide_no_family(before: int, chunk: int) -> None:
+    """However many `#` stand in values, a family behind them is found, and a later source's copy left out."""
+    values = b"".join(b'a{x="%d # TYPE b gauge"} 1\n' % number for number in range(before))
+    body = b"# TYPE a gauge\n" + values + b"# HELP b text\n# TYPE b gauge\nb 1\n# TYPE c gauge\nc 1\n"
+    merger = Merger()
+    first, second = merger.source("one"), merger.source("two")
+    pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)]
+    assert b"".join([first.feed(piece) for piece in pieces]) + first.finish() == body
+    assert first.series == before + 2
+    assert second.feed(b"# TYPE b gauge\nb 2\n# TYPE d gauge\nd 1\n") == b"# TYPE d gauge\nd 1\n"
+
+
 def test_labels_of_the_line_before_do_not_leak() -> None:
     """A line with other labels is judged anew, whatever labels the lines before it had."""
     body = (
         b'# TYPE a gauge\na{b="1",c="2",d="3",e="4"} 1\na{e="1"} 1\na{e="1",c="2",d="3",e="4"} 1\n'
         b'a{"="1"} 1\na{b="1","="2"} 1\na{b="1",,c="2"} 1\na{,b="1"} 1\na{b="1",} 1\na{,} 1\n'
+        b'a{c="1"} 1\na{c="1",c="2"} 1\na 1\na{c="1",c="2"} 1\n'
     )
     out, (source,) = merged(body)
-    assert out == b'# TYPE a gauge\na{b="1",c="2",d="3",e="4"} 1\na{e="1"} 1\na{b="1",} 1\n'
-    assert source.malformed_lines == 6
+    assert out == b'# TYPE a gauge\na{b="1",c="2",d="3",e="4"} 1\na{e="1"} 1\na{b="1",} 1\na{c="1"} 1\na 1\n'
+    assert source.malformed_lines == 8
 
 
 FLOODS = {

@@ -31,6 +31,15 @@ def test_chunks_come_back_together(chunks: list[bytes], step: int) -> None:
     assert reader.ended
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 11, 100])
+def test_chunks_of_one_size_and_a_trailer_that_looks_like_one(step: int) -> None:
+    """Chunks like the one before are read without reading their size lines; a trailer is never a chunk."""
+    reader = ChunkedReader()
+    framed = b"3\r\nabc\r\n" * 5 + b"0\r\n3\r\nabc\r\n\r\n"
+    assert read(reader, framed, step) == b"abc" * 5
+    assert reader.ended
+
+
 @pytest.mark.parametrize("cut", range(1, 18))
 def test_an_unfinished_chunked_body_never_ends(cut: int) -> None:
     """Every proper beginning of a chunked body is known to be unfinished."""
@@ -50,6 +59,7 @@ def test_an_unfinished_chunked_body_never_ends(cut: int) -> None:
         b"1_0\r\n",
         b"3\r\nabcdef",
         b"1\r\nab\r\n",
+        b"1\r\na\r\n1\r\nab\r\n",
         b"f" * 16 + b"\r\n",
         b"1" + b" " * MAX_LINE,
     ],

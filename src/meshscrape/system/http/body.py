@@ -76,6 +76,8 @@ class ChunkedReader:
         self.ended = False
         self._held = b""
         self._left = 0  # bytes of the chunk, then 2 for its line end
+        self._size_line = b""  # of the chunk before, with its line end
+        self._size = 0
         self._in_trailer = False
 
     def feed(self, data: bytes) -> bytes:
@@ -94,10 +96,20 @@ class ChunkedReader:
             elif self._left:
                 position = self._line_end(data, position)
             else:
-                position = self._line(data, position)
+                position = self._line(data, self._past_alike(data, position, pieces))
             if position < 0:
                 break
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _past_alike(self, data: bytes, position: int, pieces: list[bytes]) -> int:
+        """Past whole chunks with the size line of the one before: most are, and reading it costs the most."""
+        line = self._size_line
+        begin = position + len(line)
+        while line and data.startswith(line, position) and data.startswith(b"\r\n", begin + self._size):
+            pieces.append(data[begin : begin + self._size])
+            position = begin + self._size + 2
+            begin = position + len(line)
+        return position
 
     def _line_end(self, data: bytes, position: int) -> int:
         """Past the CRLF after a chunk; -1 when it is not all there."""
@@ -126,6 +138,8 @@ class ChunkedReader:
         length = int(digits, 16)
         if length:
             self._left = length + 2
+            self._size_line, self._size = data[position : end + 2], length
         else:
             self._in_trailer = True
+            self._size_line = b""
         return end + 2
