@@ -115,7 +115,10 @@ def _refuse_misspelt(name: str, where: Where) -> None:
     if known is not None:
         if name not in known and not name.startswith(f"{names.LOCAL_COMMAND}."):
             raise InputError(
-                "unknown annotation", where=_place(where, name), remedy=suggestion(name, known, 0.85)
+                "unknown annotation",
+                where=_place(where, name),
+                remedy=suggestion(name, known, 0.85),
+                code="unknown-annotation",
             )
         return
     if not slash:
@@ -124,7 +127,12 @@ def _refuse_misspelt(name: str, where: Where) -> None:
     if near is None and prefix in _PREFIXES and name not in _OPEN:
         near = closest(name, [other for other in _OPEN if other.startswith(f"{prefix}/")], 0.92)
     if near:
-        raise InputError("unknown annotation", where=_place(where, name), remedy=f"did you mean {near}?")
+        raise InputError(
+            "unknown annotation",
+            where=_place(where, name),
+            remedy=f"did you mean {near}?",
+            code="unknown-annotation",
+        )
 
 
 def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: Where) -> tuple[ScrapeSource, ...]:
@@ -179,7 +187,7 @@ def _local_commands(annotations: Mapping[str, str], where: Where) -> dict[str, s
             words = shlex.split(value)
         except ValueError as error:
             raise InputError(
-                f"not a command line ({error})", where=place, remedy="close the quote"
+                f"not a command line ({error})", where=place, remedy="close the quote", code="not-a-command"
             ) from error
         if not words:
             raise InputError(

@@ -34,7 +34,10 @@ def parse_duration(text: str, where: Where = "") -> timedelta:
     # The limit also bounds the work on hostile input; no sensible duration is nearly as long.
     if len(text) > 64 or _DURATION.fullmatch(text) is None:
         raise InputError(
-            f"{shorten(text)} is not a duration", where=where, remedy="write it as 24h, 90m or 1h30m0s"
+            f"{shorten(text)} is not a duration",
+            where=where,
+            remedy="write it as 24h, 90m or 1h30m0s",
+            code="not-a-duration",
         )
     total = sum(Fraction(number) * _NANOSECONDS[unit] for number, unit in _numbers(text))
     if total > _LONGEST:

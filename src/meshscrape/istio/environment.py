@@ -47,6 +47,7 @@ def check_kubernetes_name(text: str, where: Where) -> str:
             f"{shorten(text)} cannot name a Kubernetes object",
             where=where,
             remedy="use lower case letters, digits, '-' and '.', beginning and ending with a letter or digit",
+            code="not-a-name",
         )
     return text
 
@@ -58,6 +59,7 @@ def check_namespace(text: str, where: Where) -> str:
             f"{shorten(text)} cannot name a namespace",
             where=where,
             remedy="use at most 63 lower case letters, digits and '-'",
+            code="not-a-name",
         )
     return check_kubernetes_name(text, where)
 

@@ -243,9 +243,9 @@ class Field:
         """Return the place as text: `mesh.yaml:37: Deployment default/httpbin: spec.replicas`."""
         return str(self.place)
 
-    def refuse(self, what: str, remedy: str) -> NoReturn:
-        """Raise InputError here."""
-        raise InputError(what, where=self.place, remedy=remedy)
+    def refuse(self, code: str, what: str, remedy: str) -> NoReturn:
+        """Raise InputError here; `code` says which mistake it is, in kebab-case."""
+        raise InputError(what, where=self.place, remedy=remedy, code=code)
 
     def below(self, path: Path) -> Field:
         """Return the field at `path` under this one; its value is None when it is not there."""
@@ -268,7 +268,11 @@ class Field:
         if found.value is None and not required:
             return Field(found.document, found.owner, found.path, {})
         if not isinstance(found.value, Mapping):
-            found.refuse("missing" if found.value is None else "not a mapping", f"write {key}: with fields")
+            found.refuse(
+                "missing" if found.value is None else "not-a-mapping",
+                "missing" if found.value is None else "not a mapping",
+                f"write {key}: with fields",
+            )
         return found
 
     def items(self, key: str) -> list[Field]:
@@ -276,7 +280,7 @@ class Field:
         found = self.elements(key)
         for item in found:
             if not isinstance(item.value, Mapping):
-                item.refuse("not a mapping", "write its fields as name: value")
+                item.refuse("not-a-mapping", "not a mapping", "write its fields as name: value")
         return found
 
     def elements(self, key: str) -> list[Field]:
@@ -285,7 +289,7 @@ class Field:
         if found.value is None:
             return []
         if not isinstance(found.value, list):
-            found.refuse("not a list", "write its elements with dashes")
+            found.refuse("not-a-list", "not a list", "write its elements with dashes")
         return [
             Field(self.document, self.owner, (*found.path, index), value)
             for index, value in enumerate(found.value)
@@ -297,21 +301,25 @@ class Field:
         if found.value is None and default is not None:
             return default
         if found.value is None or found.value == "":
-            found.refuse("missing", f"write {key}")
+            found.refuse("missing", "missing", f"write {key}")
         return found.as_text()
 
     def as_text(self) -> str:
         """Return this value, which must be a string."""
         if not isinstance(self.value, str):
-            self.refuse(f"{shorten(self.value)} is not a string", "quote it")
+            self.refuse("not-a-string", f"{shorten(self.value)} is not a string", "quote it")
         return self.value
 
     def port(self, key: str) -> int:
         """Return the port number `key`, which must be there."""
         found = self.at(key)
         if not isinstance(found.value, int) or isinstance(found.value, bool):
-            found.refuse("missing" if found.value is None else "not a number", f"write {key}: 9080")
-        return parse_port(str(found.value), found.where)
+            found.refuse(
+                "missing" if found.value is None else "not-a-number",
+                "missing" if found.value is None else "not a number",
+                f"write {key}: 9080",
+            )
+        return parse_port(str(found.value), found.place)
 
     def strings(self, key: str) -> dict[str, str]:
         """Return the mapping of strings to strings `key` (labels, annotations); an absent one is empty."""
@@ -325,7 +333,9 @@ class Field:
             return
         for name in self.value:
             if name not in known:
-                self.at(name).refuse(f"unknown field {shorten(name)}", suggestion(name, known))
+                self.at(name).refuse(
+                    "unknown-field", f"unknown field {shorten(name)}", suggestion(name, known)
+                )
 
     def no_misspelt(self, *known: str, also: Collection[str] = ()) -> None:
         """Raise InputError for a field that is nearly one of `known`; the names in `also` are allowed."""
@@ -333,7 +343,9 @@ class Field:
             return
         for name in self.value:
             if name not in known and name not in also and (near := closest(name, known)):
-                self.at(name).refuse(f"unknown field {shorten(name)}", f"did you mean {near}?")
+                self.at(name).refuse(
+                    "unknown-field", f"unknown field {shorten(name)}", f"did you mean {near}?"
+                )
 
 
 def spell(path: Path) -> str:

@@ -50,7 +50,10 @@ def parse_port(text: str, where: Where, allow_zero: bool = False) -> int:
     if _NUMBER.fullmatch(text) is None or not lowest <= int(text) <= HIGHEST:
         off = ", or 0 for off" if allow_zero else ""
         raise InputError(
-            f"{shorten(text)} is not a port", where=where, remedy=f"write a number from 1 to {HIGHEST}{off}"
+            f"{shorten(text)} is not a port",
+            where=where,
+            remedy=f"write a number from 1 to {HIGHEST}{off}",
+            code="not-a-port",
         )
     return int(text)
 
@@ -69,6 +72,7 @@ def refuse_reserved(port: int, where: Where) -> None:
             f"port {port} is reserved for {PURPOSES[port]}",
             where=where,
             remedy="use another port",
+            code="reserved-port",
         )
 
 

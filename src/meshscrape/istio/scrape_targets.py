@@ -118,6 +118,7 @@ def check_path(path: str, where: Where) -> str:
             f"{shorten(path)} is not a path of a URL",
             where=where,
             remedy="begin it with / and leave out spaces, control characters and fragments",
+            code="not-a-path",
         )
     return path
 

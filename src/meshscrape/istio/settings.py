@@ -236,7 +236,9 @@ def _refuse_unknown(env: Mapping[str, str]) -> None:
         if name.startswith(OWN_PREFIX) and name not in OWN_VARIABLES | _FOREIGN_VARIABLES:
             near = difflib.get_close_matches(name, OWN_VARIABLES, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(OWN_VARIABLES))}"
-            raise InputError("unknown setting", where=Environment.place(name), remedy=remedy)
+            raise InputError(
+                "unknown setting", where=Environment.place(name), remedy=remedy, code="unknown-setting"
+            )
 
 
 def _trust_domain(environment: Environment) -> str:
@@ -346,7 +348,10 @@ def _check_ports(settings: AgentSettings) -> None:
         place = Environment.place(name)
         if port in taken:
             raise InputError(
-                f"port {port} is already taken by {taken[port]}", where=place, remedy="use another port"
+                f"port {port} is already taken by {taken[port]}",
+                where=place,
+                remedy="use another port",
+                code="port-twice",
             )
         if port != own:
             refuse_reserved(port, place)
@@ -399,4 +404,5 @@ def _check_application_ports(settings: AgentSettings, taken: Mapping[int, str]) 
                 f"port {port} is already taken by {taken[port]}",
                 where=Environment.place(name),
                 remedy="use another port for one of the two",
+                code="port-twice",
             )

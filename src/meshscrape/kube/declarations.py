@@ -86,8 +86,9 @@ class DeclaredService:
         spelled = ", ".join(f"{item.number}{f' ({item.name})' if item.name else ''}" for item in declared)
         raise InputError(
             f"no container declares port {port.target}",
-            where=self.named.root.below(port.path).where,
+            where=self.named.root.below(port.path).place,
             remedy=f"declare it as a containerPort; declared are {spelled or 'none'}",
+            code="no-such-port",
         )
 
 
@@ -95,8 +96,8 @@ def parse_named(document: Document, kind: str) -> Named:
     """Return the name and namespace of the object in `document`; the namespace defaults to `default`."""
     metadata = Field.of(document, kind).mapping("metadata", required=True)
     metadata.no_misspelt("name", "namespace", "labels", "annotations", also=("generateName",))
-    name = check_kubernetes_name(metadata.text("name"), metadata.at("name").where)
-    namespace = check_namespace(metadata.text("namespace", "default"), metadata.at("namespace").where)
+    name = check_kubernetes_name(metadata.text("name"), metadata.at("name").place)
+    namespace = check_namespace(metadata.text("namespace", "default"), metadata.at("namespace").place)
     root = Field.of(document, f"{kind} {namespace}/{name}")
     root.no_misspelt("apiVersion", "kind", "metadata", "spec", "status")
     return Named(kind, namespace, name, root)
@@ -109,7 +110,9 @@ def parse_deployment(named: Named) -> Deployment:
     spec.no_misspelt(*_DEPLOYMENT_FIELDS)
     replicas = spec.at("replicas")
     if replicas.value not in (None, 1) or isinstance(replicas.value, bool):
-        replicas.refuse("the local mesh runs one pod per workload", "write replicas: 1 or remove it")
+        replicas.refuse(
+            "replicas", "the local mesh runs one pod per workload", "write replicas: 1 or remove it"
+        )
     template = spec.mapping("template", required=True)
     template.no_misspelt("metadata", "spec")
     metadata = template.mapping("metadata")
@@ -142,7 +145,9 @@ def _refuse_misplaced_annotations(metadata: Field) -> None:
     for name in metadata.strings("annotations"):
         if name.startswith(_OWN_NAMESPACES):
             metadata.at("annotations").at(name).refuse(
-                "the annotation does nothing here", "move it to spec.template.metadata.annotations"
+                "misplaced-annotation",
+                "the annotation does nothing here",
+                "move it to spec.template.metadata.annotations",
             )
 
 
@@ -150,7 +155,11 @@ def _check_selector(spec: Field, labels: Mapping[str, str]) -> None:
     selector = spec.mapping("selector")
     selector.only("matchLabels", "matchExpressions")
     if not matches(selector.strings("matchLabels"), labels):
-        selector.refuse("does not match the labels of the template", "write the same labels in both places")
+        selector.refuse(
+            "selector-mismatch",
+            "does not match the labels of the template",
+            "write the same labels in both places",
+        )
 
 
 def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
@@ -172,11 +181,13 @@ def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
 def _refuse_uninjected(metadata: Field, labels: Mapping[str, str], annotations: PodAnnotations) -> None:
     label = labels.get(INJECT)
     place = metadata.at("labels").at(INJECT)
-    inject = annotations.inject if label is None else parse_boolean(label, place.where)
+    inject = annotations.inject if label is None else parse_boolean(label, place.place)
     if inject is False:
         where = place if label is not None else metadata.at("annotations").at(INJECT)
         where.refuse(
-            "a workload without a sidecar is not part of the mesh", f"remove {INJECT} or the whole workload"
+            "not-in-mesh",
+            "a workload without a sidecar is not part of the mesh",
+            f"remove {INJECT} or the whole workload",
         )
 
 
@@ -185,7 +196,7 @@ def _containers(pod: Field, annotations: PodAnnotations, annotations_field: Fiel
     names = [item.text("name") for item in items]
     for item in items:
         if names.count(item.text("name")) > 1:
-            item.at("name").refuse("two containers have this name", "give each its own")
+            item.at("name").refuse("container-twice", "two containers have this name", "give each its own")
     commands = _commands(names, annotations, annotations_field)
     ports: set[int] = set()
     return tuple(_container(item, commands, ports) for item in items)
@@ -197,13 +208,17 @@ def _commands(names: list[str], annotations: PodAnnotations, place: Field) -> di
     for name in commands:
         if name not in names:
             place.at(f"{LOCAL_COMMAND}.{name}").refuse(
-                f"no container is called {shorten(name)}", f"containers are {', '.join(names) or 'none'}"
+                "no-container",
+                f"no container is called {shorten(name)}",
+                f"containers are {', '.join(names) or 'none'}",
             )
     if only is None:
         return commands
     if len(names) != 1 or commands:
         place.at(LOCAL_COMMAND).refuse(
-            f"the pod has {len(names)} containers", f"write {LOCAL_COMMAND}.CONTAINER for each"
+            "which-container",
+            f"the pod has {len(names)} containers",
+            f"write {LOCAL_COMMAND}.CONTAINER for each",
         )
     return {names[0]: only}
 
@@ -220,10 +235,12 @@ def _container(item: Field, commands: Mapping[str, str], taken: set[int]) -> Con
         if not port.tcp:
             continue
         place = item.below(port.path).at("containerPort")
-        refuse_reserved(port.number, place.where)
+        refuse_reserved(port.number, place.place)
         if port.number in taken:
             place.refuse(
-                f"port {port.number} is declared twice", "containers of a pod share their ports: use another"
+                "port-twice",
+                f"port {port.number} is declared twice",
+                "containers of a pod share their ports: use another",
             )
         taken.add(port.number)
         ports.append(ContainerPortSpec(port.name, port.number))
@@ -240,11 +257,11 @@ def _env(container: Field) -> dict[str, tuple[str, Field]]:
         item = container.below(variable.path)
         if variable.value is None:
             item.at("valueFrom").refuse(
-                "the local mesh cannot read values from other objects", "write the value itself"
+                "value-from", "the local mesh cannot read values from other objects", "write the value itself"
             )
         if "=" in variable.name or "\0" in variable.name:
             item.at("name").refuse(
-                f"{shorten(variable.name)} cannot name a variable", "remove the '=' from it"
+                "not-a-variable", f"{shorten(variable.name)} cannot name a variable", "remove the '=' from it"
             )
         env[variable.name] = (variable.value, item)
     return env

@@ -55,11 +55,13 @@ def parse_gateway(named: Named) -> GatewayObject:
     spec.only("selector", "servers")
     selector = spec.strings("selector")
     if not selector:
-        spec.at("selector").refuse("missing", "write the labels of the gateway's pod")
+        spec.at("selector").refuse("missing", "missing", "write the labels of the gateway's pod")
     servers = spec.items("servers")
     if len(servers) != 1:
         spec.at("servers").refuse(
-            f"{len(servers)} servers are declared", "write exactly one server, with protocol HTTP"
+            "one-server",
+            f"{len(servers)} servers are declared",
+            "write exactly one server, with protocol HTTP",
         )
     server = servers[0]
     server.only("port", "hosts", "name")
@@ -67,17 +69,17 @@ def parse_gateway(named: Named) -> GatewayObject:
     port = server.mapping("port", required=True)
     port.only("number", "name", "protocol", "targetPort")
     if (protocol := port.text("protocol")).upper() not in ("HTTP", "HTTP2"):
-        port.at("protocol").refuse(f"{shorten(protocol)} is not supported here", "write HTTP")
+        port.at("protocol").refuse("not-http", f"{shorten(protocol)} is not supported here", "write HTTP")
     return GatewayObject(named, selector, port.port("number"), port.at("number"))
 
 
 def _check_hosts(parent: Field) -> None:
     hosts = parent.elements("hosts")
     if not hosts:
-        parent.at("hosts").refuse("missing", 'write ["*"]')
+        parent.at("hosts").refuse("missing", "missing", 'write ["*"]')
     for host in hosts:
         if host.as_text().rpartition("/")[2] != "*":
-            host.refuse(_EVERY_HOST, 'write "*"')
+            host.refuse("every-host", _EVERY_HOST, 'write "*"')
 
 
 def parse_virtual_service(named: Named) -> VirtualService:
@@ -90,10 +92,12 @@ def parse_virtual_service(named: Named) -> VirtualService:
         namespace, slash, name = item.as_text().rpartition("/")
         gateways.append((namespace if slash else named.namespace, name, item))
     if not gateways:
-        spec.at("gateways").refuse("missing", "name a Gateway: only gateways route in the local mesh")
+        spec.at("gateways").refuse(
+            "missing", "missing", "name a Gateway: only gateways route in the local mesh"
+        )
     routes = tuple(route for item in spec.items("http") for route in _http_routes(item))
     if not routes:
-        spec.at("http").refuse("there is no route", "write at least one")
+        spec.at("http").refuse("missing", "there is no route", "write at least one")
     return VirtualService(named, tuple(gateways), routes)
 
 
@@ -101,10 +105,14 @@ def _http_routes(item: Field) -> list[HttpRoute]:
     item.only("name", "match", "route")
     routes = item.items("route")
     if len(routes) != 1:
-        item.at("route").refuse(f"{len(routes)} destinations are given", "write exactly one")
+        item.at("route").refuse(
+            "one-destination", f"{len(routes)} destinations are given", "write exactly one"
+        )
     routes[0].only("destination", "weight")
     if routes[0].at("weight").value not in (None, 100):
-        routes[0].at("weight").refuse("traffic is not divided here", "write 100 or remove it")
+        routes[0].at("weight").refuse(
+            "divided-traffic", "traffic is not divided here", "write 100 or remove it"
+        )
     destination = routes[0].mapping("destination", required=True)
     destination.only("host", "port")
     host = destination.text("host")
@@ -119,7 +127,7 @@ def _prefix(match: Field) -> str:
     match.only("name", "uri")
     uri = match.mapping("uri", required=True)
     uri.only("prefix")
-    return check_path(uri.text("prefix"), uri.at("prefix").where)
+    return check_path(uri.text("prefix"), uri.at("prefix").place)
 
 
 def resolve_gateways(
@@ -142,6 +150,7 @@ def resolve_gateways(
             before = serving.get(key, Gateway(*key, port))
             if before.port != port:
                 gateway.port_field.refuse(
+                    "two-ports",
                     f"{workload.namespace}/{workload.name} already listens on port {before.port}",
                     "write the same port in every Gateway of that workload",
                 )
@@ -158,6 +167,7 @@ def _refuse_hidden(gateway: GatewayObject, routes: Sequence[Route]) -> None:
         for earlier in routes[:index]:
             if route.prefix.startswith(earlier.prefix):
                 gateway.named.root.refuse(
+                    "route-never-taken",
                     f"the route for {route.prefix} is never taken, {earlier.prefix} comes first",
                     "declare longer prefixes first, and each prefix once",
                 )
@@ -175,7 +185,7 @@ def _routes_by_gateway(
         for namespace, name, place in virtual.gateways:
             if (namespace, name) not in routes:
                 known = ", ".join(f"{n}/{g}" for n, g in routes) or "none"
-                place.refuse(f"there is no Gateway {namespace}/{name}", f"declared are {known}")
+                place.refuse("no-gateway", f"there is no Gateway {namespace}/{name}", f"declared are {known}")
             routes[namespace, name] += resolved
     return routes
 
@@ -184,7 +194,9 @@ def _selected(gateway: GatewayObject, workloads: Iterable[Workload]) -> list[Wor
     found = [w for w in workloads if w.kind == "gateway" and matches(gateway.selector, w.labels)]
     if not found:
         gateway.named.root.at("spec").at("selector").refuse(
-            "no gateway workload has these labels", "write the labels of a gateway Deployment's template"
+            "selects-nothing",
+            "no gateway workload has these labels",
+            "write the labels of a gateway Deployment's template",
         )
     return found
 
@@ -203,7 +215,7 @@ def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterab
                     if isinstance(target, int)
                     else service.target_port(service_port, workload.containers)
                 )
-    refuse_reserved(port, gateway.port_field.where)
+    refuse_reserved(port, gateway.port_field.place)
     return port
 
 
@@ -218,12 +230,14 @@ def _resolve(
         candidates = [w for w in workloads if service.selects(w.namespace, w.labels)]
     if len(candidates) != 1:
         route.destination.at("host").refuse(
+            "one-workload-per-host",
             f"{len(candidates)} workloads are behind {owner}/{name}",
             "name a Service that selects one workload, or the workload itself",
         )
     workload = candidates[0]
     if workload.kind != "sidecar":
         route.destination.at("host").refuse(
+            "no-mutual-tls",
             f"{workload.namespace}/{workload.name} has no Envoy that takes mutual TLS",
             "route to a workload with a sidecar",
         )
@@ -239,7 +253,9 @@ def _host(route: HttpRoute, namespace: str) -> tuple[str, str]:
         case [name, owner] | [name, owner, "svc"] | [name, owner, "svc", "cluster", "local"]:
             return name, owner
     route.destination.at("host").refuse(
-        f"{shorten(route.host)} is not a host of the mesh", "write NAME, NAME.NAMESPACE or the long form"
+        "unknown-host",
+        f"{shorten(route.host)} is not a host of the mesh",
+        "write NAME, NAME.NAMESPACE or the long form",
     )
 
 
@@ -259,6 +275,7 @@ def _destination_port(route: HttpRoute, service: DeclaredService | None, workloa
     what = "which port is not said" if route.port is None else f"port {route.port} is not there"
     raise InputError(
         what,
-        where=place.where,
+        where=place.place,
         remedy=f"write port: {{number: …}}; ports are {', '.join(map(str, known)) or 'none'}",
+        code="which-port" if route.port is None else "no-such-port",
     )

@@ -135,8 +135,9 @@ def _collect(documents: Iterable[Document]) -> _Objects:
         if first is not named:
             raise InputError(
                 f"declared already at {first.root.document.where}",
-                where=named.where,
+                where=named.root.place,
                 remedy="rename one of the two",
+                code="declared-twice",
             )
         adders[kind](named)
     return objects
@@ -148,10 +149,12 @@ def _kind(document: Document) -> str:
     if kind not in _KINDS:
         near = closest(kind, _KINDS)
         known = f"did you mean {near}?" if near else f"supported are {', '.join(_KINDS)}"
-        root.at("kind").refuse(f"kind {shorten(kind)} is not supported", known)
+        root.at("kind").refuse("unsupported-kind", f"kind {shorten(kind)} is not supported", known)
     if version not in _KINDS[kind]:
         root.at("apiVersion").refuse(
-            f"{kind} of {shorten(version)} is not supported", f"write {' or '.join(_KINDS[kind])}"
+            "unsupported-version",
+            f"{kind} of {shorten(version)} is not supported",
+            f"write {' or '.join(_KINDS[kind])}",
         )
     return kind
 
@@ -161,7 +164,9 @@ def _workload(deployment: Deployment, objects: _Objects, policies: Policies) -> 
     account = deployment.service_account
     if account != "default" and (named.namespace, account) not in objects.accounts:
         deployment.service_account_field.refuse(
-            f"there is no ServiceAccount {named.namespace}/{account}", "declare it, or correct the name"
+            "no-service-account",
+            f"there is no ServiceAccount {named.namespace}/{account}",
+            "declare it, or correct the name",
         )
     pod_env = dict(deployment.annotations.proxy_config.metadata)
     pod_env |= {name: value for name, (value, _) in deployment.proxy_env.items()}
@@ -193,9 +198,16 @@ def _check_pod_env(pod_env: Mapping[str, str], deployment: Deployment) -> None:
     for name in pod_env:
         where = _variable_place(name, deployment)
         if name in _GIVEN:
-            raise InputError(f"{name} is set by the mesh", where=where, remedy="remove it")
+            raise InputError(
+                f"{name} is set by the mesh", where=where, remedy="remove it", code="set-by-the-mesh"
+            )
         if name not in known and (near := closest(name, known, 0.9)):
-            raise InputError(f"unknown setting {shorten(name)}", where=where, remedy=f"did you mean {near}?")
+            raise InputError(
+                f"unknown setting {shorten(name)}",
+                where=where,
+                remedy=f"did you mean {near}?",
+                code="unknown-setting",
+            )
 
 
 def _workload_kind(deployment: Deployment, pod_env: Mapping[str, str]) -> Kind:
@@ -267,6 +279,7 @@ def _check_announced(settings: AgentSettings, deployment: Deployment) -> None:
     ):
         if announced not in (None, port):
             deployment.annotations_field.at(name).refuse(
+                "announced-port",
                 f"port {announced} is announced, but {variable} is {port or 'off'}",
                 f"set {variable} in proxyMetadata to the same port",
             )

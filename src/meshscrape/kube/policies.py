@@ -33,7 +33,9 @@ class Policies:
             other = wide.setdefault(named.namespace, named)
             if other is not named:
                 named.root.refuse(
-                    f"{other.where} is for the whole namespace too", "keep one, or add a selector"
+                    "second-policy",
+                    f"{other.where} is for the whole namespace too",
+                    "keep one, or add a selector",
                 )
 
     def mode(self, namespace: str, labels: Mapping[str, str], port: int) -> InboundMode:
@@ -48,7 +50,9 @@ class Policies:
         ]
         if len(selecting) > 1:
             selecting[1].root.refuse(
-                f"{selecting[0].where} selects the same workload", "change one of the selectors"
+                "second-policy",
+                f"{selecting[0].where} selects the same workload",
+                "change one of the selectors",
             )
         return self._effective.of(namespace, labels).of(port)
 
@@ -69,12 +73,16 @@ class Policies:
             spec = named.root.at("spec")
             if not selected:
                 spec.at("selector").refuse(
-                    "no workload of the namespace has these labels", "write the labels of a pod template"
+                    "selects-nothing",
+                    "no workload of the namespace has these labels",
+                    "write the labels of a pod template",
                 )
             for port in policy.port_modes:
                 if not any(port in ports for ports in selected):
                     spec.at("portLevelMtls").at(str(port)).refuse(
-                        f"no selected workload declares port {port}", "write a containerPort of the workload"
+                        "port-not-declared",
+                        f"no selected workload declares port {port}",
+                        "write a containerPort of the workload",
                     )
 
 
@@ -84,6 +92,7 @@ def _policy(named: Named) -> PeerAuthentication:
     refuse_faults(named.root, policy.faults)
     if policy.selector and named.namespace == ROOT_NAMESPACE:
         named.root.at("spec").at("selector").refuse(
+            "root-selector",
             f"Istio ignores policies of {ROOT_NAMESPACE} that select workloads",
             "move it to another namespace, or remove the selector to set the mode of the whole mesh",
         )

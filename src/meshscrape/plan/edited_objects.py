@@ -65,9 +65,7 @@ class EditedObjects:
             refused = act()
         except InputError as error:
             place = f"{error.place}: " if error.where else ""
-            refused = Refused(
-                error.code or "unreadable", f"{place}{error.what}", error.remedy or "correct it"
-            )
+            refused = Refused("unreadable", f"{place}{error.what}", error.remedy or "correct it")
         except BaseException:
             self._state, self._entries = state, entries
             raise

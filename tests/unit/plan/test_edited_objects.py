@@ -88,7 +88,7 @@ def test_a_mistake_of_the_user_refuses_and_any_other_error_passes() -> None:
 
         if isinstance(error, InputError):
             refused = objects.whole(fail)
-            assert refused is not None and refused.code == "odd"
+            assert refused is not None and refused.code == "unreadable"
         else:
             with pytest.raises(KeyError):
                 objects.whole(fail)

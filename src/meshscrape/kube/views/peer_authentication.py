@@ -63,7 +63,7 @@ def peer_authentication(manifest: Manifest) -> PeerAuthentication:
     for text in ports.value:
         place = ports.at(text)
         if not selector:
-            place.fault("a port needs a selector", "add spec.selector.matchLabels")
+            place.fault("port-without-selector", "a port needs a selector", "add spec.selector.matchLabels")
         port = Reading(text, place.path, place.faults).port_number()
         mode = _mode(ports.mapping(text))
         if port is not None:
@@ -76,7 +76,9 @@ def _mode(mtls: Reading) -> InboundMode | None:
     mtls.only("mode")
     mode = mtls.text("mode", _UNSET)
     if mode not in _MODES:
-        mtls.at("mode").fault(f"{shorten(mode)} is not a mode", f"write one of {', '.join(_MODES)}")
+        mtls.at("mode").fault(
+            "not-a-mode", f"{shorten(mode)} is not a mode", f"write one of {', '.join(_MODES)}"
+        )
         return None
     return None if mode == _UNSET else cast(InboundMode, mode)
 

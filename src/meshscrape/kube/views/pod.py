@@ -44,7 +44,9 @@ def container_port(item: Reading) -> ContainerPort | None:
     item.only("containerPort", "name", "protocol", "hostPort", "hostIP")
     protocol = item.text("protocol", "TCP")
     if protocol not in PROTOCOLS:
-        item.at("protocol").fault(f"{shorten(protocol)} is not a protocol", "write TCP or remove it")
+        item.at("protocol").fault(
+            "not-a-protocol", f"{shorten(protocol)} is not a protocol", "write TCP or remove it"
+        )
     number = item.port("containerPort")
     return None if number is None else ContainerPort(number, item.text("name"), protocol, item.path)
 
@@ -62,7 +64,7 @@ def env_variables(container: Reading) -> list[EnvVariable]:
         item.only("name", "value", "valueFrom")
         name = item.text("name")
         if not name:
-            item.at("name").fault("missing", "write name")
+            item.at("name").fault("missing", "missing", "write name")
         elif item.at("valueFrom").value is not None:
             found.append(EnvVariable(name, None, item.path))
         else:

@@ -20,6 +20,7 @@ class Fault:
     """A field that cannot be used: where it is in its object, what is wrong, and what to do."""
 
     path: Path
+    code: str
     what: str
     remedy: str
 
@@ -37,9 +38,9 @@ class Reading:
         """Return the whole object as a field, with an empty list of faults."""
         return cls(data, (), [])
 
-    def fault(self, what: str, remedy: str) -> None:
+    def fault(self, code: str, what: str, remedy: str) -> None:
         """Note that this field cannot be used."""
-        self.faults.append(Fault(self.path, what, remedy))
+        self.faults.append(Fault(self.path, code, what, remedy))
 
     def at(self, *keys: str) -> Reading:
         """Return the field below this one; its value is None when it is absent."""
@@ -54,7 +55,7 @@ class Reading:
         if isinstance(below.value, Mapping):
             return below
         if below.value is not None:
-            below.fault("not a mapping", f"write {keys[-1]}: with fields")
+            below.fault("not-a-mapping", "not a mapping", f"write {keys[-1]}: with fields")
         return Reading({}, below.path, self.faults)
 
     def items(self, *keys: str) -> list[Reading]:
@@ -63,14 +64,14 @@ class Reading:
         if below.value is None:
             return []
         if not isinstance(below.value, list):
-            below.fault("not a list", "write its elements with dashes")
+            below.fault("not-a-list", "not a list", "write its elements with dashes")
             return []
         elements = [
             Reading(element, (*below.path, index), self.faults) for index, element in enumerate(below.value)
         ]
         for element in elements:
             if not isinstance(element.value, Mapping):
-                element.fault("not a mapping", "write its fields as name: value")
+                element.fault("not-a-mapping", "not a mapping", "write its fields as name: value")
         return [element for element in elements if isinstance(element.value, Mapping)]
 
     def text(self, key: str, default: str = "") -> str:
@@ -79,7 +80,7 @@ class Reading:
         if isinstance(below.value, str) and below.value:
             return below.value
         if below.value is not None and not isinstance(below.value, str):
-            below.fault(f"{shorten(below.value)} is not a string", "quote it")
+            below.fault("not-a-string", f"{shorten(below.value)} is not a string", "quote it")
         return default
 
     def strings(self, *keys: str) -> dict[str, str]:
@@ -90,14 +91,18 @@ class Reading:
             if isinstance(value, str):
                 found[str(key)] = value
             else:
-                below.at(key).fault(f"{shorten(value)} is not a string", "quote it")
+                below.at(key).fault("not-a-string", f"{shorten(value)} is not a string", "quote it")
         return found
 
     def port(self, key: str) -> int | None:
         """Return the port number `key`; None when it is absent or no port number."""
         below = self.at(key)
         if not isinstance(below.value, int) or isinstance(below.value, bool):
-            below.fault("missing" if below.value is None else "not a number", f"write {key}: 9080")
+            below.fault(
+                "missing" if below.value is None else "not-a-number",
+                "missing" if below.value is None else "not a number",
+                f"write {key}: 9080",
+            )
             return None
         return below.port_number()
 
@@ -106,17 +111,19 @@ class Reading:
         try:
             return parse_port(str(self.value), "")
         except InputError as error:
-            self.fault(error.what, error.remedy)
+            self.fault(error.code, error.what, error.remedy)
             return None
 
     def only(self, *known: str) -> None:
         """Note a fault for each field that is none of `known`."""
         for name in self.value if isinstance(self.value, Mapping) else ():
             if name not in known:
-                self.at(name).fault(f"unknown field {shorten(name)}", suggestion(str(name), known))
+                self.at(name).fault(
+                    "unknown-field", f"unknown field {shorten(name)}", suggestion(str(name), known)
+                )
 
 
 def refuse_faults(root: Field, faults: Iterable[Fault]) -> None:
     """Raise InputError for the first fault of the object whose whole document is `root`."""
     for fault in faults:
-        root.below(fault.path).refuse(fault.what, fault.remedy)
+        root.below(fault.path).refuse(fault.code, fault.what, fault.remedy)

@@ -64,7 +64,9 @@ def _port(item: Reading) -> ServicePort | None:
     item.only("name", "port", "targetPort", "protocol", "nodePort", "appProtocol")
     protocol = item.text("protocol", "TCP")
     if protocol not in PROTOCOLS:
-        item.at("protocol").fault(f"{shorten(protocol)} is not a protocol", "write TCP or remove it")
+        item.at("protocol").fault(
+            "not-a-protocol", f"{shorten(protocol)} is not a protocol", "write TCP or remove it"
+        )
     port = item.port("port")
     target = item.at("targetPort")
     if port is None:
