@@ -17,7 +17,8 @@ needs its place only for a few round trips, and the oldest connection ends first
 
 Handshakes alternate between addresses that proved an identity recently and other addresses, round robin in
 each group. Within one address they alternate between its oldest connection, so that none waits for ever, and
-its newest, because under overload the peers have often given up the old ones.
+its newest, because under overload the peers have often given up the old ones. Nothing waits for long: an
+honest peer that shares its address with a flood is better off with another try than with a long queue.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Limits:
     unproven_places: int = 512
     proven_places: int = 1024
     silent: float = 5.0
-    waiting: float = 10.0
+    waiting: float = 3.0
     shaking: float = 5.0
     unproven: float = 5.0
     proven: float = 300.0

@@ -26,6 +26,8 @@ _CHUNK = 65536
 _MAX_HANDSHAKE_BYTES = 65536
 _HIGH_WATER = 65536
 _LINGER_SECONDS = 1.0
+# The first byte of Linux's tcp_info is the connection's state.
+_ESTABLISHED = 1
 
 
 class Owner(Protocol):
@@ -78,6 +80,9 @@ class Connection(asyncio.Transport):
         """Begin the handshake; `make_protocol` makes the HTTP/2 side when its first byte arrives."""
         if self._closed:
             return
+        if self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+            # The peer has given up while it waited: do not sign for nobody.
+            return self.end(Cause.PEER)
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._make_protocol = make_protocol
         self._want(1)
