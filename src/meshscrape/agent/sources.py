@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 from meshscrape.errors import MeshscrapeError, UnavailableError
 from meshscrape.exposition.negotiate import Declared, Format, accept_header, declared_format
 from meshscrape.exposition.source import MergeLimits
+from meshscrape.istio.host_port import host_port
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.system.http.client import FetchedResponse, FetchLimits, fetch_stream
 
@@ -254,7 +255,6 @@ class Fetch:
 
 def sources_of(options: MergedOptions) -> tuple[MergedSource, ...]:
     """Return the sources in their order: Envoy, then applications as declared."""
-    host = f"[{options.inside_address}]" if ":" in options.inside_address else options.inside_address
     ports = [source.port for source in options.sources]
     envoy = []
     if options.merge_envoy and options.envoy_admin is not None:
@@ -268,7 +268,7 @@ def sources_of(options: MergedOptions) -> tuple[MergedSource, ...]:
         *(
             MergedSource(
                 f"application:{source.port}" + (source.path if ports.count(source.port) > 1 else ""),
-                f"{source.scheme}://{host}:{source.port}{source.path}",
+                f"{source.scheme}://{host_port(options.inside_address, source.port)}{source.path}",
                 "application",
                 f"localhost:{source.port}",
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meshscrape.errors import InputError, Place
+from meshscrape.istio.host_port import host_port
 
 EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -71,9 +72,8 @@ def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT
     host, port = (environment.get(f"KUBERNETES_SERVICE_{part}", "") for part in ("HOST", "PORT"))
     if not host or not port:
         return None
-    bracketed = f"[{host}]" if ":" in host else host
     return Access(
-        server=f"https://{bracketed}:{port}",
+        server=f"https://{host_port(host, port)}",
         place="the pod's ServiceAccount",
         roots=Pem(path=str(directory / "ca.crt")),
         token_file=str(directory / "token"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from meshscrape.istio.host_port import host_port
+from meshscrape.istio.host_port import host_port, split_host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.verify.mesh_status import ApplicationPortStatus, MeshStatus, MeshWorkload
 from meshscrape.verify.observations import OpenPorts
@@ -134,8 +134,8 @@ def _application(base: Port, address: str, status: ApplicationPortStatus) -> Por
 
 def _proxy_port(mesh: MeshStatus, token: str) -> Port:
     """Return the scrape proxy, which is asked for a target that it knows."""
-    host, _, number = mesh.scrape_proxy.rpartition(":")
-    port = Port("proxy", mesh.prometheus_workload, host.strip("[]"), int(number) if number.isdigit() else 0)
+    host, number = split_host_port(mesh.scrape_proxy) or ("", "")
+    port = Port("proxy", mesh.prometheus_workload, host, int(number) if number.isdigit() else 0)
     known = next((url for each in mesh.workloads for url in each.announced), "")
     if not (port.number and known and token):
         lacking = "its token cannot be read" if not token else "discovery announces no target"

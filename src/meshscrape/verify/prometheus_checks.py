@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from meshscrape.istio.host_port import host_port
+from meshscrape.istio.host_port import host_port, split_host_port
 from meshscrape.istio.names import MERGED_PATH
 from meshscrape.prometheus.targets import MERGED_JOB
 from meshscrape.verify.check import Check, CheckVerdict
@@ -222,4 +222,5 @@ def _targets(workload: MeshWorkload) -> Iterable[WantedTarget]:
 
 def _host(url: str) -> str:
     authority = url.partition("://")[2].partition("/")[0]
-    return authority.rpartition(":")[0].strip("[]") or authority
+    split = split_host_port(authority)
+    return split[0] if split else authority.strip("[]")
