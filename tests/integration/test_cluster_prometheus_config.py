@@ -13,7 +13,7 @@ import yaml
 from meshscrape.prometheus.collectors import collector_text
 from meshscrape.prometheus.config import ScrapeOptions, ScrapeProxyAccess, scrape_configs
 from meshscrape.prometheus.existing import with_secure_jobs
-from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs, secure_jobs
+from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs, ProxyInPod, secure_jobs
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
 from support.ca import TestCa
 from support.mesh import meshscrape
@@ -80,6 +80,38 @@ def test_the_command_prints_what_promtool_accepts(certificates: Path, tmp_path: 
     assert yaml.safe_load(done.stdout)["scrape_configs"] == secure_jobs(
         ClusterJobs(str(certificates), ("shop",))
     )
+
+
+def test_the_command_prints_jobs_through_the_scrape_proxy(tmp_path: Path) -> None:
+    """Prometheus accepts them, they verify their targets, and no warning is printed."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    through = ("--proxy", "127.0.0.1:15094", "--token-file", str(token))
+    done = meshscrape("prometheus-config", "--kubernetes", *through)
+    assert (done.returncode, done.stderr) == (0, "")
+    check_config(done.stdout, tmp_path)
+    assert "insecure_skip_verify" not in done.stdout
+    proxy = ProxyInPod("127.0.0.1:15094", str(token))
+    assert yaml.safe_load(done.stdout)["scrape_configs"] == secure_jobs(ClusterJobs("", proxy=proxy))
+
+
+def test_an_existing_direct_job_becomes_one_through_the_scrape_proxy(tmp_path: Path) -> None:
+    """Its old TLS settings go, its own interval stays, and a second run changes nothing."""
+    token = tmp_path / "token"
+    token.write_text("secret")
+    direct = secure_jobs(ClusterJobs("/certs"))[0] | {"scrape_interval": "7s"}
+    own = tmp_path / "prometheus.yml"
+    own.write_text(yaml.safe_dump({"scrape_configs": [direct]}))
+    command = ("prometheus-config", "--kubernetes", "--existing", str(own))
+    through = ("--proxy", "127.0.0.1:15094", "--token-file", str(token))
+    done = meshscrape(*command, *through)
+    assert done.returncode == 0, done.stderr
+    check_config(done.stdout, tmp_path)
+    assert "insecure_skip_verify" not in done.stdout and "15094" in done.stdout
+    assert yaml.safe_load(done.stdout)["scrape_configs"][0]["scrape_interval"] == "7s"
+    own.write_text(done.stdout)
+    again = meshscrape(*command, *through)
+    assert (again.stdout, again.stderr) == (done.stdout, "")
 
 
 def test_the_command_prints_rules_that_promtool_accepts(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
+from meshscrape.istio.host_port import host_port, parse_host_port
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.local.state import read_status
 from meshscrape.prometheus.collectors import COLLECTORS, Collector, collector_text
@@ -24,7 +25,7 @@ from meshscrape.prometheus.config import (
     render,
 )
 from meshscrape.prometheus.existing import existing_advice, plaintext_pod_jobs, with_secure_jobs
-from meshscrape.prometheus.kubernetes_sd import ClusterJobs, secure_jobs
+from meshscrape.prometheus.kubernetes_sd import ClusterJobs, ProxyInPod, secure_jobs
 from meshscrape.prometheus.scraper_pod import CERTIFICATES
 from meshscrape.prometheus.targets import JOBS
 
@@ -105,17 +106,26 @@ def command(
     Prometheus asks the scrape proxy, and the scrape proxy checks every target's SPIFFE ID. With --direct
     targets are not verified, so those jobs carry insecure_skip_verify.
 
-    With --kubernetes, for a scraper in a cluster that has a workload certificate there.
+    With --kubernetes, for a scraper in a cluster: with --proxy through the scrape proxy next to it
+    (`meshscrape proxy --kubernetes`), else directly with a workload certificate.
     """
     chosen = cast(Collector, collector)
     interval = interval_seconds(scrape_interval or ("15s" if kubernetes else "5s"), "--scrape-interval")
     if kubernetes:
-        _refuse_others("--kubernetes", proxy=proxy, direct=direct, targets=targets)
-        say(
-            "warning: these jobs do not verify their targets (insecure_skip_verify); "
-            "jobs through `meshscrape proxy --kubernetes` do"
+        _refuse_others("--kubernetes", direct=direct, targets=targets, discovery=discovery, job=jobs)
+        beside = None
+        if proxy is not None:
+            _refuse_others("--proxy", certs=certs)
+            beside = _proxy_in_pod(proxy, token_file)
+        else:
+            _refuse_others("--kubernetes without --proxy", **{"token-file": token_file})
+            say(
+                "warning: these jobs do not verify their targets (insecure_skip_verify); "
+                "add --proxy IP:PORT --token-file FILE for jobs through `meshscrape proxy --kubernetes`"
+            )
+        jobs_of = ClusterJobs(
+            str(certs or CERTIFICATES), namespaces, keep_own_series=keep_own_series, proxy=beside
         )
-        jobs_of = ClusterJobs(str(certs or CERTIFICATES), namespaces, keep_own_series=keep_own_series)
         if existing is not None:
             _refuse_others("--existing", **{"for": chosen == "otel"})
             print(_with_secure_jobs(existing, jobs_of), end="")
@@ -152,6 +162,16 @@ def _through_proxy(
     host = proxy.rpartition(":")[0]
     own = discovery or f"{host}:{PROXY_DISCOVERY_PORT}"
     return ScrapeProxyAccess(proxy, own, str(token_file.absolute()), jobs or JOBS)
+
+
+def _proxy_in_pod(proxy: str, token_file: Path | None) -> ProxyInPod:
+    """Return the access to a proxy in a cluster. `token_file` is a path there, not on this machine."""
+    if token_file is None or not token_file.is_absolute():
+        raise InputError(
+            "--proxy needs the proxy's token, as an absolute path",
+            remedy="add --token-file FILE, as the scraper's container sees it",
+        )
+    return ProxyInPod(host_port(*parse_host_port(proxy, "--proxy")), str(token_file))
 
 
 def _of_cluster(collector: Collector, jobs: ClusterJobs, interval: float) -> str:

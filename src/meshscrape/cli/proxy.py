@@ -72,6 +72,14 @@ def default_directory() -> Path:
     metavar="NAME",
     help="The trust domain of the cluster's pods.  [default: that of the first --credentials]",
 )
+@click.option(
+    "--trust-domain-alias",
+    "aliases",
+    multiple=True,
+    metavar="[TRUST_DOMAIN=]NAME",
+    help="Another name that targets' certificates may carry while the trust domain is being renamed. By "
+    "default, TRUST_DOMAIN is that of the first --credentials. Repeatable.",
+)
 @click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="For scrapes.")
 @click.option(
     "--discovery",
@@ -106,8 +114,8 @@ def default_directory() -> Path:
 def command(
     credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], kubernetes: bool,
     kubeconfig: Path | None, context: str, namespaces: tuple[str, ...], selector: str, trust_domain: str,
-    listen: str, discovery: str, directory: Path | None, token_file: Path | None, remote: bool, wait: float,
-    workers: int,
+    aliases: tuple[str, ...], listen: str, discovery: str, directory: Path | None,
+    token_file: Path | None, remote: bool, wait: float, workers: int,
 ) -> None:  # fmt: skip
     """Run the scrape proxy until SIGTERM: it verifies the SPIFFE ID of each target that Prometheus scrapes.
 
@@ -159,6 +167,7 @@ def command(
         token_file=token_file or own / "token",
         credentials=directories,
         sources=sources,
+        aliases=[_alias(each) for each in aliases],
         remote=remote,
         workers=workers,
         patience=wait,
@@ -174,6 +183,15 @@ def command(
 def _job_and_file(text: str) -> tuple[str, Path]:
     job, equals, path = text.partition("=")
     return (job, Path(path)) if equals and "/" not in job else (Path(text).stem, Path(text))
+
+
+def _alias(text: str) -> tuple[str, str]:
+    from meshscrape.spiffe.ids import check_trust_domain
+
+    domain, equals, alias = text.partition("=")
+    return (
+        (check_trust_domain(domain), check_trust_domain(alias)) if equals else ("", check_trust_domain(text))
+    )
 
 
 def domain_and_directory(text: str) -> tuple[str, Path]:

@@ -12,12 +12,14 @@ JOB_OF: Mapping[Metrics, str] = {"merged": MERGED_JOB, "envoy": ENVOY_JOB, "appl
 
 
 def proxied_targets(pod: Any, mesh: TargetMesh) -> Mapping[str, tuple[Target, ...]]:
-    """Return the targets of a pod by scrape job, at its main address; empty while it must not be scraped.
+    """Return the targets of a pod by scrape job, at each address; none while it must not be scraped.
 
     Raises InputError for a pod whose namespace or ServiceAccount can have no SPIFFE ID.
     """
     found: dict[str, list[Target]] = {}
     for target in targets_of(pod, mesh):
-        made = Target(target.addresses[0], target.port, target.identity, target.labels, target.path)
-        found.setdefault(JOB_OF[target.metrics], []).append(made)
+        found.setdefault(JOB_OF[target.metrics], []).extend(
+            Target(address, target.port, target.identity, target.labels, target.path, main=not number)
+            for number, address in enumerate(target.addresses)
+        )
     return {job: tuple(targets) for job, targets in found.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from meshscrape.envoy import bounds
 from meshscrape.envoy.refusals import CATALOGUE, REASON_HEADER
@@ -104,9 +105,11 @@ def clusters_resource(
     files_dir: str,
     version: str,
     requests_per_connection: int = 0,
+    aliases: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Resource:
     """Return the content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
 
+    `aliases` are other names of a trust domain: the same path below one of them is accepted as well.
     A connection serves `requests_per_connection` scrapes, or any number (0). InputError for an ID of a trust
     domain without a directory of credentials.
     """
@@ -118,7 +121,7 @@ def clusters_resource(
         socket = tls.mutual_tls_client(
             secrets.secret_reference(f"certificate-{number}", f"{files_dir}/{_file('certificate', number)}"),
             secrets.secret_reference(f"roots-{number}", f"{files_dir}/{_file('roots', number)}"),
-            str(identity),
+            *(str(each) for each in accepted(identity, aliases)),
         )
         found.append(
             clusters.addressed_cluster(
@@ -132,6 +135,12 @@ def clusters_resource(
             )
         )
     return discovery_response(version, found)
+
+
+def accepted(identity: SpiffeId, aliases: Mapping[str, Sequence[str]]) -> tuple[SpiffeId, ...]:
+    """Return the identities of which one must answer where `identity` is expected."""
+    others = aliases.get(identity.trust_domain, ())
+    return (identity, *(SpiffeId(name, identity.path) for name in others))
 
 
 def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[str]) -> None:

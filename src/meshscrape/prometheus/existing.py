@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus import scraper_pod
-from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
+from meshscrape.prometheus.kubernetes_sd import SECURE_JOBS, ClusterJobs, drop_secured, secure_jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,16 @@ def existing_advice(
 ) -> tuple[Advice, ...]:
     """Return the steps for an existing Prometheus without an operator, in the order to do them."""
     present = {job.get("job_name"): job for job in config.get("scrape_configs") or ()}
-    advice = [
-        Advice(
-            "add",
-            "the pod template of Prometheus: metadata, spec.volumes, and volumeMounts of its own container",
-            "a sidecar that only gets a workload certificate and writes it for Prometheus",
-            pod_parts(revision),
+    advice = []
+    if jobs.proxy is None:
+        advice.append(
+            Advice(
+                "add",
+                "the pod template of Prometheus: metadata, spec.volumes, volumeMounts of its own container",
+                "a sidecar that only gets a workload certificate and writes it for Prometheus",
+                pod_parts(revision),
+            )
         )
-    ]
     for job in secure_jobs(jobs):
         name = job["job_name"]
         if name not in present or present[name] != _corrected(present[name], job):
@@ -90,6 +92,7 @@ def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
         str(job.get("job_name"))
         for job in config.get("scrape_configs") or ()
         if job.get("scheme", "http") == "http"
+        and job.get("job_name") not in SECURE_JOBS
         and any(each.get("role") == "pod" for each in job.get("kubernetes_sd_configs") or ())
     )
 
@@ -108,6 +111,9 @@ def pod_parts(revision: str = "") -> dict[str, Any]:
 
 def _corrected(theirs: Mapping[str, Any], job: Mapping[str, Any]) -> dict[str, Any]:
     """Return our job with the certificate paths and the intervals of the user's existing job."""
+    if "proxy_url" in job:
+        # The job is in plain HTTP to the scrape proxy, which has its own certificate.
+        return {**{key: value for key, value in theirs.items() if key != "tls_config"}, **job}
     return {**job, **theirs, **{key: value for key, value in job.items() if key != "tls_config"}}
 
 

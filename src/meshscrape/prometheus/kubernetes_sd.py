@@ -53,9 +53,18 @@ class ApplicationPort:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyInPod:
+    """A scrape proxy beside the scraper: `host:port` for scrapes, and the token as the scraper sees it."""
+
+    address: str
+    token_file: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterJobs:
     """The options of the jobs. `certificates` is the directory of OUTPUT_CERTS as seen by the scraper.
 
+    With `proxy`, scrapes go through a scrape proxy, which verifies each target, and `certificates` is unused.
     `namespaces`: only pods of these; empty means all. Intervals are durations in Prometheus's syntax; empty
     means the global setting. `keep_own_series`: keep `up` and `scrape_*` that an application exposes (for
     federation). `sample_limit`, `body_size_limit`: limits of one scrape; 0 and "" mean no limit.
@@ -69,6 +78,7 @@ class ClusterJobs:
     keep_own_series: bool = False
     sample_limit: int = 0
     body_size_limit: str = ""
+    proxy: ProxyInPod | None = None
 
 
 def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
@@ -216,16 +226,35 @@ def _job(name: str, options: ClusterJobs, namespaces: Sequence[str], rules: Iter
     if options.body_size_limit:
         job["body_size_limit"] = options.body_size_limit
     return job | {
-        "scheme": "https",
         # The path of a secure port is fixed, and `prometheus.io/path` may still be the application's.
         "metrics_path": MERGED_PATH,
         # A hostile target must not redirect the scraper, which holds a key, to another server.
         "follow_redirects": False,
-        "tls_config": direct_tls(options.certificates),
+        **_transport(options),
         "kubernetes_sd_configs": [discovery],
-        "relabel_configs": list(rules),
+        "relabel_configs": [*([_ready()] if options.proxy else []), *rules],
         **({} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}),
     }
+
+
+def _transport(options: ClusterJobs) -> dict[str, Any]:
+    if options.proxy is None:
+        return {"scheme": "https", "tls_config": direct_tls(options.certificates)}
+    # Plain HTTP stays in the pod: the scrape proxy speaks mutual TLS with the target.
+    return {
+        "scheme": "http",
+        "proxy_url": f"http://{options.proxy.address}",
+        "authorization": {"credentials_file": options.proxy.token_file},
+    }
+
+
+def _ready() -> Rule:
+    """Return the rule that keeps ready pods.
+
+    Prometheus's discovery announces a pod as soon as it exists. The scrape proxy refuses it until its Envoy
+    is ready, so without this rule each new pod would be down at first.
+    """
+    return {"action": "keep", "source_labels": [f"{POD_META}ready"], "regex": "true"}
 
 
 def _address(sources: list[str], port_pattern: str | None, port: str = "$2") -> list[Rule]:

@@ -56,6 +56,7 @@ def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
             },
         }
         for target in targets
+        if target.main
     ]  # fmt: skip
 
 

@@ -22,6 +22,9 @@ class Target:
     """One endpoint over mutual TLS: `https://address:port path`, with the expected `spiffe_id`.
 
     Every sample gets the `labels`: namespace, pod, workload.
+
+    Another address of the same endpoint (dual stack) is not `main`: it may be scraped, but discovery does not
+    announce it, because each sample would come twice.
     """
 
     address: str
@@ -29,6 +32,7 @@ class Target:
     spiffe_id: SpiffeId
     labels: Mapping[str, str]
     path: str = MERGED_PATH
+    main: bool = True
 
     @property
     def authority(self) -> str:

@@ -31,7 +31,8 @@ class ProxyOptions:
 
     `listen` is for scrapes, `discovery` for HTTP SD and metrics. `directory` belongs to it while it runs.
     `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each with the trust domain
-    of its targets; an empty name means the trust domain in the certificate.
+    of its targets; an empty name means the trust domain in the certificate. `aliases` are
+    pairs of a trust domain and another name that its certificates may carry while it is being renamed.
     """
 
     listen: tuple[str, int]
@@ -40,6 +41,7 @@ class ProxyOptions:
     token_file: Path
     credentials: Sequence[tuple[str, Path]]
     sources: Sequence[Source]
+    aliases: Sequence[tuple[str, str]] = ()
     remote: bool = False
     workers: int = 1
     requests_per_connection: int = 0
@@ -79,6 +81,14 @@ async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: f
                 logger.info("waiting up to %g s for the credentials (%s)", patience, error)
                 told = True
         await asyncio.sleep(_LOOK)
+
+
+def aliases_by_domain(aliases: Sequence[tuple[str, str]], first: str) -> dict[str, tuple[str, ...]]:
+    """Return the other names of each trust domain; an empty one stands for `first`."""
+    found: dict[str, tuple[str, ...]] = {}
+    for domain, alias in aliases:
+        found[domain or first] = (*found.get(domain or first, ()), alias)
+    return found
 
 
 def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:

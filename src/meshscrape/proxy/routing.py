@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from meshscrape.envoy import scrape_proxy
 from meshscrape.errors import UnavailableError
@@ -34,11 +35,13 @@ class Routing:
         credentials: Mapping[str, Path],
         admin: EnvoyAdmin,
         requests_per_connection: int = 0,
+        aliases: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self._directory = directory
         self._credentials = {name: str(path) for name, path in credentials.items()}
         self._admin = admin
         self._requests_per_connection = requests_per_connection
+        self._aliases = aliases
         self._version = 0
         self._clusters: frozenset[SpiffeId] = frozenset()
         self._hosts: dict[tuple[str, SpiffeId, tuple[str, ...]], str] = {}
@@ -81,7 +84,12 @@ class Routing:
     def _clusters_of(self, identities: Iterable[SpiffeId], version: str) -> str:
         return _json(
             scrape_proxy.clusters_resource(
-                identities, self._credentials, str(self._directory), version, self._requests_per_connection
+                identities,
+                self._credentials,
+                str(self._directory),
+                version,
+                self._requests_per_connection,
+                self._aliases,
             )
         )
 

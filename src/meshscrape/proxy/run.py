@@ -20,6 +20,7 @@ from meshscrape.proxy.discovery import Discovery
 from meshscrape.proxy.http_sd import HttpDiscovery, Index, handler
 from meshscrape.proxy.options import (
     ProxyOptions,
+    aliases_by_domain,
     await_credentials,
     certificate_ends,
     check_addresses,
@@ -95,7 +96,11 @@ class ScrapeProxy:
             self._credentials = await await_credentials(self._options.credentials, self._options.patience)
             await self._await_ports()
             routing = Routing(
-                self._directory, self._credentials, self._admin, self._options.requests_per_connection
+                self._directory,
+                self._credentials,
+                self._admin,
+                self._options.requests_per_connection,
+                aliases_by_domain(self._options.aliases, next(iter(self._credentials))),
             )
             first = self._discovery.wanted()
             self._routed = _all(first[0])

@@ -53,6 +53,17 @@ def test_a_cluster_checks_exactly_one_id_with_its_trust_domains_roots() -> None:
         assert '"/west/' in json.dumps(files[name])
 
 
+def test_a_cluster_accepts_the_same_path_below_an_alias_of_its_trust_domain() -> None:
+    """While a trust domain is renamed; an alias of another trust domain adds nothing."""
+    identity = SpiffeId("west.example", "/ns/a/sa/b")
+    aliases = {"west.example": ("old.example",), "east.example": ("other.example",)}
+    resource: Any = scrape_proxy.clusters_resource([identity], DIRECTORIES, "/run/p", "7", 0, aliases)
+    context = resource["resources"][0]["transport_socket"]["typed_config"]["common_tls_context"]
+    expected = context["combined_validation_context"]["default_validation_context"]
+    found = [each["matcher"]["exact"] for each in expected["match_typed_subject_alt_names"]]
+    assert found == ["spiffe://west.example/ns/a/sa/b", "spiffe://old.example/ns/a/sa/b"]
+
+
 def test_a_trust_domain_without_credentials_is_refused() -> None:
     """Never another mesh's roots instead."""
     with pytest.raises(InputError, match="north"):

@@ -8,6 +8,7 @@ from meshscrape.prometheus.direct import direct_tls
 from meshscrape.prometheus.kubernetes_sd import (
     ApplicationPort,
     ClusterJobs,
+    ProxyInPod,
     camel,
     drop_secured,
     drop_secured_monitor,
@@ -35,6 +36,20 @@ def test_both_jobs_go_over_mutual_tls() -> None:
         assert job["follow_redirects"] is False
         assert job["tls_config"] == direct_tls("/certs")
         assert job["kubernetes_sd_configs"] == [{"role": "pod"}]
+
+
+def test_jobs_through_a_scrape_proxy_verify_and_scrape_ready_pods() -> None:
+    """Plain HTTP to the proxy with its token, no TLS settings; a pod that is not ready yet is no target."""
+    application = ApplicationPort("shop", "web", {"app": "web"}, 9080)
+    proxy = ProxyInPod("127.0.0.1:15094", "/run/scrape-proxy/token")
+    jobs = secure_jobs(ClusterJobs("/certs", (), (application,), proxy=proxy))
+    assert len(jobs) == 3
+    for job in jobs:
+        assert "tls_config" not in job
+        assert (job["scheme"], job["proxy_url"]) == ("http", "http://127.0.0.1:15094")
+        assert job["authorization"] == {"credentials_file": "/run/scrape-proxy/token"}
+        assert job["relabel_configs"][0]["source_labels"] == ["__meta_kubernetes_pod_ready"]
+        assert job["kubernetes_sd_configs"][0]["role"] == "pod"
 
 
 def test_a_workload_cannot_choose_its_labels() -> None:

@@ -33,14 +33,14 @@ def mutual_tls_server(certificate: Resource, roots: Resource, *, few_signatures:
     return {"name": _NAME, "typed_config": context}
 
 
-def mutual_tls_client(certificate: Resource, roots: Resource, uri: str) -> Resource:
-    """Return a cluster's transport socket that accepts only a server whose URI SAN is exactly `uri`.
+def mutual_tls_client(certificate: Resource, roots: Resource, *uris: str) -> Resource:
+    """Return a cluster's transport socket that accepts only a server whose URI SAN is exactly one of `uris`.
 
     Envoy's default for a client is TLS 1.2 at most, which a server may refuse.
     """
-    expected = {"san_type": "URI", "matcher": {"exact": uri}}
+    expected = [{"san_type": "URI", "matcher": {"exact": uri}} for uri in uris]
     combined = {
-        "default_validation_context": {"match_typed_subject_alt_names": [expected]},
+        "default_validation_context": {"match_typed_subject_alt_names": expected},
         "validation_context_sds_secret_config": roots,
     }
     parameters: Resource = {

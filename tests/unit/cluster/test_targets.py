@@ -1,0 +1,49 @@
+"""The targets of a cluster's pods, as the scrape proxy routes and announces them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.cluster.targets import proxied_targets
+from meshscrape.kube.pod_targets import TargetMesh
+from meshscrape.prometheus.target_files import http_sd
+from meshscrape.prometheus.targets import MERGED_JOB
+
+MESH = TargetMesh("cluster.local")
+
+
+def _pod(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "name": "web-1",
+            "namespace": "shop",
+            "uid": "1",
+            "annotations": {"prometheus.istio.io/secure-port": "15092"},
+        },
+        "spec": {
+            "serviceAccountName": "web",
+            "containers": [{"name": "istio-proxy", "image": "proxyv2:1.31.0"}],
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.7",
+            "podIPs": [{"ip": "10.0.0.7"}, {"ip": "fd00::7"}],
+            "containerStatuses": [{"name": "istio-proxy", "ready": True}],
+            **status,
+        },
+    }
+
+
+def test_every_address_of_a_pod_is_a_target_and_the_main_one_is_announced() -> None:
+    """Prometheus's own discovery may know a pod by either family; HTTP SD must not give it twice."""
+    targets = proxied_targets(_pod(), MESH)[MERGED_JOB]
+    assert [each.authority for each in targets] == ["10.0.0.7:15092", "[fd00::7]:15092"]
+    assert {str(each.spiffe_id) for each in targets} == {"spiffe://cluster.local/ns/shop/sa/web"}
+    assert [group["targets"] for group in http_sd(targets)] == [["10.0.0.7:15092"]]
+
+
+def test_a_pod_that_must_not_be_scraped_has_no_target() -> None:
+    """Its proxy is not ready, or it has finished and its address may be another pod's."""
+    unready = _pod(containerStatuses=[{"name": "istio-proxy", "ready": False}])
+    for pod in (unready, _pod(phase="Succeeded"), _pod(phase="Failed")):
+        assert proxied_targets(pod, MESH) == {}
