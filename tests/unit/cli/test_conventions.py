@@ -18,6 +18,8 @@ from click.testing import CliRunner
 
 from meshscrape.cli import main as entry
 from meshscrape.cli import observe as observe_verb
+from meshscrape.cli import plan as plan_verb
+from meshscrape.errors import InputError
 from support.examples import operated
 
 ROOT = Path(__file__).parents[3]
@@ -129,6 +131,41 @@ def test_wide_table_has_a_line_per_workload(tmp_path: Path) -> None:
         assert workload["kind"] in line
     table = observed(file).split("\n\n")[1]
     assert max(map(len, table.splitlines())) <= 80
+
+
+def test_example_is_read_alone_and_has_something_to_see() -> None:
+    """`--example` needs no file and no cluster; a file beside it is a mistake."""
+    document = json.loads(observed("--example", "-o", "json"))
+    assert {"strict-intercepts-secure-port", "hardening-not-exact", "pods-stale"} <= {
+        each["code"] for each in document["pitfalls"]
+    }
+    planned = CliRunner().invoke(plan_verb.command, ["--example", "-o", "json"], standalone_mode=False)
+    plan = json.loads(planned.stdout)
+    assert {"credentials", "listeners", "scrape", "hardening"} <= {each["phase"] for each in plan["changes"]}
+    assert plan["outcome"]["heldBack"] == plan["outcome"]["refused"] == []
+    with pytest.raises(InputError, match="read alone"):
+        observed("--example", "some.yaml")
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    """Each relative link of a page is a file, and each anchor a heading of it."""
+    pages = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            name, _, anchor = target.partition("#")
+            if "://" in target:
+                continue
+            path = (page.parent / name).resolve() if name else page
+            if not path.exists() or (anchor and anchor not in headings(path)):
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def headings(page: Path) -> set[str]:
+    """Return the anchors that a forge makes of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_exit_codes_of_every_verb_are_documented() -> None:
