@@ -15,11 +15,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from meshscrape.agent.merged import MergedMetrics
+from meshscrape.agent.merged import BUFFERS, LARGEST_BUFFER, MergedMetrics
 from meshscrape.agent.sources import MergedOptions
 from meshscrape.exposition.source import MergeLimits
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.system.http.server import HttpServer, routes
+from meshscrape.system.memory import keep_freed_memory
 
 ADDRESS = "127.9.3.1"
 PATH = "/stats/prometheus"
@@ -142,6 +143,7 @@ def agent(application: int, envoy_socket: Path | None = None) -> Iterator[tuple[
 
 
 async def _serve_agent(application: int, envoy_socket: Path | None) -> None:
+    keep_freed_memory(BUFFERS, LARGEST_BUFFER)
     # Bodies of 100 MB have more series than the bound that protects a Prometheus.
     limits = MergeLimits(max_series=100_000_000)
     sources = (ScrapeSource(application),) if application else ()

@@ -48,6 +48,8 @@ BATCH_BYTES = 1 << 18
 # before that only when a source keeps the scrape waiting for longer than this.
 SEND_BYTES = 1 << 18
 SEND_AFTER = 0.02
+# What the buffers of a merge take together, which is worth keeping between scrapes, and the largest of them.
+BUFFERS, LARGEST_BUFFER = 4 << 20, 2 << 20
 # How long the format that a source answered is taken for the one that it speaks, in seconds.
 REMEMBER_FORMAT = 60.0
 # Share of the scrape's timeout for finding out whether every source speaks protobuf.

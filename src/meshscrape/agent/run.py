@@ -14,7 +14,7 @@ from meshscrape import __version__
 from meshscrape.agent import envoy
 from meshscrape.agent.allow_list import AllowListFile
 from meshscrape.agent.credentials import CaClientOptions, CredentialRenewer
-from meshscrape.agent.merged import PATHS, MergedMetrics
+from meshscrape.agent.merged import BUFFERS, LARGEST_BUFFER, PATHS, MergedMetrics
 from meshscrape.agent.metrics import AgentFigures, agent_families
 from meshscrape.agent.publication import Places
 from meshscrape.agent.schedule import Timing
@@ -29,6 +29,7 @@ from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged
 from meshscrape.system.http.server import Handler, HttpServer, Request, Response, routes
+from meshscrape.system.memory import keep_freed_memory
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
 from meshscrape.system.tasks import guarded
@@ -48,6 +49,7 @@ _LOOK = 0.05
 
 def run(settings: AgentSettings) -> None:
     """Run the agent until SIGTERM, SIGINT or SIGHUP. Raises MeshscrapeError when it cannot start or go on."""
+    keep_freed_memory(BUFFERS, LARGEST_BUFFER)
     life.run(Agent(settings).run())
     logger.info("stopped")
 

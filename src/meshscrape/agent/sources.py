@@ -91,6 +91,11 @@ class ReadAhead:
         """Return whether the source must wait before more of it is read."""
         return self._size >= self._bound
 
+    @property
+    def is_empty(self) -> bool:
+        """Return whether the next `take` waits for the source, or says that it has ended."""
+        return not self._pieces
+
     def put(self, piece: bytes) -> None:
         """Append a piece; never waits."""
         self._pieces.append(piece)
@@ -195,7 +200,9 @@ class Fetch:
             if clock() > self.deadline.merge_by:
                 raise UnavailableError("could not be merged in the scrape's time")
             yield piece
-            await asyncio.sleep(0)
+            if not self._queue.is_empty:
+                # The next piece is taken without waiting: let other tasks run first.
+                await asyncio.sleep(0)
 
     def _begin_turn(self) -> None:
         """Read on without waiting; if the source was held up, it gets half of the remaining time."""

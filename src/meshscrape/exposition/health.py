@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +137,18 @@ def render_families(families: Iterable[Family]) -> bytes:
     for family in families:
         if not family.samples:
             continue
-        lines += [
-            f"# HELP {family.name} {_escaped(family.help, quotes=False)}\n",
-            f"# TYPE {family.name} {family.kind}\n",
-        ]
+        lines.append(_metadata_text(family.name, family.kind, family.help))
         lines += [
             f"{family.name}{labels if isinstance(labels, str) else label_text(labels)} {_number(value)}\n"
             for labels, value in family.samples
         ]
     return "".join(lines).encode()
+
+
+@lru_cache(maxsize=128)
+def _metadata_text(name: str, kind: str, text: str) -> str:
+    """Return the HELP and TYPE lines of a family. They are the same in every scrape."""
+    return f"# HELP {name} {_escaped(text, quotes=False)}\n# TYPE {name} {kind}\n"
 
 
 def label_text(labels: Mapping[str, str]) -> str:

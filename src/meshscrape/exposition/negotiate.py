@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 class Format(enum.Enum):
@@ -46,6 +47,7 @@ _CHARSETS = ("", "utf-8", "utf8", "us-ascii", "iso-8859-1")
 _CARELESS_TYPES = ("text/html", "application/json", "application/octet-stream")
 
 
+@lru_cache(maxsize=16)
 def choose(accept: str | None) -> Format:
     """Return the format for this `Accept` header: protobuf if it is listed with at least the weight of text.
 
