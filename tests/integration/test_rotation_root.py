@@ -178,7 +178,7 @@ def test_stages_can_be_taken_one_by_one_and_repeated(mesh: Up) -> None:
     done = rotate(mesh)
     assert done.returncode == 0, done.stderr
     assert published_bundle(ca_of(mesh)) == (record["new"],)
-    assert "done: the root is" in done.stderr
+    assert "done: the only root is" in done.stderr
     account = watch.account()
     assert (account.failed, account.fewest_samples > 0) == (0, True)
 

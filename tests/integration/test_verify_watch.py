@@ -196,7 +196,7 @@ def test_no_mesh_yet_is_a_failed_run_not_an_end(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--watch", "--interval", "10ms"), "out of range"),
-        (("--watch", "-o", "junit"), "one report"),
+        (("--watch", "-o", "junit"), "cannot write a series of runs"),
         (("--watch", "--only", "pahts"), "'pahts' is not a check"),
         (("--metrics", "9464"), "add --watch"),
         (("--watch", "--metrics", "192.0.2.1:1"), "192.0.2.1:1"),

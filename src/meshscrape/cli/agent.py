@@ -1,4 +1,4 @@
-"""`meshscrape agent proxy sidecar|router`: the agent, configured by environment variables alone."""
+"""`meshscrape agent proxy sidecar|router`: the agent, configured only by environment variables."""
 
 from __future__ import annotations
 

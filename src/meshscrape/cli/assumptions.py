@@ -1,4 +1,4 @@
-"""The file of `--assume-unread`: scrapers of which a person says that they read no plaintext port."""
+"""Read the file of `--assume-unread`: scrapers that, as the user declares, read no plaintext port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FORM = "write a list of {scraper: KIND.GROUP NAMESPACE/NAME, reason: TEXT, date
 
 
 def read_assumptions(path: Path | None) -> frozenset[str]:
-    """Return the scrapers that a file names. Raises InputError for an entry without reason or date."""
+    """Return the scrapers that a file names; InputError for an entry without reason or date."""
     if path is None:
         return frozenset()
     entries = load_text(path.read_text(encoding="utf-8"), str(path))
@@ -26,7 +26,7 @@ def read_assumptions(path: Path | None) -> frozenset[str]:
 def _scraper(entry: object, where: str) -> str:
     fields = entry if isinstance(entry, Mapping) else {}
     if set(fields) != set(_FIELDS) or not all(str(fields[name] or "").strip() for name in _FIELDS):
-        raise InputError("scraper, reason and date are not all there", where=where, remedy=_FORM)
+        raise InputError("scraper, reason or date is missing", where=where, remedy=_FORM)
     try:
         date.fromisoformat(str(fields["date"]))
     except ValueError as error:

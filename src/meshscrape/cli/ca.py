@@ -24,7 +24,7 @@ from meshscrape.system.files import DirectoryLock, private_dir, write_atomic
 
 _PATH = click.Path(path_type=Path)
 _DIRECTORY = click.option(
-    "--dir", "directory", type=_PATH, required=True, help="The CA's own directory (made 0700)."
+    "--dir", "directory", type=_PATH, required=True, help="The CA's own directory (created 0700 if missing)."
 )
 _TRUST_DOMAIN = click.option(
     "--trust-domain", default="cluster.local", show_default=True, help="The trust domain of the mesh."
@@ -43,7 +43,7 @@ command.add_command(rotate)
 @_DIRECTORY
 @_TRUST_DOMAIN
 def init(directory: Path, trust_domain: str) -> None:
-    """Make a self-signed root and a key for local tokens; keep what exists."""
+    """Create a self-signed root and a key for local tokens; keep existing files."""
     private_dir(directory)
     lock = DirectoryLock(directory, "a CA")
     authority = open_authority(CaOptions(directory, trust_domain=trust_domain))
@@ -64,12 +64,10 @@ def init(directory: Path, trust_domain: str) -> None:
 )
 @click.option("--output", type=_PATH, help="Write the token here (0600) instead of to stdout.")
 def token(directory: Path, account: str, lifetime: str, output: Path | None) -> None:
-    """Issue a service account's token as Kubernetes does, signed with the key in the CA's directory."""
+    """Issue a service account token as Kubernetes does, signed with the key in the CA's directory."""
     namespace, slash, service_account = account.partition("/")
     if not slash:
-        raise InputError(
-            f"{account!a} is not NAMESPACE/SERVICE_ACCOUNT", remedy="write for example demo/httpbin"
-        )
+        raise InputError(f"{account!a} is not NAMESPACE/SERVICE_ACCOUNT", remedy="write it like demo/httpbin")
     life = _positive(lifetime, "--lifetime")
     try:
         issued = TokenIssuer.load_or_create(directory).issue(namespace, service_account, utcnow(), life)
@@ -89,7 +87,7 @@ def token(directory: Path, account: str, lifetime: str, output: Path | None) -> 
     default="127.0.0.1:15012",
     show_default=True,
     metavar="ADDRESS:PORT",
-    help="Where to serve certificates. Port 0: any free port; [::]: IPv6 alone.",
+    help="Address to issue certificates at. Port 0: any free port; [::]: IPv6 only.",
 )
 @click.option(
     "--dns",
@@ -106,22 +104,22 @@ def token(directory: Path, account: str, lifetime: str, output: Path | None) -> 
     "--default-ttl",
     default="24h",
     show_default=True,
-    help="The lifetime of certificates when a caller asks for none.",
+    help="Lifetime of certificates if the caller requests none.",
 )
-@click.option("--max-ttl", default="24h", show_default=True, help="The longest lifetime that a caller gets.")
+@click.option("--max-ttl", default="24h", show_default=True, help="Maximum lifetime of certificates.")
 @click.option(
     "--cert", type=_PATH, help="Your own CA certificate (root or intermediate) instead of a self-signed root."
 )
 @click.option("--key", type=_PATH, help="The private key of --cert (mode 0600).")
 @click.option("--chain", type=_PATH, help="The intermediates above --cert, if any.")
-@click.option("--root", type=_PATH, help="The root bundle that the chain of --cert ends in.")
+@click.option("--root", type=_PATH, help="The root bundle with the root of --cert's chain.")
 @click.option(
     "--metrics", metavar="ADDRESS:PORT", help="Serve the CA's own metrics here in plaintext [default: off]."
 )
 @click.option(
     "--metrics-token",
     type=_PATH,
-    help="Require the bearer token in this file (0600, made if missing) for --metrics [default: no token].",
+    help="Require the bearer token in this file (created 0600 if missing) for --metrics [default: no token].",
 )
 def serve(
     directory: Path,
@@ -144,7 +142,7 @@ def serve(
     The key set is read again when its file changes. A CA given with --cert is read once, at the start.
     """
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
-    # Any peer can cause its lines, as often as it likes.
+    # Any peer can cause log lines of this library, without a limit.
     logging.getLogger("grpclib").setLevel(logging.CRITICAL)
     options = CaOptions(
         directory=directory,
@@ -177,12 +175,12 @@ def _operator(
     if certificate and key and root:
         return OperatorFiles(certificate, key, chain, root)
     if certificate or key or chain or root:
-        raise InputError("a CA of your own needs --cert, --key and --root", remedy="only --chain is optional")
+        raise InputError("your own CA needs --cert, --key and --root", remedy="only --chain is optional")
     return None
 
 
 def _positive(text: str, option: str) -> timedelta:
     life = parse_duration(text, option)
     if life < timedelta(seconds=1):
-        raise InputError("the duration is shorter than a second", where=option)
+        raise InputError("the duration must be at least a second", where=option)
     return life

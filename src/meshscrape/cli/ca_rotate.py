@@ -1,4 +1,4 @@
-"""`meshscrape ca rotate`: replace the root of a running mesh, in stages that are confirmed one by one."""
+"""`meshscrape ca rotate`: replace the root of a running mesh in confirmed stages."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ _WORDS = {
 @click.option("--envoy", "envoys", type=_PATH, multiple=True, metavar="SOCKET",
               help="With --dir or --state: an Envoy that must follow (repeatable).")  # fmt: skip
 @click.option("--credentials", "credentials", type=_PATH, multiple=True, metavar="DIR",
-              help="With --dir or --state: credentials that must follow (repeatable).")  # fmt: skip
+              help="With --dir or --state: credential directory that must follow (repeatable).")  # fmt: skip
 @click.option("--to", "until", type=click.Choice([each.value for each in list(RotationStage)[:-1]]),
               help="Stop when this stage is confirmed.")  # fmt: skip
-@click.option("--abort", is_flag=True, help="Go back to the old root, in the same stages.")
-@click.option("--show", is_flag=True, help="Only show the stage of the rotation and who has not followed.")
+@click.option("--abort", is_flag=True, help="Go back to the old root in the same stages.")
+@click.option("--show", is_flag=True, help="Only show the rotation's stage and which users lag behind.")
 @click.option(
     "--timeout",
     default="10m",
     show_default=True,
-    help="How long each stage may take before the command gives up.",
+    help="Maximum time for each stage.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress to stderr.")
 @click.option(
@@ -59,9 +59,9 @@ def rotate(
     """Replace the root of a running mesh without a failed scrape.
 
     Stages: distribute (all trust both roots), issue (all get a certificate of the new root), withdraw (the
-    old root is no longer trusted, and its key is destroyed). The next stage begins only when every Envoy and
-    every directory of credentials is seen to have followed. When the command is stopped, run it again to go
-    on, or with --abort to go back. Exit codes: 0 done, 1 not confirmed in time, 2 could not run.
+    old root is no longer trusted, and its key is destroyed). The next stage begins when every Envoy and every
+    credential directory has followed. If the command was stopped, run it again to continue, or with --abort
+    to go back. Exit codes: 0 done, 1 not confirmed in time, 2 could not run.
     """
     if abort and (until or show):
         raise InputError("--abort cannot be used with --to or --show")
@@ -72,7 +72,7 @@ def rotate(
         return _show(own, users, output)
     with held_record(own) as record:
         if abort and record.present is None:
-            say("no rotation is under way: there is nothing to abort")
+            say("no rotation is in progress: nothing to abort")
             return _result(own, None, (), output)
         run = RotationRun(own, record, users, patience, report)
         work = run.abort() if abort else run.rotate(RotationStage(until) if until else None)
@@ -83,7 +83,7 @@ def rotate(
             raise
         except KeyboardInterrupt:
             present = record.present
-            say(f"stopped in stage {present.stage}; run it again to go on" if present else "stopped")
+            say(f"stopped in stage {present.stage}; run it again to continue" if present else "stopped")
             return 130
         if not quiet:
             say(_end(left, published_bundle(own)))
@@ -93,12 +93,12 @@ def rotate(
 def _mesh(
     state: Path | None, directory: Path | None, envoys: Sequence[Path], credentials: Sequence[Path]
 ) -> tuple[Path, Callable[[], Sequence[RootUser]]]:
-    """Return the CA's directory, and a function that returns who has to follow."""
+    """Return the CA's directory, and a function that lists the root users."""
     named = [RootUser(str(each), each.absolute()) for each in envoys]
     named += [RootUser(str(each), None, (each.absolute(),)) for each in credentials]
     if directory is None:
         if named and state is None:
-            # They may belong to another CA whose --dir was forgotten. Do not rotate the default mesh then.
+            # The user may have forgotten the --dir of another CA, so do not rotate the default mesh.
             raise InputError(
                 "--envoy and --credentials need --dir or --state",
                 remedy="name the CA with --dir, or the mesh with --state",
@@ -165,9 +165,9 @@ def _show(own: Path, users: Callable[[], Sequence[RootUser]], output: str) -> in
     rotation = read_rotation(own)
     if rotation is None:
         if output == "text":
-            print("no rotation is under way")
+            print("no rotation is in progress")
         return _result(own, None, (), output)
-    # Looking takes no lock: it may go on while another process rotates.
+    # This takes no lock, because it only reads, also while another process rotates.
     progress = asyncio.run(look(own, rotation, users()))
     if output == "text":
         print("\n".join([_line(progress), *progress.missing]))
@@ -177,12 +177,12 @@ def _show(own: Path, users: Callable[[], Sequence[RootUser]], output: str) -> in
 
 def _end(left: Rotation | None, bundle: Sequence[str]) -> str:
     if left is not None:
-        return f"stage {left.stage} is confirmed; run it again to go on, or with --abort to go back"
-    return f"done: the root is {bundle[0][:16]}…, alone"
+        return f"stage {left.stage} is confirmed; run it again to continue, or with --abort to go back"
+    return f"done: the only root is {bundle[0][:16]}…"
 
 
 def _result(own: Path, rotation: Rotation | None, missing: Sequence[str], output: str) -> int:
-    """Print the outcome as a document: the bundle that the CA has published, and the rotation under way."""
+    """Print the outcome as a document: the bundle that the CA has published, and the current rotation."""
     if output != "text":
         document: dict[str, Any] = {
             "apiVersion": DOCUMENT_VERSION,

@@ -1,4 +1,4 @@
-"""The registry of codes: what each pitfall, check, note of a plan, refusal and alert means.
+"""The registry of codes: the meaning of each pitfall, check, plan note, refusal and alert.
 
 The text is that of the documentation. The pages are part of the package (`pages/` links to `docs/`), so that
 no second text can differ from it.
@@ -18,14 +18,14 @@ from meshscrape.istio.names import DOCUMENT_VERSION
 _SECTION = re.compile(r"^### (\S+)\n(.*?)(?=^##|\Z)", re.MULTILINE | re.DOTALL)
 _ROW = re.compile(r"^\| `([a-z0-9-]+)` \| (.+?) \| (.+?) \|$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
-# Pages with a section for each code, and what their codes belong to. The first page with a code counts.
+# Pages with a section for each code, and the kind of their codes. The first page with a code counts.
 _SECTIONS = {"pitfalls.md": "pitfall of observe", "verify.md": "check of verify", "runbook.md": "alert"}
 _PLAN_CODES = "plan-codes.md"
 
 
 @dataclass(frozen=True, slots=True)
 class CodeExplanation:
-    """What a code means: `of` says what shows it, `text` is for people, `page` is its documentation."""
+    """The meaning of a code: `of` is its kind, `text` is for users, `page` is its documentation."""
 
     code: str
     of: str
@@ -71,5 +71,5 @@ def _page(name: str) -> str:
 
 
 def _plain(markdown: str) -> str:
-    """Return Markdown as text for a terminal: without the marks of bold words and links."""
+    """Return Markdown as text for a terminal, without markup for bold words and links."""
     return _LINK.sub(r"\1", markdown).replace("**", "").strip()

@@ -1,4 +1,4 @@
-"""`meshscrape completion`: the script that makes a shell complete verbs and options."""
+"""`meshscrape completion`: write a shell's completion script for verbs and options."""
 
 from __future__ import annotations
 

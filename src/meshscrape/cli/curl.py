@@ -1,4 +1,4 @@
-"""`meshscrape curl`: a request with a workload's credentials, to a server whose SPIFFE ID is checked."""
+"""`meshscrape curl`: send a request with a workload's credentials and verify the server's SPIFFE ID."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HTTP_ERROR = 22
 @click.option("-i", "--include", is_flag=True, help="Also print status line and headers of the response.")
 @click.option("-v", "--verbose", is_flag=True, help="Show what is sent and received on stderr.")
 @click.option("-m", "--max-time", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True,
-              help="Seconds to wait for anything.")  # fmt: skip
+              help="Seconds to wait for the connection and for each part of the answer.")  # fmt: skip
 def command(
     url: str, caller: str, state: Path | None, method: str | None, headers: tuple[str, ...],
     data: str | None, include: bool, verbose: bool, max_time: float,
@@ -82,7 +82,7 @@ async def _print(answer: FetchedResponse, include: bool, verbose: bool) -> None:
 
 
 def _workload_of(document: Mapping[str, Any], caller: str) -> Mapping[str, Any]:
-    """Return a workload that runs as NS/SA; InputError lists who there is."""
+    """Return a workload that runs as NS/SA; an InputError lists the existing ones."""
     namespace, slash, account = caller.partition("/")
     suffix = f"/ns/{namespace}/sa/{account}"
     for workload in document["workloads"]:
@@ -90,7 +90,7 @@ def _workload_of(document: Mapping[str, Any], caller: str) -> Mapping[str, Any]:
             return dict(workload)
     known = sorted({"/".join(w["spiffeId"].split("/")[-3::2]) for w in document["workloads"]})
     raise InputError(
-        f"no workload runs as {caller!r}", where="--as", remedy=f"there are: {', '.join(known) or 'none'}"
+        f"no workload runs as {caller!r}", where="--as", remedy=f"use one of: {', '.join(known) or 'none'}"
     )
 
 

@@ -26,7 +26,7 @@ from meshscrape.errors import InputError
 )  # fmt: skip
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 600), default=5.0, show_default=True, metavar="SECONDS",
-    help="How long to wait for each connection and each answer, in seconds.",
+    help="Seconds to wait for each connection and each answer.",
 )  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True
@@ -61,7 +61,7 @@ def command(
     """
     if (code is None) == (target is None):
         raise InputError(
-            "neither a target nor a code" if code is None else "both a target and a code",
+            "no target and no code given" if code is None else "both a target and a code given",
             remedy="give TARGET or --code CODE",
         )
     if code is not None:
@@ -85,7 +85,7 @@ def _explain_code(code: str, output: str) -> int:
     if found is None:
         near = difflib.get_close_matches(code, known, 3)
         raise InputError(
-            f"no code {code!a}",
+            f"unknown code {code!a}",
             where="--code",
             remedy=f"did you mean {' or '.join(near)}?" if near else "see --code list",
         )

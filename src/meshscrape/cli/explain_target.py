@@ -34,7 +34,7 @@ _COLOURS = {"ok": "green", "note": "yellow", "broken": "red", "skipped": None}
 
 @dataclass(frozen=True, slots=True)
 class TargetOptions:
-    """What is asked about a target, as the options of `explain` say it."""
+    """The options of `explain TARGET`."""
 
     state: Path | None
     scraper: str
@@ -51,7 +51,7 @@ def explain_target(target: str, options: TargetOptions, output: str) -> int:
     if options.proxy is not None:
         if options.state is not None or options.scraper:
             raise InputError(
-                "--proxy cannot be combined with --state or --as", where="--proxy", remedy="leave them out"
+                "--proxy cannot be combined with --state or --as", where="--proxy", remedy="omit them"
             )
         found = _standalone(target, options.proxy, options, timeouts)
     elif options.discovery or options.token_file or options.credentials:

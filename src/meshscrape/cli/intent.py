@@ -1,4 +1,4 @@
-"""The options that say what is wanted of a cluster; `plan` and `render` share them."""
+"""The options that describe the wanted state of a cluster; `plan` and `render` share them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _OPTIONS = (
         "--harden/--no-harden",
         default=True,
         show_default=True,
-        help="Close the plaintext ports of workloads that nothing reads in plaintext any more.",
+        help="Close plaintext ports when no scrape job reads them any more.",
     ),
     click.option(
         "--network-policy/--no-network-policy",
@@ -77,14 +77,14 @@ _OPTIONS = (
         type=click.Choice(["existing", "addon", "operator", "none"]),
         default="existing",
         show_default=True,
-        help="Change the Prometheus among the objects, write a new one, or leave scraping alone.",
+        help="Change the existing Prometheus, write a new one (addon, operator), or plan no scraping (none).",
     ),
     click.option(
         "--prometheus-namespace",
         default=ROOT_NAMESPACE,
         show_default=True,
         metavar="NAME",
-        help="Put a new Prometheus into this namespace.",
+        help="Namespace of a new Prometheus.",
     ),
     click.option(
         "--merged-port",
@@ -99,7 +99,7 @@ _OPTIONS = (
         type=click.IntRange(0, 65535),
         default=0,
         metavar="PORT",
-        help="Serve Envoy's statistics alone on this secure port too (Istio's is 15091; not in legacy mode). "
+        help="Also serve Envoy's statistics alone on this port (Istio's is 15091; not in legacy mode). "
         "The merged metrics include them.",
     ),
     click.option(
@@ -119,7 +119,7 @@ _OPTIONS = (
     click.option(
         "--new-job",
         is_flag=True,
-        help="Let the label `job` of moved scrapes follow the new job's name. Default: it stays.",
+        help="Set the label `job` of moved scrapes to the new job's name. Default: keep the old name.",
     ),
     click.option(
         "--keep-own-series",
@@ -130,7 +130,7 @@ _OPTIONS = (
     click.option(
         "--istio-version",
         metavar="VERSION",
-        help="Use this version where no object tells which one the control plane gives to new proxies.",
+        help="Version of Istio to use if no object shows which version new proxies get.",
     ),
 )
 
@@ -154,8 +154,7 @@ def make_plan(
 ) -> tuple[Inventory, Plan]:
     """Return the objects that were read and the plan for them, from the values of `intent_options`.
 
-    Raises InputError for options that cannot be meant: a mistyped namespace must not look like "nothing to
-    do".
+    InputError for options that match nothing: a mistyped namespace must not look like "nothing to do".
     """
     _check(options)
     intent = Intent(
@@ -191,16 +190,18 @@ def _check_chosen(observation: Observation, inventory: Inventory, intent: Intent
     for name in intent.namespaces:
         if name not in used and inventory.get(Ref("", "Namespace", "", name)) is None:
             raise InputError(
-                f"no object is in {name!r}",
+                f"no object is in namespace {name!r}",
                 where="--namespace",
-                remedy="correct it, or give a dump that has it",
+                remedy="correct the name, or give a dump that includes it",
             )
     if intent.selector is not None and not any(
         selects(intent.selector, each.labels)
         and (not intent.namespaces or each.namespace in intent.namespaces)
         for each in observation.workloads
     ):
-        raise InputError("it selects no workload", where="--selector", remedy="correct it, or the namespace")
+        raise InputError(
+            "the selector matches no workload", where="--selector", remedy="correct it, or the namespace"
+        )
 
 
 class DetailedExitCode(click.Command):
@@ -228,6 +229,6 @@ class DetailedExitCode(click.Command):
 
 
 def fail(error: MeshscrapeError) -> NoReturn:
-    """Write one line to standard error and return exit code 1."""
+    """Write one line to standard error and exit with 1."""
     print(f"meshscrape: {error}", file=sys.stderr)
     raise click.exceptions.Exit(1)

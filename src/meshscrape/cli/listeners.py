@@ -1,4 +1,4 @@
-"""`meshscrape listeners`: the listeners of one workload, as its running Envoy has them."""
+"""`meshscrape listeners`: show the listeners of one workload's running Envoy."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 
 
 def find_workload(document: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The workload that NAME, NAMESPACE/NAME or NAME.NAMESPACE means; InputError lists what there is."""
+    """Return the workload NAME, NAMESPACE/NAME or NAME.NAMESPACE; an InputError lists the existing ones."""
     workloads: list[dict[str, Any]] = document["workloads"]
     found = [w for w in workloads if f"{w['namespace']}/{w['name']}" == name]
     found = found or [w for w in workloads if name in (w["name"], f"{w['name']}.{w['namespace']}", w["pod"])]
     if len(found) == 1:
         return found[0]
     listed = ", ".join(f"{w['namespace']}/{w['name']}" for w in (found or workloads)) or "none"
-    what = "means more than one workload" if found else "is no workload of the mesh"
-    raise InputError(f"{name!r} {what}", remedy=f"{'write one of' if found else 'there are'}: {listed}")
+    what = "matches several workloads" if found else "is not a workload of the mesh"
+    raise InputError(f"{name!r} {what}", remedy=f"write one of: {listed}")
 
 
 @click.command()
@@ -45,7 +45,7 @@ def command(workload: str, state: Path | None, output: str) -> int:
     """
     entry = find_workload(read_status(state_path(state)), workload)
     if not entry["adminSocket"]:
-        raise InputError(f"{workload} has no Envoy", remedy="it is in the mesh for its certificate alone")
+        raise InputError(f"{workload} has no Envoy", remedy="choose a workload with a sidecar or a gateway")
     dump = asyncio.run(EnvoyAdmin(Path(entry["adminSocket"])).config_dump())
     rows = listeners_table(dump)
     if output in ("json", "yaml"):
@@ -61,6 +61,6 @@ def listeners_view(rows: Iterable[ListenerRow]) -> Table:
     for name in ("ADDRESSES", "PORT", "MATCH", "DESTINATION"):
         table.add_column(name, overflow="fold")
     for row in rows:
-        # As Text, because a path may hold what rich takes for markup.
+        # As Text, because rich would interpret parts of a path as markup.
         table.add_row(*map(Text, (row.address, str(row.port), row.match, row.destination)))
     return table

@@ -47,12 +47,12 @@ def _keep(context: click.Context, parameter: click.Parameter, value: object) -> 
 
 
 def refuse_cluster_options() -> None:
-    """Raise InputError when a cluster is chosen beside files: only one of them can be read."""
+    """Raise InputError if both files and a cluster are given: only one of them can be read."""
     meta = click.get_current_context().meta
     for key, option in ((_KUBECONFIG, "--kubeconfig"), (_CONTEXT, "--context")):
         if meta.get(key):
             raise InputError(
-                "files and a cluster cannot both be read", where=option, remedy="leave out one of them"
+                "files and a cluster cannot both be read", where=option, remedy="omit one of them"
             )
 
 
@@ -73,7 +73,7 @@ def live_inventory() -> Inventory:
 
 
 def _access() -> Access:
-    """Return how to reach the cluster that the options name."""
+    """Return the access to the cluster that the options name."""
     from meshscrape.cluster.access import find_access
 
     meta = click.get_current_context().meta

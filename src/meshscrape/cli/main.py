@@ -20,8 +20,8 @@ GROUPS = {
         "up": "Start a mesh on this machine and show it until Ctrl-C.",
         "down": "Stop the running mesh.",
         "status": "Show the running mesh.",
-        "verify": "Prove from outside who can scrape what.",
-        "explain": "Say why a target is up, down or refused, and what to do.",
+        "verify": "Prove from outside which clients can read which ports.",
+        "explain": "Explain why a target is up, down or refused, and what to do.",
         "listeners": "Show the listeners of a workload's running Envoy.",
         "curl": "Send a request with the credentials of a workload.",
     },
@@ -29,7 +29,7 @@ GROUPS = {
         "observe": "Report what a cluster contains and which pitfalls apply.",
         "plan": "Show what must change in a cluster, as a diff.",
         "render": "Write the changed objects as files.",
-        "rbac": "Write the rights that a verb needs in a cluster.",
+        "rbac": "Write the roles that a verb needs in a cluster.",
     },
     "Prometheus": {
         "prometheus-config": "Write scrape jobs or a complete Prometheus.",
@@ -48,7 +48,7 @@ GROUPS = {
     },
 }
 VERBS = {verb: text for group in GROUPS.values() for verb, text in group.items()}
-# Packages that a smaller installation leaves out, and the extra that brings them.
+# Packages that a smaller installation does not have, and the extra that installs them.
 _EXTRAS = {
     "cryptography": "envoy", "envoy": "envoy", "grpclib": "envoy", "google": "envoy", "h11": "envoy",
     "jwt": "envoy", "flask": "local", "gunicorn": "local", "httpbin": "local", "prometheus_client": "local",
@@ -123,8 +123,8 @@ def main() -> None:
     except BrokenPipeError:
         _leave(141)
     except SystemExit as leaving:
-        # click exits with 1 when the reader of the output is gone, which would mean findings; with 0 after it
-        # completed a word for a shell.
+        # click exits with 1 if the reader of the output has gone, but 1 means findings here. It exits with 0
+        # after it completed a word for a shell.
         _leave(141 if leaving.code else 0)
     except ModuleNotFoundError as error:
         print(f"meshscrape: {_not_installed(error)}", file=sys.stderr)
@@ -159,7 +159,7 @@ def _system_error(error: OSError) -> str:
 
 
 def _bug(error: Exception) -> str:
-    """Return one line about a mistake of ours; with MESHSCRAPE_TRACEBACK set, the traceback above it."""
+    """Return one line about a bug of meshscrape; with MESHSCRAPE_TRACEBACK, also print the traceback."""
     if os.environ.get(TRACEBACK):
         traceback.print_exception(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -172,16 +172,16 @@ def _bug(error: Exception) -> str:
 
 
 def _replace_closed_streams() -> None:
-    """Open the null device in place of standard streams that were closed before the start."""
+    """Replace standard streams that were closed before the start by the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (open until the process ends)
 
 
 def _leave(code: int) -> NoReturn:
-    """Flush the output and exit with `code`; with 2 and one line when the output cannot be written.
+    """Flush the output and exit with `code`, or with 2 and one line if the output cannot be written.
 
-    Python itself would print a traceback and exit with 120. A reader that is gone does not change the code.
+    Python itself would print a traceback and exit with 120. If the reader has gone, the code is unchanged.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -197,5 +197,5 @@ def _leave(code: int) -> NoReturn:
 
 
 def _silence(descriptor: int) -> None:
-    """Send what is still buffered for a stream that cannot be written to the null device."""
+    """Redirect a broken stream to the null device, to discard what is still buffered."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

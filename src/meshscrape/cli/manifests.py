@@ -1,4 +1,4 @@
-"""Read the objects that the verbs about a cluster work on."""
+"""Read the objects for the verbs about a cluster."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshscrape.kube.manifests import SKIPPED, Notice, load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, load_inventory
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-# Files of kustomize and Helm, which lie beside manifests and are not objects of a cluster.
+# Files of kustomize and Helm, which are stored next to manifests and are not objects of a cluster.
 _OTHERS = ("kustomization.yaml", "kustomization.yml", "Chart.yaml", "values.yaml")
 _MIB = 1024 * 1024
 _DEFAULT_LIMIT = 1024
@@ -30,7 +30,7 @@ _STANDARD_INPUT = "standard input"
 
 
 def files_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what names the objects to read: `-f FILE` or plain arguments with their limit, or a cluster."""
+    """Add the options that name the input: `-f FILE` or plain arguments with their limit, or a cluster."""
     limit = click.option(
         "--input-limit",
         type=click.IntRange(min=1),
@@ -80,10 +80,10 @@ def _keep_limit(context: click.Context, parameter: click.Parameter, value: int) 
 def read_inventory(names: Sequence[str]) -> Inventory:
     """Return the objects in files, in directories (their *.yaml, *.yml and *.json, at any depth), and in `-`.
 
-    What is no object of a cluster is skipped, and of repeated keys the last counts; each is one line on
-    standard error. `names` are those of `-f`; plain arguments come after them. Without any, return the
-    objects of the cluster that the options choose. Raises InputError with the place of what cannot be read,
-    and for no object at all.
+    Documents that are not objects of a cluster are skipped, and of repeated keys the last one counts; each
+    case gives one line on standard error. `names` are the files of `-f`; plain arguments come after them.
+    Without both, return the objects of the cluster that the options choose. InputError with the place for
+    unreadable input, and if there is no object.
     """
     context = click.get_current_context(silent=True)
     names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
@@ -104,7 +104,7 @@ def read_inventory(names: Sequence[str]) -> Inventory:
     if not len(inventory):
         where = ", ".join(_STANDARD_INPUT if name == "-" else name for name in names)
         raise InputError(
-            "no object in it", where=where, remedy="give manifests, or a dump", code="no-objects"
+            "contains no object", where=where, remedy="give manifests or a dump", code="no-objects"
         )
     return inventory
 
@@ -126,7 +126,7 @@ def _manifests(name: str, notices: list[Notice]) -> Iterator[Manifest]:
 
 def _standard_input() -> BinaryIO:
     if sys.stdin is None or sys.stdin.closed:
-        raise InputError("it is closed", where=_STANDARD_INPUT, remedy="redirect a file or a pipe to it")
+        raise InputError("is closed", where=_STANDARD_INPUT, remedy="redirect a file or a pipe to it")
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except io.UnsupportedOperation:
@@ -137,7 +137,7 @@ def _standard_input() -> BinaryIO:
 
 
 def _refuse_device(mode: int, where: str) -> None:
-    """Raise InputError for what is no file, pipe or directory: reading a device may never end."""
+    """Raise InputError unless it is a file, a pipe or a directory: reading a device may never end."""
     if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
         raise InputError(
             "a device cannot be read", where=where, remedy="give a file, a pipe or a directory", code="device"
@@ -145,12 +145,12 @@ def _refuse_device(mode: int, where: str) -> None:
 
 
 def _read(stream: BinaryIO, where: str, notices: list[Notice]) -> Iterator[Manifest]:
-    """Return the objects in the text of a stream, of which no more than the limit is read."""
+    """Return the objects in the text of a stream; read at most the limit."""
     context = click.get_current_context(silent=True)
     limit = context.meta.get(_LIMIT, _DEFAULT_LIMIT * _MIB) if context else _DEFAULT_LIMIT * _MIB
     bounded = io.BufferedReader(_Bounded(stream, limit, where))
     try:
-        # Editors of Windows begin a file with a byte order mark.
+        # Some Windows editors begin a file with a byte order mark.
         yield from load_manifests(io.TextIOWrapper(bounded, encoding="utf-8-sig"), where, notices)
     except OSError as error:
         raise _unreadable(error, where) from error
@@ -159,7 +159,7 @@ def _read(stream: BinaryIO, where: str, notices: list[Notice]) -> Iterator[Manif
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that raises InputError when more than `limit` bytes come out of it."""
+    """A stream that raises InputError if more than `limit` bytes are read."""
 
     def __init__(self, stream: BinaryIO, limit: int, where: str) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class _Bounded(io.RawIOBase):
             raise InputError(
                 f"larger than {self._limit // _MIB} MiB",
                 where=Place(file=self._where),
-                remedy="give less, or raise --input-limit",
+                remedy="give a smaller file, or raise --input-limit",
                 code="too-large",
             )
         return len(data)

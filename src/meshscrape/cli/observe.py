@@ -24,7 +24,7 @@ from meshscrape.observe.reporting.results import pitfall_results
 from meshscrape.observe.workload import ObservedWorkload
 
 _STYLES = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
-# Objects that one pitfall names in the table; the documents have all.
+# How many objects the table shows per pitfall; the documents have all.
 _SHOWN = 5
 # The tables fit a terminal of this width.
 _WIDTH = 80
@@ -36,7 +36,7 @@ _COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), 
 @click.option(
     "--istio-version",
     metavar="VERSION",
-    help="Version of Istio, such as 1.31.0. Used only where no object tells the version.",
+    help="Version of Istio, such as 1.31.0. Used only if no object shows the version.",
 )
 @click.option(
     "-o",
@@ -44,7 +44,7 @@ _COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), 
     type=click.Choice(["table", "wide", "json", "yaml", *FORMATS]),
     default="table",
     show_default=True,
-    help="Print tables for people (wide: nothing is folded), or one document for programs.",
+    help="Print tables (wide: one line per row), or one document for programs.",
 )
 @pipeline_options
 def command(
@@ -80,7 +80,7 @@ def command(
 
 
 def _print(observation: Observation, *, wide: bool) -> None:
-    """Print tables that fit a narrow terminal (`wide`: a line per workload), then pitfalls as whole lines."""
+    """Print tables for a narrow terminal (`wide`: a line per workload), then the pitfalls as lines."""
     target = console(wide=wide)
     width = target.width if wide else min(_WIDTH, target.width)
     for part in _tables(observation, wide=wide):
@@ -104,7 +104,7 @@ def _tables(observation: Observation, *, wide: bool) -> Iterator[RenderableType]
         yield _scrape_jobs(jobs)
     if observation.unknown_listers:
         listers = ", ".join(f"{ref.namespace}/{ref.name}" for ref in observation.unknown_listers)
-        yield Text(_plain(f"May list pods, and perhaps reads metrics: {listers}"))
+        yield Text(_plain(f"May list pods, and might read metrics: {listers}"))
     if observation.plaintext_components:
         components = [
             f"{each.component} ({each.ref.namespace}, port {each.port})"
@@ -121,7 +121,7 @@ def _table(*names: str) -> Table:
 
 
 def _add(table: Table, *cells: str, wide: bool = False) -> None:
-    """Add a row of plain text: what objects say is neither rich's markup nor the terminal's."""
+    """Add a row of plain text, so that text from objects cannot act as markup or terminal controls."""
     one_line = (cell.replace("/\n", "/").replace("\n", " ") if wide else cell for cell in cells)
     table.add_row(*(Text(_plain(cell)) for cell in one_line))
 
@@ -210,7 +210,7 @@ def _scrapers(observation: Observation) -> Table:
 def _scrape_jobs(jobs: list[ObservedJob]) -> Table:
     table = _table("SCRAPE JOB", "OVER", "PORTS", "WORKLOADS", "DECLARED IN")
     for job in jobs:
-        count = str(len(job.matches)) if job.certain else "cannot be told"
+        count = str(len(job.matches)) if job.certain else "unknown"
         _add(table, job.name, job.over, ",".join(map(str, job.ports)), count, str(job.ref))
     return table
 
@@ -231,4 +231,4 @@ def _pitfalls(pitfalls: tuple[Pitfall, ...]) -> Iterator[Text]:
                 yield Text(_plain(f"  → {pitfall.remedy}"), style="dim")
                 remedies.add(pitfall.remedy)
         if len(same) > _SHOWN:
-            yield Text(f"  … and {len(same) - _SHOWN} more: -o json has all of them")
+            yield Text(f"  … and {len(same) - _SHOWN} more: -o json shows them all")

@@ -1,4 +1,4 @@
-"""Tables for people, made of the status document alone."""
+"""Render the status document as tables and lines for the terminal."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WHY_HTTP = (
     "targets read http:// in Prometheus: it asks the scrape proxy on this machine, which speaks mutual TLS "
     "with each target and checks its SPIFFE ID"
 )
-# No cell of a table is longer.
+# The maximum length of a table's cell.
 _WIDE = 1000
 _STYLES = {"up": "green", "ready": "green", "down": "red", "failed": "red"}
 
 
 def say(line: str) -> None:
-    """Write a line of progress to stderr; a closed stderr is no error."""
+    """Write a line of progress to stderr; ignore a closed stderr."""
     with contextlib.suppress(OSError):
         print(f"meshscrape: {line}", file=sys.stderr, flush=True)
 
@@ -35,7 +35,7 @@ def coloured(stream: TextIO) -> bool:
 
 
 def console(*, wide: bool = False) -> Console:
-    """Return standard output for rich; wide enough not to cut lines when it is not a terminal.
+    """Return standard output for rich; without a terminal it is wide enough not to cut lines.
 
     `wide`: rows are as long as their cells, whatever the terminal's width.
     """
@@ -51,12 +51,12 @@ def print_document(document: Any, form: str) -> None:
         return
     from meshscrape.kube.yaml_text import dump
 
-    # JSON has no mappings of other types, and no tuples.
+    # Convert tuples and other mappings to the types of JSON first.
     print(dump(json.loads(json.dumps(document))), end="", flush=True)
 
 
 def mesh_view(document: Mapping[str, Any], now: datetime) -> Group:
-    """Return the view of `up` and `status`: one row per workload, then where things are."""
+    """Return the view of `up` and `status`: one row per workload, then the mesh's addresses and paths."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("WORKLOAD, SPIFFE ID", overflow="fold")
     for name in ("PORTS", "LAST SCRAPE", "HEALTH", "CERTIFICATE"):
@@ -92,7 +92,7 @@ def remaining(not_after: str, now: datetime) -> str:
 
 
 def health_of(workload: Mapping[str, Any]) -> str:
-    """Return `up 3/3`, `down 1/3`, or what keeps the workload from being scraped."""
+    """Return `up 3/3`, `down 1/3`, or the reason why the workload is not scraped."""
     targets = workload["targets"]
     if not workload["ready"]:
         return "not ready"

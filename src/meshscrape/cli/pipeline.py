@@ -1,4 +1,4 @@
-"""The options of `observe` and `plan` for pipelines: what fails, what is suppressed, SARIF and JUnit XML."""
+"""The options of `observe` and `plan` for pipelines: threshold, suppressions, SARIF and JUnit XML."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ FORMATS = ("sarif", "junit")
 
 @dataclass(frozen=True, slots=True)
 class PipelineOptions:
-    """What the command line asked for: the threshold (None: no exit code from results) and suppressions."""
+    """The threshold (None: results do not affect the exit code) and the suppressions."""
 
     threshold: Severity | None
     suppressions: tuple[Suppression, ...]
     annotations: bool
 
     def judge(self, results: Sequence[PipelineResult], inventory: Inventory) -> tuple[PipelineResult, ...]:
-        """Return the results with their suppressions; say on standard error how many there are."""
+        """Return the results with their suppressions, and print the number of suppressions to stderr."""
         judged = suppressed(results, self.suppressions, inventory, trust=self.annotations)
         by = [each for each in judged if each.suppressed]
         if by:
@@ -76,7 +76,7 @@ def pipeline_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def read_options(
     fail_on: Severity | None, suppress: Sequence[str], ignore_annotations: bool
 ) -> PipelineOptions:
-    """Return the options. InputError for a code that does not exist, which would suppress nothing."""
+    """Return the options; InputError for an unknown code, because it would suppress nothing."""
     rules = tuple(parse_suppression(each) for each in suppress)
     for rule in rules:
         if rule.code not in explanations():

@@ -1,4 +1,4 @@
-"""`meshscrape plan`: what must change in a cluster."""
+"""`meshscrape plan`: show what must change in a cluster."""
 
 from __future__ import annotations
 
@@ -33,17 +33,15 @@ def command(
     output: str, detailed_exitcode: bool, fail_on: Severity | None, suppress: tuple[str, ...],
     ignore_annotations: bool, **options: Any,
 ) -> int:  # fmt: skip
-    """Tell what must change so that metrics are scraped over mutual TLS, as a readable diff.
+    """Show what must change so that metrics are scraped over mutual TLS, as a readable diff.
 
-    Reads the current context's cluster, or files with -f, and changes nothing. The last line says what
-    becomes of every chosen workload.
+    It reads the current context's cluster, or files with -f, and changes nothing. The last line counts the
+    chosen workloads by outcome.
     Exit codes: 0 nothing to do, 1 changes are pending, or something is held back or refused, 2 error. With
-    --fail-on, a refusal is an error, what is held back a warning, notes and pending changes are infos.
+    --fail-on, a refusal is an error, a held-back change a warning; notes and pending changes are infos.
     """
     if fail_on and detailed_exitcode:
-        raise InputError(
-            f"{DETAILED} and --fail-on give exit codes of their own", remedy="leave out one of them"
-        )
+        raise InputError(f"{DETAILED} and --fail-on define different exit codes", remedy="omit one of them")
     asked = read_options(fail_on, suppress, ignore_annotations)
     inventory, found = make_plan(**options)
     results = asked.judge(plan_results(found, inventory), inventory)

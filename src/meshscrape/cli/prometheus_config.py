@@ -1,4 +1,4 @@
-"""`meshscrape prometheus-config`: the scrape jobs, for the running mesh or for one's own Prometheus."""
+"""`meshscrape prometheus-config`: print scrape jobs for the running mesh or for your own Prometheus."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def interval_seconds(text: str, where: str) -> float:
 @click.option(
     "--proxy",
     metavar="IP:PORT",
-    help="For your own Prometheus: through the scrape proxy that takes scrapes there (its --listen).",
+    help="For your own Prometheus: scrape through the scrape proxy at this address (its --listen).",
 )
 @click.option(
     "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: same IP, port 15095]"
@@ -48,7 +48,9 @@ def interval_seconds(text: str, where: str) -> float:
 @click.option(
     "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --proxy: its token."
 )
-@click.option("--job", "jobs", multiple=True, metavar="JOB", help="With --proxy: a job it tells; repeatable.")
+@click.option(
+    "--job", "jobs", multiple=True, metavar="JOB", help="With --proxy: a job of the proxy; repeatable."
+)
 @click.option("--direct", is_flag=True, help="Scrape without a scrape proxy. Targets are not verified then.")
 @click.option(
     "--certs",
@@ -73,15 +75,15 @@ def interval_seconds(text: str, where: str) -> float:
     type=click.Choice(COLLECTORS),
     default="prometheus",
     show_default=True,
-    help="Who reads it: Prometheus, vmagent or the OpenTelemetry Collector.",
+    help="Write for Prometheus, vmagent or the OpenTelemetry Collector.",
 )
 @click.option(
     "--kubernetes",
     is_flag=True,
-    help=f"Jobs that find a cluster's pods. --certs is then where the scraper sees them [{CERTIFICATES}].",
+    help=f"Print jobs that discover a cluster's pods. --certs is the scraper's own path [{CERTIFICATES}].",
 )
 @click.option(
-    "--namespace", "namespaces", multiple=True, help="With --kubernetes: only its pods; repeatable."
+    "--namespace", "namespaces", multiple=True, help="With --kubernetes: limit to this namespace; repeatable."
 )
 @click.option(
     "--keep-own-series",
@@ -92,7 +94,7 @@ def interval_seconds(text: str, where: str) -> float:
     "--existing",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="With --kubernetes: print this prometheus.yml of yours with the jobs in it, comments and all.",
+    help="With --kubernetes: print this prometheus.yml with the jobs added; comments are kept.",
 )
 def command(
     state: Path | None, proxy: str | None, discovery: str | None, token_file: Path | None,
@@ -101,13 +103,13 @@ def command(
     collector: str, kubernetes: bool, namespaces: tuple[str, ...],
     keep_own_series: bool, existing: Path | None,
 ) -> int:  # fmt: skip
-    """Print Prometheus' configuration for the running mesh, or with --proxy for your own Prometheus.
+    """Print Prometheus's configuration for the running mesh, or with --proxy for your own Prometheus.
 
-    Prometheus asks the scrape proxy, and the scrape proxy checks every target's SPIFFE ID. With --direct
-    targets are not verified, so those jobs carry insecure_skip_verify.
+    Prometheus scrapes through the scrape proxy, which verifies every target's SPIFFE ID. With --direct,
+    targets are not verified, so those jobs have insecure_skip_verify.
 
-    With --kubernetes, for a scraper in a cluster: with --proxy through the scrape proxy next to it
-    (`meshscrape proxy --kubernetes`), else directly with a workload certificate.
+    With --kubernetes, print jobs for a scraper in a cluster. With --proxy they scrape through the scrape
+    proxy next to it (`meshscrape proxy --kubernetes`), otherwise directly with a workload certificate.
     """
     chosen = cast(Collector, collector)
     interval = interval_seconds(scrape_interval or ("15s" if kubernetes else "5s"), "--scrape-interval")
@@ -135,8 +137,8 @@ def command(
     _refuse_others("a mesh on this machine", namespace=namespaces, existing=existing)
     if (certs or targets) and not direct:
         raise InputError(
-            "--certs and --targets make jobs that verify no target",
-            remedy="say --direct if you mean it, or use the scrape proxy: --proxy IP:PORT --token-file FILE",
+            "jobs with --certs and --targets do not verify targets",
+            remedy="add --direct to accept that, or use the scrape proxy: --proxy IP:PORT --token-file FILE",
         )
     through: ScrapeProxyAccess | DirectScrapes
     if proxy is not None:
@@ -180,7 +182,7 @@ def _of_cluster(collector: Collector, jobs: ClusterJobs, interval: float) -> str
 
 
 def _with_secure_jobs(path: Path, jobs: ClusterJobs) -> str:
-    """Return the user's file with the secure jobs; what else there is to do is said on stderr."""
+    """Return the user's file with the secure jobs; print the remaining steps to stderr."""
     text = path.read_text()
     config = load_text(text, str(path))
     if not isinstance(config, dict):
@@ -194,7 +196,7 @@ def _with_secure_jobs(path: Path, jobs: ClusterJobs) -> str:
 def _refuse_others(chosen: str, **options: object) -> None:
     given = [f"--{name}" for name, value in options.items() if value]
     if given:
-        raise InputError(f"{' and '.join(given)} cannot be used with {chosen}", remedy="leave them out")
+        raise InputError(f"{' and '.join(given)} cannot be used with {chosen}", remedy="omit them")
 
 
 def _of_running_mesh(state: Path, direct: bool) -> ScrapeProxyAccess | DirectScrapes:

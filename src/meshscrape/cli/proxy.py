@@ -16,7 +16,7 @@ DEFAULT_DISCOVERY = "127.0.0.1:15095"
 
 
 def default_directory() -> Path:
-    """`$XDG_STATE_HOME/meshscrape-proxy`, by default `~/.local/state/meshscrape-proxy`."""
+    """Return `$XDG_STATE_HOME/meshscrape-proxy`, by default `~/.local/state/meshscrape-proxy`."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local/state") / "meshscrape-proxy"
 
@@ -45,9 +45,9 @@ def default_directory() -> Path:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The targets of the mesh that `meshscrape up --state DIR` runs. Repeatable.",
+    help="Scrape the targets of the mesh of `meshscrape up --state DIR`. Repeatable.",
 )
-@click.option("--kubernetes", is_flag=True, help="The pods of a Kubernetes cluster.")
+@click.option("--kubernetes", is_flag=True, help="Scrape the pods of a Kubernetes cluster.")
 @click.option(
     "--kubeconfig",
     type=click.Path(path_type=Path),
@@ -77,16 +77,18 @@ def default_directory() -> Path:
     "aliases",
     multiple=True,
     metavar="[TRUST_DOMAIN=]NAME",
-    help="Another name that targets' certificates may carry while the trust domain is being renamed. By "
-    "default, TRUST_DOMAIN is that of the first --credentials. Repeatable.",
+    help="Another trust domain that targets' certificates may have while the trust domain is renamed. "
+    "TRUST_DOMAIN defaults to that of the first --credentials. Repeatable.",
 )
-@click.option("--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="For scrapes.")
+@click.option(
+    "--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="Address for scrapes."
+)
 @click.option(
     "--discovery",
     default=DEFAULT_DISCOVERY,
     show_default=True,
     metavar="IP:PORT",
-    help="For HTTP SD (/targets/JOB) and /metrics.",
+    help="Address for HTTP SD (/targets/JOB) and /metrics.",
 )
 @click.option(
     "--dir",
@@ -99,7 +101,7 @@ def default_directory() -> Path:
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="The bearer token that jobs must send; made (0600) if missing.  [default: token, in --dir]",
+    help="File with the bearer token of the jobs; created (0600) if missing.  [default: token, in --dir]",
 )
 @click.option("--remote", is_flag=True, help="Allow addresses that other machines can reach.")
 @click.option(
@@ -108,7 +110,7 @@ def default_directory() -> Path:
     show_default=True,
     type=click.FloatRange(0, 3600),
     metavar="SECONDS",
-    help="How long the credentials may take to come.",
+    help="Seconds to wait for the credentials at the start.",
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Envoy's threads.")
 def command(
@@ -130,7 +132,7 @@ def command(
 
     if not targets and not meshes and not kubernetes:
         raise InputError(
-            "there is no source of targets", remedy="give --targets FILE, --mesh DIR or --kubernetes"
+            "no source of targets given", remedy="give --targets FILE, --mesh DIR or --kubernetes"
         )
     directories = [domain_and_directory(each) for each in credentials]
     own = directory or default_directory()
@@ -158,7 +160,7 @@ def command(
     requests = os.environ.get(MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, "0")
     if not requests.isdecimal():
         raise InputError(
-            f"{requests!a} is no number of requests", where=MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
+            f"{requests!a} is not a number of requests", where=MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
         )
     options = ProxyOptions(
         listen=parse_host_port(listen, "--listen"),
@@ -195,7 +197,7 @@ def _alias(text: str) -> tuple[str, str]:
 
 
 def domain_and_directory(text: str) -> tuple[str, Path]:
-    """`[TRUST_DOMAIN=]DIR` in two; an empty name when there is none. InputError for an impossible name."""
+    """Split `[TRUST_DOMAIN=]DIR`; the name is empty if missing. InputError for an invalid name."""
     from meshscrape.spiffe.ids import check_trust_domain
 
     name, equals, path = text.partition("=")

@@ -1,4 +1,4 @@
-"""`meshscrape rbac`: the rights that a verb needs in a cluster, as objects."""
+"""`meshscrape rbac`: write the roles that a verb needs in a cluster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-
     "namespaces",
     multiple=True,
     metavar="NAME",
-    help="For proxy: grant them in this namespace only (repeatable). Default: in the whole cluster.",
+    help="For proxy: grant the rights only in this namespace (repeatable). Default: in the whole cluster.",
 )
 def command(verb: str, account: str, namespaces: tuple[str, ...]) -> None:
     """Write the Role that VERB (observe, plan, render, proxy) needs in a cluster, and its binding, as YAML.
@@ -46,9 +46,9 @@ def command(verb: str, account: str, namespaces: tuple[str, ...]) -> None:
         )
     if namespaces and verb != "proxy":
         raise InputError(
-            f"{verb} reads the whole cluster: rights in single namespaces do not suffice",
+            f"{verb} reads the whole cluster: rights in single namespaces are not enough",
             where="--namespace",
-            remedy="leave it out",
+            remedy="omit it",
         )
     objects = rights(verb, account=account, namespaces=namespaces)
     yaml.safe_dump_all(objects, sys.stdout, sort_keys=False)

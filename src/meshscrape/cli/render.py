@@ -1,4 +1,4 @@
-"""`meshscrape render`: the changed objects as files, for GitOps."""
+"""`meshscrape render`: write the changed objects as files, for GitOps."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from meshscrape.plan.render.kustomize import kustomize_files
 @click.option(
     "--phase",
     type=click.Choice(PHASES),
-    help="Print this phase as one YAML stream instead. Apply it when the phases before it have taken effect.",
+    help="Print this phase as one YAML stream instead. Apply it after the earlier phases have taken effect.",
 )
 @click.option("--kustomize", is_flag=True, help="Write overlays with patches, one per phase (needs --out).")
 @click.option(
@@ -39,7 +39,7 @@ from meshscrape.plan.render.kustomize import kustomize_files
     default="../../base",
     show_default=True,
     metavar="PATH",
-    help="Path of your own kustomization, as seen from a phase's directory.",
+    help="Path of your own kustomization, relative to a phase's directory.",
 )
 def command(out: Path | None, phase: Phase | None, kustomize: bool, base: str, **options: Any) -> int:
     """Write the changed objects as files, one directory per phase, in the order to apply them.
@@ -47,10 +47,10 @@ def command(out: Path | None, phase: Phase | None, kustomize: bool, base: str, *
     The same objects and options give the same bytes. Exit codes: 0 written, 2 error.
     """
     if kustomize and out is None:
-        raise InputError("--kustomize writes several files", remedy="say where: --out DIR")
+        raise InputError("--kustomize writes several files", remedy="add --out DIR")
     if (out is None) == (phase is None):
         raise InputError(
-            "several phases in one stream would be applied in one go, past what each waits for",
+            "all phases in one stream would be applied at once, without their gates",
             remedy=f"write all with --out DIR, or print one with --phase ({', '.join(PHASES)})",
         )
     _, plan = make_plan(**options)
@@ -69,15 +69,15 @@ def command(out: Path | None, phase: Phase | None, kustomize: bool, base: str, *
 
 
 def write_directory(directory: Path, files: Mapping[str, str]) -> None:
-    """Make `directory` hold exactly `files`: all of them or, when anything fails, what was there before.
+    """Make `directory` contain exactly `files`; if writing fails, restore its previous content.
 
-    Raises InputError for a directory that is there with other files than an earlier rendering.
+    InputError for an existing directory with files that `render` did not write.
     """
     overview = directory / OVERVIEW
     if directory.exists() and not (overview.is_file() and overview.read_text().startswith(HEAD)):
         if not directory.is_dir() or any(directory.iterdir()):
             raise InputError(
-                "it holds other files than an earlier rendering",
+                "contains files that `render` did not write",
                 where=str(directory),
                 remedy="name a new or empty directory",
             )

@@ -1,4 +1,4 @@
-"""`meshscrape rules`: the alerting rules, as a file for Prometheus or an object of its Operator."""
+"""`meshscrape rules`: print the alerting rules as a Prometheus rules file or a PrometheusRule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:
-    """Options of the form KEY=VALUE as a mapping. InputError for another form."""
+    """Return options of the form KEY=VALUE as a mapping; InputError for another form."""
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -36,30 +36,30 @@ def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:
     type=click.Choice(["file", "operator"]),
     default="file",
     show_default=True,
-    help="A rules file, or a PrometheusRule of Prometheus' Operator.",
+    help="Print a rules file, or a PrometheusRule of the Prometheus Operator.",
 )
-@click.option("--namespace", default="monitoring", show_default=True, help="Of the PrometheusRule.")
-@click.option("--name", default="meshscrape", show_default=True, help="Of the PrometheusRule.")
+@click.option("--namespace", default="monitoring", show_default=True, help="Namespace of the PrometheusRule.")
+@click.option("--name", default="meshscrape", show_default=True, help="Name of the PrometheusRule.")
 @click.option(
     "--label",
     "labels",
     multiple=True,
     metavar="KEY=VALUE",
-    help="On the PrometheusRule, for the ruleSelector of the Prometheus object; repeatable.",
+    help="Label of the PrometheusRule, for the ruleSelector of the Prometheus object; repeatable.",
 )
 @click.option(
     "--certificate-left",
     default="6h",
     show_default=True,
     metavar="DURATION",
-    help="Warn when a workload certificate has less than this left.",
+    help="Warn if a workload certificate has less time left than this.",
 )
 @click.option(
     "--root-left",
     default="720h",
     show_default=True,
     metavar="DURATION",
-    help="Warn when a root has less than this left.",
+    help="Warn if a root has less time left than this.",
 )
 @click.option(
     "--job",
@@ -121,7 +121,5 @@ def command(
 def _seconds(text: str, where: str) -> int:
     seconds = int(parse_duration(text, where).total_seconds())
     if seconds <= 0:
-        raise InputError(
-            f"{text} is no time at all", where=where, remedy="use a positive duration such as 6h"
-        )
+        raise InputError(f"{text} is not positive", where=where, remedy="use a positive duration such as 6h")
     return seconds

@@ -1,4 +1,4 @@
-"""`meshscrape status`: the running mesh, as a table or as the versioned document of docs/status.md."""
+"""`meshscrape status`: show the running mesh, as a table or as the document of docs/status.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`meshscrape up`: start a mesh, show it until Ctrl-C; with --check, prove it and stop."""
+"""`meshscrape up`: start a mesh and show it until Ctrl-C; with --check, verify it and stop."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ REFRESH = 0.5
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """What the command line asked for."""
+    """The options of `up`."""
 
     mesh: MeshOptions
     state: Path
@@ -40,13 +40,13 @@ class UpOptions:
     output: str
 
     def report(self, line: str) -> None:
-        """A line of progress; none with --quiet."""
+        """Print a line of progress, unless --quiet is set."""
         if not self.quiet:
             say(line)
 
 
 class _ReportHandler(logging.Handler):
-    """Shows what supervisors log as progress."""
+    """Show log lines of supervisors as progress."""
 
     def __init__(self, options: UpOptions) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _ReportHandler(logging.Handler):
     help="Start it in the background and return when every workload is ready; `meshscrape down` stops it.",
 )
 @click.option("--wait", is_flag=True, help="As --detach, and return when Prometheus scrapes every target.")
-@click.option("-q", "--quiet", is_flag=True, help="Show nothing but results and errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show only results and errors.")
 @click.option(
     "-o",
     "--output",
@@ -82,7 +82,7 @@ class _ReportHandler(logging.Handler):
 @click.option(
     "--direct",
     is_flag=True,
-    help="Let Prometheus scrape by itself, without the scrape proxy. Prometheus cannot verify its targets.",
+    help="Let Prometheus scrape without the scrape proxy. Prometheus cannot verify its targets then.",
 )
 def command(
     mesh: Path | None, state: Path | None, check: bool, detach: bool, wait: bool, quiet: bool, output: str,
@@ -110,7 +110,7 @@ def command(
         return _detach(
             arguments, UpOptions(MeshOptions(EXAMPLE), state_path(state), check, quiet, output), wait
         )
-    # The example's own traffic is for people to watch and for verify to have something to read.
+    # The example has its own traffic, so that users and verify see changing metrics.
     options = MeshOptions(mesh or EXAMPLE, interval, traffic=mesh is None, direct=direct)
     if direct:
         say("warning: Prometheus scrapes directly and does not verify its targets (insecure_skip_verify)")
@@ -141,7 +141,7 @@ def _detach(arguments: list[str], options: UpOptions, wait: bool) -> int:
 
 
 async def _show(options: UpOptions, shown: list[LocalMesh]) -> int:
-    """Show the mesh until cancelled; it is put into `shown` once there is one."""
+    """Show the mesh until cancelled; append it to `shown` as soon as it exists."""
     async with (
         prepared_mesh(options.mesh, options.state, options.report) as mesh,
         asyncio.TaskGroup() as tasks,
@@ -160,7 +160,7 @@ async def _show(options: UpOptions, shown: list[LocalMesh]) -> int:
 
 
 async def _check(options: UpOptions) -> int:
-    """Start the mesh, prove it and stop it; return 0 when verify finds nothing, else 1."""
+    """Start the mesh, verify it and stop it; return 0 without findings, else 1."""
     from meshscrape.cli.verify import print_report
 
     async with prepared_mesh(options.mesh, options.state, options.report) as mesh:
@@ -180,7 +180,7 @@ async def _check(options: UpOptions) -> int:
 
 
 async def _prove(mesh: LocalMesh, options: UpOptions) -> Report:
-    # Only --check needs these: they are a fifth of what `up` would import.
+    # Import these here, because only --check needs them, and they take a fifth of the import time of `up`.
     from meshscrape.cli.verify import ProgressBar
     from meshscrape.verify.run import VerifyOptions, verify
 
@@ -207,7 +207,7 @@ async def _live(mesh: LocalMesh, screen: Console) -> None:
 
 
 async def _lines(mesh: LocalMesh) -> None:
-    """A line whenever a workload's health changes, until cancelled."""
+    """Print a line whenever a workload's health changes, until cancelled."""
     shown: dict[str, str] = {}
     told = False
     while True:

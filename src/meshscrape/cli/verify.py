@@ -1,4 +1,4 @@
-"""`meshscrape verify`: prove from outside who can scrape what."""
+"""`meshscrape verify`: prove from outside which clients can read which ports."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SHORTEST, _LONGEST = 1, 24 * 3600
 
 
 class ProgressBar:
-    """A progress bar on stderr; nothing with `quiet` or when stderr is not a terminal."""
+    """A progress bar on stderr; hidden with `quiet` or if stderr is not a terminal."""
 
     def __init__(self, quiet: bool) -> None:
         self._bar = Progress(
@@ -57,8 +57,8 @@ class ProgressBar:
         self._bar.stop()
 
     def __call__(self, done: int, total: int, message: str) -> None:
-        """Show how many probes have ended."""
-        # Drawing costs more than most probes.
+        """Show the number of finished probes."""
+        # Drawing takes longer than most probes.
         if done < total and (now := monotonic()) - self._drawn < _REDRAW:
             return
         self._drawn = now if done < total else 0.0
@@ -103,10 +103,10 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     help="Scrape as this workload.  [default: the mesh's Prometheus]",
 )
 @click.option(
-    "--only", multiple=True, callback=_names, metavar="CHECK,…", help="Make only these checks (repeatable)."
+    "--only", multiple=True, callback=_names, metavar="CHECK,…", help="Run only these checks (repeatable)."
 )
 @click.option(
-    "--skip", multiple=True, callback=_names, metavar="CHECK,…", help="Leave out these checks (repeatable)."
+    "--skip", multiple=True, callback=_names, metavar="CHECK,…", help="Skip these checks (repeatable)."
 )
 @click.option(
     "--patience",
@@ -117,19 +117,19 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     help="How long to wait for Prometheus to discover new targets, in seconds.",
 )
 @click.option(
-    "--watch", "watching", is_flag=True, help="Repeat the checks until a signal; print a line per run."
+    "--watch", "watching", is_flag=True, help="Repeat the checks until a signal; print one line per run."
 )
 @click.option(
     "--interval",
     default="60s",
     show_default=True,
     metavar="DURATION",
-    help="With --watch: time from the start of a run to the next start.",
+    help="With --watch: time between the starts of two runs.",
 )
 @click.option(
     "--metrics",
     metavar="[ADDRESS:]PORT",
-    help="With --watch: serve the results as metrics in plaintext, on loopback unless ADDRESS is given.",
+    help="With --watch: serve the results as plaintext metrics, on loopback unless ADDRESS is given.",
 )
 @click.option(
     "--html",
@@ -144,10 +144,10 @@ def command(
     patience: float, watching: bool, interval: str, metrics: str | None, page_file: Path | None,
     quiet: bool,
 ) -> int:  # fmt: skip
-    """Visit every port of the running mesh as the scraper, as strangers and as an attacker, and judge it.
+    """Connect to every port of the mesh as the scraper, a stranger and an attacker, and judge the answers.
 
-    Exit codes: 0 no finding, 1 findings, 2 could not run; 129, 130, 143 ended by HUP, INT, TERM. With --watch
-    it is the exit code of the last run. docs/verify.md explains every check.
+    Exit codes: 0 no finding, 1 findings, 2 could not run; 129, 130, 143 ended by HUP, INT, TERM. With
+    --watch, the exit code of the last run counts. docs/verify.md explains every check.
     """
     if page_file is not None:
         check_page(page_file)
@@ -158,7 +158,7 @@ def command(
         with ProgressBar(quiet) as progress:
             return watch(place, asked, output == "json", progress, page_file)
     if metrics is not None:
-        raise InputError("metrics are served with --watch only", where="--metrics", remedy="add --watch")
+        raise InputError("needs --watch", where="--metrics", remedy="add --watch")
     return _once(place, options, output, page_file, quiet)
 
 
@@ -168,7 +168,7 @@ def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, o
         raise InputError("out of range", where="--interval", remedy="use 1s to 24h")
     if output in ("junit", "yaml"):
         raise InputError(
-            f"--watch cannot write {output}, which is one report",
+            f"--watch cannot write a series of runs as {output}",
             where="-o",
             remedy="use -o table or -o json",
         )
@@ -178,7 +178,7 @@ def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, o
 
 def _once(place: Path, options: VerifyOptions, output: str, page_file: Path | None, quiet: bool) -> int:
     status = read_status(place)
-    # The process ends after one run. Collecting cycles among a large mesh's probes costs more than it frees.
+    # The process ends after one run, so collecting cycles among the probes costs more than it frees.
     gc.disable()
     with ProgressBar(quiet) as progress:
         report = life.run(verify(status, options, progress))

@@ -13,15 +13,15 @@ from meshscrape.verify.html.page import empty_page, page
 
 
 def check_page(path: Path) -> None:
-    """Raise InputError when the page's directory does not exist, before any check is made."""
+    """Raise InputError if the page's directory does not exist. Call it before the checks run."""
     if not path.parent.is_dir():
-        raise InputError("the directory does not exist", where=f"--html {path}", remedy="make it first")
+        raise InputError("the directory does not exist", where=f"--html {path}", remedy="create it first")
 
 
 def write_page(path: Path, report: Report | None, failure: str = "") -> None:
     """Replace the page by one rename. Only its owner can read it, because it names every hole.
 
-    `failure` says why the latest run could not be made. Without a report it is all that the page shows.
+    `failure` says why the latest run failed. Without a report, the page only shows this.
     """
     now, style = utcnow(), files("meshscrape.verify.html").joinpath("style.css").read_text("utf-8")
     text = page(report, now, style, failure) if report else empty_page(failure, now, style)

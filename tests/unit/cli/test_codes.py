@@ -75,7 +75,7 @@ def test_unknown_code_names_near_ones() -> None:
         explain("--code", "half-harden")
     with pytest.raises(InputError, match="both a target and a code"):
         explain("web", "--code", "half-hardened")
-    with pytest.raises(InputError, match="neither a target nor a code"):
+    with pytest.raises(InputError, match="no target and no code given"):
         explain()
 
 
