@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshscrape.envoy.override import SCRAPERS_FILE
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
 from meshscrape.istio.names import BOOTSTRAP_OVERRIDE, ISTIO_BOOTSTRAP_OVERRIDE, PROXY_CONTAINER
@@ -28,7 +29,8 @@ class Listener:
 class Override:
     """An override: its ConfigMap, key and contents; `problem` is why it has none.
 
-    `problem`: `missing` (no such ConfigMap), `key` (no such key), `unreadable`, or empty.
+    `problem`: `missing` (no such ConfigMap), `key` (no such key), `unreadable`, or empty. `allowed` are the
+    entries of the allow list beside it (`spiffe:SPIFFE_ID`); None when there is none that can be read.
     """
 
     config_map: Ref
@@ -37,6 +39,13 @@ class Override:
     listeners: tuple[Listener, ...] = ()
     clusters: tuple[str, ...] = ()
     size: int = 0
+    allowed: frozenset[str] | None = None
+
+    def refuses(self, spiffe_id: str) -> bool:
+        """Return whether the allow list is known, and does not admit this identity."""
+        domain = spiffe_id.removeprefix("spiffe://").partition("/")[0]
+        entries = {f"spiffe:{spiffe_id}", f"spiffe:spiffe://{domain}/*"}
+        return self.allowed is not None and self.allowed.isdisjoint(entries)
 
 
 def override_of(
@@ -90,7 +99,26 @@ def _read(ref: Ref, key: str, inventory: Inventory) -> Override:
     clusters = tuple(
         str(objects.dig(cluster, "name")) for cluster in objects.as_list(objects.dig(static, "clusters"))
     )
-    return Override(ref, key, "", listeners, clusters, len(text.encode()))
+    allowed = _allowed(objects.dig(config_map.data, "data", SCRAPERS_FILE))
+    return Override(ref, key, "", listeners, clusters, len(text.encode()), allowed)
+
+
+def _allowed(text: Any) -> frozenset[str] | None:
+    """Return the entries of an allow list that `envoy.override` wrote: its matchers are named after them."""
+    if not isinstance(text, str):
+        return None
+    try:
+        documents = load_documents(text, "")
+    except InputError:
+        return None
+    return frozenset(
+        str(objects.dig(matcher, "on_match", "action", "name", default=""))
+        for document in documents
+        for resource in objects.as_list(objects.dig(document.data, "resources"))
+        for matcher in objects.as_list(
+            objects.dig(resource, "typed_config", "matcher", "matcher_list", "matchers")
+        )
+    )
 
 
 def _either(data: Any, *names: str) -> Any:

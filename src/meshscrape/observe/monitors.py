@@ -8,7 +8,7 @@ from typing import Any
 from meshscrape.istio.names import MONITORING_GROUP, NAMESPACE_NAME
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest
-from meshscrape.observe.cluster import AZURE_MONITORING, Cluster
+from meshscrape.observe.cluster import AZURE_MONITORING, VICTORIA, Cluster
 from meshscrape.observe.declared_jobs import (
     DeclaredDiscovery,
     DeclaredJob,
@@ -102,7 +102,7 @@ def jobs_of_monitor(
             scraper=scraper,
             scheme=str(objects.dig(endpoint, "scheme", default="http")).lower(),
             path=str(objects.dig(endpoint, "path", default="/metrics")),
-            tls=effective_tls(endpoint, spec, server),
+            tls=effective_tls(endpoint, spec, server, files=bool(named)),
             discoveries=(DeclaredDiscovery(role, _namespaces(monitor, spec)),),
             rules=(*_generated(kind, monitor, spec, endpoint), *rules_of(own)),
             pod_selector=selector if kind == "PodMonitor" else None,
@@ -171,9 +171,9 @@ def _scrape_config_job(
         scraper=scraper,
         scheme=str(spec.get("scheme", "http")).lower(),
         path=str(spec.get("metricsPath", "/metrics")),
-        tls=effective_tls(spec, spec, server),
+        tls=effective_tls(spec, spec, server, files=monitor.ref.group == VICTORIA),
         discoveries=discoveries(spec.get("kubernetesSDConfigs"), scraper),
-        rules=(*rules_of(generated), *rules_of(spec.get("relabelings"))),
+        rules=(*rules_of(generated), *rules_of(spec.get("relabelings") or spec.get("relabelConfigs"))),
         static=static_targets(spec.get("staticConfigs")),
         elsewhere=any(
             key.endswith("SDConfigs") and key != "kubernetesSDConfigs" and value
@@ -183,15 +183,18 @@ def _scrape_config_job(
     )
 
 
-def effective_tls(endpoint: Any, spec: Mapping[str, Any], server: Manifest | None) -> dict[str, Any]:
+def effective_tls(
+    endpoint: Any, spec: Mapping[str, Any], server: Manifest | None, *, files: bool = False
+) -> dict[str, Any]:
     """Return the TLS settings of an endpoint with those of its scrape class, in Prometheus' spelling.
 
     As `mergeTLSConfigWithScrapeClass` does: without a tlsConfig of its own, or with an empty one, an endpoint
     takes the whole of its class. Otherwise the class only adds missing files. PodMonitor and ScrapeConfig
-    have no file fields: the API server removes them, so they do not count.
+    have no file fields: the API server removes them, so they do not count, unless `files` says otherwise.
     """
     own = dict(objects.as_mapping(objects.dig(endpoint, "tlsConfig")))
-    kind_has_files = "selector" in spec and "endpoints" in spec
+    # The objects of the VictoriaMetrics operator have no scrape class, and file fields in every kind.
+    kind_has_files = ("selector" in spec and "endpoints" in spec) or files
     if not kind_has_files:
         own = {key: value for key, value in own.items() if key not in FILES}
     of_class = objects.as_mapping(objects.dig(scrape_class(spec, server), "tlsConfig"))

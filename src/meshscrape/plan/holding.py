@@ -10,7 +10,7 @@ from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe import observe
 from meshscrape.observe.cluster import owner_of_pod
 from meshscrape.observe.model import Pitfall
-from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors
+from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors, unread
 from meshscrape.plan.model import Gate, Missing, Note, Plan
 from meshscrape.plan.scrapers import concerns, new_deployment
 from meshscrape.plan.selectors import LabelChange, broken_selectors
@@ -62,7 +62,16 @@ def hold(assessment: Assessment, held: Held) -> bool:
         # One hold can cure several faults. The next draft shows that.
         if not (held.refs - known).intersection(fault.blamed):
             _hold(assessment.context, fault, held)
+    if held.refs == known:
+        # Last, because what else is held back decides who reads what.
+        held.open |= _unread(assessment)
     return held.refs != known
+
+
+def _unread(assessment: Assessment) -> dict[Ref, tuple[Missing, ...]]:
+    """Return the workloads that the draft counts as secured although nobody is shown to read them."""
+    outcome = assessment.drafted.outcome
+    return unread(assessment.result, frozenset((*outcome.secured, *outcome.unchanged)))
 
 
 def label_notes(assessment: Assessment) -> tuple[Note, ...]:
@@ -178,14 +187,23 @@ def _is_new(context: Context, ref: Ref) -> bool:
     return ref == new_prometheus_ref(context)
 
 
-def held_gates(context: Context, chosen: Iterable[PlannedWorkload]) -> list[Gate]:
-    """Return the gates of everything that is held back, with equal reasons in one gate."""
+def held_gates(context: Context, chosen: Iterable[PlannedWorkload], known: Iterable[Gate]) -> list[Gate]:
+    """Return the gates of everything that is held back, with equal reasons in one gate.
+
+    `known` are the gates of hardening: a port that stays open for want of a reader is in them already.
+    """
     refs = [target.ref for target in chosen]
+    told = {ref for gate in known if not gate.planned for ref in gate.workloads}
     grouped: dict[tuple[Missing, ...], list[Ref]] = {}
     for ref in refs:
         if missing := context.held.workloads.get(ref):
             grouped.setdefault(missing, []).append(ref)
     gates = [Gate("listeners", tuple(found), missing, False) for missing, found in grouped.items()]
+    lacking: dict[tuple[Missing, ...], list[Ref]] = {}
+    for ref in refs:
+        if (missing := context.held.open.get(ref)) and ref not in told and ref not in context.held.workloads:
+            lacking.setdefault(missing, []).append(ref)
+    gates += [Gate("scrape", tuple(found), missing, False) for missing, found in lacking.items()]
     for scraper, missing in context.held.scrapers.items():
         jobs = [job for job in context.unmoved if job.scraper == scraper]
         read = tuple(ref for ref in refs if any(concerns(job, {ref}) for job in jobs))

@@ -69,15 +69,7 @@ class Result:
 def judge(result: Result) -> tuple[ScrapeVerdict, ...]:
     """Return a verdict for every workload and every scrape job that reads its plaintext ports now."""
     after = {workload.ref: workload for workload in result.after.workloads}
-    view = _View(
-        result,
-        _secure_readers(result.before),
-        _secure_readers(result.after),
-        {_key(job): job for job in result.after.scrape_jobs},
-        _errors(result.after.pitfalls),
-        _plaintext_counts(result.before.scrape_jobs),
-        _plaintext_counts(result.after.scrape_jobs),
-    )
+    view = _view(result)
     return tuple(
         _verdict(_Case(view, job, after[ref]))
         for job in result.before.scrape_jobs
@@ -85,6 +77,28 @@ def judge(result: Result) -> tuple[ScrapeVerdict, ...]:
         for ref in _read_in_plaintext(job)
         if ref in after
     )
+
+
+def unread(result: Result, refs: Collection[Ref]) -> dict[Ref, tuple[Missing, ...]]:
+    """Return the workloads among `refs` whose secure port no scraper is shown to read, and what is missing.
+
+    Whether a plaintext job read them before does not matter: a port that nothing reads is not secured
+    scraping. With a vouched scraper, a port that no job among the objects reads is that scraper's to read.
+    """
+    view = _view(result)
+    found = {}
+    for workload in result.after.workloads:
+        if workload.ref not in refs:
+            continue
+        readers = view.secure.get(workload.ref, ())
+        if not readers:
+            if not result.vouched:
+                found[workload.ref] = (_nobody(workload),)
+            continue
+        wrong = [_wrong_with_reading(view, workload, reader) for reader in readers]
+        if all(wrong):
+            found[workload.ref] = wrong[0]
+    return found
 
 
 def new_errors(before: Observation, after: Observation) -> tuple[Pitfall, ...]:
@@ -108,6 +122,18 @@ class _View:
     errors: Mapping[Ref | None, Sequence[Pitfall]]
     plaintext_before: Mapping[tuple[Ref | None, Ref], int]
     plaintext: Mapping[tuple[Ref | None, Ref], int]
+
+
+def _view(result: Result) -> _View:
+    return _View(
+        result,
+        _secure_readers(result.before),
+        _secure_readers(result.after),
+        {_key(job): job for job in result.after.scrape_jobs},
+        _errors(result.after.pitfalls),
+        _plaintext_counts(result.before.scrape_jobs),
+        _plaintext_counts(result.after.scrape_jobs),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,18 +197,12 @@ def _leaves(case: _Case) -> ScrapeVerdict:
         names = ", ".join(job.name for job in several)
         missing = Missing("twice", f"{names} would all read it over mutual TLS", "keep only one of them")
         return case.verdict("refuted", True, reader.scraper or ref, missing)
-    if wrong := tuple(_wrong_with_scraper(case, reader)):
+    if wrong := tuple(_wrong_with_scraper(case.view, reader)):
         return case.verdict("refuted", True, reader.scraper, *wrong)
-    if wrong := tuple(_wrong_with_workload(case)):
+    if wrong := tuple(_wrong_with_workload(case.view, case.workload, reader)):
         return case.verdict("refuted", True, ref, *wrong)
-    scraper = case.view.result.scraper(reader.scraper)
-    if scraper is None or not (scraper.output_certs or case.view.result.vouched):
-        missing = Missing(
-            "certificate-unknown",
-            f"the given objects do not show whether the mesh accepts the certificate of {reader.name}",
-            "name the scraper: --scraper spiffe:SPIFFE_ID or dns:NAME",
-        )
-        return case.verdict("unknown", True, reader.scraper or ref, missing)
+    if wrong := tuple(_unknown_certificate(case.view, reader)):
+        return case.verdict("unknown", True, reader.scraper or ref, *wrong)
     return case.verdict("shown", True, None)
 
 
@@ -212,9 +232,41 @@ def _unread(case: _Case) -> Missing:
     )
 
 
-def _wrong_with_scraper(case: _Case, reader: ObservedJob) -> Iterator[Missing]:
+def _nobody(workload: ObservedWorkload) -> Missing:
+    ports = ", ".join(map(str, workload.metrics.listening))
+    return Missing(
+        "no-secure-scraper",
+        f"a scraper over mutual TLS: no job among the given objects would read its secure port ({ports})"
+        if ports
+        else "a secure port: none would be open",
+        "give your Prometheus too, add a job for it (meshscrape prometheus-config --kubernetes), or name who "
+        "scrapes: --scraper spiffe:SPIFFE_ID",
+    )
+
+
+def _wrong_with_reading(view: _View, workload: ObservedWorkload, reader: ObservedJob) -> tuple[Missing, ...]:
+    """Return why a job that reads a secure port is not shown to get an answer; empty when it is."""
+    wrong = (
+        *_wrong_with_scraper(view, reader),
+        *_wrong_with_workload(view, workload, reader),
+        *_unknown_certificate(view, reader),
+    )
+    return tuple(dict.fromkeys(wrong))
+
+
+def _unknown_certificate(view: _View, reader: ObservedJob) -> Iterator[Missing]:
+    scraper = view.result.scraper(reader.scraper)
+    if scraper is None or not (scraper.output_certs or view.result.vouched):
+        yield Missing(
+            "certificate-unknown",
+            f"the given objects do not show whether the mesh accepts the certificate of {reader.name}",
+            "name the scraper: --scraper spiffe:SPIFFE_ID or dns:NAME",
+        )
+
+
+def _wrong_with_scraper(view: _View, reader: ObservedJob) -> Iterator[Missing]:
     """Return the reasons why the scraper could not read anything over mutual TLS."""
-    scraper = case.view.result.scraper(reader.scraper)
+    scraper = view.result.scraper(reader.scraper)
     if scraper and scraper.injected and scraper.intercepts_outbound:
         yield Missing(
             "intercepted",
@@ -222,15 +274,25 @@ def _wrong_with_scraper(case: _Case, reader: ObservedJob) -> Iterator[Missing]:
             f'set the pod annotation {INCLUDE_OUTBOUND}: ""',
         )
     for ref in dict.fromkeys((reader.scraper, reader.ref)):
-        for pitfall in case.view.errors.get(ref, ()):
+        for pitfall in view.errors.get(ref, ()):
             yield _as_missing(pitfall)
 
 
-def _wrong_with_workload(case: _Case) -> Iterator[Missing]:
-    """Return the reasons why the workload could not be read on its secure port."""
-    for pitfall in case.view.errors.get(case.workload.ref, ()):
+def _wrong_with_workload(view: _View, workload: ObservedWorkload, reader: ObservedJob) -> Iterator[Missing]:
+    """Return the reasons why the workload could not be read on its secure port, or not by this scraper."""
+    for pitfall in view.errors.get(workload.ref, ()):
         if pitfall.code not in _OF_APPLICATIONS:
             yield _as_missing(pitfall)
+    override, scraper = workload.override, view.result.scraper(reader.scraper)
+    if override is None or scraper is None or not scraper.output_certs:
+        return
+    own = {listener.port for listener in override.listeners}
+    if own & set(reader.ports_after.get(workload.ref, ())) and override.refuses(scraper.spiffe_id):
+        yield Missing(
+            "not-allowed",
+            f"{override.config_map} does not list {scraper.spiffe_id}, the identity of {scraper.ref}",
+            f"list it: --scraper spiffe:{scraper.spiffe_id}",
+        )
 
 
 def _label_changes(case: _Case) -> tuple[LabelChange, ...]:

@@ -62,8 +62,6 @@ def plan(observation: Observation, inventory: Inventory, intent: Intent) -> Plan
     held = Held()
     for _ in range(_ATTEMPTS):
         drafted, context = _drafted(observation, inventory, intent, held)
-        if not drafted.changes:
-            return drafted
         assessment = assess(context, drafted)
         if not hold(assessment, held):
             return replace(drafted, notes=drafted.notes + label_notes(assessment))
@@ -107,7 +105,7 @@ def _drafted(
         _general(context)
         if intent.harden:
             _hints(context)
-    gates += held_gates(context, chosen)
+    gates += held_gates(context, chosen, gates)
     modes = {target.ref: target.mode for target in context.targets}
     apart = any(target.workload.flavour == "asm" for target in chosen)
     made = Plan(draft.changes(), draft.notes, tuple(gates), modes, apart, autoscaled(inventory))

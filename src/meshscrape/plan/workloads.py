@@ -8,7 +8,7 @@ from meshscrape.envoy.override import BOOTSTRAP_FILE, PREFIX
 from meshscrape.istio.allow_list import Scraper as AllowEntry
 from meshscrape.istio.allow_list import SpiffeScraper
 from meshscrape.istio.names import MANAGED_BY
-from meshscrape.istio.ports import MERGED, STATS
+from meshscrape.istio.ports import MERGED, SECURE_MERGED, SECURE_STATS, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig
 from meshscrape.observe.gateways import managed_deployment
@@ -27,6 +27,7 @@ GATEWAY_OVERRIDE_SINCE = "1.27"
 BOOTSTRAP_SINCE = "1.17"
 # The plaintext ports of a proxy: Envoy's statistics and the agent's merged metrics.
 PLAINTEXT_PORTS = frozenset({STATS, MERGED})
+SECURE_PORTS = frozenset({SECURE_STATS, SECURE_MERGED})
 # Kinds of scrapers that a plan can give a certificate and jobs over mutual TLS.
 ABLE = ("prometheus", "operator", "vmagent")
 # The ConfigMap with the bootstrap override of a namespace's proxies.
@@ -140,7 +141,17 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
         for job in observation.scrape_jobs
         if job.over == "mtls" or (not replaced and reads_plaintext(job))
     }
-    able = [each for each in observation.scrapers if each.kind in ABLE and each.spiffe_id]
+    # A collector whose jobs no plan moves may have a job for the secure ports all the same.
+    secure = {
+        job.scraper
+        for job in observation.scrape_jobs
+        if job.over == "mtls" and (not job.matches or not SECURE_PORTS.isdisjoint(job.ports))
+    }
+    able = [
+        each
+        for each in observation.scrapers
+        if each.spiffe_id and (each.kind in ABLE or (each.output_certs and each.ref in secure))
+    ]
     chosen = [each for each in able if each.ref in used] or ([] if replaced else able)
     for each in chosen:
         if each.service_account == "default":

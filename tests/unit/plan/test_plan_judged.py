@@ -9,6 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.objects import Inventory
 from support.examples import CLUSTERS
 from support.objects import (
@@ -23,12 +24,21 @@ from support.objects import (
     service,
 )
 from support.planning import changed, codes, harm, planned, settled
-from support.scraping_objects import envoy_stats, kubernetes_pods, plain_prometheus, prometheus, secure_job
+from support.scraping_objects import (
+    SECURE_PORT,
+    envoy_stats,
+    kubernetes_pods,
+    plain_prometheus,
+    prometheus,
+    secure_job,
+)
 from unit.plan.test_plan_clusters import WAYS
 
 NEW_BESIDE_OPERATOR = ("operator", "legacy")
 # The allow list of these plans leaves out the Prometheus that is there: legacy mode would refuse it.
 UNLISTED_SCRAPER = {(name, "everything") for name in ("plain 1.29", "plain 1.21", "legacy")}
+# No scraper is among the objects or planned, and this proxy is too old for the gate of hardening to say so.
+UNREAD = ("plain 1.21", "a version is said")
 
 
 def mesh(*objects: Any) -> Inventory:
@@ -51,7 +61,7 @@ def test_nothing_is_held_back_without_need(name: str, way: str) -> None:
     """The judge holds back a Prometheus that would take new monitors, and one that is not allowed in."""
     plan = planned(cluster(*CLUSTERS[name]()), **WAYS[way])
     held = [gate for gate in plan.gates if gate.phase in ("listeners", "scrape") and not gate.planned]
-    assert bool(held) == ((name, way) in {NEW_BESIDE_OPERATOR, *UNLISTED_SCRAPER})
+    assert bool(held) == ((name, way) in {NEW_BESIDE_OPERATOR, UNREAD, *UNLISTED_SCRAPER})
 
 
 def test_a_namespace_that_forbids_injection_holds_the_scraper_back() -> None:
@@ -97,6 +107,125 @@ def test_a_pod_that_already_left_its_job_is_not_restarted_into_the_dark() -> Non
     plan = settled(mesh(plain_prometheus(config_of(leaving))), prometheus="none")
     assert plan.changes == ()
     assert "unread" in codes(plan)
+
+
+SECURE_ENDPOINT = {
+    "scheme": "https",
+    "tlsConfig": {
+        "caFile": "/etc/prom-certs/root-cert.pem",
+        "certFile": "/etc/prom-certs/cert-chain.pem",
+        "keyFile": "/etc/prom-certs/key.pem",
+        "insecureSkipVerify": True,
+    },
+}
+SECURE_RELABELING = {
+    "relabelConfigs": [
+        {"action": "keep", "sourceLabels": [SECURE_PORT], "regex": ".+"},
+        {"action": "keep", "sourceLabels": ["__meta_kubernetes_pod_container_port_number"], "regex": "15090"},
+        {"sourceLabels": ["__meta_kubernetes_pod_ip", SECURE_PORT], "regex": "(.+);(.+)",
+         "replacement": "$1:$2", "targetLabel": "__address__"},
+    ]
+}  # fmt: skip
+
+
+def victoria(kind: str, name: str, space: str, spec: Any) -> Any:
+    """An object of the VictoriaMetrics operator."""
+    return {
+        "apiVersion": "operator.victoriametrics.com/v1beta1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": space},
+        "spec": spec,
+    }
+
+
+def vm_agent(**changes: Any) -> Any:
+    """A VMAgent with a certificate of the mesh that takes every scrape object."""
+    return victoria(
+        "VMAgent",
+        "agent",
+        "vm",
+        {
+            "selectAllByDefault": True,
+            "podMetadata": {
+                "annotations": {
+                    **proxy_config({"OUTPUT_CERTS": "/etc/istio-output-certs"}),
+                    "traffic.sidecar.istio.io/includeInboundPorts": "",
+                    "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
+                    "sidecar.istio.io/userVolumeMount": '[{"name": "istio-certs", '
+                    '"mountPath": "/etc/istio-output-certs"}]',
+                }
+            },
+            "volumes": [{"name": "istio-certs", "emptyDir": {"medium": "Memory"}}],
+            "volumeMounts": [{"name": "istio-certs", "mountPath": "/etc/prom-certs/"}],
+            **changes,
+        },
+    )
+
+
+def vm_mesh(*scrapes: Any, **agent: Any) -> Inventory:
+    return mesh(injected_namespace("vm"), vm_agent(**agent), *scrapes)
+
+
+def test_a_job_for_an_applications_port_alone_secures_nothing() -> None:
+    """A VMAgent that scrapes an application over mutual TLS does not read the secure port beside it."""
+    scrape = victoria(
+        "VMServiceScrape",
+        "app",
+        "default",
+        {"selector": {"matchLabels": {"app": "httpbin"}}, "endpoints": [{"port": "http", **SECURE_ENDPOINT}]},
+    )
+    plan = settled(vm_mesh(scrape))
+    assert plan.outcome.secured == ()
+    assert [ref.name for ref in plan.outcome.held] == ["httpbin"]
+    assert "no-secure-scraper" in codes(plan)
+    assert "hardening" not in {change.phase for change in plan.changes}
+
+
+@pytest.mark.parametrize("mode", ["native", "bootstrap"])
+def test_a_vm_agent_that_reads_the_secure_port_secures_it(mode: str) -> None:
+    """It is a reader like a Prometheus, and bootstrap mode's allow list has its identity."""
+    scrape = victoria(
+        "VMPodScrape",
+        "secure",
+        "default",
+        {"podMetricsEndpoints": [{**SECURE_ENDPOINT, **SECURE_RELABELING}]},
+    )
+    plan = settled(vm_mesh(scrape), mode=mode)
+    assert [ref.name for ref in plan.outcome.secured] == ["httpbin"]
+    assert "hardening" in {change.phase for change in plan.changes}
+
+
+def test_a_reader_without_a_certificate_secures_nothing() -> None:
+    """The same scrape object, and a VMAgent whose sidecar writes no certificate."""
+    scrape = victoria(
+        "VMPodScrape",
+        "secure",
+        "default",
+        {"podMetricsEndpoints": [{**SECURE_ENDPOINT, **SECURE_RELABELING}]},
+    )
+    plan = settled(vm_mesh(scrape, podMetadata={}))
+    assert plan.outcome.secured == ()
+    assert [ref.name for ref in plan.outcome.held] == ["httpbin"]
+
+
+def test_a_reader_that_the_allow_list_leaves_out_secures_nothing() -> None:
+    """Bootstrap mode lets in whom the list names: another scraper gets 403, and the ports stay open."""
+    other = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/other")
+    plan = settled(mesh(plain_prometheus()), mode="bootstrap", scrapers=other)
+    assert "not-allowed" in codes(plan)
+    assert plan.outcome.secured == ()
+    assert "hardening" not in {change.phase for change in plan.changes}
+
+
+@pytest.mark.parametrize("intent", [{"harden": False}, {"prometheus": "none"}, {}])
+def test_an_open_port_that_nothing_reads_is_not_secured(intent: dict[str, Any]) -> None:
+    """Also when nothing is to be closed, and in a second plan that has nothing left to change."""
+    before = mesh()
+    plan = settled(before, **intent)
+    again = planned(plan.apply(before), **intent)
+    for found in (plan, again):
+        assert found.outcome.secured == found.outcome.unchanged == ()
+        assert len(found.outcome.held) == 1
 
 
 RULES = st.lists(
