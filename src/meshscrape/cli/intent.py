@@ -23,6 +23,7 @@ from meshscrape.observe import observe
 from meshscrape.observe.observation import Observation
 from meshscrape.plan.model import Intent, Plan
 from meshscrape.plan.planner import plan
+from meshscrape.plan.reads import joined, parse_reads
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = click.IntRange(1, 65535)
@@ -117,6 +118,14 @@ _OPTIONS = (
         "reason and date.",
     ),
     click.option(
+        "--reads",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        multiple=True,
+        metavar="FILE",
+        help="Close plaintext ports only where these measured reads are explained by known scrape jobs "
+        "(repeatable): the answer of a Prometheus' API to the query in docs/kubernetes.md.",
+    ),
+    click.option(
         "--new-job",
         is_flag=True,
         help="Set the label `job` of moved scrapes to the new job's name. Default: keep the old name.",
@@ -150,6 +159,7 @@ def make_plan(
     scrapers: Sequence[str],
     inject: bool | None,
     assume_unread: Path | None = None,
+    reads: Sequence[Path] = (),
     **options: Any,
 ) -> tuple[Inventory, Plan]:
     """Return the objects that were read and the plan for them, from the values of `intent_options`.
@@ -163,6 +173,9 @@ def make_plan(
         scrapers=parse_scrapers(",".join(scrapers), "--scraper"),
         inject=bool(namespaces or selector) if inject is None else inject,
         assumed_unread=read_assumptions(assume_unread),
+        reads=joined(parse_reads(path.read_text(encoding="utf-8"), str(path)) for path in reads)
+        if reads
+        else None,
         **options,
     )
     inventory = read_inventory(files)

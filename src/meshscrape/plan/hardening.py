@@ -12,6 +12,7 @@ from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.model import Gate, Missing, Refused
+from meshscrape.plan.reads import unexplained
 from meshscrape.plan.scrapers import blocks_hardening
 from meshscrape.plan.workloads import (
     LOCALHOST_ONLY_SINCE,
@@ -42,7 +43,12 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
             continue
         jobs = [job for job in context.observation.scrape_jobs if blocks_hardening(job, target.ref)]
         left = tuple(_left(context, job) for job in jobs if job.name not in moved)
-        left = (*left, *unseen, *(() if scraped else (_NOBODY,)), *context.held.open.get(target.ref, ()))
+        left = (
+            *left,
+            *_unmeasured(context, target, unseen),
+            *(() if scraped else (_NOBODY,)),
+            *context.held.open.get(target.ref, ()),
+        )
         if left:
             waiting.setdefault(left, []).append(target.ref)
             continue
@@ -50,6 +56,19 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
             planned.setdefault(tuple(map(_moved, jobs)), []).append(target.ref)
     gates = [Gate("hardening", tuple(refs), missing, True) for missing, refs in planned.items()]
     return gates + [Gate("hardening", tuple(refs), missing, False) for missing, refs in waiting.items()]
+
+
+def _unmeasured(
+    context: Context, target: PlannedWorkload, unseen: tuple[Missing, ...]
+) -> tuple[Missing, ...]:
+    """Return the unknown readers that a target waits for: by measurement, where there is one."""
+    reads = context.intent.reads
+    if reads is None:
+        return unseen
+    if text := unexplained(reads, target.workload, context.observed.scrape_jobs):
+        remedy = "find who reads it, and give its objects too; give --reads of every Prometheus that scrapes"
+        return (Missing("reads-unexplained", text, remedy),)
+    return () if reads.covers(target.workload) else unseen
 
 
 def _left(context: Context, job: ObservedJob) -> Missing:
@@ -75,7 +94,8 @@ def _unseen(context: Context) -> Iterator[Missing]:
         yield Missing(
             "reader-unknown",
             f"{scraper.ref}{product}: the given objects do not show which ports it reads",
-            "give its configuration too, or declare that it reads none: --assume-unread FILE",
+            "give its configuration too, measure (--reads FILE), or declare that it reads none: "
+            "--assume-unread FILE",
         )
 
 

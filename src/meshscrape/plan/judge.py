@@ -86,7 +86,7 @@ def unread(result: Result, refs: Collection[Ref]) -> dict[Ref, tuple[Missing, ..
     scraping. With a vouched scraper, a port that no job among the objects reads is that scraper's to read.
     """
     view = _view(result)
-    found = {}
+    found: dict[Ref, tuple[Missing, ...]] = {}
     for workload in result.after.workloads:
         if workload.ref not in refs:
             continue

@@ -11,6 +11,7 @@ from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref
 from meshscrape.plan.outcome import Outcome
+from meshscrape.plan.reads import Reads
 
 Action = Literal["create", "update", "delete"]
 Phase = Literal["injection", "credentials", "listeners", "scrape", "hardening", "removal"]
@@ -35,7 +36,8 @@ class Intent:
     merged metrics or Envoy's statistics alone. `inject` adds workloads without a sidecar to the mesh.
     `new_job`: the label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up`
     and `scrape_*` that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps
-    datadog/datadog`) that, as the user has declared, read no plaintext port of a proxy.
+    datadog/datadog`) that, as the user has declared, read no plaintext port of a proxy. `reads`: how often
+    each pod is read.
     """
 
     mode: Mode = "auto"
@@ -54,6 +56,7 @@ class Intent:
     assumed_unread: frozenset[str] = frozenset()
     legacy_source: LegacySource = "merged"
     istio_version: str | None = None
+    reads: Reads | None = None
 
     @property
     def secure_ports(self) -> tuple[int, ...]:

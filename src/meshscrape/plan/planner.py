@@ -15,7 +15,7 @@ from meshscrape.istio.names import (
     ENVOY_SECURE_METRICS_PORT,
 )
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
-from meshscrape.kube.objects import Inventory
+from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.observation import Observation
 from meshscrape.plan import native, templates
 from meshscrape.plan.bootstrap import plan_bootstrap
@@ -32,6 +32,8 @@ from meshscrape.plan.model import LEGACY_PORT, Gate, Intent, Missing, Plan, Refu
 from meshscrape.plan.network_policy import plan_network_policies
 from meshscrape.plan.outcome import LEFT_ALONE, Outcome, outcome_of
 from meshscrape.plan.readings import observe_unmoved
+from meshscrape.plan.reads import QUERY
+from meshscrape.plan.references import references
 from meshscrape.plan.scaling import autoscaled
 from meshscrape.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.plan.scraping import plan_scraping
@@ -102,6 +104,7 @@ def _drafted(
         draft.phase = "removal"
         plan_removal(context)
         _stale(context)
+        _overrides(context)
         _general(context)
         if intent.harden:
             _hints(context)
@@ -291,8 +294,32 @@ def _hints(context: Context) -> None:
             None,
             "may-read",
             f"{len(listers)} workloads may list pods and could read their plaintext ports: {shown}",
-            "check what they read before the plaintext ports close",
+            f"measure before the plaintext ports close: --reads FILE, the answer of Prometheus to {QUERY}"
+            if context.intent.reads is None
+            else "check what they read before the plaintext ports close",
         )
+
+
+def _overrides(context: Context) -> None:
+    """Name what still refers to an override of ours that no workload's template names any more."""
+    named = {
+        Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override)
+        for workload in context.observed.workloads
+        if workload.bootstrap_override
+    }
+    spaces = {each.ref.namespace for each in context.targets if each.mode == "bootstrap"}
+    left = {each.ref.namespace for each in context.targets} - spaces
+    used = {ref for ref in named if ref.namespace in left}
+    there = {each.ref for each in context.inventory.of_kind("ConfigMap") if each.ref.name == OVERRIDE_NAME}
+    for ref in sorted((there - named) | (there & used)):
+        if found := references(context.inventory, ref):
+            shown = ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if found[5:] else "")
+            context.draft.note(
+                ref,
+                "override-in-use",
+                f"{len(found)} objects refer to it, and none of their pods starts without it: {shown}",
+                "keep it until they are gone; a rollback to an older revision needs it too",
+            )
 
 
 def _stale(context: Context) -> None:

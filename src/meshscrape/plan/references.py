@@ -1,0 +1,54 @@
+"""What still refers to a bootstrap override: none of these pods starts without its ConfigMap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from meshscrape.istio.names import BOOTSTRAP_OVERRIDE
+from meshscrape.kube.objects import Inventory, Manifest, Ref, as_list, as_mapping, dig
+
+# Where each kind has a pod template. A rollback brings the template of a ReplicaSet or ControllerRevision
+# back, and a Job makes pods from its own.
+_TEMPLATES: dict[str, tuple[str, ...]] = {
+    "Pod": (),
+    "ReplicaSet": ("spec", "template"),
+    "Job": ("spec", "template"),
+    "ControllerRevision": ("data", "spec", "template"),
+}
+_ENDED = ("Succeeded", "Failed")
+
+
+def references(inventory: Inventory, config_map: Ref) -> tuple[Ref, ...]:
+    """Return the pods, ReplicaSets, ControllerRevisions and Jobs whose pods mount an override's ConfigMap.
+
+    Pods and Jobs that have ended do not count: they start nothing.
+    """
+    return tuple(sorted(_references(inventory, config_map)))
+
+
+def _references(inventory: Inventory, config_map: Ref) -> Iterator[Ref]:
+    for kind, path in _TEMPLATES.items():
+        for manifest in inventory.of_kind(kind):
+            template = dig(manifest.data, *path) if path else manifest.data
+            here = manifest.ref.namespace == config_map.namespace and not _ended(manifest)
+            if here and _refers(template, config_map.name):
+                yield manifest.ref
+
+
+def _ended(manifest: Manifest) -> bool:
+    if manifest.ref.kind == "Job":
+        conditions = as_list(dig(manifest.data, "status", "conditions"))
+        return any(
+            dig(each, "type") in ("Complete", "Failed") and str(dig(each, "status")) == "True"
+            for each in conditions
+        )
+    return manifest.ref.kind == "Pod" and dig(manifest.data, "status", "phase") in _ENDED
+
+
+def _refers(template: Any, name: str) -> bool:
+    noted = as_mapping(dig(template, "metadata", "annotations"))
+    if noted.get(BOOTSTRAP_OVERRIDE) == name:
+        return True
+    volumes = as_list(dig(template, "spec", "volumes"))
+    return any(dig(volume, "configMap", "name") == name for volume in volumes)
