@@ -90,6 +90,19 @@ def test_a_named_envoy_that_is_none_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+@pytest.mark.parametrize("script", ["echo no such instruction >&2\nexit 3", "echo something else", "exit 0"])
+def test_a_named_envoy_that_does_not_run_is_refused_at_once(tmp_path: Path, script: str) -> None:
+    """It is asked for its version before anything starts, instead of being started six times."""
+    manifest, broken = write_mesh(tmp_path / "mesh.yaml", GOOD), tmp_path / "broken-envoy"
+    broken.write_text(f"#!/bin/sh\n{script}\n")
+    broken.chmod(0o755)
+    env = {**os.environ, "MESHSCRAPE_ENVOY": str(broken)}
+    done = meshscrape("up", "--state", str(tmp_path / "state"), str(manifest), env=env)
+    assert done.returncode == 2
+    assert "broken-envoy" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_port_taken_on_every_address_names_its_holder(tmp_path: Path) -> None:
     """Somebody who listens on 0.0.0.0 is found before anything starts, with the process id."""
     with socket.socket() as listening:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from meshscrape.errors import InputError, Place
 from meshscrape.istio.ports import parse_port, shorten
@@ -20,6 +21,7 @@ Path = tuple[str | int, ...]
 
 _AS_WRITTEN = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value"})
 _TYPED = frozenset(f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float"))
+_QUOTE = "quote the value, without a tag"
 _MERGE = "tag:yaml.org,2002:merge"
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
@@ -57,6 +59,11 @@ class Document:
         return Place(file=self.source, line=self.line) if self.line else Place(file=self.where)
 
 
+# What PyYAML raises for a text, and for a value that does not fit its tag (`!!int x`, `!!bool x`, `!!int ""`,
+# `!!timestamp x`, a date before the first year).
+LOADER_ERRORS = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, OverflowError)
+
+
 def load_documents(
     text: str, where: str, *, first_line: int = 1, notice: Notice | None = None
 ) -> list[Document]:
@@ -75,7 +82,7 @@ def load_documents(
             return list(_documents(loader, where, first_line, notice))
         finally:
             loader.dispose()
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except LOADER_ERRORS as error:
         raise unreadable(error, where, first_line) from error
 
 
@@ -181,19 +188,21 @@ class _Builder:
             return self.mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == "tag:yaml.org,2002:seq":
             return [self._item(item, (*path, index)) for index, item in enumerate(node.value)]
-        if node.tag in _AS_WRITTEN:
-            if isinstance(node, yaml.ScalarNode) and node.style == "|":
+        if node.tag in _AS_WRITTEN and isinstance(node, yaml.ScalarNode):
+            if node.style == "|":
                 self.blocks[path] = self._line(node)
             return node.value
         if node.tag in _TYPED:
             return self._typed(node)
-        self._refuse(node, f"tag {shorten(node.tag)} is not supported", "remove it")
+        self._refuse(node, unsupported_tag(node.tag), _QUOTE)
 
     def _typed(self, node: yaml.Node) -> object:
         try:
             return self._loader.construct_object(node)
-        except (yaml.YAMLError, ValueError, KeyError):
-            self._refuse(node, f"{shorten(node.value)} is not a value that YAML knows", "quote it")
+        except LOADER_ERRORS:
+            # The value may be a secret with a wrong tag, so it is not shown.
+            kind = node.tag.rpartition(":")[2]
+            self._refuse(node, f"a value is not of its YAML type {kind}", _QUOTE)
 
     def _item(self, node: yaml.Node, path: Path) -> object:
         self.lines[path] = self._line(node)
@@ -211,12 +220,22 @@ def unreadable(error: Exception, file: str, first_line: int = 1) -> InputError:
         mark = error.problem_mark or error.context_mark
         if mark:
             place = Place(file=file, line=mark.line + first_line)
+        if isinstance(error, ConstructorError) and "tag '!" in str(error.problem):
+            return InputError(unsupported_tag("!"), where=place, remedy=_QUOTE, code=code)
         context = f" ({error.context})" if error.context else ""
         return InputError(f"not YAML: {error.problem}{context}", where=place, remedy=remedy, code=code)
     if isinstance(error, RecursionError):
         return InputError("not YAML: nested too deeply", where=place, remedy=remedy, code=code)
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # Other errors than the parser's show the value, which may be a secret.
+    known = isinstance(error, yaml.YAMLError) and str(error)
+    first = str(error).splitlines()[0] if known else "a value is not of its type"
     return InputError(f"not YAML: {first}", where=place, remedy=remedy, code=code)
+
+
+def unsupported_tag(tag: str) -> str:
+    """Return what is wrong with a tag. A tag of the user's may be an unquoted secret: it is not shown."""
+    standard = tag.rpartition(":")[2] if tag.startswith("tag:yaml.org,") else ""
+    return f"the YAML type {standard} is not supported" if standard else "a tag (!…) is not supported"
 
 
 @dataclass(frozen=True, slots=True)

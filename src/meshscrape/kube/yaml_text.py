@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from meshscrape.errors import InputError
-from meshscrape.istio.fields import unreadable
+from meshscrape.istio.fields import LOADER_ERRORS, unreadable
 from meshscrape.istio.yaml_bounds import LOADER, check_yaml
 
 _CORE = re.compile(r"(?i)[-+.]?[0-9][0-9_.:eExXoO+-]*|true|false|yes|no|on|off|null|~|y|n")
@@ -61,7 +61,7 @@ def load_text(text: str, where: str) -> Any:
     try:
         check_yaml(text, where)
         return yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except LOADER_ERRORS as error:
         raise unreadable(error, where) from error
 
 

@@ -29,6 +29,7 @@ from meshscrape.local.status_document import mesh_document, proxy_entry, workloa
 from meshscrape.local.traffic import trickle
 from meshscrape.local.workload import RunningWorkload
 from meshscrape.prometheus.config import CaMetrics, DirectScrapes
+from meshscrape.system.envoy_process import check_runs
 from meshscrape.system.followed import FollowedFile
 from meshscrape.system.life import first_failure
 from meshscrape.system.net import check_free
@@ -121,6 +122,9 @@ class LocalMesh:
             check_free([(host, port)], {port: "let it listen on another address than the CA's"})
         for plan in self._plans.values():
             _check(plan)
+        for named in {plan.settings.envoy_binary for plan in self._plans.values() if plan.settings.envoy}:
+            if named is not None:
+                await asyncio.to_thread(check_runs, named.absolute())
 
     @property
     def prometheus_plan(self) -> WorkloadPlan | None:

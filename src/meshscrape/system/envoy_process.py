@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,24 @@ def find_envoy(named: Path | None) -> Path:
     if not os.access(path, os.X_OK) or path.is_dir():
         raise MissingBinaryError("is not executable", where=str(path), remedy="set MESHSCRAPE_ENVOY to Envoy")
     return path.absolute()
+
+
+def check_runs(envoy: Path) -> None:
+    """Raise MissingBinaryError unless `envoy` is an Envoy that runs on this machine; takes half a second."""
+    try:
+        done = subprocess.run(
+            [envoy, "--version"], capture_output=True, timeout=30, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = error.strerror if isinstance(error, OSError) else "no answer within 30 s"
+    else:
+        if done.returncode == 0 and b"version:" in done.stdout:
+            return
+        lines = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines()
+        said = f"exit status {done.returncode}, {lines[-1][:200]!a}" if lines else "it says no version"
+    raise MissingBinaryError(
+        f"is not an Envoy that runs here ({said})", where=str(envoy), remedy="set MESHSCRAPE_ENVOY to Envoy"
+    )
 
 
 def check_watches(needed: int = WATCHES) -> None:

@@ -138,6 +138,7 @@ def test_curl_without_tls_is_cut_off_by_a_strict_port(example_mesh: Up) -> None:
     done = example_mesh.run("curl", "--as", "default/httpbin", "http://productpage:9080/health")
     assert done.returncode == 2
     assert "closed the connection" in done.stderr or "broke" in done.stderr
+    assert "write https://" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 
 
