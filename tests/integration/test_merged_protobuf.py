@@ -20,6 +20,7 @@ from meshscrape.exposition.protobuf import MetricFamily
 from meshscrape.istio.scrape_targets import ScrapeSource
 from meshscrape.system.http.client import FetchLimits, fetch_stream
 from meshscrape.system.http.server import HttpServer, routes
+from support.accept_headers import PROMETHEUS_3_NATIVE
 from support.addresses import free_port, loopback
 from support.agent import agent_process
 from support.applications import HEALTHY, Behaviour, application, applications, hangs, says
@@ -29,13 +30,6 @@ from support.polling import eventually
 from support.prometheus import Prometheus
 
 PROTOBUF = "application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited"
-# What Prometheus 3 sends when it scrapes native histograms.
-ACCEPT = (
-    "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited;q=0.6,"
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
-    "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,"
-    "text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
-)
 
 
 def native(name: str) -> bytes:
@@ -75,7 +69,7 @@ async def agent(*behaviours: Behaviour) -> AsyncIterator[tuple[str, list[int]]]:
         yield f"http://{address}:{server.addresses[0][1]}/metrics", ports
 
 
-async def scrape(url: str, accept: str = ACCEPT) -> tuple[str, bytes]:
+async def scrape(url: str, accept: str = PROMETHEUS_3_NATIVE) -> tuple[str, bytes]:
     """Return Content-Type and body of one scrape."""
     headers = {"Accept": accept, "X-Prometheus-Scrape-Timeout-Seconds": "2"}
     async with fetch_stream(url, headers=headers, limits=FetchLimits(total=10, read=10)) as response:
@@ -131,9 +125,9 @@ def test_scraper_that_does_not_ask_gets_text() -> None:
 
     async def run() -> None:
         async with agent(speaks_both("a_seconds")) as (url, _):
-            for accept in ("text/plain;version=0.0.4;q=1,*/*;q=0.1", ACCEPT, "*/*"):
+            for accept in ("text/plain;version=0.0.4;q=1,*/*;q=0.1", PROMETHEUS_3_NATIVE, "*/*"):
                 content_type, body = await scrape(url, accept)
-                if accept != ACCEPT:
+                if accept != PROMETHEUS_3_NATIVE:
                     assert content_type == "text/plain; version=0.0.4; charset=utf-8"
                     assert b"\na_seconds_count 3\n" in body
 

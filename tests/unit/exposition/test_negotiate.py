@@ -5,32 +5,21 @@ from __future__ import annotations
 import pytest
 
 from meshscrape.exposition.negotiate import Format, accept_header, choose, content_type, declared_format
-
-OPENMETRICS_AND_TEXT = (
-    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+from support.accept_headers import (
+    PROMETHEUS_2,
+    PROMETHEUS_2_NATIVE,
+    PROMETHEUS_3,
+    PROMETHEUS_3_NATIVE,
+    PROTOBUF,
+    VMAGENT,
 )
-PROTOBUF = "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited"
+
 SCRAPERS = {
-    "Prometheus 2.42": (OPENMETRICS_AND_TEXT, Format.TEXT),
-    "Prometheus 2.42, native histograms": (
-        f"{PROTOBUF},application/openmetrics-text;version=1.0.0;q=0.8,"
-        "application/openmetrics-text;version=0.0.1;q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
-        Format.PROTOBUF,
-    ),
-    "Prometheus 3": (
-        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
-        "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;"
-        "q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
-        Format.TEXT,
-    ),
-    "Prometheus 3, native histograms": (
-        f"{PROTOBUF};q=0.6,application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,"
-        "application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;escaping=allow-utf-8;"
-        "q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
-        Format.PROTOBUF,
-    ),
-    "vmagent": ("text/plain;version=0.0.4;q=1,*/*;q=0.1", Format.TEXT),
+    "Prometheus 2.42": (PROMETHEUS_2, Format.TEXT),
+    "Prometheus 2.42, native histograms": (PROMETHEUS_2_NATIVE, Format.PROTOBUF),
+    "Prometheus 3": (PROMETHEUS_3, Format.TEXT),
+    "Prometheus 3, native histograms": (PROMETHEUS_3_NATIVE, Format.PROTOBUF),
+    "vmagent": (VMAGENT, Format.TEXT),
     "text preferred": (f"text/plain;version=0.0.4,{PROTOBUF};q=0.5", Format.TEXT),
     "protobuf refused": (f"{PROTOBUF};q=0", Format.TEXT),
     "protobuf in its text form": (PROTOBUF.replace("delimited", "text"), Format.TEXT),
