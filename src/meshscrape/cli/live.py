@@ -85,6 +85,6 @@ def _access() -> Access:
         raise InputError(
             "there is neither a kubeconfig nor a file to read",
             where=error.place,
-            remedy="give manifests with -f FILE, or a cluster with --kubeconfig FILE",
+            remedy="give manifests (FILE), or a cluster with --kubeconfig FILE; --example shows a small one",
             code=error.code,
         ) from None

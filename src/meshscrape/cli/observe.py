@@ -26,9 +26,9 @@ from meshscrape.observe.workload import ObservedWorkload
 _STYLES = {"critical": "bold red", "error": "red", "warning": "yellow", "info": "cyan"}
 # How many objects the table shows per pitfall; the documents have all.
 _SHOWN = 5
-# The tables fit a terminal of this width.
+# Width of the tables where there is no terminal.
 _WIDTH = 80
-_COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), ("NEXT", 13))
+_COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), ("NEXT", None))
 
 
 @click.command()
@@ -80,9 +80,9 @@ def command(
 
 
 def _print(observation: Observation, *, wide: bool) -> None:
-    """Print tables for a narrow terminal (`wide`: a line per workload), then the pitfalls as lines."""
+    """Print tables as wide as the terminal (`wide`: a line per workload), then pitfalls as whole lines."""
     target = console(wide=wide)
-    width = target.width if wide else min(_WIDTH, target.width)
+    width = target.width if wide or target.is_terminal else _WIDTH
     for part in _tables(observation, wide=wide):
         target.print(part, width=width)
         target.print()
