@@ -86,6 +86,8 @@ CASES = [
     Case("no targets", "MeshTargetsAbsent", {'up{job="prometheus"}': "1x20"}, "11m",
          ({"job": "istio-secure-merged-metrics"},)),
     Case("targets that are down are not absent", "MeshTargetsAbsent", {f"up{{{SECURE}}}": "0x20"}, "11m"),
+    Case("targets of a derived job are not absent", "MeshTargetsAbsent",
+         {'up{job="kubernetes-pods",instance="10.0.0.1:15092"}': "1x20"}, "11m"),
     Case("a pool failed again and again", "MeshScrapePoolFailed",
          {'prometheus_target_scrape_pools_failed_total{instance="p"}': "1+1x20"}, "10m",
          ({"instance": "p"},)),

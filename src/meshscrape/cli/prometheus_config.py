@@ -188,6 +188,11 @@ def _with_secure_jobs(path: Path, jobs: ClusterJobs) -> str:
     if not isinstance(config, dict):
         raise InputError("not a configuration of Prometheus", where=str(path), remedy="name a prometheus.yml")
     plaintext = plaintext_pod_jobs(config)
+    if len(plaintext) > 1 and jobs.proxy is None:
+        say(
+            f"warning: {', '.join(plaintext)} read pods in plaintext, and this file does not show which: "
+            "the labels of their scrapes may change; `meshscrape plan` with the cluster's objects keeps them"
+        )
     for advice in existing_advice(config, jobs, plaintext):
         say(f"{advice.action}: {advice.where}: {advice.reason}")
     return rewrite(text, with_secure_jobs(config, jobs, plaintext))

@@ -10,6 +10,7 @@ from meshscrape.istio.names import (
     INCLUDE_INBOUND,
     INCLUDE_OUTBOUND,
     INJECT,
+    OPERATED_BY,
     PROXY_CONFIG_ANNOTATION,
     PROXY_CONTAINER,
     REVISION,
@@ -18,7 +19,7 @@ from meshscrape.istio.names import (
     USER_VOLUME_MOUNT,
 )
 from meshscrape.kube import objects
-from meshscrape.kube.objects import Manifest, Ref, as_list, dig, labels
+from meshscrape.kube.objects import Manifest, Ref, as_list, as_mapping, dig, labels
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe.model import Scraper
 from meshscrape.observe.mounts import certs_volume
@@ -74,6 +75,7 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
             "scrape through ztunnel, with an AuthorizationPolicy for the metrics port; or scrape outside "
             "ambient mode: --prometheus addon",
         )
+    _note_interception(context, scraper)
     if scraper.kind == "operator":
         context.draft.edit(
             scraper.ref, partial(_operated, context, scraper), _REASON, _restarted_by_operator(scraper)
@@ -94,7 +96,46 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
     return None
 
 
+def _note_interception(context: Context, scraper: Scraper) -> None:
+    """Say what a scraper loses whose sidecar intercepts its traffic now, and will not any more."""
+    if not (scraper.intercepts_inbound or scraper.intercepts_outbound):
+        return
+    services = _services_of(context, scraper)
+    named = f" of {', '.join(services)}" if services else ""
+    context.draft.note(
+        scraper.ref,
+        "interception-ends",
+        f"its sidecar will intercept no traffic: STRICT mutual TLS no longer protects its own port{named}. "
+        "Its own requests (Alertmanager, remote write) leave in plaintext, and STRICT services refuse them",
+        "admit its clients with a NetworkPolicy and let those services accept its plaintext, or use a new "
+        "Prometheus: --prometheus addon",
+    )
+
+
+def _services_of(context: Context, scraper: Scraper) -> list[str]:
+    """Return the Services that lead to a scraper's pods, as NAMESPACE/NAME."""
+    workload = context.observation.workload(scraper.ref)
+    if workload:
+        return [f"{each.ref.namespace}/{each.ref.name}" for each in workload.services]
+    data = context.inventory.get(scraper.ref)
+    made = {
+        **(labels(operated_template(data)) if data else {}),
+        OPERATED_BY: scraper.name,
+        # As the Operator labels the pods that it makes of a Prometheus object.
+        "prometheus": scraper.name,
+    }
+    return [
+        f"{service.ref.namespace}/{service.ref.name}"
+        for service in context.inventory.of_kind("Service", "")
+        if service.ref.namespace == scraper.namespace
+        and (wanted := as_mapping(dig(service.data, "spec", "selector")))
+        and all(made.get(str(key)) == str(value) for key, value in wanted.items())
+    ]
+
+
 def _restarted_by_operator(scraper: Scraper) -> tuple[str, ...]:
+    if scraper.ref.kind == "PrometheusAgent":
+        return (f"StatefulSet prom-agent-{scraper.name} of {scraper.namespace}, by the Operator",)
     return (f"StatefulSet prometheus-{scraper.name} of {scraper.namespace}, by the Operator",)
 
 

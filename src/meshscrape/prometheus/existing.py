@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus import scraper_pod
+from meshscrape.prometheus.derived import derived_job, is_derived
 from meshscrape.prometheus.kubernetes_sd import SECURE_JOBS, ClusterJobs, drop_secured, secure_jobs
+from meshscrape.prometheus.targets import MERGED_JOB
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ def with_secure_jobs(
     `plaintext_jobs` names the jobs that scrape proxies in plaintext: they get a last rule that drops pods
     with a secure port.
     """
-    wanted = {job["job_name"]: job for job in secure_jobs(jobs)}
+    wanted = {job["job_name"]: job for job in wanted_jobs(config, jobs, plaintext_jobs)}
     found = []
     for job in config.get("scrape_configs") or ():
         name = job.get("job_name")
@@ -64,7 +66,7 @@ def existing_advice(
                 pod_parts(revision),
             )
         )
-    for job in secure_jobs(jobs):
+    for job in wanted_jobs(config, jobs, plaintext_jobs):
         name = job["job_name"]
         if name not in present or present[name] != _corrected(present[name], job):
             action: Literal["add", "change"] = "change" if name in present else "add"
@@ -81,6 +83,26 @@ def existing_advice(
                 )
             )
     return tuple(advice)
+
+
+def wanted_jobs(
+    config: Mapping[str, Any], jobs: ClusterJobs, plaintext_jobs: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Return the secure jobs for a configuration: derived from its plaintext job, if there is only one.
+
+    A derived job yields what the plaintext job yielded, so alerts and dashboards keep working. With
+    several plaintext jobs, the configuration alone does not show which job reads which pod.
+    """
+    standard = list(secure_jobs(jobs))
+    declared = [
+        job for job in config.get("scrape_configs") or () if str(job.get("job_name")) in plaintext_jobs
+    ]
+    theirs = [job for job in config.get("scrape_configs") or () if job.get("job_name") == MERGED_JOB]
+    own = theirs and not is_derived(theirs[0].get("relabel_configs"))
+    if len(declared) != 1 or own or jobs.namespaces or jobs.proxy is not None:
+        return standard
+    derived = derived_job(declared[0], MERGED_JOB, jobs.certificates, keep_own_series=jobs.keep_own_series)
+    return [derived if job["job_name"] == MERGED_JOB else job for job in standard]
 
 
 def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -13,13 +13,15 @@ from types import MappingProxyType
 from typing import Any
 
 from meshscrape.istio.names import MONITORING_V1
+from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.limits import SAMPLE_LIMIT
-from meshscrape.prometheus.targets import MERGED_JOB
+from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
 SECURE = 'job=~"istio-secure-.+"'
 # A derived job keeps the plaintext job's name, so its targets are recognised by Istio's secure ports.
 SECURE_PORTS = 'instance=~".+:(15091|15092)"'
+_PORT_OF = {MERGED_JOB: SECURE_MERGED, ENVOY_JOB: SECURE_STATS}
 # Plaintext ports of a proxy. ztunnel only has 15020.
 PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
 # Reasons that mean that another workload than the expected one answers.
@@ -163,10 +165,16 @@ def _targets(options: RuleOptions) -> Iterator[Alert]:
 
 
 def _absent(job: str, cluster_label: str) -> str:
-    """Return the expression for a job without targets; `absent` sees only the last cluster."""
+    """Return the expression for a job without targets; `absent` sees only the last cluster.
+
+    A derived job keeps the plaintext job's name. So targets on the job's secure port count, too.
+    """
+    named, port = f'up{{job="{job}"}}', _PORT_OF.get(job)
+    on_port = f'up{{instance=~".+:{port}"}}' if port else ""
     if not cluster_label:
-        return f'absent(up{{job="{job}"}})'
-    mine = f'group by ({cluster_label}) (up{{job="{job}"}})'
+        return f"absent({named})" + (f" unless on () {on_port}" if port else "")
+    targets = f"{named} or {on_port}" if port else named
+    mine = f"group by ({cluster_label}) ({targets})"
     return f"group by ({cluster_label}) (up) unless on ({cluster_label}) {mine}"
 
 

@@ -92,6 +92,30 @@ def test_an_injected_scraper_is_no_longer_intercepted() -> None:
     found = annotations(plan, name="prometheus")
     assert (found[INBOUND], found[OUTBOUND]) == ("", "")
     assert template(plan, name="prometheus")["metadata"]["labels"]["security.istio.io/tlsMode"] == "disabled"
+    assert "interception-ends" in codes(plan)
+
+
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_plan_names_the_services_that_lose_strict_mutual_tls(owned: bool) -> None:
+    """Interception ends for the scraper: its Services are named, for a Prometheus object too."""
+    selected = {"app.kubernetes.io/name": "prometheus"} if owned else {"app": "prometheus"}
+    entry = service("grafana-reads", "monitoring")
+    entry["spec"]["selector"] = selected
+    if owned:
+        server = operated_prometheus()
+        server["spec"]["podMetadata"]["annotations"].pop(OUTBOUND, None)
+        server["spec"]["podMetadata"]["labels"] |= selected
+        found = settled(mesh(server, entry, injected_namespace("monitoring"), pod_monitor(secure=False)))
+    else:
+        labels = {"app": "prometheus", "sidecar.istio.io/inject": "true"}
+        found = settled(mesh(plain_prometheus(labels=labels), entry))
+    (note,) = [note for note in found.notes if note.code == "interception-ends"]
+    assert "monitoring/grafana-reads" in note.text
+
+
+def test_a_scraper_outside_the_mesh_loses_no_interception() -> None:
+    """It gets its first sidecar, which intercepts nothing."""
+    assert "interception-ends" not in codes(settled(mesh(plain_prometheus())))
 
 
 def test_a_volume_that_is_mounted_already_is_used() -> None:

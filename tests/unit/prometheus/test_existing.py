@@ -126,3 +126,16 @@ def test_an_existing_prometheus_keeps_its_own_scraping() -> None:
     """Whether somebody scrapes the Prometheus that is there is not changed."""
     (pod, *_) = existing_advice(CONFIG, JOBS)
     assert "prometheus.io/scrape" not in pod.data["metadata"]["annotations"]
+
+
+def test_one_plaintext_job_is_derived_from() -> None:
+    """The secure job keeps its rules and its label `job`; several jobs get the standard one."""
+    rule = {"action": "replace", "target_label": "team", "replacement": "a"}
+    own = {"job_name": "pods", "kubernetes_sd_configs": [{"role": "pod"}], "relabel_configs": [rule]}
+    changed = with_secure_jobs({"scrape_configs": [own]}, JOBS, ["pods"])
+    secure = job(changed, "istio-secure-merged-metrics")
+    assert rule in secure["relabel_configs"]
+    assert secure["relabel_configs"][0]["replacement"] == "pods"
+    assert with_secure_jobs(changed, JOBS, ["pods"]) == changed
+    several = with_secure_jobs({"scrape_configs": [own, {**own, "job_name": "more"}]}, JOBS, ["pods", "more"])
+    assert job(several, "istio-secure-merged-metrics") == secure_jobs(JOBS)[0]
