@@ -9,10 +9,13 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import pytest
+
 from meshscrape.cluster.api import Api
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.cluster.pod_cache import Pod, PodTargets
 from meshscrape.cluster.pod_source import PodScope, PodSource
+from meshscrape.errors import UnavailableError
 from meshscrape.prometheus.targets import Target
 from meshscrape.proxy.discovery import Snapshot
 from meshscrape.spiffe.ids import workload_id
@@ -100,3 +103,19 @@ def test_versions_that_are_always_too_old_are_not_asked_for_without_a_pause() ->
     """Each costs a whole list of the cluster's pods."""
     gone = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
     assert _asked_four_times(json.dumps(gone).encode() + b"\n") > 1.7
+
+
+@pytest.mark.parametrize("document", [b"[" * 5000 + b"]" * 5000, b'{"items": ' + b"[" * 5000, b"[]", b"\xff"])
+def test_an_answer_that_cannot_be_read_is_an_error(document: bytes) -> None:
+    """Also one that is nested so deeply that Python's reader gives up."""
+
+    async def behave(request: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(header("application/json", f"Content-Length: {len(document)}") + document)
+        await writer.drain()
+
+    async def run() -> None:
+        async with following(behave) as snapshots:
+            await anext(snapshots)
+
+    with pytest.raises(UnavailableError, match="JSON"):
+        asyncio.run(run())

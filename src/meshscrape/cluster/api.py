@@ -78,7 +78,11 @@ class Api:
     async def get(self, path: str, **query: str) -> Any:
         """Return the JSON document at `path`. ApiError when it is refused, UnavailableError without it."""
         async for response in self._responses(path, query, REQUEST):
-            return self._json(await _body(response, REQUEST.body_bytes), path)
+            body = await _body(response, REQUEST.body_bytes)
+            if len(body) > REQUEST.body_bytes:
+                more = f"the API server's answer is larger than {REQUEST.body_bytes >> 20} MiB"
+                raise UnavailableError(more, where=self._where(path))
+            return self._json(body, path)
 
     async def pages(
         self, path: str, query: Mapping[str, str] | None = None, *, limit: int = PAGE
@@ -141,8 +145,11 @@ class Api:
     def _json(self, body: bytes, path: str) -> Any:
         try:
             told = self._decode(body.decode())
-        except ValueError:
-            raise UnavailableError("the API server's answer is no JSON", where=self._where(path)) from None
+        except (ValueError, RecursionError):
+            # Objects of some kinds hold whatever their author nested.
+            raise UnavailableError(
+                "the API server's answer is no JSON, or too deep", where=self._where(path)
+            ) from None
         if not isinstance(told, Mapping):
             raise UnavailableError("the API server's answer is no JSON object", where=self._where(path))
         return told
@@ -163,7 +170,7 @@ def _refused(status: int, document: Object, where: str) -> ApiError:
 def _status_document(body: bytes) -> Object:
     try:
         told = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return told if isinstance(told, Mapping) else {}
 
