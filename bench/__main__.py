@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from bench import agents, authority, flooded, listeners, merge, pilot, plan, proxy, scrapes, verify
 from bench.measure import Row
+from bench.tables import BUSY, markdown
 
 SUITES: dict[str, Callable[[int], list[Row]]] = {
     "scrapes": scrapes.run,
@@ -34,13 +37,20 @@ def main() -> None:
     parser.add_argument("suites", nargs="*", choices=[[], *SUITES], help="which; all by default")
     parser.add_argument("--rounds", type=int, default=30, help="scrapes per figure for small bodies")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="where the figures go")
+    parser.add_argument("--markdown", action="store_true", help="print tables as in docs/benchmarks.md")
     arguments = parser.parse_args()
-    document: dict[str, object] = {"machine": _machine()}
+    loads: dict[str, float] = {}
+    document: dict[str, object] = {"machine": _machine(), "load": loads}
     for name in arguments.suites or SUITES:
-        print(f"measuring {name}", file=sys.stderr)
+        loads[name] = os.getloadavg()[0]
+        began = time.monotonic()
+        print(f"measuring {name}, load {loads[name]:.1f}", file=sys.stderr)
         rows = _alone(name, arguments.rounds)
-        if rows:
-            _print(name, rows)
+        print(f"measured {name} in {time.monotonic() - began:.0f} s", file=sys.stderr)
+        if rows and arguments.markdown:
+            print(markdown(name, rows, loads[name]))
+        elif rows:
+            _print(name, rows, loads[name])
         document[name] = [row.as_dict() for row in rows]
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     arguments.json.write_text(json.dumps(document, indent=2) + "\n")
@@ -68,9 +78,9 @@ def _machine() -> dict[str, object]:
     }
 
 
-def _print(name: str, rows: Sequence[Row]) -> None:
+def _print(name: str, rows: Sequence[Row], load: float) -> None:
     width = max(len(row.what) for row in rows)
-    print(f"\n{name}")
+    print(f"\n{name}" + (f" (other work was running: load {load:.1f})" if load > BUSY else ""))
     for row in rows:
         aim = f"aim {row.aim}" if row.aim else ""
         print(f"  {row.what:<{width}}  {row.value:10.2f} {row.unit:<6} {aim:<12} {row.note}".rstrip())
