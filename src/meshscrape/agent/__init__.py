@@ -1,1 +1,1 @@
-"""The process beside each Envoy: certificate, bootstrap, supervision, health, merged metrics."""
+"""The process next to each Envoy: certificate, bootstrap, supervision, health, merged metrics."""

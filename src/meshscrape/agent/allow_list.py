@@ -1,4 +1,4 @@
-"""The allow list in a file: followed while Envoy runs, so that letting a scraper in restarts nothing."""
+"""Follow the allow list in a file while Envoy runs, so that a change restarts nothing."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Scrapers = tuple[Scraper, ...]
 
 
 class AllowListFile:
-    """Follows the file; one that cannot be used leaves the last usable list in force."""
+    """Follow the file. If it is unusable, the last usable list stays in use."""
 
     def __init__(self, path: Path) -> None:
         self._file = FollowedFile(path, "the allow list", _parse, limit=MAX_BYTES, log=logger)
-        self._unused = Problem("the allow list in force stays the one before", logger)
+        self._unused = Problem("the previous allow list stays in use", logger)
 
     @property
     def current(self) -> bool:
-        """Return whether the list in force is the one in the file."""
+        """Return whether the list in use is the one in the file."""
         return self._file.problem.error is None and self._unused.error is None
 
     def read(self) -> Scrapers:
-        """Return the list as it is in the file now. Raises InputError."""
+        """Return the list in the file; InputError if it is unusable."""
         return self._file.read()
 
     async def follow(self, use: Callable[[Scrapers], None]) -> None:
-        """Call `use` with each new list, for ever; again and again when it fails, as on a full disk."""
+        """Call `use` with each new list, for ever; repeat the call if it fails (a full disk)."""
         in_force = self._file.value
         while True:
             await asyncio.sleep(LOOK)

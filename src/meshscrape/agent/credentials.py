@@ -1,4 +1,4 @@
-"""The workload's certificate: asked for, judged, published, and renewed while the old one serves."""
+"""Request, judge, publish and renew the workload's certificate. The old one stays in use meanwhile."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ Fingerprints: TypeAlias = tuple[str, ...]
 logger = logging.getLogger(__name__)
 
 RPC_DEADLINE = 10.0
-# The same token refused so often is not a CA that is still starting.
+# After so many refusals of the same token, do not wait any longer: the CA is running and refuses it.
 REFUSALS = 3
-# How often the clock and the files of roots are looked at: a machine that slept renews this soon.
+# How often the clock and the root files are checked (seconds). After a suspend, renewal is late by this much.
 _LOOK = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class CaClientOptions:
-    """Whom to ask, as whom, for what. Times are the workload's wishes; the CA may give less."""
+    """The CA, the identity and the lifetime to request. The CA may grant a shorter lifetime."""
 
     address: str
     roots: Path
@@ -51,9 +51,9 @@ class CaClientOptions:
 
 
 class CredentialRenewer:
-    """The certificate in use, and the requests that brought it.
+    """Keep the certificate in use, and request new ones.
 
-    `issued` is the certificate that Envoy can read. A newer one may wait to be written.
+    `issued` is the certificate that Envoy can read. A newer one may still wait to be written.
     """
 
     def __init__(self, ca: CaClientOptions, places: Places) -> None:
@@ -75,7 +75,7 @@ class CredentialRenewer:
 
     @property
     def problem(self) -> str:
-        """Return what is wrong with the certificate now, empty when nothing is."""
+        """Return the certificate's current problem, empty without one."""
         problem = self._publication.problem.text
         return self._request_problem or (f"the certificate is kept in memory: {problem}" if problem else "")
 
@@ -85,18 +85,18 @@ class CredentialRenewer:
         return self._newest is self.issued
 
     def check_inputs(self) -> None:
-        """Read what the user named. Raises InputError for what is missing or malformed."""
+        """Read the files that the user named; InputError if one is missing or malformed."""
         self._roots.read()
         self._read_token()
         if self._scraper_roots is not None:
             self._scraper_roots.read()
 
     async def first(self) -> None:
-        """Get and publish the first certificate; one that a predecessor left and is still good serves too.
+        """Get and publish the first certificate, or use a valid one that an earlier agent left.
 
-        Tries for `wait` while the CA does not answer, and says once why it waits. Raises UnavailableError
-        after that, UnauthenticatedError when the same token is refused `REFUSALS` times, and at once what
-        time does not heal (InputError and other MeshscrapeErrors).
+        While the CA does not answer, try again for `wait`, and log the reason once. Raise UnavailableError
+        after that, UnauthenticatedError if the same token is refused `REFUSALS` times, and other errors
+        (InputError and other MeshscrapeErrors) at once, because waiting would not help.
         """
         if self._inherit():
             return
@@ -121,7 +121,7 @@ class CredentialRenewer:
             if time.monotonic() + pause >= deadline:
                 raise UnavailableError(
                     f"no certificate within {self._ca.wait.total_seconds():g} s: {reason}",
-                    remedy="see that the CA runs and that CA_ADDR is its address",
+                    remedy="check that the CA runs and that CA_ADDR is its address",
                 ) from reason
             if said is not type(reason):
                 said = type(reason)
@@ -129,7 +129,7 @@ class CredentialRenewer:
             await asyncio.sleep(pause)
 
     async def keep(self) -> None:
-        """Renew in time, for ever; failures are logged and counted, and the present certificate serves on."""
+        """Renew in time, for ever. Failures are logged and counted; the current certificate stays in use."""
         schedule = self._schedule()
         while True:
             now = utcnow()
@@ -146,7 +146,7 @@ class CredentialRenewer:
                 schedule = schedule.after_failure(utcnow(), _draw())
 
     def close(self) -> None:
-        """Remove what the end of the agent would leave in memory."""
+        """Remove files that the agent keeps in memory."""
         self._publication.close()
 
     async def changed_from(self, seen: Issued | None) -> None:
@@ -155,12 +155,12 @@ class CredentialRenewer:
             await self._news.wait()
 
     def _inherit(self) -> bool:
-        """Use what a predecessor left, if it is still good; return whether it was."""
+        """Use the certificate that an earlier agent left, if it is still valid; return whether it was."""
         pem, _ = self._roots.value
         found = self._publication.left_by_predecessor(self._ca.identity, pem, utcnow())
         if found is None:
             return False
-        # If the CA's roots are others by now, that counts as a change, and the certificate is renewed.
+        # If the CA's roots differ now, this counts as a change, and the certificate is renewed.
         _, self._roots_used = _parse_roots(found.bundle, str(self._credentials))
         logger.info("using the predecessor's certificate, %r", found)
         self._use(found)
@@ -168,7 +168,7 @@ class CredentialRenewer:
         return True
 
     def _require_written(self) -> None:
-        """Raise MeshscrapeError unless the first certificate is on disk: Envoy has none to go on with."""
+        """Raise MeshscrapeError unless the first certificate is on disk, because Envoy has no other."""
         if self._publication.problem.error is not None:
             raise self._publication.problem.error
 
@@ -180,7 +180,7 @@ class CredentialRenewer:
             logger.warning("%s", self._request_problem)
             return False
         except Exception:
-            # Whatever is wrong with the renewal, the certificate in use is still good.
+            # An unexpected error must not end the agent: the certificate in use is still valid.
             logger.exception("the certificate could not be renewed")
             return False
         self.renewals += 1
@@ -193,9 +193,9 @@ class CredentialRenewer:
         return Schedule.after_success(issued.received_at, issued.not_after, self._ca.timing, _draw())
 
     def _roots_changed(self) -> bool:
-        """Return whether the CA's roots are others than at the last request, once for each change.
+        """Return whether the CA's roots differ from those at the last request, once for each change.
 
-        The file is only a hint: what the workload trusts comes from the CA, over a verified connection.
+        The file is only a hint: the workload's trust bundle comes from the CA, over a verified connection.
         """
         self._roots.changed()
         _, present = self._roots.value
@@ -206,7 +206,7 @@ class CredentialRenewer:
         return changed
 
     async def _request(self, token: str | None) -> None:
-        """Make one request to the CA; its answer is used only after it has been judged."""
+        """Send one request to the CA; use its answer only after it has been judged."""
         self.requests += 1
         began = time.monotonic()
         try:
@@ -243,11 +243,11 @@ class CredentialRenewer:
     async def _new_key(self) -> PrivateKey:
         if self._ca.algorithm == "ECDSA":
             return generate_key()
-        # Searching primes takes up to seconds: not on the loop that answers health checks.
+        # Searching primes can take seconds, so do it outside the event loop, which answers health checks.
         return await asyncio.to_thread(generate_key, "RSA", self._ca.rsa_bits)
 
     def _read_token(self) -> str | None:
-        """Return the token as it is now; None when there is none and a valid certificate can replace it."""
+        """Return the current token; None if it is missing and a valid certificate can replace it."""
         if not self._ca.token.exists() and self.issued and self.issued.valid(utcnow()):
             return None
         token = read_input(self._ca.token, "the token for the CA").decode("ascii", "replace").strip()
@@ -256,7 +256,7 @@ class CredentialRenewer:
         return token
 
     def _follow_scraper_roots(self) -> None:
-        """Publish again when the scrapers' bundle has changed; a broken one changes nothing."""
+        """Publish again if the scrapers' bundle has changed; an unusable one changes nothing."""
         if self._scraper_roots is not None and self._scraper_roots.changed() and self._newest:
             self._use(self._newest)
             logger.info("the scrapers' CA bundle has changed")
@@ -268,7 +268,7 @@ class CredentialRenewer:
         self._take_over()
 
     def _take_over(self) -> None:
-        """Tell who waits for it when Envoy can read another certificate."""
+        """Wake the waiting tasks if Envoy can read another certificate."""
         if self._publication.in_use is not self.issued:
             self.issued = self._publication.in_use
             self._news.set()
@@ -284,7 +284,7 @@ def _scraper_roots(path: Path | None) -> FollowedFile[bytes] | None:
 
 
 def _parse_roots(pem: bytes, where: str) -> tuple[bytes, Fingerprints]:
-    """Return the roots that the CA must prove itself with, and what they are; their order counts."""
+    """Return the roots to verify the CA with, as PEM and as fingerprints in their order."""
     return pem, tuple(fingerprint(each) for each in load_bundle(pem, where))
 
 

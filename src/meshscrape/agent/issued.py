@@ -38,7 +38,7 @@ class Issued:
 def judge(
     key: bytes, chain: bytes, bundle: bytes, *, expected: SpiffeId, now: datetime, where: str
 ) -> Issued:
-    """Return the three PEM texts as an `Issued` that was received `now`.
+    """Judge the three PEM texts and return them as an `Issued` that was received `now`.
 
     InputError naming `where` unless the certificate is for the key and for exactly the identity `expected`,
     and every Envoy that trusts the bundle accepts its chain, from a client and from a server.

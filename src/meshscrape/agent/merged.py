@@ -1,7 +1,7 @@
 """The merged metrics of a workload: agent, Envoy and applications as one exposition, streamed.
 
-Every source is asked at once and has its own deadline; what they answer is emitted in order. A source that is
-slow, dead or hostile costs its own families only, and is visible in the result (`meshscrape_source_up`).
+All sources are read in parallel, each with its own deadline; their answers are emitted in order. A slow, dead
+or hostile source only loses its own families, and the result shows it (`meshscrape_source_up`).
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ MAX_TIMEOUT = 600.0
 # need time too), until when the last one is, and until when what was read is merged. What is left then goes
 # to the last bytes, which must reach Prometheus before its own deadline: the answer is whole within 90 %.
 READ_EARLY, READ, MERGE = 0.64, 0.8, 0.85
-# A scraper that reads slowly is served this much longer than its own deadline, then cut off.
+# A slow scraper is served this much longer than its own deadline (seconds), then cut off.
 PATIENCE = 30.0
-# Bytes of all sources together that wait for their turn; a source that is ahead of it is not read further.
+# Bytes of all sources together that may wait for their turn. A source above its share is not read further.
 AHEAD_BYTES = 4 << 20
-# What is merged at once, so that nothing keeps the event loop for more than some 10 ms.
+# Bytes merged in one step, so that no step blocks the event loop for more than about 10 ms.
 BATCH_BYTES = 1 << 18
 # A send costs as much as merging 100 kB. So what is merged is collected up to this many bytes, and sent
 # before that only when a source keeps the scrape waiting for longer than this.
@@ -50,7 +50,7 @@ SEND_BYTES = 1 << 18
 SEND_AFTER = 0.02
 # What the buffers of a merge take together, which is worth keeping between scrapes, and the largest of them.
 BUFFERS, LARGEST_BUFFER = 4 << 20, 2 << 20
-# How long the format that a source answered is taken for the one that it speaks, in seconds.
+# How long a source is assumed to keep the format of its last answer, in seconds.
 REMEMBER_FORMAT = 60.0
 # Share of the scrape's timeout for finding out whether every source speaks protobuf.
 AGREE = 0.3
@@ -58,28 +58,28 @@ AGREE = 0.3
 
 @dataclass(slots=True)
 class _Totals:
-    """What is counted about a source since the start."""
+    """The counters of a source since the start."""
 
     failures: int = 0
     dropped_families: int = 0
     malformed_lines: int = 0
     truncations: int = 0
     down: bool = False
-    # Which format the source answered when it was last offered protobuf, and when that was.
+    # The source's format when it was last offered protobuf, and the time of that answer.
     format: Format | None = None
     format_seen: float = 0.0
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What is known of an answer before its last byte: `whole` is set before the last piece is yielded."""
+    """The state of one merged answer. `whole` is set before the last piece is yielded."""
 
     format: Format
     whole: bool = False
 
 
 class MergedMetrics:
-    """Answers GET with the merged exposition; `agent_families` gives the agent's own families."""
+    """Serve the merged exposition; `agent_families` returns the agent's own families."""
 
     def __init__(
         self, options: MergedOptions, agent_families: Callable[[], Sequence[Family]] = tuple
@@ -93,7 +93,7 @@ class MergedMetrics:
         self._tls = loopback_tls() if any(s.url.startswith("https:") for s in self._sources) else None
 
     async def handle(self, request: Request) -> Response:
-        """Answer GET and HEAD of both paths; what is merged soon and small is one answer of known length."""
+        """Answer GET and HEAD of both paths. A small, fast exposition is sent with its length."""
         answer = _Answer(choose(request.headers.get("accept")))
         if request.method == "HEAD":
             return Response(200, b"", content_type(answer.format))
@@ -132,7 +132,7 @@ class MergedMetrics:
         return [*more, *self.families()]
 
     async def _exposition(self, answer: _Answer, seconds: float) -> AsyncGenerator[bytes]:
-        """Yield the merged exposition, whole within 90 % of `seconds` if the scraper reads it as fast."""
+        """Yield the merged exposition, complete within 90 % of `seconds` if the scraper reads fast enough."""
         clock = asyncio.get_running_loop().time
         began = clock()
         give_up = began + seconds + PATIENCE
@@ -165,10 +165,10 @@ class MergedMetrics:
     async def _agreed(
         self, answer: _Answer, now: float, seconds: float, stack: contextlib.AsyncExitStack
     ) -> list[Fetch]:
-        """Return the fetches, running; `answer.format` is text unless every source is to answer protobuf.
+        """Return the running fetches. Set `answer.format` to protobuf only if every source answers protobuf.
 
-        What a source answered lately it is taken to answer again, without waiting for it. A source that is
-        down does not count; one that is not known and does not answer soon makes the answer text.
+        A source is assumed to repeat the format of a recent answer. A source that is down does not count. An
+        unknown source that does not answer soon makes the whole answer text.
         """
         clock = asyncio.get_running_loop().time
         known = {
@@ -226,7 +226,7 @@ class MergedMetrics:
             totals.format, totals.format_seen = fetch.declared.format, now
 
     def _judge(self, fetch: Fetch, merge: SourceMerge) -> SourceHealth:
-        """Return how the source did; add it to its totals, and log it when that changes."""
+        """Return the health of the source, add it to the totals, and log changes."""
         name = fetch.source.name
         totals = self._totals[name]
         problem = merge.problem or fetch.problem
@@ -250,7 +250,7 @@ class MergedMetrics:
             totals.dropped_families,
             totals.malformed_lines,
             totals.truncations,
-            # A source that speaks protobuf shows so although another one made the answer text.
+            # Show that this source supports protobuf, although another source made the answer text.
             format=(totals.format or answered).label,
             hidden=merge.hidden,
             hidden_names=merge.hidden_names,
@@ -265,11 +265,11 @@ def _merge_of(merger: Merger, chosen: Format, name: str, *, trusted: bool) -> So
 
 
 def _merge_of_fetch(merger: Merger, chosen: Format, fetch: Fetch) -> SourceMerge:
-    """Return the part of the merge for a source, by what its header said."""
+    """Return the part of the merge for a source, by the Content-Type of its answer."""
     trusted = fetch.source.kind == "envoy"
     declared = fetch.declared
     if declared is not None and declared.format is not chosen:
-        fetch.refuse("answered text, although it answered protobuf before: the next scrape is text")
+        fetch.refuse("answered text, although it answered protobuf before; the next scrape is text")
     if chosen is Format.PROTOBUF or declared is None:
         return _merge_of(merger, chosen, fetch.source.name, trusted=trusted)
     return merger.source(
@@ -281,7 +281,7 @@ def _merge_of_fetch(merger: Merger, chosen: Format, fetch: Fetch) -> SourceMerge
 
 
 async def _merged(fetch: Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
-    """Yield what of one source is merged, as it arrives; an error of ours is this source's loss alone."""
+    """Yield one source's merged lines as they arrive. A bug in the merge only affects this source."""
     try:
         async for piece in fetch.pieces(BATCH_BYTES):
             if out := merge.feed(piece):
@@ -298,7 +298,7 @@ async def _merged(fetch: Fetch, merge: SourceMerge) -> AsyncIterator[bytes]:
 
 
 async def _is_answered(fetch: Fetch, seconds: float) -> bool:
-    """Return whether the source's header is there, or known not to come, within so many seconds."""
+    """Return whether the source has answered or failed within `seconds`."""
     if not fetch.answered.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -327,7 +327,7 @@ def _taken(pieces: list[bytes]) -> bytes:
 
 
 def _timeout(headers: Mapping[str, str]) -> float:
-    """Return the scrape's timeout in seconds, from Prometheus's header; garbage in it counts as absent."""
+    """Return the scrape's timeout in seconds from Prometheus's header; ignore a malformed header."""
     with contextlib.suppress(ValueError):
         seconds = float(headers.get(TIMEOUT_HEADER, ""))
         if 0.0 < seconds <= MAX_TIMEOUT:

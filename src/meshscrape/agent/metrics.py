@@ -1,7 +1,7 @@
-"""The agent's own metric families. Pure: what is seen comes in as values.
+"""The agent's own metric families. Pure: observations are arguments.
 
-Names that Istio's agent has keep Istio's name, type and unit (`istio_agent_*`); the others are
-`meshscrape_agent_*`. There is no `process_*` or `python_*`: those belong to the application.
+Metrics that Istio's agent also has keep Istio's name, type and unit (`istio_agent_*`); the others are
+`meshscrape_agent_*`. There is no `process_*` or `python_*`, because those belong to the application.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class AgentFigures:
-    """What an agent has to tell. Times are UTC, durations seconds; None: not known yet."""
+    """The values of an agent's metrics. Times are UTC, durations in seconds; None: not known yet."""
 
     version: str
     started_at: datetime
@@ -63,7 +63,7 @@ def _requests(figures: AgentFigures) -> Iterator[Family]:
     yield _counter("istio_agent_num_outgoing_requests", "Requests to the CA.", figures.requests, csr)
     yield _counter(
         "istio_agent_num_failed_outgoing_requests",
-        "Requests to the CA that brought no usable certificate.",
+        "Requests to the CA that gave no usable certificate.",
         figures.failures,
         csr,
     )
@@ -90,19 +90,19 @@ def _life(figures: AgentFigures) -> Iterator[Family]:
     if figures.envoy_restarts is not None:
         yield _counter(
             "meshscrape_agent_envoy_restarts_total",
-            "How often Envoy has been started again.",
+            "Restarts of Envoy.",
             figures.envoy_restarts,
         )
     if figures.envoy_current is not None:
         yield _gauge(
             "meshscrape_agent_envoy_certificate_current",
-            "Whether Envoy serves the certificate that was published last.",
+            "Whether Envoy serves the latest published certificate.",
             figures.envoy_current,
         )
     if figures.scrapers_current is not None:
         yield _gauge(
             "meshscrape_agent_scrapers_file_current",
-            "Whether the allow list in force is that of its file.",
+            "Whether the allow list in use is the one in its file.",
             figures.scrapers_current,
         )
     version = {"version": figures.version}

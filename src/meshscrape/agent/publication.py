@@ -1,7 +1,7 @@
-"""The workload's credentials on disk: the agent's own directory for Envoy, and the application's.
+"""Publish the workload's credentials on disk: in the agent's own directory and in the application's.
 
-When the disk is full, Envoy gets a new certificate from a file system in memory, or if that does not work
-either, goes on with the one before. The credentials are written as soon as there is space.
+If the disk is full, Envoy gets a new certificate from a file system in memory. If that fails too, Envoy keeps
+the previous certificate. The credentials are written to disk as soon as there is space.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where credentials go: the agent's own directory, and the one the application reads, if any."""
+    """The directories for credentials: the agent's own, and the application's, if any."""
 
     credentials: Path
     output: Path | None = None
@@ -36,9 +36,9 @@ class Places:
 
 
 class Publication:
-    """What is to be on disk, and whether it is there.
+    """The credentials to write, and whether they are on disk.
 
-    The application's directory is never served from memory: it may be a volume that other containers read.
+    The application's directory never points into memory: it may be a volume that other containers read.
     """
 
     def __init__(self, places: Places) -> None:
@@ -56,13 +56,13 @@ class Publication:
     def publish(self, issued: Issued, scraper_roots: bytes) -> None:
         """Write the credentials, or keep them in memory for `retry`.
 
-        With `scraper_roots`, Envoy takes scrapers of these roots too.
+        With `scraper_roots`, Envoy also accepts scrapers of these roots.
         """
         self._wanted = (issued, scraper_roots)
         self.retry()
 
     def retry(self) -> None:
-        """Write what is still only in memory."""
+        """Write credentials that are only in memory to disk."""
         if self._wanted is None or self._wanted is self._written:
             return
         issued, scraper_roots = self._wanted
@@ -81,7 +81,7 @@ class Publication:
         self.problem.clear()
 
     def _use_from_memory(self, files: Mapping[str, bytes]) -> None:
-        """Let Envoy have the credentials without the disk: only a link in the directory is changed."""
+        """Give Envoy the credentials without disk space: change only a link in the directory."""
         if self._in_use is self._wanted:
             return
         with contextlib.suppress(MeshscrapeError):
@@ -89,11 +89,11 @@ class Publication:
             self._in_use = self._wanted
 
     def close(self) -> None:
-        """Remove what is in memory; what is on disk stays for a successor."""
+        """Remove the files in memory; files on disk stay for the next agent."""
         unpublish_from_memory(self._places.credentials)
 
     def left_by_predecessor(self, identity: SpiffeId, roots: bytes, now: datetime) -> Issued | None:
-        """Return what a predecessor published, if this agent would accept it from a CA of `roots`."""
+        """Return an earlier agent's certificate, if this agent would accept it from a CA of `roots`."""
         directory = self._places.credentials
         try:
             chain, key, bundle = (

@@ -1,4 +1,4 @@
-"""The routes of a gateway, as MESHSCRAPE_ROUTES names them in a JSON file (pure)."""
+"""Parse the JSON file with a gateway's routes that MESHSCRAPE_ROUTES names (pure)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _route(item: object, where: str) -> GatewayRoute:
 
 
 def _fields(item: object, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
-    """`item` when it is an object with exactly the keys of `kinds`, each of its kind."""
+    """Return `item` if it is an object with exactly the keys and types of `kinds`; InputError otherwise."""
     if not isinstance(item, dict) or item.keys() != kinds.keys():
         raise InputError(f"not an object with {', '.join(kinds)}", where=where, remedy=_REMEDY)
     for key, kind in kinds.items():

@@ -1,4 +1,4 @@
-"""The agent's life: inputs, certificate, Envoy, health; and a complete stop at every stage."""
+"""Run the agent: inputs, certificate, Envoy, health. Stop it completely from any stage."""
 
 from __future__ import annotations
 
@@ -38,24 +38,24 @@ logger = logging.getLogger(__name__)
 
 READY = "/healthz/ready"
 _ADDED_BY_ENVOY = "x-forwarded-for"
-# Five restarts within a minute, the first at once: the workload's ports are closed meanwhile.
+# Five restarts within a minute. The first is immediate, because the workload's ports are closed meanwhile.
 ENVOY_POLICY = Policy(restarts=5, window=60.0, base=0.05, cap=5.0)
-# Shorter than what a supervisor of agents grants an agent (processes.STOP_GRACE).
+# This must be shorter than the time that a supervisor gives an agent to stop (processes.STOP_GRACE).
 ENVOY_GRACE = 3.0
 PORTS_PATIENCE = 1.0
-# How often an agent that is not ready yet looks at itself.
+# How often an agent that is not ready yet checks its state (seconds).
 _LOOK = 0.05
 
 
 def run(settings: AgentSettings) -> None:
-    """Run the agent until SIGTERM, SIGINT or SIGHUP. Raises MeshscrapeError when it cannot start or go on."""
+    """Run the agent until SIGTERM, SIGINT or SIGHUP; MeshscrapeError if it cannot start or continue."""
     keep_freed_memory(BUFFERS, LARGEST_BUFFER)
     life.run(Agent(settings).run())
     logger.info("stopped")
 
 
 class Agent:
-    """One workload's agent, made of its parts; `run` is its whole life."""
+    """One workload's agent."""
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
@@ -69,7 +69,7 @@ class Agent:
         self._served = ServedCertificate(self._admin, self._credentials)
 
     async def run(self) -> None:
-        """Start everything and keep it going. Never returns; cancelling it stops everything."""
+        """Start all parts and run until cancelled, then stop them all."""
         self._credentials.check_inputs()
         scrapers = self._scrapers.read() if self._scrapers else ()
         files = envoy.render(self._settings, scrapers) if self._settings.envoy else None
@@ -94,7 +94,7 @@ class Agent:
         return Supervisor("envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 
     async def why_not_ready(self) -> str:
-        """Return what is missing for the workload to be served, or an empty text: then it is ready."""
+        """Return why the workload is not ready, or an empty text if it is ready."""
         issued = self._credentials.issued
         if issued is None:
             return self._credentials.problem
@@ -105,7 +105,7 @@ class Agent:
         if not self._settings.envoy:
             return ""
         if self._envoy is None or self._envoy.pid is None:
-            return "Envoy does not run"
+            return "Envoy is not running"
         return "" if await self._admin.ready() else "Envoy is not live"
 
     async def _keep_going(self) -> None:
@@ -136,7 +136,7 @@ class Agent:
     async def _serving(self) -> AsyncIterator[None]:
         settings = self._settings
         merged = [(settings.inside_address, settings.merged_port)]
-        # Envoy, where there is one, serves health on the pod's address and asks here.
+        # If there is an Envoy, it serves health on the pod's address and forwards the request to this server.
         health = [] if settings.envoy else [(settings.inside_address, settings.health_port)]
         async with (
             HttpServer(self._handler(), addresses=merged),
@@ -161,7 +161,7 @@ class Agent:
 
     async def _answer_ready(self, request: Request) -> Response:
         reason = await self.why_not_ready()
-        # The network, which comes through Envoy, learns neither addresses nor paths.
+        # Requests from the network come through Envoy. They must not reveal addresses or paths.
         inside = _ADDED_BY_ENVOY not in request.headers
         if reason:
             return Response(503, f"{reason if inside else 'not ready'}\n".encode())
@@ -190,9 +190,9 @@ class Agent:
 
 @contextlib.contextmanager
 def _own_directory(state: Path) -> Iterator[None]:
-    """Hold the state directory, and remove what a killed predecessor or this agent's Envoy left there.
+    """Lock the state directory, and remove files that a killed agent or this agent's Envoy left there.
 
-    Credentials stay for a successor. A directory that nothing was put into is removed again.
+    Credentials stay for the next agent. An empty directory is removed at the end.
     """
     private_dir(state)
     lock = DirectoryLock(state, "an agent")

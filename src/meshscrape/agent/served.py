@@ -1,4 +1,4 @@
-"""Whether Envoy serves the certificate that was published last: a failed reload must not stay unseen."""
+"""Check whether Envoy serves the latest published certificate, to notice a failed reload."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 
 logger = logging.getLogger(__name__)
 
-# Envoy follows the directory within milliseconds; a loaded machine gets more.
+# Envoy follows the directory within milliseconds; a loaded machine needs more time (seconds).
 PATIENCE = 15.0
 _FIRST_LOOK, _LONGEST_LOOK = 0.05, 10.0
 
 
 class ServedCertificate:
-    """Compares what Envoy serves with what was published; `current` is None while that is not known."""
+    """Compare Envoy's certificate with the published one; `current` is None while unknown."""
 
     def __init__(self, admin: EnvoyAdmin, credentials: CredentialRenewer) -> None:
         self.current: bool | None = None
@@ -26,7 +26,7 @@ class ServedCertificate:
         self._credentials = credentials
 
     async def follow(self) -> None:
-        """Look after every publication, for ever; say when Envoy does not follow within `PATIENCE` s."""
+        """Check after every publication, for ever; log if Envoy has not followed within `PATIENCE` s."""
         while True:
             issued = self._credentials.issued
             if issued is not None:
@@ -48,7 +48,7 @@ class ServedCertificate:
         return issued is not None and issued.serial == serial
 
     async def _serves(self, serial: int) -> bool:
-        """Return whether there is nothing to wait for: Envoy serves it, or has no use for a certificate."""
+        """Return whether Envoy serves the certificate, or does not need one."""
         try:
             serials = await self._admin.serials()
         except UnavailableError:

@@ -1,4 +1,4 @@
-"""What is merged: the sources of a workload, and one of them being asked and read ahead of its turn."""
+"""The sources of a workload's merged metrics, and reading one of them ahead of its turn."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 @dataclass(frozen=True, slots=True)
 class MergedOptions:
-    """What is merged: the application's endpoints on `inside_address`, Envoy by its admin socket."""
+    """The sources to merge: the application's endpoints on `inside_address`, Envoy by its admin socket."""
 
     sources: tuple[ScrapeSource, ...] = ()
     inside_address: str = "127.0.0.1"
@@ -36,7 +36,7 @@ class MergedOptions:
 
 @dataclass(frozen=True, slots=True)
 class MergedSource:
-    """One source: where it is asked, and by which name; `kind` is `envoy` or `application`."""
+    """One source: its URL and its name; `kind` is `envoy` or `application`."""
 
     name: str
     url: str
@@ -47,10 +47,10 @@ class MergedSource:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Until when one source is read and merged, by the loop's clock.
+    """The time limit for reading and merging one source, by the loop's clock.
 
-    `own` is the source's, `latest` that of every source: a source that had to wait for its turn gets more
-    time than its own, because that was not its fault.
+    `own` is the source's limit, `latest` the limit of all sources. A source that had to wait for its turn may
+    exceed its own limit, because the wait was not its fault.
     """
 
     own: float
@@ -58,7 +58,7 @@ class Deadline:
     merge_by: float
 
     def after_waiting(self, now: float) -> float:
-        """Return until when a source is read that was held up until `now`: half of the time that is left."""
+        """Return the limit of a source that was held up until `now`: half of the remaining time."""
         return now + (self.latest - now) / 2
 
     def after_timeout(self, now: float) -> Deadline:
@@ -67,7 +67,7 @@ class Deadline:
 
 
 class State(enum.Enum):
-    """Where a source is: asked, answered (its body is coming), held up (read ahead, not its turn), ended."""
+    """The state of a fetch: asked, answered (reading its body), held up (waiting for its turn), ended."""
 
     ASKED = enum.auto()
     ANSWERED = enum.auto()
@@ -76,7 +76,7 @@ class State(enum.Enum):
 
 
 class ReadAhead:
-    """The bytes of a source that wait for its turn: a queue bounded in bytes."""
+    """A queue, bounded in bytes, for a source that waits for its turn."""
 
     def __init__(self, bound: int) -> None:
         self._pieces: deque[bytes] = deque()
@@ -88,7 +88,7 @@ class ReadAhead:
 
     @property
     def is_full(self) -> bool:
-        """Return whether the source must wait before more of it is read."""
+        """Return whether reading the source must pause."""
         return self._size >= self._bound
 
     @property
@@ -97,23 +97,23 @@ class ReadAhead:
         return not self._pieces
 
     def put(self, piece: bytes) -> None:
-        """Append a piece; never waits."""
+        """Append a piece without waiting."""
         self._pieces.append(piece)
         self._size += len(piece)
         self._changed.set()
 
     def end(self) -> None:
-        """Say that nothing more comes."""
+        """Mark the end of the source."""
         self._ended = True
         self._changed.set()
 
     async def room(self) -> None:
-        """Return when something was taken."""
+        """Wait until something was taken."""
         self._taken.clear()
         await self._taken.wait()
 
     async def take(self, most: int) -> bytes:
-        """Return at most so many bytes, as soon as there are any; none at the end."""
+        """Wait for bytes and return at most `most` of them; return none at the end."""
         while not self._pieces:
             if self._ended:
                 return b""
@@ -121,7 +121,7 @@ class ReadAhead:
             await self._changed.wait()
         pieces = [self._first(most)]
         size = len(pieces[0])
-        # Small ones together, because a merge's cost is per call as much as per byte.
+        # Join small pieces, because a merge has costs per call as well as per byte.
         while self._pieces and size + len(self._pieces[0]) <= most:
             pieces.append(self._pieces.popleft())
             size += len(pieces[-1])
@@ -149,7 +149,7 @@ class Fetch:
     ) -> None:
         self.source = source
         self.state = State.ASKED
-        self.answered = asyncio.Event()  # its header is there, or there will be none
+        self.answered = asyncio.Event()  # its header has arrived, or it has failed
         self.declared: Declared | None = None  # what its header says, if that can be merged
         self.problem = ""  # why it sent no whole exposition; known once ENDED
         self.complete = False  # the transport said that the body is whole
@@ -163,7 +163,7 @@ class Fetch:
         self._refused = ""
 
     async def run(self) -> None:
-        """Read the source to its end or its deadline; `problem` says why there was no whole exposition."""
+        """Read the source until its end or its deadline; set `problem` if the exposition is incomplete."""
         clock = asyncio.get_running_loop().time
         started = clock()
         self.problem = "was not read to its end"
@@ -172,7 +172,7 @@ class Fetch:
                 await self._read()
             self.problem = ""
         except TimeoutError:
-            # Without the seconds: the text is a label, and each other one would be another series.
+            # The text is a label value, so it has no seconds: each different text would be a new series.
             self.problem = "did not answer whole in time"
             self.deadline = self.deadline.after_timeout(clock())
         except MeshscrapeError as error:
@@ -184,13 +184,13 @@ class Fetch:
             self._queue.end()
 
     def refuse(self, why: str) -> None:
-        """Merge nothing of the source."""
+        """Discard the source."""
         self._refused = why
 
     async def pieces(self, most: int) -> AsyncIterator[bytes]:
-        """Yield what was read, at most so many bytes at a time.
+        """Yield the body in pieces of at most `most` bytes.
 
-        Ends with `problem` set when the time to merge it is over: it must not cost the other sources' time.
+        When the time to merge this source is over, set `problem` and end, to leave time for other sources.
         """
         clock = asyncio.get_running_loop().time
         if self._refused:
@@ -213,7 +213,7 @@ class Fetch:
 
     async def _read(self) -> None:
         headers = {
-            # Not the inside address: applications that check the Host know this name, which Istio uses too.
+            # Send this Host, as Istio does, and not the inside address: some applications check the Host.
             "Host": self.source.host,
             "Accept": accept_header(self._asked),
             "User-Agent": "meshscrape-agent",
@@ -237,7 +237,7 @@ class Fetch:
         self, url: str, headers: dict[str, str]
     ) -> contextlib.AbstractAsyncContextManager[FetchedResponse]:
         now = asyncio.get_running_loop().time()
-        # What bounds the source is the timeout of `run`, which knows when the source is not to blame.
+        # The timeout of `run` limits the source, because it knows which waits are not the source's fault.
         left = self.deadline.latest - now
         timeout = {"X-Prometheus-Scrape-Timeout-Seconds": f"{self.deadline.own - now:.3f}"}
         return fetch_stream(
@@ -252,7 +252,7 @@ class Fetch:
         self._queue.put(chunk)
         while self._queue.is_full:
             if not self._its_turn and self._timeout is not None:
-                # It is not read on before its turn, which is not the source's fault.
+                # Reading pauses until the source's turn. That wait is not the source's fault.
                 self.state = State.HELD_UP
                 self._timeout.reschedule(self.deadline.latest)
             await self._queue.room()
@@ -288,7 +288,7 @@ def loopback_tls() -> ssl.SSLContext:
     """Return the TLS context for applications that serve their metrics over https.
 
     Certificates are not verified: only processes in the same pod can answer on the workload's own loopback
-    address, so that a name in a certificate would add nothing.
+    address, so a name in a certificate would add no security.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -297,9 +297,9 @@ def loopback_tls() -> ssl.SSLContext:
 
 
 def _redirect(response: FetchedResponse, url: str, host: str) -> str:
-    """Return where a redirect leads on the same port, empty for no redirect; UnavailableError for elsewhere.
+    """Return a redirect's URL on the same host and port, empty without a redirect; else UnavailableError.
 
-    Frameworks redirect `/metrics` to `/metrics/`. Another port or host could be anybody's and is not asked.
+    Frameworks redirect `/metrics` to `/metrics/`. Another port or host may belong to a stranger.
     """
     location = response.headers.get("location", "")
     if response.status not in _REDIRECTS or not location:

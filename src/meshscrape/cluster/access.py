@@ -13,7 +13,7 @@ from meshscrape.system.files import read_input
 
 
 def find_access(kubeconfig: Path | None = None, context: str = "") -> Access:
-    """Return the access to use. InputError when there is none, or when a kubeconfig cannot be used.
+    """Return the access to use; InputError without one, or if a kubeconfig is unusable.
 
     Without a kubeconfig option or variable, a pod uses its ServiceAccount.
     """
@@ -26,7 +26,7 @@ def find_access(kubeconfig: Path | None = None, context: str = "") -> Access:
     files = [(path, _load(path)) for path in named if path == kubeconfig or path.exists()]
     if not files:
         raise InputError(
-            "there is no kubeconfig",
+            "no kubeconfig found",
             where=str(named[0]),
             remedy="give --kubeconfig FILE, or run inside a pod",
             code="no-cluster",
@@ -46,11 +46,11 @@ def _load(path: Path) -> Any:
     try:
         return load_text(data.decode(), str(path))
     except UnicodeDecodeError:
-        raise InputError("the kubeconfig is no text", where=str(path), remedy="copy it again") from None
+        raise InputError("the kubeconfig is not text", where=str(path), remedy="copy it again") from None
     except InputError as error:
         if error.code != "not-yaml":
             raise
-        # Not the reader's own words: they can repeat a part of a token.
+        # Do not repeat the reader's message, because it can contain a part of a token.
         raise InputError(
-            "the kubeconfig is no YAML", where=error.where, remedy="correct the line", code=error.code
+            "the kubeconfig is not YAML", where=error.where, remedy="correct the line", code=error.code
         ) from None

@@ -69,14 +69,14 @@ class Api:
     """Requests to one API server with one user's credentials."""
 
     def __init__(self, access: Access, decode: Callable[[str], Any] = json.loads) -> None:
-        """`decode` turns the text of answers into data; ValueError says that it is no JSON."""
+        """Prepare requests. `decode` parses the text of answers; it raises ValueError if it is not JSON."""
         self.access = access
         self._decode = decode
         self._credentials = Credentials(access)
         self._tls: tuple[object, ssl.SSLContext | None] | None = None
 
     async def get(self, path: str, **query: str) -> Any:
-        """Return the JSON document at `path`. ApiError when it is refused, UnavailableError without it."""
+        """Return the JSON document at `path`; ApiError if refused, UnavailableError without an answer."""
         async for response in self._responses(path, query, REQUEST):
             body = await _body(response, REQUEST.body_bytes)
             if len(body) > REQUEST.body_bytes:
@@ -101,10 +101,10 @@ class Api:
     async def watch(
         self, path: str, version: str, query: Mapping[str, str] | None = None
     ) -> AsyncIterator[Event]:
-        """Yield what changes after a resource version; end when the server ends the watch.
+        """Yield the changes after a resource version, until the server ends the watch.
 
-        ApiError 410 when the version is too old. UnavailableError when nothing, not even a bookmark, came for
-        SILENCE_SECONDS: the connection is dead although nothing closed it.
+        ApiError 410 if the version is too old. UnavailableError if nothing, not even a bookmark, has arrived
+        for SILENCE_SECONDS: the connection is dead although neither side closed it.
         """
         asked = {
             "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version,
@@ -121,7 +121,7 @@ class Api:
     async def _responses(
         self, path: str, query: Mapping[str, str], limits: FetchLimits
     ) -> AsyncIterator[FetchedResponse]:
-        """Yield the one answer to a request; ask once more with a fresh credential after a 401."""
+        """Yield the answer to a request; after a 401, repeat it once with a new credential."""
         url = f"{self.access.server}{path}" + (f"?{urlencode(query)}" if query else "")
         for again in (True, False):
             credential = await self._credentials.current()
@@ -146,12 +146,12 @@ class Api:
         try:
             told = self._decode(body.decode())
         except (ValueError, RecursionError):
-            # Objects of some kinds hold whatever their author nested.
+            # Objects of some kinds can contain arbitrarily nested data.
             raise UnavailableError(
-                "the API server's answer is no JSON, or too deep", where=self._where(path)
+                "the API server's answer is not JSON, or is nested too deeply", where=self._where(path)
             ) from None
         if not isinstance(told, Mapping):
-            raise UnavailableError("the API server's answer is no JSON object", where=self._where(path))
+            raise UnavailableError("the API server's answer is not a JSON object", where=self._where(path))
         return told
 
     def _where(self, path: str) -> str:

@@ -1,4 +1,4 @@
-"""What proves to an API server who asks: a token, a client certificate, or what an exec plugin prints."""
+"""Credentials for an API server: a token, a client certificate, or the output of an exec plugin."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from meshscrape.cluster.kubeconfig import NO_PEM, Access, ExecPlugin, Pem
 from meshscrape.errors import InputError, UnauthenticatedError
 from meshscrape.system.clock import utcnow
 
-# A plugin's credential is asked for again this long before it ends.
+# A plugin runs again this long before its credential ends (seconds).
 EARLY = timedelta(seconds=30)
 PLUGIN_SECONDS = 60.0
 _MAX_FILE = 1 << 20
@@ -43,7 +43,7 @@ class Credentials:
         self._held: Credential | None = None
 
     async def current(self) -> Credential:
-        """Return the credential to use now. InputError or UnauthenticatedError when there is none."""
+        """Return the current credential; InputError or UnauthenticatedError without one."""
         access = self._access
         if access.exec is None:
             token = access.token or _token_of(access)
@@ -54,7 +54,7 @@ class Credentials:
         return held
 
     def refused(self) -> bool:
-        """Forget the credential that the server refused; return whether another may be had."""
+        """Forget the credential that the server refused; return whether a new one can be requested."""
         had, self._held = self._held, None
         return had is not None or bool(self._access.token_file)
 
@@ -62,7 +62,7 @@ class Credentials:
 def tls_context(access: Access, credential: Credential) -> ssl.SSLContext | None:
     """Return the TLS settings for the server and the credential, None for http://.
 
-    Keys that a kubeconfig holds as data never reach the disk. InputError for files that cannot be used.
+    Keys that are embedded in a kubeconfig are never written to disk. InputError for unusable files.
     """
     if not access.server.startswith("https://"):
         return None
@@ -95,7 +95,7 @@ def _content(pem: Pem) -> bytes:
 
 @contextmanager
 def _as_file(pem: Pem) -> Iterator[str]:
-    """Yield a path that holds the PEM text; data is shown through memory, not written to a disk."""
+    """Yield a path with the PEM text. Embedded data is in a file in memory, not on a disk."""
     if not pem.data:
         yield pem.path
         return
@@ -162,7 +162,7 @@ async def _ask_plugin(plugin: ExecPlugin, access: Access) -> Credential:
 
 
 def parse_exec_credential(printed: bytes, api_version: str, where: str) -> Credential:
-    """Return the credential in a plugin's answer. UnauthenticatedError when there is none in it."""
+    """Return the credential in a plugin's answer; UnauthenticatedError without one."""
     try:
         answer = json.loads(printed)
         status = answer["status"]

@@ -1,4 +1,4 @@
-"""Read from a live cluster what the planner needs. Nothing is changed, and Secrets are not read."""
+"""Read the objects that the planner needs from a live cluster. It changes nothing and reads no Secrets."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from meshscrape.errors import InputError
 from meshscrape.kube.objects import Manifest, manifest_of
 from meshscrape.kube.shared_json import SharedJson
 
-# Lists that are asked for at the same time: more would be throttled by the API server's fairness.
+# How many lists are requested at the same time: the API server's fairness would throttle more.
 AT_ONCE = 4
-# A list that changed so much while it was read that its pages no longer fit is begun again.
+# How often a list is begun again if it changed so much that its pages no longer fit together.
 ATTEMPTS = 3
 _FORBIDDEN, _NOT_FOUND, _GONE = 403, 404, 410
-# Names of resources in one error.
+# How many resources one error names.
 _NAMED = 5
 
 
 async def read_cluster(access: Access, told: Callable[[str], None]) -> list[Manifest]:
-    """Return all objects of the kinds that the planner reads; `told` gets a line for each list.
+    """Return all objects of the kinds that the planner reads; call `told` with a line per list.
 
-    InputError (code `forbidden`) when the user may not list one of the kinds: a plan from a part of the
-    objects could close a port that is read. UnavailableError when the API server does not answer.
+    InputError (code `forbidden`) if the user may not list one of the kinds: a plan from a part of the objects
+    could close a port that is read. UnavailableError if the API server does not answer.
     """
     api = Api(access, SharedJson().decode)
     resources = await served_resources(api)

@@ -1,8 +1,8 @@
 """How to reach an API server: a kubeconfig's context, or the pod's own ServiceAccount. Pure.
 
 The format is that of kubectl (kubernetes.io/docs/reference/config-api/kubeconfig.v1).
-What a kubeconfig names but does not hold stays a path here. `cluster.credentials` reads it when it is needed,
-because such files are replaced.
+Files that a kubeconfig refers to stay paths here. `cluster.credentials` reads them when they are needed,
+because such files can be replaced.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """PEM text, either held here or in the file at `path`; both empty when there is none."""
+    """PEM text, either embedded or in the file at `path`; both are empty without one."""
 
     data: bytes = b""
     path: str = ""
@@ -149,7 +149,7 @@ class _Section:
         self.data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
         self.place = place
         if not isinstance(data, Mapping):
-            raise self.error("is no mapping", "give a kubeconfig")
+            raise self.error("is not a mapping", "give a kubeconfig")
 
     def error(self, what: str, remedy: str) -> InputError:
         return InputError(what, where=self.place, remedy=remedy, code="kubeconfig")
@@ -159,7 +159,7 @@ class _Section:
         if value is None:
             return ""
         if not isinstance(value, str):
-            raise self.error(f"{key} is no text", "quote it")
+            raise self.error(f"{key} is not text", "quote it")
         return value
 
     def flag(self, key: str) -> bool:
@@ -171,7 +171,7 @@ class _Section:
     def entries(self, kind: str) -> list[Mapping[str, Any]]:
         entries = self.data.get(kind) or []
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
-            raise self.error(f"{kind} is no list of mappings", "give a kubeconfig")
+            raise self.error(f"{kind} is not a list of mappings", "give a kubeconfig")
         return entries
 
     def named(self, kind: str, key: str, name: str) -> _Section:
@@ -180,7 +180,7 @@ class _Section:
             if entry.get("name") == name:
                 return _Section(entry.get(key) or {}, Place(file=self.place.file, object=f"{key} {name}"))
         known = ", ".join(sorted(str(entry.get("name")) for entry in entries)) or "none"
-        raise self.error(f"there is no {key} {name!r}", f"known are: {known}")
+        raise self.error(f"{key} {name!r} does not exist", f"use one of: {known}")
 
     def pem(self, key: str, directory: Path) -> Pem:
         encoded = self.text(f"{key}-data")
@@ -189,7 +189,7 @@ class _Section:
         try:
             return Pem(data=base64.b64decode(encoded, validate=True))
         except binascii.Error:
-            raise self.error(f"{key}-data is no base64", "copy the kubeconfig again") from None
+            raise self.error(f"{key}-data is not base64", "copy the kubeconfig again") from None
 
 
 def _exec_plugin(user: _Section, directory: Path) -> ExecPlugin | None:
@@ -201,10 +201,10 @@ def _exec_plugin(user: _Section, directory: Path) -> ExecPlugin | None:
         raise section.error(f"apiVersion {version!r} is not supported", f"use {EXEC_VERSIONS[0]}")
     command = section.text("command")
     if not command:
-        raise section.error("there is no command", "name the credential plugin")
+        raise section.error("command is missing", "name the credential plugin")
     arguments = section.data.get("args") or []
     if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
-        raise section.error("args is no list of texts", "quote every argument")
+        raise section.error("args is not a list of texts", "quote every argument")
     variables = [(str(entry.get("name")), str(entry.get("value"))) for entry in section.entries("env")]
     return ExecPlugin(
         command=_beside(directory, command) if "/" in command else command,

@@ -1,4 +1,4 @@
-"""What is known of the pods of a cluster: their targets, and nothing else of them. Pure."""
+"""Keep the targets of a cluster's pods, and nothing else of the pods. Pure."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class PodSource:
     """
 
     def __init__(self, api: Api, scope: PodScope, jobs: Sequence[str], rule: Rule) -> None:
-        """`rule` is awaited once, at the start, for the function that makes targets of a pod."""
+        """Prepare to follow pods. `rule` is awaited once at the start; it returns pod → targets."""
         self.jobs = tuple(jobs)
         self._api = api
         self._scope = scope
@@ -137,8 +137,8 @@ class PodSource:
             else:
                 if told:
                     continue
-            # Also after a watch that told nothing: what ends every watch must not be asked without a pause.
-            # Jitter keeps many proxies from asking an API server that comes back at the same moment.
+            # Pause also after a watch without events: a server that ends every watch must not be flooded.
+            # With jitter, many proxies do not all ask a restarted API server at the same moment.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 (no secret)
             delay = min(delay * 2, LAST_RETRY)
 

@@ -1,4 +1,4 @@
-"""The targets of a pod as the scrape proxy takes them. Pure."""
+"""Convert a pod to the targets of the scrape proxy. Pure."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ def accepted(identity: SpiffeId, aliases: Mapping[str, Sequence[str]]) -> tuple[
 
 
 def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[str]) -> None:
-    """InputError for an ID of none of the `trust_domains`."""
+    """Raise InputError if an ID belongs to none of the `trust_domains`."""
     for identity in identities:
         if identity.trust_domain not in trust_domains:
             raise InputError(

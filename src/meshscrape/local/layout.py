@@ -81,7 +81,7 @@ class WorkloadPlan:
 
     @property
     def title(self) -> str:
-        """NAMESPACE/NAME."""
+        """Return NAMESPACE/NAME."""
         return f"{self.key[0]}/{self.key[1]}"
 
     @property

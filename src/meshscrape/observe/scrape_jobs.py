@@ -33,7 +33,7 @@ class _Scrape:
 
     @property
     def identity(self) -> tuple[str, tuple[tuple[str, str], ...]]:
-        """Prometheus drops a target that has the URL and the labels of another one."""
+        """Return URL and labels: Prometheus drops a target whose URL and labels equal another one's."""
         return self.url, tuple(sorted(self.labels.items()))
 
 
@@ -56,7 +56,7 @@ class _Targets:
 
     @classmethod
     def of(cls, workload: ResolvedWorkload, pods: list[Manifest], services: bool) -> _Targets:
-        """`services`: also find the pods behind Services, which costs as much again."""
+        """With `services`, also find the pods behind Services, which costs as much again."""
         return cls(
             [(pod, list(pod_targets(pod))) for pod in pods],
             [

@@ -108,7 +108,7 @@ class DeclaredWorkload:
 
     @property
     def stats_merged(self) -> bool:
-        """Whether the merged metrics contain Envoy's statistics; else only 15090 and 15091 have them."""
+        """Return whether the merged metrics contain Envoy's statistics; else only 15090 and 15091 do."""
         return not is_false(self.env.get(names.PILOT_AGENT_MERGE_ENVOY_STATS))
 
     @property

@@ -46,7 +46,7 @@ class Problem:
     """
 
     def __init__(self, consequence: str, log: logging.Logger = logger) -> None:
-        """`consequence` says in the log what follows, such as "the last usable allow list stays in use"."""
+        """Begin without a problem. `consequence` is its effect for the log ("the last list stays in use")."""
         self.error: MeshscrapeError | None = None
         self.count = 0
         self._consequence = consequence

@@ -138,7 +138,7 @@ class Process:
         return await self.wait()
 
     def kill(self) -> None:
-        """KILL it and its group, without waiting."""
+        """Send SIGKILL to the process and its group, without waiting."""
         if not self._ended.is_set():
             self._kill_group()
 

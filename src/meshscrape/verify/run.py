@@ -240,7 +240,7 @@ def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
 
 
 def check_options(options: VerifyOptions) -> None:
-    """InputError for a name in `only` or `skip` that no check has."""
+    """Raise InputError for a name in `only` or `skip` that is not a check."""
     for name in sorted(options.only | options.skip):
         if name not in CHECKS:
             raise InputError(f"{name!r} is not a check", remedy=f"there are: {', '.join(CHECKS)}")

@@ -51,7 +51,7 @@ def test_an_application_on_every_address_is_told_where_to_listen() -> None:
         with pytest.raises(InputError) as caught:
             asyncio.run(envoy.await_ports(chosen, envoy.render(chosen), patience=0.1))
     assert f"{chosen.pod_addresses[0]}:{port}: the port is taken by pid {os.getpid()}" in str(caught.value)
-    assert f"let the application listen on {chosen.inside_address} alone" in str(caught.value)
+    assert f"let the application listen only on {chosen.inside_address}" in str(caught.value)
 
 
 def test_a_directory_is_not_an_envoy(tmp_path: Path) -> None:

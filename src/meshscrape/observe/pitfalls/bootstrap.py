@@ -33,7 +33,7 @@ def bootstrap_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def _missing(facts: Facts) -> Iterator[Pitfall]:
-    """Istio mounts the ConfigMap without `optional`, so every pod that names it waits for it."""
+    """Report a missing ConfigMap: Istio mounts it without `optional`, so every pod that names it waits."""
     inventory = facts.cluster.inventory
     # A dump without any ConfigMap does not tell which ones exist.
     severity: Severity = "critical" if inventory.of_kind("ConfigMap", "") else "warning"

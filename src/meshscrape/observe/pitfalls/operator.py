@@ -51,7 +51,7 @@ def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def _old_operator(servers: list[Manifest], monitors: list[Manifest], facts: Facts) -> Iterator[Pitfall]:
-    """Older Operators drop scrape classes silently: the API server prunes fields that it does not know."""
+    """Report an old Operator: the API server silently removes scrape classes, which it does not know."""
     version = facts.operator_version
     if version is None or version >= SCRAPE_CLASS_SINCE:
         return

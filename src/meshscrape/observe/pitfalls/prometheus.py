@@ -118,7 +118,7 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
 
 
 def _clients(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
-    """istiod goes by the label of the pod when it decides whether clients speak mTLS to it."""
+    """Report clients that would use mTLS: istiod decides that by the label of the Prometheus pod."""
     intercepts = objects.annotations(template).get(names.INCLUDE_INBOUND) != ""
     if scraper.injected and not intercepts and objects.labels(template).get(names.TLS_MODE) != "disabled":
         yield Pitfall(

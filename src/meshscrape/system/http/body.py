@@ -102,7 +102,7 @@ class ChunkedReader:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _past_alike(self, data: bytes, position: int, pieces: list[bytes]) -> int:
-        """Past whole chunks with the size line of the one before: most are, and reading it costs the most."""
+        """Return the position after whole chunks that repeat the previous size line, without parsing it."""
         line = self._size_line
         begin = position + len(line)
         while line and data.startswith(line, position) and data.startswith(b"\r\n", begin + self._size):
@@ -112,7 +112,7 @@ class ChunkedReader:
         return position
 
     def _line_end(self, data: bytes, position: int) -> int:
-        """Past the CRLF after a chunk; -1 when it is not all there."""
+        """Return the position after the CRLF that ends a chunk; -1 if it is incomplete."""
         if data[position : position + 2] == b"\r\n":
             self._left = 0
             return position + 2
@@ -122,7 +122,7 @@ class ChunkedReader:
         raise FramingError("a chunk is longer than its size")
 
     def _line(self, data: bytes, position: int) -> int:
-        """Past a size line or a line of the trailer; -1 when it is not all there."""
+        """Return the position after a size line or a line of the trailer; -1 if it is incomplete."""
         end = data.find(b"\r\n", position, position + MAX_LINE)
         if end < 0:
             if len(data) - position >= MAX_LINE:

@@ -149,7 +149,7 @@ async def fetch(
     tls: ssl.SSLContext | None = None,
     method: str = "GET",
 ) -> tuple[int, bytes]:
-    """`fetch_stream` for small answers: the status and the whole body."""
+    """Fetch a small answer: return the status and the whole body (see `fetch_stream`)."""
     async with fetch_stream(
         url, unix_socket=unix_socket, headers=headers, limits=limits, tls=tls, method=method
     ) as response:
