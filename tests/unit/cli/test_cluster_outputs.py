@@ -87,7 +87,12 @@ def test_an_existing_configuration_keeps_its_text(tmp_path: Path) -> None:
     assert "# ours" in text and "# all pods" in text
     config = yaml.safe_load(text)
     assert config["scrape_configs"][0]["relabel_configs"] == [drop_secured()]
-    assert config["scrape_configs"][1:] == secure_jobs(ClusterJobs("/etc/istio-output-certs"))
+    own = config["scrape_configs"][1:]
+    expected = secure_jobs(ClusterJobs("/etc/istio-output-certs"))
+    assert [job["job_name"] for job in own] == [job["job_name"] for job in expected]
+    assert [job["tls_config"] for job in own] == [job["tls_config"] for job in expected]
+    keeps_name = {"source_labels": ["job"], "target_label": "job", "replacement": "kubernetes-pods"}
+    assert any(keeps_name.items() <= rule.items() for rule in own[0]["relabel_configs"])
     path.write_text(text)
     assert printed(prometheus_config.command, "--kubernetes", "--existing", str(path)) == text
 
