@@ -91,6 +91,13 @@ class RunningProxy:
 
         eventually(ready, what="a ready proxy")
 
+    def start_envoy(self) -> subprocess.Popen[bytes]:
+        """Start its Envoy as a process of its own (`--role envoy`); the caller ends it."""
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        command = [sys.executable, "-m", "meshscrape", "proxy", "--role", "envoy", "--dir", str(self.state)]
+        with (self.directory / "envoy.log").open("ab") as output:
+            return subprocess.Popen(bound_to_parent(command), stdout=output, stderr=output)
+
     def stop(self) -> int:
         """End it by its own id; the exit status."""
         if self.process.poll() is None:

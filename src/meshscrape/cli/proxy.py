@@ -12,6 +12,7 @@ import click
 from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
 
 DEFAULT_LISTEN = "127.0.0.1:15094"
+LAST_TARGETS = "last-targets.json"
 DEFAULT_DISCOVERY = "127.0.0.1:15095"
 
 
@@ -26,7 +27,6 @@ def default_directory() -> Path:
     "--credentials",
     "credentials",
     multiple=True,
-    required=True,
     metavar="[TRUST_DOMAIN=]DIR",
     help="Directory with cert-chain.pem and key.pem (shown to targets) and root-cert.pem (verifies targets), "
     "for targets of TRUST_DOMAIN; by default the certificate's own. Repeatable.",
@@ -103,6 +103,14 @@ def default_directory() -> Path:
     metavar="FILE",
     help="File with the bearer token of the jobs; created (0600) if missing.  [default: token, in --dir]",
 )
+@click.option(
+    "--role",
+    type=click.Choice(["all", "routes", "envoy"]),
+    default="all",
+    show_default=True,
+    help="Run Envoy and what keeps its routes together, or each as a process of its own with the same --dir. "
+    "An Envoy of its own goes on when the other process dies.",
+)
 @click.option("--remote", is_flag=True, help="Allow addresses that other machines can reach.")
 @click.option(
     "--wait",
@@ -117,7 +125,7 @@ def command(
     credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], kubernetes: bool,
     kubeconfig: Path | None, context: str, namespaces: tuple[str, ...], selector: str, trust_domain: str,
     aliases: tuple[str, ...], listen: str, discovery: str, directory: Path | None,
-    token_file: Path | None, remote: bool, wait: float, workers: int,
+    token_file: Path | None, role: str, remote: bool, wait: float, workers: int,
 ) -> None:  # fmt: skip
     """Run the scrape proxy until SIGTERM: it verifies the SPIFFE ID of each target that Prometheus scrapes.
 
@@ -128,14 +136,20 @@ def command(
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.proxy.discovery import Source, target_file_source
     from meshscrape.proxy.options import ProxyOptions
-    from meshscrape.proxy.run import run
+    from meshscrape.proxy.remembered import RememberedSource
+    from meshscrape.proxy.run import run, run_envoy
 
+    own = directory or default_directory()
+    named = os.environ.get(MESHSCRAPE_ENVOY)
+    if role == "envoy":
+        run_envoy(own, Path(named) if named else None, workers, wait)
+    if not credentials:
+        raise InputError("there are no credentials", remedy="give --credentials DIR")
     if not targets and not meshes and not kubernetes:
         raise InputError(
             "no source of targets given", remedy="give --targets FILE, --mesh DIR or --kubernetes"
         )
     directories = [domain_and_directory(each) for each in credentials]
-    own = directory or default_directory()
     files = [_job_and_file(each) for each in targets]
     sources: list[Source] = [target_file_source(path, job) for job, path in files]
     if kubernetes:
@@ -143,20 +157,18 @@ def command(
         from meshscrape.cluster.pod_source import PodScope
         from meshscrape.cluster.proxy_source import pod_source
 
-        sources.append(
-            pod_source(
-                find_access(kubeconfig, context),
-                PodScope(namespaces, selector),
-                trust_domain=trust_domain,
-                credentials=directories,
-                patience=wait,
-            )
+        pods = pod_source(
+            find_access(kubeconfig, context),
+            PodScope(namespaces, selector),
+            trust_domain=trust_domain,
+            credentials=directories,
+            patience=wait,
         )
+        sources.append(RememberedSource(pods, own / LAST_TARGETS))
     if meshes:
         from meshscrape.local.discovery import mesh_source
 
         sources += [mesh_source(path) for path in meshes]
-    named = os.environ.get(MESHSCRAPE_ENVOY)
     requests = os.environ.get(MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, "0")
     if not requests.isdecimal():
         raise InputError(
@@ -170,6 +182,7 @@ def command(
         credentials=directories,
         sources=sources,
         aliases=[_alias(each) for each in aliases],
+        separate_envoy=role == "routes",
         remote=remote,
         workers=workers,
         patience=wait,

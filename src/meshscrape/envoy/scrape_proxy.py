@@ -55,7 +55,8 @@ class ScrapeProxyOptions:
     """One scrape proxy's Envoy.
 
     It listens on `address`:`port`. `admin_socket` is relative to its working directory; `files_dir`
-    (absolute) holds what it watches; `access_log` is the named pipe for its lines.
+    (absolute) holds what it watches; `access_log` is the named pipe for its lines, or empty for
+    standard output.
     """
 
     node_id: str
@@ -209,12 +210,16 @@ def _listener(options: ScrapeProxyOptions) -> Resource:
             for each in CATALOGUE
             if each.when
         ),
-        access_log=(logs.file_log(options.access_log, LOG_FIELDS),),
+        access_log=(_access_log(options.access_log),),
         absolute_form=True,
         codec="HTTP1",
     )
     chain = listeners.filter_chain(http.connection_manager(manager))
     return listeners.listener(LISTENER, [options.address], options.port, [chain])
+
+
+def _access_log(path: str) -> Resource:
+    return logs.file_log(path, LOG_FIELDS) if path else logs.standard_output_log(LOG_FIELDS)
 
 
 def _ordered(directories: Mapping[str, str]) -> dict[str, str]:

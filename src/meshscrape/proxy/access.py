@@ -61,12 +61,14 @@ def parse_line(line: bytes) -> Scrape | None:
 class LogPipe:
     """The reading end of a named pipe; it passes every whole line to `receive`."""
 
-    def __init__(self, path: Path, receive: Callable[[bytes], None]) -> None:
+    def __init__(self, path: Path, receive: Callable[[bytes], None], *, keep: bool = False) -> None:
+        """`keep`: use the pipe that is there, because a running Envoy writes to it."""
         self._receive = receive
         self._rest = b""
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
-        os.mkfifo(path, 0o600)
+        if not keep:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+            os.mkfifo(path, 0o600)
         # Open for writing too, so that the pipe survives Envoy's end, and Envoy never waits for a reader.
         self._descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         asyncio.get_running_loop().add_reader(self._descriptor, self._read)

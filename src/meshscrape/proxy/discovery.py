@@ -13,6 +13,7 @@ from meshscrape.errors import MeshscrapeError
 from meshscrape.prometheus.target_files import parse_target_file
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.clock import utcnow
 from meshscrape.system.followed import FollowedFile, Problem
 from meshscrape.system.tasks import guarded
 
@@ -29,6 +30,7 @@ class Snapshot:
 
     targets: Targets
     problem: MeshscrapeError | None = None
+    as_of: float = 0.0
 
 
 class Source(Protocol):
@@ -83,6 +85,7 @@ class SourceState:
     snapshots: AsyncIterator[Snapshot]
     problem: Problem
     targets: Targets = field(default_factory=dict)
+    as_of: float = 0.0
 
 
 class Discovery:
@@ -103,6 +106,9 @@ class Discovery:
             snapshot = await anext(state.snapshots)
             self._check_all(snapshot.targets)
             state.targets = snapshot.targets
+            _date(state, snapshot)
+            if snapshot.problem is not None:
+                state.problem.note(snapshot.problem)
 
     async def follow(self) -> None:
         """Follow the sources for ever; set `changed` whenever targets may have changed."""
@@ -127,6 +133,7 @@ class Discovery:
             state.problem.note(snapshot.problem)
         else:
             state.problem.clear()
+        _date(state, snapshot)
         changed, state.targets = snapshot.targets != state.targets, snapshot.targets
         return changed
 
@@ -149,6 +156,14 @@ class Discovery:
     def wanted(self) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
         """Return the targets to scrape by job, and the contested addresses (see `uncontested`)."""
         return uncontested(self.targets())
+
+
+def _date(state: SourceState, snapshot: Snapshot) -> None:
+    """Note when the source last told all its targets."""
+    if snapshot.as_of:
+        state.as_of = snapshot.as_of
+    elif snapshot.problem is None:
+        state.as_of = utcnow().timestamp()
 
 
 def uncontested(targets: Mapping[str, Sequence[Target]]) -> tuple[dict[str, list[Target]], tuple[str, ...]]:

@@ -165,6 +165,11 @@ def _source_families(discovery: Discovery) -> list[Family]:
             [({"source": each.source.name}, float(each.problem.error is None)) for each in states],
         ),
         Family(
+            "meshscrape_scrape_proxy_source_as_of_timestamp_seconds", "gauge",
+            "When the source last told all its targets: while it is not up, what is used is from then.",
+            [({"source": each.source.name}, each.as_of) for each in states],
+        ),
+        Family(
             "meshscrape_scrape_proxy_source_failures_total", "counter",
             "Changes of the source that were unusable.",
             [({"source": each.source.name}, each.problem.count) for each in states],

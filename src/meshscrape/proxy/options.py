@@ -33,6 +33,7 @@ class ProxyOptions:
     `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each with the trust domain
     of its targets; an empty name means the trust domain in the certificate. `aliases` are
     pairs of a trust domain and another name that its certificates may carry while it is being renamed.
+    With `separate_envoy`, something else starts and ends Envoy (see `separate_envoy`).
     """
 
     listen: tuple[str, int]
@@ -43,6 +44,7 @@ class ProxyOptions:
     sources: Sequence[Source]
     aliases: Sequence[tuple[str, str]] = ()
     remote: bool = False
+    separate_envoy: bool = False
     workers: int = 1
     requests_per_connection: int = 0
     envoy: Path | None = None

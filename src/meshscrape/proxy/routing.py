@@ -42,6 +42,8 @@ class Routing:
         self._admin = admin
         self._requests_per_connection = requests_per_connection
         self._aliases = aliases
+        # Envoy may have outlived another process like this one: versions must not repeat.
+        self._run = time.time_ns()
         self._version = 0
         self._clusters: frozenset[SpiffeId] = frozenset()
         self._hosts: dict[tuple[str, SpiffeId, tuple[str, ...]], str] = {}
@@ -49,13 +51,19 @@ class Routing:
     def write(self, targets: Iterable[Target]) -> None:
         """Write all files before Envoy starts; InputError for targets that have no configuration."""
         known = list(targets)
-        clusters = self._clusters_of(_identities(known), "0")
-        routes = self._routes_of(known, "0")
+        version = f"{self._run}.0"
+        clusters = self._clusters_of(_identities(known), version)
+        routes = self._routes_of(known, version)
         for name, resource in scrape_proxy.secret_files(self._credentials).items():
             self._write(name, _json(resource))
         self._write(scrape_proxy.CLUSTERS_FILE, clusters)
         self._write(scrape_proxy.ROUTES_FILE, routes)
         self._clusters = _identities(known)
+
+    async def started(self) -> None:
+        """Wait until Envoy uses what `write` wrote. UnavailableError after `PATIENCE` seconds."""
+        await self._await(_CLUSTERS_VERSION, f"{self._run}.0")
+        await self._await(_ROUTES_VERSION, f"{self._run}.0")
 
     async def apply(self, targets: Iterable[Target]) -> None:
         """Give the running Envoy exactly these targets, and return when it uses them.
@@ -67,7 +75,7 @@ class Routing:
         known = list(targets)
         wanted = _identities(known)
         self._version += 1
-        version = str(self._version)
+        version = f"{self._run}.{self._version}"
         routes = self._routes_of(known, version)
         if not wanted <= self._clusters:
             await self._use_clusters(self._clusters | wanted, f"{version}+")

@@ -27,6 +27,7 @@ from meshscrape.proxy.options import (
 )
 from meshscrape.proxy.presented import PresentedCertificates
 from meshscrape.proxy.routing import Routing
+from meshscrape.proxy.separate_envoy import SeparateEnvoy, become_envoy, make_pipe
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system import life
 from meshscrape.system.bearer import load_token
@@ -65,6 +66,13 @@ def run(options: ProxyOptions) -> None:
     logger.info("stopped")
 
 
+def run_envoy(directory: Path, named: Path | None, workers: int, patience: float) -> None:
+    """Become the Envoy of the proxy in `directory`. Raises MeshscrapeError when it cannot."""
+    arguments = envoy_arguments(BOOTSTRAP, workers, drain_seconds=1, flush_milliseconds=FLUSH_MILLISECONDS)
+    names = (BOOTSTRAP, ADMIN_SOCKET, PIPE)
+    become_envoy(find_envoy(named), arguments, directory.absolute(), names, patience)
+
+
 # The targets by job, and the addresses that are not scraped.
 Wanted = tuple[Mapping[str, Sequence[Target]], Sequence[str]]
 
@@ -84,7 +92,7 @@ class ScrapeProxy:
         self._credentials: Mapping[str, Path] = {}
         self._routed: list[Target] = []
         self._ready = asyncio.Event()
-        self._envoy: Supervisor | None = None
+        self._envoy: Supervisor | SeparateEnvoy | None = None
 
     async def run(self) -> None:
         """Start all parts and run until cancelled, then stop them all."""
@@ -92,7 +100,7 @@ class ScrapeProxy:
         binary = find_envoy(self._options.envoy)
         token = load_token(self._options.token_file)
         await self._discovery.start()
-        with _own_directory(self._directory):
+        with _own_directory(self._directory, keep=self._options.separate_envoy):
             self._credentials = await await_credentials(self._options.credentials, self._options.patience)
             await self._await_ports()
             routing = Routing(
@@ -106,14 +114,16 @@ class ScrapeProxy:
             self._routed = _all(first[0])
             routing.write(self._routed)
             self._write_static(token)
-            pipe = LogPipe(self._directory / PIPE, self._logged)
+            if separate := self._options.separate_envoy:
+                make_pipe(self._directory / PIPE)
+            pipe = LogPipe(self._directory / PIPE, self._logged, keep=separate)
             try:
                 await self._serve(token, binary, routing, first)
             finally:
                 pipe.close()
 
     async def _serve(self, token: str, binary: Path, routing: Routing, first: Wanted) -> None:
-        envoy = self._envoy = self._supervised(binary)
+        envoy = self._envoy = self._separate() if self._options.separate_envoy else self._supervised(binary)
         presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
         answers = handler(token, self._http, self._metrics, self._why_not_ready, self._index)
         async with (
@@ -130,7 +140,8 @@ class ScrapeProxy:
     async def _await_ports(self) -> None:
         options = self._options
         remedies = {options.listen[1]: "change --listen", options.discovery[1]: "change --discovery"}
-        await await_free([options.listen, options.discovery], remedies, PORTS_PATIENCE)
+        own = [options.discovery] if options.separate_envoy else [options.listen, options.discovery]
+        await await_free(own, remedies, PORTS_PATIENCE)
 
     def _write_static(self, token: str) -> None:
         host, port = self._options.listen
@@ -140,7 +151,7 @@ class ScrapeProxy:
             port=port,
             admin_socket=ADMIN_SOCKET,
             files_dir=str(self._directory),
-            access_log=str(self._directory / PIPE),
+            access_log="" if self._options.separate_envoy else str(self._directory / PIPE),
         )
         files = {
             scrape_proxy.TOKEN_FILE: scrape_proxy.token_resource([token]),
@@ -148,6 +159,9 @@ class ScrapeProxy:
         }
         for name, resource in files.items():
             write_atomic(self._directory / name, json.dumps(resource, indent=1).encode())
+
+    def _separate(self) -> SeparateEnvoy:
+        return SeparateEnvoy(self._admin, self._counters.forget_connections)
 
     def _supervised(self, binary: Path) -> Supervisor:
         async def start() -> Process:
@@ -164,6 +178,7 @@ class ScrapeProxy:
         """Announce the first targets when Envoy has them; then apply and announce every change."""
         while not await self._admin.ready():  # noqa: ASYNC110 - Envoy sends no event
             await asyncio.sleep(_LOOK)
+        await routing.started()
         await presented.check(self._identities())
         self._announce(*first)
         self._ready.set()
@@ -235,13 +250,13 @@ class ScrapeProxy:
         return Index(self._discovery.jobs, problems, self._contested, self._figures.current)
 
     def _why_not_ready(self) -> str:
-        if self._envoy is None or self._envoy.pid is None:
+        if self._envoy is None or not self._envoy.running:
             return "Envoy is not running"
         return "" if self._ready.is_set() else "Envoy is not live yet"
 
 
 @contextlib.contextmanager
-def _own_directory(directory: Path) -> Iterator[None]:
+def _own_directory(directory: Path, *, keep: bool = False) -> Iterator[None]:
     """Hold the lock on the directory; at the end, remove the files of this run."""
     private_dir(directory)
     lock = DirectoryLock(directory, "a scrape proxy", "--dir")
@@ -249,7 +264,7 @@ def _own_directory(directory: Path) -> Iterator[None]:
         remove_staged(directory)
         yield
     finally:
-        for name in (ADMIN_SOCKET, PIPE, scrape_proxy.TOKEN_FILE):
+        for name in () if keep else (ADMIN_SOCKET, PIPE, scrape_proxy.TOKEN_FILE):
             with contextlib.suppress(OSError):
                 (directory / name).unlink()
         lock.release()

@@ -84,6 +84,11 @@ class Supervisor:
         running = self.process is not None and self.process.returncode is None
         return self.process.pid if running and self.process else None
 
+    @property
+    def running(self) -> bool:
+        """Return whether the component runs now."""
+        return self.pid is not None
+
     def tail(self, lines: int = 10) -> str:
         """Return the last output of the present, or last, process."""
         return self.process.tail(lines) if self.process else ""

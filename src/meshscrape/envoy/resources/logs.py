@@ -31,6 +31,14 @@ def connection_denial_log(fields: Mapping[str, str]) -> Resource:
     return _standard_error(condition("connection.termination_details.startsWith('rbac_')"), fields)
 
 
+def standard_output_log(fields: Mapping[str, str]) -> Resource:
+    """Return the log with a line for each answer, on Envoy's standard output as it was inherited."""
+    log = typed(
+        "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog", log_format={"json_format": dict(fields)}
+    )
+    return {"name": "envoy.access_loggers.stdout", "typed_config": log}
+
+
 def file_log(path: str, fields: Mapping[str, str]) -> Resource:
     """Return the log with a line for each answer, in the file or named pipe at `path`."""
     log = typed(

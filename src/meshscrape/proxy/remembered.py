@@ -1,0 +1,138 @@
+"""The last targets of a source on disk: a start while the source is away uses them, for a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
+from meshscrape.prometheus.targets import Target
+from meshscrape.proxy.discovery import Snapshot, Source, Targets
+from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.clock import utcnow
+from meshscrape.system.files import read_input, write_atomic
+
+logger = logging.getLogger(__name__)
+
+# How long the last targets may be used without their source, in seconds.
+AGE = 3600.0
+# Writing ten thousand targets takes a moment: changes that come together are written once.
+WRITE_SECONDS = 5.0
+REFRESH_SECONDS = 60.0
+RETRY_SECONDS = 2.0
+
+
+class RememberedSource:
+    """A source whose last targets are in a file. It is the source itself for as long as that answers."""
+
+    def __init__(self, source: Source, path: Path, age: float = AGE) -> None:
+        self.jobs: Sequence[str] = source.jobs
+        self._source = source
+        self._path = path
+        self._age = age
+        self._written = 0.0
+
+    @property
+    def name(self) -> str:
+        """Return the source's own name."""
+        return self._source.name
+
+    async def snapshots(self) -> AsyncIterator[Snapshot]:
+        """See `Source.snapshots`. A first list that fails is not the end when the file is young enough."""
+        inner = self._source.snapshots()
+        try:
+            first = await anext(inner)
+        except MeshscrapeError as error:
+            known = self._read()
+            if known is None or utcnow().timestamp() - known.as_of > self._age:
+                raise
+            logger.error("the targets of an earlier run are used: %s", error)
+            yield Snapshot(known.targets, error, known.as_of)
+            while True:
+                await asyncio.sleep(RETRY_SECONDS)
+                inner = self._source.snapshots()
+                try:
+                    first = await anext(inner)
+                    break
+                except MeshscrapeError as again:
+                    if utcnow().timestamp() - known.as_of > self._age:
+                        yield Snapshot(dict.fromkeys(self.jobs, ()), _too_old(again), known.as_of)
+        yield first
+        async for snapshot in self._kept(first, inner):
+            yield snapshot
+
+    async def _kept(self, last: Snapshot, inner: AsyncIterator[Snapshot]) -> AsyncIterator[Snapshot]:
+        """Yield what the source tells; write it down, and again from time to time while it stays true."""
+        self._write(last)
+        changed = False
+        coming = asyncio.ensure_future(anext(inner))
+        try:
+            while True:
+                await asyncio.wait({coming}, timeout=WRITE_SECONDS)
+                if coming.done():
+                    last, changed = coming.result(), True
+                    coming = asyncio.ensure_future(anext(inner))
+                    yield last
+                since = time.monotonic() - self._written
+                if since >= (WRITE_SECONDS if changed else REFRESH_SECONDS):
+                    self._write(last)
+                    changed = False
+        finally:
+            coming.cancel()
+
+    def _write(self, snapshot: Snapshot) -> None:
+        if snapshot.problem is not None:
+            return
+        self._written = time.monotonic()
+        try:
+            write_atomic(self._path, encode(snapshot.targets, utcnow().timestamp()))
+        except (OSError, MeshscrapeError) as error:
+            logger.warning("the targets cannot be kept for the next start: %s", error)
+
+    def _read(self) -> Snapshot | None:
+        try:
+            return decode(read_input(self._path, "the last targets"))
+        except InputError as error:
+            logger.info("there are no last targets (%s)", error)
+            return None
+
+
+def encode(targets: Targets, now: float) -> bytes:
+    """Return the content of the file; `now` is Unix time."""
+    kept = {
+        job: [
+            [each.address, each.port, str(each.spiffe_id), dict(each.labels), each.path, each.main]
+            for each in found
+        ]
+        for job, found in targets.items()
+    }
+    return json.dumps({"asOf": now, "targets": kept}).encode()
+
+
+def decode(data: bytes) -> Snapshot:
+    """Return what `encode` wrote. InputError for anything else."""
+    try:
+        document = json.loads(data)
+        targets = {str(job): tuple(map(_target, found)) for job, found in document["targets"].items()}
+        return Snapshot(targets, None, float(document["asOf"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"these are no targets ({type(error).__name__})") from None
+
+
+def _target(fields: Any) -> Target:
+    address, port, identity, labels, path, main = fields
+    names = {str(name): str(value) for name, value in labels.items()}
+    return Target(str(address), int(port), SpiffeId.parse(identity), names, str(path), bool(main))
+
+
+def _too_old(error: MeshscrapeError) -> MeshscrapeError:
+    return UnavailableError(
+        f"the targets of an earlier run are too old now ({error.what})",
+        where=error.where,
+        remedy=error.remedy,
+    )
