@@ -97,7 +97,7 @@ def parse_virtual_service(named: Named) -> VirtualService:
         )
     routes = tuple(route for item in spec.items("http") for route in _http_routes(item))
     if not routes:
-        spec.at("http").refuse("missing", "there is no route", "write at least one")
+        spec.at("http").refuse("missing", "no route is given", "write at least one")
     return VirtualService(named, tuple(gateways), routes)
 
 

@@ -30,7 +30,7 @@ class Override:
     """An override: its ConfigMap, key and contents; `problem` is why it has none.
 
     `problem`: `missing` (no such ConfigMap), `key` (no such key), `unreadable`, or empty. `allowed` are the
-    entries of the allow list beside it (`spiffe:SPIFFE_ID`); None when there is none that can be read.
+    entries of the allow list beside it (`spiffe:SPIFFE_ID`); None without a readable one.
     """
 
     config_map: Ref

@@ -53,7 +53,7 @@ class Cluster:
 def _pods_by_owner(inventory: Inventory) -> dict[Ref, list[Manifest]]:
     pods_by_owner: dict[Ref, list[Manifest]] = {}
     for pod in inventory.of_kind("Pod", ""):
-        # A terminating pod is on its way out: it runs no configuration that anybody could change.
+        # A terminating pod does not count, because its configuration cannot be changed any more.
         if objects.dig(pod.data, "metadata", "deletionTimestamp") is None:
             pods_by_owner.setdefault(owner_of_pod(pod, inventory), []).append(pod)
     return pods_by_owner

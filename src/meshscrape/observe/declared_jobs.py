@@ -138,7 +138,7 @@ def static_targets(configs: Any) -> tuple[str, ...]:
 
 
 def strings(value: Any) -> tuple[str, ...]:
-    """Return the entries of a list as strings; none when it is no list."""
+    """Return the entries of a list as strings; nothing for another value."""
     return tuple(str(each) for each in objects.as_list(value))
 
 

@@ -1,4 +1,4 @@
-"""What RBAC lets a scraper discover: pods and EndpointSlices, in the cluster or in single namespaces."""
+"""Find out what RBAC allows a scraper to discover: pods and EndpointSlices, cluster-wide or per namespace."""
 
 from __future__ import annotations
 

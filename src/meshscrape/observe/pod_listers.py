@@ -1,4 +1,4 @@
-"""Workloads that may list pods although they are no known scrapers: a hint that they could read metrics.
+"""Find workloads that may list pods and are not known scrapers: a hint that they could read metrics.
 
 A hint is not knowledge: most components list pods for another purpose. `KNOWN` names well-known ones that
 read no metrics of pods, each with the public manifest that gives it the right.

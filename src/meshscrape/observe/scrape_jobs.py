@@ -99,7 +99,7 @@ def observed_jobs(
 
 
 def unread_scrapers(scrapers: Iterable[Scraper], jobs: Iterable[DeclaredJob]) -> tuple[Scraper, ...]:
-    """Return the scrapers of which the objects do not tell all jobs.
+    """Return the scrapers whose jobs are not all among the objects.
 
     A job with static targets counts as told, even when none of them is a workload here.
     """

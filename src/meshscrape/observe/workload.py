@@ -99,7 +99,7 @@ class DeclaredWorkload:
 
     @property
     def envoy_missing(self) -> str:
-        """Return why no Envoy runs beside the agent, which then opens no secure port; empty when one does."""
+        """Return why the agent runs no Envoy and so opens no secure port; empty if it runs one."""
         if is_true(self.env.get("DISABLE_ENVOY")):
             return "DISABLE_ENVOY is set: the agent runs without Envoy"
         templates = [part.strip() for part in self.annotations.get(names.TEMPLATES, "").split(",")]

@@ -1,4 +1,4 @@
-"""Listening: sockets of one's own, and whether an address can be listened on, and who has it if not."""
+"""Listen on TCP sockets; find out whether an address is free, and which process uses it if not."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def process_ids() -> Iterator[int]:
 
 
 def stat_of(pid: int) -> Stat | None:
-    """Return what `pid` is, None when there is no such process."""
+    """Return the state of process `pid`, None without such a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:

@@ -13,7 +13,7 @@ from meshscrape.system.life import first_failure
 
 log = logging.getLogger(__name__)
 
-# A function, not its coroutine: a task that is cancelled before it starts would leave one that nobody awaits.
+# Pass a function, not its coroutine: if a task is cancelled before it starts, its coroutine is never awaited.
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -62,7 +62,7 @@ class Background:
 
 @contextlib.asynccontextmanager
 async def background() -> AsyncIterator[Background]:
-    """Run tasks beside a block: leaving the block cancels them, and a task that ends cancels the block.
+    """Run tasks during a block. Leaving the block cancels them, and a task that ends cancels the block.
 
     The failure is raised by itself, not as a group.
     """

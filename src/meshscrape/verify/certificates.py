@@ -32,7 +32,7 @@ def seen_certificates(
 def describe_certificate(
     role: Role, workload: str, target: str, certificate: x509.Certificate
 ) -> SeenCertificate:
-    """Return what a report tells about a certificate in use."""
+    """Return a report's facts about a certificate in use."""
     try:
         name = str(identity_of(certificate))
     except InputError:

@@ -142,7 +142,9 @@ def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Chec
         begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
         key = leaf.public_key()
     except (ValueError, InputError) as error:
-        return CheckVerdict("failed", f"a certificate that is no workload's: {printable(str(error))}")
+        return CheckVerdict(
+            "failed", f"the certificate does not belong to a workload: {printable(str(error))}"
+        )
     faults = []
     if identity != expected:
         faults.append(f"the identity {identity} instead of {expected}")

@@ -230,7 +230,7 @@ class _Wire:
         self._loop = asyncio.get_running_loop()
 
     async def send(self, data: bytes) -> None:
-        """Send what the peer still accepts. What it sends tells why it accepts no more."""
+        """Send as much as the peer accepts. Its answer says why it does not accept the rest."""
         with suppress(ConnectionError):
             await self._loop.sock_sendall(self._sock, data)
 

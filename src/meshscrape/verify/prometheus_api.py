@@ -1,4 +1,4 @@
-"""Ask Prometheus's HTTP API what it scrapes and what it has stored."""
+"""Query Prometheus's HTTP API for its targets and its stored series."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
             for each in data["activeTargets"]
         )
     except (KeyError, TypeError):
-        raise UnavailableError("this is no list of targets", where=url, remedy=_REMEDY) from None
+        raise UnavailableError("this is not a list of targets", where=url, remedy=_REMEDY) from None
 
 
 async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
@@ -55,7 +55,7 @@ async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
         config = yaml.safe_load(data["yaml"])
         return {each["job_name"]: _job(each) for each in config.get("scrape_configs") or ()}
     except (KeyError, TypeError, AttributeError, yaml.YAMLError):
-        raise UnavailableError("this is no configuration", where=url, remedy=_REMEDY) from None
+        raise UnavailableError("this is not a configuration", where=url, remedy=_REMEDY) from None
 
 
 async def scraping(mesh: MeshStatus) -> Scraping:
@@ -70,7 +70,7 @@ async def count_series(url: str, query: str) -> int:
     try:
         return len(data["result"])
     except (KeyError, TypeError):
-        raise UnavailableError("this is no result of a query", where=url, remedy=_REMEDY) from None
+        raise UnavailableError("this is not the result of a query", where=url, remedy=_REMEDY) from None
 
 
 async def check_prometheus(

@@ -162,7 +162,7 @@ def unable(reason: str) -> Question:
 
 
 def _unlike_its_own(port: Port) -> Probe | None:
-    """Return how to ask a metrics port for what it does not serve; None for ports that serve anything."""
+    """Return a request that a metrics port must refuse; None for ports that serve all requests."""
     if port.is_secure:
         return port.probe(SCRAPER)
     shut = port.hardened and port.role in ("stats", "merged")

@@ -176,7 +176,7 @@ PORT_CHECKS: tuple[PortCheck, ...] = (
     PortCheck(
         name="exposed-admin",
         proves="no port of the pod address serves Envoy's admin API without TLS",
-        remedy="put the admin API on a Unix socket of mode 0600: everybody who reaches it can read the name "
+        remedy="put the admin API on a Unix socket of mode 0600: clients that reach it can read the name "
         "of every secret and can stop Envoy",
         severity="hole", exposes="admin", needs_scan=True,
         ask=questions.open_port, judge=exposure.admin_exposed,

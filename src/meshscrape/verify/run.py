@@ -150,7 +150,7 @@ class _Run:
     async def _observe(self, probes: Sequence[Probe], known: Identities) -> list[tuple[Probe, Observation]]:
         target, identity = probes[0].target, probes[0].identity
         try:
-            # An expired certificate is waited for before a slot is taken, so that no other visit waits too.
+            # Wait until a certificate has expired before taking a slot, so that other visits need not wait.
             contexts = await known.contexts(identity)
         except UnavailableIdentity as error:
             return [(probe, self._count(probe, target, NotObserved(str(error)))) for probe in probes]
@@ -173,7 +173,7 @@ class _Run:
         return (self._targets[probe.target], self._everywhere)
 
     async def _visit(self, visitor: Visitor, probe: Probe, target: str) -> Observation:
-        """Make one visit, unless the port was silent so often that another one would tell nothing new."""
+        """Make one visit, unless the port was silent so often that another visit would give no news."""
         if self._silences[target] >= _MOST_SILENCES:
             return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port got no answer")
         return await visitor.observe(probe)

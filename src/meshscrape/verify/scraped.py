@@ -32,7 +32,7 @@ _MOST_FAULTS = 3
 
 
 def content_type_fault(answer: Answered, *, versioned: bool) -> tuple[str, str]:
-    """Return what is wrong with the Content-Type, and what it is.
+    """Return the problem of the Content-Type, and the Content-Type itself.
 
     The agent names the version that it negotiated (`versioned`). Envoy's own statistics come as `text/plain`
     without one, which every Prometheus reads as 0.0.4.
@@ -114,7 +114,7 @@ class ExpositionLines:
 
 
 def exposition_lines(body: bytes, *, whole: bool) -> ExpositionLines:
-    """Count the lines of a body by what they are; the last one only when the body is `whole`."""
+    """Count the lines of a body by kind; count the last line only if the body is `whole`."""
     lines = body.split(b"\n")
     if not whole and len(lines) > 1:
         lines.pop()

@@ -99,7 +99,7 @@ def _annotations(gateway: Manifest) -> Iterator[Pitfall]:
             "gateway-annotations-dropped",
             "warning",
             gateway.ref,
-            f"infrastructure.annotations is set, so the Gateway's own annotations are no longer copied to "
+            f"infrastructure.annotations is set, so Istio no longer copies the Gateway's own annotations to "
             f"its Service and pods: {', '.join(sorted(lost))}. Settings of the load balancer are lost.",
             "Repeat them in infrastructure.annotations, or drop that field and use parametersRef.",
         )

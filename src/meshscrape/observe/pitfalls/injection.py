@@ -64,7 +64,7 @@ def _injection(workload: ObservedWorkload, facts: Facts) -> Iterator[Pitfall]:
             "revision-without-webhook",
             "error",
             workload.ref,
-            f"{workload.injection.reason} names the revision {wanted}, for which there is no webhook: pods "
+            f"{workload.injection.reason} names the revision {wanted}, which has no webhook: pods "
             "start without a proxy, silently.",
             f"Use one of: {', '.join(sorted(facts.control.names)) or 'none is installed'}.",
         )

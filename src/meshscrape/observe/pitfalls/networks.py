@@ -170,7 +170,7 @@ def _has_peer(listed: list[Any], namespace: str, peer: _Peer | None) -> bool:
 
 def _is_peer(listed: Any, namespace: str, peer: _Peer) -> bool:
     if objects.dig(listed, "ipBlock") is not None:
-        # The objects do not tell whether the pod's address is in the block.
+        # It is unknown whether the pod's address is in the block.
         return True
     space, pods = objects.dig(listed, "namespaceSelector"), objects.dig(listed, "podSelector")
     if space is None and peer.namespace != namespace:

@@ -278,7 +278,7 @@ def _verdicts(job: DeclaredJob, plain: list[Labels]) -> Iterator[tuple[str, str,
     if any(not target["__address__"].startswith("[") for target in broken):
         yield (
             "relabel-ipv6",
-            f"{name} writes IPv6 addresses without brackets: {broken[0]['__address__']} is no address.",
+            f"{name} writes IPv6 addresses without brackets: {broken[0]['__address__']} is not an address.",
             "Bracket addresses that contain a colon, in a rule of their own.",
         )
     if not _scraped(job, _example(native=True)):

@@ -83,9 +83,9 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
             "version-unknown",
             "info",
             workload.ref,
-            f"Its pods run {workload.versions.now}; nothing in these objects tells what a restart gives."
+            f"Its pods run {workload.versions.now}; these objects do not show the version after a restart."
             if workload.versions.now.known
-            else "Nothing in these objects tells which version the proxy has, or will have after a restart.",
+            else "These objects do not show the proxy's version, now or after a restart.",
             "Add the control plane's objects (namespace istio-system) to the dump, or give --istio-version.",
         )
 

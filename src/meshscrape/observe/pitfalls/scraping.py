@@ -39,7 +39,7 @@ def _unread(facts: Facts) -> Iterator[Pitfall]:
                 "scraper-not-read",
                 "warning",
                 scraper.ref,
-                f"{scraper.product} scrapes here, and these objects do not tell which ports: it may read the "
+                f"{scraper.product} scrapes here, and these objects do not show which ports: it may read the "
                 "plaintext metrics ports.",
                 "Look into its own configuration, or measure who reads, before you close plaintext ports.",
             )

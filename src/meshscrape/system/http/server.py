@@ -101,7 +101,7 @@ class HttpServer:
         return tuple((name[0], name[1]) for name in names)
 
     async def start(self) -> None:
-        """Bind everything or nothing. Raises InputError for an address that is taken or not local."""
+        """Bind all addresses or none; InputError for an address that is taken or not local."""
         try:
             for host, port in self._addresses:
                 self._sockets.append(listen_tcp(host, port, BACKLOG))

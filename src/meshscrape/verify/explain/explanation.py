@@ -119,7 +119,7 @@ def discovery_step(target: ExplainTarget) -> Step:
         return Step(name, "ok", f"{target.what}, expected to be {target.expected}")
     if not workload.ready:
         reason = f": {printable(workload.message)}" if workload.message else ""
-        remedy = "see the workload's agent log; a workload that is not ready is no target"
+        remedy = "see the workload's agent log; a workload that is not ready is not a target"
         return Step(name, "broken", f"{workload.title} is not ready{reason}", remedy)
     if workload.announced and not _announced(workload, target):
         known = ", ".join(workload.announced)
@@ -225,7 +225,7 @@ def acceptance_step(seen: Observation) -> Step:
 
 
 def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) -> Step:
-    """Return whether the allow list lets the scraper in."""
+    """Return whether the scraper is on the allow list."""
     name = "authorisation"
     listed = ", ".join(map(str, target.workload.scrapers)) if target.workload else ""
     if isinstance(seen, Answered) and seen.status == 403:
@@ -289,7 +289,7 @@ def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
     if isinstance(seen, str):
         return Step(name, "broken", seen, "see that Prometheus runs")
     if not target.announced:
-        return Step(name, "skipped", "this port is no target of Prometheus")
+        return Step(name, "skipped", "this port is not a target of Prometheus")
     wanted = WantedTarget("", target.authority, f"https://{target.authority}{target.path}")
     found = target_of(wanted, seen)
     if not found:

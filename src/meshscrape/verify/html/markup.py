@@ -67,7 +67,7 @@ def _advance(character: str) -> float:
 
 
 def shorten(text: str, limit: int) -> str:
-    """Return at most `limit` characters. The middle is left out: both ends of a name tell more."""
+    """Return at most `limit` characters. Cut the middle, because both ends of a name are more useful."""
     if len(text) <= limit:
         return text
     head = (limit - 1) // 2

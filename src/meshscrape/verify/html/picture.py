@@ -28,7 +28,7 @@ _MARK: Mapping[State, str] = {"ok": "✓", "bad": "✗", "unsure": "?", "warn": 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One port of a workload: its name, what the scraper gets there, and what everybody else gets."""
+    """One port of a workload: its name, the scraper's result there, and the result of other clients."""
 
     port: str
     what: str
@@ -241,5 +241,5 @@ def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:
         return "unsure", f"unchecked: {', '.join(unsure)}"
     noted = [each.check for each in results if each.outcome == "noted"]
     if noted:
-        return "warn", "open to everybody"
+        return "warn", "open to every client"
     return "ok", f"{good} ({len(results)} check{'s' if len(results) > 1 else ''})"
