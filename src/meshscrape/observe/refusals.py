@@ -18,7 +18,7 @@ _PORT_LISTS = (names.INCLUDE_INBOUND, names.EXCLUDE_INBOUND)
 
 @dataclass(frozen=True, slots=True)
 class PodRefusal:
-    """A reason why new pods are refused. `code` is that of the pitfall."""
+    """A reason why new pods are refused. `code` is the code of the pitfall."""
 
     code: str
     text: str

@@ -85,13 +85,13 @@ def publish(
 ) -> None:
     """Publish `files` (name to content) in `directory`, all of them in one step.
 
-    As Kubernetes does for Secrets: each generation is a directory of its own, `..data` is a link to
-    the present one, switched by a single rename, and every name is a link through `..data`. Directories
-    can be listed and entered by whom `mode` lets read. The generation before the present one
-    stays until the next call, so that a reader caught between resolving the link and opening the
-    file still finds it. `directory` itself may belong to another user (a volume does), the generations
-    never do. With `in_memory`, the new generation takes no space on the directory's disk; the next call
-    removes it. Raises MeshscrapeError when the directory cannot be written, unless it has these very files.
+    This works as in Kubernetes Secrets. Each generation is a separate directory. `..data` is a link to the
+    current one, which a single rename switches, and every name is a link through `..data`. Users that can
+    read the files by `mode` can also list and enter the directories. The previous generation stays until the
+    next call, so that a reader between resolving the link and opening the file still finds it. `directory`
+    itself may belong to another user (a volume does), but a generation must not. With `in_memory`, the new
+    generation needs no space on the directory's disk, and the next call removes it. MeshscrapeError if the
+    directory cannot be written, unless it already has exactly these files.
     """
     directory_mode = 0o700 | _searchable(mode)
     generation = Path()

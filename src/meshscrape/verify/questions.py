@@ -52,7 +52,7 @@ def plain_http(port: Port) -> Question | None:
 
 
 def over_tls_as(identity: Identity) -> Ask:
-    """Return the question: ask every port with mutual TLS as `identity`."""
+    """Return the question that visits every port with mutual TLS as `identity`."""
 
     def ask(port: Port) -> Question | None:
         return _one(port.probe(identity)) if port.has_mutual_tls else None
@@ -132,7 +132,7 @@ def proxy_token(port: Port) -> Question | None:
 
 
 def plaintext(*, hardened: bool) -> Callable[[Port], Question | None]:
-    """Return the question: ask the plaintext metrics ports of workloads that are (not) hardened."""
+    """Return the question that visits the plaintext metrics ports of workloads that are (not) hardened."""
     names = {"stats": "Envoy's statistics", "merged": "merged metrics"}
 
     def ask(port: Port) -> Question | None:
@@ -157,7 +157,7 @@ def open_port(port: Port) -> Question | None:
 
 
 def unable(reason: str) -> Question:
-    """Return the question that cannot be asked: a finding, because nothing passes silently."""
+    """Return a question without a visit, for what could not be asked. It is a finding, not a pass."""
     return Question(decided=CheckVerdict("skipped", f"could not be checked: {reason}"))
 
 

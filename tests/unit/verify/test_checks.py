@@ -183,7 +183,7 @@ def presented(identity: str = IDENTITY, issued: timedelta = timedelta(0), distru
         (presented(issued=timedelta(hours=-2)), "ended"),
         (presented(issued=timedelta(hours=1)), "begins"),
         (presented(distrust="unable to get local issuer certificate"), "does not vouch"),
-        (Presented(b"no certificate"), "no workload's"),
+        (Presented(b"no certificate"), "does not belong to a workload"),
     ],
 )
 def test_the_server_must_be_who_it_should_be(seen: Presented, words: str) -> None:

@@ -95,7 +95,7 @@ class Reading:
         return found
 
     def port(self, key: str) -> int | None:
-        """Return the port number `key`; None when it is absent or no port number."""
+        """Return the port number `key`; None if it is absent or not a port number."""
         below = self.at(key)
         if not isinstance(below.value, int) or isinstance(below.value, bool):
             below.fault(
