@@ -44,6 +44,12 @@ class Scraper:
         self._socket: socket.socket | None = None
         self._buffer = bytearray(1 << 20)
 
+    def reconnect(self) -> None:
+        """Use a new connection from now on: an idle one is closed by the other side after a while."""
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
+
     def scrape(self) -> int:
         """Return the number of bytes of the answer, header and framing included."""
         if self._socket is None:

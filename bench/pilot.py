@@ -106,6 +106,8 @@ class _Comparison:
         """Return the ratio of the speeds, and ours, for bodies of so many bytes."""
         costs: tuple[list[float], list[float]] = ([], [])
         scrapes = max(2, SCRAPES[label] * self._rounds // 30)
+        for _, scraper in self._sides:
+            scraper.reconnect()
         for number in range(scrapes + 1):
             for side, (pid, scraper) in enumerate(self._sides):
                 before = cpu_seconds(pid)

@@ -23,6 +23,7 @@ from meshscrape.exposition.health import (
 )
 from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.negotiate import Format, choose, content_type
+from meshscrape.exposition.patterns import FAST
 from meshscrape.exposition.protobuf import render_protobuf
 from meshscrape.exposition.source import SourceMerge
 from meshscrape.istio.names import MERGED_PATH
@@ -88,6 +89,8 @@ class MergedMetrics:
         self._agent_families = agent_families
         self._sources = sources_of(options)
         self._totals = {source.name: _Totals() for source in self._sources}
+        if not FAST:
+            log.warning("merging is ten times slower: memory cannot be made executable (for PCRE2's JIT)")
         self._scrapes = 0
         self._own_failures = 0
         self._tls = loopback_tls() if any(s.url.startswith("https:") for s in self._sources) else None

@@ -130,6 +130,8 @@ _LINE = rb"(?:NAME" + _first_labels() + _END + rb"|" + _TYPE_LINE + rb"|" + _HEL
 _ODD = _compile(rb"(?m)^(?:(?!" + _LINE + rb")[^\n]*+\n)++")
 _NOISY = _compile(_NOISE)
 _STRAY_BACKSLASH = _compile(rb'\\[\\n"](*SKIP)(*FAIL)|\\')
+# Whether all of them are machine code.
+FAST = all(each.jit for each in (_FAMILIES, _LINES, _ODD, _NOISY, _STRAY_BACKSLASH))
 
 
 def families_end(data: bytes, start: int) -> int:

@@ -19,15 +19,20 @@ from meshscrape.exposition import patterns
 data = b'# TYPE a counter\\na{x="1"} 1\\na{x="2"} 2\\nbad\\n'
 assert patterns.families_end(data, 0) == len(data) - 4
 assert patterns.without_odd_lines(data) == data[:-4]
+assert not patterns.FAST
+from meshscrape.agent.merged import MergedMetrics
+from meshscrape.agent.sources import MergedOptions
+MergedMetrics(MergedOptions())
 """
 
 
 def test_patterns_work_without_executable_memory() -> None:
-    """PCRE2 then interprets what it would compile: slower, with the same result."""
+    """PCRE2 then interprets what it would compile: slower, with the same result, and the agent says so."""
     done = subprocess.run([sys.executable, "-c", HARDENED], capture_output=True, timeout=60)
     if done.returncode == 77:
         pytest.skip("this kernel knows no PR_SET_MDWE (Linux 6.3)")
     assert done.returncode == 0, done.stderr.decode()
+    assert b"merging is ten times slower" in done.stderr
 
 
 HOSTILE = {
