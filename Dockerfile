@@ -6,6 +6,8 @@ RUN apt-get update \
 WORKDIR /src
 COPY requirements.txt pyproject.toml README.md LICENSE ./
 COPY src ./src
+# The package holds links to pages of the documentation.
+COPY docs ./docs
 RUN python3 -m venv /opt/meshscrape \
  && /opt/meshscrape/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements.txt \
  && /opt/meshscrape/bin/pip install --no-cache-dir --no-deps --no-build-isolation .

@@ -20,6 +20,7 @@ from meshscrape.errors import InputError
 from meshscrape.prometheus.rules import RuleOptions, rule_groups
 from meshscrape.verify.registry import CHECKS
 
+ROOT = Path(__file__).parents[3]
 CODE = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 # Where the code stands among the arguments of these calls.
 POSITION = {"Pitfall": 0, "PodRefusal": 0, "Refused": 0, "Missing": 0, "Note": 1, "note": 1}
@@ -97,3 +98,13 @@ def test_runbook_address_can_be_chosen() -> None:
         for rule in group["rules"]:
             section = f"#{rule['alert'].lower()}"
             assert rule["annotations"]["runbook_url"] == f"https://wiki.example/runbook{section}"
+
+
+def test_image_is_built_with_the_pages_that_the_package_links_to() -> None:
+    """A build that copies the sources alone would have links that lead nowhere."""
+    copied = re.findall(r"^COPY (?!--)(.+) \./?\S*$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    places = [ROOT / name for line in copied for name in line.split()]
+    links = [path for path in (ROOT / "src").rglob("*") if path.is_symlink()]
+    assert len(links) >= 4
+    for link in links:
+        assert any(link.resolve().is_relative_to(place) for place in places), link
