@@ -73,23 +73,23 @@ def test_shows_a_scrape_that_stays_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "code"),
+    ("after", "leaves", "code"),
     [
-        (mesh(leaving(), secured=True), "unread"),
-        (mesh(leaving(), secure_job()), None),
-        (mesh(envoy_stats(), secure_job(), secured=True), "twice"),
-        (mesh(leaving(), secure_job(), secure_job("again"), secured=True), "twice"),
-        (mesh(envoy_stats(), secured=True, hardened=True), "closed"),
-        (mesh(leaving(), secure_job(), secured=True, labels={}), "output-certs-not-injected"),
-        (mesh(leaving(), secure_job(), secured=True, mount=None), "certificates-not-in-scraper"),
-        (mesh(leaving(), secure_job(), secured=True, rbac=False), None),
-        (mesh(leaving(), secure_job(directory="/elsewhere"), secured=True), "tls-files-elsewhere"),
+        (mesh(leaving(), secured=True), True, "unread"),
+        (mesh(leaving(), secure_job()), False, None),
+        (mesh(envoy_stats(), secure_job(), secured=True), False, "twice"),
+        (mesh(leaving(), secure_job(), secure_job("again"), secured=True), True, "twice"),
+        (mesh(envoy_stats(), secured=True, hardened=True), False, "closed"),
+        (mesh(leaving(), secure_job(), secured=True, labels={}), True, "output-certs-not-injected"),
+        (mesh(leaving(), secure_job(), secured=True, mount=None), True, "certificates-not-in-scraper"),
+        (mesh(leaving(), secure_job(), secured=True, rbac=False), True, None),
+        (mesh(leaving(), secure_job(directory="/elsewhere"), secured=True), True, "tls-files-elsewhere"),
     ],
 )
-def test_refutes_a_result_that_is_worse(after: Inventory, code: str | None) -> None:
+def test_refutes_a_result_that_is_worse(after: Inventory, leaves: bool, code: str | None) -> None:
     """Each way to lose or to double a scrape has its own code; None: nothing is worse."""
     found = verdict(after)
-    assert found.answer == ("refuted" if code else "shown")
+    assert (found.answer, found.leaves) == ("refuted" if code else "shown", leaves)
     assert code is None or code in {missing.code for missing in found.missing}
 
 
