@@ -123,7 +123,7 @@ _OPTIONS = (
         multiple=True,
         metavar="FILE",
         help="Close plaintext ports only where these measured reads are explained by known scrape jobs "
-        "(repeatable): the answer of a Prometheus' API to the query in docs/kubernetes.md.",
+        "(repeatable): the answer of a Prometheus's API to the query in docs/kubernetes.md.",
     ),
     click.option(
         "--new-job",

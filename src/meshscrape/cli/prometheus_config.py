@@ -62,7 +62,7 @@ def interval_seconds(text: str, where: str) -> float:
     "--targets",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="With --direct: directory with one JOB.json of targets per job (Prometheus' file_sd format).",
+    help="With --direct: directory with one JOB.json of targets per job (Prometheus's file_sd format).",
 )
 @click.option(
     "--scrape-interval",

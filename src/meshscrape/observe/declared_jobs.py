@@ -29,7 +29,7 @@ class DeclaredDiscovery:
 class DeclaredJob:
     """A scrape job as its configuration or monitor declares it.
 
-    `tls` is in Prometheus' spelling (`cert_file`). `elsewhere`: another discovery than Kubernetes'
+    `tls` is in Prometheus's spelling (`cert_file`). `elsewhere`: another discovery than Kubernetes'
     finds targets of it. A monitor also has what it selects. `raw` is the declaration as it is written.
     """
 

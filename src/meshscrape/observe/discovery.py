@@ -1,4 +1,4 @@
-"""The targets that Prometheus' Kubernetes discovery makes of a pod, as it labels them.
+"""The targets that Prometheus's Kubernetes discovery makes of a pod, as it labels them.
 
 After `discovery/kubernetes/pod.go` and `endpoints.go`: one target per declared port of every container
 (init containers too), one without a port for a container that declares none.

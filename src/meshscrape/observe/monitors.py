@@ -186,7 +186,7 @@ def _scrape_config_job(
 def effective_tls(
     endpoint: Any, spec: Mapping[str, Any], server: Manifest | None, *, files: bool = False
 ) -> dict[str, Any]:
-    """Return the TLS settings of an endpoint with those of its scrape class, in Prometheus' spelling.
+    """Return the TLS settings of an endpoint with those of its scrape class, in Prometheus's spelling.
 
     As `mergeTLSConfigWithScrapeClass` does: without a tlsConfig of its own, or with an empty one, an endpoint
     takes the whole of its class. Otherwise the class only adds missing files. PodMonitor and ScrapeConfig

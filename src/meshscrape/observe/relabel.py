@@ -1,4 +1,4 @@
-"""Prometheus' relabeling, so that what a job scrapes is found by trying, not by its name.
+"""Prometheus's relabeling, so that what a job scrapes is found by trying, not by its name.
 
 Semantics of `model/relabel` in Prometheus: anchored RE2, `;` between source labels, first match decides.
 """
@@ -21,7 +21,7 @@ _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One relabeling rule, with Prometheus' defaults filled in; `pattern` is None for a regex of no sense."""
+    """One relabeling rule, with Prometheus's defaults filled in; `pattern` is None for an invalid regex."""
 
     action: str
     sources: tuple[str, ...]

@@ -116,7 +116,7 @@ def _interception(annotations: Mapping[str, str]) -> tuple[bool, bool]:
 
 
 def _config_of(workload: ResolvedWorkload, kind: ScraperKind, cluster: Cluster) -> Ref | None:
-    """Return the ConfigMap with the scrape jobs; one that is not in the dump counts for Prometheus' own."""
+    """Return the ConfigMap with the scrape jobs; one that is not in the dump counts for Prometheus's own."""
     mounted = [
         Ref("", "ConfigMap", workload.namespace, str(name))
         for volume in objects.as_list(objects.dig(workload.template, "spec", "volumes"))

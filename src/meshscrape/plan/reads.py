@@ -48,7 +48,7 @@ class Reads:
 
 
 def parse_reads(text: str, where: str) -> Reads:
-    """Return what one answer of Prometheus' API to `QUERY` holds. Raises InputError for anything else."""
+    """Return what one answer of Prometheus's API to `QUERY` holds. Raises InputError for anything else."""
     try:
         document = json.loads(text)
     except ValueError as error:

@@ -99,7 +99,7 @@ def by_job(workloads: Iterable[ScrapedWorkload]) -> dict[str, list[Target]]:
 
 
 def file_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    """Return target groups of Prometheus' file_sd format (also vmagent's and the Collector's)."""
+    """Return target groups of Prometheus's file_sd format (also vmagent's and the Collector's)."""
     groups = []
     for target in targets:
         labels = dict(target.labels)

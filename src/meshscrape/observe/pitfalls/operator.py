@@ -1,4 +1,4 @@
-"""Pitfalls of the Prometheus Operator, and of a Prometheus' permissions."""
+"""Pitfalls of the Prometheus Operator, and of a Prometheus's permissions."""
 
 from __future__ import annotations
 
