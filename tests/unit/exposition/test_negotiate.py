@@ -21,6 +21,7 @@ SCRAPERS = {
     "Prometheus 3, native histograms": (PROMETHEUS_3_NATIVE, Format.PROTOBUF),
     "vmagent": (VMAGENT, Format.TEXT),
     "text preferred": (f"text/plain;version=0.0.4,{PROTOBUF};q=0.5", Format.TEXT),
+    "protobuf after OpenMetrics": (f"application/openmetrics-text;q=0.9,{PROTOBUF};q=0.5", Format.PROTOBUF),
     "protobuf refused": (f"{PROTOBUF};q=0", Format.TEXT),
     "protobuf in its text form": (PROTOBUF.replace("delimited", "text"), Format.TEXT),
     "protobuf of another message": (PROTOBUF.replace("MetricFamily", "Other"), Format.TEXT),
@@ -64,6 +65,7 @@ def test_sources_are_asked_for_what_can_be_merged() -> None:
         ("application/json", Format.TEXT, False),
         ("application/octet-stream", Format.TEXT, False),
         (f"{PROTOBUF}; escaping=underscores", Format.PROTOBUF, True),
+        (PROTOBUF, Format.PROTOBUF, True),
         ("application/vnd.google.protobuf", None, True),
         ("application/openmetrics-text; version=1.0.0; charset=utf-8", Format.TEXT, True),
         ("application/openmetrics-text; version=2.0.0", None, True),
@@ -79,3 +81,4 @@ def test_what_a_source_says_it_is(declared: str, expected: Format | None, certai
     found = declared_format(declared)
     assert (None if found is None else found.format) is expected
     assert found is None or found.certain is certain
+    assert found is None or found.openmetrics is declared.startswith("application/openmetrics-text")

@@ -112,3 +112,11 @@ def test_names_errors_that_were_not_there_before() -> None:
     worse = observe(mesh(envoy_stats(), mount=None))
     assert {pitfall.code for pitfall in new_errors(observe(BEFORE), worse)} == {"certificates-not-in-scraper"}
     assert new_errors(worse, worse) == ()
+
+
+def test_labels_that_stay_are_no_changes() -> None:
+    """Of a job that leaves, only labels whose value is another one afterwards are told."""
+    found = verdict(mesh(leaving(), secure_job(), secured=True))
+    assert (found.answer, found.leaves) == ("shown", True)
+    assert "job" in {change.label for change in found.labels}
+    assert [change for change in found.labels if change.before == change.after] == []
