@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from meshscrape.errors import InputError
+from meshscrape.istio.names import MANAGED_BY
 from meshscrape.kube.objects import Ref
-from meshscrape.plan.edited_objects import EditedObjects
-from meshscrape.plan.model import Refused
+from meshscrape.plan.edited_objects import EditedObjects, Mutable, covers
+from meshscrape.plan.model import MANAGER, Refused
 from support.objects import cluster, config_map
 from support.planning import ref
 
@@ -94,3 +95,45 @@ def test_a_mistake_of_the_user_refuses_and_any_other_error_passes() -> None:
                 objects.whole(fail)
         assert set(values(objects).values()) == {"old"}
         assert objects.changes() == ()
+
+
+def test_what_is_not_there_is_not_changed() -> None:
+    """An edit of a missing object makes no difference, and says so."""
+    objects = draft()
+
+    def fail(item: Mutable) -> None:
+        raise AssertionError(item)
+
+    assert objects.edit(_ref("missing"), fail, "a test") is False
+    objects.delete(_ref("missing"), "a test")
+    assert (objects.changes(), objects.edits) == ((), 0)
+
+
+def test_an_object_of_ours_that_says_all_that_is_wanted_is_left_alone() -> None:
+    """Others may have added fields, and the cluster may store another API version; else it is updated."""
+    wanted = config_map("ours", {"value": "new"}, {MANAGED_BY: MANAGER})
+    stored = config_map("ours", {"value": "new", "added": "x"}, {MANAGED_BY: MANAGER, "team": "a"})
+    objects = EditedObjects(cluster(stored | {"immutable": True}))
+    assert objects.ensure(wanted, "a test")
+    assert (objects.changes(), objects.edits) == ((), 0)
+    assert objects.ensure({**wanted, "data": {"value": "newer"}}, "a test")
+    (change,) = objects.changes()
+    assert change.after is not None
+    assert change.after["data"]["value"] == "newer"
+    assert change.after["metadata"]["labels"]["team"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "expected"),
+    [
+        ({"apiVersion": "v1beta1", "a": 1}, {"apiVersion": "v1", "a": 1}, True),
+        ({"a": 1, "b": 2}, {"a": 1}, True),
+        ({"b": 2}, {"a": 1}, False),
+        ({"a": [{"b": 1, "c": 2}]}, {"a": [{"b": 1}]}, True),
+        ({"a": [1, 2]}, {"a": [1]}, False),
+        ("a", {"a": 1}, False),
+    ],
+)
+def test_one_object_covers_another(found: object, wanted: object, expected: bool) -> None:
+    """Fields may be added, elements of lists may not; the version of the API does not count."""
+    assert covers(found, wanted) is expected
