@@ -159,18 +159,23 @@ def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[s
 
     InputError when two different SPIFFE IDs are expected at one address.
     """
-    identities: dict[str, SpiffeId] = {}
-    paths: dict[str, set[str]] = {}
+    # There may be twenty thousand targets, and most addresses have one path.
+    found: dict[str, tuple[SpiffeId, tuple[str, ...]]] = {}
     for target in targets:
         authority = target.authority
-        expected = identities.setdefault(authority, target.spiffe_id)
+        known = found.get(authority)
+        if known is None:
+            found[authority] = target.spiffe_id, (target.path,)
+            continue
+        expected, paths = known
         if expected != target.spiffe_id:
             raise InputError(
                 f"{authority} is expected to be both {expected} and {target.spiffe_id}",
                 remedy="announce each address with one identity",
             )
-        paths.setdefault(authority, set()).add(target.path)
-    return {each: (identities[each], tuple(sorted(paths[each]))) for each in sorted(identities)}
+        if target.path not in paths:
+            found[authority] = expected, tuple(sorted((*paths, target.path)))
+    return dict(sorted(found.items()))
 
 
 def host(authority: str, identity: SpiffeId, paths: Sequence[str]) -> Resource:

@@ -19,21 +19,26 @@ READY = "/healthz/ready"
 
 
 class HttpDiscovery:
-    """The answers of HTTP SD: always the whole list of a job, rendered once per change."""
+    """The answers of HTTP SD: the whole list of a job, made when it is asked for after a change."""
 
     def __init__(self, jobs: Sequence[str]) -> None:
-        self._bodies: dict[str, bytes] = dict.fromkeys(jobs, b"[]")
+        self._jobs = tuple(jobs)
+        self._targets: Mapping[str, Sequence[Target]] = {}
+        self._bodies: dict[str, bytes] = {}
 
     def publish(self, targets: Mapping[str, Sequence[Target]]) -> None:
         """Answer with these targets from now on."""
-        for job in self._bodies:
-            self._bodies[job] = json.dumps(http_sd(targets.get(job, ()))).encode()
+        self._targets = targets
+        self._bodies.clear()
 
     async def answer(self, request: Request) -> Response:
         """Return the answer to `/targets/JOB`: JSON, or 404 for an unknown job."""
-        body = self._bodies.get(request.path.removeprefix(TARGETS))
-        if body is None:
+        job = request.path.removeprefix(TARGETS)
+        if job not in self._jobs:
             return Response(404, b"no such job\n")
+        body = self._bodies.get(job)
+        if body is None:
+            body = self._bodies[job] = json.dumps(http_sd(self._targets.get(job, ()))).encode()
         return Response(200, body, content_type="application/json")
 
 

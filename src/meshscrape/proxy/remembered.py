@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 # How long the last targets may be used without their source, in seconds.
 AGE = 3600.0
 # Writing ten thousand targets takes a moment: changes that come together are written once.
-WRITE_SECONDS = 5.0
+WRITE_SECONDS = 20.0
 REFRESH_SECONDS = 60.0
 RETRY_SECONDS = 2.0
 
@@ -84,6 +84,9 @@ class RememberedSource:
                     changed = False
         finally:
             coming.cancel()
+            await asyncio.wait({coming})
+            if isinstance(inner, AsyncGenerator):
+                await inner.aclose()
 
     def _write(self, snapshot: Snapshot) -> None:
         if snapshot.problem is not None:

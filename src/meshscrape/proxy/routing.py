@@ -46,7 +46,7 @@ class Routing:
         self._run = time.time_ns()
         self._version = 0
         self._clusters: frozenset[SpiffeId] = frozenset()
-        self._hosts: dict[tuple[str, SpiffeId, tuple[str, ...]], str] = {}
+        self._hosts: dict[str, tuple[tuple[SpiffeId, tuple[str, ...]], str]] = {}
 
     def write(self, targets: Iterable[Target]) -> None:
         """Write all files before Envoy starts; InputError for targets that have no configuration."""
@@ -108,11 +108,13 @@ class Routing:
         """
         hosts = scrape_proxy.by_authority(targets)
         known, self._hosts = self._hosts, {}
-        for authority, (identity, paths) in hosts.items():
-            key = (authority, identity, paths)
-            self._hosts[key] = known.get(key) or _json(scrape_proxy.host(authority, identity, paths))
+        for authority, expected in hosts.items():
+            present = known.get(authority)
+            if present is None or present[0] != expected:
+                present = expected, _json(scrape_proxy.host(authority, *expected))
+            self._hosts[authority] = present
         empty = _json(scrape_proxy.routes_resource([], version))
-        return empty.replace(_HOSTS, _HOSTS + "".join(f"{text}," for text in self._hosts.values()), 1)
+        return empty.replace(_HOSTS, _HOSTS + "".join(f"{text}," for _, text in self._hosts.values()), 1)
 
     def _write(self, name: str, text: str) -> None:
         write_atomic(self._directory / name, text.encode())

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -54,6 +55,7 @@ ENVOY_GRACE = 2.0
 # directories.
 WATCHES, WATCHES_PER_DOMAIN = 3, 4
 RETRY_SECONDS = 0.2
+PAUSE_FACTOR, LONGEST_PAUSE = 2.0, 1.0
 # How long a log line may wait in Envoy before it is counted here (seconds).
 FLUSH_MILLISECONDS = 200
 PORTS_PATIENCE = 2.0
@@ -186,7 +188,12 @@ class ScrapeProxy:
         while True:
             await self._discovery.changed.wait()
             self._discovery.changed.clear()
-            if not await self._apply(routing):
+            began = time.monotonic()
+            done = await self._apply(routing)
+            # Every change rewrites all routes. Changes that go on are gathered, so that this takes a bounded
+            # part of a core with ten thousand targets, and a single one waits for nothing.
+            await asyncio.sleep(min(LONGEST_PAUSE, PAUSE_FACTOR * (time.monotonic() - began)))
+            if not done:
                 await asyncio.sleep(RETRY_SECONDS)
                 self._discovery.changed.set()
 

@@ -28,13 +28,17 @@ class Told:
 
     def __init__(self, *answers: Snapshot | MeshscrapeError) -> None:
         self.answers = list(answers)
+        self.ended = False
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         answer = self.answers.pop(0)
         if isinstance(answer, MeshscrapeError):
             raise answer
         yield answer
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
 
 
 def away() -> UnavailableError:
@@ -97,9 +101,10 @@ def test_targets_that_become_too_old_are_given_up(tmp_path: Path) -> None:
 
 
 def test_the_first_targets_are_written(tmp_path: Path) -> None:
-    """Only after the source itself told them."""
+    """Only after the source itself told them; and the source ends with who asked for it."""
     path = tmp_path / "last.json"
-    source = RememberedSource(Told(Snapshot({"merged": (WEB,)})), path)
+    inner = Told(Snapshot({"merged": (WEB,)}))
+    source = RememberedSource(inner, path)
 
     async def run() -> None:
         snapshots = source.snapshots()
@@ -110,6 +115,7 @@ def test_the_first_targets_are_written(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
             rest.cancel()
             await asyncio.wait({rest})
+            assert inner.ended
 
     asyncio.run(run())
     assert decode(path.read_bytes()).targets == {"merged": (WEB,)}
