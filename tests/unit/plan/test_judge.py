@@ -19,6 +19,7 @@ from support.objects import (
     injected_namespace,
     namespace,
     only,
+    peer_authentication,
     proxy_config,
 )
 from support.scraping_objects import envoy_stats, prometheus, secure_job
@@ -120,3 +121,39 @@ def test_labels_that_stay_are_no_changes() -> None:
     assert (found.answer, found.leaves) == ("shown", True)
     assert "job" in {change.label for change in found.labels}
     assert [change for change in found.labels if change.before == change.after] == []
+
+
+def test_refutes_what_the_workload_itself_prevents() -> None:
+    """Its proxy intercepts the secure port: the workload is to blame, not the scraper."""
+    after = cluster(
+        control_plane(),
+        injected_namespace(),
+        namespace("istio-system"),
+        deployment(annotations=proxy_config(SECURE)),
+        peer_authentication("STRICT"),
+        prometheus(leaving(), secure_job()),
+    )
+    found = verdict(after)
+    assert found.answer == "refuted"
+    assert {missing.code for missing in found.missing} == {"strict-intercepts-secure-port"}
+    assert found.blamed == found.workload
+
+
+def test_blames_the_workload_when_its_scraper_reads_others() -> None:
+    """Only this workload would be lost, so only its change is held back."""
+    job = secure_job()
+    job["relabel_configs"].append(
+        {"action": "keep", "source_labels": ["__meta_kubernetes_pod_label_app"], "regex": "other"}
+    )
+    notes = {**proxy_config(SECURE), **EXCLUDED}
+    after = cluster(
+        control_plane(),
+        injected_namespace(),
+        namespace("istio-system"),
+        deployment(annotations=notes),
+        deployment("other", annotations=notes),
+        prometheus(leaving(), job),
+    )
+    found = verdict(after)
+    assert (found.answer, {missing.code for missing in found.missing}) == ("refuted", {"unread"})
+    assert found.blamed == found.workload
