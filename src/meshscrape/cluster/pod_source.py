@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 # Changes that come together, such as a rollout's, become one snapshot.
 GATHER_SECONDS = 0.1
+PAUSE_FACTOR, LONGEST_PAUSE = 4.0, 1.0
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 GONE = 410
 
@@ -83,7 +85,10 @@ class PodSource:
                 await self._changed.wait()
                 await asyncio.sleep(GATHER_SECONDS)
                 self._changed.clear()
+                began = time.monotonic()
                 yield self._snapshot()
+                # A snapshot goes through all pods: while changes go on, this takes a bounded part of a core.
+                await asyncio.sleep(min(LONGEST_PAUSE, PAUSE_FACTOR * (time.monotonic() - began)))
 
     def _snapshot(self) -> Snapshot:
         targets: dict[str, list[Target]] = {job: [] for job in self.jobs}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 from meshscrape.envoy import bounds
 from meshscrape.envoy.refusals import CATALOGUE, REASON_HEADER
@@ -48,6 +49,10 @@ LOG_FIELDS = {
     "not_after": "%UPSTREAM_PEER_CERT_V_END%",
     "connection": "%UPSTREAM_CONNECTION_ID%",
 }
+
+
+# The identity and the paths at an address.
+Expected: TypeAlias = tuple[SpiffeId, tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +159,13 @@ def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[s
             )
 
 
-def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[str, ...]]]:
+def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
     """Return the expected identity at each address (`IP:port`) and the paths there, in a stable order.
 
     InputError when two different SPIFFE IDs are expected at one address.
     """
     # There may be twenty thousand targets, and most addresses have one path.
-    found: dict[str, tuple[SpiffeId, tuple[str, ...]]] = {}
+    found: dict[str, Expected] = {}
     for target in targets:
         authority = target.authority
         known = found.get(authority)
@@ -178,12 +183,19 @@ def by_authority(targets: Iterable[Target]) -> dict[str, tuple[SpiffeId, tuple[s
     return dict(sorted(found.items()))
 
 
-def host(authority: str, identity: SpiffeId, paths: Sequence[str]) -> Resource:
-    """Return the virtual host of one address: its exact paths, to the cluster of the expected identity."""
+def hosts_at(members: Iterable[tuple[str, Expected]]) -> list[Resource]:
+    """Return the virtual hosts of the ports of one address: one for ports where the same is expected.
+
+    With ten thousand pods, a host for each port would be a quarter of Envoy's memory.
+    """
+    authorities: dict[Expected, list[str]] = {}
+    for authority, expected in members:
+        authorities.setdefault(expected, []).append(authority)
     timeout = bounds.SCRAPE_TIMEOUT
-    return routes.proxied_host(
-        authority, [routes.proxied_route(path, str(identity), timeout) for path in paths]
-    )
+    return [
+        routes.proxied_host(own, [routes.proxied_route(path, str(identity), timeout) for path in paths])
+        for (identity, paths), own in authorities.items()
+    ]
 
 
 def routes_resource(hosts: Sequence[Resource], version: str) -> Resource:

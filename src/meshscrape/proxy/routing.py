@@ -46,7 +46,7 @@ class Routing:
         self._run = time.time_ns()
         self._version = 0
         self._clusters: frozenset[SpiffeId] = frozenset()
-        self._hosts: dict[str, tuple[tuple[SpiffeId, tuple[str, ...]], str]] = {}
+        self._hosts: dict[str, tuple[list[tuple[str, scrape_proxy.Expected]], str]] = {}
 
     def write(self, targets: Iterable[Target]) -> None:
         """Write all files before Envoy starts; InputError for targets that have no configuration."""
@@ -106,13 +106,15 @@ class Routing:
 
         With thousands of targets and one change, rendering this text would dominate the time.
         """
-        hosts = scrape_proxy.by_authority(targets)
+        addresses: dict[str, list[tuple[str, scrape_proxy.Expected]]] = {}
+        for authority, expected in scrape_proxy.by_authority(targets).items():
+            addresses.setdefault(authority.rpartition(":")[0], []).append((authority, expected))
         known, self._hosts = self._hosts, {}
-        for authority, expected in hosts.items():
-            present = known.get(authority)
-            if present is None or present[0] != expected:
-                present = expected, _json(scrape_proxy.host(authority, *expected))
-            self._hosts[authority] = present
+        for address, members in addresses.items():
+            present = known.get(address)
+            if present is None or present[0] != members:
+                present = members, ",".join(map(_json, scrape_proxy.hosts_at(members)))
+            self._hosts[address] = present
         empty = _json(scrape_proxy.routes_resource([], version))
         return empty.replace(_HOSTS, _HOSTS + "".join(f"{text}," for _, text in self._hosts.values()), 1)
 

@@ -28,7 +28,7 @@ def _clusters(*targets: Target) -> dict[str, Any]:
 
 def _hosts(*targets: Target) -> dict[str, Any]:
     known = scrape_proxy.by_authority(targets)
-    hosts = [scrape_proxy.host(authority, *expected) for authority, expected in known.items()]
+    hosts = scrape_proxy.hosts_at(known.items())
     resource: Any = scrape_proxy.routes_resource(hosts, "7")
     return {host["name"]: host for host in resource["resources"][0]["virtual_hosts"]}
 
@@ -62,6 +62,17 @@ def test_a_cluster_accepts_the_same_path_below_an_alias_of_its_trust_domain() ->
     expected = context["combined_validation_context"]["default_validation_context"]
     found = [each["matcher"]["exact"] for each in expected["match_typed_subject_alt_names"]]
     assert found == ["spiffe://west.example/ns/a/sa/b", "spiffe://old.example/ns/a/sa/b"]
+
+
+def test_ports_of_one_address_share_a_host_only_where_the_same_is_expected() -> None:
+    """Pods with the node's network share an address; each keeps its own cluster."""
+    first = Target("10.0.0.1", 15091, SpiffeId("east.example", "/ns/a/sa/b"), {}, "/metrics")
+    other = Target("10.0.0.1", 15093, SpiffeId("east.example", "/ns/a/sa/c"), {}, "/metrics")
+    known = scrape_proxy.by_authority([first, _target("10.0.0.1"), other])
+    shared, alone = scrape_proxy.hosts_at(known.items())
+    assert shared["domains"] == ["10.0.0.1:15091", "10.0.0.1:15092"]
+    assert alone["domains"] == ["10.0.0.1:15093"]
+    assert alone["routes"][0]["route"]["cluster"] == "spiffe://east.example/ns/a/sa/c"
 
 
 def test_a_trust_domain_without_credentials_is_refused() -> None:
