@@ -20,6 +20,7 @@ from meshscrape.ca.bounded_logs import BoundedLog
 from meshscrape.ca.connections import Connection
 from meshscrape.ca.grpc_adapter import receive, transport_of
 from meshscrape.ca.metrics import Metrics
+from meshscrape.ca.turns import Turns
 from meshscrape.errors import InputError, UnauthenticatedError
 from meshscrape.istio.ca_protocol import (
     CREATE_CERTIFICATE,
@@ -72,6 +73,7 @@ class CertificateService:
         self._metrics = metrics
         self._now = now
         self._refusals = BoundedLog()
+        self._turns = Turns()
 
     def __mapping__(self) -> dict[str, Handler]:
         """Return the methods in the form that grpclib's server expects."""
@@ -106,6 +108,7 @@ class CertificateService:
         if isinstance(connection, Connection):
             connection.prove(str(caller.spiffe_id))
         request = await _receive(stream)
+        await self._turns.turn(str(caller.spiffe_id))
         try:
             csr = load_csr(request.csr.encode())
             public_key = check_public_key(csr.public_key(), "CSR")
