@@ -16,9 +16,9 @@ from support.examples import plain
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--namespace", "shpo"], "--namespace: no object is in 'shpo'"),
-        (["--selector", "app=htpbin"], "--selector: it selects no workload"),
-        (["--namespace", "istio-system", "--selector", "app=httpbin"], "--selector: it selects no workload"),
+        (["--namespace", "shpo"], "--namespace: no object is in namespace 'shpo'"),
+        (["--selector", "app=htpbin"], "--selector: the selector matches no workload"),
+        (["--namespace", "istio-system", "--selector", "app=httpbin"], "--selector: the selector matches no workload"),
         (["--istio-version", "banana"], "--istio-version: 'banana' is not a version"),
         (["--prometheus", "addon", "--prometheus-namespace", "A_B"], "--prometheus-namespace: 'A_B'"),
     ],

@@ -405,7 +405,7 @@ class TestCommands:
         """A directory that holds anything else is refused, and stays."""
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "note").write_text("mine")
-        with pytest.raises(InputError, match="other files"):
+        with pytest.raises(InputError, match="did not write"):
             write_directory(tmp_path / "mine", {"PLAN.txt": "x"})
         assert (tmp_path / "mine" / "note").read_text() == "mine"
 
