@@ -17,8 +17,11 @@ from support.examples import plain
     ("arguments", "said"),
     [
         (["--namespace", "shpo"], "--namespace: no object is in namespace 'shpo'"),
-        (["--selector", "app=htpbin"], "--selector: the selector matches no workload"),
-        (["--namespace", "istio-system", "--selector", "app=httpbin"], "--selector: the selector matches no workload"),
+        (["--selector", "app=htpbin"], "--selector: the selector matches"),
+        (
+            ["--namespace", "istio-system", "--selector", "app=httpbin"],
+            "--selector: the selector matches",
+        ),
         (["--istio-version", "banana"], "--istio-version: 'banana' is not a version"),
         (["--prometheus", "addon", "--prometheus-namespace", "A_B"], "--prometheus-namespace: 'A_B'"),
     ],
