@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,11 @@ import pytest
 
 from conformance import prober, shop
 from conformance.hostile import EXPECTED, attacks
-from conformance.kube import Kube, until
+from conformance.kube import Kube
 from conformance.migration import Migration
 from conformance.prober import Prober, anonymous, plain, secure
 from conformance.prometheus import Prometheus
+from conformance.watch import Watch
 
 Row = Callable[..., None]
 PORT = {"native": 15092, "bootstrap": 15092, "legacy": 15091}
@@ -75,7 +75,7 @@ def test_plan_takes_shop_behind_mutual_tls(
             existing.wait_for_up(set(shop.addresses(kube).values()))
         first = migration.plan()
         assert first.returncode == 1, first.stderr
-        watch = _Watch(kube, existing)
+        watch = Watch(kube, existing)
         phases = migration.migrate((shop.NAMESPACE, *shop.places(case.prometheus)), watch.look)
         prometheus = existing or shop.rendered(kube, case.prometheus)
         targets = prometheus.wait_for_up(set(shop.addresses(kube).values()))
@@ -105,7 +105,7 @@ def test_change_of_mode_loses_no_scrape(
     """A mesh in one mode moves to another, phase by phase, and every target stays up."""
     with shop.shop(kube, strict=False), shop.found(kube, "existing") as prometheus:
         assert prometheus is not None
-        watch = _Watch(kube, prometheus)
+        watch = Watch(kube, prometheus)
         for mode in (first, second):
             migration = Migration(kube, meshscrape, tmp_path, Case(mode, "existing", False).options())
             assert migration.plan().returncode == 2
@@ -121,31 +121,6 @@ def test_change_of_mode_loses_no_scrape(
             f"every target up after each phase, {watch.down} scrapes lost",
             Prometheus=prometheus.version(),
         )
-
-
-class _Watch:
-    """Asks Prometheus after each phase: is everything up, and did any scrape of a running pod fail?"""
-
-    def __init__(self, kube: Kube, prometheus: Prometheus | None) -> None:
-        self._kube, self._prometheus = kube, prometheus
-        self.down = 0
-
-    def lost(self) -> str:
-        """Return what a row may say of lost scrapes: nothing where no Prometheus was there to count them."""
-        return "" if self._prometheus is None else f"{self.down} scrapes lost, "
-
-    def look(self, phase: str) -> None:
-        """Look at the cluster after a phase."""
-        if self._prometheus is None:
-            return
-        addresses = set(shop.addresses(self._kube).values())
-        self._prometheus.wait_for_up(addresses)
-        began = time.monotonic()
-        # As many scrapes as fit: the interval is one second.
-        until(lambda: time.monotonic() - began > 3, "three more scrapes")
-        lost = self._prometheus.down_samples(addresses, 60)
-        assert lost == 0, f"{lost} scrapes failed in {phase}"
-        self.down += lost
 
 
 def _probe(kube: Kube, case: Case, prometheus: Prometheus, stranger: Prober) -> str:

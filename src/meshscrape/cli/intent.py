@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from meshscrape.cli.assumptions import read_assumptions
+from meshscrape.cli.live import cluster_options
 from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.allow_list import parse_scrapers
@@ -29,7 +30,6 @@ _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = click.IntRange(1, 65535)
 DETAILED = "--detailed-exitcode"
 _OPTIONS = (
-    files_option,
     click.option(
         "--mode",
         type=click.Choice(["auto", "native", "bootstrap", "legacy"]),
@@ -146,14 +146,31 @@ _OPTIONS = (
 
 def intent_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return all options of `make_plan`."""
-    for option in reversed(_OPTIONS):
+    for option in reversed((files_option, *_OPTIONS)):
         function = option(function)
     return function
 
 
-def make_plan(
+def live_intent_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of `make_intent`, and those that choose a cluster."""
+    for option in reversed((cluster_options, *_OPTIONS)):
+        function = option(function)
+    return function
+
+
+def make_plan(*, files: Sequence[str], **options: Any) -> tuple[Inventory, Plan]:
+    """Return the objects that were read and the plan for them, from the values of `intent_options`.
+
+    Raises InputError for options that cannot be meant: a mistyped namespace must not look like "nothing to
+    do".
+    """
+    intent = make_intent(**options)
+    inventory = read_inventory(files)
+    return inventory, plan_for(inventory, intent)[1]
+
+
+def make_intent(
     *,
-    files: Sequence[str],
     namespaces: tuple[str, ...],
     selector: str | None,
     scrapers: Sequence[str],
@@ -161,13 +178,10 @@ def make_plan(
     assume_unread: Path | None = None,
     reads: Sequence[Path] = (),
     **options: Any,
-) -> tuple[Inventory, Plan]:
-    """Return the objects that were read and the plan for them, from the values of `intent_options`.
-
-    InputError for options that match nothing: a mistyped namespace must not look like "nothing to do".
-    """
+) -> Intent:
+    """Return what is wanted, from the values of `intent_options` without the files."""
     _check(options)
-    intent = Intent(
+    return Intent(
         namespaces=namespaces,
         selector=parse_selector(selector) if selector else None,
         scrapers=parse_scrapers(",".join(scrapers), "--scraper"),
@@ -178,10 +192,13 @@ def make_plan(
         else None,
         **options,
     )
-    inventory = read_inventory(files)
+
+
+def plan_for(inventory: Inventory, intent: Intent) -> tuple[Observation, Plan]:
+    """Return what the objects contain and the plan. InputError for an intent that chooses nothing."""
     observation = observe(inventory, istio_version=intent.istio_version)
     _check_chosen(observation, inventory, intent)
-    return inventory, plan(observation, inventory, intent)
+    return observation, plan(observation, inventory, intent)
 
 
 def _check(options: Mapping[str, Any]) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from meshscrape.cli.output import coloured
 from meshscrape.cluster.kubeconfig import Access
@@ -63,16 +65,23 @@ def live_inventory() -> Inventory:
     """
     from meshscrape.cluster.dump import read_cluster
 
-    access = _access()
+    access = chosen_access()
+    with progress(access) as told:
+        return Inventory(asyncio.run(read_cluster(access, told)))
+
+
+@contextmanager
+def progress(access: Access) -> Iterator[Callable[[str], None]]:
+    """Provide a function that shows what goes on at a cluster, in one line of a terminal's standard error."""
     errors = Console(stderr=True, color_system="auto" if coloured(sys.stderr) else None)
     if not errors.is_terminal:
-        return Inventory(asyncio.run(read_cluster(access, lambda line: None)))
-    with errors.status(f"reading {access.place}") as status:
-        manifests = asyncio.run(read_cluster(access, lambda line: status.update(f"{access.place}: {line}")))
-    return Inventory(manifests)
+        yield lambda line: None
+        return
+    with errors.status(escape(access.place)) as status:
+        yield lambda line: status.update(escape(f"{access.place}: {line}"))
 
 
-def _access() -> Access:
+def chosen_access() -> Access:
     """Return the access to the cluster that the options name."""
     from meshscrape.cluster.access import find_access
 

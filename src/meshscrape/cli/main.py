@@ -29,6 +29,7 @@ GROUPS = {
         "observe": "Report what a cluster contains and which pitfalls apply.",
         "plan": "Show what must change in a cluster, as a diff.",
         "render": "Write the changed objects as files.",
+        "apply": "Apply the plan to a cluster, phase by phase, with proof after each.",
         "rbac": "Write the roles that a verb needs in a cluster.",
     },
     "Prometheus": {

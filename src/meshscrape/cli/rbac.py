@@ -33,9 +33,9 @@ _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-
     help="For proxy: grant the rights only in this namespace (repeatable). Default: in the whole cluster.",
 )
 def command(verb: str, account: str, namespaces: tuple[str, ...]) -> None:
-    """Write the Role that VERB (observe, plan, render, proxy) needs in a cluster, and its binding, as YAML.
+    """Write the Role that VERB needs in a cluster, and its binding, as YAML.
 
-    It allows exactly what the verb does: `observe`, `plan` and `render` list objects and read no Secret.
+    VERB is observe, plan, render, apply or proxy. No verb reads a Secret, and only `apply` changes objects.
     Apply it with kubectl. Exit codes: 0 written, 2 error.
     """
     if not _ACCOUNT.fullmatch(account):

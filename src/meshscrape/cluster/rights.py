@@ -6,13 +6,55 @@ from collections.abc import Sequence
 from typing import Any
 
 from meshscrape.cluster.kinds import reading_rules
-from meshscrape.istio.names import RBAC_GROUP
+from meshscrape.istio.names import (
+    ISTIO_NETWORKING,
+    ISTIO_SECURITY,
+    MONITORING_GROUP,
+    NETWORKING_GROUP,
+    RBAC_GROUP,
+)
 from meshscrape.kube.objects import Object
+from meshscrape.observe.cluster import GATEWAY_GROUP
 
 _API_VERSION = f"{RBAC_GROUP}/v1"
 _PODS: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
+_WRITE = ["create", "patch", "delete"]
+# What a plan writes. The API server lets a user write a Role only with the rights that it grants: `escalate`
+# and `bind` are not asked for.
+_APPLY: list[dict[str, Any]] = [
+    *reading_rules(),
+    {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "create", "patch"]},
+    {
+        "apiGroups": [""],
+        "resources": ["serviceaccounts", "services", "configmaps"],
+        "verbs": ["get", *_WRITE],
+    },
+    {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]},
+    {
+        "apiGroups": ["apps"],
+        "resources": ["deployments", "statefulsets", "daemonsets"],
+        "verbs": ["get", *_WRITE],
+    },
+    {
+        "apiGroups": [NETWORKING_GROUP, ISTIO_NETWORKING, ISTIO_SECURITY, GATEWAY_GROUP, MONITORING_GROUP],
+        "resources": ["*"],
+        "verbs": ["get", *_WRITE],
+    },
+    {
+        "apiGroups": [RBAC_GROUP],
+        "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
+        "verbs": ["get", *_WRITE],
+    },
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+]
 # Verb -> its rules.
-RULES = {"observe": reading_rules(), "plan": reading_rules(), "render": reading_rules(), "proxy": _PODS}
+RULES = {
+    "observe": reading_rules(),
+    "plan": reading_rules(),
+    "render": reading_rules(),
+    "apply": _APPLY,
+    "proxy": _PODS,
+}
 
 
 def rights(verb: str, *, account: str, namespaces: Sequence[str] = ()) -> list[Object]:

@@ -1,0 +1,75 @@
+"""Whether every moved target is up, from what Prometheus' own API says (`/api/v1/targets`). Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meshscrape.istio.host_port import host_port
+from meshscrape.kube.objects import Inventory, Manifest, Object, Ref, as_list, dig, labels
+from meshscrape.kube.views.pod import pod_addresses
+from meshscrape.observe.model import Scraper
+from meshscrape.observe.observation import Observation
+
+API_PORT = 9090
+_AUTHORITY = re.compile(r"[a-z]+://([^/?#]+)")
+_BY_OPERATOR = "operator.prometheus.io/name"
+
+
+def prometheus_pods(observation: Observation, inventory: Inventory) -> tuple[list[Ref], list[Ref]]:
+    """Return the ready pods of all Prometheus that scrape, and the scrapers that cannot be asked."""
+    asked: list[Ref] = []
+    others: list[Ref] = []
+    for scraper in observation.scrapers:
+        pods = _pods_of(scraper, observation, inventory) if scraper.kind in ("prometheus", "operator") else []
+        ready = [pod.ref for pod in pods if _is_ready(pod.data)]
+        asked += ready
+        others += [] if ready else [scraper.ref]
+    return asked, others
+
+
+def _pods_of(scraper: Scraper, observation: Observation, inventory: Inventory) -> list[Manifest]:
+    if scraper.kind == "operator":
+        pods = inventory.in_namespace(scraper.namespace, "Pod", "")
+        return [pod for pod in pods if labels(pod.data).get(_BY_OPERATOR) == scraper.name]
+    workload = observation.workload(scraper.ref)
+    return list(workload.pods) if workload else []
+
+
+def moved_targets(observation: Observation, refs: Iterable[Ref]) -> dict[str, str]:
+    """Return the pod behind each `ADDRESS:PORT` that a job scrapes over mutual TLS: the ready ones."""
+    ports: dict[Ref, set[int]] = {}
+    for job in observation.scrape_jobs:
+        if job.over == "mtls":
+            for ref, own in job.ports_of.items():
+                ports.setdefault(ref, set()).update(own)
+    found: dict[str, str] = {}
+    for ref in refs:
+        workload = observation.workload(ref)
+        for pod in workload.pods if workload else ():
+            if _is_ready(pod.data):
+                for address in pod_addresses(pod.data)[:1]:
+                    found |= {host_port(address, port): str(pod.ref) for port in ports.get(ref, ())}
+    return found
+
+
+def health_by_target(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the health of each active target by `ADDRESS:PORT`, from the answers of all Prometheus replicas.
+
+    A target that one replica cannot scrape is not up.
+    """
+    found: dict[str, str] = {}
+    for document in documents:
+        for target in as_list(dig(document, "data", "activeTargets")):
+            place = _AUTHORITY.match(str(dig(target, "scrapeUrl", default="")))
+            health = str(dig(target, "health", default="unknown"))
+            if place is not None and found.get(place[1], "up") == "up":
+                found[place[1]] = health
+    return found
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = as_list(dig(pod, "status", "conditions"))
+    ready = any(dig(each, "type") == "Ready" and dig(each, "status") == "True" for each in conditions)
+    return ready and not dig(pod, "metadata", "deletionTimestamp")

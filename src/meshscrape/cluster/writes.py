@@ -1,0 +1,122 @@
+"""The requests that make a plan's changes. Pure.
+
+Every request is a compare-and-swap: it fails, and changes nothing, when somebody else changed the same fields
+since the plan was made. An update is a JSON Patch (RFC 6902) of the fields that differ, each tested first, so
+that it neither conflicts with a controller that writes the status nor takes fields away from their owners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from meshscrape.cluster.kinds import Resource, group_path
+from meshscrape.errors import InputError
+from meshscrape.kube.objects import Object, Ref, dig
+from meshscrape.plan.model import MANAGER, Action, Change
+
+JSON = "application/json"
+JSON_PATCH = "application/json-patch+json"
+# Neither is written by a plan, and both change all the time.
+_LEFT = ("status", "metadata.resourceVersion")
+
+Operation = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One request to the API server."""
+
+    method: str
+    path: str
+    body: Any
+    media_type: str
+    query: Mapping[str, str]
+
+
+def write_of(change: Change, resources: Iterable[Resource], *, dry_run: bool = False) -> Write:
+    """Return the request that makes a change. InputError for a kind that the API server does not serve."""
+    query = {"fieldManager": MANAGER, "fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
+    data = change.after if change.after is not None else change.before
+    assert data is not None  # noqa: S101 - a change has one of both
+    collection = collection_path(change.ref, str(data.get("apiVersion")), resources)
+    if change.action == "create":
+        return Write("POST", collection, change.after, JSON, query)
+    path = f"{collection}/{change.ref.name}"
+    if change.action == "delete":
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": dig(change.before, "metadata", "uid")},
+        }
+        return Write("DELETE", path, body, JSON, {key: query[key] for key in ("dryRun",) if key in query})
+    assert change.before is not None and change.after is not None  # noqa: S101 - an update has both
+    return Write("PATCH", path, json_patch(change.before, change.after), JSON_PATCH, query)
+
+
+def merged(changes: Iterable[Change]) -> list[Change]:
+    """Return one change for each object, from what is there to what the last of its changes makes of it.
+
+    A change of a later phase begins with what an earlier one has made, which a dry run does not make.
+    """
+    found: dict[Ref, Change] = {}
+    for change in changes:
+        before = found[change.ref].before if change.ref in found else change.before
+        found[change.ref] = replace(change, before=before, action=_action(before, change.after))
+    return [change for change in found.values() if (change.before, change.after) != (None, None)]
+
+
+def _action(before: Object | None, after: Object | None) -> Action:
+    if before is None:
+        return "create"
+    return "update" if after is not None else "delete"
+
+
+def collection_path(ref: Ref, api_version: str, resources: Iterable[Resource]) -> str:
+    """Return the path of the objects like `ref`, in its namespace."""
+    plural = next((each.plural for each in resources if (each.group, each.kind) == (ref.group, ref.kind)), "")
+    if not plural:
+        raise InputError(
+            "the API server does not serve this kind",
+            where=str(ref),
+            remedy="install its CustomResourceDefinition first",
+            code="unserved-kind",
+        )
+    place = f"/namespaces/{ref.namespace}" if ref.namespace else ""
+    return f"{group_path(ref.group, api_version.rpartition('/')[2])}{place}/{plural}"
+
+
+def json_patch(before: Object, after: Object) -> list[Operation]:
+    """Return the JSON Patch from one object to the other, which fails when what it changes is not as before.
+
+    A list is replaced as a whole. What is added to a mapping of plain values (annotations, labels, data)
+    tests the whole mapping, because a missing key cannot be tested.
+    """
+    return list(_operations(before, after, ()))
+
+
+def _operations(before: Object, after: Object, path: tuple[str, ...]) -> Iterator[Operation]:
+    added = [key for key in after if key not in before]
+    if added and before and all(not isinstance(value, Mapping | list) for value in before.values()):
+        yield {"op": "test", "path": _pointer(path), "value": before}
+    for key in (*before, *added):
+        here = (*path, key)
+        if ".".join(here) in _LEFT:
+            continue
+        old, new = before.get(key), after.get(key)
+        if key not in after:
+            yield {"op": "test", "path": _pointer(here), "value": old}
+            yield {"op": "remove", "path": _pointer(here)}
+        elif key not in before:
+            yield {"op": "add", "path": _pointer(here), "value": new}
+        elif isinstance(old, Mapping) and isinstance(new, Mapping):
+            yield from _operations(old, new, here)
+        elif old != new:
+            yield {"op": "test", "path": _pointer(here), "value": old}
+            yield {"op": "replace", "path": _pointer(here), "value": new}
+
+
+def _pointer(path: tuple[str, ...]) -> str:
+    """Return a JSON Pointer (RFC 6901)."""
+    return "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in path)

@@ -1,0 +1,52 @@
+"""Which targets are up, from the answers of several Prometheus."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from meshscrape.cluster.scraped import health_by_target, moved_targets, prometheus_pods
+from support.examples import secured
+from support.objects import cluster, observed, only, pod_of
+
+
+def answer(**health: str) -> dict[str, Any]:
+    """What `/api/v1/targets` says of addresses, spelled with _ for dots."""
+    targets = [
+        {"scrapeUrl": f"https://{name.replace('_', '.').strip('.')}:15092/stats/prometheus", "health": state}
+        for name, state in health.items()
+    ]
+    return {"data": {"activeTargets": targets}}
+
+
+def test_a_target_is_up_when_each_replica_that_has_it_says_so() -> None:
+    first, second = answer(_10_0_0_1="up", _10_0_0_2="down"), answer(_10_0_0_1="up", _10_0_0_2="up")
+    assert health_by_target([first, second]) == {"10.0.0.1:15092": "up", "10.0.0.2:15092": "down"}
+    assert health_by_target([second, first]) == {"10.0.0.1:15092": "up", "10.0.0.2:15092": "down"}
+
+
+def test_shards_have_different_targets() -> None:
+    found = health_by_target([answer(_10_0_0_1="up"), answer(_10_0_0_2="up")])
+    assert set(found) == {"10.0.0.1:15092", "10.0.0.2:15092"}
+
+
+def with_pod(app: str, address: str, *, ready: bool = True) -> list[Any]:
+    """The example, with one pod of a workload in place of the pods that it has."""
+    objects = [item for item in secured() if item["kind"] != "Pod"]
+    owner = only(item for item in objects if item["kind"] == "Deployment" and item["metadata"]["name"] == app)
+    pod = pod_of(owner, ip=address, variables={"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"})
+    pod["status"]["conditions"] = [{"type": "Ready", "status": str(ready)}]
+    return [*objects, pod]
+
+
+def test_waits_for_the_ready_pods_that_a_job_scrapes_over_mutual_tls() -> None:
+    for ready, expected in ((True, {"10.0.0.1:15092"}), (False, set())):
+        observation = observed(with_pod("httpbin", "10.0.0.1", ready=ready))
+        found = moved_targets(observation, [workload.ref for workload in observation.workloads])
+        assert set(found) == expected
+
+
+def test_asks_the_ready_pods_of_prometheus_and_names_one_without_any() -> None:
+    for ready, expected in ((True, (1, [])), (False, (0, ["prometheus"]))):
+        objects = with_pod("prometheus", "10.0.0.9", ready=ready)
+        pods, others = prometheus_pods(observed(objects), cluster(objects))
+        assert (len(pods), [ref.name for ref in others]) == expected
