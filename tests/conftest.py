@@ -15,8 +15,10 @@ from support.upstream import ABSENT, CRDS
 _, HARD = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (HARD, HARD))
 
-# A shell lets its background jobs ignore SIGINT, and so would all that the tests start.
+# A shell lets its background jobs ignore SIGINT, nohup lets its command ignore SIGHUP, and so would all that
+# the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("meshscrape", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("meshscrape")

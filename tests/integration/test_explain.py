@@ -43,6 +43,8 @@ def without_tls(config: Bootstrap) -> None:
     for each in config["static_resources"]["listeners"]:
         if each["address"]["socket_address"]["port_value"] == 15092:
             del each["filter_chains"][0]["transport_socket"]
+            # The filters before the last one refuse a client without a certificate.
+            del each["filter_chains"][0]["filters"][:-1]
 
 
 def elsewhere(options: SidecarOptions) -> SidecarOptions:

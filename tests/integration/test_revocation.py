@@ -52,7 +52,7 @@ def managers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for listener in config["static_resources"]["listeners"]:
         if listener["name"].startswith("secure_"):
             for chain in listener["filter_chains"]:
-                yield chain["filters"][0]["typed_config"]
+                yield chain["filters"][-1]["typed_config"]
 
 
 def times(manager: dict[str, Any]) -> dict[str, float]:

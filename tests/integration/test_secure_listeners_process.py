@@ -244,7 +244,7 @@ def test_plaintext_clients_cannot_starve_the_secure_port(tmp_path: Path) -> None
 def _managers(config: dict[str, Any]) -> list[dict[str, Any]]:
     listeners = config["static_resources"]["listeners"]
     chains = [chain for listener in listeners for chain in listener["filter_chains"]]
-    return [chain["filters"][0]["typed_config"] for chain in chains]
+    return [chain["filters"][-1]["typed_config"] for chain in chains]
 
 
 def _short(config: dict[str, Any]) -> None:

@@ -108,7 +108,7 @@ def test_only_and_skip_choose_checks(world: World) -> None:
     [
         (("--only", "pahts"), "'pahts' is not a check; there are: scraper-admitted"),
         (("--as", "default/nobody"), "no workload default/nobody in the mesh"),
-        (("-o", "yaml"), "yaml"),
+        (("-o", "xml"), "xml"),
         (("--state", "nowhere"), "no mesh is running"),
     ],
 )

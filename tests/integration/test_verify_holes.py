@@ -76,8 +76,14 @@ def routes(config: Bootstrap, port: int = STATS) -> list[dict[str, Any]]:
     return found
 
 
+def any_key(chain: dict[str, Any]) -> None:
+    """Take away the filters that judge the client's key, which also refuse one without a certificate."""
+    del chain["filters"][:-1]
+
+
 def no_client_certificate(config: Bootstrap) -> None:
     tls_context(config)["require_client_certificate"] = False
+    any_key(listener(config, STATS)["filter_chains"][0])
 
 
 def allow_expired(config: Bootstrap) -> None:
@@ -133,10 +139,12 @@ def every_method(config: Bootstrap) -> None:
 
 def no_tls(config: Bootstrap) -> None:
     del listener(config, STATS)["filter_chains"][0]["transport_socket"]
+    any_key(listener(config, STATS)["filter_chains"][0])
 
 
 def application_without_certificate(config: Bootstrap) -> None:
     tls_context(config, APPLICATION)["require_client_certificate"] = False
+    any_key(listener(config, APPLICATION)["filter_chains"][0])
 
 
 def no_deadline(config: Bootstrap) -> None:
@@ -163,6 +171,7 @@ def tls_or_not(config: Bootstrap) -> None:
     secure = listener(config, STATS)
     plain = copy.deepcopy(secure["filter_chains"][0])
     del plain["transport_socket"]
+    any_key(plain)
     plain["filter_chain_match"] = {"transport_protocol": "raw_buffer"}
     secure["filter_chains"][0]["filter_chain_match"] = {"transport_protocol": "tls"}
     secure["filter_chains"].append(plain)
