@@ -22,10 +22,9 @@ up: setup ## start a mesh on this machine and show it until Ctrl-C
 	@$(BIN)/meshscrape up $(ARGS) $(MESH)
 
 # Half of the time tests wait, so there are twice as many workers as cores that they were measured on.
-# Three workers on two cores, because tests wait much. With four, the Envoys of a run can take all of the 128
-# inotify instances that a user has by default.
+# Two workers: with three, the Envoys of a run can take all of the 128 inotify instances that a user has by default.
 test: setup ## run every test
-	@$(BIN)/pytest -n 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 upstream: setup ## fetch the CRDs and sample manifests that tests read (needs Go)
 	@$(BIN)/python scripts/upstream.py

@@ -81,7 +81,7 @@ class Connection(asyncio.Transport):
         if self._closed:
             return
         if self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
-            # The peer has given up while it waited: do not sign for nobody.
+            # The peer has hung up while it waited: a signature would serve no one.
             return self.end(Cause.PEER)
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._make_protocol = make_protocol

@@ -79,7 +79,9 @@ def _line(text: str) -> None:
 
 def _confirm(place: str) -> None:
     if not sys.stdin.isatty():
-        raise InputError("nobody can be asked: standard input is no terminal", remedy="give --yes")
+        raise InputError(
+            "the plan cannot be confirmed: standard input is not a terminal", remedy="give --yes"
+        )
     if click.prompt(f"Apply these changes to {place}? Only 'yes' is accepted", default="no") != "yes":
         raise click.Abort
 

@@ -6,10 +6,14 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
+
+if TYPE_CHECKING:
+    from meshscrape.proxy.discovery import Source
 
 DEFAULT_LISTEN = "127.0.0.1:15094"
 LAST_TARGETS = "last-targets.json"
@@ -134,7 +138,7 @@ def command(
     """
     from meshscrape.errors import InputError
     from meshscrape.istio.host_port import parse_host_port
-    from meshscrape.proxy.discovery import Source, target_file_source
+    from meshscrape.proxy.discovery import target_file_source
     from meshscrape.proxy.options import ProxyOptions
     from meshscrape.proxy.remembered import RememberedSource
     from meshscrape.proxy.run import run, run_envoy
@@ -150,8 +154,7 @@ def command(
             "no source of targets given", remedy="give --targets FILE, --mesh DIR or --kubernetes"
         )
     directories = [domain_and_directory(each) for each in credentials]
-    files = [_job_and_file(each) for each in targets]
-    sources: list[Source] = [target_file_source(path, job) for job, path in files]
+    sources: list[Source] = [target_file_source(path, job) for job, path in map(_job_and_file, targets)]
     if kubernetes:
         from meshscrape.cluster.access import find_access
         from meshscrape.cluster.pod_source import PodScope
@@ -165,15 +168,7 @@ def command(
             patience=wait,
         )
         sources.append(RememberedSource(pods, own / LAST_TARGETS))
-    if meshes:
-        from meshscrape.local.discovery import mesh_source
-
-        sources += [mesh_source(path) for path in meshes]
-    requests = os.environ.get(MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, "0")
-    if not requests.isdecimal():
-        raise InputError(
-            f"{requests!a} is not a number of requests", where=MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
-        )
+    sources += _mesh_sources(meshes)
     options = ProxyOptions(
         listen=parse_host_port(listen, "--listen"),
         discovery=parse_host_port(discovery, "--discovery"),
@@ -186,13 +181,33 @@ def command(
         remote=remote,
         workers=workers,
         patience=wait,
-        requests_per_connection=int(requests),
+        requests_per_connection=_requests_per_connection(),
         envoy=Path(named) if named else None,
     )
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s proxy: %(message)s"
     )
     run(options)
+
+
+def _mesh_sources(meshes: tuple[Path, ...]) -> list[Source]:
+    if not meshes:
+        return []
+    from meshscrape.local.discovery import mesh_source
+
+    return [mesh_source(path) for path in meshes]
+
+
+def _requests_per_connection() -> int:
+    """Return how many requests a connection to a target may carry; 0 sets no limit."""
+    from meshscrape.errors import InputError
+
+    requests = os.environ.get(MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION, "0")
+    if not requests.isdecimal():
+        raise InputError(
+            f"{requests!a} is not a number of requests", where=MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
+        )
+    return int(requests)
 
 
 def _job_and_file(text: str) -> tuple[str, Path]:

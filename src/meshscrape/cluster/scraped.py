@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from meshscrape.istio.host_port import host_port
+from meshscrape.istio.names import OPERATED_BY
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref, as_list, dig, labels
 from meshscrape.kube.views.pod import pod_addresses
 from meshscrape.observe.model import Scraper
@@ -14,7 +15,6 @@ from meshscrape.observe.observation import Observation
 
 API_PORT = 9090
 _AUTHORITY = re.compile(r"[a-z]+://([^/?#]+)")
-_BY_OPERATOR = "operator.prometheus.io/name"
 
 
 def prometheus_pods(observation: Observation, inventory: Inventory) -> tuple[list[Ref], list[Ref]]:
@@ -32,7 +32,7 @@ def prometheus_pods(observation: Observation, inventory: Inventory) -> tuple[lis
 def _pods_of(scraper: Scraper, observation: Observation, inventory: Inventory) -> list[Manifest]:
     if scraper.kind == "operator":
         pods = inventory.in_namespace(scraper.namespace, "Pod", "")
-        return [pod for pod in pods if labels(pod.data).get(_BY_OPERATOR) == scraper.name]
+        return [pod for pod in pods if labels(pod.data).get(OPERATED_BY) == scraper.name]
     workload = observation.workload(scraper.ref)
     return list(workload.pods) if workload else []
 

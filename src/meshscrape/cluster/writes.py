@@ -1,6 +1,6 @@
 """The requests that make a plan's changes. Pure.
 
-Every request is a compare-and-swap: it fails, and changes nothing, when somebody else changed the same fields
+Every request is a compare-and-swap: it fails, and changes nothing, if another manager changed the same fields
 since the plan was made. An update is a JSON Patch (RFC 6902) of the fields that differ, each tested first, so
 that it neither conflicts with a controller that writes the status nor takes fields away from their owners.
 """

@@ -137,13 +137,16 @@ async def answered(
                 _raise_refusal(error, where)
                 if isinstance(error.__cause__, ConnectionError | ssl.SSLEOFError):
                     await _raise_alert(endpoint, request.url, tls, patience)
-            elif not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, _CUT_OFF):
-                # It was connected to, and ended the connection instead of speaking HTTP, as a TLS port does.
-                raise UnavailableError(
-                    error.what, where=where, remedy="if this port takes mutual TLS, write https://"
-                ) from error
+            elif _hung_up(error):
+                hint = "if this port takes mutual TLS, write https://"
+                raise UnavailableError(error.what, where=where, remedy=hint) from error
             raise
         yield answer
+
+
+def _hung_up(error: UnavailableError) -> bool:
+    """Return whether a server accepted the connection and then did not speak HTTP, as a TLS port does."""
+    return not isinstance(error.__cause__, OSError) or isinstance(error.__cause__, _CUT_OFF)
 
 
 _CUT_OFF = (ConnectionResetError, BrokenPipeError)

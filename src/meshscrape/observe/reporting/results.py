@@ -23,7 +23,7 @@ class PipelineResult:
     """One thing to look at: `ref` is the object that it is about, None for the whole cluster.
 
     `file` and `line` (from 1) say where the object was read; empty and 0 when it comes from no file.
-    `suppressed` says who suppressed it, empty when nobody did.
+    `suppressed` names what suppressed it; empty if nothing did.
     """
 
     code: str
