@@ -202,11 +202,15 @@ class Applier:
             raise
 
     async def _await_scrapes(self, phase: Phase, reading: PlannedCluster) -> None:
-        """Wait until every Prometheus has all targets up that are scraped over mutual TLS."""
+        """Wait until every Prometheus has all targets up that are scraped over mutual TLS.
+
+        A scraper that cannot be asked stops the run, unless the user named the phase and so vouches for it.
+        """
         refs = [workload.ref for workload in reading.observation.workloads]
-        expected = moved_targets(reading.observation, refs)
         pods, others = prometheus_pods(reading.observation, reading.inventory)
-        if others and expected and not self._options.phases:
+        named = bool(self._options.phases)
+        expected = moved_targets(reading.observation, refs, others if named else ())
+        if others and expected and not named:
             raise StoppedError(
                 f"{_few(others)} cannot be asked which targets are up",
                 where=f"phase {phase}",
@@ -215,7 +219,13 @@ class Applier:
             )
         deadline = asyncio.get_running_loop().time() + self._options.timeout
         while expected:
-            health = health_by_target([await self._targets(pod) for pod in pods])
+            try:
+                health = health_by_target([await self._targets(pod) for pod in pods])
+            except StoppedError as error:
+                if not named:
+                    raise
+                self._told(f"phase {phase}: targets are not asked for: {error}")
+                return
             down = {place: pod for place, pod in expected.items() if health.get(place) != "up"}
             if not down:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from meshscrape.istio.host_port import host_port
@@ -37,11 +37,16 @@ def _pods_of(scraper: Scraper, observation: Observation, inventory: Inventory) -
     return list(workload.pods) if workload else []
 
 
-def moved_targets(observation: Observation, refs: Iterable[Ref]) -> dict[str, str]:
-    """Return the pod behind each `ADDRESS:PORT` that a job scrapes over mutual TLS: the ready ones."""
+def moved_targets(
+    observation: Observation, refs: Iterable[Ref], unasked: Collection[Ref] = ()
+) -> dict[str, str]:
+    """Return the pod behind each `ADDRESS:PORT` that a job scrapes over mutual TLS: the ready ones.
+
+    Jobs of the scrapers in `unasked` are left out: no API tells whether their targets are up.
+    """
     ports: dict[Ref, set[int]] = {}
     for job in observation.scrape_jobs:
-        if job.over == "mtls":
+        if job.over == "mtls" and job.scraper not in unasked:
             for ref, own in job.ports_of.items():
                 ports.setdefault(ref, set()).update(own)
     found: dict[str, str] = {}

@@ -69,7 +69,7 @@ def hold(assessment: Assessment, held: Held) -> bool:
 
 
 def _unread(assessment: Assessment) -> dict[Ref, tuple[Missing, ...]]:
-    """Return the workloads that the draft counts as secured although nobody is shown to read them."""
+    """Return the workloads that the draft counts as secured although no scraper is shown to read them."""
     outcome = assessment.drafted.outcome
     return unread(assessment.result, frozenset((*outcome.secured, *outcome.unchanged)))
 

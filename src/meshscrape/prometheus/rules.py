@@ -33,7 +33,7 @@ POLICY_REASONS = (
     "tls-failed", "denied-by-target", "bad-token",
 )  # fmt: skip
 _POD = "namespace, pod, workload"
-# The page in this repository; an address only where somebody serves it.
+# The page in this repository; an absolute address only if the user serves it.
 RUNBOOK = "docs/runbook.md"
 
 

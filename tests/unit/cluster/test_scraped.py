@@ -45,6 +45,14 @@ def test_waits_for_the_ready_pods_that_a_job_scrapes_over_mutual_tls() -> None:
         assert set(found) == expected
 
 
+def test_waits_for_no_target_of_a_scraper_that_cannot_be_asked() -> None:
+    observation = observed(with_pod("httpbin", "10.0.0.1"))
+    refs = [workload.ref for workload in observation.workloads]
+    scrapers = [scraper.ref for scraper in observation.scrapers]
+    assert moved_targets(observation, refs)
+    assert moved_targets(observation, refs, scrapers) == {}
+
+
 def test_asks_the_ready_pods_of_prometheus_and_names_one_without_any() -> None:
     for ready, expected in ((True, (1, [])), (False, (0, ["prometheus"]))):
         objects = with_pod("prometheus", "10.0.0.9", ready=ready)
