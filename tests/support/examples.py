@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from meshscrape.istio.allow_list import parse_scrapers
 from support.objects import (
     LOCALHOST_ONLY,
     SECURE,
@@ -241,4 +243,15 @@ CLUSTERS: dict[str, Callable[[], list[Object]]] = {
     "ambient": ambient,
     "operator": operated,
     "manifests": manifests,
+}
+
+# The intents that every cluster is planned with.
+ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
+WAYS: dict[str, dict[str, Any]] = {
+    "as it comes": {},
+    "bootstrap": {"mode": "bootstrap", "network_policy": True},
+    "legacy": {"mode": "legacy", "prometheus": "operator", "network_policy": True},
+    "native": {"mode": "native", "prometheus": "addon", "inject": True},
+    "everything": {"inject": True, "envoy_port": 15091, "scrapers": ALLOW, "network_policy": True},
+    "a version is said": {"istio_version": "1.31.0", "prometheus": "none", "inject": True},
 }

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from meshscrape.istio.allow_list import parse_scrapers
-from support.examples import CLUSTERS
+from support.examples import CLUSTERS, WAYS
 from support.objects import cluster
 from support.planning import settled
-
-ALLOW = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
-WAYS: dict[str, dict[str, Any]] = {
-    "as it comes": {},
-    "bootstrap": {"mode": "bootstrap", "network_policy": True},
-    "legacy": {"mode": "legacy", "prometheus": "operator", "network_policy": True},
-    "native": {"mode": "native", "prometheus": "addon", "inject": True},
-    "everything": {"inject": True, "envoy_port": 15091, "scrapers": ALLOW, "network_policy": True},
-    "a version is said": {"istio_version": "1.31.0", "prometheus": "none", "inject": True},
-}
 
 
 @pytest.mark.parametrize("way", WAYS)

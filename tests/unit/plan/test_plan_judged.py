@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.objects import Inventory
-from support.examples import CLUSTERS
+from support.examples import CLUSTERS, WAYS
 from support.objects import (
     SECURE,
     cluster,
@@ -32,7 +32,6 @@ from support.scraping_objects import (
     prometheus,
     secure_job,
 )
-from unit.plan.test_plan_clusters import WAYS
 
 NEW_BESIDE_OPERATOR = ("operator", "legacy")
 # The allow list of these plans leaves out the Prometheus that is there: legacy mode would refuse it.
