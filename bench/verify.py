@@ -265,7 +265,8 @@ def _envoy(directory: Path, sidecars: Sequence[_Sidecar]) -> Iterator[int]:
         if process.poll() is not None:
             raise RuntimeError(f"an Envoy ended: {log.read_text()[:4000]}")
         where = (sidecars[-1].options.pod_addresses[0], sidecars[-1].options.secure_merged_port)
-        return socket.create_connection(where, 1).close() is None
+        socket.create_connection(where, 1).close()
+        return True
 
     try:
         _until(listens, "an Envoy")
