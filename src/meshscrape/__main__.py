@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 
-def main() -> None:
+def main(program: str = "meshscrape") -> None:
     """Import the command line and run it; Ctrl-C during the imports ends the process without a traceback."""
     # A parent that ignores SIGINT, such as nohup, keeps it ignored.
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -15,7 +16,19 @@ def main() -> None:
 
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    run(program)
+
+
+def kubectl_plugin() -> None:
+    """Run as `kubectl meshscrape`: kubectl starts the program `kubectl-meshscrape` on the PATH."""
+    main("kubectl meshscrape")
+
+
+def kubectl_completion() -> None:
+    """Complete `kubectl meshscrape`: kubectl starts `kubectl_complete-meshscrape` with the words so far."""
+    from meshscrape.cli.words import kubectl_words
+
+    print(*kubectl_words(sys.argv[1:]), sep="\n")
 
 
 if __name__ == "__main__":

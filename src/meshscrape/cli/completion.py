@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
+from meshscrape.cli.words import VARIABLE
+
 SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
-VARIABLE = "_MESHSCRAPE_COMPLETE"
 
 
 @click.command()
@@ -17,6 +18,7 @@ def command(ctx: click.Context, shell: str) -> None:
 
     Bash and Zsh: add `source <(meshscrape completion bash)` to the start-up file of the shell.
     Fish: `meshscrape completion fish > ~/.config/fish/completions/meshscrape.fish`.
+    `kubectl meshscrape` is completed by kubectl's own script.
     """
     root = ctx.find_root()
     click.echo(SHELLS[shell](root.command, {}, "meshscrape", VARIABLE).source())

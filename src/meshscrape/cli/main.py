@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from meshscrape import __version__
+from meshscrape.cli.words import VARIABLE
 from meshscrape.errors import MeshscrapeError
 
 GROUPS = {
@@ -34,7 +35,7 @@ GROUPS = {
     },
     "Prometheus": {
         "prometheus-config": "Write scrape jobs or a complete Prometheus.",
-        "rules": "Write the alerting rules.",
+        "rules": "Write the alerting and recording rules.",
         "dashboard": "Write the Grafana dashboard.",
     },
     "Services": {
@@ -108,11 +109,14 @@ def meshscrape() -> None:
 meshscrape.params.append(_NO_COLOR)
 
 
-def main() -> None:
-    """Run the command line and exit; an error is one line on stderr and an exit code."""
+def main(program: str = "meshscrape") -> None:
+    """Run the command line and exit; an error is one line on stderr and an exit code.
+
+    `program` is how the user calls it, for the usage lines.
+    """
     _replace_closed_streams()
     try:
-        code = meshscrape.main(prog_name="meshscrape", standalone_mode=False)
+        code = meshscrape.main(prog_name=program, complete_var=VARIABLE, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         _leave(2)

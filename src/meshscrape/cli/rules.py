@@ -1,8 +1,9 @@
-"""`meshscrape rules`: print the alerting rules as a Prometheus rules file or a PrometheusRule."""
+"""`meshscrape rules`: print alerting and recording rules, as a rules file or as a PrometheusRule."""
 
 from __future__ import annotations
 
 import re
+import sys
 
 import click
 
@@ -95,7 +96,9 @@ def command(
     runbook: str,
     cluster_label: str,
 ) -> int:
-    """Print the alerting rules; docs/runbook.md has a section for each alert.
+    """Print the alerting rules, and the recording rules of `meshscrape dashboard --recorded`.
+
+    docs/runbook.md has a section for each alert, and `meshscrape explain --code ALERT` prints it.
 
     Exit codes: 0 written, 2 could not run.
     """
@@ -110,6 +113,12 @@ def command(
         runbook=runbook,
         cluster_label=cluster_label,
     )
+    if "://" not in runbook:
+        print(
+            "meshscrape: the alerts' runbook_url is relative; say with --runbook-url where you serve"
+            " docs/runbook.md",
+            file=sys.stderr,
+        )
     chosen = {**key_values(labels, "--label"), **MANAGED_LABELS}
     if target == "file":
         print(rules_file(options), end="")

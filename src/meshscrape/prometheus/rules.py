@@ -1,4 +1,4 @@
-"""Alerting rules for secured scraping: a file of Prometheus, or a PrometheusRule.
+"""Alerting and recording rules for secured scraping: a file of Prometheus, or a PrometheusRule.
 
 Metrics come from Prometheus itself, from Istio's agent or meshscrape's (the same names), from Envoy, from the
 scrape proxy and from `meshscrape verify --watch`. A rule whose metrics are not exported stays silent.
@@ -16,14 +16,11 @@ from meshscrape.istio.names import MONITORING_V1
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.limits import SAMPLE_LIMIT
+from meshscrape.prometheus.recorded import GROUP, RECORDINGS
+from meshscrape.prometheus.selectors import PLAINTEXT, SECURE, SECURE_PORTS
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
-SECURE = 'job=~"istio-secure-.+"'
-# A derived job keeps the plaintext job's name, so its targets are recognised by Istio's secure ports.
-SECURE_PORTS = 'instance=~".+:(15091|15092)"'
 _PORT_OF = {MERGED_JOB: SECURE_MERGED, ENVOY_JOB: SECURE_STATS}
-# Plaintext ports of a proxy. ztunnel only has 15020.
-PLAINTEXT = 'instance=~".+:(15020|15090)",app!="ztunnel"'
 # Reasons that mean that another workload than the expected one answers.
 IDENTITY_REASONS = ("wrong-identity", "untrusted-certificate", "plaintext-server")
 # Reasons that need action. The others occur when workloads start, stop or are busy; if they last, the target
@@ -88,7 +85,7 @@ def _by_cluster(expression: str, label: str) -> str:
 
 
 def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
-    """Return the list for `groups`, of a rules file and of a PrometheusRule alike."""
+    """Return the groups of alerts."""
     groups = {
         "meshscrape-targets": _targets(options),
         "meshscrape-certificates": _certificates(options),
@@ -103,9 +100,19 @@ def rule_groups(options: RuleOptions) -> list[dict[str, Any]]:
     ]
 
 
+def all_groups(options: RuleOptions) -> list[dict[str, Any]]:
+    """Return the list for `groups`, of a rules file and of a PrometheusRule alike: recordings and alerts."""
+    label = options.cluster_label
+    rules = [
+        {**each.rule(), "expr": _by_cluster(each.expression, label) if label else each.expression}
+        for each in RECORDINGS
+    ]
+    return [{"name": GROUP, "rules": rules}, *rule_groups(options)]
+
+
 def rules_file(options: RuleOptions) -> str:
     """Return the rules as a file for Prometheus' `rule_files`."""
-    return "# Made by meshscrape.\n" + dump({"groups": rule_groups(options)})
+    return "# Made by meshscrape.\n" + dump({"groups": all_groups(options)})
 
 
 def prometheus_rule(
@@ -116,7 +123,7 @@ def prometheus_rule(
         "apiVersion": MONITORING_V1,
         "kind": "PrometheusRule",
         "metadata": {"name": name, "namespace": namespace, "labels": dict(labels)},
-        "spec": {"groups": rule_groups(options)},
+        "spec": {"groups": all_groups(options)},
     }
 
 

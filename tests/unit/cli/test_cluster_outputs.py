@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from meshscrape.cli import dashboard, prometheus_config, rules
 from meshscrape.errors import InputError
 from meshscrape.prometheus.kubernetes_sd import ClusterJobs, drop_secured, secure_jobs
-from meshscrape.prometheus.rules import RuleOptions, rule_groups
+from meshscrape.prometheus.rules import RuleOptions, all_groups
 from support.schemas import assert_valid
 from support.upstream import needs_upstream
 
@@ -100,7 +100,7 @@ def test_an_existing_configuration_keeps_its_text(tmp_path: Path) -> None:
 def test_rules_as_a_file_with_thresholds() -> None:
     """Durations as Go writes them."""
     text = printed(rules.command, "--certificate-left", "90m", "--root-left", "48h")
-    assert yaml.safe_load(text) == {"groups": rule_groups(RuleOptions(5400, 172800))}
+    assert yaml.safe_load(text) == {"groups": all_groups(RuleOptions(5400, 172800))}
 
 
 @needs_upstream

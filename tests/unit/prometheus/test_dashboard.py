@@ -6,7 +6,9 @@ import json
 from itertools import combinations
 from typing import Any
 
-from meshscrape.prometheus.rules import PLAINTEXT, SECURE, SECURE_PORTS, RuleOptions, rule_groups
+from meshscrape.prometheus.recorded import QUERIES, RECORDINGS, recorded_dashboard
+from meshscrape.prometheus.rules import RuleOptions, rule_groups
+from meshscrape.prometheus.selectors import PLAINTEXT, SECURE, SECURE_PORTS
 from support.dashboard import dashboard
 
 WIDTH = 24
@@ -77,6 +79,19 @@ def test_it_shows_moved_jobs_that_keep_their_label() -> None:
     assert by_name
     assert all(f"or {query.split('{')[0].rpartition('(')[2]}" in query for query in by_name)
     assert all(SECURE_PORTS in query for query in by_name)
+
+
+def test_the_recorded_dashboard_asks_for_recorded_series() -> None:
+    """Every query that has a recorded form is replaced, nothing else changes, and every recording is used."""
+    queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
+    assert set(QUERIES) <= set(queries)
+    recorded = json.loads(recorded_dashboard(json.dumps(BOARD)))
+    panels = [panel for panel in recorded["panels"] if panel["type"] != "row"]
+    found = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert found == [QUERIES.get(query, query) for query in queries]
+    assert all(sum(each.name in query for query in found) > 1 for each in RECORDINGS)
+    for panel, old in zip(recorded["panels"], BOARD["panels"], strict=True):
+        assert {**panel, "targets": 0} == {**old, "targets": 0}
 
 
 def test_alerts_have_distinct_names_and_known_severities() -> None:

@@ -12,6 +12,7 @@ from meshscrape.prometheus.rules import (
     IDENTITY_REASONS,
     POLICY_REASONS,
     RuleOptions,
+    all_groups,
     prometheus_rule,
     rule_groups,
     rules_file,
@@ -24,7 +25,7 @@ DOCUMENT = Path(__file__).parents[3] / "docs/prometheus.md"
 
 def test_the_file_is_the_groups() -> None:
     """YAML that Prometheus takes as a rules file."""
-    assert yaml.safe_load(rules_file(RuleOptions())) == {"groups": rule_groups(RuleOptions())}
+    assert yaml.safe_load(rules_file(RuleOptions())) == {"groups": all_groups(RuleOptions())}
 
 
 @needs_upstream
@@ -33,7 +34,7 @@ def test_the_object_is_valid() -> None:
     rule = prometheus_rule(RuleOptions(), "mesh", "monitoring", {"release": "kube"})
     assert_valid(rule)
     assert rule["metadata"]["labels"] == {"release": "kube"}
-    assert rule["spec"]["groups"] == rule_groups(RuleOptions())
+    assert rule["spec"]["groups"] == all_groups(RuleOptions())
 
 
 def test_thresholds_reach_the_expressions() -> None:

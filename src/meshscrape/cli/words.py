@@ -1,0 +1,24 @@
+"""Completion of words, for kubectl; the shells' own scripts are written by `meshscrape completion`."""
+
+from __future__ import annotations
+
+from click.shell_completion import BashComplete
+
+VARIABLE = "_MESHSCRAPE_COMPLETE"
+# Directives of cobra's completion protocol: complete no file names, or let the shell do it.
+_NO_FILES, _FILES = ":4", ":0"
+
+
+def kubectl_words(arguments: list[str]) -> list[str]:
+    """Return what can stand for the last of the arguments, one a line, and the directive that ends the list.
+
+    kubectl expects this of a plugin's completion: kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins
+    """
+    from meshscrape.cli.main import meshscrape
+
+    *before, word = arguments or [""]
+    found = BashComplete(meshscrape, {}, "kubectl meshscrape", VARIABLE).get_completions(before, word)
+    plain = [
+        f"{each.value}\t{each.help}" if each.help else each.value for each in found if each.type == "plain"
+    ]
+    return [*plain, _NO_FILES if len(plain) == len(found) else _FILES]
