@@ -1,4 +1,4 @@
-"""What Istio's users write: annotations, ProxyConfig, environment settings, manifests. Pure.
+"""Read what users of Istio write: annotations, ProxyConfig, environment settings, YAML. All of it is pure.
 
-The CA protocol's messages live here too.
+The messages of the CA protocol live here too.
 """

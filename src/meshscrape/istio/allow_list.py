@@ -24,7 +24,7 @@ _DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class SpiffeScraper:
-    """One workload, known by exactly this SPIFFE ID in the URI SAN of its certificate."""
+    """A workload whose certificate has exactly this SPIFFE ID in its URI SAN."""
 
     id: SpiffeId
 
@@ -44,7 +44,7 @@ class TrustDomainScraper:
 
 @dataclass(frozen=True, slots=True)
 class DnsScraper:
-    """A certificate from outside the mesh, known by exactly this DNS SAN."""
+    """A client from outside the mesh whose certificate has exactly this DNS SAN."""
 
     name: str
 

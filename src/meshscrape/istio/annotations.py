@@ -57,8 +57,8 @@ class PodAnnotations:
     """What a pod's annotations say.
 
     `endpoints` are the application's own metrics endpoints. `include_inbound_ports` is None when all ports
-    are captured. `injected` is True when Istio's injector made the pod. Local commands are command lines by
-    container, with the empty name for the only container.
+    are captured. `injected` is True when Istio's injector made the pod. `local_commands` maps each
+    container's name to its command line; the empty name stands for the only container.
     """
 
     proxy_config: ProxyConfig = field(default_factory=ProxyConfig)
@@ -90,7 +90,8 @@ def parse_annotations(annotations: Mapping[str, str], where: Where = "") -> PodA
     config_place = _place(where, names.PROXY_CONFIG_ANNOTATION)
     config = parse_proxy_config(annotations.get(names.PROXY_CONFIG_ANNOTATION, ""), config_place)
     merge = _boolean(annotations, names.MERGE_METRICS, where) is not False
-    # Without merging, a reserved port leads Prometheus to the proxy itself, which is no mistake.
+    # Without merging, the annotations may lead Prometheus to a port of the proxy itself; that is not a
+    # mistake.
     agents = {config.status_port or ports.MERGED} if merge else ports.RESERVED
     return PodAnnotations(
         proxy_config=config,
@@ -138,9 +139,9 @@ def _refuse_misspelt(name: str, where: Where) -> None:
 def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: Where) -> tuple[ScrapeSource, ...]:
     """Return the application's endpoints, as the injector understands the annotations.
 
-    As Istio: everything but a false `scrape` counts as yes, a list of targets wins over the single endpoint,
-    and a port that is already one of the `agents` means that the injector (or a careful user) has rewritten
-    the annotations for Prometheus: then they say nothing about the application.
+    The rules are Istio's. Every value of `scrape` except false counts as true. A list of targets wins over
+    the single endpoint. A port of `agents` means that the injector or the user has already pointed the
+    annotations at the agent; then they say nothing about the application.
     """
     targets = annotations.get(names.SCRAPE_TARGETS)
     listed = parse_scrape_targets(targets, _place(where, names.SCRAPE_TARGETS)) if targets is not None else ()
@@ -160,7 +161,7 @@ def _endpoints(annotations: Mapping[str, str], agents: Set[int], where: Where) -
         (names.PROMETHEUS_PATH, path),
         (names.PROMETHEUS_SCHEME, annotations.get(names.PROMETHEUS_SCHEME, "")),
     ):
-        # Check each alone first, so that the error names the wrong annotation.
+        # Check each annotation alone first, so that the error names the wrong one.
         make_source(
             value if name == names.PROMETHEUS_PORT and value else DEFAULT_PORT,
             value if name == names.PROMETHEUS_PATH else "",

@@ -28,8 +28,8 @@ _LONGEST = 2**63 - 1  # nanoseconds; Go's time.Duration is an int64
 def parse_duration(text: str, where: Where = "") -> timedelta:
     """Return the duration that `text` spells as Go's `time.ParseDuration` reads it, to the microsecond.
 
-    Negative durations are valid Go and are returned as such. Raises InputError at `where` for anything that
-    Go refuses: a missing unit, days, spaces, more than about 292 years.
+    Negative durations are valid Go and are returned as such. Raises InputError at `where` for text that Go
+    refuses: a missing unit, days, spaces, more than about 292 years.
     """
     # The limit also bounds the work on hostile input; no sensible duration is nearly as long.
     if len(text) > 64 or _DURATION.fullmatch(text) is None:

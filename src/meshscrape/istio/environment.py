@@ -82,7 +82,10 @@ def parse_address(text: str, where: Where) -> str:
 
 
 def parse_ca_address(text: str, where: Where) -> str:
-    """Return `text` when it is HOST:PORT with a DNS name, an IPv4 or a bracketed IPv6 address as its host."""
+    """Return `text` if it is HOST:PORT; else raise InputError.
+
+    The host is a DNS name, an IPv4 address or an IPv6 address in brackets.
+    """
     parts = split_host_port(text)
     if parts is None:
         raise InputError(
@@ -94,7 +97,7 @@ def parse_ca_address(text: str, where: Where) -> str:
         parse_address(host, where)
     elif len(host) > 253 or _HOST.fullmatch(host) is None:
         raise InputError(
-            f"{shorten(host)} is not a host",
+            f"{shorten(host)} is not a host name or an IP address",
             where=where,
             remedy="write a DNS name, an IPv4 address or an IPv6 address in brackets before the port",
         )
@@ -102,7 +105,7 @@ def parse_ca_address(text: str, where: Where) -> str:
 
 
 class Environment:
-    """Environment variables, read by type. An empty variable counts as not set."""
+    """Typed access to environment variables. An empty variable counts as not set."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
@@ -151,7 +154,7 @@ class Environment:
         return int(text)
 
     def path(self, name: str) -> Path | None:
-        """Return a path of the file system, or None when the variable is not set."""
+        """Return a file system path, or None when the variable is not set."""
         value = self.text(name)
         if not value:
             return None

@@ -1,6 +1,6 @@
 """YAML documents of Kubernetes objects, with the line of every field for error messages.
 
-Loading is safe: it gives plain data only, and the size of what aliases make is bounded.
+Loading is safe: the result is plain data, and aliases cannot make it arbitrarily large.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _QUOTE = "quote the value, without a tag"
 _MERGE = "tag:yaml.org,2002:merge"
 _BOOLEAN = "tag:yaml.org,2002:bool"
 
-# Called for what kubectl accepts and a strict reader refuses: a code, what it is, and its line from 1.
+# Receives what kubectl accepts and strict reading refuses: a code, a description, and the line from 1.
 Notice = Callable[[str, str, int], None]
 REPEATED_KEY = "repeated-key"
 NO_OBJECT = "no-object"
@@ -59,21 +59,21 @@ class Document:
         return Place(file=self.source, line=self.line) if self.line else Place(file=self.where)
 
 
-# What PyYAML raises for a text, and for a value that does not fit its tag (`!!int x`, `!!bool x`, `!!int ""`,
-# `!!timestamp x`, a date before the first year).
+# PyYAML raises these for text that it cannot parse, and for a value that does not fit its tag (`!!int x`,
+# `!!bool x`, `!!int ""`, `!!timestamp x`, a date before the first year).
 LOADER_ERRORS = (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, OverflowError)
 
 
 def load_documents(
     text: str, where: str, *, first_line: int = 1, notice: Notice | None = None
 ) -> list[Document]:
-    """Return the YAML documents of `text`, read from the file that `where` names; empty ones are left out.
+    """Return the YAML documents of `text`, without the empty ones; `where` names the file in errors.
 
-    Every document is a mapping with string keys. Timestamps stay the text that they are. `first_line` is the
-    line of the file where the text begins. Raises InputError with the file and line for YAML that cannot be
-    read, for tags and merge keys. A repeated key and a document that is no mapping are errors too. With
-    `notice` the text is read as kubectl does: merge keys count, of a repeated key the last value counts, and
-    what is no mapping is left out; `notice` is told about the last two.
+    Every document is a mapping with string keys. Timestamps stay text. `first_line` is the line of the file
+    where the text begins. Raises InputError with the file and line for YAML that cannot be read, for tags,
+    merge keys, repeated keys, and documents that are not mappings. With `notice` the text is read as kubectl
+    reads it: merge keys work, the last value of a repeated key counts, and a document that is not a mapping
+    is left out. `notice` is called for the last two.
     """
     try:
         check_yaml(text, where, first_line=first_line, on_repeated=_repeated(notice))
@@ -123,7 +123,7 @@ def _documents(
 
 
 def _no_mapping(node: yaml.Node) -> str:
-    """Return what a document is that is no object: `kubectl patch` and kustomize have lists of operations."""
+    """Describe a document that is not an object; `kubectl patch` and kustomize use lists of operations."""
     if isinstance(node, yaml.SequenceNode) and node.value and isinstance(node.value[0], yaml.MappingNode):
         keys = {key.value for key, _ in node.value[0].value if isinstance(key, yaml.ScalarNode)}
         if {"op", "path"} <= keys:
@@ -134,7 +134,7 @@ def _no_mapping(node: yaml.Node) -> str:
 class _Builder:
     """Turn one tree of nodes into plain data and note where each field was.
 
-    `lenient` reads merge keys and truth values as keys, which kubectl reads; else both are mistakes.
+    With `lenient`, merge keys work and truth values can be keys, as in kubectl; otherwise both are errors.
     """
 
     def __init__(self, loader: yaml.SafeLoader, source: str, first_line: int, lenient: bool) -> None:
@@ -200,7 +200,7 @@ class _Builder:
         try:
             return self._loader.construct_object(node)
         except LOADER_ERRORS:
-            # The value may be a secret with a wrong tag, so it is not shown.
+            # Do not show the value: it may be a secret with a wrong tag.
             kind = node.tag.rpartition(":")[2]
             self._refuse(node, f"a value is not of its YAML type {kind}", _QUOTE)
 
@@ -226,14 +226,14 @@ def unreadable(error: Exception, file: str, first_line: int = 1) -> InputError:
         return InputError(f"not YAML: {error.problem}{context}", where=place, remedy=remedy, code=code)
     if isinstance(error, RecursionError):
         return InputError("not YAML: nested too deeply", where=place, remedy=remedy, code=code)
-    # Other errors than the parser's show the value, which may be a secret.
+    # Show only the parser's own message: other errors contain the value, which may be a secret.
     known = isinstance(error, yaml.YAMLError) and str(error)
     first = str(error).splitlines()[0] if known else "a value is not of its type"
     return InputError(f"not YAML: {first}", where=place, remedy=remedy, code=code)
 
 
 def unsupported_tag(tag: str) -> str:
-    """Return what is wrong with a tag. A tag of the user's may be an unquoted secret: it is not shown."""
+    """Return the message for an unsupported tag, without a user's own tag: it may be an unquoted secret."""
     standard = tag.rpartition(":")[2] if tag.startswith("tag:yaml.org,") else ""
     return f"the YAML type {standard} is not supported" if standard else "a tag (!…) is not supported"
 
@@ -381,7 +381,7 @@ def spell(path: Path) -> str:
 
 
 def closest(name: str, known: Collection[str], cutoff: float = 0.8) -> str | None:
-    """Return the one of `known` that `name` was probably meant to be, or None."""
+    """Return the member of `known` that is most similar to `name`, or None when none is similar."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return near[0] if near else None
 

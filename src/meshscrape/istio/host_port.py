@@ -27,9 +27,9 @@ def split_host_port(text: str) -> tuple[str, str] | None:
 def parse_host_port(
     text: str, where: str = "", *, allow_zero: bool = False, example: str = "127.0.0.1:15094"
 ) -> tuple[str, int]:
-    """Return host (without brackets) and port of HOST:PORT. What the host is, is not checked.
+    """Return host (without brackets) and port of HOST:PORT. The host is not checked.
 
-    Raises InputError at `where` for anything else; `example` is what to write instead.
+    Raises InputError at `where` for other text; the remedy shows `example`.
     """
     parts = split_host_port(text)
     if parts is None or not parts[0]:

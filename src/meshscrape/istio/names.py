@@ -29,7 +29,7 @@ USER_VOLUME = "sidecar.istio.io/userVolume"
 USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
 TEMPLATES = "inject.istio.io/templates"
 
-# Annotations that Kubernetes itself counts in.
+# Kubernetes numbers the revisions of a Deployment in this annotation.
 DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
 
 # Annotations of meshscrape.

@@ -43,8 +43,8 @@ def parse_port(text: str, where: Where, allow_zero: bool = False) -> int:
     """Return the port number that `text` spells in plain decimal digits.
 
     Zero (a port that is off) is accepted only with `allow_zero`. Raises InputError at `where` for anything
-    else than a number from 1 to 65535: signs, spaces and leading zeros included, because Go, YAML and
-    Envoy read those differently.
+    but a number from 1 to 65535. Signs, spaces and leading zeros are refused too, because Go, YAML and Envoy
+    read them differently.
     """
     lowest = 0 if allow_zero else 1
     if _NUMBER.fullmatch(text) is None or not lowest <= int(text) <= HIGHEST:

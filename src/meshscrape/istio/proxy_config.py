@@ -27,7 +27,9 @@ KNOWN_FIELDS = (
 
 @dataclass(frozen=True, slots=True)
 class ProxyConfig:
-    """`metadata` is proxyMetadata: environment variables of the agent; `raw` is everything, as written.
+    """A pod's ProxyConfig.
+
+    `metadata` is proxyMetadata: environment variables of the agent. `raw` has all fields as written.
 
     `lines` are the lines of the variables within the text, from 1.
     """
@@ -38,7 +40,7 @@ class ProxyConfig:
 
     @property
     def status_port(self) -> int | None:
-        """Return the merged metrics port that it sets (statusPort), or None for the default."""
+        """Return the port of the merged metrics (statusPort), or None when it is not set."""
         port = self.raw.get("statusPort")
         return port if isinstance(port, int) else None
 
@@ -74,7 +76,7 @@ def _parse(yaml_text: str) -> ProxyConfig:
 
 @lru_cache(maxsize=4096)
 def read_proxy_config(yaml_text: str) -> tuple[Mapping[str, object], str]:
-    """Return the fields that `yaml_text` spells, and why they cannot be read (empty when they can).
+    """Return the fields of `yaml_text`, and the reason why they cannot be read (empty when they can).
 
     Pods of one workload have the same text, so results are cached.
     """

@@ -17,7 +17,7 @@ from meshscrape.istio.names import ISTIO_PROMETHEUS_ANNOTATIONS, SCRAPE_TARGETS
 from meshscrape.istio.ports import parse_port, refuse_reserved, shorten
 
 DEFAULT_PATH = "/metrics"
-# What pilot-agent takes when a pod asks to be scraped and names no port.
+# pilot-agent uses this port when a pod asks to be scraped and names no port.
 DEFAULT_PORT = "80"
 MAX_SOURCES = 64
 
@@ -45,10 +45,11 @@ def parse_prometheus_annotations_env(
 ) -> tuple[ScrapeSource, ...]:
     """Return the endpoints that ISTIO_PROMETHEUS_ANNOTATIONS declares, in their order.
 
-    As pilot-agent reads it: an object of strings `scrape`, `path`, `port`, and a list `targets` of
-    `port`/`path` which wins over the single endpoint when present; `"scrape": "false"` means none, an empty
-    path is /metrics, an empty port 80. `scheme` (http or https) is meshscrape's. Empty text is no endpoint.
-    Raises InputError at `where` for anything else, reserved ports and repeated endpoints included.
+    The format is pilot-agent's: an object of strings `scrape`, `path`, `port`, and a list `targets` of
+    `port`/`path`, which wins over the single endpoint. `"scrape": "false"` means no endpoint. An empty path
+    is /metrics, and an empty port is 80. `scheme` (http or https) is an addition of meshscrape. Empty text
+    means no endpoint. Raises InputError at `where` for anything else, for reserved ports and for repeated
+    endpoints.
     """
     if not json_text.strip():
         return ()
@@ -74,8 +75,8 @@ def parse_prometheus_annotations_env(
 def parse_scrape_targets(text: str, where: Where = _ANNOTATION_PLACE) -> tuple[ScrapeSource, ...]:
     """Return the endpoints of a list `port:path,port:path`, in their order; a missing path is /metrics.
 
-    As Istio 1.31 reads it: spaces around entries and empty entries are ignored. Raises InputError at `where`
-    for malformed or reserved ports, malformed paths and repeated endpoints, and for a list of nothing.
+    As in Istio 1.31, spaces around entries and empty entries are ignored. Raises InputError at `where` for
+    malformed or reserved ports, malformed paths and repeated endpoints, and for an empty list.
     """
     sources = []
     for entry in filter(None, (entry.strip() for entry in text.split(","))):

@@ -50,7 +50,7 @@ _FOREIGN_VARIABLES = frozenset({names.MESHSCRAPE_PROMETHEUS, names.MESHSCRAPE_PR
 
 _INBOUND_PLACE = Place(variable=names.MESHSCRAPE_INBOUND)
 _RSA_SIZES = ("2048", "3072", "4096")
-_INJECTED = "set it; in a pod the injector does"
+_INJECTED = "set it (in a pod, the injector sets it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,10 +116,10 @@ class AgentSettings:
 def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
     """Return the settings that `env` spells for an agent started as `proxy sidecar` or `proxy router`.
 
-    Names and meanings are Istio's (pilot-agent); those of MESHSCRAPE_* are meshscrape's. Unlike in Istio,
-    keys are ECDSA unless an RSA size is given, and an empty INBOUND_CAPTURE_PORTS leaves Envoy out. Raises
-    InputError naming the variable for every value that cannot be used, for ports that collide, and for
-    MESHSCRAPE_* variables that do not exist.
+    Names and meanings are those of Istio's pilot-agent; only MESHSCRAPE_* variables are meshscrape's own.
+    Unlike in Istio, keys are ECDSA unless an RSA size is given, and with an empty INBOUND_CAPTURE_PORTS the
+    agent runs no Envoy. Raises InputError naming the variable for values that cannot be used, for ports that
+    collide, and for unknown MESHSCRAPE_* variables.
     """
     if role not in get_args(Role):
         raise InputError(f"{shorten(role)} is not a role", where="proxy", remedy="write sidecar or router")
@@ -187,7 +187,8 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
 def parse_inbound(json_text: str, where: Where = _INBOUND_PLACE) -> tuple[InboundPort, ...]:
     """Return the ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
 
-    Empty text is no port. Raises InputError at `where`: unknown keys and modes, reserved and repeated ports.
+    Empty text is no port. Raises InputError at `where` for unknown keys and modes, and for reserved and
+    repeated ports.
     """
     if not json_text.strip():
         return ()
@@ -325,7 +326,7 @@ def _file_mode(environment: Environment, name: str) -> int:
     mode = int(text, 8)
     if mode & ~0o660 or not mode & 0o400:
         raise InputError(
-            f"mode {text} does not suit private keys",
+            f"mode {text} is not suitable for private keys",
             where=environment.place(name),
             remedy="write 0600, or 0640 to let one group read",
         )
@@ -333,7 +334,7 @@ def _file_mode(environment: Environment, name: str) -> int:
 
 
 def _check_ports(settings: AgentSettings) -> None:
-    """Raise InputError for two listeners on one port, and for a reserved port that serves another purpose."""
+    """Raise InputError for two listeners on one port, and for a reserved port used for another purpose."""
     listeners = (
         (names.ENVOY_PROMETHEUS_PORT, settings.stats_port, ports.STATS),
         (names.STATUS_PORT, settings.merged_port, ports.MERGED),
@@ -377,9 +378,9 @@ def _check_files(settings: AgentSettings) -> None:
     certificates, own = settings.output_certs, settings.state_dir
     if certificates is not None and (certificates == own or own in certificates.parents):
         raise InputError(
-            "the directory is inside the agent's own",
+            "the directory is inside the agent's own directory",
             where=Environment.place(names.OUTPUT_CERTS),
-            remedy="write a directory beside MESHSCRAPE_AGENT_DIR",
+            remedy="write a directory outside MESHSCRAPE_AGENT_DIR",
         )
     if settings.routes_file is not None and settings.role != "router":
         raise InputError(

@@ -1,8 +1,9 @@
 """Versions of Istio's proxies and control planes, as image tags spell them.
 
-Known are the tags of Istio and of vendors: `1.31.0`, `1.31.0-rc.0-distroless`, `1.31-alpha.<hash>`, Google's
+These forms of tags are recognised: `1.31.0`, `1.31.0-rc.0-distroless`, `1.31-alpha.<hash>`, Google's
 `1.11.2-asm.17`, Solo's `1.29.2-solo`, Alibaba Cloud's `v1.14.3.47-ga31201346f-aliyun` (the fourth number is
-their own patch). For a tag without a version (`latest`, a digest) it is unknown; it is never guessed.
+their own patch). A tag without a version (`latest`) and a digest give an unknown version; it is never
+guessed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 _VARIANTS = ("-distroless", "-debug")
-# Only 1.x: OpenShift's Service Mesh tags its images 2.x and 3.x, which are other versions of Istio.
+# Only 1.x: OpenShift Service Mesh numbers its images 2.x and 3.x, which are not Istio's numbers.
 _TAG = re.compile(
     r"v?(?P<numbers>1\.[0-9]{1,3}(?:\.[0-9]{1,4}){0,2})(?:-(?P<suffix>[A-Za-z0-9][A-Za-z0-9._-]*))?"
 )
@@ -23,7 +24,7 @@ _OTHER_PROXIES = ("ztunnel", "agentgateway", "envoy")
 
 @dataclass(frozen=True, slots=True)
 class IstioVersion:
-    """A version; `numbers` is None when it is unknown. `text` is what it was read from, for people.
+    """A version; `numbers` is None when it is unknown. `text` is the tag or image that it was read from.
 
     `prerelease` is `rc.0` and the like; `vendor` is `aliyun`, `asm` (Google's), `solo` or another suffix.
     """
@@ -41,7 +42,7 @@ class IstioVersion:
     def at_least(self, version: str) -> bool | None:
         """Return whether this is `version` (`1.31`, `1.22.3`) or newer; None when it is unknown.
 
-        A pre-release counts as its release: features are in it, though they may still change.
+        A pre-release counts as its release: it has the same features, although they may still change.
         """
         if self.numbers is None:
             return None
@@ -90,7 +91,7 @@ def split_image(image: str) -> tuple[str, str]:
 def image_version(image: str) -> IstioVersion:
     """Return the Istio version of an image; unknown when it is neither Istio's proxy nor istiod.
 
-    `envoyproxy/envoy:v1.31.0` has a number too, but of Envoy; ztunnel and agentgateway have no Envoy.
+    The number of `envoyproxy/envoy:v1.31.0` is a version of Envoy. ztunnel and agentgateway contain no Envoy.
     """
     repository, tag = split_image(image)
     name = repository.rpartition("/")[2]

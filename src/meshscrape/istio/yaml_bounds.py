@@ -1,8 +1,8 @@
-"""Look at a YAML text before it becomes data: how deep it is, how much its aliases repeat, which keys recur.
+"""Check YAML text before it is loaded: its depth, the growth through aliases, repeated keys.
 
-Every reader of YAML that users wrote asks this first. Aliases can repeat a node exponentially often ("billion
-laughs"), and libyaml's composer recurses in C until the stack ends. So only the events of the text are looked
-at here: what an alias stands for is counted and never made.
+Every reader of YAML from users calls this first. Aliases can repeat a node exponentially often ("billion
+laughs"), and libyaml's composer recurses in C until the stack ends. The check therefore reads only parser
+events: it counts the nodes that an alias stands for and never builds them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from meshscrape.errors import InputError, Place
 from meshscrape.istio.ports import shorten
 
 MAX_DEPTH = 100
-# Nodes that aliases may add to the ones that are written out. No honest file comes near.
+# How many nodes aliases may add to the written ones. Honest files stay far below.
 MAX_REPEATED_NODES = 200_000
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -28,7 +28,7 @@ def check_yaml(text: str, file: str, *, first_line: int = 1, on_repeated: OnRepe
     """Raise InputError for a text that is nested too deeply, that aliases make huge, or that repeats a key.
 
     `file` names the text in errors, and `first_line` is the line of the file where it begins. With
-    `on_repeated`, a repeated key is told to it instead. Raises yaml.YAMLError for what is no YAML.
+    `on_repeated`, a repeated key is reported there instead. Raises yaml.YAMLError for text that is not YAML.
     """
     check = _Check(file, first_line, on_repeated)
     for event in yaml.parse(text, Loader=LOADER):
@@ -53,7 +53,7 @@ class _Check:
     first_line: int
     on_repeated: OnRepeated | None
     stack: list[_Collection] = field(default_factory=list)
-    # Size and height of what each anchor stands for; None while it is being read.
+    # Size and height of the node behind each anchor; None while the node is being read.
     anchors: dict[str, tuple[int, int] | None] = field(default_factory=dict)
     repeated_nodes: int = 0
 
@@ -101,12 +101,17 @@ class _Check:
             return  # The loader refuses an alias without an anchor.
         known = self.anchors[event.anchor]
         if known is None:
-            raise self._error("an alias repeats what it is part of", "remove it", event, "endless-alias")
+            raise self._error(
+                "an alias repeats the node that contains it", "remove it", event, "endless-alias"
+            )
         size, height = known
         self.repeated_nodes += size
         if self.repeated_nodes > MAX_REPEATED_NODES:
             raise self._error(
-                "the document is too large", "write its parts out, or use fewer aliases", event, "too-large"
+                "aliases make the document too large",
+                "write its parts out, or use fewer aliases",
+                event,
+                "too-large",
             )
         self._bound_depth(height, event)
         self._grow(size, height)

@@ -1,1 +1,1 @@
-"""A cluster from its objects alone: what is there (observe), what must change (plan), as files (render)."""
+"""Kubernetes objects: manifests and dumps, a view per kind, a pod's targets, a local mesh's manifests."""

@@ -24,7 +24,7 @@ from meshscrape.kube.views.service import ServicePort
 
 _OWN_NAMESPACES = ("meshscrape.io/", "prometheus.istio.io/", "proxy.istio.io/", "traffic.sidecar.istio.io/")
 
-# A field that is nearly one of the first list is a mistake, unless it is one of the second.
+# A field with nearly the name of one in the first list is an error, unless the second list has it.
 _POD_FIELDS = ("serviceAccountName", "containers", "initContainers")
 _POD_ALSO = ("serviceAccount", "ephemeralContainers")
 _CONTAINER_FIELDS = ("name", "env", "ports")
@@ -34,7 +34,7 @@ _DEPLOYMENT_FIELDS = ("replicas", "selector", "template")
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """Kind and name of an object; `root` is the whole document as a field, which knows its place."""
+    """Kind and name of an object; `root` is the whole document as a field with its place."""
 
     kind: str
     namespace: str
@@ -63,7 +63,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class DeclaredService:
-    """A Service as it is declared; `view` is what it says."""
+    """A Service with its place; `view` has its ports and its selector."""
 
     named: Named
     view: views.Service
@@ -196,7 +196,9 @@ def _containers(pod: Field, annotations: PodAnnotations, annotations_field: Fiel
     names = [item.text("name") for item in items]
     for item in items:
         if names.count(item.text("name")) > 1:
-            item.at("name").refuse("container-twice", "two containers have this name", "give each its own")
+            item.at("name").refuse(
+                "container-twice", "two containers have this name", "give each container its own name"
+            )
     commands = _commands(names, annotations, annotations_field)
     ports: set[int] = set()
     return tuple(_container(item, commands, ports) for item in items)
@@ -224,7 +226,7 @@ def _commands(names: list[str], annotations: PodAnnotations, place: Field) -> di
 
 
 def _container(item: Field, commands: Mapping[str, str], taken: set[int]) -> Container:
-    """Return one container; its ports are added to those that the pod's other containers have `taken`."""
+    """Return one container. Add its ports to `taken`, the ports of the pod's other containers."""
     item.no_misspelt(*_CONTAINER_FIELDS, also=_CONTAINER_ALSO)
     name = item.text("name")
     reading = Reading.of(item.value)
@@ -240,7 +242,7 @@ def _container(item: Field, commands: Mapping[str, str], taken: set[int]) -> Con
             place.refuse(
                 "port-twice",
                 f"port {port.number} is declared twice",
-                "containers of a pod share their ports: use another",
+                "use another port: the containers of a pod share one network",
             )
         taken.add(port.number)
         ports.append(ContainerPortSpec(port.name, port.number))

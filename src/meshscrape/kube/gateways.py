@@ -1,7 +1,7 @@
 """Gateway and VirtualService: where a gateway listens and which workloads it routes to.
 
 The local mesh serves plain HTTP for every host, with routes by path to one destination each. Everything else
-is refused and not ignored, because a route that is read in part leads to the wrong place.
+is refused, not ignored: a route that is read only in part would lead to the wrong place.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def resolve_gateways(
     services: Sequence[DeclaredService],
     workloads: Sequence[Workload],
 ) -> tuple[Gateway, ...]:
-    """Return what each gateway workload serves; a destination is a Service, else a workload of that name.
+    """Return the port and routes of each gateway workload; a destination is a Service or else a workload.
 
     Raises InputError for gateways that select no gateway workload, a workload with two ports, unknown
     gateways and destinations.
@@ -162,7 +162,11 @@ def resolve_gateways(
 
 
 def _refuse_hidden(gateway: GatewayObject, routes: Sequence[Route]) -> None:
-    """Raise InputError for a route that an earlier one hides: Istio never takes it, our gateway would."""
+    """Raise InputError for a route behind an earlier one that matches the same paths.
+
+    Istio takes the first route and never reaches the later one. The local gateway would reach it, because it
+    tries longer prefixes first.
+    """
     for index, route in enumerate(routes):
         for earlier in routes[:index]:
             if route.prefix.startswith(earlier.prefix):
@@ -202,7 +206,7 @@ def _selected(gateway: GatewayObject, workloads: Iterable[Workload]) -> list[Wor
 
 
 def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterable[DeclaredService]) -> int:
-    """Return the pod's port behind the Gateway's: as in Istio, a Service in front of the pod maps it."""
+    """Return the pod's port for the Gateway's port; as in Istio, a Service in front of the pod maps it."""
     port = gateway.port
     for service in services:
         if not service.selects(workload.namespace, workload.labels):
@@ -238,7 +242,7 @@ def _resolve(
     if workload.kind != "sidecar":
         route.destination.at("host").refuse(
             "no-mutual-tls",
-            f"{workload.namespace}/{workload.name} has no Envoy that takes mutual TLS",
+            f"{workload.namespace}/{workload.name} has no Envoy that accepts mutual TLS",
             "route to a workload with a sidecar",
         )
     port = _destination_port(route, service, workload)
@@ -272,7 +276,7 @@ def _destination_port(route: HttpRoute, service: DeclaredService | None, workloa
             return route.port
         if route.port is None and len(known) == 1:
             return known[0]
-    what = "which port is not said" if route.port is None else f"port {route.port} is not there"
+    what = "no port is given" if route.port is None else f"port {route.port} does not exist"
     raise InputError(
         what,
         where=place.place,

@@ -1,8 +1,8 @@
 """Read objects from the text of manifests and dumps, fast enough for a dump of a whole cluster.
 
 `kubectl get -A -o yaml` writes plain block style, and repeats much for every pod of a workload. The fast
-reader here takes that style apart line by line and reads equal blocks once, which also shares them in memory.
-Other YAML goes to the loader of `istio.fields`, which gives the same data.
+reader here parses that style line by line. It parses equal blocks once and shares the result in memory. Other
+YAML goes to the loader of `istio.fields`, which gives the same data.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What kubectl accepts although it looks like a mistake: where, what, and a code."""
+    """Something that kubectl accepts although it looks like a mistake: place, description and code."""
 
     place: Place
     what: str
@@ -67,11 +67,12 @@ class Notice:
 def load_manifests(
     lines: Iterable[str], where: str, notices: list[Notice] | None = None
 ) -> Iterator[Manifest]:
-    """Return the objects of one file's `lines` (with or without line ends), read from the file `where` names.
+    """Return the objects of one file's `lines` (with or without line ends); `where` names the file.
 
-    YAML (one or many documents, lists taken apart) or JSON. As kubectl does, of a repeated key the last value
-    counts; what is no object of a cluster is left out. Both are appended to `notices`. Raises InputError with
-    the place for what kubectl or the API server would refuse.
+    The lines are JSON or YAML with one or many documents; of a list, its items are returned. As in kubectl,
+    the last value of a repeated key counts. A document that is not an object of a cluster is left out. Both
+    cases are appended to `notices`. Raises InputError with the place for text that kubectl or the API server
+    would refuse.
     """
     reader = _Reader(where, [] if notices is None else notices)
     shared = SharedJson()
@@ -84,7 +85,7 @@ def load_manifests(
 
 
 def _split(lines: Iterable[str]) -> Iterator[_Part]:
-    """Return the documents, and a dumped list's items one by one: a dump is never in memory as a whole."""
+    """Yield each document, and each item of a dumped list, so that a dump is never in memory as a whole."""
     numbered = iter(enumerate((line.rstrip("\r\n") for line in lines), 1))
     for number, line in numbered:
         if not line.strip():
@@ -95,9 +96,9 @@ def _split(lines: Iterable[str]) -> Iterator[_Part]:
 
 
 def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Part]:
-    """Return the documents of YAML; `---` at the beginning of a line always ends one.
+    """Yield the documents of YAML; `---` at the beginning of a line always ends a document.
 
-    It cannot be part of a value: block scalars are indented, and quoted text must not have it there.
+    It cannot be part of a value: block scalars are indented, and quoted text must not contain it there.
     """
     gathered: list[str] = []
     in_items = False
@@ -122,7 +123,10 @@ def _split_yaml(numbered: Iterator[tuple[int, str]], start: int) -> Iterator[_Pa
 
 
 def _split_json(numbered: Iterator[tuple[int, str]]) -> Iterator[_Part]:
-    """Return the items of JSON as kubectl indents it; no string holds a line end, so indents tell where."""
+    """Yield the items of a JSON list as kubectl indents it.
+
+    A JSON string contains no line end, so the indentation shows where an item begins and ends.
+    """
     outside: list[str] = []
     gathered: list[str] = []
     start, item, after = 1, "", ""
@@ -168,7 +172,7 @@ class _Reader:
         yield from self.manifests(data, part.start)
 
     def strictly(self, part: _Part) -> Iterator[Manifest]:
-        """Return the objects of a part as the loader for any YAML reads it."""
+        """Return the objects of a part, read by the general YAML loader."""
         head = ["kind: List", "items:"] if part.is_item else []
         documents = load_documents(
             "\n".join([*head, *part.lines]),
@@ -184,7 +188,7 @@ class _Reader:
             yield from self.manifests(data, max(document.line, part.start))
 
     def manifests(self, data: Mapping[str, Any], line: int) -> Iterator[Manifest]:
-        """Return the objects in what a part spells, which begins on `line`."""
+        """Return the objects in the `data` of a part that begins on `line`."""
         for item, place in flatten(data, f"{self._source}:{line}"):
             if reason := reason_to_skip(item):
                 self._notices.append(Notice(Place(file=place), f"skipped, {reason}", SKIPPED))
@@ -311,7 +315,7 @@ class _Plain:
         return self._strict(f"value: {text}")["value"]
 
     def _odd(self, low: int, high: int) -> Mapping[str, Any]:
-        # Keep the indentation of a block scalar's lines, because the loader needs it.
+        # Keep the indentation of a block scalar's lines, because the general loader needs it.
         return self._strict("\n".join(self._lines[low:high]) + "\n")
 
     def _strict(self, text: str) -> Mapping[str, Any]:
@@ -320,7 +324,7 @@ class _Plain:
             try:
                 documents = load_documents(text, "")
             except InputError as error:
-                # The loader then reads the whole part again, and its error has the place.
+                # The general loader then reads the whole part again, and its error has the place.
                 raise _NotPlainError from error
             if len(documents) != 1 or len(documents[0].data) != 1:
                 raise _NotPlainError
@@ -330,7 +334,7 @@ class _Plain:
 
 
 def _named(data: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-    """Return an IstioOperator with a name: two files with one each are not the same object twice."""
+    """Give an IstioOperator without a name one made of its place, so that two files are two objects."""
     if not is_istio_operator(data) or dig(data, "metadata", "name"):
         return data
     name = "".join(letter if letter.isprintable() else "?" for letter in place)

@@ -44,7 +44,8 @@ _GIVEN = frozenset(
         names.MESHSCRAPE_INSIDE_ADDRESS,
     }
 )
-# Istio's variables that change what is exposed; with a misspelt one the default would stay silently.
+# These variables of Istio change what is exposed. A misspelt name is refused, because the default would
+# silently stay.
 _ISTIO_VARIABLES = (
     names.CA_ADDR,
     names.CA_ROOT_CA,
@@ -92,9 +93,9 @@ def parse_mesh(
 ) -> MeshSpec:
     """Return the mesh that the manifests in `documents` declare.
 
-    Every workload's settings are parsed as its agent parses them, so that this reports what would keep an
-    agent from starting, with the manifest's file and line. Raises InputError with the place of the first
-    mistake (`where` when there is no object to blame).
+    Every workload's settings are parsed as its agent parses them. A mistake that would keep an agent from
+    starting is thus reported with the manifest's file and line. Raises InputError with the place of the first
+    mistake (`where` when no object is at fault).
     """
     check_trust_domain(trust_domain)
     objects = _collect(documents)
@@ -245,7 +246,7 @@ def _check_services(deployment: Deployment, workload: Workload, services: Iterab
 
 
 def _check_settings(workload: Workload, deployment: Deployment, trust_domain: str) -> None:
-    # Only the machine gives names and addresses; any of them will do to try the other settings.
+    # Names and addresses are assigned when the mesh starts. To check the others, placeholders do.
     env = agent_environment(workload, trust_domain) | {
         names.POD_NAME: workload.name,
         names.INSTANCE_IP: "127.0.0.2",

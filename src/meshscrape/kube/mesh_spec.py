@@ -26,7 +26,7 @@ __all__ = [
     "load_documents",
 ]
 
-# credentials: a sidecar without Envoy, which only gets the workload's certificate.
+# credentials: a sidecar without Envoy, which only fetches the workload's certificate.
 Kind = Literal["sidecar", "gateway", "credentials"]
 
 
@@ -40,7 +40,7 @@ class ContainerPortSpec:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """An application container; `command_line` is run in its place on this machine, None means nothing is."""
+    """An application container; `command_line` runs in its place on this machine, None runs nothing."""
 
     name: str
     command_line: str | None = None
@@ -70,7 +70,7 @@ class Workload:
 
     @property
     def role(self) -> Role:
-        """Return what its agent is started as: `proxy sidecar` or `proxy router`."""
+        """Return the role of its agent: it is started as `proxy sidecar` or `proxy router`."""
         return "router" if self.kind == "gateway" else "sidecar"
 
     def spiffe_id(self, trust_domain: str) -> SpiffeId:
@@ -134,7 +134,7 @@ def agent_environment(workload: Workload, trust_domain: str) -> dict[str, str]:
     """Return the environment variables that the injector would give to the workload's agent.
 
     They come from the pod: proxyMetadata, scrape annotations, statusPort, ports, namespace and service
-    account. The caller adds what only the machine knows (POD_NAME, INSTANCE_IP, CA_ADDR, files).
+    account. The caller adds the values of the running mesh (POD_NAME, INSTANCE_IP, CA_ADDR, files).
     """
     env = dict(workload.pod_env)
     if (status_port := workload.annotations.proxy_config.status_port) is not None:

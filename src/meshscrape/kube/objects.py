@@ -113,7 +113,7 @@ class Inventory:
 def load_inventory(documents: Iterable[Document | Manifest]) -> Inventory:
     """Return the inventory of all objects in `documents`; lists (`kind: List`, `PodList`) are taken apart.
 
-    Raises InputError for what is no object, and for two different objects of the same reference.
+    Raises InputError for data that is not an object, and for two different objects with one reference.
     """
     found: dict[Ref, Manifest] = {}
     for manifest in _manifests(documents):
@@ -154,7 +154,7 @@ def flatten(data: Object, where: str) -> Iterator[tuple[Object, str]]:
 
 
 def manifest_of(data: Object, where: str = "") -> Manifest:
-    """Return the object with its reference. Raise InputError at `where` for what is no object."""
+    """Return the object with its reference. Raise InputError at `where` for data that is not an object."""
     return Manifest(ref_of(data, where), data, where)
 
 
@@ -179,13 +179,13 @@ def ref_of(data: Object, where: str = "") -> Ref:
         raise InputError(
             f"{shorten(kind)!r} with control characters in its name",
             where=where,
-            remedy="correct the name; no API server takes it",
+            remedy="correct the name; no API server accepts it",
         )
     return found
 
 
 def stable(data: Object) -> dict[str, Any]:
-    """Return an object without its status and what changes by itself, to compare two readings of it."""
+    """Return an object without its status and volatile fields, to compare two readings of it."""
     metadata = {key: value for key, value in as_mapping(data.get("metadata")).items() if key not in _VOLATILE}
     notes = {key: value for key, value in annotations(data).items() if key != LAST_APPLIED}
     metadata.pop("annotations", None)
@@ -229,7 +229,7 @@ def annotations(data: Any) -> Mapping[str, str]:
 
 
 def _strings(value: Any) -> Mapping[str, str]:
-    """Return the values of a mapping that are strings; the API server takes no others."""
+    """Return the values of a mapping that are strings; the API server accepts no others."""
     found = as_mapping(value)
     if all(isinstance(each, str) for each in found.values()):
         return found
@@ -262,12 +262,12 @@ def containers(template: Any) -> Iterator[Mapping[str, Any]]:
 
 
 def oldest(manifests: Iterable[Manifest]) -> Manifest | None:
-    """Return the object that Istio takes of several: the oldest, then by name; None when there is none."""
+    """Return the object that Istio uses if there are several: the oldest, then by name; None without any."""
     return min(manifests, key=age, default=None)
 
 
 def age(manifest: Manifest) -> tuple[str, str]:
-    """Return a sort key that puts older objects first; objects of files, which have no time, come last."""
+    """Return a sort key that puts older objects first; objects from files have no time and come last."""
     created = dig(manifest.data, "metadata", "creationTimestamp", default="9999")
     return str(created), manifest.ref.name
 

@@ -1,4 +1,4 @@
-"""Tell from a pod alone where its metrics are over mutual TLS, and who must answer there."""
+"""Compute a pod's targets over mutual TLS and the SPIFFE IDs that must answer, from the pod alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CRON_JOB_RUN = re.compile(r"(.+)-[0-9]{8,10}")
 
 @dataclass(frozen=True, slots=True)
 class TargetMesh:
-    """What must be known of the mesh.
+    """The facts about the mesh that decide a pod's targets.
 
     `aliases` are other names of the trust domain: while it is being renamed, certificates may carry them.
     `policies` decide whether an application's own port speaks mutual TLS; without them it is no target.
@@ -44,10 +44,10 @@ class TargetMesh:
 
 @dataclass(frozen=True, slots=True)
 class SecurePort:
-    """What a pod says of one of its proxy's secure ports.
+    """The port number that a pod declares for one of its proxy's secure ports.
 
-    `announced` is the text of the annotation, None without one. `opened` is the port that the proxy's
-    variable asks for, None without a valid one. Proxies before 1.31 ignore the variable.
+    `announced` is the text of the annotation, or None. `opened` is the port that the proxy's variable asks
+    for, or None without a valid value. Proxies before 1.31 ignore the variable.
     """
 
     announced: str | None
@@ -77,10 +77,10 @@ class PodTarget:
 
 
 def absence_of(pod: Mapping[str, Any]) -> Absence | None:
-    """Return why a pod has no target now, or None when it has.
+    """Return why a pod has no target now, or None when it has one.
 
-    A pod counts as ready when its proxy is: an application that is not ready has metrics all the same, and
-    people need them then. Where the status says nothing about the proxy, a running pod counts as ready.
+    A pod counts as ready when its proxy is ready. An application that is not ready still has metrics, and
+    that is when they are needed. When the status does not mention the proxy, a running pod counts as ready.
     """
     if dig(pod, "metadata", "deletionTimestamp"):
         return "terminating"
@@ -102,8 +102,8 @@ def absence_of(pod: Mapping[str, Any]) -> Absence | None:
 def targets_of(pod: Mapping[str, Any], mesh: TargetMesh) -> tuple[PodTarget, ...]:
     """Return the targets of a pod; none while `absence_of` gives a reason.
 
-    A port is taken from the annotation that announces it, else from the variable that makes an injected proxy
-    open it. Raises InputError for a pod whose namespace or ServiceAccount can have no identity.
+    A port number comes from the annotation that announces it, else from the variable that makes an injected
+    proxy open it. Raises InputError for a pod whose namespace or ServiceAccount is not valid in a SPIFFE ID.
     """
     proxy = proxy_of(pod)
     if proxy is None or absence_of(pod) is not None:
@@ -124,9 +124,10 @@ def targets_of(pod: Mapping[str, Any], mesh: TargetMesh) -> tuple[PodTarget, ...
 
 
 def workload_name(pod: Mapping[str, Any]) -> str:
-    """Return the name of what a pod belongs to: its Deployment, CronJob or other controller, else its own.
+    """Return the name of a pod's Deployment, CronJob or other controller; without one, the pod's own name.
 
-    The names are told from the pod alone, as the relabelling of the generated scrape jobs does it.
+    The name is derived from the pod alone, exactly as the relabelling of the generated scrape jobs derives
+    it.
     """
     name = str(dig(pod, "metadata", "name", default=""))
     owners = as_list(dig(pod, "metadata", "ownerReferences"))
@@ -151,7 +152,7 @@ def _proxy_is_ready(pod: Mapping[str, Any]) -> bool:
 
 
 def secure_ports(pod: Mapping[str, Any], env: Mapping[str, str]) -> dict[Metrics, SecurePort]:
-    """Return what the annotations of a pod, and the environment of its proxy, say of its secure ports."""
+    """Return the secure ports that a pod's annotations and its proxy's environment declare."""
     announced = objects.annotations(pod)
     sources: tuple[tuple[Metrics, str, str], ...] = (
         ("merged", names.SECURE_PORT, names.ENVOY_SECURE_MERGED_METRICS_PORT),

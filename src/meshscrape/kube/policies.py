@@ -1,4 +1,4 @@
-"""The PeerAuthentication policies of a local mesh: what is unclear or protects nothing is a mistake."""
+"""The PeerAuthentication policies of a local mesh. A policy that is unclear or has no effect is an error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from meshscrape.kube.views.reading import refuse_faults
 class Policies:
     """All policies of a mesh.
 
-    Of several policies at one level Istio takes the oldest. Files do not tell the age, so two are refused.
+    Of several policies at one level, Istio uses the oldest. Files do not tell the age, so two policies at one
+    level are refused.
     """
 
     def __init__(self, declared: Iterable[Named]) -> None:
@@ -59,7 +60,7 @@ class Policies:
     def check_ports(self, workloads: Iterable[tuple[str, Mapping[str, str], set[int]]]) -> None:
         """Raise InputError for a policy that selects nothing, or a port that no selected workload declares.
 
-        `workloads` are namespace, labels and ports. Such a policy protects nothing, and nothing else says so.
+        `workloads` are namespace, labels and ports. Istio does not report such a policy, which has no effect.
         """
         known = list(workloads)
         for named, policy in self._policies:

@@ -1,4 +1,4 @@
-"""Which parts of a user's files are objects of a cluster, and what an API server would refuse in them."""
+"""Tell objects of a cluster from other documents in users' files; refuse what an API server refuses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from meshscrape.istio.names import ISTIO_INSTALL, NETWORKING_GROUP
 from meshscrape.istio.ports import shorten
 from meshscrape.kube.objects import Object, as_list, as_mapping, containers, dig, pod_template, template_path
 
-# Files of tools that look like objects of a cluster. They often lie beside manifests.
+# Configuration files of tools look like objects of a cluster and often lie beside manifests.
 _TOOLS = {
     "kind.x-k8s.io": "configuration of kind",
     "k3d.io": "configuration of k3d",
@@ -39,7 +39,7 @@ _CLUSTER_DOMAINS = (
 
 
 def reason_to_skip(data: Object) -> str:
-    """Return why `data` is no object of a cluster; empty when it is one, or should be one."""
+    """Return why `data` is not an object of a cluster; empty when it is one, or should be one."""
     version, kind = data.get("apiVersion"), data.get("kind")
     if version is None and kind is None:
         return "not an object: it has no apiVersion and kind"
@@ -69,7 +69,7 @@ def _is_named(data: Object) -> bool:
 
 
 def refuse_unquoted(data: Object, where: str) -> None:
-    """Raise InputError for a value that must be a string and is none: an API server refuses the object.
+    """Raise InputError for a value that is not a string although an API server requires one.
 
     YAML reads unquoted `true` and `9090` as other types, so this is a common mistake in annotations.
     """
@@ -85,7 +85,7 @@ def refuse_unquoted(data: Object, where: str) -> None:
 
 
 def _not_strings(data: Object) -> Iterator[tuple[Path, Any]]:
-    """Return the values, with their paths, that the API takes as strings only and that are none."""
+    """Return the values, with their paths, that are not strings although the API requires strings."""
     yield from _metadata(data, ())
     if data.get("kind") == "ConfigMap":
         yield from _values(data.get("data"), ("data",))

@@ -49,14 +49,14 @@ def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
 
 
 class LabelIndex(Generic[T]):
-    """Things that select pods of a namespace by labels, found without trying each of them."""
+    """An index of things that select a namespace's pods by labels; a lookup does not try each of them."""
 
     def __init__(self) -> None:
         self._by_label: dict[tuple[str, str, str], list[tuple[Mapping[str, object], T]]] = {}
         self._wide: dict[str, list[tuple[Mapping[str, object], T]]] = {}
 
     def add(self, namespace: str, selector: Mapping[str, object], thing: T) -> None:
-        """Add what `selector` (matchLabels and matchExpressions) selects; an empty one selects every pod."""
+        """Add `thing` under `selector` (matchLabels and matchExpressions); an empty one selects every pod."""
         entry = (selector, thing)
         for key, value in as_mapping(selector.get("matchLabels")).items():
             # One label is enough to find the entry; `matching` tries the whole selector.
@@ -65,7 +65,7 @@ class LabelIndex(Generic[T]):
         self._wide.setdefault(namespace, []).append(entry)
 
     def matching(self, namespace: str, labels: Mapping[str, str]) -> list[T]:
-        """Return what selects a pod with `labels`, in no particular order."""
+        """Return the things that select a pod with `labels`, in no particular order."""
         entries = list(self._wide.get(namespace, ()))
         for key, value in labels.items():
             entries += self._by_label.get((namespace, key, str(value)), ())

@@ -1,4 +1,4 @@
-"""Decode JSON so that equal parts are one object in memory, as the pods of a workload nearly are."""
+"""Decode JSON and keep equal parts once in memory, because the pods of a workload are nearly equal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class RepeatedKeyError(ValueError):
 class SharedJson:
     """A decoder that keeps each distinct part once, over all texts that it decodes.
 
-    What it returns must not be changed: a part belongs to many objects.
+    The caller must not change the result, because its parts belong to many objects.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class SharedJson:
     def _mapping(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = {key: self._shared(value) for key, value in pairs}
         if len(result) != len(pairs):
-            raise RepeatedKeyError("a key is there twice")
+            raise RepeatedKeyError("a key is repeated")
         # The index keeps these values alive, so their identities can stand for them.
         key = (*result, *map(id, result.values()))
         found: dict[str, Any] = self._parts.setdefault(key, result)

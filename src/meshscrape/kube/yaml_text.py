@@ -1,7 +1,7 @@
-"""Write objects as YAML as people do, and edit YAML of users without changing the rest of their text.
+"""Write objects as readable YAML, and edit users' YAML without changing the rest of the text.
 
 Annotations and ConfigMaps hold YAML of the user inside a string (`proxy.istio.io/config`, `prometheus.yml`).
-`rewrite` changes what differs there and leaves comments, order and style of the rest alone.
+`rewrite` changes only the fields that differ and keeps comments, order and style of the rest.
 """
 
 import json
@@ -50,14 +50,14 @@ def dump(data: Any) -> str:
 def load_text(text: str, where: str) -> Any:
     """Return the data of one YAML (or JSON) text of a user; None for an empty one.
 
-    Raises InputError at `where` and the line for text that cannot be read, that repeats a key, or that grows
-    without bound.
+    Raises InputError at `where` and the line for text that cannot be read, repeats a key, or has aliases that
+    make it too large.
     """
     if text.lstrip().startswith(("{", "[")):
         try:
             return json.loads(text, object_pairs_hook=_unrepeated)
         except (ValueError, RecursionError):
-            pass  # YAML's flow style begins like JSON; its reader knows the line of a mistake.
+            pass  # YAML's flow style begins like JSON. The YAML reader below knows the line of a mistake.
     try:
         check_yaml(text, where)
         return yaml.load(text, Loader=LOADER)  # noqa: S506 - a safe loader
@@ -75,8 +75,8 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def rewrite(text: str, wanted: Any) -> str:
     """Return `text` changed so that it spells `wanted`; comments and style stay where nothing differs.
 
-    New keys and list items go to the end of their mapping or list. JSON stays JSON. Where no such edit
-    gives exactly `wanted`, the text is written anew. Raises InputError for text that is no YAML.
+    New keys and list items go to the end of their mapping or list. JSON stays JSON. Where no such edit gives
+    exactly `wanted`, the text is written anew. Raises InputError for text that is not YAML.
     """
     old = load_text(text, "text")
     if not _differ(old, wanted):
@@ -223,7 +223,7 @@ def _flow(data: Any) -> str:
 
 
 def _differ(one: Any, other: Any) -> bool:
-    """Return whether two data differ, types included (`True` is not 1)."""
+    """Return whether two values differ, types included (`True` is not 1)."""
     if isinstance(one, Mapping) and isinstance(other, Mapping):
         return (list(one) != list(other) and set(one) != set(other)) or any(
             _differ(value, other[key]) for key, value in one.items()

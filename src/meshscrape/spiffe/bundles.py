@@ -20,8 +20,8 @@ WEAK_KEY = "weak-key"
 def load_bundle(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
     """Return the root certificates in `pem`, each once, in their order.
 
-    InputError naming `where` when there is none, when one is not a self-signed CA certificate (a leaf or an
-    intermediate in a bundle would be trusted as if it were a root), or has a weak key.
+    Raises InputError at `where` when there is none, when one is not a self-signed CA certificate, or when one
+    has a weak key. A leaf or an intermediate in a bundle would be trusted like a root.
     """
     bundle: dict[str, x509.Certificate] = {}
     for number, certificate in enumerate(load_certificates(pem, where), start=1):
@@ -55,11 +55,11 @@ def is_self_signed(certificate: x509.Certificate) -> bool:
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Return whether `issuer`'s name and key signed `certificate` (nothing about dates or constraints)."""
+    """Return whether `issuer` signed `certificate`, by name and key, whatever the dates and constraints."""
     if certificate.issuer != issuer.subject:
         return False
     try:
-        # Not `verify_directly_issued_by`: that refuses SHA-1, which Envoy accepts in a chain.
+        # `verify_directly_issued_by` does not serve: it refuses SHA-1, which Envoy accepts in a chain.
         _verify(certificate, issuer.public_key())
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False

@@ -18,7 +18,7 @@ from meshscrape.errors import InputError
 from meshscrape.spiffe.ids import SpiffeId, check_trust_domain
 from meshscrape.spiffe.keys import PrivateKey, PublicKey, check_public_key
 
-# Clocks of a mesh differ; a certificate is valid this long before it was issued.
+# Clocks of a mesh differ, so a certificate is valid from this long before it was issued.
 BACKDATE = timedelta(minutes=2)
 
 _HOST_NAME = re.compile(
@@ -33,7 +33,7 @@ class Signer:
     """A CA that can sign.
 
     `intermediates` are sent after each leaf: empty when `certificate` is a root, else `certificate` itself
-    and what lies between it and the root, in order. `roots` is the whole trust bundle.
+    and the certificates between it and the root, in order. `roots` is the whole trust bundle.
     """
 
     certificate: x509.Certificate
@@ -57,7 +57,10 @@ def make_csr(key: PrivateKey, spiffe_id: SpiffeId) -> bytes:
 
 
 def load_csr(pem: bytes) -> x509.CertificateSigningRequest:
-    """Return the signing request in `pem`; InputError for other text, a wrong signature or a weak key."""
+    """Return the signing request in `pem`.
+
+    Raises InputError for other text, a wrong signature or a weak key.
+    """
     try:
         csr = x509.load_pem_x509_csr(pem)
         key = csr.public_key()
@@ -87,8 +90,8 @@ def issue_leaf(
 ) -> x509.Certificate:
     """Return a workload certificate: one critical URI SAN, and no other name.
 
-    Valid from two minutes before `now` until `now + lifetime`, never longer than the signer's chain;
-    InputError when that has ended.
+    Valid from two minutes before `now` until `now + lifetime`, never longer than the signer's chain. Raises
+    InputError when that chain has expired.
     """
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(str(spiffe_id))]
     builder = _leaf(signer, public_key, names, _CERTIFICATE_USAGE)
@@ -108,7 +111,7 @@ def issue_server(
 
 
 def load_certificates(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
-    """Return every certificate in `pem`, in its order; InputError naming `where` when there is none."""
+    """Return every certificate in `pem`, in its order. Raise InputError at `where` when there is none."""
     try:
         return tuple(x509.load_pem_x509_certificates(pem))
     except ValueError:
@@ -123,8 +126,8 @@ def certificates_to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
 def identity_of(certificate: x509.Certificate) -> SpiffeId:
     """Return the SPIFFE ID of a workload certificate.
 
-    InputError unless it has exactly one URI SAN, which is a SPIFFE ID with a path, and is no CA certificate
-    (X509-SVID.md, sections 2, 3.1 and 5.2). Who signed it is not checked.
+    Raises InputError unless it has exactly one URI SAN, a SPIFFE ID with a path, and is not a CA certificate
+    (X509-SVID.md, sections 2, 3.1 and 5.2). The issuer is not checked.
     """
     try:
         extensions = certificate.extensions

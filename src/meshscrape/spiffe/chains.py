@@ -2,8 +2,8 @@
 
 `cryptography.x509.verification` refuses name constraints on URIs as unsupported, asks for extensions that
 BoringSSL does not ask for, and says little about which link is wrong. The rules here are those of
-`X509_verify_cert` for the purposes "TLS client" and "TLS server"; tests/integration/test_chains.py
-holds them against a real Envoy. One rule is stricter on purpose: an RSA key has at least 2048 bits.
+`X509_verify_cert` for the purposes "TLS client" and "TLS server"; tests/integration/test_chains.py compares
+them with a real Envoy. One rule is stricter on purpose: an RSA key has at least 2048 bits.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def path_to_root(
 ) -> tuple[x509.Certificate, ...]:
     """Return the certificates from `chain[0]` up to one of `roots`, both included.
 
-    The rest of `chain` are the intermediates that were sent, in any order. InputError naming `where`, whose
-    code is a `ChainFault`, unless a peer that trusts `roots` accepts the first one for all `purposes`.
+    The rest of `chain` are the intermediates that were sent, in any order. Raises InputError at `where`, with
+    a `ChainFault` as its code, unless a peer that trusts `roots` accepts `chain[0]` for all `purposes`.
     """
     path = _path(chain, roots, now)
     if path is None:
@@ -99,7 +99,7 @@ def path_to_root(
 def issuing_root(
     chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
 ) -> x509.Certificate | None:
-    """Return the root that `chain` leads to by its signatures, None without one (nothing else is checked)."""
+    """Return the root that `chain` leads to, or None; only signatures are checked."""
     path = _path(chain, roots, None)
     if path is None or not all(_signed(below, above) for below, above in pairwise(path)):
         return None
@@ -109,19 +109,19 @@ def issuing_root(
 def _path(
     chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], now: datetime | None
 ) -> tuple[x509.Certificate, ...] | None:
-    """Return the one path that BoringSSL looks at; it does not go back and try another."""
+    """Return the one path that BoringSSL considers; it does not go back and try another."""
     path = _path_without_root(chain, roots)
     if path[-1] in roots:
         return tuple(path)
     if _names_issuer(path[-1], path[-1]):
-        # It signed itself, and is not in the bundle: another root of its name does not vouch for it.
+        # The certificate is self-signed and not in the bundle. A root of its name does not vouch for it.
         return None
     candidates = [root for root in roots if _names_issuer(path[-1], root)]
     if not candidates:
         return None
     current = [root for root in candidates if now is None or _covers(root, now)] or candidates
-    # With one name and no key identifiers, nothing says which root BoringSSL tries; it tries one. So the
-    # worst case counts.
+    # Several roots with one name and no key identifiers: BoringSSL tries only one of them, and which one is
+    # not defined. Assume the worst case.
     return (*path, next((root for root in current if not _signed(path[-1], root)), current[0]))
 
 
@@ -141,7 +141,7 @@ def _path_without_root(
 
 
 def _names_issuer(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Return whether `issuer` is the one that `certificate` names: by name, key identifier and key usage."""
+    """Return whether `certificate` names `issuer` as its issuer: by name, key identifier and key usage."""
     if certificate.issuer != issuer.subject:
         return False
     usage = _extension(issuer, x509.KeyUsage)
@@ -165,7 +165,7 @@ def _faults(
         name = title(certificate, depth)
         yield from _own_faults(certificate, name, now)
         if depth == anchor:
-            # It is trusted because it is in the bundle: BoringSSL asks none of its other extensions.
+            # A root is trusted because it is in the bundle. BoringSSL checks none of its other extensions.
             continue
         yield from _extension_faults(certificate, name)
         if depth:
@@ -175,7 +175,11 @@ def _faults(
                 remedy = "let the CA issue it for client and server authentication"
                 yield f"{name} may not be used by a TLS {purpose} (key usage)", ChainFault.PURPOSE, remedy
         if not _signed(certificate, path[depth + 1]):
-            yield f"the signature of {name} is not right", ChainFault.SIGNATURE, "get a new one"
+            yield (
+                f"the signature of {name} does not match its issuer's key",
+                ChainFault.SIGNATURE,
+                "request a new certificate",
+            )
     if problem := name_fault(path):
         yield problem, ChainFault.NAMES, "use a name that the CA's name constraints permit"
 
@@ -215,11 +219,11 @@ def _extension_faults(certificate: x509.Certificate, name: str) -> Iterator[tupl
             one.oid for one in certificate.extensions if one.critical and one.oid not in _KNOWN_CRITICAL
         ]
     except (ValueError, x509.DuplicateExtension):
-        yield f"{name} has malformed extensions", ChainFault.EXTENSION, "get a new one"
+        yield f"{name} has malformed extensions", ChainFault.EXTENSION, "request a new certificate"
         return
     if unknown:
         yield (
-            f"{name} has a critical extension that is not known here ({unknown[0].dotted_string})",
+            f"{name} has an unknown critical extension ({unknown[0].dotted_string})",
             ChainFault.EXTENSION,
             "issue it without that extension",
         )
@@ -238,7 +242,7 @@ def _authority_faults(
         yield (
             f"{name} allows {basic.path_length} CAs below it, and {below} follow (path length)",
             ChainFault.PATH_LENGTH,
-            "issue from a CA that may have others below it",
+            "issue from a CA whose path length permits CAs below it",
         )
 
 
@@ -252,7 +256,7 @@ def _serves(certificate: x509.Certificate, purpose: Purpose, *, leaf: bool) -> b
 
 
 def title(certificate: x509.Certificate, depth: int = 0) -> str:
-    """Return how a message names a certificate of a chain."""
+    """Return the name that messages give to a certificate of a chain."""
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     if common:
         return f"the certificate {str(common[0].value)[:100]!a}"

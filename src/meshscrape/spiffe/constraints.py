@@ -9,7 +9,10 @@ from cryptography.x509.oid import NameOID
 
 
 def name_fault(path: Sequence[x509.Certificate]) -> str:
-    """Return which name of the path (leaf first) a CA above it does not permit; empty without one."""
+    """Return a message about the first name in `path` (leaf first) that a CA above it does not permit.
+
+    Return empty text when every name is permitted.
+    """
     for depth, certificate in enumerate(path):
         if depth and certificate.subject == certificate.issuer:
             continue
@@ -49,7 +52,8 @@ def _permitted(name: x509.GeneralName, constraints: x509.NameConstraints) -> boo
     if not isinstance(
         name, (x509.UniformResourceIdentifier, x509.DNSName, x509.DirectoryName, x509.RFC822Name)
     ):
-        # BoringSSL knows no constraints on other kinds, such as IP addresses: it refuses what they speak of.
+        # BoringSSL does not support constraints on other kinds of names, such as IP addresses. It refuses a
+        # certificate with a name of a constrained kind.
         return False
     if isinstance(name, x509.UniformResourceIdentifier) and not _host(name.value):
         return False

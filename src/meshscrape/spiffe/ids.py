@@ -25,7 +25,7 @@ _REMEDY = "write spiffe://TRUST_DOMAIN/ns/NAMESPACE/sa/SERVICE_ACCOUNT"
 class SpiffeId:
     """An identity: `trust_domain`, and `path` that is empty or starts with a slash.
 
-    An invalid one cannot be made: InputError for anything outside the specification.
+    Raises InputError for anything outside the specification, so that every SpiffeId is valid.
     """
 
     trust_domain: str
@@ -39,7 +39,7 @@ class SpiffeId:
 
     @classmethod
     def parse(cls, text: str) -> SpiffeId:
-        """Return the identity that `text` spells; InputError when `text` is not exactly a SPIFFE ID."""
+        """Return the identity that `text` spells. Raise InputError when `text` is not exactly a SPIFFE ID."""
         if not text.startswith(SCHEME):
             raise InputError(
                 f"{text[:200]!a} is not a SPIFFE ID: it does not start with {SCHEME}", remedy=_REMEDY
@@ -70,7 +70,7 @@ class SpiffeId:
 
 
 def workload_id(trust_domain: str, namespace: str, service_account: str) -> SpiffeId:
-    """Return the identity of a Kubernetes service account; InputError for names that Kubernetes refuses."""
+    """Return the identity of a service account. Raise InputError for names that Kubernetes refuses."""
     if not _LABEL.fullmatch(namespace):
         raise InputError(f"{namespace[:200]!a} is not a Kubernetes namespace")
     if len(service_account) > 253 or not all(_LABEL.fullmatch(part) for part in service_account.split(".")):

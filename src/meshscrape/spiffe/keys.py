@@ -14,7 +14,7 @@ PrivateKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 MIN_RSA_BITS = 2048
-# The time for verifying a signature grows with the key, and the caller chooses the key: so it has a bound.
+# Bound the length: verifying takes longer with a longer key, and the caller chooses the key.
 MAX_RSA_BITS = 8192
 
 
@@ -30,7 +30,7 @@ def generate_key(algorithm: Literal["ECDSA", "RSA"] = "ECDSA", rsa_bits: int = 2
 
 
 def key_to_pem(key: PrivateKey) -> bytes:
-    """Return the key as unencrypted PKCS #8 PEM: for files of mode 0600 only."""
+    """Return the key as unencrypted PKCS #8 PEM, for files of mode 0600 only."""
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -61,7 +61,7 @@ def test_a_document_from_elsewhere_needs_no_lines() -> None:
         ("a: *nobody\n", "m.yaml:1: not YAML: found undefined alias"),
         ("a: \x00\n", "m.yaml: not YAML: "),
         ("a: \ud800\n", "m.yaml: not YAML: "),
-        ("a: &a [*a]\n", "m.yaml:1: an alias repeats what it is part of"),
+        ("a: &a [*a]\n", "m.yaml:1: an alias repeats the node that contains it"),
         ("[" * 100_000, "m.yaml:1: nested too deeply"),
         ("a:\n  " + "{b: " * 200, "m.yaml:2: nested too deeply"),
     ],

@@ -1,1 +1,1 @@
-"""One typed view per kind of object. A view takes what can be used and notes the rest as faults."""
+"""One typed view per kind of object. A view keeps the usable fields and notes the others as faults."""

@@ -35,13 +35,13 @@ class PeerAuthentication:
 
     @property
     def ref(self) -> Ref:
-        """Return which object the policy is."""
+        """Return the reference of the policy's object."""
         return self.manifest.ref
 
 
 @dataclass(frozen=True, slots=True)
 class Mtls:
-    """The effective mode of a workload, the modes of single ports, and the policy that says so."""
+    """The effective mode of a workload, the modes of single ports, and the policy that sets them."""
 
     default: InboundMode = DEFAULT_MODE
     ports: Mapping[int, InboundMode] = field(default_factory=dict)

@@ -58,7 +58,7 @@ def container_ports(container: Reading) -> list[ContainerPort]:
 
 
 def env_variables(container: Reading) -> list[EnvVariable]:
-    """Return the variables of a container in their order; a name may be repeated, then the last counts."""
+    """Return the variables of a container in their order; of a repeated name, the last one counts."""
     found = []
     for item in container.items("env"):
         item.only("name", "value", "valueFrom")
@@ -88,7 +88,7 @@ def env_of(container: Any) -> dict[str, str]:
     for item in as_list(dig(container, "env")):
         name, value = dig(item, "name"), dig(item, "value")
         if isinstance(name, str) and value is not None:
-            # Manifests of users may hold numbers; the API server would refuse them.
+            # A user's manifest may have a number here, which the API server would refuse.
             found[name] = str(value)
     return found
 

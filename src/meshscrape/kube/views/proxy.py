@@ -19,9 +19,9 @@ _GATEWAY_TEMPLATE = "gateway"
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """An istio-proxy container as it is written. `role` is empty where the arguments do not tell.
+    """An istio-proxy container as it is written. `role` is empty when the arguments do not tell it.
 
-    A `complete` container has an image and arguments of its own, so that nothing needs to inject it.
+    A `complete` container has an image and arguments of its own and needs no injection.
     """
 
     container: Mapping[str, Any]
@@ -95,7 +95,7 @@ def written_metadata(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def running_version(pod: Mapping[str, Any], proxy: Proxy) -> IstioVersion:
-    """Return the version of a pod's proxy: of the image that runs, else of the one that the pod asks for."""
+    """Return the version of a pod's proxy: of the running image, else of the image in the pod's spec."""
     for place in ("initContainerStatuses", "containerStatuses"):
         for status in as_list(dig(pod, "status", place)):
             if dig(status, "name") == names.PROXY_CONTAINER:

@@ -1,7 +1,7 @@
-"""Read the fields of an object leniently: what cannot be used is left out and noted as a fault.
+"""Read the fields of an object leniently: leave out a field that cannot be used, and note a fault.
 
-A cluster's objects are observed as they are, so a wrong field must not end the reading. Where a wrong field
-is a mistake (the manifests of a local mesh), the caller raises the first fault (`refuse_faults`).
+One wrong field must not end the reading of a cluster's objects. Where it must (the manifests of a local
+mesh), the caller raises the first fault with `refuse_faults`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A field of an object while a view is made of it; faults of all fields go into one list."""
+    """A field of an object from which a view is made; the faults of all fields go into one list."""
 
     value: Any
     path: Path

@@ -22,7 +22,7 @@ class Sidecar:
 
     @property
     def ref(self) -> Ref:
-        """Return which object it is."""
+        """Return the reference of its object."""
         return self.manifest.ref
 
 
@@ -52,7 +52,8 @@ class Sidecars:
 
         More than one at the same level is a mistake: Istio does not define what the second does.
 
-        A Sidecar that selects the workload counts before its namespace's, that before the root namespace's.
+        A Sidecar that selects the workload comes first, then those of its namespace, then those of the root
+        namespace.
         """
         found = self._selecting.matching(namespace, labels)
         found = found or self._wide.get(namespace) or self._wide.get(self._root, [])
