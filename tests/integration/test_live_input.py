@@ -14,6 +14,7 @@ import pytest
 
 from support.addresses import free_port, loopback
 from support.applications import applications, header
+from support.documents import faults
 from support.mesh import meshscrape
 
 APPS = {"name": "apps", "preferredVersion": {"version": "v1"}}
@@ -155,3 +156,51 @@ def test_the_rights_of_a_verb_are_objects_to_apply() -> None:
     assert "kind: Role\n" in done.stdout
     assert "kind: ClusterRole\n" not in done.stdout
     assert "namespace: monitoring" in done.stdout
+
+
+ISTIOD = {
+    "metadata": {"name": "istiod", "namespace": "istio-system", "labels": {"app": "istiod"}},
+    "spec": {
+        "template": {
+            "metadata": {"labels": {"app": "istiod"}},
+            "spec": {"containers": [{"name": "discovery", "image": "docker.io/istio/pilot:1.31.0"}]},
+        }
+    },
+}
+VERSION = {"/version": {"gitVersion": "v1.37.2"}, "/apis/apps/v1/deployments": {"items": [ISTIOD]}}
+
+
+def versions(file: Path, *arguments: str) -> CompletedProcess[str]:
+    """Ask for the versions of the cluster of a kubeconfig."""
+    return meshscrape("version", "--kubeconfig", str(file), *arguments)
+
+
+def test_version_names_kubernetes_and_istio(tmp_path: Path) -> None:
+    with served(tmp_path, VERSION) as (_, file):
+        text, document = versions(file), versions(file, "-o", "json")
+        alone = versions(file, "--client", "-o", "json")
+    assert "kubernetes v1.37.2" in text.stdout
+    assert "istio 1.31.0" in text.stdout
+    told = json.loads(document.stdout)
+    assert faults(told, "Version") == []
+    plane = {"revision": "default", "namespace": "istio-system", "version": "1.31.0"}
+    assert told["cluster"]["istio"] == [plane]
+    assert "cluster" not in json.loads(alone.stdout)
+
+
+def test_version_of_a_cluster_whose_deployments_are_not_to_be_listed(tmp_path: Path) -> None:
+    forbidden = [(403, {"message": "deployments.apps is forbidden"})]
+    with served(tmp_path, VERSION | {"/apis/apps/v1/deployments": forbidden}) as (_, file):
+        done = versions(file, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert faults(told, "Version") == []
+    assert (told["cluster"]["kubernetes"], told["cluster"]["istio"]) == ("v1.37.2", None)
+
+
+def test_version_says_what_is_installed_when_the_cluster_does_not_answer(tmp_path: Path) -> None:
+    address = loopback()
+    done = versions(kubeconfig(tmp_path, f"http://{address}:{free_port(address)}"), "-o", "json")
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert faults(json.loads(done.stdout), "Version") == []

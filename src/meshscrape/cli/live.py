@@ -58,6 +58,12 @@ def refuse_cluster_options() -> None:
             )
 
 
+def cluster_is_chosen() -> bool:
+    """Return whether an option names the cluster."""
+    meta = click.get_current_context().meta
+    return any(meta.get(key) for key in (_KUBECONFIG, _CONTEXT))
+
+
 def live_inventory() -> Inventory:
     """Return the objects of the cluster that the options name, with progress on a terminal.
 

