@@ -38,6 +38,14 @@ _OPTIONS = (
         help="How to secure workloads; auto decides by the version of each proxy.",
     ),
     click.option(
+        "--scope",
+        type=click.Choice(["mesh", "namespace", "workload"]),
+        default="workload",
+        show_default=True,
+        help="Where native mode puts its settings: into each pod template, or into Istio's defaults for the "
+        "namespace or the mesh. Pods get defaults at their next restart.",
+    ),
+    click.option(
         "-n",
         "--namespace",
         "namespaces",
@@ -181,6 +189,7 @@ def make_intent(
 ) -> Intent:
     """Return what is wanted, from the values of `intent_options` without the files."""
     _check(options)
+    _check_scope(options["scope"], options["mode"], namespaces, selector)
     return Intent(
         namespaces=namespaces,
         selector=parse_selector(selector) if selector else None,
@@ -212,6 +221,25 @@ def _check(options: Mapping[str, Any]) -> None:
             f"{namespace!r} is not the name of a namespace",
             where="--prometheus-namespace",
             remedy="use lower-case letters, digits and -",
+        )
+
+
+def _check_scope(scope: str, mode: str, namespaces: Sequence[str], selector: str | None) -> None:
+    """Refuse a choice of workloads that is smaller than the scope of what the plan changes."""
+    if scope == "workload":
+        return
+    narrower = "--selector" if selector else "--namespace" if namespaces and scope == "mesh" else ""
+    if narrower:
+        raise InputError(
+            f"a default for the {scope} also reaches workloads outside {narrower}",
+            where="--scope",
+            remedy=f"omit {narrower}, or use a smaller scope",
+        )
+    if mode in ("bootstrap", "legacy"):
+        raise InputError(
+            f"Istio has no default for the {scope} in {mode} mode",
+            where="--scope",
+            remedy="use --scope workload",
         )
 
 

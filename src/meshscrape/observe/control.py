@@ -14,7 +14,7 @@ from meshscrape.istio.names import ASM_GROUP, ISTIO_INSTALL, PROXY_CONTAINER, RE
 from meshscrape.istio.proxy_config import proxy_metadata
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version, parse_version
 from meshscrape.kube import objects
-from meshscrape.kube.objects import Manifest
+from meshscrape.kube.objects import Inventory, Manifest
 from meshscrape.kube.views.pod import env_of
 from meshscrape.observe.cluster import TAG_LABEL, Cluster
 from meshscrape.observe.model import ControlPlane, Flavour, MeshSettings
@@ -81,7 +81,7 @@ def read_control(cluster: Cluster, given: IstioVersion) -> Control:
     flavour = _flavour(cluster)
     names, webhooks = _names(cluster)
     parts_of: dict[str, dict[str, Manifest]] = {}
-    for role, revision, manifest in _parts(cluster):
+    for role, revision, manifest in _parts(cluster.inventory):
         parts_of.setdefault(revision, {}).setdefault(role, manifest)
     for revision in names.values():
         parts_of.setdefault(revision, {})
@@ -93,8 +93,14 @@ def read_control(cluster: Cluster, given: IstioVersion) -> Control:
     return Control(tuple(planes), names, webhooks, flavour, given)
 
 
-def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
-    for deployment in cluster.inventory.of_kind("Deployment"):
+def injector_of(inventory: Inventory, revision: str) -> Manifest | None:
+    """Return the ConfigMap with the settings of a revision's injector; None if it is not in the dump."""
+    parts = _parts(inventory)
+    return next((each for role, of, each in parts if role == "injector" and of == revision), None)
+
+
+def _parts(inventory: Inventory) -> Iterator[tuple[str, str, Manifest]]:
+    for deployment in inventory.of_kind("Deployment"):
         if is_istiod(deployment):
             labels = objects.labels(deployment.data)
             yield (
@@ -102,7 +108,7 @@ def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
                 labels.get(REVISION) or _revision_of_name(deployment.ref.name, "istiod"),
                 deployment,
             )
-    for config_map in cluster.inventory.of_kind("ConfigMap", ""):
+    for config_map in inventory.of_kind("ConfigMap", ""):
         data = objects.as_mapping(config_map.data.get("data"))
         name = config_map.ref.name
         labels = objects.labels(config_map.data)
@@ -110,7 +116,7 @@ def _parts(cluster: Cluster) -> Iterator[tuple[str, str, Manifest]]:
             yield "mesh", labels.get(REVISION) or _revision_of_name(name, "istio"), config_map
         elif name.startswith(_INJECTOR) and "values" in data:
             yield "injector", labels.get(REVISION) or _revision_of_name(name, _INJECTOR), config_map
-    for operator in cluster.inventory.of_kind("IstioOperator", ISTIO_INSTALL):
+    for operator in inventory.of_kind("IstioOperator", ISTIO_INSTALL):
         yield "operator", str(objects.dig(operator.data, "spec", "revision", default=DEFAULT)), operator
 
 

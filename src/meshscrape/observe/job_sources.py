@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 
 from meshscrape.errors import InputError
@@ -17,6 +18,9 @@ from meshscrape.observe.model import Scraper
 from meshscrape.observe.monitors import SERVERS, monitor_jobs
 from meshscrape.observe.victoria_metrics import AGENTS, victoria_jobs
 
+# The key as YAML or JSON spells it.
+_JOBS = re.compile(r"""scrape_configs["']?\s*:""")
+
 
 def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[DeclaredJob], list[Unreadable]]:
     """Return all jobs that the objects declare, and the configurations that cannot be read."""
@@ -25,7 +29,7 @@ def read_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> tuple[list[Dec
     by_config = {scraper.config: scraper for scraper in scrapers if scraper.config}
     for manifest in cluster.inventory.of_kind("ConfigMap", ""):
         data = objects.as_mapping(manifest.data.get("data"))
-        texts = [text for text in data.values() if isinstance(text, str) and "scrape_configs:" in text]
+        texts = [text for text in data.values() if isinstance(text, str) and _JOBS.search(text)]
         scraper = by_config.get(manifest.ref)
         _add(manifest.ref, texts, scraper, jobs, problems)
     _additional(cluster, scrapers, jobs, problems)

@@ -8,11 +8,13 @@ from functools import partial
 from meshscrape.istio.names import METRICS_LOCALHOST_ACCESS_ONLY
 from meshscrape.kube.objects import Ref
 from meshscrape.observe.model import ObservedJob
+from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.model import Gate, Missing, Refused
 from meshscrape.plan.reads import unexplained
+from meshscrape.plan.scope import close_wide, place_of, refresh, settled_places
 from meshscrape.plan.scrapers import blocks_hardening
 from meshscrape.plan.workloads import (
     LOCALHOST_ONLY_SINCE,
@@ -36,39 +38,65 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
     `moved` are the scrape jobs that the secured pods leave; `scraped`: a scraper reads the secure ports.
     """
     unseen = tuple(_unseen(context))
+    waits = partial(_waits, context, moved, scraped, unseen)
+    targets = [
+        target
+        for target in context.targets
+        if not target.workload.metrics.hardened and _possible(context, target)
+    ]
+    # The places first: what they close needs no change of its own.
+    places = settled_places(context, waits)
+    closed = {place for place, missing in places.items() if not missing and close_wide(context, place)}
+    if closed:
+        refresh(context)
+    found = {target.ref: target for target in context.targets}
     planned: dict[tuple[Missing, ...], list[Ref]] = {}
     waiting: dict[tuple[Missing, ...], list[Ref]] = {}
-    for target in context.targets:
-        if target.workload.metrics.hardened or not _possible(context, target):
-            continue
-        jobs = [job for job in context.observation.scrape_jobs if blocks_hardening(job, target.ref)]
-        left = tuple(_left(context, job) for job in jobs if job.name not in moved)
-        left = (
-            *left,
-            *_unmeasured(context, target, unseen),
-            *(() if scraped else (_NOBODY,)),
-            *context.held.open.get(target.ref, ()),
-        )
-        if left:
+    for before in targets:
+        target, place = found[before.ref], place_of(context, before.workload)
+        if left := waits(target.workload) or places.get(place, ()):
             waiting.setdefault(left, []).append(target.ref)
             continue
-        if _hardened(context, target) and jobs:
+        changed = target.workload.metrics.hardened or _hardened(context, target)
+        jobs = _readers(context, target.ref)
+        if changed and jobs:
             planned.setdefault(tuple(map(_moved, jobs)), []).append(target.ref)
     gates = [Gate("hardening", tuple(refs), missing, True) for missing, refs in planned.items()]
     return gates + [Gate("hardening", tuple(refs), missing, False) for missing, refs in waiting.items()]
 
 
-def _unmeasured(
-    context: Context, target: PlannedWorkload, unseen: tuple[Missing, ...]
+def _waits(
+    context: Context,
+    moved: set[str],
+    scraped: bool,
+    unseen: tuple[Missing, ...],
+    workload: ObservedWorkload,
 ) -> tuple[Missing, ...]:
-    """Return the unknown readers that a target waits for: by measurement, where there is one."""
+    """Return what must happen before a workload's plaintext ports may close; empty if nothing must."""
+    jobs = _readers(context, workload.ref)
+    return (
+        *(_left(context, job) for job in jobs if job.name not in moved),
+        *_unmeasured(context, workload, unseen),
+        *(() if scraped else (_NOBODY,)),
+        *context.held.open.get(workload.ref, ()),
+    )
+
+
+def _readers(context: Context, ref: Ref) -> list[ObservedJob]:
+    return [job for job in context.observation.scrape_jobs if blocks_hardening(job, ref)]
+
+
+def _unmeasured(
+    context: Context, workload: ObservedWorkload, unseen: tuple[Missing, ...]
+) -> tuple[Missing, ...]:
+    """Return the unknown readers that a workload waits for: by measurement, where there is one."""
     reads = context.intent.reads
     if reads is None:
         return unseen
-    if text := unexplained(reads, target.workload, context.observed.scrape_jobs):
+    if text := unexplained(reads, workload, context.observed.scrape_jobs):
         remedy = "find who reads it, and give its objects too; give --reads of every Prometheus that scrapes"
         return (Missing("reads-unexplained", text, remedy),)
-    return () if reads.covers(target.workload) else unseen
+    return () if reads.covers(workload) else unseen
 
 
 def _left(context: Context, job: ObservedJob) -> Missing:

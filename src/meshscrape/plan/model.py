@@ -20,6 +20,7 @@ Mode = Literal["auto", "native", "bootstrap", "legacy"]
 Decided = Literal["native", "bootstrap", "legacy"]
 Prometheus = Literal["existing", "addon", "operator", "none"]
 LegacySource = Literal["merged", "envoy"]
+Scope = Literal["mesh", "namespace", "workload"]
 
 MANAGER = "meshscrape"
 LEGACY_PORT = SECURE_STATS
@@ -37,7 +38,8 @@ class Intent:
     `new_job`: the label `job` of a moved scrape becomes the secure job's name. `keep_own_series`: keep `up`
     and `scrape_*` that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps
     datadog/datadog`) that, as the user has declared, read no plaintext port of a proxy. `reads`: how often
-    each pod is read.
+    each pod is read. `scope`: where native mode's settings go: into each workload's template, or into Istio's
+    defaults for the namespace or the mesh.
     """
 
     mode: Mode = "auto"
@@ -57,6 +59,7 @@ class Intent:
     legacy_source: LegacySource = "merged"
     istio_version: str | None = None
     reads: Reads | None = None
+    scope: Scope = "workload"
 
     @property
     def secure_ports(self) -> tuple[int, ...]:

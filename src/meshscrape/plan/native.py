@@ -111,7 +111,9 @@ def excluded_ports(
     )
     listed = workload.interception.include
     captured = [
-        port for port in secure_ports(context.intent, workload) if listed is None or str(port) in listed
+        port
+        for port in secure_ports(context.intent, workload)
+        if (listed is None or str(port) in listed) and str(port) not in workload.interception.exclude
     ]
     if workload.is_gateway or not intercepted or not captured:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +36,7 @@ from meshscrape.plan.readings import observe_unmoved
 from meshscrape.plan.reads import QUERY
 from meshscrape.plan.references import references
 from meshscrape.plan.scaling import autoscaled
+from meshscrape.plan.scope import blocked_by_scope, open_wide, opted_out, place_of
 from meshscrape.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.plan.scraping import plan_scraping
 from meshscrape.plan.workloads import (
@@ -82,16 +84,18 @@ def _drafted(
     draft = EditedObjects(inventory)
     context = Context(observation, inventory, intent, draft, observation, held=held)
     context.scrapers = _scrapers(context)
-    chosen = choose(context)
+    chosen = _in_scope(context, choose(context))
     context.targets = [target for target in chosen if target.ref not in held.workloads]
     _contradicted(context)
     gates: list[Gate] = []
     if context.targets:
         draft.phase = "injection"
+        joining = any(target.workload.kind == "uninjected" for target in context.targets)
         plan_injection(context)
         draft.phase = "listeners"
+        open_wide(context)
         context.targets = [target for target in context.targets if _listeners(context, target)]
-        _look_again(context)
+        _look_again(context, joining=joining)
         draft.phase = "listeners"
         plan_network_policies(context, only_blocked=not intent.network_policy)
         draft.phase = "credentials"
@@ -112,12 +116,31 @@ def _drafted(
     modes = {target.ref: target.mode for target in context.targets}
     apart = any(target.workload.flavour == "asm" for target in chosen)
     made = Plan(draft.changes(), draft.notes, tuple(gates), modes, apart, autoscaled(inventory))
-    return replace(made, outcome=_outcome(made, chosen)), context
+    return replace(made, outcome=_outcome(made, chosen, context.delivered)), context
 
 
-def _outcome(made: Plan, chosen: list[PlannedWorkload]) -> Outcome:
+def _in_scope(context: Context, chosen: list[PlannedWorkload]) -> list[PlannedWorkload]:
+    """Return the chosen workloads without those that opted out of a default; hold back what it harms."""
+    if context.intent.scope == "workload":
+        return chosen
+    inside = []
+    for target in chosen:
+        if target.mode == "native" and place_of(context, target.workload) and opted_out(target.workload):
+            context.draft.note(
+                target.ref,
+                "opted-out",
+                "its own annotation turns Istio's secure port off",
+                f"remove {ENVOY_SECURE_MERGED_METRICS_PORT} from it, or plan with --scope workload",
+            )
+        else:
+            inside.append(target)
+    context.held.workloads |= blocked_by_scope(context, inside)
+    return inside
+
+
+def _outcome(made: Plan, chosen: list[PlannedWorkload], delivered: Collection[Ref]) -> Outcome:
     waiting = [gate for gate in made.gates if not gate.planned]
-    changed = {change.ref for change in made.changes}
+    changed = {*(change.ref for change in made.changes), *delivered}
     return outcome_of(
         [target.ref for target in chosen if str(target.ref) not in made.refused],
         changed=frozenset(
@@ -148,13 +171,13 @@ def _contradicted(context: Context) -> None:
             context.draft.note(pitfall.ref, pitfall.code, text, remedy)
 
 
-def _look_again(context: Context) -> None:
+def _look_again(context: Context, *, joining: bool) -> None:
     """Observe the scrape jobs again, with the drafted changes and every pod still in its plaintext job.
 
     This is needed because workloads that join the mesh get annotations by which plaintext jobs find them.
     """
     context.unmoved = observe_unmoved(context)
-    if any(target.workload.kind == "uninjected" for target in context.targets):
+    if joining:
         context.observation = replace(context.observation, scrape_jobs=context.unmoved)
 
 
@@ -323,7 +346,10 @@ def _overrides(context: Context) -> None:
 
 
 def _stale(context: Context) -> None:
-    """Note pods that still run with an older configuration than their template has."""
+    """Note pods that still run with an older configuration than their template or Istio's defaults have."""
+    if context.intent.scope != "workload":
+        _following(context)
+        return
     for target in context.targets:
         if names := target.workload.stale:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -333,4 +359,17 @@ def _stale(context: Context) -> None:
                 f"{shown} still run{'s' * (len(names) == 1)} with an older configuration than the template's",
                 f"kubectl -n {target.workload.namespace} rollout restart "
                 f"{target.ref.kind.lower()}/{target.ref.name}",
+            )
+
+
+def _following(context: Context) -> None:
+    """Note the workloads whose pods get the defaults at their next restart; the text is the same for all."""
+    for target in context.targets:
+        if target.workload.stale:
+            context.draft.note(
+                target.ref,
+                "pods-follow",
+                "its running pods get these settings when they are next recreated",
+                "wait for its next release, or: kubectl rollout restart; `meshscrape observe` lists the pods "
+                "that have not followed yet",
             )

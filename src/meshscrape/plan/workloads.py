@@ -57,7 +57,8 @@ class Context:
     `checksums` belong to the overrides planned so far, `addresses` are the wildcards that they listen on.
     `held` stays unchanged because changing it would make something worse. `observed` is the observation
     before the plan; `observation` includes workloads that join the mesh. `unmoved` are the scrape jobs with
-    the drafted listeners and every pod still in its plaintext job.
+    the drafted listeners and every pod still in its plaintext job. `delivered` are the workloads that get
+    settings from Istio's defaults, so that their templates stay as they are.
     """
 
     observation: Observation
@@ -71,6 +72,7 @@ class Context:
     addresses: tuple[str, ...] = ()
     held: Held = field(default_factory=Held)
     unmoved: tuple[ObservedJob, ...] = ()
+    delivered: set[Ref] = field(default_factory=set)
 
     @property
     def split(self) -> bool:

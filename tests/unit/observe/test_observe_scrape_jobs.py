@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -518,3 +519,10 @@ def test_jobs_that_select_by_the_proxys_image_are_seen() -> None:
     image = "__meta_kubernetes_pod_container_image"
     job["relabel_configs"].append({"action": "keep", "source_labels": [image], "regex": ".*/proxyv2:.*"})
     assert "httpbin" in ports(only(jobs(INJECTED, deployment(), prometheus(job)).values()))
+
+
+def test_a_configuration_in_json_is_read() -> None:
+    """Prometheus reads JSON as YAML."""
+    text = json.dumps({"scrape_configs": [{"job_name": "one", "static_configs": [{"targets": ["a:1"]}]}]})
+    found = observed(config_map("prometheus", {"prometheus.yml": text}, None, "monitoring"))
+    assert [job.job for job in found.scrape_jobs] == ["one"]
