@@ -9,6 +9,7 @@ from typing import Any
 
 from meshscrape.envoy import override as overrides
 from meshscrape.errors import InputError
+from meshscrape.istio.allow_list import DnsScraper
 from meshscrape.istio.names import (
     BOOTSTRAP_CHECKSUM,
     BOOTSTRAP_OVERRIDE,
@@ -107,6 +108,9 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
             f"it already has a bootstrap override in {ref}, which is not among the given objects",
             "give that ConfigMap too, so that meshscrape can add its part to it",
         )
+    for scraper in context.scrapers:
+        if isinstance(scraper, DnsScraper):
+            _note_foreign_ca(context, ref, scraper)
     text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
     merged = _merged(text, wanted, ref)
     size = len(json.dumps(merged, separators=(",", ":")))
@@ -124,6 +128,18 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
 
     context.draft.edit(ref, change, reason)
     return hashlib.sha256(json.dumps(merged, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _note_foreign_ca(context: Context, ref: Ref, scraper: DnsScraper) -> None:
+    """Say what the entry needs: the mesh's own CA writes no DNS names into workload certificates."""
+    context.draft.note(
+        ref,
+        "foreign-ca",
+        f"{scraper} admits a certificate of another CA than the mesh's. Istio does not trust such a CA by "
+        "itself, and that CA can also sign the SPIFFE IDs of the allow list",
+        "set meshConfig.caCertificates, ISTIO_MULTIROOT_MESH=true on istiod and PROXY_CONFIG_XDS_AGENT=true on "
+        "the proxies, restart the pods, and constrain the names of that CA",
+    )
 
 
 def _merged(text: str, wanted: Mapping[str, Any], ref: Ref) -> Mutable:

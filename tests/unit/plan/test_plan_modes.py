@@ -124,6 +124,13 @@ class TestBootstrap:
         assert plan.changes == ()
         assert "override-unknown" in codes(plan)
 
+    def test_scraper_of_another_ca_is_noted(self) -> None:
+        """A DNS name is in no certificate of the mesh's own CA: the plan says what Istio needs to trust it."""
+        scrapers = parse_scrapers("dns:vm.example.com")
+        plan = settled(cluster(shop()), mode="bootstrap", **(PLAIN | {"scrapers": scrapers}))
+        assert "foreign-ca" in codes(plan)
+        assert "foreign-ca" not in codes(settled(cluster(shop()), mode="bootstrap", **PLAIN))
+
     def test_another_list_restarts_nothing(self) -> None:
         """Envoy follows the list, so a further scraper changes the ConfigMap alone."""
         inventory = cluster(shop())
