@@ -137,8 +137,8 @@ def _note_foreign_ca(context: Context, ref: Ref, scraper: DnsScraper) -> None:
         "foreign-ca",
         f"{scraper} admits a certificate of another CA than the mesh's. Istio does not trust such a CA by "
         "itself, and that CA can also sign the SPIFFE IDs of the allow list",
-        "set meshConfig.caCertificates, ISTIO_MULTIROOT_MESH=true on istiod and PROXY_CONFIG_XDS_AGENT=true on "
-        "the proxies, restart the pods, and constrain the names of that CA",
+        "set meshConfig.caCertificates, ISTIO_MULTIROOT_MESH=true on istiod and PROXY_CONFIG_XDS_AGENT=true "
+        "on the proxies, restart the pods, and constrain the names of that CA",
     )
 
 

@@ -125,7 +125,7 @@ class TestBootstrap:
         assert "override-unknown" in codes(plan)
 
     def test_scraper_of_another_ca_is_noted(self) -> None:
-        """A DNS name is in no certificate of the mesh's own CA: the plan says what Istio needs to trust it."""
+        """No certificate of the mesh's own CA has a DNS name: the plan says what Istio needs to trust it."""
         scrapers = parse_scrapers("dns:vm.example.com")
         plan = settled(cluster(shop()), mode="bootstrap", **(PLAIN | {"scrapers": scrapers}))
         assert "foreign-ca" in codes(plan)
