@@ -26,7 +26,7 @@ WORKERS = 2
 def bootstrap(options: SidecarOptions) -> Resource:
     """Return Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`, without secrets.
 
-    InputError when no pod address is known, or the application's ports would lead to themselves.
+    Raises InputError when no pod address is known, or the application's ports would lead to themselves.
     """
     _check(options)
     limits = _connection_limits(options)

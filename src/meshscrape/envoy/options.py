@@ -16,9 +16,10 @@ SCRAPERS_BUNDLE = "scrapers-root-cert.pem"
 class SecretFiles:
     """Where the credentials are: a directory whose files stand behind a link that one rename switches.
 
-    `scrapers_bundle` is the name of a file in that directory with every root that may vouch for a scraper
-    (normally SCRAPERS_BUNDLE); None when only the mesh's roots may. A listener has one list of roots, so a
-    CA of that bundle could also issue the mesh's SPIFFE IDs: use a CA whose names are constrained.
+    `scrapers_bundle` is the name of a file in that directory with every root that may sign scrapers'
+    certificates (normally SCRAPERS_BUNDLE); None when only the mesh's roots may. A listener has one list of
+    roots, so a CA of that bundle could also issue the mesh's SPIFFE IDs: use a CA whose names are
+    constrained.
     """
 
     credentials_dir: str
@@ -27,7 +28,7 @@ class SecretFiles:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A workload's port that a gateway reaches over mutual TLS; `spiffe_id` is who must answer there."""
+    """A workload's port that a gateway reaches over mutual TLS; the server there must have `spiffe_id`."""
 
     name: str
     address: str

@@ -40,8 +40,8 @@ _REFUSED = (
 class OverrideOptions:
     """The options of the listeners; a port of 0 is off.
 
-    `addresses` are wildcards: `0.0.0.0`, `::`, or both on dual stack. `directory` is where the proxy sees
-    the ConfigMap, and `list_name` what a refused client is told to look at.
+    `addresses` are wildcards: `0.0.0.0`, `::`, or both on dual stack. `directory` is where the proxy sees the
+    ConfigMap, and `list_name` is how refusals name the allow list.
     """
 
     merged_port: int

@@ -15,7 +15,7 @@ UNKNOWN_ROUTE = "unknown"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One reason: the `status` of the answer, `when` it applies (a CEL expression), meaning and remedy.
+    """A reason: the `status` of the answer, `when` it applies (a CEL expression), its meaning and remedy.
 
     `detail` is what Envoy adds to the body (its command operators). A reason without `when` is not in an
     answer of Envoy: the proxy finds it in the log.
@@ -47,7 +47,7 @@ CATALOGUE: tuple[Refusal, ...] = (
     Refusal(
         "bad-token", 401,
         "the request does not carry the proxy's bearer token",
-        "let the job send it: authorization.credentials_file, as `meshscrape prometheus-config` writes",
+        "let the job send it: set authorization.credentials_file as `meshscrape prometheus-config` does",
         "response.code_details == 'rbac_access_denied_matched_policy[none]'",
     ),
     Refusal(
@@ -58,7 +58,7 @@ CATALOGUE: tuple[Refusal, ...] = (
     Refusal(
         "unknown-target", 404,
         "no target of the proxy has this address",
-        "see that discovery announces it; a target that has just gone is unknown at once",
+        "check that discovery announces it; a target that is gone is unknown at once",
         f"response.code == 404 && xds.route_name == '{UNKNOWN_ROUTE}'",
     ),
     Refusal(
@@ -69,13 +69,13 @@ CATALOGUE: tuple[Refusal, ...] = (
     ),
     Refusal(
         "wrong-identity", 503,
-        "another SPIFFE ID than the expected one answers at the target's address",
-        "do not trust that address: see what listens there, and whether discovery is up to date",
+        "the server at the target's address has another SPIFFE ID than the expected one",
+        "do not trust that address: check what listens there, and that discovery is up to date",
         _tls("SAN matcher"), _SEEN,
     ),
     Refusal(
         "expired-certificate", 503, "the target's certificate has expired",
-        "see why the target's agent does not renew it (its log, the CA)",
+        "find out why the target's agent does not renew it (agent's log, CA)",
         _tls("certificate has expired"), _SEEN,
     ),
     Refusal(
@@ -86,57 +86,57 @@ CATALOGUE: tuple[Refusal, ...] = (
     Refusal(
         "untrusted-certificate", 503,
         "the target's certificate is not signed by a root of its trust domain's bundle",
-        "see that the bundle given for the trust domain is the mesh's present one",
+        "check that the bundle given for the trust domain is the mesh's current one",
         _tls("CERTIFICATE_VERIFY_FAILED"), _SEEN,
     ),
     Refusal(
         "plaintext-server", 503, "the target does not speak TLS on this port",
-        "announce the secure port (15091, 15092), or secure the target",
+        "announce the secure port (15091, 15092), or make the target serve mutual TLS",
         _tls("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"), _SEEN,
     ),
     Refusal(
-        # In TLS 1.3 the refusal comes after the handshake, and Envoy has no word for it: "connection-lost".
+        # In TLS 1.3 the refusal comes after the handshake, and Envoy reports only "connection-lost".
         "scraper-not-accepted", 503,
         "the target refuses the scraper's certificate in TLS",
-        "see that the scraper's certificate is valid and that the target trusts its root",
+        "check that the scraper's certificate is valid and that the target trusts its root",
         f"{_tls('ALERT')} && !({_tls('ON_CLIENT_HELLO', 'PROTOCOL_VERSION')})", _SEEN,
     ),
     Refusal(
         "no-scraper-certificate", 503, "the proxy's Envoy has no certificate to present",
-        "see the proxy's log: it says why Envoy does not accept the files of the credentials directory",
+        "read in the proxy's log why Envoy does not accept the files of the credentials directory",
         _tls("Secret is not supplied"), _SEEN,
     ),
     Refusal(
-        "tls-failed", 503, "the TLS handshake with the target failed", "see the failure's own words",
+        "tls-failed", 503, "the TLS handshake with the target failed", "read the message of the failure",
         f"{_TLS} != '' && !{_TLS}.contains('delayed connect error') && !{_TLS}.contains('immediate connect')",
         _SEEN,
     ),
     Refusal(
         "unreachable", 503, "nothing answers at the target's address",
-        "see that the target runs and that the network lets the proxy reach it",
+        "check that the target runs and that the network lets the proxy reach it",
         _details("connection_failure", "connection_timeout"), _DETAIL,
     ),
     Refusal(
         "timeout", 504, "the target did not answer in time",
-        "see what keeps the target's application; its sources' health is in the merged metrics",
+        "find out why the target's application is slow; the merged metrics show the health of its sources",
         "response.code == 504", _DETAIL,
     ),
     Refusal(
-        "overloaded", 503, "the proxy has as many scrapes of this identity under way as it takes",
-        "scrape less often, or see why the targets answer slowly",
+        "overloaded", 503, "the proxy already has the largest number of concurrent scrapes of this identity",
+        "scrape less often, or find out why the targets answer slowly",
         _details("overflow"), _DETAIL,
     ),
     Refusal(
-        "malformed-answer", 502, "what the target answers is not HTTP",
-        "see what listens on that port", _details("protocol_error"), _DETAIL,
+        "malformed-answer", 502, "the target's answer is not HTTP",
+        "check what listens on that port", _details("protocol_error"), _DETAIL,
     ),
     Refusal(
         "connection-lost", 503, "the target ended the connection instead of answering",
-        "see the target's log: it is ending, or it does not accept the scraper's certificate",
+        "read the target's log: the target is shutting down, or does not accept the scraper's certificate",
         _details("upstream_reset", "connection_termination"), _DETAIL,
     ),
     Refusal(
-        "bad-request", 400, "the request is malformed or for something a forward proxy here never does",
+        "bad-request", 400, "the request is malformed, or asks for something that this proxy does not do",
         "send GET http://TARGET:PORT/PATH",
         "response.code >= 400 && response.code != 404 && response.code < 500", _DETAIL,
     ),
@@ -144,13 +144,13 @@ CATALOGUE: tuple[Refusal, ...] = (
         "unavailable", 503, "the proxy cannot pass the request on", "see the proxy's log",
         "response.code >= 500", _DETAIL,
     ),
-    Refusal("cut-off", 0, "the target's answer ended in its middle", "see the target's log"),
+    Refusal("cut-off", 0, "the target's answer ended before it was complete", "see the target's log"),
     Refusal(
         "scraper-gave-up", 0, "the scraper ended its request before the target had answered",
         "the scrape timeout is too short for the target, or the target hangs",
     ),
     Refusal(
-        "denied-by-target", 0, "the target knows the scraper's certificate and does not let it scrape",
+        "denied-by-target", 0, "the target accepts the scraper's certificate but does not let it scrape",
         "add the scraper's SPIFFE ID to MESHSCRAPE_SCRAPERS of the target",
     ),
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Build the scraper's Envoy: a forward proxy to known targets, over mutual TLS, that checks each identity.
 
-Who may use it: a request needs the bearer token, a known address, its exact path and the method GET.
+A request needs the bearer token, a known address, its exact path and the method GET.
 """
 
 from __future__ import annotations
@@ -115,9 +115,9 @@ def clusters_resource(
 ) -> Resource:
     """Return the content of `CLUSTERS_FILE`: one cluster for each SPIFFE ID that is expected somewhere.
 
-    `aliases` are other names of a trust domain: the same path below one of them is accepted as well.
-    A connection serves `requests_per_connection` scrapes, or any number (0). InputError for an ID of a trust
-    domain without a directory of credentials.
+    `aliases` are other names of a trust domain: the same path below one of them is accepted as well. A
+    connection serves `requests_per_connection` scrapes, or any number (0). Raises InputError for an ID of a
+    trust domain without a directory of credentials.
     """
     numbers = {name: number for number, name in enumerate(_ordered(directories))}
     wanted, found = sorted(identities), []
@@ -162,7 +162,7 @@ def check_credentials(identities: Iterable[SpiffeId], trust_domains: Container[s
 def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
     """Return the expected identity at each address (`IP:port`) and the paths there, in a stable order.
 
-    InputError when two different SPIFFE IDs are expected at one address.
+    Raises InputError when two different SPIFFE IDs are expected at one address.
     """
     # There may be twenty thousand targets, and most addresses have one path.
     found: dict[str, Expected] = {}
@@ -184,7 +184,7 @@ def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
 
 
 def hosts_at(members: Iterable[tuple[str, Expected]]) -> list[Resource]:
-    """Return the virtual hosts of the ports of one address: one for ports where the same is expected.
+    """Return the virtual hosts for the ports of one address; ports with the same expectation share one.
 
     With ten thousand pods, a host for each port would be a quarter of Envoy's memory.
     """

@@ -1,1 +1,1 @@
-"""The machine's edge: files, processes, supervision, HTTP, clock, Envoy's admin socket, the CA client."""
+"""Access to the machine: files, processes, supervision, HTTP, clock, Envoy's admin socket, the CA client."""

@@ -1,4 +1,4 @@
-"""A bearer token in a file, between two processes of one user, and its check in requests."""
+"""Share a bearer token between two processes of one user through a file, and check it in requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BYTES = 32
 
 
 def load_token(path: Path) -> str:
-    """Return the bearer token in `path` (0600), which is made if missing.
+    """Return the bearer token in `path` (mode 0600); make the file if it is missing.
 
     Raises InputError when other users can read it.
     """
@@ -30,7 +30,9 @@ def load_token(path: Path) -> str:
         seen = path.stat()
     if stat.S_IMODE(seen.st_mode) & 0o077 or seen.st_uid not in (os.geteuid(), 0):
         raise InputError(
-            "other users can read the token", where=str(path), remedy="remove it: a new one is made"
+            "other users can read the token",
+            where=str(path),
+            remedy="remove the file: a new token is made at the start",
         )
     token = read_input(path, "the token").decode("ascii", "replace").strip()
     if len(token) < 16 or not token.isascii() or not token.isprintable() or " " in token:

@@ -27,7 +27,7 @@ from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import load_certificates
 
 _CHECK_CA = "check that the CA runs there"
-# With these a CA says that it will not grant the request, however often it is made.
+# With these codes a CA refuses a request for good, so sending it again does not help.
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.OUT_OF_RANGE)
 _CREDENTIALS = (Status.UNAUTHENTICATED, Status.PERMISSION_DENIED)
 
@@ -47,8 +47,8 @@ async def create_certificate(
     The chain is leaf first, one PEM each, without the roots. The server's certificate must lead to a root of
     `root_pem` and name the host of `address`. `client_credentials` is a directory with `cert-chain.pem` and
     `key.pem`. When the CA does not accept them, the request is sent again with `token` and without them:
-    servers refuse an expired client certificate in TLS, whatever token comes with it. All of this takes at
-    most `deadline` seconds.
+    servers refuse an expired client certificate in TLS, before they see a token. The whole call takes at most
+    `deadline` seconds.
 
     Raises UnauthenticatedError when other credentials may be accepted, UnavailableError when a later try
     makes sense, and InputError when the CA will not grant the request or an argument cannot be used.
@@ -74,7 +74,7 @@ async def create_certificate(
 
 
 class _Disconnected(UnavailableError):
-    """The connection ended before an answer. In TLS 1.3 a refused client certificate looks like this, too."""
+    """The connection ended before an answer. In TLS 1.3 a refused client certificate looks the same."""
 
 
 class _UnusableCredentials(InputError):
@@ -92,7 +92,8 @@ async def _call(
     try:
         return await method(request, timeout=deadline, metadata=metadata)
     except TimeoutError:
-        # grpclib's own deadline. It must not be caught below: TimeoutError is an OSError.
+        # This is grpclib's own deadline. The handlers below must not catch it, and TimeoutError is an
+        # OSError.
         raise
     except DecodeError:
         raise UnavailableError("the CA's answer is malformed", where=where) from None

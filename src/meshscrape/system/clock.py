@@ -1,4 +1,4 @@
-"""The one place that reads the clock; everything below takes `now` as an argument."""
+"""Read the clock. Only this module does; pure modules take `now` as an argument."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import UTC, datetime
 
 
 def utcnow() -> datetime:
-    """Return the present moment, with its zone (UTC)."""
+    """Return the current time in UTC, with its zone."""
     return datetime.now(UTC)

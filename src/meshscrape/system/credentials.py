@@ -1,4 +1,4 @@
-"""A directory of credentials, as agents publish it and as Istio's OUTPUT_CERTS has it."""
+"""Read a directory of credentials, as agents publish it and as Istio writes it to OUTPUT_CERTS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WHAT = {
 
 
 class CredentialFiles(NamedTuple):
-    """The PEM texts of one moment; a file that was not asked for is empty."""
+    """The PEM texts of one generation; a file that was not requested is empty."""
 
     chain: bytes
     key: bytes
@@ -29,8 +29,8 @@ class CredentialFiles(NamedTuple):
 def read_credential_files(directory: Path, *, key: bool = True, roots: bool = True) -> CredentialFiles:
     """Return the files of a directory of credentials, all from the same generation.
 
-    `key` and `roots` say whether these are read too. InputError, with the path of the file under its usual
-    name, when one cannot be read; nothing is said about what they contain.
+    `key` and `roots` say whether these are read too. Raises InputError, with the usual path of the file, when
+    one cannot be read. The contents are not checked.
     """
     names = (CERTIFICATE_CHAIN_FILE, *([PRIVATE_KEY_FILE] if key else []), *([ROOTS_FILE] if roots else []))
     for attempt in range(_ATTEMPTS):
@@ -39,7 +39,7 @@ def read_credential_files(directory: Path, *, key: bool = True, roots: bool = Tr
         try:
             found = {name: read_input(place / name, _WHAT[name]) for name in names}
         except InputError as error:
-            # The agent may have switched to its next generation, and removed this one, in between.
+            # Meanwhile the agent may have switched to its next generation and removed this one.
             if attempt + 1 < _ATTEMPTS and place != directory:
                 continue
             name = Path(str(error.where)).name

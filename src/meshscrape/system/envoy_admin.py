@@ -13,9 +13,9 @@ from meshscrape.system.http.client import FetchLimits, fetch
 
 
 class EnvoyAdmin:
-    """Asks a running Envoy; every question is a connection of its own.
+    """A client of a running Envoy's admin interface; each call opens its own connection.
 
-    Raises UnavailableError without an answer within `timeout` seconds, or for an error.
+    Methods raise UnavailableError when Envoy answers with an error, or not within `timeout` seconds.
     """
 
     def __init__(self, socket_path: Path, *, timeout: float = 5.0) -> None:
@@ -23,7 +23,7 @@ class EnvoyAdmin:
         self._timeout = timeout
 
     async def ready(self) -> bool:
-        """Return whether Envoy is LIVE (`/ready` answers 200 only then); False too without an answer."""
+        """Return whether Envoy is LIVE: whether it answers, and answers 200 to `/ready`."""
         try:
             status, _ = await self.get("/ready")
         except UnavailableError:
@@ -43,7 +43,7 @@ class EnvoyAdmin:
         return await self._json("/certs")
 
     async def serials(self) -> set[int]:
-        """Return the serial numbers of the certificates in use, of every chain of its own."""
+        """Return the serial numbers of Envoy's own certificates in use, of every chain."""
         return serial_numbers(await self.certs())
 
     async def secrets(self) -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ class EnvoyAdmin:
         return {stat["name"]: stat["value"] for stat in document["stats"] if "value" in stat}
 
     async def get(self, target: str) -> tuple[int, bytes]:
-        """Return one GET of `target` (path and query): status and body."""
+        """Send a GET of `target` (path and query); return status and body."""
         limits = FetchLimits(connect=self._timeout, read=self._timeout, total=self._timeout)
         try:
             return await fetch(f"http://envoy{target}", unix_socket=self._path, limits=limits)

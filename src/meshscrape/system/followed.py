@@ -1,6 +1,6 @@
-"""A file that is followed while a process runs: its last usable content stays in use.
+"""Follow a file while a process runs; its last usable content stays in use.
 
-A change is noticed by looking, not by inotify: that works on every file system and for every way in which
+Changes are found by polling, not by inotify. Polling works on every file system and for every way in which
 editors and Kubernetes replace a file, and it needs no descriptor.
 """
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Stamp(NamedTuple):
-    """What changes whenever a file is replaced or written, and costs one system call to see."""
+    """The attributes of a file that change whenever it is replaced or written; one system call reads them."""
 
     inode: int
     modified: int
@@ -31,7 +31,7 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return the stamp of the file that `path` names now (links are followed), None when there is none."""
+    """Return the stamp of the file that `path` names now (links are followed), or None without a file."""
     try:
         seen = os.stat(path)
     except OSError:
@@ -40,7 +40,7 @@ def stamp_of(path: Path) -> Stamp | None:
 
 
 class Problem:
-    """What is wrong with something that is looked at again and again; logged and counted once per change.
+    """The current problem of something that is polled; it is logged and counted once per change.
 
     `error` is None while nothing is wrong.
     """
@@ -58,23 +58,23 @@ class Problem:
         return str(self.error) if self.error else ""
 
     def note(self, error: MeshscrapeError) -> None:
-        """Note that this is wrong now."""
+        """Note that `error` is the problem now."""
         if str(error) != self.text:
             self.error = error
             self.count += 1
             self._log.error("%s: %s", self._consequence, error)
 
     def clear(self) -> None:
-        """Note that nothing is wrong any more."""
+        """Note that there is no problem any more."""
         self.error = None
 
 
 class FollowedFile(Generic[T]):
-    """One file, and what its last usable content means (`parse` makes that of its bytes and its path).
+    """One file and the value of its last usable content; `parse` makes it of the bytes and the path.
 
     `what` names the content in messages, such as "the allow list". A file larger than `limit` bytes, and
-    anything but a regular file, cannot be used. With `settled`, a change counts when two looks in a row see
-    the same file: one that is just being written, and so far says only half, must not take effect.
+    anything but a regular file, cannot be used. With `settled`, a change counts only when two polls in a row
+    see the same file, so that a half-written file does not take effect.
     """
 
     def __init__(
@@ -100,12 +100,13 @@ class FollowedFile(Generic[T]):
 
     @property
     def value(self) -> T:
-        """Return what the last usable content means; only after `read`."""
+        """Return the value of the last usable content; `read` must have returned before."""
         return self._values[0]
 
     def read(self) -> T:
-        """Return what the file means now. Raises MeshscrapeError when it cannot be used."""
-        # The stamp comes first: a change between the two is then seen as one later, never missed.
+        """Read the file and return its value. Raise MeshscrapeError when it cannot be used."""
+        # Take the stamp first: a change between the two steps is then found at the next poll, and never
+        # missed.
         self._seen = stamp = stamp_of(self.path)
         data = read_input(self.path, self._what, self._limit)
         self._values = [self._parse(data, str(self.path))]
@@ -113,9 +114,10 @@ class FollowedFile(Generic[T]):
         return self.value
 
     def changed(self) -> bool:
-        """Return whether the file has a new usable content, once for each.
+        """Return whether the file has new usable content; true once for each content.
 
-        A file that cannot be read is tried at every call, an unusable content again when the file changes.
+        An unreadable file is tried again at every call. Unusable content is tried again when the file
+        changes.
         """
         stamp, before = stamp_of(self.path), self._seen
         self._seen = stamp
@@ -137,7 +139,7 @@ class FollowedFile(Generic[T]):
         return new
 
     async def changes(self, every: float) -> AsyncIterator[T]:
-        """Yield each new usable content, for ever; the file is looked at every so many seconds."""
+        """Poll the file after `every` seconds, for ever, and yield the value of each new usable content."""
         while True:
             await asyncio.sleep(every)
             if self.changed():

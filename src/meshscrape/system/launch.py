@@ -3,7 +3,8 @@
 `python -I -S launch.py PARENT SIGNAL DESCRIPTOR COMMAND…` asks the kernel for SIGNAL at the end of the
 process PARENT (prctl(2), PR_SET_PDEATHSIG), checks that PARENT still runs, and executes COMMAND in its own
 place, with the environment that it was given. When COMMAND cannot be executed, its errno is written to
-DESCRIPTOR, which closes by itself when COMMAND begins. DESCRIPTOR 2 gets a sentence and stays open.
+DESCRIPTOR, which closes by itself when COMMAND begins. If DESCRIPTOR is 2, it gets a sentence instead and
+stays open.
 
 This happens after exec, in a process of its own. Python code between fork and exec (`preexec_fn`) would run
 the fork handlers of every library that the parent has loaded; those of gRPC abort the child now and then.
@@ -17,7 +18,7 @@ import os
 import sys
 
 PR_SET_PDEATHSIG = 1
-# From libc, like prctl: importing the module `signal` would cost another quarter of the whole start.
+# Written out, because importing the module `signal` would lengthen the start by a quarter.
 SIGPIPE, SIGXFSZ = 13, 25
 STANDARD_ERROR = 2
 PARENT_GONE, CANNOT_EXECUTE = 1, 127
@@ -29,13 +30,13 @@ def main(arguments: list[str]) -> int:
     command = arguments[3:]
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PDEATHSIG, death_signal, 0, 0, 0)
-    # A parent that ended before the request sends no signal any more. It is compared after the request, so
-    # that its end either shows here or is signalled.
+    # A parent that ended before prctl causes no signal. Compare the parent after prctl: its end then either
+    # shows here or causes the signal.
     if os.getppid() != parent:
         return PARENT_GONE
     if descriptor != STANDARD_ERROR:
         os.set_inheritable(descriptor, False)
-    # Python ignores these two at its start, and ignored signals stay ignored in the command.
+    # Python ignores these two signals, and the command would inherit that.
     for ignored in (SIGPIPE, SIGXFSZ):
         libc.signal(ignored, None)
     try:
@@ -47,12 +48,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _given_environment() -> dict[bytes, bytes]:
-    """Return the environment at exec: Python itself may have added LC_CTYPE to the present one."""
+    """Return the environment at exec; Python itself may have added LC_CTYPE to the current one."""
     with open("/proc/self/environ", "rb") as file:
         entries = file.read().split(b"\0")
     return {name: value for name, equals, value in (entry.partition(b"=") for entry in entries) if equals}
 
 
 if __name__ == "__main__":
-    # Not sys.exit: there is nothing to flush or to tidy, and an exit by exception costs more.
+    # There is nothing to flush or to clean up, and sys.exit would take longer.
     os._exit(main(sys.argv[1:]))

@@ -19,19 +19,20 @@ def run(
 ) -> T | signal.Signals:
     """Run `work`, and return its result, or the signal that has ended it.
 
-    SIGINT, SIGTERM and SIGHUP cancel it. Only the first one counts: its own orderly stop is then awaited.
-    `stopping` is called at once when the signal comes. Of a group of failures, `first_failure` is raised.
+    SIGINT, SIGTERM and SIGHUP cancel it. Only the first signal counts; after it, the orderly stop of `work`
+    is awaited. `stopping` is called at once when the signal comes. Of a group of failures, `first_failure` is
+    raised.
     """
     return asyncio.run(_until_signal(work, stopping))
 
 
 def exit_code(number: signal.Signals) -> int:
-    """Return the exit code of a process that a signal has ended, as shells have it."""
+    """Return the exit code of a process that a signal has ended, as shells report it."""
     return 128 + number
 
 
 def first_failure(failures: BaseExceptionGroup[Any]) -> BaseException:
-    """Return what to show of a group of groups: the first failure that a user can act on, else the first."""
+    """Return the failure of a nested group to show: the first that a user can act on, else the first."""
     chosen: BaseException = failures.subgroup(MeshscrapeError) or failures
     while isinstance(chosen, BaseExceptionGroup):
         chosen = chosen.exceptions[0]
@@ -61,5 +62,5 @@ async def _until_signal(
             raise
         return received[0]
     except BaseExceptionGroup as failures:
-        # One reason is enough for a person; the others are mostly its consequences.
+        # Show one failure: the others are mostly its consequences.
         raise first_failure(failures) from None

@@ -14,16 +14,16 @@ from meshscrape.istio.host_port import host_port
 from meshscrape.system import proc
 
 _LOOK = 0.02
-# The code of the InputError for a port that another process has now, and may give up.
+# The code of the InputError for a port that another process uses now and may release.
 PORT_TAKEN = "port-taken"
 
 
 def check_free(addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str]) -> None:
-    """Bind each address and port once, as Envoy will, and let go; raise InputError for the first that fails.
+    """Bind and release each address and port as Envoy will; raise InputError for the first that fails.
 
     `remedies` says for each port what to do when it is taken. A port that another process shares
-    (SO_REUSEPORT) counts as taken. Another process may still take the port between this look and Envoy's own
-    bind: the look exists for its clear message, Envoy's bind decides.
+    (SO_REUSEPORT) counts as taken. Another process may still take the port before Envoy binds it. This check
+    only gives a clear message; Envoy's bind decides.
     """
     for address, port in addresses:
         with _reusable_socket(address) as probe:
@@ -36,10 +36,10 @@ def check_free(addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str]
 async def await_free(
     addresses: Iterable[tuple[str, int]], remedies: Mapping[int, str], patience: float
 ) -> None:
-    """Wait until the ports are free: the Envoy of a predecessor that was just killed needs time to go.
+    """Wait until the ports are free, because a predecessor's Envoy that was just killed needs time to end.
 
-    Raises the InputError of `check_free` for a port that is still taken after `patience` seconds, and at
-    once for whatever waiting does not change.
+    Raises the InputError of `check_free` for a port that is still taken after `patience` seconds, and at once
+    for an error that waiting does not change.
     """
     wanted, deadline = tuple(addresses), time.monotonic() + patience
     while True:
@@ -54,10 +54,10 @@ async def await_free(
 def listen_tcp(host: str, port: int, backlog: int, *, receive_buffer: int = 0) -> socket.socket:
     """Return a listening, non-blocking socket that no other process can share.
 
-    `receive_buffer` (bytes, 0: the kernel's choice) holds for accepted connections, which inherit it. Raises
+    `receive_buffer` (bytes, 0: the kernel's choice) applies to accepted connections, which inherit it. Raises
     InputError when the address cannot be listened on.
     """
-    # With the protocol named, asyncio sets TCP_NODELAY; without, a response's end waits 40 ms for an ACK.
+    # Name the protocol: otherwise asyncio does not set TCP_NODELAY, and a response's end waits 40 ms.
     listening = _reusable_socket(host)
     try:
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -73,7 +73,7 @@ def listen_tcp(host: str, port: int, backlog: int, *, receive_buffer: int = 0) -
 
 
 def holder(address: str, port: int) -> str:
-    """Return who listens there, such as `pid 12 (envoy)`; empty when /proc does not show it to this user."""
+    """Return the process that listens there (`pid 12 (envoy)`); empty when /proc does not show it."""
     try:
         sockets = proc.listening_sockets()
     except (OSError, ValueError):
@@ -92,7 +92,7 @@ def _covers(bound: IPv4Address | IPv6Address, wanted: IPv4Address | IPv6Address)
 
 
 def _reusable_socket(host: str) -> socket.socket:
-    """Return an unbound socket: SO_REUSEADDR, but not SO_REUSEPORT, and IPv6 apart from IPv4.
+    """Return an unbound socket with SO_REUSEADDR, without SO_REUSEPORT, and for one IP version only.
 
     With SO_REUSEPORT two processes share a port silently, each answering some requests.
     """
@@ -111,5 +111,7 @@ def _refusal(address: str, port: int, remedy: str, error: OSError) -> InputError
         taken_by = f"the port is taken by {who}" if who else "the port is taken"
         return InputError(taken_by, where=place, remedy=f"stop that process, or {remedy}", code=PORT_TAKEN)
     if error.errno == errno.EADDRNOTAVAIL:
-        return InputError("this machine does not have the address", where=place, remedy="use one that it has")
+        return InputError(
+            "this machine does not have the address", where=place, remedy="use an address of this machine"
+        )
     return InputError(f"cannot listen: {error.strerror}", where=place, remedy=remedy)

@@ -1,4 +1,4 @@
-"""Processes and listening sockets, as /proc shows them to this user (proc(5))."""
+"""Read processes and listening sockets from /proc, as far as it shows them to this user (proc(5))."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def process_ids() -> Iterator[int]:
 
 
 def stat_of(pid: int) -> Stat | None:
-    """Return the state of process `pid`, None without such a process."""
+    """Return the state of process `pid`, or None without such a process."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
@@ -48,12 +48,12 @@ def stat_of(pid: int) -> Stat | None:
 
 
 def child_ids(parent: int) -> list[int]:
-    """Return the children of `parent`, those included that have ended and wait to be reaped."""
+    """Return the children of `parent`, including ended ones that wait to be reaped."""
     return [pid for pid in process_ids() if (stat := stat_of(pid)) is not None and stat.parent == parent]
 
 
 def child_named(parent: int, name: str = "") -> int | None:
-    """Return a running child of `parent` whose command is `name` (any, when empty), None for none."""
+    """Return a running child of `parent` with the command `name` (any command when empty), or None."""
     return next((pid for pid in process_ids() if _is_child(pid, parent, name)), None)
 
 
@@ -86,7 +86,10 @@ def parse_listening(table: str) -> Iterator[ListeningSocket]:
 
 
 def holders(inodes: Collection[str]) -> Iterator[tuple[int, set[str]]]:
-    """Yield each process that holds some of these sockets, with their inodes; others' are not shown."""
+    """Yield each process that holds some of these sockets, with their inodes.
+
+    Processes that /proc does not show to this user are missing.
+    """
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
     for pid in process_ids() if wanted else ():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive their parent, whose last words are kept."""
+"""Run child processes that cannot outlive their parent, and keep the end of their output."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from meshscrape.errors import MissingBinaryError
 TAIL_BYTES = 8 * 1024
 LOG_BYTES = 8 * 1024 * 1024
 STOP_GRACE = 5.0
-# How long output is awaited after the end of a child whose own children still hold the pipe.
+# Seconds to wait for output after the end of a child whose own children still hold the pipe.
 _DRAIN = 0.5
 _CHUNK = 64 * 1024
 
 
 class OutputLog:
-    """What a child says: the last `TAIL_BYTES` in memory, and at most 2 x `LOG_BYTES` on disk.
+    """A child's output: the last `TAIL_BYTES` in memory, and at most 2 x `LOG_BYTES` on disk.
 
-    A log that cannot be written (the disk is full) loses lines, and is tried again with the next ones.
-    `problem` says so, and is empty while it can be written.
+    When the log cannot be written (the disk is full), it loses lines and tries again with the next ones.
+    `problem` has the reason; it is empty while the log can be written.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -69,7 +69,7 @@ class OutputLog:
 
     def _opened(self, path: Path) -> int:
         if self._file is None:
-            # Not blocking: a named pipe in the place of the log would wait for a reader.
+            # Open without blocking: a named pipe in the place of the log would wait for a reader.
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
             self._file = os.open(path, flags, 0o600)
             self._written = os.fstat(self._file).st_size
@@ -101,12 +101,12 @@ class Process:
 
     @property
     def log_problem(self) -> str:
-        """Return why its log cannot be written, empty while it can."""
+        """Return why its log cannot be written; empty while it can."""
         return self._log.problem
 
     @property
     def returncode(self) -> int | None:
-        """Return the exit status once it has ended: negative for a signal; None while it runs."""
+        """Return the exit status (negative for a signal), or None while it runs."""
         return self._child.returncode
 
     def tail(self, lines: int = 10) -> str:
@@ -114,9 +114,9 @@ class Process:
         return self._log.tail(lines)
 
     async def wait(self) -> int:
-        """Wait for its end, with everything that it left in its group, and for its last output."""
+        """Wait until it and its process group have ended and its output is read; return the exit status."""
         await self._ended.wait()
-        # Not wait_for: until Python 3.12 it can swallow a cancellation, and with it the order to stop.
+        # Avoid wait_for: before Python 3.12 it can lose a cancellation, and with it the order to stop.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN):
                 await self._silent.wait()
@@ -124,7 +124,7 @@ class Process:
         return self._child.returncode
 
     async def stop(self, grace: float = STOP_GRACE) -> int:
-        """Send TERM, and after `grace` seconds KILL, to the whole group. Being cancelled kills at once."""
+        """Send TERM, and after `grace` seconds KILL to the whole group; a cancellation kills at once."""
         if not self._ended.is_set():
             self._child.terminate()
             try:
@@ -143,7 +143,7 @@ class Process:
             self._kill_group()
 
     def _reap(self) -> None:
-        # The group is ended before its leader is reaped: until then no other group can get its number.
+        # End the group before its leader is reaped: until then no other group can get its number.
         self._kill_group()
         self._child.wait()
         self._loop.remove_reader(self._pidfd)
@@ -178,9 +178,9 @@ async def spawn(
     """Start `argv` with exactly `env`, in `cwd`; the kernel kills it when this process ends.
 
     Standard input is empty. Output goes to `log_file` (0600, appended, bounded) and to the tail. The child
-    has a session of its own: Ctrl-C on the terminal reaches the parent, which orders the stop.
-    Call it from the main thread: the kernel takes the end of the thread that forked for the parent's end.
-    Raises MissingBinaryError when the program does not exist or cannot be executed.
+    has a session of its own: Ctrl-C on the terminal reaches the parent, which stops the child. Call it from
+    the main thread: for the kernel, the end of the thread that forked is the parent's end. Raises
+    MissingBinaryError when the program does not exist or cannot be executed.
     """
     log = OutputLog(log_file)
     failure, told = os.pipe()
@@ -222,7 +222,7 @@ def bound_to_parent(
 
 
 async def _launch_failure(process: Process, failure: int) -> int:
-    """Return why the command could not be executed (an errno), 0 once it runs. Closes `failure`."""
+    """Return why the command could not be executed (an errno), or 0 once it runs. Close `failure`."""
     loop, spoken = asyncio.get_running_loop(), asyncio.Event()
     loop.add_reader(failure, spoken.set)
     try:
@@ -239,5 +239,7 @@ async def _launch_failure(process: Process, failure: int) -> int:
 
 def _cannot_run(program: str, number: int | None) -> MissingBinaryError:
     return MissingBinaryError(
-        f"cannot run it: {os.strerror(number or 0)}", where=program, remedy="install it, or name another"
+        f"cannot run it: {os.strerror(number or 0)}",
+        where=program,
+        remedy="install it, or name another program",
     )

@@ -1,4 +1,4 @@
-"""Restarts what dies, with back-off and a stated bound; the decision is a pure function."""
+"""Restart a component that dies, with back-off and a limit; the decision is a pure function."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Start it again after so many seconds."""
+    """Start the component again `after` so many seconds."""
 
     after: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """It has died `deaths` times within the window."""
+    """Do not start it again: it has died `deaths` times within the window."""
 
     deaths: int
 
 
 def decide(history: Sequence[float], now: float, policy: Policy = Policy()) -> Restart | GiveUp:
-    """Return what to do after a death; `history` has the times of all deaths in seconds, this one too.
+    """Return what to do after a death; `history` has the times of all deaths in seconds, including this one.
 
-    Only deaths within the policy's window count, so one that ran well for long starts afresh.
+    Only deaths within the policy's window count, so earlier ones are forgotten.
     """
     recent = sum(1 for died in history if now - died <= policy.window)
     if recent > policy.restarts:
@@ -60,7 +60,7 @@ def decide(history: Sequence[float], now: float, policy: Policy = Policy()) -> R
 
 
 class Supervisor:
-    """Keeps one component running for as long as `run` runs; cancelling `run` stops the component."""
+    """Keep one component running as long as `run` runs; cancelling `run` stops the component."""
 
     def __init__(
         self,
@@ -90,18 +90,18 @@ class Supervisor:
         return self.pid is not None
 
     def tail(self, lines: int = 10) -> str:
-        """Return the last output of the present, or last, process."""
+        """Return the end of the output of the current, or last, process."""
         return self.process.tail(lines) if self.process else ""
 
     @property
     def log_problem(self) -> str:
-        """Return why the component's log cannot be written, empty while it can."""
+        """Return why the component's log cannot be written; empty while it can."""
         return self.process.log_problem if self.process else ""
 
     async def run(self) -> None:
-        """Start, wait, restart. Never returns; raises ComponentFailed at the bound.
+        """Start the component, and start it again whenever it ends; raise ComponentFailed at the limit.
 
-        What `start` raises (a missing program, …) passes through: it would not get better.
+        Never returns. An error of `start` (a missing program, …) is raised, because a restart would not help.
         """
         while True:
             self.process = await self._start()

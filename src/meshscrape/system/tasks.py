@@ -1,4 +1,4 @@
-"""Tasks that run in the background for ever, and must not end in silence."""
+"""Run background tasks that must never end, and report it when one does."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Work: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class TaskEndedError(MeshscrapeError):
-    """A background task that should run for ever has ended. This is a mistake in meshscrape."""
+    """A background task that should run for ever has ended. This is a bug of meshscrape."""
 
 
 async def guarded(work: Work, name: str) -> None:
-    """Call and await `work`, which never returns by itself; unless it is cancelled, log and raise its end.
+    """Run `work`, which must never end by itself. If it ends without being cancelled, log that and raise.
 
-    Create it in the task group of its owner: its end is then the owner's end. A MeshscrapeError goes on as
-    it is; anything else, a return included, becomes a TaskEndedError that names the task.
+    Run it in its owner's task group, so that its end also ends the owner. A MeshscrapeError is raised
+    unchanged. Any other error, and a return, becomes a TaskEndedError that names the task.
     """
     try:
         await work()
@@ -41,14 +41,17 @@ async def guarded(work: Work, name: str) -> None:
 
 
 class Background:
-    """Starts tasks that run as long as their owner."""
+    """Start tasks that run as long as their owner."""
 
     def __init__(self, group: asyncio.TaskGroup) -> None:
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self, work: Work, name: str) -> asyncio.Task[None]:
-        """Run `work` for ever; unless it is cancelled, its end is the owner's end. `name` is for the log."""
+        """Start `work`, which must run for ever; if it ends without being cancelled, its owner ends too.
+
+        `name` is for the log.
+        """
         task = self._group.create_task(guarded(work, name), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -15,7 +15,7 @@ from meshscrape.istio.allow_list import DnsScraper, Scraper, SpiffeScraper, Trus
 _RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
 _ACTION = "envoy.config.rbac.v3.Action"
 _INPUTS = "envoy.extensions.matching.common_inputs.ssl.v3"
-# Neither a comma nor an empty segment: nothing that could be two SANs, or no workload's ID.
+# No comma, which could join two SANs, and no empty segment, which no workload's ID has.
 _SPIFFE_PATH = r"(/[A-Za-z0-9._-]+)+"
 
 NOT_LISTED = "not on the list of scrapers"
@@ -31,7 +31,7 @@ def members_filter(trust_domain: str) -> Resource:
     """Return the HTTP filter that refuses, with 403, clients without exactly one SPIFFE ID of `trust_domain`.
 
     The roots of a mesh may have signed other certificates too: those of a server, of a CA, of another trust
-    domain. They prove that somebody trusted the holder, not that it is a workload of this mesh.
+    domain. They prove that a root trusts the holder, not that the holder is a workload of this mesh.
     """
     config = _only([TrustDomainScraper(trust_domain)], NO_MEMBER)
     return {"name": "envoy.filters.http.rbac", "typed_config": config}

@@ -2,8 +2,8 @@
 
 Envoy has no setting for the length of a client's key. But once per connection it can put the client's
 certificate (PEM, percent-encoded) into a string, and compare this string with regular expressions: so the
-filters look for the certificate's public key in DER, where the length of the modulus is in plain sight.
-Only the client's own certificate is looked at, not the CAs above it: those come from the bundle.
+filters look for the certificate's public key in DER, where the length of the modulus is visible. They check
+only the client's own certificate, not the CAs above it: those come from the bundle.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def strong_keys_only() -> tuple[Resource, Resource]:
         "format_string": {"text_format_source": {"inline_string": "%DOWNSTREAM_PEER_CERT%"}},
     }
     state = typed(_FILTER_STATE, on_downstream_tls_handshake=[certificate])
-    # Without this part, a certificate that Envoy could not write down would pass.
+    # Without this part, a certificate that Envoy could not write as text would pass.
     seen = _matches({"prefix": "-----BEGIN%20CERTIFICATE-----"})
     long = {"and_ids": {"ids": [_has(_LONG), {"not_id": _has(_BELOW_2048)}]}}
     strong = {"or_ids": {"ids": [{"not_id": _has(_RSA)}, long]}}

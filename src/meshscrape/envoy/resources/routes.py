@@ -43,7 +43,7 @@ def proxied_route(path: str, cluster: str, timeout: float) -> Resource:
     """Return the route of exactly `path` to `cluster`.
 
     `authorization.only_plain_gets` checks method and query once for all routes. There may be many thousands
-    of these routes, so what the cluster can say is not repeated here.
+    of these routes, so settings of the cluster are not repeated here.
     """
     return {"match": {"path": path}, "route": {"cluster": cluster, "timeout": seconds(timeout)}}
 

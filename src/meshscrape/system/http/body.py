@@ -1,6 +1,6 @@
-"""Where an HTTP/1.1 body ends (RFC 9112, section 6), sans-I/O: a connection's bytes in, the body's bytes out.
+"""Find the end of an HTTP/1.1 body (RFC 9112, section 6), without I/O: from a connection's bytes.
 
-h11 says this too, but at 15 µs a chunk, and client_golang writes chunks of 2 kB.
+h11 does this too, but takes 15 µs for each chunk, and client_golang writes chunks of 2 kB.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-# A chunk's size line with its extensions, and the trailer section: more than any server sends.
+# Bound on a chunk's size line with its extensions, and on the trailer section. No server sends more.
 MAX_LINE = 4096
 MAX_SIZE_DIGITS = 15
 
@@ -18,7 +18,7 @@ class FramingError(ValueError):
 
 
 class BodyReader(Protocol):
-    """Takes the connection's bytes after the header; `ended` once the body has ended where it should."""
+    """A reader of the connection's bytes after the header; `ended` is true once the body is whole."""
 
     ended: bool
 
@@ -60,7 +60,7 @@ class LengthReader:
 
 
 class CloseReader:
-    """A body that ends with the connection: never known to be whole."""
+    """A body that ends with the connection, so that it is never known to be whole."""
 
     ended = False
 

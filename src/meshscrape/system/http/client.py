@@ -1,7 +1,7 @@
 """A small HTTP/1.1 client that streams: one request over TCP or a Unix socket, with deadlines and limits.
 
-It never follows redirects, keeps no connection and holds no more than a few chunks. h11 does the protocol
-(1 MB of memory against 7 MB for httpcore, which brings a pool that a local scrape has no use for).
+It never follows redirects, keeps no connection and holds no more than a few chunks. h11 implements the
+protocol in 1 MB of memory; httpcore takes 7 MB, for a pool of connections that a local scrape does not need.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ESCAPE = "write only ASCII, without spaces: %20 for a space, %C3%A9 for é"
 
 
 class TruncatedError(UnavailableError):
-    """The connection ended, or its time was up, before the body did."""
+    """The connection or its time limit ended before the body."""
 
 
 class TooLargeError(UnavailableError):
@@ -58,8 +58,8 @@ class FetchedResponse:
     """Status, headers (lower-case names) and a body that is read once, as it arrives.
 
     `head` is the status line without its code, as (version, reason); `raw_headers` are as they were sent.
-    `complete` is true once the framing said that the body has ended where it should (a length or chunks);
-    a body that ends with the connection (HTTP/1.0) never says so.
+    `complete` is true once a length or chunks have shown that the body is whole; it stays false for a body
+    that ends with the connection (HTTP/1.0).
     """
 
     status: int
@@ -93,11 +93,11 @@ async def fetch_stream(
     """Send one request; yield the response when its header has arrived.
 
     `url` is http:// or https:// (then `tls` is needed); with `unix_socket` or `address` its host is only the
-    Host header. `server_name` stands for the URL's host in TLS: it is asked for, and the certificate must
-    carry it. `admit` sees the TLS connection before anything is sent, and refuses a server by an exception.
-    Without `decode` the body is as it was sent, whatever its content coding.
-    Raises InputError for a URL that cannot be asked, UnavailableError (and its two subclasses above, those
-    also while reading the body) for everything that the other side does.
+    Host header. `server_name` replaces the URL's host in TLS: it is the requested name, and the certificate
+    must have it. `admit` is called with the TLS connection before anything is sent, and raises an exception
+    to refuse the server. Without `decode` the body keeps its content coding. Raises InputError for a URL that
+    cannot be requested, and UnavailableError for failures of the other side. Its two subclasses above also
+    come while the body is read.
     """
     exchange = _Exchange(url, limits or FetchLimits())
     await exchange.connect(unix_socket, address, tls, server_name)
@@ -112,7 +112,7 @@ async def fetch_stream(
 async def unasked(
     url: str, *, address: tuple[str, int] | None, tls: ssl.SSLContext | None, limits: FetchLimits
 ) -> bytes:
-    """Connect, send nothing, and return the first piece that the server says. Raises as `fetch_stream`."""
+    """Connect, send nothing, and return the first bytes that the server sends. Raises like `fetch_stream`."""
     exchange = _Exchange(url, limits)
     await exchange.connect(None, address, tls, "")
     try:
@@ -122,7 +122,7 @@ async def unasked(
 
 
 def sent_headers(url: str, headers: Headers, body: bytes = b"") -> list[tuple[str, str]]:
-    """Return the headers of a request: those given, after those that it needs and that are not given."""
+    """Return the headers of a request: the required ones that are not given, then the given ones."""
     own = list(headers.items() if isinstance(headers, Mapping) else headers)
     given = {name.lower() for name, _ in own}
     added = [
@@ -135,7 +135,7 @@ def sent_headers(url: str, headers: Headers, body: bytes = b"") -> list[tuple[st
 
 
 def sent_target(url: str) -> str:
-    """Return what a request asks for: the path and query of its URL."""
+    """Return the target of a request: the path and query of its URL."""
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
@@ -157,7 +157,7 @@ async def fetch(
 
 
 class _Arrival(asyncio.Protocol):
-    """What arrives on a connection, in the pieces that were read: asyncio's streams copy them twice."""
+    """The bytes that arrive on a connection, piece by piece; asyncio's streams would copy them twice."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport
@@ -186,7 +186,7 @@ class _Arrival(asyncio.Protocol):
         self._changed.set()
 
     async def read(self) -> bytes:
-        """Return the next piece, none at the end; OSError when the connection broke."""
+        """Return the next piece, empty at the end. Raise OSError when the connection broke."""
         while not self._pieces:
             if self._error is not None:
                 raise self._error
@@ -257,7 +257,7 @@ class _Exchange:
             raise InputError(
                 f"the request cannot be written ({error})", where=self.url, remedy=_ESCAPE
             ) from error
-        # A refused or reset write shows as a missing answer, which says more.
+        # Ignore a refused or reset write here: the missing answer gives a better error.
         self.arrival.transport.write(data)
         answer = await self._event()
         for _ in range(MAX_INTERIM):
@@ -349,7 +349,8 @@ class _Exchange:
         return asyncio.timeout_at(min(now + seconds, self.deadline))
 
     def close(self) -> None:
-        # No goodbye: everything wanted has been read, and an abandoned body must not keep a socket.
+        # Abort instead of closing: everything needed has been read, and an abandoned body must not keep a
+        # socket.
         self.arrival.transport.abort()
 
 
@@ -371,7 +372,7 @@ async def _nothing() -> AsyncIterator[bytes]:
 async def _open_unix(path: str) -> _Arrival:
     """Connect to a Unix socket at a path of any length.
 
-    A long one is reached through its directory's descriptor in /proc, which is short.
+    A long path is replaced by the path of its directory's descriptor in /proc, which is short.
     """
     if len(os.fsencode(path)) <= UNIX_PATH_MAX:
         return (await asyncio.get_running_loop().create_unix_connection(_Arrival, path))[1]

@@ -26,7 +26,7 @@ STOP_GRACE = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """Connections and requests at a time; bytes of a request's header; seconds of patience with a client."""
+    """Connections and requests at a time; bytes of a request's header; seconds to wait for a client."""
 
     connections: int = 128
     requests: int = 32
@@ -51,7 +51,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer; a body that is an async iterator is sent as it comes, and closed whatever happens."""
+    """An answer; a body that is an async iterator is sent piece by piece and always closed."""
 
     status: int
     body: bytes | AsyncIterator[bytes] = b""
@@ -77,7 +77,7 @@ def routes(table: Mapping[str, Handler]) -> Handler:
 
 
 class HttpServer:
-    """Serves `handler` on addresses between `start()` and `stop()`, or in `async with`."""
+    """A server that runs `handler` on addresses between `start()` and `stop()`, or in `async with`."""
 
     def __init__(
         self,
@@ -96,12 +96,12 @@ class HttpServer:
 
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
-        """Return where it listens over TCP, in the order asked for (port 0 has become a real port)."""
+        """Return the TCP addresses where it listens, in the given order, with a real port in place of 0."""
         names = [each.getsockname() for each in self._sockets]
         return tuple((name[0], name[1]) for name in names)
 
     async def start(self) -> None:
-        """Bind all addresses or none; InputError for an address that is taken or not local."""
+        """Bind all addresses or none. Raise InputError for an address that is taken or not local."""
         try:
             for host, port in self._addresses:
                 self._sockets.append(listen_tcp(host, port, BACKLOG))
@@ -114,7 +114,7 @@ class HttpServer:
             raise
 
     async def stop(self) -> None:
-        """Stop listening, end every connection, and return when nothing is left."""
+        """Stop listening and end every connection; return when all have ended."""
         for server in self._servers:
             server.close()
         for sock in self._sockets:
@@ -178,7 +178,7 @@ class _Conversation:
         await self._finish()
 
     async def _request(self, patience: float) -> h11.Request | None:
-        """Return the next request, None when there is none; its body is read and discarded."""
+        """Return the next request, or None without one; its body is read and discarded."""
         request: h11.Request | None = None
         try:
             async with asyncio.timeout(patience):
@@ -231,13 +231,13 @@ class _Conversation:
         await self._drain()
 
     async def _stream(self, unsent: bytes, body: AsyncIterator[bytes], *, head: bool) -> bytes:
-        """Send `unsent` (the header) with the first chunk, then chunk by chunk; returns what is unsent."""
+        """Send `unsent` (the header) with the first chunk, then chunk by chunk; return the unsent bytes."""
         close = getattr(body, "aclose", None)
         try:
             if head:
                 return unsent
             async for chunk in body:
-                # One write per chunk: each is a system call at least.
+                # Write once per chunk, because each write is at least one system call.
                 self.writer.write(unsent + (self.protocol.send(h11.Data(data=chunk)) or b""))
                 unsent = b""
                 await self._drain()
@@ -251,7 +251,7 @@ class _Conversation:
             await self.writer.drain()
 
     async def _finish(self) -> None:
-        """Let what was written leave before the connection is closed."""
+        """Close the connection after the written bytes have been sent."""
         self.writer.close()
         async with asyncio.timeout(self.limits.write_seconds):
             await self.writer.wait_closed()
