@@ -20,14 +20,15 @@ from meshscrape.observe.scrapers import find_scrapers, operator_version
 from meshscrape.observe.workload import ObservedWorkload, fields_of
 
 
-def observe(inventory: Inventory, *, istio_version: str | None = None) -> Observation:
+def observe(inventory: Inventory, *, istio_version: str | None = None, upgraded: bool = False) -> Observation:
     """Return what the objects say about a cluster.
 
-    `istio_version` (`1.31.0`) is used where no object tells the version.
+    `istio_version` (`1.31.0`) is used where no object tells the version. `upgraded`: every control plane has
+    that version now, whatever the objects tell.
     """
     given = parse_version(istio_version) if istio_version else UNKNOWN
     cluster = Cluster(inventory)
-    control = read_control(cluster, given)
+    control = read_control(cluster, given, upgraded=upgraded)
     resolver = Resolver(cluster, control)
     resolved = [resolver.resolve(workload) for workload in Declarations(cluster, control).read()]
     scrapers = find_scrapers(cluster, control, resolved)

@@ -75,9 +75,11 @@ class Control:
         return self.given
 
 
-def read_control(cluster: Cluster, given: IstioVersion) -> Control:
-    """Return the control planes of a cluster; `given` (--istio-version) fills in versions that nothing "
-    "tells."""
+def read_control(cluster: Cluster, given: IstioVersion, *, upgraded: bool = False) -> Control:
+    """Return the control planes of a cluster; `given` (--istio-version) fills in versions that nothing tells.
+
+    `upgraded`: all of them have the given version, whatever the objects tell.
+    """
     flavour = _flavour(cluster)
     names, webhooks = _names(cluster)
     parts_of: dict[str, dict[str, Manifest]] = {}
@@ -90,6 +92,8 @@ def read_control(cluster: Cluster, given: IstioVersion) -> Control:
         planes = [
             ControlPlane(DEFAULT, given, (), ROOT_NAMESPACE, False, flavour, version_source="--istio-version")
         ]
+    if upgraded:
+        planes = [replace(plane, version=given, version_source="--istio-version") for plane in planes]
     return Control(tuple(planes), names, webhooks, flavour, given)
 
 

@@ -234,32 +234,44 @@ def _from(version: IstioVersion) -> str:
 
 
 def _native(context: Context, workload: ObservedWorkload, version: IstioVersion) -> Decided | Refused:
-    if version.at_least(NATIVE_SINCE):
+    refused = unfit("native", workload, version)
+    if refused is None:
         _note_asm(context, workload, version, "native")
-        return "native"
-    known = f"{version} ignores it silently" if version.known else f"the version is unknown{_from(version)}"
-    return Refused(
-        "native-too-old",
-        f"native mode needs a proxy of {NATIVE_SINCE} or newer: {known}",
-        "use --mode auto, or set the version: --istio-version VERSION",
-    )
+    return refused or "native"
 
 
 def _bootstrap(context: Context, workload: ObservedWorkload, version: IstioVersion) -> Decided | Refused:
-    if version.at_least(BOOTSTRAP_SINCE) is False:
+    refused = unfit("bootstrap", workload, version)
+    if refused is None:
+        _note_asm(context, workload, version, "bootstrap")
+    return refused or "bootstrap"
+
+
+def unfit(mode: Decided, workload: ObservedWorkload, version: IstioVersion) -> Refused | None:
+    """Return why a proxy of this version cannot serve its metrics in this mode; None if it can."""
+    if mode == "native" and not version.at_least(NATIVE_SINCE):
+        known = (
+            f"{version} ignores it silently" if version.known else f"the version is unknown{_from(version)}"
+        )
+        return Refused(
+            "native-too-old",
+            f"native mode needs a proxy of {NATIVE_SINCE} or newer: {known}",
+            "use --mode auto, or set the version: --istio-version VERSION",
+        )
+    if mode == "bootstrap" and version.at_least(BOOTSTRAP_SINCE) is False:
         return Refused(
             "bootstrap-too-old",
             f"the Envoy of {version} does not know the allow list's matcher and would refuse every scraper",
             "use --mode legacy",
         )
-    if workload.kind in ("gateway-api", "waypoint") and not version.at_least(PARAMETERS_SINCE):
+    managed = workload.kind in ("gateway-api", "waypoint")
+    if mode == "bootstrap" and managed and not version.at_least(PARAMETERS_SINCE):
         return Refused(
             "gateway-parameters-too-old",
             f"a Gateway's parametersRef needs {PARAMETERS_SINCE} or newer; this is {version}",
             "use --mode legacy, or set the version: --istio-version VERSION",
         )
-    _note_asm(context, workload, version, "bootstrap")
-    return "bootstrap"
+    return None
 
 
 def _note_asm(context: Context, workload: ObservedWorkload, version: IstioVersion, mode: Decided) -> None:

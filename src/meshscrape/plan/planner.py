@@ -39,6 +39,7 @@ from meshscrape.plan.scaling import autoscaled
 from meshscrape.plan.scope import blocked_by_scope, open_wide, opted_out, place_of
 from meshscrape.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.plan.scraping import plan_scraping
+from meshscrape.plan.upgrade import note_upgrade
 from meshscrape.plan.workloads import (
     OVERRIDE_NAME,
     Context,
@@ -87,6 +88,7 @@ def _drafted(
     chosen = _in_scope(context, choose(context))
     context.targets = [target for target in chosen if target.ref not in held.workloads]
     _contradicted(context)
+    note_upgrade(context)
     gates: list[Gate] = []
     if context.targets:
         draft.phase = "injection"
