@@ -67,7 +67,7 @@ EXPECTED = {
     "fine": None,
     "unlisted": ("authorisation", "403"),
     "impostor": ("server's identity", "sa/somebody-else instead of spiffe://cluster.local/ns/default/sa/impostor"),
-    "foreign": ("server's identity", "does not vouch for"),
+    "foreign": ("server's identity", "does not lead to the trust bundle"),
     "plaintext": ("TLS handshake", "does not speak TLS"),
     "moved": ("TCP connection", "refuses connections"),
     "broken-body": ("exposition", "what is this"),

@@ -25,7 +25,7 @@ PLAIN = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
 EXPECTED = {
     "fine": None,
     "impostor": ("server's identity", "sa/somebody-else instead of spiffe://cluster.local/ns/default/sa/impostor"),
-    "foreign": ("server's identity", "does not vouch for"),
+    "foreign": ("server's identity", "does not lead to the trust bundle"),
     "unlisted": ("authorisation", "403"),
     "failing": ("HTTP status", "503"),
     "broken-body": ("exposition", "what is this"),

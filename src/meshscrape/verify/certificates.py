@@ -1,4 +1,4 @@
-"""Describe the certificates that a verification saw: whose they are and how long they last (pure)."""
+"""Describe the certificates that a verification saw: their owners and lifetimes (pure)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from meshscrape.verify.probe import Probe
 def seen_certificates(
     planned: Iterable[PlannedCheck], seen: Mapping[Probe, Observation]
 ) -> Iterator[SeenCertificate]:
-    """Yield what the servers presented, in the order of the checks."""
+    """Yield the certificates that servers presented, in the order of the checks."""
     for each in planned:
         for case in each.cases:
             match seen.get(case.probe):

@@ -1,4 +1,4 @@
-"""What a check is, and how a plan of checks comes about and is judged (pure).
+"""Define checks, plan them for the ports of a mesh, and judge what their probes saw (pure).
 
 `registry` has every check. A check of ports asks a question of each port that it concerns, and judges the
 answers; a check of Prometheus judges what its API says.
@@ -20,15 +20,15 @@ from meshscrape.verify.probe import Case
 _SHOWN_CASES = 4
 _WORST_FIRST: tuple[Outcome, ...] = ("failed", "skipped", "noted", "passed")
 
-# Where the picture of a mesh shows a check: on the scraper's line, or on everybody else's. "either" is shown
-# on the scraper's line of a port that the scraper reads, and on everybody else's line of other ports.
+# Where the picture of a mesh shows a check: on the scraper's line or on the line of all other clients.
+# "either" is on the scraper's line of a port that the scraper reads, and on the other line of other ports.
 Side: TypeAlias = Literal["scraper", "either", "others"]
 Exposes: TypeAlias = Literal["", "metrics", "admin"]
 
 
 @dataclass(frozen=True, slots=True)
 class CheckVerdict:
-    """The judgement of a check or of one case; `seen` says what was seen in the check's words."""
+    """The judgement of a check or of one case; `seen` describes what was seen."""
 
     outcome: Outcome
     seen: str
@@ -57,9 +57,9 @@ JudgeOne: TypeAlias = Callable[[Observation, Port, datetime], CheckVerdict]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """What a check proves, what to do when it does not hold, how bad that is, and where it is drawn.
+    """What a check proves, what to do when it fails, how severe a failure is, and where it is drawn.
 
-    A failed check with `gate` explains why others could not be made on the same target.
+    A failed check with `gate` explains why other checks of the same target could not be made.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Check:
 class PortCheck(Check):
     """A check of ports. `ask` returns None for a port that it does not concern.
 
-    `refusal` is the word for a port that passes, in the picture. `exposes` tells what anyone can read where
+    `refusal` is the word for a port that passes, in the picture. `exposes` names what anyone can read when
     the check fails or is noted. `needs_scan` checks are about ports that are not announced.
     """
 
@@ -121,7 +121,7 @@ def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> 
 
 
 def result_of(check: Check, workload: str, target: str, verdict: CheckVerdict, cases: int = 1) -> CheckResult:
-    """Return a verdict together with the check's own words."""
+    """Return the verdict with the check's name, texts and target."""
     return CheckResult(
         check.name, workload, target, verdict.outcome, verdict.seen, check.proves, check.remedy,
         check.severity, cases,
@@ -129,11 +129,11 @@ def result_of(check: Check, workload: str, target: str, verdict: CheckVerdict, c
 
 
 def settle(results: Iterable[CheckResult], gates: frozenset[str]) -> tuple[CheckResult, ...]:
-    """Return the results; those that another finding explains are "blocked" instead of "skipped".
+    """Return the results, with "blocked" instead of "skipped" where another finding explains them.
 
     A port that does not admit the scraper is one finding, not one for each check that needs the scraper.
-    `gates` are the names of the checks that explain. Without their finding among `results` (it was left
-    out, for example) the others stay findings: nothing passes silently.
+    `gates` are the names of the checks that explain others. Without such a finding among `results` (the check
+    was left out, for example) the others stay findings, so that nothing passes silently.
     """
     everything = tuple(results)
     shut = {
@@ -148,7 +148,7 @@ def settle(results: Iterable[CheckResult], gates: frozenset[str]) -> tuple[Check
 
 
 def each_alone(judge_one: JudgeOne) -> Judge:
-    """Return the judge that applies `judge_one` to every case, and reports the worst outcome."""
+    """Return a judge that applies `judge_one` to every case and reports the worst outcome."""
 
     def judge_all(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
         return _combine([(each.case, judge_one(each.seen, port, now)) for each in visits])

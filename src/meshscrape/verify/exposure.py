@@ -1,7 +1,7 @@
 """Recognise Prometheus metrics and Envoy's admin API in what an open port answers without TLS (pure).
 
-Both are recognised by what they are, not by where they are. An application's ordinary answer (a page, JSON,
-a line of text, an error) is neither.
+Both are recognised by their content, not by their port or path. An application's ordinary answer (a page,
+JSON, a line of text, an error) is neither.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SERVER_STATES = ("LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING")
 
 def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
     """Fail a port that is not announced and serves Prometheus metrics; note one that was announced."""
-    # An admin API that is open is one finding, not two, although it serves metrics as well.
+    # An open admin API is one finding, not two, although it also serves metrics.
     if admin_at(visits):
         return CheckVerdict("passed", "Envoy's admin API: see exposed-admin")
     found = metrics_at(visits)
@@ -60,7 +60,7 @@ def admin_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVe
 
 
 def metrics_at(visits: Sequence[Visit]) -> str:
-    """Return where Prometheus metrics were answered first, and how they look; empty for nowhere."""
+    """Return where Prometheus metrics were answered first, with a description; empty without any."""
     for each in visits:
         if isinstance(each.seen, Answered) and (words := _metrics(each.seen)):
             return f"Prometheus metrics without TLS at {each.case.probe.path} ({words})"
@@ -68,7 +68,7 @@ def metrics_at(visits: Sequence[Visit]) -> str:
 
 
 def admin_at(visits: Sequence[Visit]) -> str:
-    """Return where Envoy's admin API answered first; empty for nowhere."""
+    """Return where Envoy's admin API answered first; empty when it did not answer."""
     for each in visits:
         seen = each.seen
         if isinstance(seen, Answered) and seen.status == 200 and (words := _admin(seen.body)):
@@ -77,7 +77,7 @@ def admin_at(visits: Sequence[Visit]) -> str:
 
 
 def nothing_at(visits: Sequence[Visit]) -> str:
-    """Return what a port said that serves neither."""
+    """Describe the answers of a port that serves neither."""
     answers = [each.seen for each in visits]
     if all(isinstance(seen, ConnectionRefused) for seen in answers):
         return "nothing listens there any more"
@@ -89,7 +89,7 @@ def nothing_at(visits: Sequence[Visit]) -> str:
 
 
 def _metrics(seen: Answered) -> str:
-    """Return how the answer shows that it is an exposition; empty when it does not."""
+    """Return the evidence that the answer is an exposition; empty without any."""
     media_type, _, parameters = (part.strip().lower() for part in seen.header("content-type").partition(";"))
     if seen.status != 200:
         return ""
@@ -104,7 +104,7 @@ def _metrics(seen: Answered) -> str:
 def _admin(body: bytes) -> str:
     if _ADMIN_TYPE.search(body):
         return "a configuration dump"
-    # The whole answer is longer than what is read of it; its first fields are enough.
+    # Only the beginning of a long answer is read; its first fields are enough.
     head = body.decode("utf-8", "replace")
     version = re.search(r'"version"\s*:\s*"([0-9a-f]{7,40}/[^"\\]{1,80})"', head)
     state = re.search(r'"state"\s*:\s*"([A-Z_]{1,20})"', head)

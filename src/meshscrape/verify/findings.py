@@ -36,7 +36,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong. `severity` is "hole" (a client gets what it must not), "broken" or "skipped"."""
+    """One finding. `severity` is "hole" (a client gets what it must not), "broken" or "skipped"."""
 
     check: str
     workload: str
@@ -66,7 +66,7 @@ class SeenCertificate:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything one verification found; `started` in UTC, `seconds` it took; `mesh` is what it looked at."""
+    """Everything that one verification of `mesh` found; it `started` (UTC) and took `seconds`."""
 
     checks: tuple[CheckResult, ...]
     scraper: str
@@ -77,12 +77,12 @@ class Report:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        """Return what failed or could not be checked, in the order of the checks."""
+        """Return the findings: failed and skipped checks, in the order of the checks."""
         return tuple(finding_of(each) for each in self.checks if each.outcome in ("failed", "skipped"))
 
     @property
     def notes(self) -> tuple[CheckResult, ...]:
-        """Return what is worth knowing but is not a finding."""
+        """Return the results that are worth knowing but are not findings."""
         return tuple(each for each in self.checks if each.outcome == "noted")
 
     @property

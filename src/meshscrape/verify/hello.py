@@ -1,7 +1,7 @@
 """Build a ClientHello of an outdated TLS version, and read the server's first record (pure).
 
-Python's ssl does not reliably offer versions that the policy of its OpenSSL forbids, and a probe that
-cannot ask proves nothing. Source: RFC 2246, RFC 4346, RFC 8422; alerts: RFC 8446, section 6.
+Python's ssl does not reliably offer versions that the policy of its OpenSSL forbids, and a probe that cannot
+offer them proves nothing. Source: RFC 2246, RFC 4346, RFC 8422; alerts: RFC 8446, section 6.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def client_hello(version: str, random: bytes) -> bytes:
 
 
 def read_record(data: bytes) -> Observation | None:
-    """Return what the first bytes from the server mean; None while there are too few."""
+    """Return the meaning of the server's first bytes; None while there are too few."""
     if data and data[0] not in (_ALERT, _HANDSHAKE):
         return TlsFailed(f"the port does not speak TLS: {printable(data)}")
     if data and data[0] == _ALERT:

@@ -1,7 +1,7 @@
-"""What many verifications found, and the metric families that tell it (pure).
+"""Remember the results of verifications from run to run, and show them as metric families (pure).
 
-A green result holds only as long as the runs go on: a run that could not be made, or that is overdue,
-withdraws it. A red result stays until a later run disproves it.
+A green result needs further runs: it is withdrawn when a run could not be made or is overdue. A red result
+stays until a later run disproves it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OVERDUE = 3  # intervals without the end of a run
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is remembered from run to run. Times are UTC; None means that it has not happened yet.
+    """The state that is kept from run to run. Times are UTC; None means that it has not happened yet.
 
     `report` belongs to the last run that could be made. `failure` says why the latest run could not be made.
     """
@@ -61,14 +61,14 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What a run found that the previous run had not, and what it did not find any more."""
+    """The findings of a run that the previous run did not have, and the findings that are gone."""
 
     new: tuple[Finding, ...]
     gone: tuple[Finding, ...]
 
 
 def changes(before: Report | None, now: Report) -> Changes:
-    """Return how the findings of two runs differ. The same finding with other words is the same."""
+    """Return how the findings of two runs differ. A finding whose text has changed counts as the same."""
     old = {_key(each): each for each in (before.findings if before else ())}
     new = {_key(each): each for each in now.findings}
     return Changes(
@@ -119,7 +119,7 @@ def families(history: History, now: datetime) -> Iterator[Family]:
 
 
 def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
-    """Yield 0 or 1 by check and workload: the worst of its ports. A stale report yields only what is red."""
+    """Yield 0 or 1 by check and workload: the worst of its ports. A stale report yields only red results."""
     failed: dict[tuple[str, str], bool] = defaultdict(bool)
     skipped: dict[tuple[str, str], bool] = defaultdict(bool)
     for each in results:
@@ -139,7 +139,7 @@ def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
 
 
 def _exposed(results: Sequence[CheckResult], *, stale: bool) -> Family:
-    """Return how many ports anyone can read; `announced` are those that the mesh itself says are open."""
+    """Return how many ports anyone can read; `announced` are those that the status document names."""
     ports: dict[tuple[str, str, str], set[str]] = {}
     for each in results:
         check = port_check(each.check)
@@ -152,7 +152,7 @@ def _exposed(results: Sequence[CheckResult], *, stale: bool) -> Family:
                 ports[each.workload, kind, "true"].add(each.target)
     return Family(
         "meshscrape_plaintext_exposed", "gauge",
-        "Ports of a workload's pod addresses that serve metrics or the admin API to everybody without TLS.",
+        "Ports of a workload's pod addresses that serve metrics or the admin API to any client without TLS.",
         [
             ({**_labels(workload), "kind": kind, "announced": announced}, len(targets))
             for (workload, kind, announced), targets in ports.items()

@@ -1,4 +1,4 @@
-"""Provide the identities of probes: the scraper, strangers that look like it, and other workloads."""
+"""Provide the identities of probes: the scraper, strangers with its SPIFFE ID, and other workloads."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from meshscrape.verify.probes import TlsContexts
 _CHAIN, _KEY, _ROOTS = CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 _ATTEMPTS = 5
 _RPC_DEADLINE = 10.0
-# Certificates end on whole seconds, and the server's clock may be a little behind.
+# Certificates expire on whole seconds, and the server's clock may be a little behind.
 _MARGIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
 _LOOK = 0.1
 
 
 class UnavailableIdentity(Exception):
-    """A probe cannot appear as this identity; the text says why."""
+    """A probe cannot use this identity; the text tells why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class IdentityFiles:
 def read_credentials(directory: Path) -> IdentityFiles:
     """Return the credentials in a directory that an agent publishes, all of one generation.
 
-    InputError when there are none, they do not belong together, or are not a workload's.
+    Raises InputError when there are none, when they do not belong together, or when they are not a
+    workload's.
     """
     for _ in range(_ATTEMPTS):
         chain, key, _roots = read_credential_files(directory, roots=False)
@@ -85,7 +86,7 @@ def look_alike(identity: SpiffeId, authority: Signer | None, now: datetime) -> I
 
 
 class Identities:
-    """Every identity of one verification, as TLS contexts. The end of short-lived ones is waited for here."""
+    """Every identity of one verification, as TLS contexts. It waits for short-lived ones to expire."""
 
     def __init__(
         self, mesh: MeshStatus, scraper: MeshWorkload, life: timedelta, stranger: Signer | None,
@@ -101,7 +102,7 @@ class Identities:
         if own.not_after <= utcnow():
             raise InputError(
                 f"the scraper's own certificate ended {own.not_after:%Y-%m-%d %H:%M:%S} UTC",
-                where=scraper.credentials, remedy="see why its agent does not renew it",
+                where=scraper.credentials, remedy="find out why its agent does not renew it",
             )  # fmt: skip
         self._add("scraper", own)
         self._add("stranger", look_alike(own.identity, stranger, utcnow()))
@@ -110,9 +111,9 @@ class Identities:
         self._short_lived: asyncio.Task[tuple[IdentityFiles, TlsContexts]] | None = None
 
     async def contexts(self, identity: Identity) -> TlsContexts | None:
-        """Return how to open TLS as `identity`, None for no TLS. "expired" returns once the end has passed.
+        """Return how to open TLS as `identity`, or None for no TLS. "expired" returns once it has expired.
 
-        UnavailableIdentity when the identity cannot be obtained.
+        Raises UnavailableIdentity when the identity cannot be obtained.
         """
         match identity.kind:
             case "plain":
@@ -170,11 +171,11 @@ class Identities:
         return issued, self._add("short-lived", issued)
 
     async def _outlive(self, not_after: datetime) -> None:
-        """Wait until `not_after` has passed; UnavailableIdentity when that would take long."""
+        """Wait until `not_after` has passed. Raise UnavailableIdentity when that would take too long."""
         while (left := not_after + _MARGIN - utcnow()) > timedelta(0):
             if left > _LONGEST_WAIT:
                 raise UnavailableIdentity(
-                    f"the CA gave a certificate until {not_after:%H:%M:%S} UTC, longer than was asked"
+                    f"the CA issued a certificate until {not_after:%H:%M:%S} UTC, longer than requested"
                 )
             self._waiting(left)
             await asyncio.sleep(min(left.total_seconds(), _LOOK))
@@ -204,8 +205,8 @@ async def identities(
 ) -> AsyncIterator[Identities]:  # fmt: skip
     """Provide the identities of one verification. Their keys are never written to a disk.
 
-    `life` is requested for the short-lived certificate. `waiting` is told how long its end is still away.
-    MeshscrapeError when the scraper's own credentials cannot be used.
+    `life` is requested for the short-lived certificate. `waiting` is called with the time until it expires.
+    Raises MeshscrapeError when the scraper's own credentials cannot be used.
     """
     made = Identities(mesh, scraper, life, stranger, waiting)
     try:

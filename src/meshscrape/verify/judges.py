@@ -59,7 +59,7 @@ def refused_below_http(seen: Observation, port: Port, now: datetime) -> CheckVer
 
 
 def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
-    """Pass when an expired certificate is refused that was accepted while it was valid."""
+    """Pass when a certificate that was accepted while valid is refused after it has expired."""
     control, expired = (each.seen for each in visits)
     verdict = refused_below_http(expired, port, now)
     if verdict.outcome != "passed" or expired == TlsAlert("certificate expired"):
@@ -119,7 +119,7 @@ def open_to_everyone(seen: Observation, port: Port, now: datetime) -> CheckVerdi
 
 
 def deadline_kept(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
-    """Pass when the server closes a connection on which the client says nothing."""
+    """Pass when the server closes a connection on which the client sends nothing."""
     match seen:
         case TimedOut(phase="silence"):
             return CheckVerdict("failed", "a connection without a handshake stays open")
@@ -128,7 +128,7 @@ def deadline_kept(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
 
 
 def server_certificate(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
-    """Pass a certificate of the port's own SPIFFE ID, in date, that the trust bundle vouches for."""
+    """Pass a valid certificate with the port's own SPIFFE ID and a chain to the trust bundle."""
     return certificate_verdict(seen, port.spiffe_id, now)
 
 
@@ -149,7 +149,7 @@ def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Chec
     if identity != expected:
         faults.append(f"the identity {identity} instead of {expected}")
     if seen.distrust:
-        faults.append(f"a chain that the trust bundle does not vouch for ({seen.distrust})")
+        faults.append(f"a chain that does not lead to the trust bundle ({seen.distrust})")
     if now >= end:
         faults.append(f"a certificate that ended {end:%Y-%m-%d %H:%M:%S} UTC")
     if now < begin:
@@ -180,7 +180,7 @@ def not_resumed(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
 def _of_exposition(judge_body: Callable[[Answered, Port], tuple[str, str]]) -> JudgeOne:
     """Return a judge of the scraper's 200; without one there is nothing to judge.
 
-    `judge_body` returns what is wrong (or nothing), and what was seen when nothing is.
+    `judge_body` returns what is wrong (or empty text), and what was seen.
     """
 
     def of_answer(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
@@ -217,7 +217,7 @@ sources = _of_exposition(_sources)
 
 
 def _unanswered(seen: Observation) -> CheckVerdict | None:
-    """Return "skipped" when nothing was there to refuse anything: that proves nothing."""
+    """Return "skipped" when no server was there: then a missing answer proves nothing."""
     match seen:
         case ConnectionRefused() | Unreachable() | TimedOut() | NotObserved():
             return _unchecked(describe(seen))

@@ -28,8 +28,8 @@ class ApplicationPortStatus:
 class MeshWorkload:
     """One workload as its status describes it; ports that are off are None.
 
-    `announced` are the URLs that discovery gives to Prometheus, as Prometheus shows them; `message` says what
-    keeps the workload from being ready.
+    `announced` are the URLs that discovery gives to Prometheus, as Prometheus shows them; `message` tells why
+    the workload is not ready.
     """
 
     name: str
@@ -82,7 +82,7 @@ class MeshStatus:
     proxy_token: str = ""
 
     def workload(self, title: str) -> MeshWorkload:
-        """Return the workload NAMESPACE/NAME; InputError when there is none."""
+        """Return the workload NAMESPACE/NAME. Raise InputError when there is none."""
         for each in self.workloads:
             if each.title == title:
                 return each
@@ -91,7 +91,7 @@ class MeshStatus:
 
 
 def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
-    """Return the mesh of a MeshStatus document; InputError for another kind, version or shape."""
+    """Return the mesh of a MeshStatus document. Raise InputError for another kind, version or shape."""
     seen = f"{status.get('apiVersion')} {status.get('kind')}"
     if seen != f"{DOCUMENT_VERSION} MeshStatus":
         raise InputError(f"this is {seen}, not {DOCUMENT_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
@@ -170,7 +170,7 @@ def _text(entry: Mapping[str, object], key: str, default: str | None = None) -> 
         return value
     if value in (None, "") and default is not None:
         return default
-    raise InputError(f"{key} is not a text", where=_WHERE, remedy=_REMEDY)
+    raise InputError(f"{key} is not a string", where=_WHERE, remedy=_REMEDY)
 
 
 def _port(entry: Mapping[str, object], key: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What a probe can see, as plain data: `judges` judges it, reports show it."""
+"""What a probe can see, as plain data. `judges` judges it, and reports show it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _SHOWN = 160
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """An HTTP response, with its body until its `end`.
+    """An HTTP response with its body, and how the body ended.
 
-    "whole": all of it; "limit": as much as the probe wanted; "cut": the connection ended before it did.
+    `end` is "whole" (the whole body was read), "limit" (the probe read as much as it wanted) or "cut" (the
+    connection ended before the body).
     """
 
     status: int
@@ -35,7 +36,7 @@ class TlsAlert:
 
 @dataclass(frozen=True, slots=True)
 class TlsFailed:
-    """TLS ended on the probing side, for this reason: the peer does not speak it, or speaks it wrongly."""
+    """The probe ended TLS for this reason: the peer does not speak TLS, or speaks it wrongly."""
 
     reason: str
 
@@ -82,7 +83,7 @@ class TimedOut:
 
 @dataclass(frozen=True, slots=True)
 class Unreachable:
-    """The network said no, for this reason."""
+    """The network could not reach the address, for this reason."""
 
     reason: str
 
@@ -112,7 +113,8 @@ class OpenPorts:
     """The ports of one address that accept connections.
 
     `own` are the workload's. `outside` are reachable there too, but belong to a process beside the mesh that
-    listens on every address of the machine. `how` says how they were found, `unable` why they could not be.
+    listens on every address of the machine. `how` tells how they were found, `unable` why they could not be
+    found.
     """
 
     own: tuple[int, ...] = ()
@@ -121,7 +123,7 @@ class OpenPorts:
     unable: str = ""
 
 
-# What a refusal below HTTP looks like: the peer was there and ended the connection.
+# Observations of a refusal below HTTP: the peer was there and ended the connection.
 CLOSED_BY_PEER = (TlsAlert, Reset, Closed)
 
 

@@ -31,7 +31,7 @@ COMMON_PORTS = (
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How far a scan by connecting goes: which ports, how many at a time, and seconds for each."""
+    """Bounds of a scan by connecting: the ports, how many at a time, and seconds for each."""
 
     ports: tuple[int, ...] = COMMON_PORTS
     concurrency: int = 64
@@ -39,7 +39,7 @@ class Bounds:
 
 
 async def find_open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
-    """Return what listens on each pod address of `mesh`, by address."""
+    """Return the open ports of each pod address of `mesh`, by address."""
     bounds = bounds or Bounds()
     local = [each for each in _addresses(mesh) if is_local(each)]
     found: dict[str, OpenPorts] = await asyncio.to_thread(_look_up, mesh, local) if local else {}
@@ -100,7 +100,7 @@ def _of_address(
         if each.address == wanted:
             own.add(each.port)
         elif each.address.is_unspecified and (each.address.version == 6 or wanted.version == 4):
-            # A wildcard socket of IPv6 usually takes IPv4 as well; connecting tells.
+            # A wildcard socket of IPv6 usually accepts IPv4 as well. Connecting tells for sure.
             match owners.get(each.inode, ""):
                 case "":
                     outside.add(each.port)
@@ -120,7 +120,7 @@ def _owners(mesh: MeshStatus, shared: Sequence[ListeningSocket]) -> dict[str, st
 
 
 def _workload_of(pid: int, roots: Mapping[int, str]) -> str:
-    """Return the workload of which `pid` is a process or a descendant of one; empty for none."""
+    """Return the workload that `pid` or one of its ancestors belongs to; empty without one."""
     for _ in range(_DEEPEST):
         if pid in roots:
             return roots[pid]

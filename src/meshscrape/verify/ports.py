@@ -1,4 +1,4 @@
-"""The ports of a mesh that checks are made of (pure)."""
+"""List the ports of a mesh that are checked (pure)."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Exposure: TypeAlias = Literal["hidden", "announced", "outside"]
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One port, and what the mesh says about it.
+    """One port, and what is known about it from the status document.
 
     `workload` is NAMESPACE/NAME, empty for a process beside the mesh. `path` is what the port serves.
-    `strict` ports accept nothing but mutual TLS. `declares_metrics` is for application ports.
-    `sources` are what a merged port must contain. `neighbour` is a workload that must not read the port.
-    `exposure` tells whose an open port is: "hidden" (the workload's, not announced), "announced", or
-    "outside" (of a process beside the mesh); `paths` are asked for there. `found` says how an address was
-    searched, `unable` why a port cannot be checked. `headers` let a request into the scrape proxy.
+    `strict` ports accept nothing but mutual TLS. `declares_metrics` is for application ports. `sources` are
+    what a merged port must contain. `neighbour` is a workload that must not read the port. `exposure` tells
+    the owner of an open port: "hidden" (the workload's, not announced), "announced", or "outside" (a process
+    beside the mesh); `paths` are requested there. `found` tells how an address was searched, `unable` why a
+    port cannot be checked. `headers` admit a request to the scrape proxy.
     """
 
     role: Role
@@ -75,7 +75,7 @@ class Port:
 
 
 def announced_ports(mesh: MeshStatus, proxy_token: str = "") -> Iterator[Port]:
-    """Yield every port that the status document names. `proxy_token` opens the scrape proxy."""
+    """Yield every port that the status document names; `proxy_token` is the scrape proxy's token."""
     for workload in mesh.workloads:
         yield from _workload_ports(mesh, workload)
     if mesh.scrape_proxy:
@@ -85,7 +85,7 @@ def announced_ports(mesh: MeshStatus, proxy_token: str = "") -> Iterator[Port]:
 def open_ports(mesh: MeshStatus, found: Mapping[str, OpenPorts], paths: tuple[str, ...]) -> Iterator[Port]:
     """Yield every open port without checks of its own, from what was `found` by pod address.
 
-    `paths` are asked for on each, besides those that the workload declares.
+    `paths` are requested on each port, besides those that the workload declares.
     """
     outside: dict[int, str] = {}
     for workload in mesh.workloads:
@@ -133,13 +133,13 @@ def _application(base: Port, address: str, status: ApplicationPortStatus) -> Por
 
 
 def _proxy_port(mesh: MeshStatus, token: str) -> Port:
-    """Return the scrape proxy, which is asked for a target that it knows."""
+    """Return the scrape proxy's port; requests there are for a target that it knows."""
     host, number = split_host_port(mesh.scrape_proxy) or ("", "")
     port = Port("proxy", mesh.prometheus_workload, host, int(number) if number.isdigit() else 0)
     known = next((url for each in mesh.workloads for url in each.announced), "")
     if not (port.number and known and token):
         lacking = "its token cannot be read" if not token else "discovery announces no target"
-        return replace(port, unable=lacking if port.number else f"{mesh.scrape_proxy} is no address")
+        return replace(port, unable=lacking if port.number else f"{mesh.scrape_proxy} is not an address")
     headers = (("Authorization", f"Bearer {token}"),)
     return replace(port, path=f"http://{known.partition('://')[2]}", headers=headers)
 

@@ -1,4 +1,4 @@
-"""One visit to a port: where to, who asks, and what for (pure data)."""
+"""One visit to a port: its address, the visitor's identity, and the request (pure data)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEAD = 4096
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a probe appears as; `workload` is the NAMESPACE/NAME for kind "workload"."""
+    """The identity that a probe uses; `workload` is the NAMESPACE/NAME for kind "workload"."""
 
     kind: IdentityKind
     workload: str = ""

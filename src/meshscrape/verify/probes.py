@@ -43,9 +43,9 @@ _ALERT_REASON = re.compile(r"(?:SSLV3|TLSV1|TLSV13)_ALERT_([A-Z0-9_]+)")
 
 @dataclass(frozen=True, slots=True)
 class TlsContexts:
-    """How one identity opens TLS.
+    """The TLS contexts of one identity.
 
-    `blind` looks at any server, `older` too but with TLS 1.2 at most, `strict` only at those of the bundle.
+    `blind` accepts any server, `older` too but with TLS 1.2 at most, `strict` only servers of the bundle.
     """
 
     blind: ssl.SSLContext
@@ -76,7 +76,7 @@ class _Ended(Exception):
 
 
 async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
-    """Make one visit, without TLS when `contexts` is None. Never raises for what the peer does."""
+    """Make one visit, without TLS if `contexts` is None. Never raise for what the peer does."""
     try:
         async with asyncio.timeout(timeouts.total):
             return await _visit(probe, contexts, timeouts)
@@ -87,7 +87,7 @@ async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts
 
 
 class Visitor:
-    """Visits one port as one identity. Requests share a connection as long as the server keeps it open.
+    """Visit one port as one identity. Requests share a connection as long as the server keeps it open.
 
     Handshakes are most of what a verification costs, on both sides.
     """
@@ -125,7 +125,8 @@ class Visitor:
                 seen = ended.seen
             if isinstance(seen, TimedOut) or (isinstance(seen, Answered) and seen.end != "cut"):
                 return seen
-            # The server may have closed the connection after the previous request. Only a fresh one can tell.
+            # The server may have closed the connection after the previous request. Only a new connection can
+            # tell.
             await self.close()
         wire = await self._stack.enter_async_context(_connected(probe, self._timeouts))
         if self._contexts is None:
@@ -184,7 +185,7 @@ async def _silence(probe: Probe, timeouts: Timeouts) -> Observation:
 
 
 async def _certificate(probe: Probe, contexts: TlsContexts, timeouts: Timeouts) -> Observation:
-    """Return the server's leaf and whether the bundle vouches for it; two visits when it does not."""
+    """Return the server's leaf and whether its chain leads to the bundle; takes two visits if it does not."""
     distrust = ""
     for context in (contexts.strict, contexts.blind):
         async with _connected(probe, timeouts) as wire:
@@ -223,7 +224,7 @@ async def _http(
 
 
 class _Wire:
-    """A connected socket. How it ends becomes an observation."""
+    """A connected socket; its end becomes an observation."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -235,7 +236,7 @@ class _Wire:
             await self._loop.sock_sendall(self._sock, data)
 
     async def receive(self, timeout: float, phase: str) -> bytes:  # noqa: ASYNC109
-        """Return the next bytes, none at the end. End the visit on a reset and after `timeout` seconds."""
+        """Return the next bytes, empty at the end. End the visit on a reset and after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._loop.sock_recv(self._sock, _CHUNK)
@@ -290,7 +291,7 @@ class _Tls:
         await self._flush()
 
     async def receive(self, timeout: float, phase: str) -> bytes:  # noqa: ASYNC109
-        """Return the next decrypted bytes, none at the end."""
+        """Return the next decrypted bytes, empty at the end."""
         while True:
             try:
                 return self._tls.read(_CHUNK)
@@ -356,8 +357,8 @@ async def _exchange(
 ) -> Observation:  # fmt: skip
     headers = [("Host", probe.target), ("Accept", ACCEPT), ("User-Agent", "meshscrape-verify"),
                *ending, *probe.headers]  # fmt: skip
-    # h11 refuses to send a hostile request line, which is the point of some probes. It writes everything else
-    # and follows the state of the connection.
+    # Some probes need a hostile request line, which h11 refuses to send. It writes everything else and
+    # follows the state of the connection.
     request = h11.Request(method="GET", target="/", headers=headers)
     head = (connection.send(request) or b"") + (connection.send(h11.EndOfMessage()) or b"")
     first = f"{probe.method} {probe.path} HTTP/1.1\r\n".encode("latin-1")
@@ -366,7 +367,7 @@ async def _exchange(
 
 
 class _Answer:
-    """Collects one response."""
+    """Collect one response."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -412,7 +413,7 @@ class _Answer:
 
 
 def read_plain(head: bytes) -> Observation:
-    """Return what bytes that are not HTTP are: a TLS alert in plaintext, or something else."""
+    """Return the meaning of bytes that are not HTTP: a TLS alert in plaintext, or something else."""
     if len(head) >= 7 and head[0] == 21 and head[1] == 3:
         return TlsAlert(alert_name(head[6]))
     return NotHttp(head[:64])

@@ -26,12 +26,12 @@ from meshscrape.verify.prometheus_checks import (
 )
 
 _LIMITS = FetchLimits(connect=3.0, read=10.0, total=20.0, body_bytes=1 << 26)
-_REMEDY = "see that Prometheus runs"
+_REMEDY = "check that Prometheus runs"
 _LOOK = 0.25
 
 
 async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
-    """Return the active targets of the Prometheus at `url`; UnavailableError when its API does not say."""
+    """Return the active targets of the Prometheus at `url`. Raise UnavailableError when its API fails."""
     data = await _api(url, "targets", {"state": "active"})
     try:
         return tuple(
@@ -49,7 +49,7 @@ async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
 
 
 async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
-    """Return the scrape jobs of the Prometheus at `url`, by name; UnavailableError when it does not say."""
+    """Return the scrape jobs of the Prometheus at `url`, by name. Raise UnavailableError if its API fails."""
     data = await _api(url, "status/config", {})
     try:
         config = yaml.safe_load(data["yaml"])
@@ -65,7 +65,7 @@ async def scraping(mesh: MeshStatus) -> Scraping:
 
 
 async def count_series(url: str, query: str) -> int:
-    """Return how many series an instant query finds now; UnavailableError when the API does not say."""
+    """Return how many series an instant query finds now. Raise UnavailableError when the API fails."""
     data = await _api(url, "query", {"query": query})
     try:
         return len(data["result"])
@@ -79,7 +79,7 @@ async def check_prometheus(
 ) -> tuple[CheckResult, ...]:  # fmt: skip
     """Make these `checks`; ask again for up to `patience` seconds while something is still missing.
 
-    Prometheus does not know a new target until its first scrape, which is no finding yet.
+    Prometheus does not report a new target until its first scrape; that is not a finding yet.
     """
     wanted, deadline = tuple(series), monotonic() + patience
     while True:

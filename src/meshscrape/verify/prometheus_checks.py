@@ -13,7 +13,7 @@ from meshscrape.verify.check import Check, CheckVerdict
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.observations import printable
 
-# Families of the proxy and the agent. All others in a merged exposition are the application's.
+# Families of the proxy and the agent. All other families in a merged exposition are the application's.
 _OURS = ("envoy_", "istio_agent_", "meshscrape_")
 # Every Python process with prometheus_client has this family; the proxy and the agent do not.
 _WELL_KNOWN = "python_gc_objects_collected_total"
@@ -63,7 +63,7 @@ class Scraping:
 
 @dataclass(frozen=True, slots=True)
 class WantedTarget:
-    """A URL that Prometheus must scrape, and whose it is."""
+    """A URL that Prometheus must scrape, and its workload."""
 
     workload: str
     target: str
@@ -110,7 +110,7 @@ class PrometheusCheck(Check):
 
 
 def wanted_targets(mesh: MeshStatus) -> tuple[WantedTarget, ...]:
-    """Return what Prometheus must scrape: secure ports, and application ports behind mutual TLS."""
+    """Return the targets that Prometheus must scrape: secure ports, and application ports with mutual TLS."""
     return tuple(target for workload in mesh.workloads for target in _targets(workload))
 
 
@@ -162,7 +162,7 @@ def judge_target(wanted: WantedTarget, seen: Scraping) -> CheckVerdict:
 
 
 def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
-    """Return Prometheus's targets that read what is wanted, securely."""
+    """Return Prometheus's targets that read the wanted URL securely."""
     plain = "http://" + wanted.url.removeprefix("https://")
     return [
         each for each in seen.targets if each.url == wanted.url or (each.url == plain and seen.proxied(each))
@@ -184,7 +184,7 @@ def judge_schemes(mesh: MeshStatus, seen: Scraping) -> CheckVerdict:
 
 
 def judge_identities(mesh: MeshStatus, seen: Scraping) -> CheckVerdict:
-    """Pass when every target's SPIFFE ID is checked. Without a scrape proxy nothing can check it: a note."""
+    """Pass when every target's SPIFFE ID is checked. Without a scrape proxy, note that none can be."""
     blind = [each for each in _of_mesh(mesh, seen) if seen.unverified(each)]
     if not blind:
         checked = sum(1 for each in seen.targets if seen.proxied(each))

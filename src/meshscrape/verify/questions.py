@@ -1,6 +1,6 @@
-"""Where each check is asked: one function for each question (pure).
+"""Define on which ports each check is made, and with which probes: one function each (pure).
 
-Each returns None for a port that the check does not concern.
+A function returns None for a port that the check does not concern.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def admin(port: Port) -> Question | None:
 
 
 def open_port(port: Port) -> Question | None:
-    """Ask a port that is not announced for everything that it might serve."""
+    """Ask a port that is not announced for metrics and for Envoy's admin API."""
     if port.role == "searched":
         return unable(port.unable) if port.unable else Question(decided=CheckVerdict("passed", port.found))
     if port.role != "open":
@@ -157,7 +157,7 @@ def open_port(port: Port) -> Question | None:
 
 
 def unable(reason: str) -> Question:
-    """Return a question without a visit, for what could not be asked. It is a finding, not a pass."""
+    """Return a question without a visit, for a check that could not be made. It is a finding, not a pass."""
     return Question(decided=CheckVerdict("skipped", f"could not be checked: {reason}"))
 
 

@@ -1,7 +1,7 @@
-"""Every check of `verify`: what it proves, where it is asked, how it is judged, how it is drawn (pure).
+"""Every check of `verify`: what it proves, on which ports, how it is judged and how it is drawn (pure).
 
-A new check is one entry here. It needs a question (`questions`) and a judge (`judges`) only where no present
-one fits, and a section in docs/verify.md.
+A new check is one entry here and a section in docs/verify.md. It needs a new question (`questions`) or judge
+(`judges`) only if no existing one fits.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ PORT_CHECKS: tuple[PortCheck, ...] = (
     PortCheck(
         name="content-type",
         proves="the Content-Type of the text format (Prometheus 3 refuses a scrape without a valid one)",
-        remedy="see which program answers on this port: the agent and Envoy send a proper type",
+        remedy="check which program answers on this port: the agent and Envoy send a proper type",
         severity="broken", side="scraper",
         ask=questions.scrape, judge=each_alone(judges.content_type),
     ),
     PortCheck(
         name="exposition",
         proves="a valid exposition: no malformed line, no family twice, nothing cut off",
-        remedy="look at the lines that are named; for the merged port see the agent's meshscrape_* counters",
+        remedy="check the lines that are named; for the merged port, check the agent's meshscrape_* counters",
         severity="broken", side="scraper",
         ask=questions.scrape, judge=each_alone(judges.exposition),
     ),
     PortCheck(
         name="families",
         proves="the families that belong on this port",
-        remedy="see that Envoy and the agent run and answer",
+        remedy="check that Envoy and the agent run and answer",
         severity="broken", side="scraper",
         ask=questions.scrape, judge=each_alone(judges.families),
     ),
@@ -54,13 +54,13 @@ PORT_CHECKS: tuple[PortCheck, ...] = (
     PortCheck(
         name="application-metrics",
         proves="the scraper gets the application's metrics over mutual TLS",
-        remedy="see that the application runs and that its declared metrics path is right",
+        remedy="check that the application runs and that its declared metrics path is right",
         severity="broken", side="scraper", gate=True,
         ask=questions.application_scrape, judge=each_alone(judges.admitted),
     ),
     PortCheck(
         name="server-certificate",
-        proves="a certificate of the workload's own SPIFFE ID, in date, that the trust bundle vouches for",
+        proves="a valid certificate with the workload's own SPIFFE ID and a chain to the trust bundle",
         remedy="see the workload's credential directory and its agent's log; something else may own the port",
         severity="hole", side="either",
         ask=questions.server_certificate, judge=each_alone(judges.server_certificate),
@@ -88,7 +88,7 @@ PORT_CHECKS: tuple[PortCheck, ...] = (
     ),
     PortCheck(
         name="expired-certificate",
-        proves="TLS refuses the scraper's certificate after its end",
+        proves="TLS refuses the scraper's certificate after it has expired",
         remedy="remove allow_expired_certificate from the listener's validation context; compare clocks",
         severity="hole",
         ask=questions.expired, judge=judges.expired_refused,
@@ -161,7 +161,7 @@ PORT_CHECKS: tuple[PortCheck, ...] = (
     PortCheck(
         name="proxy-token",
         proves="the scrape proxy answers a request without its bearer token with HTTP 401",
-        remedy="run the proxy with its token file (--token-file); see that its Envoy is the one it started",
+        remedy="run the proxy with its token file (--token-file); check that its Envoy is its own",
         severity="hole", refusal="refused",
         ask=questions.proxy_token, judge=each_alone(judges.unauthorized),
     ),
@@ -208,7 +208,7 @@ PROMETHEUS_CHECKS: tuple[PrometheusCheck, ...] = (
     PrometheusCheck(
         name="application-series",
         proves="a query returns the application's series with the workload's labels",
-        remedy="see that the merged target is up and that no relabelling drops the series",
+        remedy="check that the merged target is up and that no relabelling drops the series",
         severity="broken", side="scraper", reads_scrapes=True,
         judge=prometheus_checks.series,
     ),
@@ -219,6 +219,6 @@ GATES = frozenset(each.name for each in CHECKS.values() if each.gate)
 
 
 def port_check(name: str) -> PortCheck | None:
-    """Return the check of ports called `name`, None for another kind of check."""
+    """Return the check of ports called `name`, or None for another kind of check."""
     check = CHECKS.get(name)
     return check if isinstance(check, PortCheck) else None

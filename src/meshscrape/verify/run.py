@@ -36,13 +36,13 @@ Progress = Callable[[int, int, str], None]
 AnyCheck = TypeVar("AnyCheck", bound=Check)
 
 _MOST_SILENCES = 5
-# Connections that only wait for their end cost nothing but a descriptor on both sides.
+# A connection that only waits for its end costs only a descriptor on both sides.
 _WAITING = 256
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """How to verify.
+    """Options of a verification.
 
     `scraper` is NAMESPACE/NAME of the workload to scrape as (by default the mesh's Prometheus). `only` and
     `skip` name checks. `patience` is how many seconds to wait for Prometheus to discover new targets.
@@ -69,10 +69,10 @@ def _silent(done: int, total: int, message: str) -> None:
 async def verify(
     status: Mapping[str, object], options: VerifyOptions | None = None, progress: Progress = _silent
 ) -> Report:
-    """Visit every port of the mesh that `status` (a MeshStatus document) describes, and judge what came back.
+    """Visit every port of the mesh in `status` (a MeshStatus document), and judge what came back.
 
-    `progress(done, total, message)` is called as probes end. Findings are in the report. MeshscrapeError
-    means that verification itself could not run (bad options, no usable scraper credentials).
+    `progress(done, total, message)` is called as probes end. Findings are in the report. Raises
+    MeshscrapeError when verification itself could not run (bad options, no usable scraper credentials).
     """
     options = options or VerifyOptions()
     mesh = parse_mesh(status)
@@ -93,7 +93,7 @@ async def verify(
 
 
 async def _ports(mesh: MeshStatus, options: VerifyOptions) -> list[Port]:
-    """Return what the status announces, and what listens beside it."""
+    """Return the ports that the status document names, and other open ports."""
     ports = list(announced_ports(mesh, await asyncio.to_thread(_proxy_token, mesh)))
     if any(each.needs_scan for each in _chosen(PORT_CHECKS, options)):
         ports += open_ports(mesh, await find_open_ports(mesh, options.scan), ASKED_PATHS)
@@ -101,7 +101,7 @@ async def _ports(mesh: MeshStatus, options: VerifyOptions) -> list[Port]:
 
 
 def _proxy_token(mesh: MeshStatus) -> str:
-    """Return the scrape proxy's token, empty when it cannot be read: its checks then cannot be made."""
+    """Return the scrape proxy's token; empty when it cannot be read, so that its checks cannot be made."""
     try:
         return read_input(Path(mesh.proxy_token), "the proxy's token").decode("ascii", "replace").strip()
     except MeshscrapeError:
@@ -115,7 +115,7 @@ def _judged(planned: Sequence[PlannedCheck], seen: Mapping[Probe, Observation]) 
 
 
 class _Run:
-    """Observes every distinct probe once, bounded in all and per target, and counts."""
+    """Observe every distinct probe once, with bounds in all and per target, and count."""
 
     def __init__(self, options: VerifyOptions, progress: Progress, probes: Sequence[Probe]) -> None:
         self._options = options
@@ -140,7 +140,7 @@ class _Run:
         return {probe: seen for task in tasks for probe, seen in task.result()}
 
     def wait_for_end(self, left: timedelta) -> None:
-        """Show that only the end of a certificate is waited for."""
+        """Show that the run only waits for a certificate to expire."""
         self.say(f"waiting {left.total_seconds():.0f} s for a certificate to end")
 
     def say(self, message: str) -> None:
@@ -167,13 +167,13 @@ class _Run:
                 await visitor.close()
 
     def _slots(self, probe: Probe) -> tuple[asyncio.Semaphore, ...]:
-        """Return what a visit must hold. One that only waits does not keep the others waiting."""
+        """Return the slots that a visit must hold; a visit that only waits takes none from the others."""
         if probe.kind == "silence":
             return (self._waiting,)
         return (self._targets[probe.target], self._everywhere)
 
     async def _visit(self, visitor: Visitor, probe: Probe, target: str) -> Observation:
-        """Make one visit, unless the port was silent so often that another visit would give no news."""
+        """Make one visit, unless the port was silent so often that another visit would tell nothing new."""
         if self._silences[target] >= _MOST_SILENCES:
             return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port got no answer")
         return await visitor.observe(probe)
@@ -203,7 +203,7 @@ def _all_series(mesh: MeshStatus, seen: Mapping[Probe, Observation]) -> list[Wan
 
 
 def _series(workload: MeshWorkload, seen: Mapping[Probe, Observation]) -> tuple[WantedSeries, ...]:
-    """Return what Prometheus must have of the application, from what the merged port has just answered."""
+    """Return the series that Prometheus must have, from the merged port's latest answer."""
     if workload.secure_merged is None:
         return ()
     answer = seen.get(_scrape(workload))
@@ -215,7 +215,7 @@ def _scrape(workload: MeshWorkload) -> Probe:
 
 
 def _probes(mesh: MeshStatus, planned: Sequence[PlannedCheck], options: VerifyOptions) -> tuple[Probe, ...]:
-    """Return every distinct probe of the plan, and those that checks of Prometheus need besides."""
+    """Return every distinct probe of the plan and of the checks of Prometheus."""
     probes = dict.fromkeys(case.probe for each in planned for case in each.cases)
     if mesh.prometheus_url and any(each.reads_scrapes for each in _chosen(PROMETHEUS_CHECKS, options)):
         probes |= dict.fromkeys(_scrape(each) for each in mesh.workloads if each.secure_merged is not None)
@@ -225,7 +225,7 @@ def _probes(mesh: MeshStatus, planned: Sequence[PlannedCheck], options: VerifyOp
 def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
     """Return the workload NAMESPACE/NAME to scrape as, by default the mesh's Prometheus.
 
-    InputError when there is none, or it has no credentials.
+    Raises InputError when there is none, or it has no credentials.
     """
     wanted = title or mesh.prometheus_workload
     if not wanted:
@@ -247,7 +247,7 @@ def check_options(options: VerifyOptions) -> None:
 
 
 def _chosen(checks: Sequence[AnyCheck], options: VerifyOptions) -> tuple[AnyCheck, ...]:
-    """Return the checks that the options ask for."""
+    """Return the checks that the options select."""
     return tuple(
         each
         for each in checks

@@ -32,7 +32,7 @@ _MOST_FAULTS = 3
 
 
 def content_type_fault(answer: Answered, *, versioned: bool) -> tuple[str, str]:
-    """Return the problem of the Content-Type, and the Content-Type itself.
+    """Return what is wrong with the Content-Type, and the Content-Type itself.
 
     The agent names the version that it negotiated (`versioned`). Envoy's own statistics come as `text/plain`
     without one, which every Prometheus reads as 0.0.4.
@@ -47,7 +47,7 @@ def content_type_fault(answer: Answered, *, versioned: bool) -> tuple[str, str]:
 
 
 def exposition_fault(body: bytes) -> tuple[str, str]:
-    """Return what breaks the text format (the first faults, by line), and how much was read."""
+    """Return the first faults of the text format, with their lines, and how much was read."""
     scan = _Scan()
     faults: list[str] = []
     for fault in scan.faults(body):
@@ -86,7 +86,7 @@ def _unescaped(value: bytes) -> str:
 
 
 def sources_down(body: bytes, expected: Sequence[str]) -> tuple[str, str]:
-    """Return which sources of a merged exposition are down, and which `expected` ones it does not mention."""
+    """Return which sources of a merged exposition are down, and which `expected` ones are missing in it."""
     states = {
         labels["source"]: value
         for name, labels, value in labelled_samples(body, SOURCE_UP)
@@ -128,7 +128,7 @@ def exposition_lines(body: bytes, *, whole: bool) -> ExpositionLines:
 
 @dataclass(slots=True)
 class _Scan:
-    """What has been seen of one exposition, line by line."""
+    """The state of reading one exposition line by line."""
 
     types: dict[bytes, bytes] = field(default_factory=dict)
     helped: set[bytes] = field(default_factory=set)
@@ -143,7 +143,7 @@ class _Scan:
             yield "the body is empty"
             return
         if not body.endswith(b"\n"):
-            yield "the last line does not end: the exposition is cut off"
+            yield "the last line has no end: the exposition is cut off"
         try:
             body.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
-"""Requests beyond what a port serves, however they are spelled (pure).
+"""Make requests for more than a port serves, in every spelling (pure).
 
-Each must be refused. None of them changes a server's state where it is let through.
+A server must refuse each of them. None changes the state of a server that accepts it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TRAVERSALS = (
     "/server_info;a=b",
     "/;a=b/server_info",
     "/server_info;{path}",
-    # Fragments, which are no part of a request target.
+    # Fragments, which are not part of a request target.
     "{path}#/../../server_info",
     "{path}/../../server_info#{path}",
     "/server_info#",

@@ -1,4 +1,4 @@
-"""Verify again and again, at an interval with jitter, and serve the results as metrics."""
+"""Verify repeatedly, at an interval with jitter, and serve the results as metrics."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _LOOPBACK = "127.0.0.1"
 _LIMITS = ServerLimits(connections=32, requests=4)
 _draw = random.SystemRandom()
 
-# Returns the present status document. It is read again for each run, because workloads come and go.
+# Returns the current status document. It is read again for each run, because workloads come and go.
 ReadStatus = Callable[[], Mapping[str, object]]
 
 
 @dataclass(frozen=True, slots=True)
 class WatchOptions:
-    """How to watch: seconds from start to start, the longest time of a run, where metrics are served.
+    """Options of a watch: seconds between starts, the longest time of a run, and where metrics are served.
 
     `metrics` is None for no metrics. The interval varies by a tenth, so that many watchers spread out.
     """
@@ -61,7 +61,7 @@ def metrics_address(text: str) -> tuple[str, int]:
 
 
 class Watch:
-    """Runs until it is cancelled. `tell` gets every run, `listening` gets the address of the metrics."""
+    """A watch, until it is cancelled. `tell` gets every run, `listening` the address of the metrics."""
 
     def __init__(
         self, read_status: ReadStatus, options: WatchOptions, tell: Callable[[Run], None],
@@ -75,7 +75,7 @@ class Watch:
         self._listening = listening
 
     async def run(self) -> None:
-        """Verify, wait, repeat. InputError when the metrics' address cannot be listened on."""
+        """Verify and wait, for ever. Raise InputError when the metrics' address cannot be used."""
         addresses = [self._options.metrics] if self._options.metrics else []
         handler = routes({METRICS_PATH: self._serve})
         async with HttpServer(handler, addresses=addresses, limits=_LIMITS) as server:

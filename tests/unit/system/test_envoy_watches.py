@@ -27,6 +27,6 @@ def few_descriptors() -> Iterator[None]:
 def test_used_up_watches_are_named_with_a_remedy(few_descriptors: None) -> None:
     """Envoy itself would abort with a backtrace; nothing stays open after the look."""
     check_watches(1)
-    with pytest.raises(MeshscrapeError, match=r"max_user_instances: .*1000 inotify instances.*; raise the limit"):
+    with pytest.raises(MeshscrapeError, match=r"max_user_instances: .* inotify .*; raise the limit"):
         check_watches(1000)
     check_watches(1)

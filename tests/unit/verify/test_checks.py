@@ -182,7 +182,7 @@ def presented(identity: str = IDENTITY, issued: timedelta = timedelta(0), distru
         (presented("spiffe://cluster.local/ns/default/sa/y"), "sa/y instead of"),
         (presented(issued=timedelta(hours=-2)), "ended"),
         (presented(issued=timedelta(hours=1)), "begins"),
-        (presented(distrust="unable to get local issuer certificate"), "does not vouch"),
+        (presented(distrust="unable to get local issuer certificate"), "does not lead"),
         (Presented(b"no certificate"), "does not belong to a workload"),
     ],
 )

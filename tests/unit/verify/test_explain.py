@@ -145,7 +145,7 @@ def test_an_overdue_renewal_is_a_note() -> None:
         (Reset(), "TLS handshake", "reset"),
         (presented(CA.workload("default", "other")), "server's identity", "sa/other instead of"),
         (presented(CA.expired("default", "productpage")), "server's identity", "ended"),
-        (presented(distrust="self-signed certificate"), "server's identity", "does not vouch"),
+        (presented(distrust="self-signed certificate"), "server's identity", "does not lead"),
     ],
 )
 def test_the_handshake_tells_where_it_ends(seen: Observation, step: str, words: str) -> None:
@@ -247,7 +247,7 @@ def test_discovery_names_what_is_no_target() -> None:
     name, seen = broken(merged(mesh(ready=False, message="no certificate")))
     assert (name, seen) == ("discovery", "default/productpage is not ready: no certificate")
     for text, words in (
-        ("127.9.1.1:15090", "in plaintext"),
+        ("127.9.1.1:15090", "serves plaintext"),
         ("127.9.1.1:4711", "announces no port 4711"),
         ("https://127.9.1.1:15092/metrics", "the path there is /stats/prometheus, not /metrics"),
         ("127.9.2.1:9080", "inside address of default/productpage"),

@@ -96,7 +96,7 @@ def test_the_proxys_index_names_jobs_and_doubts() -> None:
     """Jobs that can be asked for, and why a source cannot be used."""
     assert index().jobs == ("a", "mesh-b")
     assert index().doubts == "the source /etc/b.json cannot be used: /etc/b.json: this is not JSON"
-    assert "exactly" in index(current=False).doubts
+    assert "all targets of its sources" in index(current=False).doubts
     assert index(problems={}).doubts == ""
 
 

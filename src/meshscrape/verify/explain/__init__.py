@@ -1,1 +1,1 @@
-"""Explain why a target is up, down or refused: `gather` looks, the other modules judge (pure)."""
+"""Explain why a target is up, down or refused: `gather` observes, the other modules judge (pure)."""

@@ -16,7 +16,7 @@ from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.verify.explain.target import ExplainTarget, Spot, read_spot
 from meshscrape.verify.observations import printable
 
-# A job's name is a part of its URL. HTTP SD answers only to names that need no quoting there.
+# A job's name is a part of its URL. HTTP SD serves only jobs whose names need no quoting there.
 _JOB = re.compile(r"[\w.~!$&'()*+,;=:@-]+", re.ASCII)
 _LONGEST = 600
 
@@ -36,8 +36,8 @@ class Announced:
 class Discovered:
     """What the discovery at `address` announces.
 
-    `problem` says why it does not answer. `doubts` is what it says against itself. At `contested` addresses
-    (`host:port`) its sources expect different identities.
+    `problem` says why it does not answer. `doubts` are problems that it reports about itself. At `contested`
+    addresses (`host:port`) its sources expect different identities.
     """
 
     address: str
@@ -58,7 +58,7 @@ class AnnouncedIndex:
 
 
 def parse_index(data: bytes) -> AnnouncedIndex:
-    """Return what `/targets` of a scrape proxy says; ValueError for another server's answer."""
+    """Return the index at `/targets` of a scrape proxy. Raise ValueError for another server's answer."""
     try:
         document = json.loads(data)
         jobs = tuple(job for job in document["jobs"] if _JOB.fullmatch(job))
@@ -68,14 +68,14 @@ def parse_index(data: bytes) -> AnnouncedIndex:
         ]
         contested = frozenset(map(str, document["contested"]))
         if not document["current"] and not contested:
-            doubts.append("the proxy does not use exactly what its sources say")
+            doubts.append("the proxy does not use all targets of its sources as they are")
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError("no list of jobs") from error
     return AnnouncedIndex(jobs, "; ".join(doubts), contested)
 
 
 def parse_http_sd(job: str, data: bytes) -> tuple[Announced, ...]:
-    """Return the targets of one job's answer; ValueError for another server's answer."""
+    """Return the targets of one job's answer. Raise ValueError for another server's answer."""
     try:
         return tuple(
             _announced(job, address, group["labels"])
@@ -87,10 +87,10 @@ def parse_http_sd(job: str, data: bytes) -> tuple[Announced, ...]:
 
 
 def announced_targets(discovered: Discovered, text: str) -> tuple[ExplainTarget, ...]:
-    """Return what `text` names: ADDRESS:PORT, a URL, or a workload by the targets' labels.
+    """Return the targets that `text` names: ADDRESS:PORT, a URL, or a workload by the targets' labels.
 
-    An address that is not announced becomes a target with a `fault`. So does everything when discovery does
-    not answer. InputError for a name that no target has.
+    An address that is not announced becomes a target with a `fault`. When discovery does not answer, every
+    address does. Raises InputError for a name that no target has.
     """
     spot, name = read_spot(text)
     if discovered.problem:

@@ -1,7 +1,6 @@
 """Explain why a target is down or refused, in steps from the scraper's certificate to Prometheus (pure).
 
-Each step says what was seen. The first broken step ends the explanation, because the steps after it cannot
-work either.
+Each step tells what was seen. The first broken step ends the explanation, because later steps cannot work.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class Explanation:
 
     @property
     def broken(self) -> Step | None:
-        """Return the step that explains it, None when the target is healthy."""
+        """Return the broken step that explains the target's state, or None when the target is healthy."""
         return next((each for each in self.steps if each.outcome == "broken"), None)
 
 
@@ -69,10 +68,11 @@ class ProxyAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Everything that was seen of one target; None for what was not tried because it could not work.
+    """Everything that was seen of one target; None for what was not tried, because it could not work.
 
-    `handshake` is a TLS handshake alone, `answer` a whole scrape, `again` a second one if `drops_lines` asks
-    for it; all with the scraper's credentials. `prometheus` is a text when its API does not answer.
+    `handshake` is a TLS handshake alone, `answer` a whole scrape, and `again` a second scrape if
+    `drops_lines` is true, all with the scraper's credentials. `prometheus` is the reason when its API does
+    not answer.
     """
 
     files: ScraperFiles
@@ -140,7 +140,7 @@ def proxy_step(proxy: ProxyAnswer) -> Step:
                 return Step(name, "note", f"passes on the target's own HTTP {answer.status}")
             if refusal.reason in _OF_THE_PROXY:
                 return Step(name, "broken", words, refusal.remedy)
-            return Step(name, "note", f"refuses to hand the scrape on: {words}; the next steps look closer")
+            return Step(name, "note", f"refuses to pass the scrape on: {words}; the next steps show why")
         case other:
             remedy = "see that the proxy runs (a mesh's: `meshscrape status -o json`), and its log"
             return Step(name, "broken", f"{proxy.address}: {describe(other)}", remedy)
@@ -179,7 +179,7 @@ def connection_step(target: ExplainTarget, seen: Observation) -> Step:
 
 
 def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterator[Step]:
-    """Yield whether the server speaks TLS, and who it is."""
+    """Yield whether the server speaks TLS, and which identity it has."""
     name = "TLS handshake"
     match seen:
         case Presented():
@@ -205,7 +205,7 @@ def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterat
 
 
 def acceptance_step(seen: Observation) -> Step:
-    """Return whether the target accepts the scraper's certificate (TLS 1.3 tells it after the handshake)."""
+    """Return whether the target accepts the scraper's certificate (in TLS 1.3, known after the handshake)."""
     name = "client certificate"
     match seen:
         case TlsAlert(name=alert):
@@ -250,7 +250,7 @@ def status_step(seen: Observation) -> Step:
         case Answered(status=404):
             return Step(name, "broken", describe(seen), "scrape exactly the path that discovery announces")
         case Answered(status=status) if status >= 500:
-            remedy = "Envoy is there, what it asks is not: see the agent and the application behind it"
+            remedy = "Envoy answers, but the server behind it does not: check the agent and the application"
             return Step(name, "broken", describe(seen), remedy)
         case other:
             return Step(name, "broken", describe(other), "see what answers on this port")
@@ -269,20 +269,20 @@ def exposition_steps(target: ExplainTarget, seen: Observation, again: Observatio
         if each.metrics
     )  # fmt: skip
     typed, _ = scraped.content_type_fault(seen, versioned=target.merged)
-    # A target file does not say whether an application answers there, which may send a type of its own.
+    # A target file does not tell whether an application answers there, which may send another type.
     own_type = target.application or (target.workload is None and seen.header("content-type") != "")
     if typed and not own_type:
         yield Step("exposition", "broken", typed, "Prometheus 3 refuses a scrape without a valid type")
         return
     wrong, right = scraped.exposition_fault(seen.body)
-    remedy = "the lines that are named break the text format: see who exports them"
+    remedy = "the lines that are named break the text format: check which application exports them"
     yield Step("exposition", "broken" if wrong else "ok", wrong or right, remedy if wrong else "")
     if target.merged or (target.workload is None and has_sources(seen.body)):
         yield from source_steps(seen.body, sources, again)
 
 
 def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
-    """Return what Prometheus itself says about the target."""
+    """Return what Prometheus itself reports about the target."""
     name = "Prometheus"
     if seen is None:
         return Step(name, "skipped", "the mesh has no Prometheus" if target.workload else "it is not asked")
@@ -293,7 +293,9 @@ def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
     wanted = WantedTarget("", target.authority, f"https://{target.authority}{target.path}")
     found = target_of(wanted, seen)
     if not found:
-        remedy = "it learns of targets every few seconds; else see its jobs: `meshscrape prometheus-config`"
+        remedy = (
+            "it discovers targets every few seconds; if not, check its jobs: `meshscrape prometheus-config`"
+        )
         return Step(name, "broken", f"it does not have the target {target.url}", remedy)
     worst = next((each for each in found if each.health not in ("up", "unknown")), None)
     if worst is None:
@@ -307,7 +309,7 @@ def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
 
 
 def _refusal(answer: Answered) -> tuple[Refusal | None, str]:
-    """Return the catalogue's entry for a refusal of the proxy, in words; None for a target's answer."""
+    """Return the catalogue's entry for a refusal of the proxy, and its text; None for a target's answer."""
     refusal = refusal_of(answer.header(REASON_HEADER))
     if refusal is None:
         return None, describe(answer)
@@ -332,7 +334,7 @@ _ALERTS = {
     "unknown ca": "the target does not trust the CA of the scraper's certificate: compare both trust bundles",
     "certificate expired": "by the target's clock the scraper's certificate has ended: compare the clocks",
     "bad certificate": "the target cannot use the scraper's certificate: compare both trust bundles",
-    "certificate unknown": "the target does not take the scraper's certificate: compare both trust bundles",
+    "certificate unknown": "the target does not accept the scraper's certificate: compare both trust bundles",
     "certificate revoked": "the target's CA has withdrawn the scraper's certificate",
     "protocol version": "the target wants another version of TLS",
     "handshake failure": "scraper and target have no cipher suite or curve in common",

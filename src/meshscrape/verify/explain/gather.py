@@ -1,4 +1,4 @@
-"""Look at everything between the scraper and a target, for `explanation` to judge."""
+"""Observe everything between the scraper and a target, for `explanation` to judge."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def explain_all(
     now: datetime,
     timeouts: Timeouts,
 ) -> tuple[Explanation, ...]:
-    """Look at every target as `scraper`, and explain what was seen. Never raises for what the peers do."""
+    """Visit every target as `scraper`, and explain what was seen. Never raises for what the peers do."""
     files = await asyncio.to_thread(read_files, scraper.output_certificates or scraper.credentials)
     contexts = _contexts(files)
     seen = await _prometheus(mesh)
@@ -71,7 +71,7 @@ def read_files(directory: str) -> ScraperFiles:
 
 
 def _contexts(files: ScraperFiles) -> TlsContexts | None:
-    """Return how to open TLS with these files, None when they cannot be used: the steps say why."""
+    """Return how to open TLS with these files, or None when they cannot be used (the steps tell why)."""
     try:
         chain = load_certificates(files.chain, files.directory)
         if not key_matches(load_key(files.key, files.directory), chain[0]):

@@ -63,7 +63,7 @@ def certificate_steps(files: ScraperFiles, now: datetime) -> Iterator[Step]:
         fault = "" if belongs else "the key is not the certificate's"
     except InputError as error:
         fault = str(error)
-    remedy = "let the agent write both anew; a reader that copies the files must copy them as one directory"
+    remedy = "let the agent write both again; to copy the files, copy the whole directory in one step"
     words = fault or "the private key belongs to the certificate"
     yield Step("scraper's key", "broken" if fault else "ok", words, remedy if fault else "")
     yield _chain(files, chain, now)
@@ -73,7 +73,7 @@ def _life(leaf: x509.Certificate, now: datetime) -> Step:
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     name = "certificate's life"
     if now >= end:
-        remedy = "see why its agent does not renew it: the agent's log, and whether the CA answers"
+        remedy = "find out why its agent does not renew it: check the agent's log, and that the CA answers"
         return Step(
             name, "broken", f"it ended {_moment(end)}, {_ago((now - end).total_seconds())} ago", remedy
         )
@@ -88,7 +88,7 @@ def _life(leaf: x509.Certificate, now: datetime) -> Step:
 
 
 def _chain(files: ScraperFiles, chain: Sequence[x509.Certificate], now: datetime) -> Step:
-    name, remedy = "certificate's chain", "see that the CA and the bundle belong together (`meshscrape ca`)"
+    name, remedy = "certificate's chain", "check that the CA and the bundle belong together (`meshscrape ca`)"
     try:
         roots = load_bundle(files.roots, f"{files.directory}/{ROOTS_FILE}")
         root = path_to_root(chain, roots, now, purposes=[Purpose.CLIENT])[-1]

@@ -1,4 +1,4 @@
-"""Read what a merged exposition says about its sources: which are down, what was left out (pure)."""
+"""Read from a merged exposition which of its sources are down and what was left out (pure)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOWN_REMEDY = "start the application, or correct port and path of its scrape an
 
 @dataclass(slots=True)
 class SourceReport:
-    """What one scrape says about one source. `hidden` counts families that were left out, by the reason.
+    """What one scrape tells about one source. `hidden` counts families that were left out, by the reason.
 
     The reason is "prometheus", "agent", "limit" or the name of the source that has the family. `names` are
     the first families that were left out, by the same reason.
@@ -30,7 +30,7 @@ class SourceReport:
 
 
 def source_reports(body: bytes) -> dict[str, SourceReport]:
-    """Return what a merged exposition says about its sources, by their names."""
+    """Return what a merged exposition tells about its sources, by their names."""
     found: dict[str, SourceReport] = defaultdict(SourceReport)
     for name, labels, value in labelled_samples(body, _PREFIX):
         report = found[labels.get("source", "")]
@@ -48,7 +48,7 @@ def source_reports(body: bytes) -> dict[str, SourceReport]:
 
 
 def drops_lines(seen: Observation | None) -> bool:
-    """Return whether lines were dropped since the agent's start. A second scrape tells if they still are."""
+    """Return whether lines were dropped since the agent's start; a second scrape tells if they still are."""
     return isinstance(seen, Answered) and any(each.malformed for each in source_reports(seen.body).values())
 
 
@@ -99,7 +99,7 @@ def _lines(reports: Mapping[str, SourceReport], again: Observation | None) -> St
 
 
 def _families(reports: Mapping[str, SourceReport]) -> Iterator[Step]:
-    """Yield one step for each reason why families of a source are left out."""
+    """Yield a step for each reason why families of a source are left out."""
     for source, report in reports.items():
         for by, count in report.hidden.items():
             names = ", ".join(report.names.get(by, ()))

@@ -25,7 +25,9 @@ from meshscrape.verify.explain.scraper import ScraperFiles
 from meshscrape.verify.observations import printable
 from meshscrape.verify.probes import Timeouts
 
-_RUNNING = "see that `meshscrape proxy` runs and that this is its --discovery; its stderr says why it ended"
+_RUNNING = (
+    "check that `meshscrape proxy` runs and that this is its --discovery; its stderr tells why it ended"
+)
 _TOKEN = "name the file that the proxy was started with (--token-file; by default token, in its --dir)"  # noqa: S105
 
 
@@ -33,9 +35,9 @@ async def explain_standalone(
     proxy: ProxyPlace, discovery: str, credentials: Sequence[tuple[str, Path]], text: str, now: datetime,
     timeouts: Timeouts,
 ) -> tuple[Explanation, ...]:  # fmt: skip
-    """Explain what `text` names among the targets that HTTP SD at `discovery` (`host:port`) announces.
+    """Explain the targets that `text` names among those that HTTP SD at `discovery` (`host:port`) announces.
 
-    `credentials` are the proxy's, by the trust domain of their targets (empty: the certificate's own).
+    `credentials` are the proxy's, by the trust domain of their targets (empty: the certificate's own). Raises
     InputError for a `text` that names nothing. Never raises for what the peers do.
     """
     discovered = await discover(discovery, proxy.token_file, timeouts)
@@ -83,7 +85,7 @@ def files_for(expected: SpiffeId | None, held: Sequence[tuple[str, ScraperFiles]
     if expected is None:
         return held[0][1]
     for domain, (_, files) in zip(domains, held, strict=True):
-        # Files that cannot be read say themselves what is wrong with them.
+        # The `problem` of files that cannot be read tells what is wrong.
         if domain == expected.trust_domain or (not domain and len(held) == 1):
             return files
     known = ", ".join(domain or "?" for domain in domains)

@@ -22,7 +22,7 @@ _REMEDY = "name a workload (NAME or NAMESPACE/NAME), ADDRESS:PORT, or a target's
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """An address, a port, and a path when one was said."""
+    """An address, a port, and a path if one was given."""
 
     address: str
     port: int
@@ -31,10 +31,10 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class ExplainTarget:
-    """One port of one workload. `fault` says why discovery does not know it as a target, with a `remedy`.
+    """One port of one workload. `fault` tells why discovery does not announce it, with a `remedy`.
 
-    `what` is the port in words. `merged` ports have sources, `application` ports no allow list; only what is
-    `announced` is Prometheus's business. Without a status document there is no `workload`, only the
+    `what` describes the port. `merged` ports have sources, and `application` ports have no allow list.
+    Prometheus reads only `announced` ports. Without a status document there is no `workload`, only the
     `identity` that discovery expects, and perhaps a `name`.
     """
 
@@ -54,7 +54,7 @@ class ExplainTarget:
 
     @property
     def expected(self) -> str:
-        """Return the SPIFFE ID that must answer, empty when none is known."""
+        """Return the SPIFFE ID that must answer; empty when none is known."""
         known = self.workload.spiffe_id if self.workload else self.identity
         return str(known) if known else ""
 
@@ -75,9 +75,9 @@ class ExplainTarget:
 
 
 def find_targets(mesh: MeshStatus, text: str) -> tuple[ExplainTarget, ...]:
-    """Return what `text` names: every target of a workload, or one port. InputError when it names nothing.
+    """Return the targets of a workload, or the one port, that `text` names. Raise InputError for neither.
 
-    An address that no workload has is a target with a `fault`: Prometheus may still scrape it.
+    An address that no workload has gives a target with a `fault`, because Prometheus may still scrape it.
     """
     spot, name = read_spot(text)
     if spot is not None:
@@ -87,9 +87,9 @@ def find_targets(mesh: MeshStatus, text: str) -> tuple[ExplainTarget, ...]:
 
 
 def read_spot(text: str) -> tuple[Spot | None, str]:
-    """Return where `text` (ADDRESS:PORT or a URL) points to, or None and the name for [NAMESPACE/]NAME.
+    """Return the spot of `text` (ADDRESS:PORT or a URL), or None and the name for [NAMESPACE/]NAME.
 
-    InputError for anything else.
+    Raises InputError for anything else.
     """
     if match := _URL.fullmatch(text):
         if authority := _AUTHORITY.fullmatch(match["authority"]):
@@ -133,7 +133,7 @@ def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainT
         known = ", ".join(f"{each.addresses[0]} ({each.title})" for each in mesh.workloads)
         fault = f"no workload of the mesh has the address {address}"
         if inside := next((each.title for each in mesh.workloads if address == each.inside_address), ""):
-            fault = f"{address} is the inside address of {inside}, which the network does not reach"
+            fault = f"{address} is the inside address of {inside}, which cannot be reached from the network"
         return ExplainTarget(
             address, port, path or MERGED_PATH, scheme, "unknown", None, fault=fault,
             remedy=f"the workload may be gone; there are: {printable(known, _LONGEST)}",
@@ -153,7 +153,7 @@ def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainT
 
 def _no_target(workload: MeshWorkload, port: int) -> str:
     if port in (workload.stats, workload.merged, workload.health):
-        return f"port {port} is read in plaintext, no target of the secured scraping"
+        return f"port {port} serves plaintext and is not a target of secure scraping"
     if any(each.port == port for each in workload.application):
         return f"port {port} is an application's without metrics behind mutual TLS"
     return f"{workload.title} announces no port {port}"
@@ -182,5 +182,5 @@ def _known(mesh: MeshStatus, workload: MeshWorkload, address: str) -> Sequence[E
 
 
 def _scheme(mesh: MeshStatus) -> str:
-    """Return the scheme that Prometheus shows: http for what it reads through the scrape proxy."""
+    """Return the scheme that Prometheus shows: http for targets that it reads through the scrape proxy."""
     return "http" if mesh.scrape_proxy else "https"

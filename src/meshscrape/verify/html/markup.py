@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from html import escape
 
-# What XML 1.0 cannot hold even escaped, and what would turn or hide the text around it (Unicode, UAX #9).
+# Characters that XML 1.0 forbids even when escaped, and characters that reverse or hide the text around them
+# (Unicode, UAX #9).
 _UNFIT = re.compile(
     "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
     "|[\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
@@ -15,7 +16,7 @@ _VOID = frozenset({"meta", "br", "hr"})
 
 
 class Markup(str):
-    """Text that is markup already. Only `element`, `join` and literals of this program make it."""
+    """Text that is already markup. Only `element`, `join` and literals of this program make it."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Write a report as one HTML page that needs nothing else: no script, no request, a strict policy (pure)."""
+"""Write a report as one self-contained HTML page: no script, no request, a strict policy (pure)."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _workload(title: str, results: Sequence[CheckResult]) -> Markup:
 
 
 def _lives(certificates: Iterable[SeenCertificate], now: datetime) -> Iterator[Markup]:
-    """Yield one bar per certificate, the earliest end first. A certificate of several ports is one bar."""
+    """Yield one bar per certificate, the earliest end first. Several ports may share a certificate."""
     places: dict[tuple[Role, str], list[str]] = {}
     distinct: dict[tuple[Role, str], SeenCertificate] = {}
     for each in certificates:
@@ -213,5 +213,5 @@ def _span(time: timedelta) -> str:
 
 
 def empty_page(reason: str, now: datetime, style: str) -> str:
-    """Return the page while no run could be made at all."""
+    """Return the page for the time before the first run that could be made."""
     return page(Report((), "", now, 0.0), now, style, reason)

@@ -1,4 +1,4 @@
-"""Draw a mesh as SVG: who scrapes whom and how it is checked, and what everybody else gets (pure)."""
+"""Draw a mesh as SVG: who scrapes whom, how that is checked, and what all other clients get (pure)."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _headings() -> Markup:
 
 
 def _actors(report: Report, mesh: MeshStatus, ways: Sequence[float]) -> Iterator[Markup]:
-    """Yield Prometheus, the scrape proxy if there is one, and the line where the ways to ports start."""
+    """Yield Prometheus, the scrape proxy if there is one, and the line from which the ways to ports start."""
     y = _TOP
     title = "Prometheus" if mesh.prometheus_workload else "the scraper"
     yield _actor(y, title, mesh.prometheus_workload, report.scraper)
@@ -143,7 +143,7 @@ def _row(row: Row, y: float, proxied: bool) -> Iterator[Markup]:
 
 
 def _others(row: Row, y: float) -> Iterator[Markup]:
-    """Yield a way that ends at a bar (refused), or one that arrives (open)."""
+    """Yield the other clients' way, which ends at a bar (refused) or arrives (open)."""
     if row.others == "none":
         return
     if row.others == "ok":
@@ -230,7 +230,7 @@ def _refusal(results: Sequence[CheckResult]) -> str:
 
 
 def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:
-    """Return the worst state of some checks, and a word or two about it."""
+    """Return the worst state of some checks, and a short text about it."""
     if not results:
         return "none", ""
     failed = [each.check for each in results if each.outcome == "failed"]
