@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import socket
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -14,34 +16,60 @@ from meshscrape.cli.intent import live_intent_options, make_intent, plan_for
 from meshscrape.cli.live import chosen_access, progress
 from meshscrape.cli.output import coloured, say
 from meshscrape.cluster.applying import Applier, ApplyOptions, PlannedCluster
+from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Inventory
 from meshscrape.plan.model import PHASES, Phase
 from meshscrape.plan.render.diff import plan_text, summary
 
+Planner = Callable[[Inventory], PlannedCluster]
+
+
+def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that adds the options of a run on a cluster; they arrive as `yes` and `applying`."""
+    options = (
+        click.option(
+            "--phase",
+            "phases",
+            multiple=True,
+            type=click.Choice(phases),
+            help="Run this phase only (repeatable). Default: all, each when the one before has taken effect.",
+        ),
+        click.option("-y", "--yes", is_flag=True, help="Do not ask before the first change."),
+        click.option(
+            "--dry-run",
+            is_flag=True,
+            help="Let the API server and its webhooks check every change; change nothing.",
+        ),
+        click.option(
+            "--timeout",
+            default=600.0,
+            show_default=True,
+            type=click.FloatRange(1, 86400),
+            metavar="SECONDS",
+            help="How long a phase may take until its pods are ready and its targets are up.",
+        ),
+    )
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapped(*, phases: tuple[Phase, ...], dry_run: bool, timeout: float, **values: Any) -> Any:
+            verb = str(click.get_current_context().info_name)
+            holder = f"{socket.gethostname()}/{os.getpid()}"
+            applying = ApplyOptions(phases, timeout, dry_run, holder, verb)
+            return function(applying=applying, **values)
+
+        for option in reversed(options):
+            wrapped = option(wrapped)
+        return wrapped
+
+    return decorate
+
 
 @click.command()
 @live_intent_options
-@click.option(
-    "--phase",
-    "phases",
-    multiple=True,
-    type=click.Choice(PHASES),
-    help="Apply this phase only (repeatable). Default: all, each after the one before has taken effect.",
-)
-@click.option("-y", "--yes", is_flag=True, help="Do not ask before the first change.")
-@click.option(
-    "--dry-run", is_flag=True, help="Let the API server and its webhooks check every change; change nothing."
-)
-@click.option(
-    "--timeout",
-    default=600.0,
-    show_default=True,
-    type=click.FloatRange(1, 86400),
-    metavar="SECONDS",
-    help="How long a phase may take until its pods are ready and its targets are up.",
-)
-def command(phases: tuple[Phase, ...], yes: bool, dry_run: bool, timeout: float, **options: Any) -> int:
+@live_options(PHASES)
+def command(yes: bool, applying: ApplyOptions, **options: Any) -> int:
     """Apply the plan to the current context's cluster, phase by phase.
 
     Shows the plan and asks first. After each phase it waits until every pod is ready; before a plaintext port
@@ -55,34 +83,46 @@ def command(phases: tuple[Phase, ...], yes: bool, dry_run: bool, timeout: float,
         return PlannedCluster(inventory, *plan_for(inventory, intent))
 
     access = chosen_access()
-    holder = f"{socket.gethostname()}/{os.getpid()}"
-    applying = ApplyOptions(phases=phases, timeout=timeout, dry_run=dry_run, holder=holder)
+    run = running(access, planner, applying)
     with progress(access) as told:
-        reading = asyncio.run(Applier(access, planner, applying, told).read())
+        reading = asyncio.run(run(told).read())
     print(plan_text(reading.plan, colour=coloured(sys.stdout)), end="")
     if not reading.plan.changes:
         return _code(reading)
-    if not (yes or dry_run):
-        _confirm(access.place)
+    if not (yes or applying.dry_run):
+        confirm(f"Apply these changes to {access.place}?", "--yes")
     with progress(access) as told:
-        applier = Applier(access, planner, applying, told if sys.stderr.isatty() else _line)
-        reading = asyncio.run(applier.apply(reading))
-    say("the API server accepts every change" if dry_run else summary(reading.plan))
-    return 0 if dry_run else _code(reading)
+        reading = asyncio.run(run(told, log=True).apply(reading))
+    say("the API server accepts every change" if applying.dry_run else summary(reading.plan))
+    return 0 if applying.dry_run else _code(reading)
+
+
+def running(access: Access, planner: Planner, applying: ApplyOptions) -> Callable[..., Applier]:
+    """Return a function that makes the applier of a run, given what shows its progress.
+
+    With `log`, its steps are lines of a log where standard error is no terminal.
+    """
+
+    def make(told: Callable[[str], None], *, log: bool = False) -> Applier:
+        shown = _line if log and not sys.stderr.isatty() else told
+        return Applier(access, planner, applying, shown)
+
+    return make
 
 
 def _line(text: str) -> None:
-    """Write a step of an apply to a log; the single lists of a reading are too many."""
+    """Write a step of a run to a log; the single lists of a reading are too many."""
     if not text.startswith("read "):
         say(text)
 
 
-def _confirm(place: str) -> None:
+def confirm(question: str, option: str) -> None:
+    """Ask on the terminal; only `yes` goes on. InputError without a terminal: `option` answers it too."""
     if not sys.stdin.isatty():
         raise InputError(
-            "the plan cannot be confirmed: standard input is not a terminal", remedy="give --yes"
+            "the plan cannot be confirmed: standard input is not a terminal", remedy=f"give {option}"
         )
-    if click.prompt(f"Apply these changes to {place}? Only 'yes' is accepted", default="no") != "yes":
+    if click.prompt(f"{question} Only 'yes' is accepted", default="no") != "yes":
         raise click.Abort
 
 

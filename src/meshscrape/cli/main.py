@@ -31,6 +31,7 @@ GROUPS = {
         "plan": "Show what must change in a cluster, as a diff.",
         "render": "Write the changed objects as files.",
         "apply": "Apply the plan to a cluster, phase by phase, with proof after each.",
+        "remove": "Take back what meshscrape wrote, phase by phase, with proof after each.",
         "rbac": "Write the roles that a verb needs in a cluster.",
     },
     "Prometheus": {

@@ -85,12 +85,7 @@ def read_inventory(names: Sequence[str]) -> Inventory:
     Without both, return the objects of the cluster that the options choose. InputError with the place for
     unreadable input, and if there is no object.
     """
-    context = click.get_current_context(silent=True)
-    names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
-    if context and context.meta.get(_EXAMPLE):
-        if names:
-            raise InputError("it is read alone", where="--example", remedy="leave out the files")
-        names = (str(files("meshscrape.cli").joinpath("example", "cluster.yaml")),)
+    names = named_files(names)
     if not names:
         return live_inventory()
     refuse_cluster_options()
@@ -107,6 +102,22 @@ def read_inventory(names: Sequence[str]) -> Inventory:
             "contains no object", where=where, remedy="give manifests or a dump", code="no-objects"
         )
     return inventory
+
+
+def named_files(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the files of `-f`, the plain arguments, and that of --example; empty if a cluster is meant."""
+    context = click.get_current_context(silent=True)
+    names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
+    if context and context.meta.get(_EXAMPLE):
+        if names:
+            raise InputError("it is read alone", where="--example", remedy="leave out the files")
+        return (str(files("meshscrape.cli").joinpath("example", "cluster.yaml")),)
+    return names
+
+
+def manifests_in(directory: Path) -> Iterator[Manifest]:
+    """Return the objects in the files of a directory, at any depth."""
+    yield from _manifests(str(directory), [])
 
 
 def _manifests(name: str, notices: list[Notice]) -> Iterator[Manifest]:

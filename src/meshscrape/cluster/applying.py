@@ -19,19 +19,29 @@ from meshscrape.cluster.dump import read_cluster, served_resources
 from meshscrape.cluster.kinds import Resource
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.cluster.rollouts import is_rolled_out, pending
-from meshscrape.cluster.scraped import API_PORT, health_by_target, moved_targets, prometheus_pods
+from meshscrape.cluster.scraped import (
+    API_PORT,
+    expected_targets,
+    health_by_target,
+    left_targets,
+    prometheus_pods,
+)
 from meshscrape.cluster.trackers import tracker
 from meshscrape.cluster.writes import collection_path, merged, write_of
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.kube.objects import Inventory, Manifest, Ref
+from meshscrape.observe.model import Over
 from meshscrape.observe.observation import Observation
-from meshscrape.plan.model import PHASES, Change, Phase, Plan
+from meshscrape.plan.model import Change, Phase, Plan
 from meshscrape.system.clock import utcnow
 from meshscrape.system.tasks import background
 
 POLL_SECONDS = 1.0
 _NOT_FOUND, _CONFLICT, _INVALID = 404, 409, 422
 _NAMED = 5
+# Phases that begin when every target is up that the phases before have moved.
+_PROVED: tuple[Phase, ...] = ("hardening", "removal")
+_PROVED_INVERSE: tuple[Phase, ...] = ("listeners", "credentials", "removal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +58,14 @@ class ApplyOptions:
     """How to apply: which phases (all when empty), how long a phase may take to have effect, and who applies.
 
     `dry_run` sends every write to be checked by the API server and its webhooks, and changes nothing.
+    `verb` is what the user runs again.
     """
 
     phases: tuple[Phase, ...] = ()
     timeout: float = 600.0
     dry_run: bool = False
     holder: str = "meshscrape"
+    verb: str = "apply"
 
 
 class StoppedError(MeshscrapeError):
@@ -84,7 +96,8 @@ class Applier:
 
     async def read(self) -> PlannedCluster:
         """Read the cluster and plan. InputError for a plan that cannot be applied."""
-        reading = self._planner(Inventory(await read_cluster(self._access, self._told)))
+        managers = self._options.verb == "remove"
+        reading = self._planner(Inventory(await read_cluster(self._access, self._told, managers=managers)))
         refuse_unappliable(reading.plan)
         return reading
 
@@ -102,13 +115,15 @@ class Applier:
             return reading
         async with self._exclusively():
             shown = {change.ref for change in reading.plan.changes}
-            for phase in self._options.phases or PHASES:
+            for phase in self._options.phases or reading.plan.phases:
                 if any(change.phase == phase for change in reading.plan.changes):
                     reading = await self._apply_phase(phase, reading, shown)
+            if reading.plan.inverse:
+                await self._await_scrapes("removal", reading)
             return reading
 
     def _changes(self, plan: Plan) -> list[Change]:
-        wanted = self._options.phases or PHASES
+        wanted = self._options.phases or plan.phases
         return [change for change in plan.changes if change.phase in wanted]
 
     async def _apply_phase(self, phase: Phase, reading: PlannedCluster, shown: set[Ref]) -> PlannedCluster:
@@ -119,10 +134,10 @@ class Applier:
             raise StoppedError(
                 f"the cluster has changed: {_few(fresh)} was not in the plan that was shown",
                 where=f"phase {phase}",
-                remedy="look at the new plan and run apply again",
+                remedy=f"look at the new plan and run {self._options.verb} again",
                 code="changed-plan",
             )
-        if phase in ("hardening", "removal"):
+        if phase in (_PROVED_INVERSE if reading.plan.inverse else _PROVED):
             await self._await_scrapes(phase, reading)
         self._told(f"phase {phase}: {len(changes)} changes")
         healthy = [item for item in _rolled_out(reading.inventory) if pending(item) is None]
@@ -139,7 +154,7 @@ class Applier:
             raise StoppedError(
                 f"{_few(again)} is not as it was applied: another manager took the change back",
                 where=f"phase {phase}",
-                remedy="change it where it is managed (meshscrape render), then run apply again",
+                remedy=f"change it where it is managed, then run {self._options.verb} again",
                 code="taken-back",
             )
         return after
@@ -157,7 +172,7 @@ class Applier:
                 raise StoppedError(
                     f"it is no longer as it was planned, or the API server refuses it: {error.what}",
                     where=str(change.ref),
-                    remedy="run apply again",
+                    remedy=f"run {self._options.verb} again",
                     code="conflict",
                 ) from None
             raise ApiError(
@@ -184,7 +199,8 @@ class Applier:
                 raise StoppedError(
                     gap.text if gap.failed else f"not within {self._options.timeout:.0f} s: {gap.text}",
                     where=f"phase {phase}: {ref}",
-                    remedy="see why its pods are not ready, then run apply again: what was applied stays",
+                    remedy=f"see why its pods are not ready, then run {self._options.verb} again: what was "
+                    "applied stays",
                     code="rollout",
                 )
             if (line := f"phase {phase}: waiting for {ref}: {gap.text}") != shown:
@@ -202,19 +218,23 @@ class Applier:
             raise
 
     async def _await_scrapes(self, phase: Phase, reading: PlannedCluster) -> None:
-        """Wait until every Prometheus has all targets up that are scraped over mutual TLS.
+        """Wait until every Prometheus has all moved targets up, and none where they were before.
 
-        A scraper that cannot be asked stops the run, unless the user named the phase and so vouches for it.
+        Moved are the targets over mutual TLS; when a plan is taken back, those in plaintext. A scraper that
+        cannot be asked stops the run, unless the user named the phase and so vouches for it.
         """
         refs = [workload.ref for workload in reading.observation.workloads]
         pods, others = prometheus_pods(reading.observation, reading.inventory)
         named = bool(self._options.phases)
-        expected = moved_targets(reading.observation, refs, others if named else ())
+        inverse = reading.plan.inverse
+        over: Over = "plaintext" if inverse else "mtls"
+        expected = expected_targets(reading.observation, refs, over, others if named else ())
+        left = left_targets(reading.observation, expected) if inverse else frozenset()
         if others and expected and not named:
             raise StoppedError(
                 f"{_few(others)} cannot be asked which targets are up",
                 where=f"phase {phase}",
-                remedy=f"look there, then run apply --phase {phase}",
+                remedy=f"look there, then run {self._options.verb} --phase {phase}",
                 code="unasked-scraper",
             )
         deadline = asyncio.get_running_loop().time() + self._options.timeout
@@ -226,17 +246,18 @@ class Applier:
                     raise
                 self._told(f"phase {phase}: targets are not asked for: {error}")
                 return
-            down = {place: pod for place, pod in expected.items() if health.get(place) != "up"}
+            down = [place for place in expected if health.get(place) != "up"]
+            down += sorted(left & health.keys())
             if not down:
                 return
             if asyncio.get_running_loop().time() > deadline:
                 raise StoppedError(
-                    f"not up within {self._options.timeout:.0f} s: {_few(down)}",
+                    f"not moved within {self._options.timeout:.0f} s: {_few(down)}",
                     where=f"phase {phase}",
-                    remedy="see them on Prometheus' page of targets, then run apply again",
+                    remedy=f"see them on Prometheus' page of targets, then run {self._options.verb} again",
                     code="targets-down",
                 )
-            self._told(f"phase {phase}: waiting for {len(down)} of {len(expected)} targets to be up")
+            self._told(f"phase {phase}: waiting for {len(down)} of {len(expected)} targets to move")
             await asyncio.sleep(POLL_SECONDS)
 
     async def _targets(self, pod: Ref) -> Any:
@@ -272,7 +293,7 @@ class Applier:
             raise InputError(
                 f"missing rights: {_few(missing)}",
                 where=self._access.place,
-                remedy="grant what `meshscrape rbac apply` prints",
+                remedy=f"grant what `meshscrape rbac {self._options.verb}` prints",
                 code="forbidden",
             )
 

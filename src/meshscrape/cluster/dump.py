@@ -21,8 +21,12 @@ _FORBIDDEN, _NOT_FOUND, _GONE = 403, 404, 410
 _NAMED = 5
 
 
-async def read_cluster(access: Access, told: Callable[[str], None]) -> list[Manifest]:
+async def read_cluster(
+    access: Access, told: Callable[[str], None], *, managers: bool = False
+) -> list[Manifest]:
     """Return all objects of the kinds that the planner reads; call `told` with a line per list.
+
+    With `managers`, the objects have the record of who wrote which field.
 
     InputError (code `forbidden`) if the user may not list one of the kinds: a plan from a part of the objects
     could close a port that is read. UnavailableError if the API server does not answer.
@@ -34,7 +38,7 @@ async def read_cluster(access: Access, told: Callable[[str], None]) -> list[Mani
     async def read(resource: Resource) -> list[Manifest] | ApiError:
         async with turns:
             try:
-                manifests = await _list(api, resource)
+                manifests = await _list(api, resource, managers=managers)
             except ApiError as error:
                 if error.status != _FORBIDDEN:
                     raise
@@ -59,14 +63,16 @@ async def served_resources(api: Api) -> list[Resource]:
     return found
 
 
-async def _list(api: Api, resource: Resource) -> list[Manifest]:
+async def _list(api: Api, resource: Resource, *, managers: bool) -> list[Manifest]:
     """Return all objects of a resource."""
     for attempt in range(ATTEMPTS):
         manifests: list[Manifest] = []
         try:
             async for page in api.pages(resource.path):
                 for item in page.items:
-                    manifests.append(manifest_of(complete(item, resource), api.access.place))
+                    manifests.append(
+                        manifest_of(complete(item, resource, managers=managers), api.access.place)
+                    )
         except ApiError as error:
             # A kind that was removed meanwhile has no objects.
             if error.status == _NOT_FOUND:

@@ -91,14 +91,16 @@ def resources_to_read(group: str, version: str, document: Mapping[str, Any]) -> 
     )
 
 
-def complete(item: Mapping[str, Any], resource: Resource) -> dict[str, Any]:
+def complete(item: Mapping[str, Any], resource: Resource, *, managers: bool = False) -> dict[str, Any]:
     """Return an item of a list as an object of its own: with its kind, without the managed fields.
 
     The items of a list of a built-in kind have neither `apiVersion` nor `kind`. kubectl, too, leaves the
-    managed fields out.
+    managed fields out; `managers` keeps them, as the record of who wrote which field.
     """
     metadata = {
-        key: value for key, value in as_mapping(item.get("metadata")).items() if key != "managedFields"
+        key: value
+        for key, value in as_mapping(item.get("metadata")).items()
+        if managers or key != "managedFields"
     }
     return {"apiVersion": resource.api_version, "kind": resource.kind, **item, "metadata": metadata}
 

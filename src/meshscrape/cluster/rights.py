@@ -53,6 +53,7 @@ RULES = {
     "plan": reading_rules(),
     "render": reading_rules(),
     "apply": _APPLY,
+    "remove": _APPLY,
     "proxy": _PODS,
 }
 

@@ -10,8 +10,9 @@ from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import OPERATED_BY
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref, as_list, dig, labels
 from meshscrape.kube.views.pod import pod_addresses
-from meshscrape.observe.model import Scraper
+from meshscrape.observe.model import Over, Scraper
 from meshscrape.observe.observation import Observation
+from meshscrape.plan.workloads import PLAINTEXT_PORTS
 
 API_PORT = 9090
 _AUTHORITY = re.compile(r"[a-z]+://([^/?#]+)")
@@ -37,18 +38,20 @@ def _pods_of(scraper: Scraper, observation: Observation, inventory: Inventory) -
     return list(workload.pods) if workload else []
 
 
-def moved_targets(
-    observation: Observation, refs: Iterable[Ref], unasked: Collection[Ref] = ()
+def expected_targets(
+    observation: Observation, refs: Iterable[Ref], over: Over, unasked: Collection[Ref] = ()
 ) -> dict[str, str]:
-    """Return the pod behind each `ADDRESS:PORT` that a job scrapes over mutual TLS: the ready ones.
+    """Return the pod behind each `ADDRESS:PORT` that a job scrapes: the ready ones.
 
-    Jobs of the scrapers in `unasked` are left out: no API tells whether their targets are up.
+    `over`: those scraped over mutual TLS, or the plaintext ports of proxies. Jobs of the scrapers in
+    `unasked` are left out: no API tells whether their targets are up.
     """
     ports: dict[Ref, set[int]] = {}
     for job in observation.scrape_jobs:
-        if job.over == "mtls" and job.scraper not in unasked:
+        if job.over == over and job.scraper not in unasked:
             for ref, own in job.ports_of.items():
-                ports.setdefault(ref, set()).update(own)
+                read = set(own) if over == "mtls" else PLAINTEXT_PORTS.intersection(own)
+                ports.setdefault(ref, set()).update(read)
     found: dict[str, str] = {}
     for ref in refs:
         workload = observation.workload(ref)
@@ -57,6 +60,22 @@ def moved_targets(
                 for address in pod_addresses(pod.data)[:1]:
                     found |= {host_port(address, port): str(pod.ref) for port in ports.get(ref, ())}
     return found
+
+
+def left_targets(observation: Observation, returned: Mapping[str, str]) -> frozenset[str]:
+    """Return the secure places of the pods in `returned`, which no scraper may read any more.
+
+    `returned` has the pod behind each plaintext target.
+    """
+    pods = set(returned.values())
+    return frozenset(
+        host_port(address, port)
+        for workload in observation.workloads
+        for pod in workload.pods
+        if str(pod.ref) in pods
+        for address in pod_addresses(pod.data)[:1]
+        for port in workload.metrics.listening
+    )
 
 
 def health_by_target(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:

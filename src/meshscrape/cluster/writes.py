@@ -7,7 +7,7 @@ that it neither conflicts with a controller that writes the status nor takes fie
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +15,10 @@ from meshscrape.cluster.kinds import Resource, group_path
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Object, Ref, dig
 from meshscrape.plan.model import MANAGER, Action, Change
+from meshscrape.plan.patches import json_patch
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
-# Neither is written by a plan, and both change all the time.
-_LEFT = ("status", "metadata.resourceVersion")
-
-Operation = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,38 +82,3 @@ def collection_path(ref: Ref, api_version: str, resources: Iterable[Resource]) -
         )
     place = f"/namespaces/{ref.namespace}" if ref.namespace else ""
     return f"{group_path(ref.group, api_version.rpartition('/')[2])}{place}/{plural}"
-
-
-def json_patch(before: Object, after: Object) -> list[Operation]:
-    """Return the JSON Patch from one object to the other, which fails when what it changes is not as before.
-
-    A list is replaced as a whole. What is added to a mapping of plain values (annotations, labels, data)
-    tests the whole mapping, because a missing key cannot be tested.
-    """
-    return list(_operations(before, after, ()))
-
-
-def _operations(before: Object, after: Object, path: tuple[str, ...]) -> Iterator[Operation]:
-    added = [key for key in after if key not in before]
-    if added and before and all(not isinstance(value, Mapping | list) for value in before.values()):
-        yield {"op": "test", "path": _pointer(path), "value": before}
-    for key in (*before, *added):
-        here = (*path, key)
-        if ".".join(here) in _LEFT:
-            continue
-        old, new = before.get(key), after.get(key)
-        if key not in after:
-            yield {"op": "test", "path": _pointer(here), "value": old}
-            yield {"op": "remove", "path": _pointer(here)}
-        elif key not in before:
-            yield {"op": "add", "path": _pointer(here), "value": new}
-        elif isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _operations(old, new, here)
-        elif old != new:
-            yield {"op": "test", "path": _pointer(here), "value": old}
-            yield {"op": "replace", "path": _pointer(here), "value": new}
-
-
-def _pointer(path: tuple[str, ...]) -> str:
-    """Return a JSON Pointer (RFC 6901)."""
-    return "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in path)

@@ -125,8 +125,38 @@ def _patch(node: yaml.Node, old: Any, new: Any, text: str, edits: list[_Edit]) -
         indent = node.start_mark.column
         for item in new[len(old) :]:
             edits.append(_below(node, text, _indented(dump([item]), indent)))
+    elif isinstance(node, yaml.SequenceNode) and (kept := _kept_items(node, old, new)) is not None:
+        _remove_items(node, kept, old, new, text, edits)
     else:
         _replace(node, new, text, edits)
+
+
+def _kept_items(node: yaml.SequenceNode, old: Any, new: Any) -> list[int | None] | None:
+    """Return, for each item of a block list, its place in `new`, None where it is removed.
+
+    None if more than removals separates the two lists.
+    """
+    if node.flow_style or not isinstance(new, list) or not new:
+        return None
+    found: list[int | None] = []
+    wanted = 0
+    for item in old:
+        same = wanted < len(new) and _same_item(item, new[wanted])
+        found.append(wanted if same else None)
+        wanted += same
+    return found if wanted == len(new) else None
+
+
+def _remove_items(
+    node: yaml.SequenceNode, kept: list[int | None], old: Any, new: Any, text: str, edits: list[_Edit]
+) -> None:
+    for item, place, before in zip(node.value, kept, old, strict=True):
+        if place is not None:
+            _patch(item, before, new[place], text, edits)
+            continue
+        # The dash comes before the item, in its line or in an earlier one.
+        dash = text.rfind("-", 0, item.start_mark.index + (text[item.start_mark.index] == "-"))
+        edits.append(_Edit(text.rfind("\n", 0, dash) + 1, _line_end(_end(item, text), text), ""))
 
 
 def _matches(node: yaml.SequenceNode, old: list[Any], new: list[Any]) -> bool:
@@ -159,7 +189,8 @@ def _patch_mapping(
     node: yaml.MappingNode, old: dict[Any, Any], new: dict[Any, Any], text: str, edits: list[_Edit]
 ) -> None:
     keys = {yaml.safe_load(text[k.start_mark.index : k.end_mark.index]): (k, v) for k, v in node.value}
-    if any(key not in new for key in keys) and (node.flow_style or not _own_lines(node, text)):
+    removed = [key_node for key, (key_node, _) in keys.items() if key not in new]
+    if removed and (node.flow_style or not _own_lines(removed, text)):
         _replace(node, new, text, edits)
         return
     for key, (key_node, value_node) in keys.items():
@@ -178,9 +209,9 @@ def _patch_mapping(
             edits.append(_below(node, text, _indented(dump({key: value}), indent)))
 
 
-def _own_lines(node: yaml.MappingNode, text: str) -> bool:
+def _own_lines(keys: list[yaml.Node], text: str) -> bool:
     """Return whether every key begins its line (the first key of a list item does not)."""
-    starts = ((_line_start(key, text), key.start_mark.index) for key, _ in node.value)
+    starts = ((_line_start(key, text), key.start_mark.index) for key in keys)
     return all(not text[start:index].strip() for start, index in starts)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,14 @@ class _Entry:
 class EditedObjects:
     """Collect changes by phase; each is recorded with the object before and after."""
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, phases: Sequence[Phase] = PHASES) -> None:
+        """Begin with the objects of `inventory`; `phases` are in the order to apply them."""
         self._inventory = inventory
+        self._phases = phases
         self._state: dict[Ref, Object | None] = {}
         self._entries: dict[tuple[Phase, Ref], _Entry] = {}
         self._notes: dict[Note, None] = {}
-        self.phase: Phase = PHASES[0]
+        self.phase: Phase = phases[0]
         # The number of edits that changed something: a cheap test whether a step changes anything.
         self.edits = 0
 
@@ -157,7 +159,12 @@ class EditedObjects:
             for (phase, ref), entry in self._entries.items()
             if entry.before != entry.after
         ]
-        return tuple(sorted(made, key=_order))
+        return tuple(sorted(made, key=self._order))
+
+    def _order(self, change: Change) -> tuple[int, bool, int, Ref]:
+        rank = _RANKS.get(change.ref.kind, 3)
+        removed = change.action == "delete"
+        return self._phases.index(change.phase), removed, -rank if removed else rank, change.ref
 
 
 def clone(value: Any) -> Any:
@@ -200,9 +207,3 @@ def _action(entry: _Entry) -> Action:
     if entry.before is None:
         return "create"
     return "delete" if entry.after is None else "update"
-
-
-def _order(change: Change) -> tuple[int, bool, int, Ref]:
-    rank = _RANKS.get(change.ref.kind, 3)
-    removed = change.action == "delete"
-    return PHASES.index(change.phase), removed, -rank if removed else rank, change.ref

@@ -16,6 +16,11 @@ from meshscrape.plan.reads import Reads
 Action = Literal["create", "update", "delete"]
 Phase = Literal["injection", "credentials", "listeners", "scrape", "hardening", "removal"]
 PHASES: tuple[Phase, ...] = ("injection", "credentials", "listeners", "scrape", "hardening", "removal")
+# The order of a plan that takes meshscrape's changes back: each phase undoes the one of its name, and the
+# last one deletes the objects that nothing needs any more.
+INVERSE_PHASES: tuple[Phase, ...] = (
+    "hardening", "scrape", "listeners", "credentials", "injection", "removal",
+)  # fmt: skip
 Mode = Literal["auto", "native", "bootstrap", "legacy"]
 Decided = Literal["native", "bootstrap", "legacy"]
 Prometheus = Literal["existing", "addon", "operator", "none"]
@@ -128,7 +133,8 @@ class Plan:
     """The changes in the order to apply them.
 
     `apart`: Istio's objects belong to another API server than the workloads (ASM). `autoscaled`: workloads
-    whose `spec.replicas` an autoscaler sets, so the files leave it out.
+    whose `spec.replicas` an autoscaler sets, so the files leave it out. `inverse`: the changes take back what
+    meshscrape wrote.
     """
 
     changes: tuple[Change, ...] = ()
@@ -138,6 +144,12 @@ class Plan:
     apart: bool = False
     autoscaled: frozenset[Ref] = frozenset()
     outcome: Outcome = field(default_factory=Outcome)
+    inverse: bool = False
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Return the phases in the order to apply them."""
+        return INVERSE_PHASES if self.inverse else PHASES
 
     @property
     def refused(self) -> tuple[str, ...]:

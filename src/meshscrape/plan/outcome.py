@@ -13,18 +13,19 @@ LEFT_ALONE = frozenset({"ambient", "host-network", "opted-out", "no-envoy"})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The chosen workloads, each in exactly one group."""
+    """The chosen workloads, each in exactly one group. `removed`: meshscrape's changes are taken back."""
 
     secured: tuple[Ref, ...] = ()
     unchanged: tuple[Ref, ...] = ()
     left: tuple[Ref, ...] = ()
     held: tuple[Ref, ...] = ()
     refused: tuple[str, ...] = ()
+    removed: tuple[Ref, ...] = ()
 
     @property
     def finished(self) -> bool:
-        """Return whether everything chosen is already secured."""
-        return not (self.secured or self.left or self.held or self.refused)
+        """Return whether everything chosen is already as it is wanted."""
+        return not (self.secured or self.removed or self.left or self.held or self.refused)
 
 
 def outcome_of(

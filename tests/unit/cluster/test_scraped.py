@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshscrape.cluster.scraped import health_by_target, moved_targets, prometheus_pods
+from meshscrape.cluster.scraped import expected_targets, health_by_target, prometheus_pods
 from support.examples import secured
 from support.objects import cluster, observed, only, pod_of
 
@@ -41,7 +41,7 @@ def with_pod(app: str, address: str, *, ready: bool = True) -> list[Any]:
 def test_waits_for_the_ready_pods_that_a_job_scrapes_over_mutual_tls() -> None:
     for ready, expected in ((True, {"10.0.0.1:15092"}), (False, set())):
         observation = observed(with_pod("httpbin", "10.0.0.1", ready=ready))
-        found = moved_targets(observation, [workload.ref for workload in observation.workloads])
+        found = expected_targets(observation, [workload.ref for workload in observation.workloads], "mtls")
         assert set(found) == expected
 
 
@@ -49,8 +49,8 @@ def test_waits_for_no_target_of_a_scraper_that_cannot_be_asked() -> None:
     observation = observed(with_pod("httpbin", "10.0.0.1"))
     refs = [workload.ref for workload in observation.workloads]
     scrapers = [scraper.ref for scraper in observation.scrapers]
-    assert moved_targets(observation, refs)
-    assert moved_targets(observation, refs, scrapers) == {}
+    assert expected_targets(observation, refs, "mtls")
+    assert expected_targets(observation, refs, "mtls", scrapers) == {}
 
 
 def test_asks_the_ready_pods_of_prometheus_and_names_one_without_any() -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from meshscrape.cluster.kinds import Resource
-from meshscrape.cluster.writes import json_patch, merged, write_of
+from meshscrape.cluster.writes import merged, write_of
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Ref
 from meshscrape.plan.model import Action, Change
+from meshscrape.plan.patches import json_patch
 
 RESOURCES = [
     Resource("apps", "v1", "deployments", "Deployment"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from meshscrape.kube.objects import Object, Ref, as_mapping, stable
 from meshscrape.kube.yaml_text import dump
-from meshscrape.plan.model import PHASES, Change, Gate, Note, Phase, Plan
+from meshscrape.plan.model import Change, Gate, Note, Phase, Plan
 from meshscrape.plan.outcome import Outcome
 
 _CONTEXT = 3
@@ -24,12 +24,20 @@ _HEADINGS: dict[Phase, str] = {
     "hardening": "Hardening: plaintext ports close",
     "removal": "Removal: replaced objects are deleted",
 }
+_INVERSE_HEADINGS: dict[Phase, str] = {
+    "hardening": "Hardening is taken back: plaintext ports open",
+    "scrape": "Scraping is taken back: plaintext jobs read the pods again",
+    "listeners": "Listeners are taken back: secure ports close",
+    "credentials": "Credentials are taken back: scrapers lose their certificate",
+    "injection": "Injection is taken back: workloads leave the mesh",
+    "removal": "Removal: meshscrape's own objects are deleted",
+}
 _COLOURS = {"+": "32", "-": "31", "@": "36", "#": "1"}
 
 
 def plan_text(plan: Plan, *, colour: bool = False) -> str:
     """Return the whole plan: phases with their changes, gates, notes, and a summary line at the end."""
-    lines = [line for phase in PHASES for line in _phase(plan, phase)]
+    lines = [line for phase in plan.phases for line in _phase(plan, phase)]
     lines += [line for gate in plan.gates for line in _gate(gate)]
     lines += _notes(plan.notes)
     lines.append(summary(plan))
@@ -56,7 +64,11 @@ def summary(plan: Plan) -> str:
 def _outcome(outcome: Outcome) -> str:
     parts = [
         f"{len(refs)} {word}"
-        for word, refs in (("secured", outcome.secured), ("unchanged", outcome.unchanged))
+        for word, refs in (
+            ("secured", outcome.secured),
+            ("taken back", outcome.removed),
+            ("unchanged", outcome.unchanged),
+        )
         if refs
     ]
     parts += [
@@ -94,7 +106,8 @@ def _phase(plan: Plan, phase: Phase) -> Iterator[str]:
     changes = [change for change in plan.changes if change.phase == phase]
     if not changes:
         return
-    yield f"## {PHASES.index(phase) + 1}. {_HEADINGS[phase]}"
+    headings = _INVERSE_HEADINGS if plan.inverse else _HEADINGS
+    yield f"## {plan.phases.index(phase) + 1}. {headings[phase]}"
     yield ""
     for change in changes:
         yield f"# {change.action} {change.ref}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from meshscrape.istio.names import (
@@ -38,7 +38,7 @@ def plan_files(plan: Plan) -> dict[str, str]:
     """
     found = {OVERVIEW: HEAD + plan_text(plan)}
     for number, change in enumerate(plan.changes, 1):
-        directory = f"{place(plan, change.ref)}{phase_directory(change.phase)}"
+        directory = f"{place(plan, change.ref)}{phase_directory(change.phase, plan.phases)}"
         data, name = _applied(plan, change), file_name(change.ref)
         if data is None:
             directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
@@ -90,9 +90,9 @@ def plan_stream(plan: Plan, phase: Phase) -> str:
     return "---\n".join(parts)
 
 
-def phase_directory(phase: Phase) -> str:
+def phase_directory(phase: Phase, phases: Sequence[Phase] = PHASES) -> str:
     """Return the directory's name, such as `3-listeners`, which sorts in the order of the phases."""
-    return f"{PHASES.index(phase) + 1}-{phase}"
+    return f"{phases.index(phase) + 1}-{phase}"
 
 
 def file_name(ref: Ref) -> str:

@@ -14,6 +14,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     return {
         "apiVersion": DOCUMENT_VERSION,
         "kind": "Plan",
+        "inverse": plan.inverse,
         "changes": [_change(change) for change in plan.changes],
         "notes": [
             {
@@ -28,6 +29,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "refused": len(plan.refused),
         "outcome": {
             "secured": [_ref(ref) for ref in plan.outcome.secured],
+            "removed": [_ref(ref) for ref in plan.outcome.removed],
             "unchanged": [_ref(ref) for ref in plan.outcome.unchanged],
             "leftAlone": [_ref(ref) for ref in plan.outcome.left],
             "heldBack": [_ref(ref) for ref in plan.outcome.held],

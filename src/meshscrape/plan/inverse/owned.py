@@ -1,0 +1,89 @@
+"""Delete meshscrape's own objects when nothing needs them any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshscrape.istio.names import (
+    ISTIO_NETWORKING,
+    ISTIO_SECURITY,
+    MANAGED_BY,
+    MONITORING_GROUP,
+    NETWORKING_GROUP,
+)
+from meshscrape.kube.objects import Manifest, Object, Ref, dig, labels
+from meshscrape.observe.workload import ObservedWorkload
+from meshscrape.plan.model import MANAGER, Phase
+from meshscrape.plan.references import references
+from meshscrape.plan.workloads import OVERRIDE_NAME, Context
+
+_PREFIX = f"{MANAGER}-"
+# They open a port of legacy mode; the policies that protect it go after them.
+_OPENING = ("Sidecar", "Gateway", "VirtualService", "ServiceEntry")
+_ADMIN = "meshscrape-gateway-admin"
+_MONITORS = ("PodMonitor", "ServiceMonitor")
+_REASON = "meshscrape made it, and nothing needs it any more"
+
+
+def is_owned(data: Object) -> bool:
+    """Return whether meshscrape made an object: by its label and the name that a plan gives."""
+    name = str(dig(data, "metadata", "name", default=""))
+    return labels(data).get(MANAGED_BY) == MANAGER and _PREFIX in name
+
+
+def delete_owned(
+    context: Context, leaving: Iterable[ObservedWorkload], staying: Iterable[ObservedWorkload], *, whole: bool
+) -> None:
+    """Plan to delete the objects of the workloads that leave; with `whole`, all objects of meshscrape."""
+    needed = {(each.namespace, each.name) for each in staying}
+    legacy = {each.namespace for each in staying if each.is_gateway and each.legacy}
+    gone = {(each.namespace, each.name) for each in leaving} - needed
+    overridden = {each.namespace for each in staying if each.bootstrap_override == OVERRIDE_NAME}
+    for manifest in list(context.inventory):
+        if not is_owned(manifest.data):
+            continue
+        ref = manifest.ref
+        context.draft.phase = _phase(ref)
+        if ref.name == OVERRIDE_NAME:
+            if ref.namespace not in overridden and (
+                whole or any(ref.namespace == place for place, _ in gone)
+            ):
+                _override(context, manifest)
+            continue
+        if ref.name == _ADMIN and ref.namespace in legacy:
+            continue
+        if whole or (_of_workload(ref) and (ref.namespace, _workload_of(ref)) in gone):
+            context.draft.delete(ref, _REASON)
+    context.draft.phase = "removal"
+
+
+def _of_workload(ref: Ref) -> bool:
+    """Return whether meshscrape makes objects of this kind for single workloads."""
+    overlay = ref.kind == "ConfigMap"
+    return overlay or ref.group in (ISTIO_NETWORKING, ISTIO_SECURITY, NETWORKING_GROUP)
+
+
+def _workload_of(ref: Ref) -> str:
+    return ref.name.removeprefix(_PREFIX).removesuffix("-allow")
+
+
+def _phase(ref: Ref) -> Phase:
+    if ref.group == ISTIO_NETWORKING and ref.kind in _OPENING:
+        return "listeners"
+    return "scrape" if ref.group == MONITORING_GROUP and ref.kind in _MONITORS else "removal"
+
+
+def _override(context: Context, manifest: Manifest) -> None:
+    """Delete a ConfigMap with a bootstrap override, unless a rollback could make pods that need it."""
+    # Today's pods are replaced. Their ReplicaSet is what a rollback brings back.
+    found = [ref for ref in references(context.inventory, manifest.ref) if ref.kind != "Pod"]
+    if not found:
+        context.draft.delete(manifest.ref, _REASON)
+        return
+    shown = ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if found[5:] else "")
+    context.draft.note(
+        manifest.ref,
+        "override-in-use",
+        f"{len(found)} objects refer to it, and none of their pods starts without it: {shown}",
+        "remove again when they are gone; a rollback to an older revision needs it too",
+    )

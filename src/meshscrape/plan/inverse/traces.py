@@ -1,0 +1,229 @@
+"""What meshscrape writes into the objects of others, by phase, and how to take it back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from meshscrape.istio import names
+from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
+from meshscrape.kube import objects
+from meshscrape.kube.objects import as_list, as_mapping, dig
+from meshscrape.kube.yaml_text import load_text, rewrite
+from meshscrape.plan.bootstrap import VOLUME
+from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.inverse.taking import Taking, Test, anything, one_of
+from meshscrape.plan.workloads import OVERRIDE_NAME
+from meshscrape.prometheus import operator, scraper_pod
+from meshscrape.prometheus.derived import is_derived, without_drop
+from meshscrape.prometheus.targets import JOBS
+
+_HARDENED: Mapping[str, Test] = {names.METRICS_LOCALHOST_ACCESS_ONLY: one_of("true")}
+_OVERLAY = "deployment"
+
+
+def take_hardening(taking: Taking, path: tuple[str, ...]) -> None:
+    """Take back the closing of the plaintext ports from the pod template at `path`."""
+    taking.proxy_config((*path, "metadata", "annotations"), _HARDENED)
+    taking.env((*path, "spec"), _HARDENED)
+
+
+def take_listeners(taking: Taking, path: tuple[str, ...], everywhere: Iterable[str]) -> None:
+    """Take back the secure ports and their announcement from the pod template at `path`.
+
+    `everywhere` are the ports that the mesh excludes from interception.
+    """
+    notes = (*path, "metadata", "annotations")
+    present = as_mapping(dig(taking.data, *notes))
+    ports = _ports(present)
+    taking.proxy_config(notes, _variables(ports))
+    taking.env((*path, "spec"), {**_variables(ports), names.ISTIO_BOOTSTRAP_OVERRIDE: anything})
+    if present.get(names.BOOTSTRAP_OVERRIDE) == OVERRIDE_NAME:
+        taking.key(notes, names.BOOTSTRAP_OVERRIDE)
+    taking.mount((*path, "spec"), VOLUME)
+    taking.item((*path, "spec"), "volumes", VOLUME)
+    _announcements(taking, notes)
+    taking.ports(notes, names.EXCLUDE_INBOUND, ports, everywhere)
+    taking.ports(notes, names.INCLUDE_INBOUND, (str(SECURE_STATS),))
+
+
+def _ports(present: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the secure ports that a template announces, and Istio's own."""
+    announced = (present.get(key) for key in (names.SECURE_PORT, names.SECURE_ENVOY_PORT))
+    return tuple(dict.fromkeys((str(SECURE_STATS), str(SECURE_MERGED), *map(str, filter(None, announced)))))
+
+
+def _variables(ports: Iterable[str]) -> dict[str, Test]:
+    # "0": bootstrap mode turns Istio's own listeners off.
+    accepted = one_of("0", *ports)
+    return {
+        names.ENVOY_SECURE_MERGED_METRICS_PORT: accepted,
+        names.ENVOY_SECURE_METRICS_PORT: accepted,
+    }
+
+
+def _announcements(taking: Taking, path: tuple[str, ...]) -> None:
+    for key in (names.SECURE_PORT, names.SECURE_ENVOY_PORT, names.BOOTSTRAP_CHECKSUM):
+        taking.key(path, key)
+
+
+def take_overlay(taking: Taking, everywhere: Iterable[str], *, listeners: bool) -> None:
+    """Take back what a ConfigMap with the overlay of a Gateway's Deployment contains: one of both phases."""
+    text = dig(taking.data, "data", _OVERLAY)
+    overlay = load_text(str(text or ""), _OVERLAY)
+    if not isinstance(overlay, dict):
+        return
+    before = load_text(str(dig(taking.original, "data", _OVERLAY, default="")), _OVERLAY) or {}
+    inner = Taking(
+        overlay,
+        None if taking.original is None else before,
+        lambda _: taking.written(("data", _OVERLAY)),
+        recorded=taking.recorded,
+    )
+    if listeners:
+        take_listeners(inner, ("spec", "template"), everywhere)
+    else:
+        take_hardening(inner, ("spec", "template"))
+    taking.kept += inner.kept
+    pruned = _without_empty(overlay)
+    taking.data["data"][_OVERLAY] = rewrite(str(text), pruned) if pruned else ""
+
+
+def _without_empty(value: Any) -> Any:
+    """Return an overlay without the empty mappings and lists that settings leave behind."""
+    if isinstance(value, dict):
+        found = {key: _without_empty(each) for key, each in value.items()}
+        return {key: each for key, each in found.items() if each not in ({}, [])}
+    if isinstance(value, list):
+        found_items = [_without_empty(each) for each in value]
+        # A container of the proxy that sets nothing any more.
+        return [each for each in found_items if each != {"name": names.PROXY_CONTAINER}]
+    return value
+
+
+def take_infrastructure(taking: Taking) -> None:
+    """Take back the announcement from a Gateway of the Gateway API whose pods get annotations from it."""
+    path = ("spec", "infrastructure", "annotations")
+    _announcements(taking, path)
+    left = dig(taking.data, *path)
+    own = {key: value for key, value in objects.annotations(taking.data).items() if left and key in left}
+    if taking.original is None and left and left == own:
+        # The plan had copied them, because Istio no longer did.
+        infrastructure = taking.data["spec"]["infrastructure"]
+        del infrastructure["annotations"]
+        if not infrastructure:
+            del taking.data["spec"]["infrastructure"]
+
+
+def take_asm(taking: Taking, *, listeners: bool) -> None:
+    """Take back what an IstioGateway of ASM contains: one of both phases."""
+    notes = ("spec", "podAnnotations")
+    if not listeners:
+        taking.proxy_config(notes, _HARDENED)
+        taking.list_env(("spec",), _HARDENED)
+        return
+    ports = _ports(as_mapping(dig(taking.data, *notes)))
+    taking.list_env(("spec",), {**_variables(ports), names.ISTIO_BOOTSTRAP_OVERRIDE: anything})
+    _announcements(taking, notes)
+    taking.item(("spec",), "configVolumes", VOLUME)
+
+
+def take_certificate(taking: Taking, path: tuple[str, ...]) -> None:
+    """Take back a scraper's certificate from the pod template at `path` (of a Deployment or similar)."""
+    if not _has_volume(taking, (*path, "spec")):
+        return
+    _scraper_metadata(taking, (*path, "metadata"))
+    taking.mount((*path, "spec"), scraper_pod.VOLUME)
+    taking.item((*path, "spec"), "volumes", scraper_pod.VOLUME)
+
+
+def take_operated_certificate(taking: Taking) -> None:
+    """Take back a scraper's certificate and its scrape class from a Prometheus object of the Operator."""
+    taking.item(("spec",), "scrapeClasses", operator.SCRAPE_CLASS)
+    if not _has_volume(taking, ("spec",)):
+        return
+    _scraper_metadata(taking, ("spec", "podMetadata"))
+    taking.item(("spec",), "volumeMounts", scraper_pod.CERTIFICATES, by="mountPath")
+    taking.item(("spec",), "volumes", scraper_pod.VOLUME)
+
+
+def _has_volume(taking: Taking, spec: tuple[str, ...]) -> bool:
+    """Return whether a scraper has the volume that meshscrape gives it; else its certificate is its own."""
+    volumes = as_list(dig(taking.data, *spec, "volumes"))
+    return any(dig(volume, "name") == scraper_pod.VOLUME for volume in volumes)
+
+
+def _scraper_metadata(taking: Taking, path: tuple[str, ...]) -> None:
+    notes, marks = (*path, "annotations"), (*path, "labels")
+    taking.key(marks, names.INJECT, one_of("true"))
+    taking.key(marks, names.REVISION, recorded=True)
+    taking.key(marks, names.TLS_MODE, one_of("disabled"))
+    taking.key(notes, names.INCLUDE_INBOUND, one_of(""))
+    taking.key(notes, names.INCLUDE_OUTBOUND, one_of(""))
+    taking.proxy_config(
+        notes,
+        {names.OUTPUT_CERTS: one_of(scraper_pod.CERTIFICATES), **_HARDENED},
+        {"holdApplicationUntilProxyStarts": lambda value: value is True},
+    )
+    text = dig(taking.data, *notes, names.USER_VOLUME_MOUNT)
+    mounts = load_text(text, names.USER_VOLUME_MOUNT) if isinstance(text, str) else None
+    if isinstance(mounts, dict) and set(mounts) == {scraper_pod.VOLUME}:
+        taking.key(notes, names.USER_VOLUME_MOUNT)
+    elif isinstance(mounts, dict) and scraper_pod.VOLUME in mounts:
+        left = {key: value for key, value in mounts.items() if key != scraper_pod.VOLUME}
+        dig(taking.data, *notes)[names.USER_VOLUME_MOUNT] = rewrite(str(text), left)
+
+
+def take_labels(taking: Taking, path: tuple[str, ...]) -> None:
+    """Take back the labels at `path` that brought pods into the mesh, where meshscrape is shown to be it."""
+    taking.key((*path, "metadata", "labels"), names.INJECT, one_of("true"), recorded=True)
+    taking.key((*path, "metadata", "labels"), names.REVISION, recorded=True)
+    taking.key((*path, "metadata", "labels"), names.NAMESPACE_INJECTION, one_of("enabled"), recorded=True)
+
+
+def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[str]:
+    """Take the secure jobs, and the rules that drop secured pods, out of a Prometheus configuration.
+
+    Return the names of the secure jobs that stay, because nothing shows that meshscrape wrote them. A job
+    that is derived from a plaintext job is recognised by its rules; `written` decides about the others.
+    """
+    known = {dig(job, "job_name"): job for job in as_list(dig(original, "scrape_configs"))}
+    left, kept = [], []
+    for job in as_list(config.get("scrape_configs")):
+        name = str(dig(job, "job_name", default=""))
+        if not isinstance(job, dict):
+            left.append(job)
+        elif not _is_secure(job, name):
+            _without_rule(job, "relabel_configs")
+            left.append(job)
+        elif original is not None and name in known:
+            left.append(known[name])
+        elif original is not None or is_derived(job.get("relabel_configs")) or written is True:
+            continue
+        else:
+            kept.append(name)
+            left.append(job)
+    config["scrape_configs"] = left
+    return kept
+
+
+def _is_secure(job: Mapping[str, Any], name: str) -> bool:
+    return name.partition("/")[0] in JOBS and job.get("scheme") == "https"
+
+
+def take_rules(monitor: Mutable, field: str) -> None:
+    """Take the rules that drop secured pods out of a PodMonitor or ServiceMonitor."""
+    for endpoint in as_list(dig(monitor, "spec", field)):
+        if isinstance(endpoint, dict):
+            _without_rule(endpoint, "relabelings")
+
+
+def _without_rule(holder: Mutable, key: str) -> None:
+    rules = as_list(holder.get(key))
+    left = without_drop(rules)
+    if len(left) == len(rules):
+        return
+    if left:
+        holder[key] = left
+    else:
+        del holder[key]

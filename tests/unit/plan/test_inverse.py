@@ -1,0 +1,265 @@
+"""The plan that takes meshscrape's changes back, from today's objects."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshscrape.kube.manifests import load_manifests
+from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory, stable
+from meshscrape.observe import observe
+from meshscrape.plan.edited_objects import clone
+from meshscrape.plan.inverse.evidence import Evidence, wrote
+from meshscrape.plan.inverse.planner import InverseIntent, plan_inverse
+from meshscrape.plan.model import INVERSE_PHASES, Plan
+from support.defaulting import defaulted
+from support.objects import cluster, control_plane, deployment, injected_namespace
+from support.planning import codes, planned, ref, refs
+from support.scraping_objects import plain_prometheus
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
+MODES = ("native", "bootstrap", "legacy")
+WEB = ref("Deployment", "web")
+
+
+def shop(*more: Any) -> Inventory:
+    """A mesh with one workload and an add-on Prometheus that reads it in plaintext."""
+    return cluster(control_plane(), injected_namespace(), deployment("web"), plain_prometheus(), *more)
+
+
+def taken(inventory: Inventory, **intent: Any) -> Plan:
+    """Observe and plan the way back."""
+    return plan_inverse(observe(inventory), inventory, InverseIntent(**intent))
+
+
+def recorded(inventory: Inventory) -> Evidence:
+    """Every object of an inventory as a recorded original."""
+    return Evidence({each.ref: each.data for each in inventory})
+
+
+def differences(one: Inventory, other: Inventory) -> list[str]:
+    """The objects that differ, apart from empty annotations, which an API server drops."""
+    first, second = ({each.ref: bare(stable(each.data)) for each in found} for found in (one, other))
+    return [str(each) for each in sorted(first.keys() | second.keys()) if first.get(each) != second.get(each)]
+
+
+def bare(value: Any) -> Any:
+    """A value without empty annotations."""
+    if isinstance(value, dict):
+        return {key: bare(each) for key, each in value.items() if (key, each) != ("annotations", {})}
+    return [bare(each) for each in value] if isinstance(value, list) else value
+
+
+def edited(inventory: Inventory, target: Ref, change: Any) -> Inventory:
+    """The inventory after somebody changed an object."""
+    manifest = inventory.get(target)
+    assert manifest is not None
+    data = clone(manifest.data)
+    change(data)
+    return inventory.replace(Manifest(target, data))
+
+
+@pytest.mark.parametrize("prometheus", ["existing", "addon", "operator"])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_takes_every_example_back(file: Path, mode: Any, prometheus: Any) -> None:
+    """Planned, applied in memory, also with an API server's defaults, taken back: byte for byte the input."""
+    with file.open() as lines:
+        inventory = load_inventory(load_manifests(lines, file.name))
+    found = planned(inventory, mode=mode, prometheus=prometheus, inject=True)
+    after = found.apply(inventory)
+    back = taken(after, evidence=recorded(inventory), unscraped=True)
+    assert differences(back.apply(after), inventory) == []
+    stored = defaulted(after)
+    again = taken(stored, evidence=recorded(inventory), unscraped=True).apply(stored)
+    assert differences(again, defaulted(inventory)) == []
+    assert [INVERSE_PHASES.index(each.phase) for each in back.changes] == sorted(
+        INVERSE_PHASES.index(each.phase) for each in back.changes
+    )
+    assert taken(back.apply(after), evidence=recorded(inventory)).changes == ()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_takes_back_without_a_record_what_only_a_plan_writes(mode: Any) -> None:
+    """Without originals and managed fields, the input comes back; a note says so."""
+    inventory = shop()
+    after = planned(inventory, mode=mode, network_policy=True).apply(inventory)
+    back = taken(after)
+    assert differences(back.apply(after), inventory) == []
+    assert "no-record" in codes(back)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_takes_a_partial_apply_back(mode: Any) -> None:
+    """After each single write of a plan, the way back leads to the input."""
+    inventory = shop()
+    found = planned(inventory, mode=mode, network_policy=True)
+    for count in range(len(found.changes) + 1):
+        partly = replace(found, changes=found.changes[:count]).apply(inventory)
+        back = taken(partly, evidence=recorded(inventory))
+        assert differences(back.apply(partly), inventory) == [], count
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_goes_on_after_a_partial_removal(mode: Any) -> None:
+    """After each single write of the way back, a new way back leads to the input."""
+    inventory = shop()
+    after = planned(inventory, mode=mode, network_policy=True).apply(inventory)
+    back = taken(after)
+    for count in range(len(back.changes) + 1):
+        partly = replace(back, changes=back.changes[:count]).apply(after)
+        again = taken(partly)
+        assert differences(again.apply(partly), inventory) == [], count
+
+
+def test_opens_plaintext_first_and_closes_secure_ports_after_the_jobs_moved() -> None:
+    after = planned(shop(), mode="bootstrap").apply(shop())
+    assert [(phase, kind) for phase, _, kind in refs(taken(after))] == [
+        ("hardening", "Deployment/web"),
+        ("scrape", "ConfigMap/prometheus"),
+        ("listeners", "Deployment/web"),
+        ("credentials", "Deployment/prometheus"),
+        ("removal", "ConfigMap/meshscrape-bootstrap"),
+    ]
+
+
+def test_keeps_what_somebody_else_wrote_since() -> None:
+    """An edit of the same annotation, of the same configuration, and of the same template stays."""
+    inventory = shop()
+    after = planned(inventory, mode="native").apply(inventory)
+
+    def trace(data: Any) -> None:
+        notes = data["spec"]["template"]["metadata"]["annotations"]
+        notes["proxy.istio.io/config"] += "tracing:\n  sampling: 10\n"
+        notes["traffic.sidecar.istio.io/excludeInboundPorts"] = "15092,9999"
+        data["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 5
+
+    def add_job(data: Any) -> None:
+        data["data"]["prometheus.yml"] += "- job_name: mine\n  static_configs: []  # a comment\n"
+
+    config = next(each.ref for each in after.of_kind("ConfigMap") if each.ref.name == "prometheus")
+    back = taken(edited(edited(after, WEB, trace), config, add_job))
+    result = back.apply(edited(edited(after, WEB, trace), config, add_job))
+    template = result.get(WEB).data["spec"]["template"]  # type: ignore[union-attr]
+    notes = template["metadata"]["annotations"]
+    assert yaml.safe_load(notes["proxy.istio.io/config"]) == {"tracing": {"sampling": 10}}
+    assert notes["traffic.sidecar.istio.io/excludeInboundPorts"] == "9999"
+    assert template["spec"]["terminationGracePeriodSeconds"] == 5
+    text = result.get(config).data["data"]["prometheus.yml"]  # type: ignore[union-attr]
+    before = inventory.get(config).data["data"]["prometheus.yml"]  # type: ignore[union-attr]
+    assert text == before + "- job_name: mine\n  static_configs: []  # a comment\n"
+
+
+def managed(*entries: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Managed fields: manager, time and fieldsV1 of each entry."""
+    return [
+        {"manager": manager, "operation": "Update", "time": time, "fieldsV1": fields}
+        for manager, time, fields in entries
+    ]
+
+
+NOTES = {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {"f:proxy.istio.io/config": {}}}}}}
+PORTS = {
+    "f:spec": {
+        "f:template": {
+            "f:metadata": {"f:annotations": {"f:traffic.sidecar.istio.io/excludeInboundPorts": {}}}
+        }
+    }
+}
+AT = ("spec", "template", "metadata", "annotations", "proxy.istio.io/config")
+
+
+@pytest.mark.parametrize(
+    ("entries", "answer"),
+    [
+        ([], None),
+        ([("meshscrape", "2026-01-02T00:00:00Z", NOTES)], True),
+        ([("kubectl", "2026-01-01T00:00:00Z", NOTES)], False),
+        # Another manager changed the field after meshscrape wrote to the object.
+        (
+            [("meshscrape", "2026-01-01T00:00:00Z", PORTS), ("kubectl-edit", "2026-01-02T00:00:00Z", NOTES)],
+            True,
+        ),
+        # It was there before meshscrape wrote something else.
+        ([("meshscrape", "2026-01-02T00:00:00Z", PORTS), ("kubectl", "2026-01-01T00:00:00Z", NOTES)], False),
+    ],
+)
+def test_managed_fields_show_who_wrote(entries: Any, answer: bool | None) -> None:
+    assert wrote({"metadata": {"managedFields": managed(*entries)}}, AT) is answer
+
+
+def test_managed_fields_of_list_items_are_found_by_their_key() -> None:
+    fields = {
+        "f:spec": {
+            "f:containers": {
+                'k:{"name":"istio-proxy"}': {"f:env": {'k:{"name":"A"}': {".": {}, "f:value": {}}}}
+            }
+        }
+    }
+    data = {"metadata": {"managedFields": managed(("meshscrape", "2026-01-01T00:00:00Z", fields))}}
+    proxy = ("spec", "containers", ("name", "istio-proxy"), "env")
+    assert wrote(data, (*proxy, ("name", "A"))) is True
+    assert wrote(data, (*proxy, ("name", "B"))) is False
+
+
+def test_keeps_fields_that_another_manager_wrote_before() -> None:
+    """A workload that its owner opened by hand is not meshscrape's to close."""
+    by_hand = deployment(
+        "web",
+        annotations={
+            "proxy.istio.io/config": 'proxyMetadata:\n  ENVOY_SECURE_MERGED_METRICS_PORT: "15092"\n',
+            "prometheus.istio.io/secure-port": "15092",
+        },
+    )
+    by_hand = {
+        **by_hand,
+        "metadata": {
+            **by_hand["metadata"],
+            "managedFields": managed(("kubectl", "2026-01-01T00:00:00Z", NOTES)),
+        },
+    }
+    inventory = cluster(control_plane(), injected_namespace(), by_hand)
+    back = taken(inventory)
+    assert back.changes == ()
+    assert "not-recorded" in codes(back)
+
+
+def test_holds_back_a_workload_that_no_plaintext_job_would_read() -> None:
+    """Unless the user gives its scrapes up."""
+    inventory = cluster(control_plane(), injected_namespace(), deployment("web"))
+    after = planned(inventory, mode="native", prometheus="addon").apply(inventory)
+    held = taken(after)
+    assert held.changes == ()
+    assert "unread-in-plaintext" in codes(held)
+    assert differences(taken(after, unscraped=True).apply(after), inventory) == []
+
+
+def test_a_choice_of_workloads_leaves_the_jobs_of_the_others() -> None:
+    inventory = shop(deployment("other", namespace="elsewhere"), injected_namespace("elsewhere"))
+    after = planned(inventory, mode="bootstrap").apply(inventory)
+    back = taken(after, namespaces=("elsewhere",))
+    assert {each.ref.namespace for each in back.changes} == {"elsewhere"}
+    assert "jobs-stay" in codes(back)
+    partly = back.apply(after)
+    rest = taken(partly)
+    assert differences(rest.apply(partly), inventory) == []
+
+
+def test_keeps_an_override_that_a_rollback_needs() -> None:
+    inventory = shop()
+    after = planned(inventory, mode="bootstrap").apply(inventory)
+    web = after.get(WEB)
+    assert web is not None
+    old = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {"name": "web-1", "namespace": "default"},
+        "spec": {"replicas": 0, "template": web.data["spec"]["template"]},
+    }
+    back = taken(after.changed(load_inventory([Manifest(ref("ReplicaSet", "web-1"), old)]), ()))
+    assert "ConfigMap/meshscrape-bootstrap" not in [name for _, _, name in refs(back)]
+    assert "override-in-use" in codes(back)
