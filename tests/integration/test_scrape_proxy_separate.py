@@ -116,3 +116,29 @@ def _is_envoy_of(process: Path, directory: Path) -> bool:
         return named and running and (process / "cwd").readlink() == directory
     except OSError:
         return False
+
+
+def test_a_probe_tells_whether_the_proxy_is_ready(served: tuple[Target, Forge, RunningProxy]) -> None:
+    """`--check` succeeds for a ready proxy; it fails when the process is gone, and for another token."""
+    _, _, proxy = served
+    assert proxy.check() == 0
+    other = proxy.directory / "other-token"
+    other.write_text("another-token-than-the-proxys")
+    assert proxy.check("--token-file", str(other)) == 1
+    proxy.process.kill()
+    proxy.process.wait(10)
+    assert proxy.check() == 1
+
+
+def test_a_shared_token_is_readable_by_every_user(tmp_path: Path) -> None:
+    """The containers of one pod run as different users; nobody but the owner can change the token."""
+    forge = Forge()
+    proxy = RunningProxy(tmp_path, loopback(), [str(credentials(tmp_path / "scraper", forge))])
+    proxy.announce([])
+    token = tmp_path / "volume/token"
+    token.parent.mkdir()
+    proxy.start("--token-file", str(token), "--share-token")
+    try:
+        assert token.stat().st_mode & 0o777 == 0o644
+    finally:
+        assert proxy.stop() == 0

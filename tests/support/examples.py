@@ -253,5 +253,17 @@ WAYS: dict[str, dict[str, Any]] = {
     "legacy": {"mode": "legacy", "prometheus": "operator", "network_policy": True},
     "native": {"mode": "native", "prometheus": "addon", "inject": True},
     "everything": {"inject": True, "envoy_port": 15091, "scrapers": ALLOW, "network_policy": True},
+    "scrape proxy": {"scrape_proxy": True, "proxy_image": "registry.example/meshscrape:1"},
+    "new with scrape proxy": {
+        "prometheus": "addon",
+        "proxy_image": "registry.example/meshscrape:1",
+        "inject": True,
+    },
+    "operator with scrape proxy": {
+        "prometheus": "operator",
+        "scrape_proxy": True,
+        "proxy_image": "registry.example/meshscrape:1",
+        "mode": "bootstrap",
+    },
     "a version is said": {"istio_version": "1.31.0", "prometheus": "none", "inject": True},
 }

@@ -98,6 +98,12 @@ class RunningProxy:
         with (self.directory / "envoy.log").open("ab") as output:
             return subprocess.Popen(bound_to_parent(command), stdout=output, stderr=output)
 
+    def check(self, *arguments: str) -> int:
+        """The exit status of `proxy --check`, as a pod's probe runs it."""
+        command = [sys.executable, "-m", "meshscrape", "proxy", "--check", "--dir", str(self.state)]
+        command += ["--discovery", self.discovery, *arguments]
+        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode
+
     def stop(self) -> int:
         """End it by its own id; the exit status."""
         if self.process.poll() is None:

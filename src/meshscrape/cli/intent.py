@@ -89,6 +89,19 @@ _OPTIONS = (
         help="Change the existing Prometheus, write a new one (addon, operator), or plan no scraping (none).",
     ),
     click.option(
+        "--scrape-proxy/--no-scrape-proxy",
+        default=None,
+        help="Scrape through a scrape proxy in Prometheus's pod, which verifies every target's SPIFFE ID. "
+        "Needs --proxy-image. Default: only with --prometheus addon.",
+    ),
+    click.option(
+        "--proxy-image",
+        default="",
+        metavar="REF",
+        help="Image of the scrape proxy (see the Dockerfile); none is published. Without it, scrapes are "
+        "direct and targets are not verified.",
+    ),
+    click.option(
         "--prometheus-namespace",
         default=ROOT_NAMESPACE,
         show_default=True,

@@ -115,6 +115,22 @@ def default_directory() -> Path:
     help="Run Envoy and what keeps its routes together, or each as a process of its own with the same --dir. "
     "An Envoy of its own goes on when the other process dies.",
 )
+@click.option(
+    "--applications",
+    is_flag=True,
+    help="With --kubernetes: also scrape applications' own metrics ports, by their pods' annotations.",
+)
+@click.option(
+    "--share-token",
+    is_flag=True,
+    help="Make the token file readable by every user (0644): for a volume that only the containers of "
+    "Prometheus's pod mount.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Do not run. Exit with 0 if the proxy at --discovery is ready, else with 1: for a pod's probe.",
+)
 @click.option("--remote", is_flag=True, help="Allow addresses that other machines can reach.")
 @click.option(
     "--wait",
@@ -129,12 +145,13 @@ def command(
     credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], kubernetes: bool,
     kubeconfig: Path | None, context: str, namespaces: tuple[str, ...], selector: str, trust_domain: str,
     aliases: tuple[str, ...], listen: str, discovery: str, directory: Path | None,
-    token_file: Path | None, role: str, remote: bool, wait: float, workers: int,
-) -> None:  # fmt: skip
+    token_file: Path | None, role: str, applications: bool, share_token: bool, check: bool, remote: bool,
+    wait: float, workers: int,
+) -> int:  # fmt: skip
     """Run the scrape proxy until SIGTERM: it verifies the SPIFFE ID of each target that Prometheus scrapes.
 
     `meshscrape prometheus-config --proxy` writes the scrape jobs. docs/scrape-proxy.md has the rest.
-    Exit codes: 0 stopped by a signal, 2 could not run.
+    Exit codes: 0 stopped by a signal (--check: ready), 1 (--check) not ready, 2 could not run.
     """
     from meshscrape.errors import InputError
     from meshscrape.istio.host_port import parse_host_port
@@ -144,6 +161,8 @@ def command(
     from meshscrape.proxy.run import run, run_envoy
 
     own = directory or default_directory()
+    if check:
+        return _checked(discovery, token_file or own / "token")
     named = os.environ.get(MESHSCRAPE_ENVOY)
     if role == "envoy":
         run_envoy(own, Path(named) if named else None, workers, wait)
@@ -164,6 +183,7 @@ def command(
             find_access(kubeconfig, context),
             PodScope(namespaces, selector),
             trust_domain=trust_domain,
+            applications=applications,
             credentials=directories,
             patience=wait,
         )
@@ -177,6 +197,7 @@ def command(
         credentials=directories,
         sources=sources,
         aliases=[_alias(each) for each in aliases],
+        share_token=share_token,
         separate_envoy=role == "routes",
         remote=remote,
         workers=workers,
@@ -188,6 +209,17 @@ def command(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s proxy: %(message)s"
     )
     run(options)
+    return 0
+
+
+def _checked(discovery: str, token_file: Path) -> int:
+    from meshscrape.istio.host_port import parse_host_port
+    from meshscrape.proxy.readiness import why_not_ready
+
+    reason = why_not_ready(parse_host_port(discovery, "--discovery"), token_file)
+    if reason:
+        print(f"not ready: {reason}", file=sys.stderr)
+    return 1 if reason else 0
 
 
 def _mesh_sources(meshes: tuple[Path, ...]) -> list[Source]:

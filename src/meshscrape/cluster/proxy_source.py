@@ -12,6 +12,7 @@ from meshscrape.cluster.pod_cache import Pod, PodTargets
 from meshscrape.cluster.pod_source import PodScope, PodSource
 from meshscrape.cluster.targets import proxied_targets
 from meshscrape.kube.pod_targets import TargetMesh
+from meshscrape.kube.views.peer_authentication import PeerAuthentications
 from meshscrape.prometheus.targets import JOBS
 from meshscrape.proxy.options import await_credentials
 
@@ -21,17 +22,22 @@ def pod_source(
     scope: PodScope,
     *,
     trust_domain: str,
+    applications: bool,
     credentials: Sequence[tuple[str, Path]],
     patience: float,
 ) -> PodSource:
     """Return the source that follows the pods of a cluster.
 
     Without `trust_domain`, targets are of the trust domain of the first credentials, once they are there;
-    InputError when they are not within `patience` seconds.
+    InputError when they are not within `patience` seconds. With `applications`, the applications' own ports
+    are targets too.
     """
+
+    # The policies of the mesh are not read here: the job that scrapes an application's port decides.
+    policies = PeerAuthentications(()) if applications else None
 
     async def rule() -> Callable[[Pod], PodTargets]:
         domain = trust_domain or next(iter(await await_credentials(credentials, patience)))
-        return partial(proxied_targets, mesh=TargetMesh(domain))
+        return partial(proxied_targets, mesh=TargetMesh(domain, policies=policies))
 
     return PodSource(Api(access), scope, JOBS, rule)

@@ -10,9 +10,11 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, struct_pb2
 
+from meshscrape.istio.names import CA_TOKEN_AUDIENCE
+
 CREATE_CERTIFICATE = "/istio.v1.auth.IstioCertificateService/CreateCertificate"
 # The audience a token must be meant for (Istio's `istio-token` volume asks Kubernetes for exactly this one).
-AUDIENCE = "istio-ca"
+AUDIENCE = CA_TOKEN_AUDIENCE
 
 _Field = descriptor_pb2.FieldDescriptorProto
 

@@ -81,6 +81,11 @@ ROOTS_FILE = "root-cert.pem"
 # The agent serves the merged metrics here, and the injector points prometheus.io/path to it.
 MERGED_PATH = "/stats/prometheus"
 
+# What a workload needs to ask istiod for a certificate: a token for this audience, and the ConfigMap with the
+# CA's root that istiod writes into every namespace (istio/istio `pkg/bootstrap/platform`, `pkg/security`).
+CA_TOKEN_AUDIENCE = "istio-ca"  # noqa: S105
+CA_ROOT_CONFIG_MAP = "istio-ca-root-cert"
+
 # Environment variables of Istio's agent.
 CA_ADDR = "CA_ADDR"
 CA_ROOT_CA = "CA_ROOT_CA"

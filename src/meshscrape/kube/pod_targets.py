@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from meshscrape.errors import InputError
 from meshscrape.istio import names
-from meshscrape.istio.ports import read_port
-from meshscrape.istio.scrape_targets import parse_prometheus_annotations_env
+from meshscrape.istio.ports import RESERVED, read_port
+from meshscrape.istio.scrape_targets import DEFAULT_PATH, ScrapeSource, parse_prometheus_annotations_env
 from meshscrape.kube import objects
 from meshscrape.kube.objects import as_list, as_mapping, dig
 from meshscrape.kube.views.peer_authentication import PeerAuthentications
@@ -175,17 +175,30 @@ def _secure_ports(pod: Mapping[str, Any], proxy: Proxy) -> dict[Metrics, int]:
     return found
 
 
+def _annotated(pod: Mapping[str, Any]) -> tuple[ScrapeSource, ...]:
+    """Return the endpoint that a pod's own annotations name; none for a port of the proxy."""
+    said = objects.annotations(pod)
+    port = read_port(said.get(names.PROMETHEUS_PORT))
+    if said.get(names.PROMETHEUS_SCRAPE, "").lower() != "true" or port is None or port in RESERVED:
+        return ()
+    path = said.get(names.PROMETHEUS_PATH) or DEFAULT_PATH
+    scheme = said.get(names.PROMETHEUS_SCHEME, "http")
+    return (ScrapeSource(port, path if path.startswith("/") else f"/{path}", scheme),)
+
+
 def _application_endpoints(
     pod: Mapping[str, Any], proxy: Proxy, namespace: str, mesh: TargetMesh
 ) -> list[tuple[Metrics, int, str]]:
     """Return the application's own endpoints whose ports speak mutual TLS.
 
-    The injector overwrites the pod's annotations and hands the application's endpoints to the proxy.
+    Where metrics are merged, the injector overwrites the pod's annotations and hands the application's
+    endpoints to the proxy. Elsewhere the annotations are the application's own.
     """
     if mesh.policies is None:
         return []
     try:
-        sources = parse_prometheus_annotations_env(proxy.env.get(names.ISTIO_PROMETHEUS_ANNOTATIONS, ""))
+        handed = proxy.env.get(names.ISTIO_PROMETHEUS_ANNOTATIONS, "")
+        sources = parse_prometheus_annotations_env(handed) if handed else _annotated(pod)
     except InputError:
         return []
     excluded = {text.strip() for text in objects.annotations(pod).get(names.EXCLUDE_INBOUND, "").split(",")}

@@ -123,6 +123,7 @@ class ObservedJob:
     each distinct target, as relabelling leaves them. `ports_after` and `labels_after` are the same once all
     pods are as their templates say (the same where there are no pods). `certain` is False when the objects
     do not tell what it matches; then it may match nothing here. `static`: it names targets by address.
+    `verified`: a scrape proxy carries it, which verifies the SPIFFE ID of every target.
     """
 
     name: str
@@ -135,6 +136,7 @@ class ObservedJob:
     spiffe_id: str | None = None
     certain: bool = True
     static: bool = False
+    verified: bool = False
     ports_of: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
     ports_after: Mapping[Ref, tuple[int, ...]] = field(default_factory=dict)
     labels_of: Mapping[Ref, tuple[Mapping[str, str], ...]] = field(default_factory=dict)
@@ -148,8 +150,9 @@ class Scraper:
     `product` is its name for people. `output_certs` is where its sidecar writes the certificate,
     `certs_mount` where its own container sees it. `intercepts_inbound` and `intercepts_outbound` tell whether
     its sidecar intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has
-    no sidecar, and ztunnel carries its scrapes. `takes_monitors`: it reads all monitors of the Prometheus
-    Operator, whatever they are selected by.
+    no sidecar, and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod
+    that knows all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator,
+    whatever they are selected by.
     """
 
     ref: Ref
@@ -168,6 +171,7 @@ class Scraper:
     intercepts_outbound: bool = False
     ambient: bool = False
     takes_monitors: bool = False
+    scrape_proxy: str = ""
 
 
 @dataclass(frozen=True, slots=True)

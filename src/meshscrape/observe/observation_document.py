@@ -175,6 +175,7 @@ def _scrape_job(job: ObservedJob) -> dict[str, Any]:
         "spiffeId": job.spiffe_id,
         "certain": job.certain,
         "static": job.static,
+        "verified": job.verified,
         "matches": [
             {"object": ref_document(ref), "ports": list(ports)} for ref, ports in job.ports_of.items()
         ],
@@ -196,6 +197,7 @@ def _scraper(scraper: Scraper, read: bool) -> dict[str, Any]:
         "interceptsInbound": scraper.intercepts_inbound,
         "interceptsOutbound": scraper.intercepts_outbound,
         "ambient": scraper.ambient,
+        "scrapeProxy": scraper.scrape_proxy or None,
     }
 
 

@@ -13,6 +13,7 @@ from meshscrape.observe.declared_jobs import DeclaredJob, is_endpoints
 from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, service_targets, shapes
 from meshscrape.observe.model import ObservedJob, Over, Scraper
 from meshscrape.observe.relabel import relabel
+from meshscrape.observe.scrape_proxies import is_proxied
 from meshscrape.observe.workload import ResolvedWorkload
 
 # Scrapers whose jobs are (also) in formats or places that are not read here.
@@ -247,9 +248,12 @@ def _has_explicit_port(address: str) -> bool:
 
 
 def over_of(job: DeclaredJob, scheme: str) -> Over:
-    """Return what a job's connection is: plaintext, TLS without a client certificate, or mutual TLS."""
+    """Return what a job's connection is: plaintext, TLS without a client certificate, or mutual TLS.
+
+    A scrape proxy in the scraper's pod speaks mutual TLS for the jobs that go through it.
+    """
     if scheme != "https":
-        return "plaintext"
+        return "mtls" if is_proxied(job) else "plaintext"
     return "mtls" if job.tls.get("cert_file") or job.tls.get("cert") else "tls-unverified"
 
 
@@ -270,13 +274,20 @@ def _observed(matched: _Matched, tell: bool) -> ObservedJob:
         matches=tuple(ports),
         ports=tuple(sorted({port for numbers in ports.values() for port in numbers})),
         scraper=scraper.ref if scraper else None,
-        spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
+        spiffe_id=_identity(job),
         static=bool(job.static),
+        verified=is_proxied(job),
         ports_of=ports,
         ports_after={ref: _ports(scrapes) for ref, scrapes in after.items()},
         labels_of={ref: tuple(scrape.labels for scrape in scrapes) for ref, scrapes in now.items()},
         labels_after={ref: tuple(scrape.labels for scrape in scrapes) for ref, scrapes in after.items()},
     )
+
+
+def _identity(job: DeclaredJob) -> str | None:
+    """Return the identity that a job's scrapes have: of its scraper's sidecar, or of its scrape proxy."""
+    scraper = job.scraper
+    return scraper.spiffe_id if scraper and (scraper.injected or is_proxied(job)) else None
 
 
 def _ports(scrapes: Iterable[_Scrape]) -> tuple[int, ...]:
@@ -293,7 +304,8 @@ def _unmatched(job: DeclaredJob) -> ObservedJob:
         matches=(),
         ports=(),
         scraper=scraper.ref if scraper else None,
-        spiffe_id=scraper.spiffe_id if scraper and scraper.injected else None,
+        spiffe_id=_identity(job),
         certain=not job.elsewhere,
         static=bool(job.static),
+        verified=is_proxied(job),
     )

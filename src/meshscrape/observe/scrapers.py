@@ -18,6 +18,7 @@ from meshscrape.observe.injection import injection_of
 from meshscrape.observe.kinds import is_ambient
 from meshscrape.observe.model import OperatorVersion, Scraper, ScraperKind
 from meshscrape.observe.mounts import certs_volume
+from meshscrape.observe.scrape_proxies import scrape_proxy_of
 from meshscrape.observe.scraper_images import scraping_container
 from meshscrape.observe.workload import ResolvedWorkload
 
@@ -102,6 +103,7 @@ def _deployed(workload: ResolvedWorkload, cluster: Cluster) -> Scraper | None:
         intercepts_inbound=workload.in_mesh and inbound,
         intercepts_outbound=workload.in_mesh and outbound,
         ambient=workload.kind == "ambient",
+        scrape_proxy=scrape_proxy_of(workload.template),
     )
 
 
@@ -157,6 +159,7 @@ def operated_template(manifest: Manifest) -> dict[str, Any]:
             "volumes": objects.as_list(spec.get("volumes")),
             "hostNetwork": spec.get("hostNetwork"),
             "securityContext": spec.get("securityContext"),
+            "initContainers": objects.as_list(spec.get("initContainers")),
             "containers": [{"name": scraping, "image": scraping, "volumeMounts": mounts}, *others],
         },
     }
@@ -195,6 +198,7 @@ def _operated(
         intercepts_inbound=injected and inbound,
         intercepts_outbound=injected and outbound,
         ambient=not injected and is_ambient(space, objects.labels(template)),
+        scrape_proxy=scrape_proxy_of(template),
         takes_monitors=objects.dig(allocator, "enabled") is True
         and objects.dig(allocator, "prometheusCR", "enabled") is True,
     )

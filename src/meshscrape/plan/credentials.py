@@ -29,10 +29,13 @@ from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.injection import injection_labels
 from meshscrape.plan.model import Missing, Refused
+from meshscrape.plan.scrape_proxy import add_to_prometheus, add_to_template, proxy_for, rights
 from meshscrape.plan.scrapers import RIGHTS, new_objects, secured_scrapers
 from meshscrape.plan.workloads import Context, default_control_plane, restarts_of
 from meshscrape.prometheus import operator, scraper_pod
+from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
 
+_PROXY_REASON = "gets a scrape proxy, which verifies the SPIFFE ID of every target"
 _REASON = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
 
 
@@ -75,12 +78,24 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
             "scrape through ztunnel, with an AuthorizationPolicy for the metrics port; or scrape outside "
             "ambient mode: --prometheus addon",
         )
+    if proxy := proxy_for(context, operated=scraper.kind == "operator"):
+        return _proxied(context, scraper, proxy)
     _note_interception(context, scraper)
     if scraper.kind == "operator":
         context.draft.edit(
             scraper.ref, partial(_operated, context, scraper), _REASON, _restarted_by_operator(scraper)
         )
         return None
+    workload = context.observation.workload(scraper.ref)
+    if refused := _unsuitable(context, scraper):
+        return refused
+    restarts = restarts_of(context, workload) if workload else ()
+    context.draft.edit(scraper.ref, partial(_deployed, context, scraper), _REASON, restarts)
+    return None
+
+
+def _unsuitable(context: Context, scraper: Scraper) -> Refused | None:
+    """Return why a scraper's pod template cannot get a certificate."""
     workload = context.observation.workload(scraper.ref)
     if workload and workload.host_network:
         return Refused(
@@ -91,8 +106,31 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
     template = templates.template_of(clone(context.object_of(scraper.ref)))
     if _scraping_container(templates.child(template, "spec")) is None:
         return Refused("no-container", "its pod template has no container", "give its complete manifest")
+    return None
+
+
+def _proxied(context: Context, scraper: Scraper, proxy: ScrapeProxyPod) -> Refused | None:
+    """Add a scrape proxy to a scraper's pod. It gets a certificate of its own, so no sidecar is needed."""
+    for wanted in rights(scraper):
+        context.draft.ensure(wanted, "the scrape proxy may list and watch pods")
+    if scraper.kind == "operator":
+
+        def operated(data: Mutable) -> None:
+            add_to_prometheus(templates.child(data, "spec"), proxy)
+
+        context.draft.edit(scraper.ref, operated, _PROXY_REASON, _restarted_by_operator(scraper))
+        return None
+    if refused := _unsuitable(context, scraper):
+        return refused
+
+    def deployed(data: Mutable) -> None:
+        template = templates.template_of(data)
+        if container := _scraping_container(templates.child(template, "spec")):
+            add_to_template(template, container, proxy)
+
+    workload = context.observation.workload(scraper.ref)
     restarts = restarts_of(context, workload) if workload else ()
-    context.draft.edit(scraper.ref, partial(_deployed, context, scraper), _REASON, restarts)
+    context.draft.edit(scraper.ref, deployed, _PROXY_REASON, restarts)
     return None
 
 

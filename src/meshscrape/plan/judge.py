@@ -256,7 +256,7 @@ def _wrong_with_reading(view: _View, workload: ObservedWorkload, reader: Observe
 
 def _unknown_certificate(view: _View, reader: ObservedJob) -> Iterator[Missing]:
     scraper = view.result.scraper(reader.scraper)
-    if scraper is None or not (scraper.output_certs or view.result.vouched):
+    if scraper is None or not (scraper.output_certs or reader.verified or view.result.vouched):
         yield Missing(
             "certificate-unknown",
             f"the given objects do not show whether the mesh accepts the certificate of {reader.name}",
@@ -267,7 +267,8 @@ def _unknown_certificate(view: _View, reader: ObservedJob) -> Iterator[Missing]:
 def _wrong_with_scraper(view: _View, reader: ObservedJob) -> Iterator[Missing]:
     """Return the reasons why the scraper could not read anything over mutual TLS."""
     scraper = view.result.scraper(reader.scraper)
-    if scraper and scraper.injected and scraper.intercepts_outbound:
+    # A scrape proxy runs as a user whose traffic Istio does not intercept.
+    if scraper and scraper.injected and scraper.intercepts_outbound and not reader.verified:
         yield Missing(
             "intercepted",
             f"the sidecar of {scraper.ref} intercepts its scrapes",
@@ -284,7 +285,7 @@ def _wrong_with_workload(view: _View, workload: ObservedWorkload, reader: Observ
         if pitfall.code not in _OF_APPLICATIONS:
             yield _as_missing(pitfall)
     override, scraper = workload.override, view.result.scraper(reader.scraper)
-    if override is None or scraper is None or not scraper.output_certs:
+    if override is None or scraper is None or not (scraper.output_certs or reader.verified):
         return
     own = {listener.port for listener in override.listeners}
     if own & set(reader.ports_after.get(workload.ref, ())) and override.refuses(scraper.spiffe_id):

@@ -44,7 +44,9 @@ class Intent:
     and `scrape_*` that an application exposes. `assumed_unread` names scrapers (`DaemonSet.apps
     datadog/datadog`) that, as the user has declared, read no plaintext port of a proxy. `reads`: how often
     each pod is read. `scope`: where native mode's settings go: into each workload's template, or into Istio's
-    defaults for the namespace or the mesh.
+    defaults for the namespace or the mesh. `scrape_proxy`: scrape through a scrape proxy in Prometheus's
+    pod (None: a new Prometheus without the Operator does). It runs from `proxy_image`; without one the jobs
+    are direct.
     """
 
     mode: Mode = "auto"
@@ -65,6 +67,13 @@ class Intent:
     istio_version: str | None = None
     reads: Reads | None = None
     scope: Scope = "workload"
+    scrape_proxy: bool | None = None
+    proxy_image: str = ""
+
+    @property
+    def wants_scrape_proxy(self) -> bool:
+        """Return whether the scrape jobs are to go through a scrape proxy."""
+        return self.prometheus == "addon" if self.scrape_proxy is None else self.scrape_proxy
 
     @property
     def secure_ports(self) -> tuple[int, ...]:

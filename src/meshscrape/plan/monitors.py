@@ -11,9 +11,11 @@ from meshscrape.plan.applications import application_ports
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import MANAGER, Refused
 from meshscrape.plan.readings import ENDPOINTS, PlaintextReading, cover, endpoints_of
+from meshscrape.plan.scrape_proxy import access_for, proxy_for
 from meshscrape.plan.workloads import Context
 from meshscrape.prometheus import operator
 from meshscrape.prometheus.derived import derived_endpoint, with_drop
+from meshscrape.prometheus.kubernetes_sd import ProxyInPod
 from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
 
@@ -38,7 +40,7 @@ def derive_monitors(
         _note_limits(context, scraper, spec)
     for ref in dict.fromkeys(reading.job.ref for reading in chosen):
         indexes = {_index(reading.job.job) for reading in chosen if reading.job.ref == ref}
-        wanted = _derived(context, ref, indexes, spec)
+        wanted = _derived(context, ref, indexes, spec, access_for(context, scraper))
         if isinstance(wanted, Refused):
             return wanted
         context.draft.ensure(wanted, _REASON)
@@ -103,7 +105,9 @@ def _derived_ref(ref: Ref) -> Ref:
     return Ref(ref.group, ref.kind, ref.namespace, f"meshscrape-{ref.name}")
 
 
-def _derived(context: Context, ref: Ref, indexes: set[int], server: Object) -> Mutable | Refused:
+def _derived(
+    context: Context, ref: Ref, indexes: set[int], server: Object, proxy: ProxyInPod | None
+) -> Mutable | Refused:
     monitor = context.object_of(ref)
     spec: Mutable = dict(as_mapping(monitor.get("spec")))
     field = ENDPOINTS[ref.kind]
@@ -119,7 +123,9 @@ def _derived(context: Context, ref: Ref, indexes: set[int], server: Object) -> M
     names = (f"{own.namespace}/{own.name}", f"{ref.namespace}/{ref.name}")
     intent = context.intent
     endpoints = [
-        derived_endpoint(endpoint, names, new_job=intent.new_job, keep_own_series=intent.keep_own_series)
+        derived_endpoint(
+            endpoint, names, proxy=proxy, new_job=intent.new_job, keep_own_series=intent.keep_own_series
+        )
         for index, endpoint in enumerate(as_list(spec.get(field)))
         if index in indexes
     ]
@@ -127,7 +133,7 @@ def _derived(context: Context, ref: Ref, indexes: set[int], server: Object) -> M
         "apiVersion": MONITORING_V1,
         "kind": ref.kind,
         "metadata": {"name": own.name, "namespace": own.namespace, "labels": {**chosen, MANAGED_BY: MANAGER}},
-        "spec": {**spec, "scrapeClass": operator.SCRAPE_CLASS, field: endpoints},
+        "spec": {**spec, "scrapeClass": operator.class_of(proxy is not None), field: endpoints},
     }
 
 
@@ -150,6 +156,7 @@ def _options(context: Context, scraper: Scraper, spec: Object) -> PrometheusOpti
         namespace=scraper.namespace,
         name=f"meshscrape-{scraper.name}",
         labels=as_mapping(as_mapping(spec.get("podMonitorSelector")).get("matchLabels")),
+        proxy=proxy_for(context, operated=True),
     )
 
 

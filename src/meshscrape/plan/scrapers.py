@@ -11,6 +11,7 @@ from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.applications import application_ports
 from meshscrape.plan.injection import injection_labels
 from meshscrape.plan.model import Refused
+from meshscrape.plan.scrape_proxy import proxy_for
 from meshscrape.plan.workloads import ABLE, PLAINTEXT_PORTS, Context, default_control_plane
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
 
@@ -28,6 +29,7 @@ def new_prometheus(context: Context) -> PrometheusOptions:
         harden=context.intent.harden and new_deployment(context) not in context.held.open,
         network_policy=context.intent.network_policy,
         keep_own_series=context.intent.keep_own_series,
+        proxy=proxy_for(context, operated=context.intent.prometheus == "operator"),
     )
 
 

@@ -16,6 +16,7 @@ from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import Refused
 from meshscrape.plan.monitors import derive_monitors, leave_monitor, note_known
 from meshscrape.plan.readings import ENDPOINTS, PlaintextReading, cover, readings_of
+from meshscrape.plan.scrape_proxy import access_for, note_transport
 from meshscrape.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
 from meshscrape.plan.workloads import Context, secure_port_of
 from meshscrape.prometheus import kubernetes_sd, scraper_pod
@@ -42,11 +43,13 @@ def plan_scraping(context: Context) -> set[str]:
                 "give it too, or use --prometheus addon or operator, or see prometheus-config",
             )
         for scraper in scrapers:
+            note_transport(context, scraper.ref, operated=scraper.kind == "operator")
             if scraper.ref not in context.held.scrapers and guarded(
                 context, scraper.ref, partial(_existing, context, scraper)
             ):
                 moved |= _leave(context, [scraper.ref])
         return moved
+    note_transport(context, None, operated=intent.prometheus == "operator")
     for wanted in new_objects(context):
         if wanted["kind"] not in RIGHTS:
             context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
@@ -143,8 +146,11 @@ def _add_jobs(
         own = theirs.get("tls_config")
         if is_derived(theirs.get("relabel_configs")):
             theirs.clear()
+        if options.proxy:
+            # The job is in plain HTTP to the scrape proxy, which has its own certificate.
+            theirs.pop("tls_config", None)
         theirs.update(job)
-        if own and scraper.certs_mount:
+        if own and scraper.certs_mount and not options.proxy:
             # The Prometheus already has certificates, and this job has their paths.
             theirs["tls_config"] = own
     config["scrape_configs"] = jobs
@@ -183,13 +189,26 @@ def _derived(
     if pool is None or pool in taken:
         used = MERGED_JOB in taken or MERGED_JOB in present
         pool = f"{MERGED_JOB}/{reading.job.job}" if used else MERGED_JOB
-    directory = _options(context, scraper).certificates
-    options = {"new_job": context.intent.new_job, "keep_own_series": context.intent.keep_own_series}
-    made = {pool: derived_job(job, pool, directory, annotation=SECURE_PORT_META, **options)}
+    options = _options(context, scraper)
+    made = {pool: _derived_job(context, options, job, pool, SECURE_PORT_META)}
     if context.split and not reading.merged:
         name = f"{ENVOY_JOB}/{reading.job.job}"
-        made[name] = derived_job(job, name, directory, annotation=SECURE_ENVOY_PORT_META, **options)
+        made[name] = _derived_job(context, options, job, name, SECURE_ENVOY_PORT_META)
     return made
+
+
+def _derived_job(
+    context: Context, options: kubernetes_sd.ClusterJobs, job: dict[str, Any], name: str, annotation: str
+) -> dict[str, Any]:
+    return derived_job(
+        job,
+        name,
+        options.certificates,
+        proxy=options.proxy,
+        annotation=annotation,
+        new_job=context.intent.new_job,
+        keep_own_series=context.intent.keep_own_series,
+    )
 
 
 def _options(context: Context, scraper: Scraper) -> kubernetes_sd.ClusterJobs:
@@ -197,7 +216,11 @@ def _options(context: Context, scraper: Scraper) -> kubernetes_sd.ClusterJobs:
     directory = scraper.certs_mount or scraper.output_certs or scraper_pod.CERTIFICATES
     applications = application_ports(context)
     return kubernetes_sd.ClusterJobs(
-        directory, (), applications, keep_own_series=context.intent.keep_own_series
+        directory,
+        (),
+        applications,
+        keep_own_series=context.intent.keep_own_series,
+        proxy=access_for(context, scraper),
     )
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from meshscrape.istio.names import INJECT
 from meshscrape.kube.yaml_text import dump
+from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.access import PODS, access
+from meshscrape.prometheus.config import plain_job
 from meshscrape.prometheus.kubernetes_sd import secure_jobs
 from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.rules import rules_file
 from meshscrape.prometheus.scraper_pod import pod_annotations, pod_labels, unscraped, volume, volume_mount
+from meshscrape.prometheus.targets import PROXY_JOB
 
 PORT = 9090
 _CONFIG = "/etc/prometheus"
@@ -25,8 +29,12 @@ def addon(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
 
 
 def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
-    """Return the data of prometheus.yml: the secure jobs and a job for Prometheus's own metrics."""
-    own = {"job_name": "prometheus", "static_configs": [{"targets": [f"localhost:{PORT}"]}]}
+    """Return the data of prometheus.yml: the secure jobs, and jobs for the metrics of this pod itself."""
+    own: list[dict[str, Any]] = [
+        {"job_name": "prometheus", "static_configs": [{"targets": [f"localhost:{PORT}"]}]}
+    ]
+    if options.proxy:
+        own.append(plain_job(PROXY_JOB, scrape_proxy_pod.DISCOVERY, scrape_proxy_pod.IN_POD.token_file))
     return {
         "global": {
             "scrape_interval": options.interval,
@@ -34,7 +42,7 @@ def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
             "evaluation_interval": options.interval,
         },
         **({"rule_files": [f"{_CONFIG}/rules.yml"]} if options.rules else {}),
-        "scrape_configs": [*secure_jobs(options.jobs), own],
+        "scrape_configs": [*secure_jobs(options.jobs), *own],
     }
 
 
@@ -46,18 +54,21 @@ def _config_map(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _deployment(options: PrometheusOptions) -> dict[str, Any]:
+    credentials = scrape_proxy_pod.volumes() if options.proxy else [volume()]
+    sidecars = scrape_proxy_pod.init_containers(options.proxy) if options.proxy else []
     template = {
         "metadata": {
-            "labels": {**options.selector, **pod_labels(options.revision)},
-            "annotations": {**unscraped(), **pod_annotations(options.harden)},
+            "labels": {**options.selector, **_labels(options)},
+            "annotations": {**unscraped(), **({} if options.proxy else pod_annotations(options.harden))},
         },
         "spec": {
             "serviceAccountName": options.service_account,
+            **({"initContainers": sidecars} if sidecars else {}),
             "containers": [_container(options)],
             "volumes": [
                 {"name": "config", "configMap": {"name": options.name}},
                 {"name": "data", "emptyDir": {}},
-                volume(),
+                *credentials,
             ],
         },
     }
@@ -73,6 +84,11 @@ def _deployment(options: PrometheusOptions) -> dict[str, Any]:
             "template": template,
         },
     }
+
+
+def _labels(options: PrometheusOptions) -> dict[str, str]:
+    # With a scrape proxy, the pod gets its certificate by itself.
+    return {INJECT: "false"} if options.proxy else pod_labels(options.revision)
 
 
 def _container(options: PrometheusOptions) -> dict[str, Any]:
@@ -105,7 +121,7 @@ def _container(options: PrometheusOptions) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "config", "mountPath": _CONFIG, "readOnly": True},
             {"name": "data", "mountPath": "/prometheus"},
-            volume_mount(),
+            scrape_proxy_pod.token_mount() if options.proxy else volume_mount(),
         ],
     }
 

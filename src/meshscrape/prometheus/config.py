@@ -15,11 +15,10 @@ from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.direct import direct_tls
 from meshscrape.prometheus.kubernetes_sd import drop_own_series
 from meshscrape.prometheus.limits import BODY_SIZE_LIMIT, SAMPLE_LIMIT
-from meshscrape.prometheus.targets import JOBS
+from meshscrape.prometheus.targets import JOBS, PROXY_JOB
 
 PROXY_PORT = 15094
 PROXY_DISCOVERY_PORT = 15095
-PROXY_JOB = "meshscrape-scrape-proxy"
 CA_JOB = "meshscrape-ca"
 
 
@@ -81,12 +80,12 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
     """Return the list for Prometheus' `scrape_configs`."""
     through = options.through
     limits = {"sample_limit": SAMPLE_LIMIT, "body_size_limit": BODY_SIZE_LIMIT} if options.limits else {}
-    own = [_plain_job(CA_JOB, options.ca.address, options.ca.token_file)] if options.ca else []
+    own = [plain_job(CA_JOB, options.ca.address, options.ca.token_file)] if options.ca else []
     samples = {} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}
     if isinstance(through, ScrapeProxyAccess):
         refresh = duration(min(5.0, max(1.0, options.interval)))
         jobs = [_proxied_job(through, job, refresh) for job in through.jobs]
-        own.insert(0, _plain_job(PROXY_JOB, through.discovery, through.token_file))
+        own.insert(0, plain_job(PROXY_JOB, through.discovery, through.token_file))
         return [*({**job, **limits, **samples} for job in jobs), *own]
     return [*({**_direct_job(through, job), **limits, **samples} for job in JOBS), *own]
 
@@ -136,7 +135,7 @@ def _proxied_job(proxy: ScrapeProxyAccess, job: str, refresh: str) -> dict[str, 
     }
 
 
-def _plain_job(name: str, address: str, token_file: str) -> dict[str, Any]:
+def plain_job(name: str, address: str, token_file: str) -> dict[str, Any]:
     """Return the job for a process next to Prometheus: plaintext on loopback, with a bearer token."""
     return {
         "job_name": name,

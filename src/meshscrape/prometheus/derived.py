@@ -13,15 +13,17 @@ from typing import Any
 
 from meshscrape.istio.names import MERGED_PATH, SECURE_PORT_META
 from meshscrape.istio.ports import MERGED, STATS
-from meshscrape.prometheus.direct import direct_tls
 from meshscrape.prometheus.kubernetes_sd import (
     POD_META,
+    ProxyInPod,
     Rule,
     announced,
     camel_rule,
     drop_own_series,
     drop_secured,
     drop_secured_monitor,
+    ready,
+    transport,
 )
 
 # Fields of the plaintext job that the derived job replaces. Credentials for a plaintext server must not go to
@@ -36,18 +38,27 @@ _REPLACED_IN_MONITOR = (
 )  # fmt: skip
 
 
+# Fields about another proxy. Scrapes through the scrape proxy cannot use one.
+_OF_PROXIES = (
+    "proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header", "http_headers",
+    "proxyUrl", "noProxy", "proxyFromEnvironment", "proxyConnectHeader",
+)  # fmt: skip
+
+
 def derived_job(
     job: Mapping[str, Any],
     pool: str,
     certificates: str,
     *,
+    proxy: ProxyInPod | None = None,
     annotation: str = SECURE_PORT_META,
     new_job: bool = False,
     keep_own_series: bool = False,
 ) -> dict[str, Any]:
     """Return the secure job, named `pool`, for the targets that `job` reads in plaintext from proxies.
 
-    The label `job` keeps the plaintext job's name; with `new_job` it is the pool's name.
+    The label `job` keeps the plaintext job's name; with `new_job` it is the pool's name. With `proxy`, the
+    scrapes go through the scrape proxy, and `certificates` is unused.
     """
     kept = {
         key: value
@@ -62,13 +73,12 @@ def derived_job(
     samples = [rule for rule in job.get("metric_relabel_configs") or () if rule not in dropped]
     return {
         "job_name": pool,
-        **kept,
-        "scheme": "https",
+        **{key: value for key, value in kept.items() if proxy is None or key not in _OF_PROXIES},
         "metrics_path": MERGED_PATH,
         # A hostile target must not redirect the scraper, which holds a key, to another server.
         "follow_redirects": False,
-        "tls_config": direct_tls(certificates),
-        "relabel_configs": [*label, *own, *taken_over(annotation)],
+        **transport(certificates, proxy),
+        "relabel_configs": [*label, *own, *taken_over(annotation, proxied=proxy is not None)],
         **({"metric_relabel_configs": [*samples, *dropped]} if samples or dropped else {}),
     }
 
@@ -77,11 +87,15 @@ def derived_endpoint(
     endpoint: Mapping[str, Any],
     names: tuple[str, str],
     *,
+    proxy: ProxyInPod | None = None,
     annotation: str = SECURE_PORT_META,
     new_job: bool = False,
     keep_own_series: bool = False,
 ) -> dict[str, Any]:
-    """Return the endpoint of a derived monitor. `names` are the job labels of the derived and the old one."""
+    """Return the endpoint of a derived monitor. `names` are the job labels of the derived and the old one.
+
+    With `proxy`, the scrapes go through the scrape proxy; the monitor's scrape class has the token.
+    """
     kept = {
         key: value
         for key, value in endpoint.items()
@@ -90,21 +104,27 @@ def derived_endpoint(
     label = [] if new_job else [camel_rule(_job_label(*names))]
     dropped = [] if keep_own_series else [camel_rule(drop_own_series())]
     samples = [rule for rule in endpoint.get("metricRelabelings") or () if rule not in dropped]
+    through = {"scheme": "https"} if proxy is None else proxied_endpoint(proxy)
     return {
-        **kept,
+        **{key: value for key, value in kept.items() if proxy is None or key not in _OF_PROXIES},
         "path": MERGED_PATH,
-        "scheme": "https",
+        **through,
         "followRedirects": False,
         "relabelings": [
             *label,
             *without_drop(endpoint.get("relabelings")),
-            *map(camel_rule, taken_over(annotation)),
+            *map(camel_rule, taken_over(annotation, proxied=proxy is not None)),
         ],
         **({"metricRelabelings": [*samples, *dropped]} if samples or dropped else {}),
     }
 
 
-def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
+def proxied_endpoint(proxy: ProxyInPod) -> dict[str, Any]:
+    """Return the fields of a monitor's endpoint whose scrapes go through the scrape proxy."""
+    return {"scheme": "http", "proxyUrl": f"http://{proxy.address}"}
+
+
+def taken_over(annotation: str = SECURE_PORT_META, *, proxied: bool = False) -> list[Rule]:
     """Return a derived job's last rules, which keep what `drop_secured` drops and use the secure port."""
     present = f"{POD_META}annotationpresent_{annotation}"
     return [
@@ -115,9 +135,10 @@ def taken_over(annotation: str = SECURE_PORT_META) -> list[Rule]:
         },
         # Without this rule, a pod that has ended would be a target that is down.
         {"action": "keep", "source_labels": [f"{POD_META}phase"], "regex": "Running"},
+        *([ready()] if proxied else []),
         *announced(annotation),
         _set("__metrics_path__", MERGED_PATH),
-        _set("__scheme__", "https"),
+        _set("__scheme__", "http" if proxied else "https"),
     ]
 
 

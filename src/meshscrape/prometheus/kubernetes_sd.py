@@ -230,25 +230,26 @@ def _job(name: str, options: ClusterJobs, namespaces: Sequence[str], rules: Iter
         "metrics_path": MERGED_PATH,
         # A hostile target must not redirect the scraper, which holds a key, to another server.
         "follow_redirects": False,
-        **_transport(options),
+        **transport(options.certificates, options.proxy),
         "kubernetes_sd_configs": [discovery],
-        "relabel_configs": [*([_ready()] if options.proxy else []), *rules],
+        "relabel_configs": [*([ready()] if options.proxy else []), *rules],
         **({} if options.keep_own_series else {"metric_relabel_configs": [drop_own_series()]}),
     }
 
 
-def _transport(options: ClusterJobs) -> dict[str, Any]:
-    if options.proxy is None:
-        return {"scheme": "https", "tls_config": direct_tls(options.certificates)}
+def transport(certificates: str, proxy: ProxyInPod | None) -> dict[str, Any]:
+    """Return the fields of a job that say how it reaches its targets: directly, or through a scrape proxy."""
+    if proxy is None:
+        return {"scheme": "https", "tls_config": direct_tls(certificates)}
     # Plain HTTP stays in the pod: the scrape proxy speaks mutual TLS with the target.
     return {
         "scheme": "http",
-        "proxy_url": f"http://{options.proxy.address}",
-        "authorization": {"credentials_file": options.proxy.token_file},
+        "proxy_url": f"http://{proxy.address}",
+        "authorization": {"credentials_file": proxy.token_file},
     }
 
 
-def _ready() -> Rule:
+def ready() -> Rule:
     """Return the rule that keeps ready pods.
 
     Prometheus's discovery announces a pod as soon as it exists. The scrape proxy refuses it until its Envoy

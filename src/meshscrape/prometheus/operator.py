@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from meshscrape.istio.names import ENVOY_STATS_PORT_NAME, MERGED_PATH, MONITORING_V1, OPERATED_BY
+from meshscrape.istio.names import ENVOY_STATS_PORT_NAME, INJECT, MERGED_PATH, MONITORING_V1, OPERATED_BY
+from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.access import PODS, SERVICES, access
+from meshscrape.prometheus.derived import proxied_endpoint
 from meshscrape.prometheus.direct import direct_tls
 from meshscrape.prometheus.kubernetes_sd import (
     SECURE_JOBS,
     ApplicationPort,
+    ProxyInPod,
     anchor,
     announced,
     application_rules,
@@ -23,9 +26,11 @@ from meshscrape.prometheus.kubernetes_sd import (
     camel_rule,
     drop_own_series,
     labels,
+    ready,
 )
 from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.rules import prometheus_rule
+from meshscrape.prometheus.scrape_proxy_pod import IN_POD, ScrapeProxyPod
 from meshscrape.prometheus.scraper_pod import (
     CERTIFICATES,
     pod_annotations,
@@ -37,6 +42,10 @@ from meshscrape.prometheus.scraper_pod import (
 from meshscrape.prometheus.targets import APPLICATION_JOB
 
 SCRAPE_CLASS = "istio-mtls"
+PROXY_SCRAPE_CLASS = "istio-scrape-proxy"
+# Scrape classes surely have `authorization` from this version on. The changelog does not name it: it came in
+# pull request 7154, just before 0.79.
+PROXY_SINCE = (0, 80, 0)
 
 
 def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
@@ -61,6 +70,21 @@ def scrape_class(directory: str = CERTIFICATES) -> dict[str, Any]:
     """
     tls = {camel(key): value for key, value in direct_tls(directory).items()}
     return {"name": SCRAPE_CLASS, "tlsConfig": tls}
+
+
+def proxy_scrape_class(proxy: ProxyInPod = IN_POD) -> dict[str, Any]:
+    """Return the scrape class with the scrape proxy's token. Monitors can only refer to Secrets."""
+    return {"name": PROXY_SCRAPE_CLASS, "authorization": {"credentialsFile": proxy.token_file}}
+
+
+def proxied_parts(proxy: ScrapeProxyPod) -> dict[str, Any]:
+    """Return the fields of a Prometheus object's `spec` that make it scrape through a scrape proxy."""
+    return {
+        "initContainers": scrape_proxy_pod.init_containers(proxy),
+        "volumes": scrape_proxy_pod.volumes(),
+        "volumeMounts": [scrape_proxy_pod.token_mount()],
+        "scrapeClasses": [proxy_scrape_class()],
+    }
 
 
 def prometheus_parts(revision: str = "", harden: bool = False) -> dict[str, Any]:
@@ -90,11 +114,11 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
     endpoint = {
         "port": application.service_port if of_service else ENVOY_STATS_PORT_NAME,
         "path": application.path,
-        "scheme": "https",
+        **_transport(options),
         "followRedirects": False,
         # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that only supports HTTP/1.1.
         "enableHttp2": False,
-        "relabelings": [*map(camel_rule, found), _job_label(job)],
+        "relabelings": [*_ready(options), *map(camel_rule, found), _job_label(job)],
         **_sample_rules(options),
     }
     chosen = application.service_labels if of_service else application.labels
@@ -103,7 +127,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
         "kind": "ServiceMonitor" if of_service else "PodMonitor",
         "metadata": options.metadata(f"{options.name}-{application.namespace}-{application.name}"),
         "spec": {
-            "scrapeClass": SCRAPE_CLASS,
+            "scrapeClass": class_of(options.proxy is not None),
             "selector": {"matchLabels": dict(chosen or {})},
             "namespaceSelector": {"matchNames": [application.namespace]},
             "endpoints" if of_service else "podMetricsEndpoints": [endpoint],
@@ -113,8 +137,12 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
 
 def _prometheus(options: PrometheusOptions) -> dict[str, Any]:
     chosen = {"matchLabels": options.selector}
-    parts = prometheus_parts(options.revision, options.harden)
-    parts["podMetadata"]["annotations"] |= unscraped()
+    if options.proxy:
+        parts = proxied_parts(options.proxy)
+        parts["podMetadata"] = {"labels": {INJECT: "false"}, "annotations": unscraped()}
+    else:
+        parts = prometheus_parts(options.revision, options.harden)
+        parts["podMetadata"]["annotations"] |= unscraped()
     return {
         "apiVersion": MONITORING_V1,
         "kind": "Prometheus",
@@ -144,9 +172,9 @@ def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[
     endpoint = {
         "port": ENVOY_STATS_PORT_NAME,
         "path": MERGED_PATH,
-        "scheme": "https",
+        **_transport(options),
         "followRedirects": False,
-        "relabelings": [*map(camel_rule, rules), _job_label(job)],
+        "relabelings": [*_ready(options), *map(camel_rule, rules), _job_label(job)],
         **_sample_rules(options),
     }
     return {
@@ -154,7 +182,7 @@ def _pod_monitor(job: str, annotation: str, options: PrometheusOptions) -> dict[
         "kind": "PodMonitor",
         "metadata": options.metadata(f"{options.name}-{job.removeprefix('istio-')}"),
         "spec": {
-            "scrapeClass": SCRAPE_CLASS,
+            "scrapeClass": class_of(options.proxy is not None),
             "selector": {},
             "namespaceSelector": _namespaces(options),
             "podMetricsEndpoints": [endpoint],
@@ -174,6 +202,19 @@ def _own_monitor(options: PrometheusOptions) -> dict[str, Any]:
             "podMetricsEndpoints": [{"port": "web"}],
         },
     }
+
+
+def class_of(proxied: bool) -> str:
+    """Return the scrape class of the monitors, with or without a scrape proxy."""
+    return PROXY_SCRAPE_CLASS if proxied else SCRAPE_CLASS
+
+
+def _transport(options: PrometheusOptions) -> dict[str, Any]:
+    return proxied_endpoint(IN_POD) if options.proxy else {"scheme": "https"}
+
+
+def _ready(options: PrometheusOptions) -> list[dict[str, Any]]:
+    return [camel_rule(ready())] if options.proxy else []
 
 
 def _limits(options: PrometheusOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from meshscrape.istio.names import APPLICATION_INSTANCE, APPLICATION_NAME, MANAG
 from meshscrape.prometheus.kubernetes_sd import ApplicationPort, ClusterJobs
 from meshscrape.prometheus.limits import BODY_SIZE_LIMIT, SAMPLE_LIMIT
 from meshscrape.prometheus.rules import RuleOptions
+from meshscrape.prometheus.scrape_proxy_pod import IN_POD, ScrapeProxyPod
 from meshscrape.prometheus.scraper_pod import CERTIFICATES
 
 MANAGED_LABELS = {MANAGED_BY: "meshscrape"}
@@ -24,7 +25,8 @@ class PrometheusOptions:
     `namespaces`: scrape only pods of these, with rights only there; empty means the whole cluster.
     `harden`: close the plaintext metrics of Prometheus's own sidecar. `network_policy`: let only pods of
     `namespace` query Prometheus (addon). `keep_own_series`: keep `up` and `scrape_*` that an application
-    exposes (for federation). Intervals are in Prometheus's syntax.
+    exposes (for federation). `proxy`: scrape through a scrape proxy in the pod.
+    Intervals are in Prometheus's syntax.
     """
 
     namespace: str
@@ -43,6 +45,7 @@ class PrometheusOptions:
     body_size_limit: str = BODY_SIZE_LIMIT
     rules: RuleOptions | None = field(default_factory=RuleOptions)
     labels: Mapping[str, str] = field(default_factory=dict)
+    proxy: ScrapeProxyPod | None = None
 
     @property
     def service_account(self) -> str:
@@ -63,6 +66,7 @@ class PrometheusOptions:
             keep_own_series=self.keep_own_series,
             sample_limit=self.sample_limit,
             body_size_limit=self.body_size_limit,
+            proxy=IN_POD if self.proxy else None,
         )
 
     @property

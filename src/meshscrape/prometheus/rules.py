@@ -18,7 +18,7 @@ from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus.limits import SAMPLE_LIMIT
 from meshscrape.prometheus.recorded import GROUP, RECORDINGS
 from meshscrape.prometheus.selectors import PLAINTEXT, SECURE, SECURE_PORTS
-from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
+from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB, PROXY_JOB
 
 _PORT_OF = {MERGED_JOB: SECURE_MERGED, ENVOY_JOB: SECURE_STATS}
 # Reasons that mean that another workload than the expected one answers.
@@ -275,6 +275,15 @@ def _refusals() -> Iterator[Alert]:
         "`meshscrape explain` shows the cause and the remedy.",
     )
 
+    yield Alert(
+        "MeshScrapeProxyDown",
+        f'up{{job="{PROXY_JOB}"}} == 0 or meshscrape_scrape_proxy_envoy_up == 0',
+        "1m",
+        "critical",
+        "The scrape proxy next to Prometheus is down ({{ $labels.instance }})",
+        "Without its Envoy every target is down. Without the other process targets are scraped, but changes "
+        "of pods are not followed. Let this alert inhibit those of the targets (docs/prometheus.md).",
+    )
     yield Alert(
         "MeshScrapeProxyDiscoveryDown",
         "meshscrape_scrape_proxy_source_up == 0",

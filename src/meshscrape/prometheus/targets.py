@@ -14,6 +14,8 @@ from meshscrape.spiffe.ids import SpiffeId
 MERGED_JOB = "istio-secure-merged-metrics"
 ENVOY_JOB = "istio-secure-envoy-metrics"
 APPLICATION_JOB = "istio-secure-application-metrics"
+# The proxy's own metrics.
+PROXY_JOB = "meshscrape-scrape-proxy"
 JOBS = (MERGED_JOB, ENVOY_JOB, APPLICATION_JOB)
 
 

@@ -52,6 +52,7 @@ class ProxyFigures:
     current: bool = True
     last_reload: float = 0.0
     envoy_restarts: int = 0
+    envoy_up: bool = False
 
 
 class ScrapeCounters:
@@ -198,6 +199,10 @@ def _proxy_families(proxy: ProxyFigures, certificates: Mapping[str, float]) -> l
         Family(
             "meshscrape_scrape_proxy_envoy_restarts_total", "counter", "Restarts of the proxy's Envoy.",
             [({}, proxy.envoy_restarts)],
+        ),
+        Family(
+            "meshscrape_scrape_proxy_envoy_up", "gauge", "Whether the proxy's Envoy runs.",
+            [({}, float(proxy.envoy_up))],
         ),
         Family(
             "meshscrape_scrape_proxy_certificate_expiration_timestamp_seconds", "gauge",

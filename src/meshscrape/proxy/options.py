@@ -33,6 +33,7 @@ class ProxyOptions:
     `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each with the trust domain
     of its targets; an empty name means the trust domain in the certificate. `aliases` are
     pairs of a trust domain and another name that its certificates may carry while it is being renamed.
+    `share_token`: every user may read the token's file, which is in a volume of the pod.
     With `separate_envoy`, something else starts and ends Envoy (see `separate_envoy`).
     """
 
@@ -43,6 +44,7 @@ class ProxyOptions:
     credentials: Sequence[tuple[str, Path]]
     sources: Sequence[Source]
     aliases: Sequence[tuple[str, str]] = ()
+    share_token: bool = False
     remote: bool = False
     separate_envoy: bool = False
     workers: int = 1

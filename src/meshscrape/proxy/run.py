@@ -100,7 +100,7 @@ class ScrapeProxy:
         """Start all parts and run until cancelled, then stop them all."""
         check_addresses(self._options)
         binary = find_envoy(self._options.envoy)
-        token = load_token(self._options.token_file)
+        token = load_token(self._options.token_file, shared=self._options.share_token)
         await self._discovery.start()
         with _own_directory(self._directory, keep=self._options.separate_envoy):
             self._credentials = await await_credentials(self._options.credentials, self._options.patience)
@@ -247,6 +247,7 @@ class ScrapeProxy:
 
     def _metrics(self) -> bytes:
         self._figures.envoy_restarts = self._envoy.restarts if self._envoy else 0
+        self._figures.envoy_up = self._envoy is not None and self._envoy.running
         ends = certificate_ends(self._credentials)
         return metrics.render(self._counters, self._discovery, self._figures, ends)
 

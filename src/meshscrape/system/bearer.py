@@ -15,10 +15,11 @@ from meshscrape.system.http.server import Request
 _BYTES = 32
 
 
-def load_token(path: Path) -> str:
+def load_token(path: Path, *, shared: bool = False) -> str:
     """Return the bearer token in `path` (mode 0600); make the file if it is missing.
 
-    Raises InputError when other users can read it.
+    Raises InputError when other users can read it. With `shared`, they may: the file is 0644, for a volume
+    that only the containers of one pod mount, which run as different users.
     """
     try:
         seen = path.stat()
@@ -26,11 +27,13 @@ def load_token(path: Path) -> str:
         private = path.parent
         if not private.exists():
             private_dir(private)
-        write_atomic(path, f"{secrets.token_urlsafe(_BYTES)}\n".encode(), mode=0o600)
+        mode = 0o644 if shared else 0o600
+        write_atomic(path, f"{secrets.token_urlsafe(_BYTES)}\n".encode(), mode=mode)
         seen = path.stat()
-    if stat.S_IMODE(seen.st_mode) & 0o077 or seen.st_uid not in (os.geteuid(), 0):
+    open_to_others = stat.S_IMODE(seen.st_mode) & (0o022 if shared else 0o077)
+    if open_to_others or seen.st_uid not in (os.geteuid(), 0):
         raise InputError(
-            "other users can read the token",
+            f"other users can {'change' if shared else 'read'} the token",
             where=str(path),
             remedy="remove the file: a new token is made at the start",
         )
