@@ -18,6 +18,7 @@ from support.addresses import loopback
 from support.forgery import Forge, any_server
 from support.polling import eventually
 from support.sidecar import SCRAPER, SERVER, Sidecar, echo_server, proxy_options, running_sidecar
+from support.targets import Target, tls_target
 from support.wire import Answer, Wire, alert, ask
 
 STRICT, PERMISSIVE, DISABLE, DOWN = 9080, 9081, 9082, 9083
@@ -51,11 +52,14 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         for port in (STRICT, PERMISSIVE, DISABLE):
             stack.enter_context(echo_server(options.inside_address, port))
         pod = sidecar.pod
+        weak = Target(loopback(), body=b"secret 1\n")
+        stack.enter_context(tls_target(weak, forge.leaf(SERVER, rsa_bits=2047), forge.root, inner))
         routes = (
             GatewayRoute("/", Upstream("httpbin.default", pod, STRICT, SERVER)),
             GatewayRoute("/wrong", Upstream("wrong.default", pod, PERMISSIVE, f"{SERVER}-canary")),
             GatewayRoute("/down", Upstream("down.default", loopback(), STRICT, SERVER)),
             GatewayRoute("/plain", Upstream("plain.default", pod, DISABLE, SERVER)),
+            GatewayRoute("/weak", Upstream("weak.default", weak.address, 15092, SERVER)),
         )
         outside = proxy_options(outer, role="router", routes=routes, gateway_port=8080)
         gateway = stack.enter_context(running_sidecar(outer, forge=forge, options=outside, identity=GATEWAY))
@@ -163,6 +167,13 @@ def test_the_gateway_refuses_a_workload_with_another_identity(mesh: Mesh) -> Non
     (failures,) = mesh.gateway.envoy.stats("wrong.default.ssl.fail_verify_san").values()
     assert failures > 0
     eventually(lambda: "fail" in mesh.gateway.envoy.output().lower(), what="the log line")
+
+
+def test_the_gateway_passes_nothing_on_from_a_workload_with_a_short_key(mesh: Mesh) -> None:
+    """Its RSA key has 2047 bits, its identity and its CA are right."""
+    answer = ask(mesh.gateway.pod, 8080, "/weak")
+    assert (answer.status, "secret" in answer.text) == (503, False)
+    assert "fewer than 2048 bits" in answer.text
 
 
 @pytest.mark.parametrize("path", ["/down", "/plain"])

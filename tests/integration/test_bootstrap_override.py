@@ -35,6 +35,7 @@ from support.subject import (
 )
 from support.wire import Wire, ask
 
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 STRANGER = "spiffe://cluster.local/ns/default/sa/stranger"
 
 
@@ -145,15 +146,20 @@ def test_other_workloads_of_the_mesh_are_refused(running: Proxy) -> None:
     assert b"ConfigMap default/meshscrape-bootstrap" in answer.body
 
 
-@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_a_scraper_with_an_rsa_key_of_1024_bits_is_refused(running: Proxy, version: ssl.TLSVersion) -> None:
-    """It cannot make the only RSA signature that is accepted; one of 2048 bits can."""
-    weak, strong = (
-        running.forge.leaf(SCRAPER, rsa_bits=bits).client_context(maximum=version) for bits in (1024, 2048)
-    )
-    with pytest.raises((ssl.SSLError, ConnectionError)):
-        ask(running.address, 15092, "/metrics", weak)
-    assert ask(running.address, 15092, "/metrics", strong).status == 200
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("bits", [1024, 1536, 2040, 2041, 2047])
+def test_a_scraper_with_an_rsa_key_below_2048_bits_is_refused(
+    running: Proxy, bits: int, version: ssl.TLSVersion
+) -> None:
+    """Its own key, or that of a CA between it and the root: both ports say why."""
+    weak = running.forge.leaf(SCRAPER, rsa_bits=bits), running.forge.intermediate("short", bits).leaf(SCRAPER)
+    for pair in weak:
+        for port in (15091, 15092):
+            answer = ask(running.address, port, "/stats/prometheus", pair.client_context(maximum=version))
+            assert answer.status == 403
+            assert b"[RSA_key_below_2048_bits]" in answer.body
+    strong = running.forge.intermediate("long", 2048).leaf(SCRAPER, rsa_bits=2048)
+    assert ask(running.address, 15092, "/metrics", strong.client_context(maximum=version)).status == 200
 
 
 def test_nothing_is_lost_or_renamed_in_the_merge(running: Proxy) -> None:

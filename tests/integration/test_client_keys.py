@@ -18,7 +18,9 @@ from support.sidecar import SCRAPER, Sidecar, echo_server, proxy_options, runnin
 from support.wire import ask, ask_http2
 
 STRICT, PERMISSIVE = 9080, 9081
-PORTS = {15091: "/stats/prometheus", 15092: "/stats/prometheus", STRICT: "/get", PERMISSIVE: "/get"}
+METRICS = {15091: "/stats/prometheus", 15092: "/stats/prometheus"}
+APPLICATION = {STRICT: "/get", PERMISSIVE: "/get"}
+PORTS = METRICS | APPLICATION
 VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 REFUSED = (http.client.RemoteDisconnected, ConnectionError, ssl.SSLError)
 WEAK = [1024, 1536, 2040, 2041, 2047]
@@ -40,11 +42,33 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
 def test_a_client_with_an_rsa_key_below_2048_bits_is_refused(
     sidecar: Sidecar, bits: int, version: ssl.TLSVersion
 ) -> None:
-    """No secure port answers it, although a trusted CA has issued its certificate."""
+    """No secure port serves it, although a trusted CA has issued its certificate. Metrics ports say why."""
     context = sidecar.forge.leaf(SCRAPER, rsa_bits=bits).client_context(maximum=version)
-    for port, path in PORTS.items():
+    for port, path in METRICS.items():
+        answer = ask(sidecar.pod, port, path, context)
+        assert answer.status == 403
+        assert b"[RSA_key_below_2048_bits]" in answer.body
+    for port, path in APPLICATION.items():
         with pytest.raises(REFUSED):
             ask(sidecar.pod, port, path, context)
+
+
+@pytest.mark.parametrize("bits", WEAK)
+def test_metrics_ports_refuse_a_chain_with_a_short_key(sidecar: Sidecar, bits: int) -> None:
+    """Every CA that the client sends counts, at each place of the chain."""
+    short = sidecar.forge.intermediate("short", bits)
+    for pair in (short.leaf(SCRAPER), short.intermediate("long", 2048).leaf(SCRAPER)):
+        for port, path in METRICS.items():
+            assert ask(sidecar.pod, port, path, pair.client_context()).status == 403
+
+
+def test_a_chain_of_long_keys_is_served_and_not_passed_on(sidecar: Sidecar) -> None:
+    """What the filter reads is not shown to the server behind Envoy."""
+    chain = sidecar.forge.intermediate("upper", 2048).intermediate("lower", 4096)
+    answer = ask(sidecar.pod, 15092, METRICS[15092], chain.leaf(SCRAPER, rsa_bits=2048).client_context())
+    assert answer.status == 200
+    assert b"forwarded-client-cert" not in answer.body.lower()
+    assert b"x-forwarded" in answer.body.lower()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -65,8 +89,9 @@ def test_the_key_is_found_at_every_place_in_the_certificate(sidecar: Sidecar) ->
     """Names of other lengths move the key within the certificate's base64, by line and by character."""
     for length in range(24):
         pair = sidecar.forge.leaf(SCRAPER, rsa_bits=1024, subject="x" * length)
+        assert ask(sidecar.pod, 15091, PORTS[15091], pair.client_context()).status == 403
         with pytest.raises(REFUSED):
-            ask(sidecar.pod, 15091, PORTS[15091], pair.client_context())
+            ask(sidecar.pod, STRICT, PORTS[STRICT], pair.client_context())
 
 
 def test_a_weak_key_is_refused_over_http2(sidecar: Sidecar) -> None:

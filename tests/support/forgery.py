@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 HOUR = timedelta(hours=1)
+_Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Forge:
     """A CA that signs whatever it is asked for. Two forges with the same name are still two CAs."""
 
     def __init__(self, name: str = "cluster.local") -> None:
-        self._key: ec.EllipticCurvePrivateKey = ec.generate_private_key(ec.SECP256R1())
+        self._key: _Key = ec.generate_private_key(ec.SECP256R1())
         self._chain = b""
         self._name = _name(name)
         now = datetime.now(UTC)
@@ -79,6 +80,26 @@ class Forge:
         forge._name = x509.load_pem_x509_certificate(pair.chain).subject
         return forge
 
+    def intermediate(self, name: str, rsa_bits: int) -> Forge:
+        """Return a CA below this one, with an RSA key. Its leaves come with its certificate."""
+        forge = Forge(name)
+        forge._key = rsa.generate_private_key(65537, rsa_bits)
+        now = datetime.now(UTC)
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(forge._name)
+            .issuer_name(self._name)
+            .public_key(forge._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - 24 * HOUR)
+            .not_valid_after(now + 24 * HOUR)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+            .add_extension(_usage(signs=True), critical=True)
+            .sign(self._key, hashes.SHA256())
+        )
+        forge._chain = certificate.public_bytes(serialization.Encoding.PEM) + self._chain
+        return forge
+
     @property
     def root(self) -> bytes:
         """The root certificate in PEM."""
@@ -103,9 +124,7 @@ class Forge:
         `subject` is the organisation in its otherwise empty name.
         """
         now = datetime.now(UTC)
-        key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = (
-            self._key if self_signed else ec.generate_private_key(curve or ec.SECP256R1())
-        )
+        key: _Key = self._key if self_signed else ec.generate_private_key(curve or ec.SECP256R1())
         if rsa_bits:
             key = rsa.generate_private_key(65537, rsa_bits)
         names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(each) for each in uris]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from meshscrape.envoy import bounds, names, traffic
 from meshscrape.envoy import metrics_listeners as metrics
 from meshscrape.envoy.options import SidecarOptions
-from meshscrape.envoy.resources import authorization, client_keys, listeners, secrets, server
+from meshscrape.envoy.resources import authorization, listeners, rsa_keys, secrets, server
 from meshscrape.envoy.resources.values import Resource
 from meshscrape.errors import InputError
 from meshscrape.istio.allow_list import Scraper
@@ -36,7 +36,7 @@ def bootstrap(options: SidecarOptions) -> Resource:
         "admin": server.admin(options.admin_socket),
         "static_resources": {"listeners": _listeners(options), "clusters": _clusters(options)},
         "overload_manager": server.overload_manager(sum(limits.values())),
-        "layered_runtime": server.static_runtime({**runtime, **client_keys.RUNTIME}),
+        "layered_runtime": server.static_runtime({**runtime, **rsa_keys.RUNTIME}),
     }
 
 

@@ -29,8 +29,8 @@ STATS_QUERIES = ("usedonly",)
 
 _REFUSED = (
     "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%, DNS %DOWNSTREAM_PEER_DNS_SAN%, "
-    "and MESHSCRAPE_SCRAPERS of {node} does not list it (%RESPONSE_CODE_DETAILS%). A certificate must have "
-    "exactly one such name.\n"
+    "and MESHSCRAPE_SCRAPERS of {node} does not list it, or its chain has a short key "
+    "(%RESPONSE_CODE_DETAILS%). A certificate must have exactly one such name, and RSA keys 2048 bits.\n"
 )
 DENIAL_LOG = {
     "time": "%START_TIME%",
@@ -109,6 +109,7 @@ def metrics_listener(options: SidecarOptions, port: MetricsPort) -> Resource:
         replies=_replies(options, port),
         access_log=(logs.error_log(400, DENIAL_LOG),) if port.secure else (),
         server=SERVER,
+        client_certificate="chain" if port.secure else "",
     )
     socket = (
         tls.mutual_tls_server(names.certificate(options), names.scraper_roots(options))
@@ -118,7 +119,6 @@ def metrics_listener(options: SidecarOptions, port: MetricsPort) -> Resource:
     chain = listeners.filter_chain(
         http.connection_manager(manager),
         transport_socket=socket,
-        before=client_keys.strong_keys_only() if port.secure else (),
     )
     failures = CONNECTION_LOGS if port.secure else ()
     return listeners.listener(name, port.addresses, port.port, [chain], access_log=failures)
@@ -139,14 +139,15 @@ def _routes(name: str, port: MetricsPort) -> Resource:
     for path in port.paths:
         table.append(routes.get_route(path, port.name, bounds.SCRAPE_TIMEOUT, port.queries))
         table.append(routes.other_methods(path))
-    return routes.route_configuration(name, table)
+    return routes.route_configuration(name, table, hidden=[client_keys.CLIENT_HEADER])
 
 
 def _filters(options: SidecarOptions, port: MetricsPort) -> tuple[Resource, ...]:
     scrapers = authorization.watched_filter(
         names.SCRAPERS_FILTER, f"{options.files_dir}/{names.SCRAPERS_FILE}"
     )
-    return ((scrapers,) if port.secure else ()) + http.compressors()
+    secure = (scrapers, client_keys.strong_chains_only())
+    return (secure if port.secure else ()) + http.compressors()
 
 
 def _replies(options: SidecarOptions, port: MetricsPort) -> tuple[Resource, ...]:

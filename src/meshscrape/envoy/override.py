@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from meshscrape.envoy import bounds
 from meshscrape.envoy.metrics_listeners import DENIAL_LOG, MERGED_PATHS, SERVER, STATS_PATHS, STATS_QUERIES
-from meshscrape.envoy.resources import authorization, http, listeners, logs, routes, tls
+from meshscrape.envoy.resources import authorization, client_keys, http, listeners, logs, routes, tls
 from meshscrape.envoy.resources.values import Resource, typed
 from meshscrape.istio.allow_list import Scraper
 
@@ -32,7 +32,8 @@ _ROOTS = "ROOTCA"
 _SCRAPERS_FILTER = f"{PREFIX}_scrapers"
 _REFUSED = (
     "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%, DNS %DOWNSTREAM_PEER_DNS_SAN%, "
-    "and {list} does not list it (%RESPONSE_CODE_DETAILS%). A certificate must have exactly one such name.\n"
+    "and {list} does not list it, or its chain has a short key (%RESPONSE_CODE_DETAILS%). A certificate must "
+    "have exactly one such name, and RSA keys 2048 bits.\n"
 )
 
 
@@ -102,18 +103,18 @@ def _listener(
     gzip = [each for each in http.compressors() if str(each["name"]).endswith("gzip")]
     manager = http.Manager(
         name=name,
-        routes=routes.route_configuration(name, table),
+        routes=routes.route_configuration(name, table, hidden=[client_keys.CLIENT_HEADER]),
         limits=bounds.METRICS,
-        filters=(_scrapers_filter(options.directory), *gzip),
+        filters=(_scrapers_filter(options.directory), client_keys.strong_chains_only(), *gzip),
         replies=_replies(options, paths),
         access_log=(logs.error_log(400, DENIAL_LOG),),
         server=SERVER,
+        client_certificate="chain",
     )
     secrets = _secrets()
     socket = tls.mutual_tls_server(
         {"name": _CERTIFICATE, "sds_config": secrets},
         {"name": _ROOTS, "sds_config": secrets},
-        few_signatures=True,
     )
     chain = listeners.filter_chain(http.connection_manager(manager), transport_socket=socket)
     resource = listeners.listener(name, options.addresses, port, [chain])

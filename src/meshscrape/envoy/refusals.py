@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshscrape.envoy.resources.server_keys import STATUS
+
 REASON_HEADER = "x-meshscrape-refusal"
 UNKNOWN_ROUTE = "unknown"
 
@@ -110,6 +112,11 @@ CATALOGUE: tuple[Refusal, ...] = (
         "tls-failed", 503, "the TLS handshake with the target failed", "read the message of the failure",
         f"{_TLS} != '' && !{_TLS}.contains('delayed connect error') && !{_TLS}.contains('immediate connect')",
         _SEEN,
+    ),
+    Refusal(
+        "weak-key", 503, "the target's RSA key has fewer than 2048 bits",
+        "see why its CA signs such a key; the target saw the request, but none of its answer is passed on",
+        f"response.code == {STATUS}",
     ),
     Refusal(
         "unreachable", 503, "nothing answers at the target's address",

@@ -19,8 +19,10 @@ from meshscrape.envoy.resources import (
     listeners,
     logs,
     routes,
+    rsa_keys,
     secrets,
     server,
+    server_keys,
     tls,
 )
 from meshscrape.envoy.resources.values import Resource, discovery_response, file_source
@@ -81,7 +83,7 @@ def bootstrap(options: ScrapeProxyOptions) -> Resource:
         "static_resources": {"listeners": [_listener(options)]},
         "dynamic_resources": {"cds_config": file_source(f"{options.files_dir}/{CLUSTERS_FILE}")},
         "overload_manager": server.overload_manager(bounds.PROXY_CONNECTIONS),
-        "layered_runtime": server.static_runtime(limit),
+        "layered_runtime": server.static_runtime({**limit, **rsa_keys.RUNTIME}),
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _STATS}}},
     }
 
@@ -200,7 +202,13 @@ def hosts_at(members: Iterable[tuple[str, Expected]]) -> list[Resource]:
 
 def routes_resource(hosts: Sequence[Resource], version: str) -> Resource:
     """Return the content of `ROUTES_FILE`: these virtual hosts, and a refusal for everything else."""
-    table = routes.proxied_routes(ROUTES, hosts, hidden=_HIDDEN, unanswerable=(REASON_HEADER,))
+    table = routes.proxied_routes(
+        ROUTES,
+        hosts,
+        hidden=_HIDDEN,
+        unanswerable=(REASON_HEADER,),
+        added=[server_keys.shown_certificate()],
+    )
     return discovery_response(version, [table])
 
 
@@ -215,7 +223,7 @@ def _listener(options: ScrapeProxyOptions) -> Resource:
         name=LISTENER,
         routes=routes.WatchedRoutes(ROUTES, f"{options.files_dir}/{ROUTES_FILE}"),
         limits=bounds.PROXY,
-        filters=(token, authorization.only_plain_gets()),
+        filters=(token, authorization.only_plain_gets(), *server_keys.strong_servers_only()),
         replies=tuple(
             http.refusal(
                 each.status,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from meshscrape.envoy import bounds, names
 from meshscrape.envoy.metrics_listeners import CONNECTION_LOGS, DENIAL_LOG
 from meshscrape.envoy.options import GatewayRoute, SidecarOptions, Upstream
@@ -13,6 +15,7 @@ from meshscrape.envoy.resources import (
     listeners,
     logs,
     routes,
+    server_keys,
     tls,
 )
 from meshscrape.envoy.resources.values import Resource, socket_address
@@ -22,6 +25,9 @@ _UPGRADES = ("websocket",)
 _REFUSED = (
     "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%. {node} accepts certificates "
     "with exactly one SPIFFE ID, of the trust domain {domain} (%RESPONSE_CODE_DETAILS%).\n"
+)
+_SHORT_SERVER_KEY = (
+    "503 %UPSTREAM_CLUSTER%: the server's RSA key has fewer than 2048 bits; renew its certificate.\n"
 )
 _FAILURE_LOG = {
     "time": "%START_TIME%",
@@ -100,9 +106,11 @@ def gateway_listener(options: SidecarOptions, port: int) -> Resource:
     table = [routes.prefix_route(route.prefix, upstream_name(route.upstream)) for route in ordered]
     manager = http.Manager(
         name=name,
-        routes=routes.route_configuration(name, table),
+        routes=routes.route_configuration(name, table, added=[server_keys.shown_certificate()]),
         limits=bounds.PLAIN_TRAFFIC,
+        filters=server_keys.strong_servers_only(),
         replies=(
+            http.reply(server_keys.STATUS, _SHORT_SERVER_KEY, status=503),
             http.reply(404, "404 no route of this gateway leads there.\n"),
             http.reply(
                 503, "503 %UPSTREAM_CLUSTER%: %RESPONSE_CODE_DETAILS% %UPSTREAM_TRANSPORT_FAILURE_REASON%\n"
@@ -150,7 +158,7 @@ def _secure_manager(name: str, options: SidecarOptions, inbound: InboundPort) ->
         filters=(authorization.members_filter(options.trust_domain),),
         replies=(refused,),
         access_log=(logs.denial_log(DENIAL_LOG),),
-        client_certificate=True,
+        client_certificate="names",
     )
 
 
@@ -162,7 +170,7 @@ def _inbound_manager(
     filters: tuple[Resource, ...] = (),
     replies: tuple[Resource, ...] = (),
     access_log: tuple[Resource, ...] = (),
-    client_certificate: bool = False,
+    client_certificate: Literal["", "names"] = "",
 ) -> Resource:
     dead = http.reply(503, "503 the application does not answer: %RESPONSE_CODE_DETAILS%\n")
     manager = http.Manager(

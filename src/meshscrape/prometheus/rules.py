@@ -27,7 +27,7 @@ IDENTITY_REASONS = ("wrong-identity", "untrusted-certificate", "plaintext-server
 # is down.
 POLICY_REASONS = (
     "expired-certificate", "not-yet-valid-certificate", "scraper-not-accepted", "no-scraper-certificate",
-    "tls-failed", "denied-by-target", "bad-token",
+    "tls-failed", "weak-key", "denied-by-target", "bad-token",
 )  # fmt: skip
 _POD = "namespace, pod, workload"
 # The page in this repository; an absolute address only if the user serves it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from meshscrape.envoy.resources import logs
 from meshscrape.envoy.resources.routes import WatchedRoutes
@@ -40,7 +41,8 @@ class HttpLimits:
 class Manager:
     """One HTTP connection manager: what differs between ports.
 
-    `client_certificate` sets `x-forwarded-client-cert` anew; otherwise the header is removed. `upgrades`
+    `client_certificate` sets `x-forwarded-client-cert` anew: with the client's "names", or with its "chain".
+    Otherwise the header is removed. `upgrades`
     names protocols such as `websocket`. `server` is the `server` header; None passes the application's on.
     `absolute_form` accepts requests that spell the target as a whole URI, as proxies do. `routes` is a route
     configuration, or a `routes.WatchedRoutes`. `codec` is AUTO, or HTTP1 for a port that never speaks HTTP/2.
@@ -53,7 +55,7 @@ class Manager:
     replies: tuple[Resource, ...] = ()
     access_log: tuple[Resource, ...] = ()
     server: str | None = None
-    client_certificate: bool = False
+    client_certificate: Literal["", "names", "chain"] = ""
     upgrades: tuple[str, ...] = ()
     absolute_form: bool = False
     request_ids: bool = False
@@ -94,8 +96,11 @@ def _identity(manager: Manager) -> Resource:
     }
     if manager.server:
         fields["server_name"] = manager.server
-    if manager.client_certificate:
-        fields["set_current_client_cert_details"] = {"uri": True, "dns": True}
+    match manager.client_certificate:
+        case "names":
+            fields["set_current_client_cert_details"] = {"uri": True, "dns": True}
+        case "chain":
+            fields["set_current_client_cert_details"] = {"chain": True}
     return fields
 
 
@@ -165,14 +170,16 @@ def _compressor(name: str, library: Resource, content_types: Sequence[str]) -> R
     return {"name": f"envoy.filters.http.compressor.{name}", "typed_config": config}
 
 
-def reply(status: int, text: str) -> Resource:
-    """Return the reply for Envoy's own answers with `status`: plain text that no browser takes for HTML.
+def reply(when: int, text: str, status: int | None = None) -> Resource:
+    """Return the reply for Envoy's own answers with the status `when`: plain text, never taken for HTML.
 
-    `text` may hold Envoy's command operators (`%RESPONSE_CODE_DETAILS%`); escape a literal `%` as `%%`.
+    The client gets `status` if that is given. `text` may hold Envoy's command operators
+    (`%RESPONSE_CODE_DETAILS%`); escape a literal `%` as `%%`.
     """
     nosniff = {"header": {"key": "x-content-type-options", "value": "nosniff"}}
-    return {
-        "filter": {"status_code_filter": {"comparison": _equals(status, f"reply_{status}")}},
+    changed: Resource = {} if status is None else {"status_code": status}
+    return changed | {
+        "filter": {"status_code_filter": {"comparison": _equals(when, f"reply_{when}")}},
         "headers_to_add": [nosniff],
         "body_format_override": {
             "text_format_source": {"inline_string": text},

@@ -49,11 +49,17 @@ def proxied_route(path: str, cluster: str, timeout: float) -> Resource:
 
 
 def proxied_routes(
-    name: str, hosts: Sequence[Resource], *, hidden: Sequence[str], unanswerable: Sequence[str]
+    name: str,
+    hosts: Sequence[Resource],
+    *,
+    hidden: Sequence[str],
+    unanswerable: Sequence[str],
+    added: Sequence[Resource] = (),
 ) -> Resource:
     """Return the RDS resource of a forward proxy that leads to `hosts` only; all else is 404 ("unknown").
 
-    `hidden` request headers are kept from the servers, `unanswerable` response headers from the client.
+    `hidden` request headers are kept from the servers, `unanswerable` response headers from the client;
+    `added` response headers are written into the servers' answers.
     """
     nowhere = {"name": "unknown", "match": {"prefix": "/"}, "direct_response": {"status": 404}}
     rest = {"name": "unknown", "domains": ["*"], "routes": [nowhere]}
@@ -63,6 +69,7 @@ def proxied_routes(
         virtual_hosts=[*hosts, rest],
         request_headers_to_remove=list(hidden),
         response_headers_to_remove=list(unanswerable),
+        response_headers_to_add=list(added),
     )
 
 
@@ -81,10 +88,17 @@ def prefix_route(prefix: str, cluster: str) -> Resource:
     return {"match": {"prefix": prefix}, "route": {"cluster": cluster, "timeout": seconds(0)}}
 
 
-def route_configuration(name: str, routes: Sequence[Resource]) -> Resource:
-    """Return one virtual host for every `Host`. The first of the `routes` that matches is used."""
+def route_configuration(
+    name: str, routes: Sequence[Resource], *, hidden: Sequence[str] = (), added: Sequence[Resource] = ()
+) -> Resource:
+    """Return one virtual host for every `Host`. The first of the `routes` that matches is used.
+
+    `hidden` request headers are kept from the servers, `added` response headers are written into answers.
+    """
     host = {"name": name, "domains": ["*"], "routes": list(routes)}
-    return {"name": name, "virtual_hosts": [host], "validate_clusters": True}
+    headers = {"request_headers_to_remove": list(hidden), "response_headers_to_add": list(added)}
+    configuration: Resource = {"name": name, "virtual_hosts": [host], "validate_clusters": True}
+    return configuration | {key: value for key, value in headers.items() if value}
 
 
 def _targets(path: str, queries: Sequence[str]) -> str:

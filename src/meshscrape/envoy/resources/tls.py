@@ -7,22 +7,20 @@ from meshscrape.envoy.resources.values import Resource, typed
 _TLS = "envoy.extensions.transport_sockets.tls.v3"
 _NAME = "envoy.transport_sockets.tls"
 _ALPN = ["h2", "http/1.1"]
-# RSA signs with SHA-512 only, for which RFC 8017 (9.1.1) needs a key of 1034 bits: keys of 1024 cannot.
+# A server's RSA key signs with SHA-512 only, for which RFC 8017 (9.1.1) needs a key of 1034 bits: a server
+# with a key of 1024 bits gets no request. `server_keys` refuses the answers of keys of 1034 to 2047 bits.
 _SIGNATURES = ["ecdsa_secp256r1_sha256", "ecdsa_secp384r1_sha384", "rsa_pss_rsae_sha512"]
 # P-384 is not in Envoy's default. As a TLS 1.2 client it would refuse a server's certificate on that curve.
 _CLIENT_CURVES = ["X25519MLKEM768", "X25519", "P-256", "P-384"]
 
 
-def mutual_tls_server(certificate: Resource, roots: Resource, *, few_signatures: bool = False) -> Resource:
+def mutual_tls_server(certificate: Resource, roots: Resource) -> Resource:
     """Return a listener's transport socket that requires a client certificate below `roots`.
 
     `certificate` and `roots` are secret references. Sessions are never resumed: resumption skips the check
-    of the client's certificate, so an expired client would still get in. With `few_signatures` a client with
-    an RSA key of 1024 bits cannot prove that it has the key. Nor can a Java client whose key manager is
-    "PKIX" when its chain has PKCS #1 signatures, so this is for scrapers and not for applications.
+    of the client's certificate, so an expired client would still get in.
     """
-    parameters: Resource = {"signature_algorithms": _SIGNATURES} if few_signatures else {}
-    common = _common(certificate, {"validation_context_sds_secret_config": roots}, _ALPN, parameters)
+    common = _common(certificate, {"validation_context_sds_secret_config": roots}, _ALPN, {})
     context = typed(
         f"{_TLS}.DownstreamTlsContext",
         common_tls_context=common,
