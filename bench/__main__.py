@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import agents, authority, flooded, listeners, merge, pilot, plan, proxy, scrapes, verify
+from bench import agents, authority, flooded, listeners, merge, pilot, plan, pods, proxy, scrapes, verify
 from bench.measure import Row
 from bench.tables import BUSY, markdown
 
@@ -27,6 +27,7 @@ SUITES: dict[str, Callable[[int], list[Row]]] = {
     "flooded": flooded.run,
     "plan": plan.run,
     "proxy": proxy.run,
+    "pods": pods.run,
     "verify": verify.run,
 }
 

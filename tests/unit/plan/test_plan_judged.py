@@ -33,7 +33,7 @@ from support.scraping_objects import (
     secure_job,
 )
 
-NEW_BESIDE_OPERATOR = ("operator", "legacy")
+NEW_BESIDE_OPERATOR = (("operator", "legacy"), ("operator", "operator with scrape proxy"))
 # The allow list of these plans leaves out the Prometheus that is there: legacy mode would refuse it.
 UNLISTED_SCRAPER = {(name, "everything") for name in ("plain 1.29", "plain 1.21", "legacy")}
 # No scraper is among the objects or planned, and this proxy is too old for the gate of hardening to say so.
@@ -60,7 +60,7 @@ def test_nothing_is_held_back_without_need(name: str, way: str) -> None:
     """The judge holds back a Prometheus that would take new monitors, and one that is not allowed in."""
     plan = planned(cluster(*CLUSTERS[name]()), **WAYS[way])
     held = [gate for gate in plan.gates if gate.phase in ("listeners", "scrape") and not gate.planned]
-    assert bool(held) == ((name, way) in {NEW_BESIDE_OPERATOR, UNREAD, *UNLISTED_SCRAPER})
+    assert bool(held) == ((name, way) in {*NEW_BESIDE_OPERATOR, UNREAD, *UNLISTED_SCRAPER})
 
 
 def test_a_namespace_that_forbids_injection_holds_the_scraper_back() -> None:
