@@ -1,4 +1,4 @@
-"""Observe: what a cluster contains, according to its objects, and which known pitfalls apply."""
+"""Report from a cluster's objects what it contains and which known pitfalls apply."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from meshscrape.observe.workload import ObservedWorkload, fields_of
 
 
 def observe(inventory: Inventory, *, istio_version: str | None = None, upgraded: bool = False) -> Observation:
-    """Return what the objects say about a cluster.
+    """Return the observation of a cluster from its objects.
 
-    `istio_version` (`1.31.0`) is used where no object tells the version. `upgraded`: every control plane has
+    `istio_version` (`1.31.0`) is used when no object tells the version. `upgraded`: every control plane has
     that version now, whatever the objects tell.
     """
     given = parse_version(istio_version) if istio_version else UNKNOWN

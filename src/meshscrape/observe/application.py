@@ -1,4 +1,4 @@
-"""Return an application's ports and how Istio treats them, by the Services that select the pod."""
+"""Find an application's ports, and how Istio treats them, from the Services that select the pod."""
 
 from __future__ import annotations
 

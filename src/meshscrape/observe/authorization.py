@@ -1,7 +1,7 @@
-"""Istio's AuthorizationPolicies: whether a request reaches a port of a workload.
+"""Decide by Istio's AuthorizationPolicies whether a request reaches a port of a workload.
 
-Precedence as Istio documents it: a DENY that matches refuses; without any ALLOW policy the rest is allowed;
-else one ALLOW must match. CUSTOM and AUDIT policies are not judged.
+Precedence as Istio documents it: a DENY policy that matches refuses the request. Otherwise the request is
+allowed when there is no ALLOW policy, or when one matches. CUSTOM and AUDIT policies are not judged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from meshscrape.kube.selectors import LabelIndex
 from meshscrape.observe.cluster import Cluster
 
 _SPIFFE = "spiffe://"
-# Sources that objects do not tell; a rule that has them may match.
+# Objects do not tell these properties of a client, so a rule with them may or may not match.
 _UNKNOWN_SOURCES = ("ipBlocks", "notIpBlocks", "remoteIpBlocks", "notRemoteIpBlocks", "requestPrincipals")
 
 
@@ -43,7 +43,7 @@ class WorkloadRequest:
 
 
 class AuthorizationPolicies:
-    """Answers which AuthorizationPolicies apply to a workload, and what they allow."""
+    """The AuthorizationPolicies of a mesh, indexed by the workloads that they apply to."""
 
     def __init__(self, cluster: Cluster, root_namespace: str) -> None:
         self._root = root_namespace
@@ -51,7 +51,7 @@ class AuthorizationPolicies:
         for policy in cluster.inventory.of_kind("AuthorizationPolicy", ISTIO_SECURITY):
             spec = objects.as_mapping(policy.data.get("spec"))
             if spec.get("targetRefs") or spec.get("targetRef"):
-                # It is about a Gateway, a waypoint or a Service, not about the pods of a namespace.
+                # Such a policy applies to a Gateway, a waypoint or a Service, not to the pods of a namespace.
                 continue
             selector = objects.as_mapping(spec.get("selector"))
             self._policies.add(policy.ref.namespace, selector, policy)
@@ -67,7 +67,7 @@ class AuthorizationPolicies:
 
 
 def is_allowed(policies: Iterable[Manifest], request: WorkloadRequest) -> bool:
-    """Return whether `request` may pass; where the objects do not tell, it may."""
+    """Return whether `request` may pass; it may when the objects do not tell."""
     by_action: dict[str, list[Manifest]] = {}
     for policy in policies:
         by_action.setdefault(str(objects.dig(policy.data, "spec", "action", default="ALLOW")), []).append(
@@ -80,7 +80,7 @@ def is_allowed(policies: Iterable[Manifest], request: WorkloadRequest) -> bool:
 
 
 def allow_policies(policies: Iterable[Manifest]) -> tuple[Manifest, ...]:
-    """Return the ALLOW policies: with one of them, everything that no policy lists is refused."""
+    """Return the ALLOW policies. With any of them, every request that none of them matches is refused."""
     return tuple(
         policy
         for policy in policies
@@ -89,8 +89,10 @@ def allow_policies(policies: Iterable[Manifest]) -> tuple[Manifest, ...]:
 
 
 def _matches(policy: Manifest, request: WorkloadRequest, certainly: bool) -> bool:
-    """Return whether a rule of the policy matches; `certainly`: what objects do not tell counts as not "
-    "met."""
+    """Return whether a rule of the policy matches.
+
+    With `certainly`, a condition that objects do not tell counts as not met.
+    """
     rules = objects.as_list(objects.dig(policy.data, "spec", "rules"))
     return any(_rule_matches(rule, request, certainly) for rule in rules)
 
@@ -122,7 +124,7 @@ def _source_matches(source: Mapping[str, Any], request: WorkloadRequest, certain
 
 def _operation_matches(operation: Mapping[str, Any], request: WorkloadRequest) -> bool:
     if operation.get("hosts") or operation.get("notHosts"):
-        # The Host header is the client's to choose.
+        # The client chooses the Host header.
         return True
     return (
         _listed(operation, "ports", str(request.port))
@@ -141,8 +143,7 @@ def _listed(fields: Mapping[str, Any], name: str, value: str) -> bool:
 
 
 def _like(pattern: str, value: str) -> bool:
-    """Return whether a value matches Istio's pattern: exact, `*` for any value, a prefix `a*`, a suffix "
-    "`*a`."""
+    """Return whether a value matches Istio's pattern: exact, `*` (any), a prefix `a*` or a suffix `*a`."""
     if pattern == "*":
         return bool(value)
     if pattern.endswith("*"):

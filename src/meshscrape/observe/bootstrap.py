@@ -1,4 +1,4 @@
-"""Bootstrap overrides: which ConfigMap a proxy takes, and the listeners that it adds."""
+"""Read bootstrap overrides: the ConfigMap that a proxy uses, and the listeners that it adds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """An override: its ConfigMap, key and contents; `problem` is why it has none.
+    """An override: its ConfigMap, key and contents; `problem` is why the contents are missing.
 
     `problem`: `missing` (no such ConfigMap), `key` (no such key), `unreadable`, or empty. `allowed` are the
     entries of the allow list beside it (`spiffe:SPIFFE_ID`); None without a readable one.
@@ -42,7 +42,7 @@ class Override:
     allowed: frozenset[str] | None = None
 
     def refuses(self, spiffe_id: str) -> bool:
-        """Return whether the allow list is known, and does not admit this identity."""
+        """Return whether the allow list is known and does not admit this identity."""
         domain = spiffe_id.removeprefix("spiffe://").partition("/")[0]
         entries = {f"spiffe:{spiffe_id}", f"spiffe:spiffe://{domain}/*"}
         return self.allowed is not None and self.allowed.isdisjoint(entries)
@@ -104,7 +104,7 @@ def _read(ref: Ref, key: str, inventory: Inventory) -> Override:
 
 
 def _allowed(text: Any) -> frozenset[str] | None:
-    """Return the entries of an allow list that `envoy.override` wrote: its matchers are named after them."""
+    """Return the entries of an allow list that `envoy.override` wrote, from the names of its matchers."""
     if not isinstance(text, str):
         return None
     try:

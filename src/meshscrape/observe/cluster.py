@@ -1,4 +1,4 @@
-"""The inventory with the questions that observing asks of it, indexed, so that none scans all objects."""
+"""The inventory with indexes for `observe`, so that no lookup scans all objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VICTORIA = "operator.victoriametrics.com"
 AZURE_MONITORING = "azmonitoring.coreos.com"
 OPENTELEMETRY = "opentelemetry.io"
 _HASH = "pod-template-hash"
-# Owners whose own owners are what users change.
+# Intermediate owners: users change the owners of these.
 _BETWEEN = ("ReplicaSet", "Job")
 
 
@@ -38,8 +38,7 @@ class Cluster:
         return self.namespaces.get(namespace, {})
 
     def selecting(self, kind: str, group: str, *path: str) -> LabelIndex[Manifest]:
-        """Return all objects of a kind by the selector at `path` (matchLabels form; absent selects "
-        "everything)."""
+        """Return all objects of a kind, indexed by the selector at `path` (absent: it selects everything)."""
         index: LabelIndex[Manifest] = LabelIndex()
         for manifest in self.inventory.of_kind(kind, group):
             selector = objects.as_mapping(objects.dig(manifest.data, *path))
@@ -60,9 +59,10 @@ def _pods_by_owner(inventory: Inventory) -> dict[Ref, list[Manifest]]:
 
 
 def owner_of_pod(pod: Manifest, inventory: Inventory) -> Ref:
-    """Return what a user changes to change this pod: Deployment, CronJob, …; without an owner the pod itself.
+    """Return the object that a user changes to change this pod: Deployment, CronJob, …; else the pod.
 
-    The ReplicaSet in between need not be known: its name is the Deployment's with the pod template's hash.
+    The ReplicaSet in between need not be in the dump: its name is the Deployment's and the pod template's
+    hash.
     """
     owner = _controller(pod)
     if owner is None:
@@ -86,6 +86,6 @@ def owners(manifest: Manifest) -> Iterator[Ref]:
     for reference in sorted(mappings, key=lambda reference: reference.get("controller") is not True):
         group = str(reference.get("apiVersion", "")).rpartition("/")[0]
         ref = Ref(group, str(reference.get("kind")), manifest.ref.namespace, str(reference.get("name")))
-        # A pod's creator writes its owner, and the API server does not check that it is a name.
+        # The creator of a pod writes its owner, and the API server does not check that it is a valid name.
         if ref.printable:
             yield ref

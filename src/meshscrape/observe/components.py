@@ -1,4 +1,4 @@
-"""Components of Istio whose metrics stay plaintext: they have no secure metrics port."""
+"""Find components of Istio whose metrics stay plaintext, because they have no secure metrics port."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _ZTUNNEL_PORT, _CONTROL_PORT = 15020, 15014
 
 
 def plaintext_components(cluster: Cluster) -> tuple[PlaintextComponent, ...]:
-    """Return istiod, ztunnel and the CNI agent, where they are in the dump, with their metrics ports."""
+    """Return istiod, ztunnel and the CNI agent if the dump has them, with their metrics ports."""
     components = [
         PlaintextComponent(deployment.ref, "istiod", _CONTROL_PORT)
         for deployment in cluster.inventory.of_kind("Deployment")

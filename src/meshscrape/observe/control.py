@@ -1,4 +1,4 @@
-"""Control planes: revisions, tags, versions and mesh configuration, from whatever of them is in the dump."""
+"""Read control planes: revisions, tags, versions and mesh configuration, as far as the dump has them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Control:
     given: IstioVersion = UNKNOWN
 
     def plane(self, name: str) -> ControlPlane | None:
-        """Return the control plane of a revision or tag; where none is named so, the only one there is."""
+        """Return the control plane of a revision or tag; if the name is unknown, the only one there is."""
         revision = self.names.get(name, name)
         for plane in self.planes:
             if plane.revision == revision:
@@ -68,7 +68,7 @@ class Control:
         return plane.mesh if plane else MeshSettings()
 
     def version_of(self, revision: str) -> IstioVersion:
-        """Return what a proxy of this revision becomes when its pod is recreated."""
+        """Return the version that a proxy of this revision gets when its pod is recreated."""
         plane = self.plane(revision)
         if plane is not None and plane.version.known:
             return plane.version
@@ -140,7 +140,7 @@ def is_istiod(manifest: Manifest) -> bool:
 
 
 def _names(cluster: Cluster) -> tuple[dict[str, str], bool]:
-    """Return the revisions and tags that something injects for, and whether the dump has any webhook."""
+    """Return the revisions and tags that have a webhook, and whether the dump has any webhook."""
     names: dict[str, str] = {}
     webhooks = False
     for hook in cluster.inventory.of_kind("MutatingWebhookConfiguration"):
@@ -238,7 +238,7 @@ def _native_sidecars(env: Mapping[str, str]) -> bool | None:
 
 
 def _operator_part(operator: Manifest | None, field: str) -> Mapping[str, Any]:
-    """Return what an IstioOperator sets: `meshConfig` or `values`. The cluster itself knows better."""
+    """Return `meshConfig` or `values` of an IstioOperator. Objects in the cluster take precedence over it."""
     return objects.as_mapping(objects.dig(operator.data, "spec", field)) if operator else {}
 
 
@@ -263,7 +263,7 @@ def _mesh(config_map: Manifest | None, operator: Manifest | None, some: Manifest
 
 
 def yaml_mapping(text: str) -> Mapping[str, Any]:
-    """Return the mapping that a YAML text within an object spells; empty when it cannot be read."""
+    """Return the mapping in a YAML text within an object; empty when it cannot be read."""
     try:
         documents = load_documents(text, "")
     except InputError:
@@ -277,7 +277,7 @@ def split_ports(text: str) -> tuple[str, ...]:
 
 
 def _flavour(cluster: Cluster) -> Flavour:
-    """Return `asm` when something that only Alibaba Cloud's ASM has is in the dump, else `istio`."""
+    """Return `asm` if the dump has something that only Alibaba Cloud's ASM has, else `istio`."""
     inventory = cluster.inventory
     if any(manifest.ref.group == ASM_GROUP for manifest in inventory):
         return "asm"

@@ -1,4 +1,4 @@
-"""The first stage of a workload: what its objects declare."""
+"""Read the first stage of a workload: what its objects declare."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OWNERS = ("Deployment", "StatefulSet", "DaemonSet", "CronJob", "Job", "ReplicaS
 
 
 class Declarations:
-    """Reads what the objects of a cluster declare about its workloads."""
+    """The objects of a cluster, from which the declared workloads are read."""
 
     def __init__(self, cluster: Cluster, control: Control) -> None:
         self.cluster = cluster
@@ -37,7 +37,7 @@ class Declarations:
         self.settings = ProxySettings(cluster, control)
 
     def read(self) -> list[DeclaredWorkload]:
-        """Return every workload, and every Gateway that nothing has rendered yet, by reference."""
+        """Return every workload, and every Gateway that no controller has rendered yet, by reference."""
         workloads = [
             self._workload(ref, manifest, template)
             for ref, manifest, template in self._templates()
@@ -53,13 +53,14 @@ class Declarations:
             for manifest in inventory.of_kind(kind):
                 template = objects.pod_template(manifest.data)
                 owned = objects.dig(manifest.data, "metadata", "ownerReferences")
-                # A ReplicaSet of a Deployment is no workload of its own. What an operator or istiod made is.
+                # A ReplicaSet of a Deployment is not a workload of its own. An object that an operator or
+                # istiod made is.
                 if template and (not owned or owned_by_controller(manifest)):
                     owners.add(manifest.ref)
                     yield manifest.ref, manifest, template
         for owner, pods in self.cluster.pods.items():
             if owner not in owners:
-                # Bare pods, and pods whose owner is not in the dump: the pod stands for its template.
+                # For bare pods, and for pods whose owner is not in the dump, the pod stands for its template.
                 yield owner, inventory.get(owner), pods[0].data
 
     def _workload(self, ref: Ref, manifest: Manifest | None, template: Mapping[str, Any]) -> DeclaredWorkload:
@@ -104,7 +105,8 @@ class Declarations:
         space = self.cluster.namespace_labels(namespace)
         if template.get("kind") != "Pod" or not is_injected(objects.annotations(template)):
             return injection_of(namespace, space, template, proxy)
-        # A pod that stands for its template holds what the injector added. Would the webhook add it again?
+        # A pod that stands for its template already has what the injector added. Check whether the webhook
+        # would add it again.
         again = injection_of(namespace, space, template, None)
         if again.injected:
             return again
@@ -123,7 +125,7 @@ class Declarations:
             manifest, self.cluster.inventory
         )
 
-    # Gateways that nothing has rendered yet: the Gateway stands for its Deployment.
+    # A Gateway that no controller has rendered yet stands for its Deployment.
 
     def _unrendered(self, rendered: set[Ref | None]) -> Iterator[DeclaredWorkload]:
         for gateway in self.cluster.inventory.of_kind("Gateway", GATEWAY_GROUP):
@@ -173,7 +175,7 @@ class Declarations:
 def _owned_by(manifest: Manifest | None) -> Ref | None:
     """Return the object of another controller that writes this object's pod template."""
     owner = next(owners(manifest), None) if manifest else None
-    # What istiod and ASM make of a Gateway is told by `gateway_ref`.
+    # `gateway_ref` has the Gateway of objects that istiod or ASM made.
     return owner if owner is not None and owner.kind not in (*_OWNERS, "Gateway", "IstioGateway") else None
 
 

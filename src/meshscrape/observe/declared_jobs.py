@@ -1,4 +1,4 @@
-"""A scrape job as it is declared, and the jobs of a Prometheus or OpenTelemetry Collector configuration."""
+"""Define declared scrape jobs; read them from configurations of Prometheus and OpenTelemetry Collectors."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class DeclaredDiscovery:
 class DeclaredJob:
     """A scrape job as its configuration or monitor declares it.
 
-    `tls` is in Prometheus's spelling (`cert_file`). `elsewhere`: another discovery than Kubernetes'
-    finds targets of it. A monitor also has what it selects. `raw` is the declaration as it is written.
+    `tls` is in Prometheus's spelling (`cert_file`). `elsewhere`: a discovery other than Kubernetes finds
+    targets of it. A monitor also has its selectors. `raw` is the declaration as it is written.
     """
 
     name: str
@@ -124,7 +124,7 @@ def _expressions(selector: str) -> list[Any]:
     try:
         return objects.as_list(parse_selector(selector)["matchExpressions"])
     except InputError:
-        # Prometheus refuses such a job. Here it counts for all pods, so that no reader is overlooked.
+        # Prometheus refuses such a job. Here it counts for all pods, so that no scraper is overlooked.
         return []
 
 

@@ -1,4 +1,4 @@
-"""The targets that Prometheus's Kubernetes discovery makes of a pod, as it labels them.
+"""Compute the targets that Prometheus's Kubernetes discovery makes of a pod, with their labels.
 
 After `discovery/kubernetes/pod.go` and `endpoints.go`: one target per declared port of every container
 (init containers too), one without a port for a container that declares none.
@@ -46,12 +46,13 @@ def sanitised(name: str) -> str:
 
 
 def shapes(workload: ResolvedWorkload, prometheus_merge: bool) -> list[Manifest]:
-    """Return pods that stand for all pods of a workload: those that differ, else one as it would be made."""
+    """Return one pod for each distinct shape of a workload's pods; without pods, the predicted one."""
     if not workload.pods:
         return [predicted(workload, prometheus_merge)]
     different: dict[tuple[Any, ...], Manifest] = {}
     for pod in workload.pods:
-        # Jobs select by labels and by these annotations. Others, such as an address, differ in every pod.
+        # Jobs select by labels and by these annotations. Other annotations, such as an address, differ in
+        # every pod.
         annotations = tuple(
             sorted(item for item in objects.annotations(pod.data).items() if _SELECTING.search(item[0]))
         )
@@ -64,7 +65,7 @@ def shapes(workload: ResolvedWorkload, prometheus_merge: bool) -> list[Manifest]
 
 
 def predicted(workload: ResolvedWorkload, prometheus_merge: bool) -> Manifest:
-    """Return a pod of the workload as it would be made now: the template, with what the injector adds."""
+    """Return a pod of the workload as it would be made now: the template with the injector's additions."""
     annotations = {key: str(value) for key, value in workload.annotations.items()}
     labels = dict(workload.labels)
     spec = dict(objects.as_mapping(workload.template.get("spec")))
@@ -146,7 +147,10 @@ def _managed_proxy() -> dict[str, Any]:
 def _injector_annotations(
     workload: ResolvedWorkload, annotations: Mapping[str, str], prometheus_merge: bool
 ) -> dict[str, str]:
-    """Return what the injector would write (`applyPrometheusMerge`, `applySecurePrometheusAnnotation`)."""
+    """Return the annotations that the injector would write.
+
+    As in Istio's `applyPrometheusMerge` and `applySecurePrometheusAnnotation`.
+    """
     written: dict[str, str] = {}
     if workload.kind in ("sidecar", "gateway-injected"):
         revision = workload.revision or "default"
@@ -165,7 +169,7 @@ def _injector_annotations(
 
 
 def pod_targets(pod: Manifest) -> Iterator[Labels]:
-    """Return the targets of a pod, with the labels that relabeling sees."""
+    """Return the targets of a pod, with the labels before relabelling."""
     common = _pod_labels(pod)
     ip = common[f"{META}pod_ip"]
     for place, init in (("containers", "false"), ("initContainers", "true")):

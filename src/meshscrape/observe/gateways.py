@@ -1,7 +1,7 @@
-"""Gateways that a controller renders: the Gateway API's, and ASM's IstioGateway.
+"""Read gateways that a controller renders: the Gateway API's, and ASM's IstioGateway.
 
-What istiod renders into the Deployment comes from the mesh's defaults, ProxyConfig objects and the overlays
-of `infrastructure.parametersRef` and of the class's defaults (`deploymentcontroller.go`).
+istiod renders a Deployment from the mesh's defaults, ProxyConfig objects, and the overlays of
+`infrastructure.parametersRef` and of the class's defaults (`deploymentcontroller.go`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ AGENTGATEWAY = "agentgateway"
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """What overlays add to a managed gateway's pods: environment and annotations of the proxy."""
+    """The environment and annotations that overlays add to the proxy of a managed gateway."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
@@ -41,8 +41,7 @@ class Overlay:
 
 
 def class_kind(name: str, inventory: Inventory) -> str:
-    """Return `gateway-api` or `waypoint` for Istio's managed classes, `agentgateway`, else an empty "
-    "string."""
+    """Return `gateway-api` or `waypoint` for Istio's managed classes, `agentgateway`, or empty text."""
     if AGENTGATEWAY in name:
         return AGENTGATEWAY
     if name in _CLASSES:
@@ -56,7 +55,7 @@ def class_kind(name: str, inventory: Inventory) -> str:
 
 
 def is_managed(gateway: Manifest) -> bool:
-    """Return whether istiod makes a Deployment for a Gateway: not when it points at an existing Service."""
+    """Return whether istiod makes a Deployment for a Gateway; it does not if the Gateway names a Service."""
     addresses = objects.as_list(objects.dig(gateway.data, "spec", "addresses"))
     hostname = any(objects.dig(each, "type") == "Hostname" for each in addresses)
     return not hostname and len(addresses) <= 1
@@ -85,7 +84,7 @@ def managed_deployment(gateway: Manifest) -> Ref:
 
 
 def parameters_of(gateway: Manifest) -> Ref | None:
-    """Return the ConfigMap of `infrastructure.parametersRef`; None without one, or for another kind."""
+    """Return the ConfigMap of `infrastructure.parametersRef`, or None if there is none or another kind."""
     reference = objects.dig(gateway.data, "spec", "infrastructure", "parametersRef")
     if objects.dig(reference, "kind") != "ConfigMap" or objects.dig(reference, "group", default="") != "":
         return None

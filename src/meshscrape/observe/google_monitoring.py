@@ -1,6 +1,7 @@
-"""Scrape jobs of Google's Managed Service for Prometheus: PodMonitoring and ClusterPodMonitoring.
+"""Read the scrape jobs of Google's Managed Service for Prometheus: PodMonitoring and ClusterPodMonitoring.
 
-As `pkg/operator/apis/monitoring/v1/pod_config.go` of GoogleCloudPlatform/prometheus-engine makes them.
+The rules are those of `pkg/operator/apis/monitoring/v1/pod_config.go` in
+GoogleCloudPlatform/prometheus-engine.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def _job(monitoring: Manifest, endpoint: Any, collector: Scraper | None) -> Decl
         {"target_label": "job", "replacement": monitoring.ref.name},
     ]
     if isinstance(port, int):
-        # A port needs not be declared: every target of the pod becomes the same one.
+        # The port need not be declared: the rules give every target of the pod the same address.
         rules += [
             {
                 "source_labels": [f"{META}pod_name"],

@@ -1,7 +1,7 @@
-"""Will a pod be injected, and by which revision: the rules of Istio's webhooks and of its injector.
+"""Decide whether a pod will be injected, and by which revision.
 
-Selection as in Istio's `mutatingwebhook.yaml` (labels of namespace and pod), then what the injector itself
-refuses (`injectRequired`). An annotation alone never reaches a webhook.
+The webhooks select by labels of namespace and pod (`mutatingwebhook.yaml`). Then the injector itself may
+refuse (`injectRequired`). An annotation alone never reaches a webhook.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from meshscrape.observe.model import Injection
 def injection_of(
     namespace: str, namespace_labels: Mapping[str, str], template: Any, proxy: Proxy | None
 ) -> Injection:
-    """Return how a pod of this template in this namespace gets its proxy; the reason is for people."""
+    """Return how a pod of this template in this namespace gets its proxy, with a reason to show to users."""
     labels, annotations = objects.labels(template), objects.annotations(template)
     if proxy is not None and proxy.complete:
-        return Injection("manual", True, reason="the pod template holds the proxy itself")
+        return Injection("manual", True, reason="the pod template contains the proxy")
     chosen = _webhook(namespace_labels, labels)
     if not chosen.injected:
         return chosen
@@ -32,7 +32,7 @@ def injection_of(
     elif namespace in NEVER_INJECTED:
         refused = f"pods of {namespace} are never injected"
     elif INJECT not in labels and annotations.get(INJECT, "").lower() in ("false", "no", "off", "n"):
-        refused = f"annotation {INJECT} says no"
+        refused = f"annotation {INJECT} is false"
     return Injection("none", False, reason=refused) if refused else chosen
 
 
@@ -53,4 +53,4 @@ def _webhook(namespace_labels: Mapping[str, str], labels: Mapping[str, str]) -> 
         return Injection("pod-revision", True, revision, f"pod label {REVISION}={revision}")
     if wish == "true":
         return Injection("pod-label", True, DEFAULT, f"pod label {INJECT}=true")
-    return Injection("none", False, reason="neither the namespace nor the pod asks for it")
+    return Injection("none", False, reason="neither the namespace nor the pod requests it")

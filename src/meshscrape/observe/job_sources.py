@@ -1,4 +1,4 @@
-"""Every place where a cluster's objects declare scrape jobs."""
+"""Read scrape jobs from every kind of object that declares them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _add(
 def _additional(
     cluster: Cluster, scrapers: tuple[Scraper, ...], jobs: list[DeclaredJob], problems: list[Unreadable]
 ) -> None:
-    """Read the jobs that a Prometheus object or a VMAgent has inline, or takes from a Secret."""
+    """Read the jobs that a Prometheus object or a VMAgent has inline or in a Secret."""
     by_ref = {scraper.ref: scraper for scraper in scrapers}
     for manifest in (
         *(server for kind in SERVERS for server in cluster.inventory.of_kind(kind)),
@@ -78,9 +78,7 @@ def _additional(
             continue
         if secret is None:
             problems.append(
-                Unreadable(
-                    manifest.ref, f"additionalScrapeConfigs: Secret {selected.get('name')} is not there"
-                )
+                Unreadable(manifest.ref, f"additionalScrapeConfigs: Secret {selected.get('name')} is missing")
             )
             continue
         text = objects.dig(secret.data, "stringData", key)

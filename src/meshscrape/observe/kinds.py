@@ -1,4 +1,4 @@
-"""What kind of workload a pod template makes, and what is no workload of the mesh."""
+"""Tell the kinds of workloads apart, and workloads from parts of Istio."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATAPLANE_MODE = "istio.io/dataplane-mode"
 
 
 def owned_by_controller(manifest: Manifest) -> bool:
-    """Return whether an operator or istiod made it, and not Kubernetes' own controllers."""
+    """Return whether an operator or istiod made the object, not a controller of Kubernetes itself."""
     owner = next(
         (
             reference
@@ -28,7 +28,7 @@ def owned_by_controller(manifest: Manifest) -> bool:
 
 
 def is_infrastructure(manifest: Manifest | None, template: Mapping[str, Any]) -> bool:
-    """Return whether it is a part of Istio and no workload: istiod, ztunnel, the CNI agent, agentgateway."""
+    """Return whether it is a part of Istio, not a workload: istiod, ztunnel, the CNI agent, agentgateway."""
     if manifest is not None and is_istiod(manifest):
         return True
     if objects.labels(template).get("app") in ("ztunnel", "istiod") or is_agentgateway(template):
@@ -50,7 +50,7 @@ def kind_of(
     gateway_ref: Ref | None,
     space: Mapping[str, str],
 ) -> Kind:
-    """Return the kind of workload, from its labels, its proxy's role and who owns it."""
+    """Return the kind of workload, from its labels, its proxy's role and its owner."""
     labels, annotations = objects.labels(template), objects.annotations(template)
     role = proxy.role if proxy else ""
     if gateway_ref is not None and gateway_ref.kind == "IstioGateway":
@@ -70,7 +70,7 @@ def kind_of(
 
 
 def is_ambient(namespace_labels: Mapping[str, str], pod_labels: Mapping[str, str]) -> bool:
-    """Return whether ztunnel takes the traffic of a pod without a sidecar; the pod's label wins."""
+    """Return whether ztunnel carries the traffic of a pod without a sidecar; the pod's label wins."""
     return pod_labels.get(DATAPLANE_MODE, namespace_labels.get(DATAPLANE_MODE)) == "ambient"
 
 

@@ -1,4 +1,4 @@
-"""The older way: a Sidecar's ingress or a Gateway with ISTIO_MUTUAL in front of a plaintext metrics port."""
+"""Find legacy ports: a Sidecar's ingress or a Gateway with ISTIO_MUTUAL in front of a metrics port."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from meshscrape.kube.views.sidecar import Sidecar, Sidecars, sidecar
 from meshscrape.observe.cluster import Cluster
 
 _METRICS = (ports.MERGED, ports.STATS)
-# A path of the agent that is not about metrics.
+# A path of the agent that does not serve metrics.
 _OTHER_PATH = "/quitquitquit"
 
 
 @dataclass(frozen=True, slots=True)
 class LegacyPort:
-    """A port that serves metrics through Envoy's ordinary listeners, and the object that makes it so.
+    """A port that serves metrics through Envoy's ordinary listeners, and the object that configures it.
 
     `every_path`: requests for any path get to the target, and not only those for the metrics.
     """
@@ -33,7 +33,7 @@ class LegacyPort:
 
 
 class Legacy:
-    """Finds the legacy ports of sidecars and gateways."""
+    """Find the legacy ports of sidecars and gateways."""
 
     def __init__(self, cluster: Cluster, root_namespace: str) -> None:
         manifests = cluster.inventory.of_kind("Sidecar", ISTIO_NETWORKING)
@@ -41,12 +41,12 @@ class Legacy:
         self._gateways = _metrics_gateways(cluster)
 
     def of_sidecar(self, namespace: str, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
-        """Return what the Sidecar in force leads to the proxy's own metrics ports."""
+        """Return the ports that the Sidecar in force routes to the proxy's own metrics ports."""
         in_force = self.sidecars.of(namespace, labels)[:1]
         return tuple(port for effective in in_force for port in ingress_ports(effective))
 
     def of_gateway(self, labels: Mapping[str, str]) -> tuple[LegacyPort, ...]:
-        """Return what Gateways for this gateway's pods lead to its own metrics ports."""
+        """Return the ports that Gateways route to the own metrics ports of this gateway's pods."""
         return tuple(
             port
             for selector, metrics_ports in self._gateways
@@ -94,7 +94,7 @@ def _metrics_gateways(cluster: Cluster) -> list[tuple[Mapping[str, Any], list[Le
 
 
 def _metrics_route(service: Manifest) -> tuple[int, bool] | None:
-    """Return the metrics port that a VirtualService leads to, and whether it does so for every path."""
+    """Return the metrics port that a VirtualService routes to, and whether it does so for every path."""
     targets: dict[int, bool] = {}
     for route in objects.as_list(objects.dig(service.data, "spec", "http")):
         for destination in objects.as_list(objects.dig(route, "route")):
@@ -105,7 +105,7 @@ def _metrics_route(service: Manifest) -> tuple[int, bool] | None:
 
 
 def _takes_every_path(route: Any) -> bool:
-    """Return whether a route takes a path that has nothing to do with metrics."""
+    """Return whether a route also matches a path that does not serve metrics."""
     conditions = objects.as_list(objects.dig(route, "match"))
     return not conditions or any(_takes(objects.dig(condition, "uri")) for condition in conditions)
 
@@ -116,5 +116,5 @@ def _takes(uri: Any) -> bool:
         return bool(exact == _OTHER_PATH)
     if prefix is not None:
         return _OTHER_PATH.startswith(str(prefix))
-    # Without a condition on the path every path is taken; a regular expression is not judged.
+    # A route without a condition on the path matches every path. A regular expression is not judged.
     return objects.dig(uri, "regex") is None

@@ -50,9 +50,9 @@ class MeshSettings:
 
 @dataclass(frozen=True, slots=True)
 class ControlPlane:
-    """A revision of a control plane. `version` is what its injector gives to new proxies, where told.
+    """A revision of a control plane. `version` is the version that its injector gives to new proxies.
 
-    `external`: no istiod Deployment was found behind it. `version_source` says what told the version.
+    `external`: no istiod Deployment was found behind it. `version_source` names the source of the version.
     """
 
     revision: str
@@ -70,7 +70,7 @@ class ControlPlane:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """How a workload gets its proxy: `by` what, in plain words, and which revision or tag injects.
+    """How a workload gets its proxy: `by` what, the reason in words, and which revision or tag injects.
 
     `by`: `namespace-label`, `namespace-revision`, `pod-label`, `pod-revision`, `manual` (the template holds
     the proxy already), `controller` (a gateway that nothing injects), `none`.
@@ -96,7 +96,7 @@ class WorkloadPort:
 
 @dataclass(frozen=True, slots=True)
 class RunningPod:
-    """A pod and what it runs with now; `current` is False when its workload's template says otherwise."""
+    """A pod and the settings that it runs with; `current` is False when its workload's template differs."""
 
     ref: Ref
     phase: str
@@ -121,8 +121,8 @@ class ObservedJob:
     without one, `ztunnel` when ztunnel carries it from one ambient pod to another. `ports_of` are the ports
     that it scrapes on the pods of each workload, and `labels_of` the label sets of those targets, one for
     each distinct target, as relabelling leaves them. `ports_after` and `labels_after` are the same once all
-    pods are as their templates say (the same where there are no pods). `certain` is False when the objects
-    do not tell what it matches; then it may match nothing here. `static`: it names targets by address.
+    pods are as their templates say (the same where there are no pods). `certain` is False when the objects do
+    not tell what it matches; then it may match no workload here. `static`: it names targets by address.
     `verified`: a scrape proxy carries it, which verifies the SPIFFE ID of every target.
     """
 
@@ -147,12 +147,12 @@ class ObservedJob:
 class Scraper:
     """Something that scrapes: a Prometheus Deployment, a Prometheus object of the Operator, an agent.
 
-    `product` is its name for people. `output_certs` is where its sidecar writes the certificate,
-    `certs_mount` where its own container sees it. `intercepts_inbound` and `intercepts_outbound` tell whether
-    its sidecar intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has
-    no sidecar, and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod
-    that knows all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator,
-    whatever they are selected by.
+    `product` is its display name. `output_certs` is where its sidecar writes the certificate, `certs_mount`
+    where its own container sees it. `intercepts_inbound` and `intercepts_outbound` tell whether its sidecar
+    intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has no sidecar,
+    and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod that knows
+    all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator, whatever they
+    are selected by.
     """
 
     ref: Ref

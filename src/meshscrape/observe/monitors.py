@@ -43,7 +43,7 @@ _PROMETHEUS_TLS = {
 def monitor_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[DeclaredJob]:
     """Return the jobs of all monitors, once for each Prometheus object that selects the monitor.
 
-    Where no Prometheus object is known, a monitor counts for a scraper that is not known.
+    When the dump has no Prometheus object, a monitor counts for an unknown scraper.
     """
     scraper_of = {scraper.ref: scraper for scraper in scrapers}
     servers = [server for kind in SERVERS for server in cluster.inventory.of_kind(kind, MONITORING_GROUP)]
@@ -63,10 +63,10 @@ def monitor_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[De
 
 
 def selected_by(prometheus: Manifest, monitor: Manifest, word: str, cluster: Cluster) -> bool:
-    """Return whether a Prometheus object takes a monitor.
+    """Return whether a Prometheus object selects a monitor.
 
-    `word` is `podMonitor`, `serviceMonitor` or `scrapeConfig`. A null selector takes nothing, an empty one
-    everything. A null namespace selector means the namespace of the Prometheus object.
+    `word` is `podMonitor`, `serviceMonitor` or `scrapeConfig`. A null selector selects nothing, and an empty
+    one everything. A null namespace selector means the namespace of the Prometheus object.
     """
     spec = objects.as_mapping(prometheus.data.get("spec"))
     if not objects.selects(spec.get(f"{word}Selector"), objects.labels(monitor.data)):
@@ -188,8 +188,8 @@ def effective_tls(
 ) -> dict[str, Any]:
     """Return the TLS settings of an endpoint with those of its scrape class, in Prometheus's spelling.
 
-    As `mergeTLSConfigWithScrapeClass` does: without a tlsConfig of its own, or with an empty one, an endpoint
-    takes the whole of its class. Otherwise the class only adds missing files. PodMonitor and ScrapeConfig
+    As in `mergeTLSConfigWithScrapeClass`, an endpoint without a tlsConfig, or with an empty one, gets the
+    whole tlsConfig of its class. Otherwise the class only adds missing files. PodMonitor and ScrapeConfig
     have no file fields: the API server removes them, so they do not count, unless `files` says otherwise.
     """
     own = dict(objects.as_mapping(objects.dig(endpoint, "tlsConfig")))

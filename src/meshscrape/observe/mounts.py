@@ -1,4 +1,4 @@
-"""Volume mounts of proxies and scrapers, and paths that are mounted twice."""
+"""Read the volume mounts of proxies and scrapers, and find paths that are mounted twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def certs_volume(template: Any, annotations: Mapping[str, str], directory: str) 
 
 
 def doubled_mounts(template: Any, annotations: Mapping[str, str]) -> list[str]:
-    """Return the paths at which a container of the pod would have two mounts: the API server refuses it."""
+    """Return paths at which a container of the pod would have two mounts; the API server refuses that."""
     doubled = []
     for container in objects.containers(template):
         if container.get("name") != names.PROXY_CONTAINER:

@@ -1,4 +1,4 @@
-"""What to do next about each workload, in one short sentence: the first thing that is not done yet."""
+"""Tell in a few words what to do next about each workload: the first step that is not done yet."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _next_step(
     if severe:
         return f"correct: {', '.join(severe)}"
     if scraper is not None:
-        return "read about: scraper-ambient" if scraper.ambient else _scraper_step(scraper)
+        return "read: explain --code scraper-ambient" if scraper.ambient else _scraper_step(scraper)
     if workload.kind == "ambient":
         return "nothing: ztunnel encrypts"
     if not workload.in_mesh:
@@ -64,7 +64,7 @@ def _next_step(
 
 def _scraper_step(scraper: Scraper) -> str:
     if scraper.kind not in ("prometheus", "vmagent"):
-        return "see its own configuration"
+        return "check its own configuration"
     if not scraper.output_certs:
         return "give it a certificate: plan"
     return "done: it has a certificate" if scraper.injected else "inject it"

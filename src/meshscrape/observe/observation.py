@@ -22,9 +22,9 @@ from meshscrape.observe.workload import ObservedWorkload
 class Observation:
     """What a cluster contains, and the pitfalls that apply.
 
-    `unread_scrapers` are those of which the objects do not tell all jobs: they may read any plaintext port.
-    `unknown_listers` are workloads that may list pods, for a purpose that is not known: a hint, no more.
-    `operator_version` is that of the Prometheus Operator, by its image.
+    `unread_scrapers` are scrapers whose jobs are not all among the objects, so that they may read any
+    plaintext port. `unknown_listers` are workloads that may list pods for an unknown purpose; this is only a
+    hint. `operator_version` is the version of the Prometheus Operator, from its image.
     """
 
     control_planes: tuple[ControlPlane, ...] = ()

@@ -1,4 +1,4 @@
-"""The observation as a document, `meshscrape.io/v1 Observation`: see docs/observe.md."""
+"""Write the observation as a document, `meshscrape.io/v1 Observation` (docs/observe.md)."""
 
 from __future__ import annotations
 

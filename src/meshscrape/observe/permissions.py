@@ -17,14 +17,14 @@ EVERYWHERE = ""
 
 @dataclass(frozen=True, slots=True, order=True)
 class Right:
-    """To list and watch a resource in a namespace; `EVERYWHERE` is the whole cluster."""
+    """The right to list and watch a resource in a namespace; `EVERYWHERE` is the whole cluster."""
 
     resource: str
     namespace: str = EVERYWHERE
 
 
 def wanted_rights(scraper: Scraper, jobs: Iterable[DeclaredJob], inventory: Inventory) -> tuple[Right, ...]:
-    """Return the rights that a scraper's jobs need."""
+    """Return the rights that the jobs of a scraper need."""
     rights = set()
     server = inventory.get(scraper.ref)
     spec = objects.as_mapping(server.data.get("spec")) if server else {}

@@ -1,7 +1,7 @@
 """Find workloads that may list pods and are not known scrapers: a hint that they could read metrics.
 
-A hint is not knowledge: most components list pods for another purpose. `KNOWN` names well-known ones that
-read no metrics of pods, each with the public manifest that gives it the right.
+This is only a hint, because most components list pods for another purpose. `KNOWN` names well-known
+components that read no metrics of pods, each with the public manifest that gives it the right.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from meshscrape.observe.workload import DeclaredWorkload
 
 @dataclass(frozen=True, slots=True)
 class Lister:
-    """A component that lists pods and reads no metrics of them; `source` is a public manifest with the "
-    "right."""
+    """A component that lists pods but reads no metrics; `source` is a public manifest with the right."""
 
     component: str
     image: str

@@ -1,4 +1,4 @@
-"""A pod as it runs: what its proxy's environment, annotations and images say."""
+"""Read a pod as it runs, from its proxy's environment, annotations and images."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def _stats_closed(env: Mapping[str, str], annotations: Mapping[str, str]) -> boo
     written = annotation_metadata(annotations).get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     if written is None:
         written = written_metadata(env).get(names.METRICS_LOCALHOST_ACCESS_ONLY)
-    # Istio's bootstrap compares with this one spelling.
+    # Istio's bootstrap accepts only this spelling.
     return written == "true"

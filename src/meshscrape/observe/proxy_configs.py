@@ -1,4 +1,4 @@
-"""ProxyConfig objects by the workloads that they configure; precedence is Istio's (`GetProxyConfig`)."""
+"""Index ProxyConfig objects by the workloads that they configure, with the precedence of `GetProxyConfig`."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ProxyConfigs:
         self._wide = {namespace: oldest(configs) for namespace, configs in wide.items()}
 
     def selecting(self, namespace: str, labels: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the variables for exactly this workload: they beat the annotation."""
+        """Return the variables for exactly this workload; they win over the annotation."""
         return _environment(oldest(self._selecting.matching(namespace, labels)))
 
     def wide(self, namespace: str) -> dict[str, str]:
-        """Return the variables for the namespace, over those for the mesh: the annotation beats them."""
+        """Return the variables for the namespace, over those for the mesh; the annotation wins over them."""
         return _environment(self._wide.get(self._root)) | _environment(self._wide.get(namespace))
 
 

@@ -1,4 +1,4 @@
-"""Why Istio's injector refuses new pods of a template."""
+"""Find out why Istio's injector refuses new pods of a template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshscrape.istio.proxy_config import parse_proxy_config
 from meshscrape.istio.scrape_targets import parse_scrape_targets
 from meshscrape.kube.views.proxy import config_annotation
 
-# Lists of ports; only the first of them takes `*`.
+# Lists of ports; only the first accepts `*`.
 _PORT_LISTS = (names.INCLUDE_INBOUND, names.EXCLUDE_INBOUND)
 
 
@@ -33,7 +33,7 @@ def refusals_of(annotations: Mapping[str, str]) -> tuple[PodRefusal, ...]:
 def _config(annotations: Mapping[str, str]) -> Iterator[PodRefusal]:
     text = str(annotations.get(names.PROXY_CONFIG_ANNOTATION, ""))
     config, problem = config_annotation(annotations)
-    # Istio also takes the names of the fields with underscores.
+    # Istio also accepts field names with underscores.
     if not problem and not any("_" in str(key) for key in config):
         try:
             parse_proxy_config(text, names.PROXY_CONFIG_ANNOTATION)

@@ -1,4 +1,4 @@
-"""Prometheus's relabeling, so that what a job scrapes is found by trying, not by its name.
+"""Apply Prometheus's relabelling, to find what a job scrapes by trying it, not by its name.
 
 Semantics of `model/relabel` in Prometheus: anchored RE2, `;` between source labels, first match decides.
 """

@@ -1,4 +1,4 @@
-"""The second stage of a workload: its effective versions, metrics ports and policies, and its pods."""
+"""Compute the second stage of a workload: effective versions, metrics ports, policies and running pods."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from meshscrape.observe.workload import (
 
 
 class Resolver:
-    """Resolves declared workloads against the policies and control planes of their cluster."""
+    """Resolve declared workloads against the policies and control planes of their cluster."""
 
     def __init__(self, cluster: Cluster, control: Control) -> None:
         self.cluster = cluster
@@ -45,7 +45,7 @@ class Resolver:
         self.legacy = Legacy(cluster, root)
 
     def resolve(self, workload: DeclaredWorkload) -> ResolvedWorkload:
-        """Return the workload with what follows from versions, policies and running pods."""
+        """Return the workload with its versions, metrics ports, policies and running pods."""
         running = tuple(running_pod(pod) for pod in workload.pods)
         versions = self._versions(workload, running)
         override = self._override(workload, versions.after)
@@ -112,7 +112,7 @@ class Resolver:
         return next((override for override in overrides if override), None)
 
     def _volumes_of_gateway(self, workload: DeclaredWorkload) -> Mapping[str, Any]:
-        """Return the pod template that a Gateway adds to its Deployment, which may lag behind."""
+        """Return the pod template that a Gateway gives to its Deployment, which may not have it yet."""
         gateway = self.cluster.inventory.get(workload.gateway_ref) if workload.gateway_ref else None
         if gateway is None:
             return {}
@@ -195,7 +195,7 @@ def _hardened(workload: DeclaredWorkload, after: IstioVersion) -> tuple[bool, st
     if after.at_least("1.22") is False:
         return False, ""
     merged = is_true(workload.env.get(names.METRICS_LOCALHOST_ACCESS_ONLY))
-    # Istio's bootstrap template compares with this one spelling.
+    # Istio's bootstrap template accepts only this spelling.
     stats = workload.proxy_metadata.get(names.METRICS_LOCALHOST_ACCESS_ONLY) == "true"
     if merged and stats:
         return True, ""

@@ -1,4 +1,4 @@
-"""Which job scrapes which workload, over what, and with which labels: each job is tried on each target."""
+"""Find out which job scrapes which workload, how, and with which labels: try each job on each target."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from meshscrape.observe.relabel import relabel
 from meshscrape.observe.scrape_proxies import is_proxied
 from meshscrape.observe.workload import ResolvedWorkload
 
-# Scrapers whose jobs are (also) in formats or places that are not read here.
+# Scrapers with jobs in formats or places that are not read here.
 _CONFIGURED_ELSEWHERE = ("other", "azure", "arms")
-# Scrapers that take their jobs from a Prometheus configuration: without it in the dump nothing is known.
+# Scrapers with a Prometheus configuration. When the dump does not have it, their jobs are unknown.
 _CONFIGURED_HERE = ("prometheus", "vmagent", "otel")
 _OTHER_ROLES = ("service", "node", "ingress")
 
@@ -40,7 +40,7 @@ class _Scrape:
 
 @dataclass(slots=True)
 class _Matched:
-    """A job and what it scrapes over one kind of connection: now, and once all pods are as declared."""
+    """A job and its targets over one kind of connection: now, and once all pods are as declared."""
 
     job: DeclaredJob
     over: Over
@@ -50,14 +50,14 @@ class _Matched:
 
 @dataclass(frozen=True, slots=True)
 class _Targets:
-    """What discovery makes of a workload's pods: by role pod, and behind its Services."""
+    """The targets that discovery makes of a workload's pods: by role pod, and behind its Services."""
 
     pods: list[tuple[Manifest, list[Labels]]]
     behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
 
     @classmethod
     def of(cls, workload: ResolvedWorkload, pods: list[Manifest], services: bool) -> _Targets:
-        """With `services`, also find the pods behind Services, which costs as much again."""
+        """Return the targets of `pods`; with `services`, also those behind Services, at twice the cost."""
         return cls(
             [(pod, list(pod_targets(pod))) for pod in pods],
             [
@@ -71,7 +71,7 @@ class _Targets:
 def observed_jobs(
     jobs: list[DeclaredJob], workloads: Iterable[ResolvedWorkload], prometheus_merge: bool
 ) -> tuple[ObservedJob, ...]:
-    """Return all jobs that look for pods, with what they scrape; uncertain where the objects do not tell."""
+    """Return all jobs that discover pods, with their targets; `certain` is False when objects do not tell."""
     matched: dict[tuple[int, Over], _Matched] = {}
     relevant = [(index, job) for index, job in enumerate(jobs) if _finds_pods(job)]
     services = any(
@@ -102,7 +102,7 @@ def observed_jobs(
 def unread_scrapers(scrapers: Iterable[Scraper], jobs: Iterable[DeclaredJob]) -> tuple[Scraper, ...]:
     """Return the scrapers whose jobs are not all among the objects.
 
-    A job with static targets counts as told, even when none of them is a workload here.
+    A job with static targets counts as known, even when no workload here is a target of it.
     """
     certain = {job.scraper.ref for job in jobs if job.scraper and not job.elsewhere}
     return tuple(
@@ -137,8 +137,7 @@ def _distinct(scrapes: Iterable[_Scrape]) -> list[_Scrape]:
 
 
 def _counts(job: DeclaredJob) -> bool:
-    """Return whether to report a job that matches nothing: it looks for pods, names targets, or looks "
-    "elsewhere."""
+    """Return whether to report a job without matches: it discovers pods, names targets or looks elsewhere."""
     return (
         bool(job.static)
         or job.elsewhere
@@ -184,7 +183,7 @@ def _scraped(job: DeclaredJob, targets: _Targets) -> Iterator[_Scrape]:
 def _static(
     job: DeclaredJob, behind: list[tuple[Manifest, Manifest, list[tuple[Labels, str]]]]
 ) -> Iterator[_Scrape]:
-    """Try static targets that are Services: `NAME.NAMESPACE.svc:PORT`."""
+    """Yield the scrapes of static targets that are Services: `NAME.NAMESPACE.svc:PORT`."""
     for target in job.static:
         host, _, port = target.rpartition(":")
         name, _, rest = host.partition(".")
@@ -248,7 +247,7 @@ def _has_explicit_port(address: str) -> bool:
 
 
 def over_of(job: DeclaredJob, scheme: str) -> Over:
-    """Return what a job's connection is: plaintext, TLS without a client certificate, or mutual TLS.
+    """Return the kind of a job's connection: plaintext, TLS without a client certificate, or mutual TLS.
 
     A scrape proxy in the scraper's pod speaks mutual TLS for the jobs that go through it.
     """

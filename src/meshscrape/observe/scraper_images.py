@@ -1,4 +1,4 @@
-"""Programs that scrape, recognised by the whole path of their image, their arguments or their labels."""
+"""Recognise programs that scrape by the whole path of their image, their arguments or their labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshscrape.observe.model import ScraperKind
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program that scrapes: its kind, its name for people, and where its images are."""
+    """A program that scrapes: its kind, its display name, and the paths of its images."""
 
     kind: ScraperKind
     product: str
@@ -23,11 +23,11 @@ class Program:
 
 
 def _program(kind: ScraperKind, product: str, *images: str) -> Program:
-    """Return each image is an expression for the end of the path, from a slash on."""
+    """Return a program; each of `images` is a regular expression for the end of the path, after a slash."""
     return Program(kind, product, re.compile(rf"(?:^|/)(?:{'|'.join(images)})$"))
 
 
-# The first one that matches counts, so managed collectors come before the programs that they are built of.
+# The first match counts, so managed collectors come before the programs that they are built from.
 PROGRAMS: tuple[Program, ...] = (
     _program("gmp", "Google Managed Service for Prometheus", r"prometheus-engine/prometheus"),
     _program(
@@ -91,7 +91,7 @@ _BY_NAME: Mapping[str, tuple[ScraperKind, str]] = {
     "metricbeat": ("other", "Elastic Metricbeat"),
     "telegraf": ("other", "Telegraf"),
 }
-# An argument that only this program takes.
+# Arguments that only one program accepts.
 _BY_ARGUMENT: tuple[tuple[re.Pattern[str], ScraperKind, str], ...] = (
     (re.compile(r"--?storage\.(tsdb|agent)\.path\b"), "prometheus", "Prometheus"),
     (re.compile(r"--?promscrape\.config\b"), "vmagent", "vmagent"),

@@ -1,4 +1,4 @@
-"""Scrapers: programs found by their pod templates, and the objects from which operators make them."""
+"""Find scrapers: programs in pod templates, and the objects from which operators make scrapers."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from meshscrape.observe.workload import ResolvedWorkload
 
 _RELEASE = re.compile(r"v?(\d+)\.(\d+)\.(\d+)")
 _OPERATOR_IMAGES = ("prometheus-operator", "mirrored-prometheus-operator-prometheus-operator")
-# Objects from which an operator makes a scraper: API group, the scraper's kind, its name for people, and the
-# names of what the operator makes.
+# Objects from which an operator makes a scraper: API group, the scraper's kind, its display name, and the
+# names of the objects that the operator makes.
 OPERATED: Mapping[str, tuple[str, ScraperKind, str, str]] = {
     "Prometheus": (MONITORING_GROUP, "operator", "Prometheus", "prometheus-{}"),
     "PrometheusAgent": (MONITORING_GROUP, "operator", "Prometheus agent", "prom-agent-{}"),
@@ -67,14 +67,14 @@ def operator_version(cluster: Cluster) -> OperatorVersion | None:
 
 
 def _is_operated(manifest: Manifest | None, cluster: Cluster) -> bool:
-    """Return whether an operator made it from an object in the dump, which then stands for it."""
+    """Return whether an operator made it from an object in the dump; then that object stands for it."""
     return manifest is not None and any(
         owner.kind in OPERATED and owner in cluster.inventory for owner in owners(manifest)
     )
 
 
 def _scrapes(single: Manifest) -> bool:
-    """Return whether a VMSingle selects anything to scrape; older operators let it store only."""
+    """Return whether a VMSingle selects anything to scrape; with older operators it only stores."""
     spec = objects.as_mapping(single.data.get("spec"))
     return spec.get("selectAllByDefault") is True or any(
         key.endswith("Selector") and "Scrape" in key for key in spec
@@ -118,7 +118,7 @@ def _interception(annotations: Mapping[str, str]) -> tuple[bool, bool]:
 
 
 def _config_of(workload: ResolvedWorkload, kind: ScraperKind, cluster: Cluster) -> Ref | None:
-    """Return the ConfigMap with the scrape jobs; one that is not in the dump counts for Prometheus's own."""
+    """Return the ConfigMap with the scrape jobs; for Prometheus also one that is not in the dump."""
     mounted = [
         Ref("", "ConfigMap", workload.namespace, str(name))
         for volume in objects.as_list(objects.dig(workload.template, "spec", "volumes"))

@@ -1,7 +1,7 @@
-"""What a proxy is configured with after a restart: its process environment and its ProxyConfig.
+"""Compute a proxy's settings after a restart: its process environment and its ProxyConfig.
 
-Precedence as in `pilot/pkg/model/proxy_config.go` and the agent's own: for the environment a ProxyConfig
-object that selects the pod wins over the annotation, for the bootstrap the annotation wins.
+Precedence as in `pilot/pkg/model/proxy_config.go` and in the agent: for the environment, a ProxyConfig object
+that selects the pod wins over the annotation; for the bootstrap, the annotation wins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from meshscrape.observe.proxy_configs import ProxyConfigs
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the agent's process environment and its ProxyConfig say, and the pod's annotations."""
+    """The agent's process environment, its ProxyConfig, and the pod's annotations."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Settings:
 
 
 class ProxySettings:
-    """Answers the settings of a workload's proxy."""
+    """Compute the settings of workloads' proxies."""
 
     def __init__(self, cluster: Cluster, control: Control) -> None:
         self.cluster = cluster
@@ -65,7 +65,8 @@ class ProxySettings:
         base = {**mesh.default_metadata, **self.configs.wide(ref.namespace)}
         selected = self.configs.selecting(ref.namespace, objects.labels(template))
         written = annotation_metadata(annotations)
-        # For the process environment an object that selects the pod wins; for the bootstrap the annotation.
+        # For the process environment, an object that selects the pod wins; for the bootstrap, the annotation
+        # wins.
         return Settings(
             {**base, **written, **selected, **own_env}, {**base, **selected, **written}, annotations
         )

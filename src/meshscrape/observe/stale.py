@@ -1,4 +1,4 @@
-"""Pods that run with an older configuration: a changed template does not change existing pods."""
+"""Find pods that run with an older configuration, because a changed template does not change them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def compared_pods(
     running: tuple[RunningPod, ...],
     inventory: Inventory,
 ) -> tuple[RunningPod, ...]:
-    """Return the pods, each compared with what it would be if it were created now."""
+    """Return the pods, each compared with a pod that would be created now."""
     newest = _newest_replica_set(workload.ref, workload.pods, inventory)
     return tuple(
         _compared(pod, runs, workload, versions, metrics, newest)

@@ -1,4 +1,4 @@
-"""Scrape jobs of the VictoriaMetrics operator's objects, and which VMAgent takes them."""
+"""Read scrape jobs from the VictoriaMetrics operator's objects, and tell which VMAgent selects them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from meshscrape.observe.model import Scraper
 from meshscrape.observe.monitors import jobs_of_monitor
 
 AGENTS = ("VMAgent", "VMSingle")
-# The kinds of scrape objects: the word in selectors and job names, and the Prometheus Operator's like kind.
+# Kinds of scrape objects: the word in selectors and job names, and the Prometheus Operator's similar kind.
 SCRAPES = {
     "VMPodScrape": ("podScrape", "PodMonitor"),
     "VMServiceScrape": ("serviceScrape", "ServiceMonitor"),
@@ -42,10 +42,10 @@ def victoria_jobs(cluster: Cluster, scrapers: tuple[Scraper, ...]) -> Iterator[D
 
 
 def selected_by_agent(agent: Manifest, scrape: Manifest, word: str, cluster: Cluster) -> bool:
-    """Return whether a VMAgent takes a scrape object.
+    """Return whether a VMAgent selects a scrape object.
 
-    Without both selectors it takes nothing, unless `selectAllByDefault` is set: then everything. With a
-    selector alone it looks in its own namespace; with a namespace selector alone it takes all objects there.
+    Without both selectors it selects nothing, or everything if `selectAllByDefault` is set. With a selector
+    alone it looks in its own namespace. With a namespace selector alone it selects all objects there.
     """
     spec = objects.as_mapping(agent.data.get("spec"))
     selector, namespaces = spec.get(f"{word}Selector"), spec.get(f"{word}NamespaceSelector")

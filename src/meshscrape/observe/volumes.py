@@ -1,4 +1,4 @@
-"""The annotations userVolume and userVolumeMount: maps by name for Istio, often written as lists."""
+"""Read the annotations userVolume and userVolumeMount: maps by name for Istio, often written as lists."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from meshscrape.kube import objects
 
 @dataclass(frozen=True, slots=True)
 class NamedItems:
-    """What the annotation names, and how it is written: `map`, `list`, `unreadable`, or empty."""
+    """The items of the annotation, and how it is written: `map`, `list`, `unreadable`, or empty."""
 
     items: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     form: str = ""

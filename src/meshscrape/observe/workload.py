@@ -1,8 +1,8 @@
-"""What one workload is, in three stages. Each stage has every field that it promises.
+"""One workload, in three stages. Each stage has every field that it promises.
 
-declared   what its objects say: template, injection, settings (declared.py)
-resolved   what follows with versions, policies and the running pods (resolved.py)
-observed   with the scrape jobs that read it (the result of `observe`)
+declared the facts in its objects: template, injection, settings (declared.py) resolved with versions,
+policies and the running pods (resolved.py) observed with the scrape jobs that read it (the result of
+`observe`)
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class DeclaredWorkload:
     """A workload or gateway as its objects declare it, before versions and policies are known.
 
     `ref` is the object to change (Deployment, StatefulSet, DaemonSet, Job, CronJob, or a bare Pod);
-    `gateway_ref` is the Gateway or IstioGateway that owns it. `manifest` is None when only pods are there;
-    then the first pod stands for the `template`. `pods` have a status: the API server made it.
-    `annotations` are the pod's, with those that a Gateway adds. `proxy_metadata` is effective after a
-    restart: mesh default, ProxyConfig objects, annotation. `env` is what the environment of the process
-    istio-proxy will have of it, with the container's own variables. `owned_by` is the object of another
-    controller (Knative, ECK, Argo Rollouts, an operator) that writes the template and takes changes back.
-    `refusals` say why new pods are refused.
+    `gateway_ref` is the Gateway or IstioGateway that owns it. `manifest` is None when the dump has only its
+    pods; then the first pod stands for the `template`. `pods` are those with a status, which the API server
+    sets. `annotations` are the pod's, with those that a Gateway adds. `proxy_metadata` is effective after a
+    restart: mesh default, ProxyConfig objects, annotation. `env` is the part of it that is also in the
+    environment of the process istio-proxy, with the container's own variables. `owned_by` is the object of
+    another controller (Knative, ECK, Argo Rollouts, an operator) that writes the template and reverts
+    changes. `refusals` tell why new pods are refused.
     """
 
     ref: Ref
@@ -79,7 +79,7 @@ class DeclaredWorkload:
 
     @property
     def standalone(self) -> bool:
-        """Return whether nothing recreates its pods with new settings."""
+        """Return whether no controller recreates its pods with new settings."""
         return self.ref.kind in ("Pod", "Job")
 
     @property
@@ -123,8 +123,8 @@ class DeclaredWorkload:
 class ProxyVersions:
     """The versions of a workload's proxy.
 
-    `running` are those of its pods, lowest first. `after` is what a restarted pod gets; for an uninjected
-    workload, what it would get once it is injected. `native_sidecar` is None when nothing tells.
+    `running` are those of its pods, lowest first. `after` is the version of a restarted pod; for an
+    uninjected workload, its version once it is injected. `native_sidecar` is None when it is unknown.
     """
 
     running: tuple[IstioVersion, ...]
@@ -133,13 +133,13 @@ class ProxyVersions:
 
     @property
     def now(self) -> IstioVersion:
-        """Return the lowest version that runs."""
+        """Return the lowest running version."""
         return self.running[0] if self.running else UNKNOWN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsPorts:
-    """The ports on which a workload's proxy serves metrics.
+    """The ports where a workload's proxy serves metrics.
 
     `merged` and `envoy` are Istio's native listeners as configured; `listening` are all ports that serve
     metrics over mutual TLS, by whichever mode. A proxy of unknown version is assumed to support every
@@ -160,7 +160,7 @@ class MetricsPorts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interception:
-    """What the sidecar intercepts of the inbound traffic; `include` is None for all ports."""
+    """The inbound ports that the sidecar intercepts; `include` is None for all ports."""
 
     captured: bool
     include: tuple[str, ...] | None
@@ -174,7 +174,7 @@ class Interception:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedWorkload(DeclaredWorkload):
-    """A workload with its effective versions, ports and policies, and with what its pods run.
+    """A workload with its effective versions, ports, policies and running pods.
 
     `services` select its pods; `override` is the bootstrap override that its proxy starts with; `legacy` are
     the metrics ports of Sidecars and Gateways.
@@ -192,7 +192,7 @@ class ResolvedWorkload(DeclaredWorkload):
 
     @property
     def stale(self) -> tuple[str, ...]:
-        """Return the names of the pods that a new pod would differ from."""
+        """Return the names of pods that differ from a new pod."""
         return tuple(pod.ref.name for pod in self.running if not pod.current)
 
     @property

@@ -219,7 +219,7 @@ def test_ambient_and_ztunnel() -> None:
 
 def test_asm() -> None:
     """ASM is named, with two API servers, and with what could not be run."""
-    assert "could not be run here" in only(pitfalls("asm", asm())).text
+    assert "never run against ASM" in only(pitfalls("asm", asm())).text
     assert "spec.env" in only(pitfalls("asm-gateway-owned", asm())).remedy
     assert pitfalls("asm", control_plane(), INJECTED, deployment()) == []
     assert pitfalls("asm-gateway-owned", control_plane()) == []

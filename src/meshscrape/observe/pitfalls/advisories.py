@@ -1,4 +1,4 @@
-"""Proxy versions with known security advisories, where path or header rules keep strangers out.
+"""Pitfalls of proxy versions with security advisories, where path or header rules keep strangers out.
 
 Facts: Envoy's release notes of 1.36.10, 1.37.6, 1.38.4 and 1.39.1 (2026-08), the CVE records, and
 ISTIO-SECURITY-2026-006: fixed in Istio 1.29.7 and 1.30.4; older lines get no fix.
@@ -59,7 +59,7 @@ def _depends(workload: ObservedWorkload, authorization: AuthorizationPolicies) -
 
 
 def _can_be_passed(policy: Manifest) -> bool:
-    """Return whether a policy refuses by path or header pattern; an ALLOW of exact paths stays exact."""
+    """Return whether a policy refuses by path or header pattern; an ALLOW of exact paths is not affected."""
     denies = objects.dig(policy.data, "spec", "action") == "DENY"
     for rule in objects.as_list(objects.dig(policy.data, "spec", "rules")):
         operations = [

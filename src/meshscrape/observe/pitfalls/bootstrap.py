@@ -1,4 +1,4 @@
-"""Pitfalls of bootstrap overrides: the ConfigMap that every pod's start depends on, and what is in it."""
+"""Pitfalls of bootstrap overrides: the ConfigMap, on which every pod's start depends, and its contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OWN_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 
 _OWN_CLUSTERS = frozenset({"agent", "prometheus_stats", "sds-grpc", "xds-grpc", "zipkin"})
 # Linux allows 131,071 bytes in one argument, and the override is one.
 _MAX_OVERRIDE = 100_000
-# What `dns:` entries of the allow list become: matchers of a certificate's DNS name.
+# `dns:` entries of the allow list become this matcher of a certificate's DNS name.
 _DNS_MATCHER = "DnsSanInput"
 
 
@@ -33,7 +33,7 @@ def bootstrap_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def _missing(facts: Facts) -> Iterator[Pitfall]:
-    """Report a missing ConfigMap: Istio mounts it without `optional`, so every pod that names it waits."""
+    """Report a missing ConfigMap; Istio mounts it without `optional`, so every pod that names it waits."""
     inventory = facts.cluster.inventory
     # A dump without any ConfigMap does not tell which ones exist.
     severity: Severity = "critical" if inventory.of_kind("ConfigMap", "") else "warning"
@@ -89,7 +89,7 @@ def _foreign_ca(workload: ObservedWorkload, facts: Facts) -> Iterator[Pitfall]:
         workload.ref,
         "The allow list admits a certificate by DNS name, so its CA is not the mesh's. "
         + (f"Istio does not trust such a CA without {', '.join(missing)}. " if missing else "")
-        + "Whoever runs that CA can also sign the SPIFFE IDs of the allow list.",
+        + "That CA can also sign the SPIFFE IDs of the allow list.",
         "Set meshConfig.caCertificates, ISTIO_MULTIROOT_MESH=true on istiod and PROXY_CONFIG_XDS_AGENT=true "
         "on the proxy, restart the pods, and constrain the names of that CA.",
     )
@@ -143,9 +143,9 @@ def _collisions(workload: ObservedWorkload) -> Iterator[Pitfall]:
                 f"listener {listener.name} has a name of Istio's: Envoy drops one of the two silently"
             )
         if listener.port in _OWN_PORTS or listener.port in native:
-            problems.append(f"port {listener.port} is Istio's already: Envoy refuses to start")
+            problems.append(f"port {listener.port} is already Istio's: Envoy refuses to start")
     problems += [
-        f"cluster {name} is Istio's already: Envoy refuses to start"
+        f"cluster {name} is already Istio's: Envoy refuses to start"
         for name in override.clusters
         if name in _OWN_CLUSTERS
     ]

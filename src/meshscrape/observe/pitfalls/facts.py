@@ -1,4 +1,4 @@
-"""The facts about a cluster that pitfalls are looked for in."""
+"""The facts about a cluster from which pitfalls are found."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from meshscrape.observe.workload import ObservedWorkload
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything that was observed, before pitfalls."""
+    """Everything that was observed about a cluster except pitfalls."""
 
     cluster: Cluster
     control: Control

@@ -1,4 +1,4 @@
-"""Pitfalls of gateways that a controller renders, and of what gateways expose."""
+"""Pitfalls of gateways that a controller renders, and of ports that gateways expose."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.workload import ObservedWorkload
 
-# Read from the Gateway itself, whatever its infrastructure says.
+# Istio reads these from the Gateway itself, even if it has infrastructure annotations.
 _OWN = (
     "kubectl.kubernetes.io/",
     "gateway.istio.io/",
@@ -145,7 +145,7 @@ def _parameters(gateway: Manifest, facts: Facts) -> Iterator[Pitfall]:
 
 
 def _patched(workload: ObservedWorkload) -> Iterator[Pitfall]:
-    """Report settings on a rendered Deployment that its Gateway does not give it."""
+    """Report settings of a rendered Deployment that do not come from its Gateway."""
     if workload.manifest is None or workload.manifest.ref == workload.gateway_ref or workload.proxy is None:
         return
     foreign = [
@@ -160,8 +160,8 @@ def _patched(workload: ObservedWorkload) -> Iterator[Pitfall]:
         "managed-deployment-patched",
         "warning",
         workload.ref,
-        f"{', '.join(foreign)} is in the Deployment, but not in what {workload.gateway_ref} says: the "
-        "controller owns the Deployment and reconciles it away.",
+        f"{', '.join(foreign)} is in the Deployment, but {workload.gateway_ref} does not set it: the "
+        "controller owns the Deployment and removes it.",
         "Use spec.env of the IstioGateway." if asm else "Use infrastructure.parametersRef of the Gateway.",
     )
 

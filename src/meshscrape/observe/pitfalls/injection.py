@@ -1,4 +1,4 @@
-"""Pitfalls of injection: what is refused, what is not injected, and pods that run an older configuration."""
+"""Pitfalls of injection: refused pods, missing injection, and pods that run an older configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MANY = 5
 
 
 def injection_pitfalls(facts: Facts) -> Iterator[Pitfall]:
-    """Return all pitfalls of injection, and of pods that are there already."""
+    """Return all pitfalls of injection and of running pods."""
     for namespace, labels in sorted(facts.cluster.namespaces.items()):
         yield from _namespace(namespace, labels)
     for workload in facts.workloads:
@@ -77,7 +77,7 @@ def _injection(workload: ObservedWorkload, facts: Facts) -> Iterator[Pitfall]:
             "manually-injected",
             "info",
             workload.ref,
-            "The pod template holds the proxy itself (istioctl kube-inject): changed annotations do nothing, "
+            "The pod template contains the proxy (istioctl kube-inject): changed annotations do nothing, "
             "and an upgrade of the control plane neither, until it is injected again.",
             "Remove the proxy from the template and let the webhook inject it, or run kube-inject again.",
         )

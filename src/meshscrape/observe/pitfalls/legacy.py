@@ -142,7 +142,10 @@ def _collides(workload: ObservedWorkload) -> Iterator[Pitfall]:
 
 
 def _exposed_agent(workload: ObservedWorkload, policies: tuple[Manifest, ...]) -> Iterator[Pitfall]:
-    """Return the agent takes requests from its own pod for local ones, and the Sidecar's come from there."""
+    """Report ports through which clients reach the agent's other paths.
+
+    The agent treats requests from its own pod as local, and the Sidecar's requests come from there.
+    """
     for port in workload.legacy:
         encrypted = workload.kind != "sidecar" or workload.mtls.of(port.port) == "STRICT"
         quit_agent = WorkloadRequest(port.port, "/quitquitquit", "POST", _STRANGER if encrypted else "")
@@ -177,13 +180,13 @@ def _scraper_denied(
             listing = ", ".join(policy.ref.name for policy in allow_policies(policies))
             yield Pitfall(
                 "legacy-scraper-denied",
-                # Where another scraper gets in, the policy may be meant so.
+                # If the policies admit another scraper, they may refuse this one on purpose.
                 "error" if denied == readers else "warning",
                 workload.ref,
                 f"{scraper.ref} scrapes port {port.port} as {scraper.spiffe_id}, but no AuthorizationPolicy "
                 f"lets it in{f' (ALLOW: {listing})' if listing else ''}: it gets 403.",
-                f"Add an ALLOW for this identity, port {port.port} and path {MERGED_PATH}, or take the DENY "
-                "away.",
+                f"Add an ALLOW for this identity, port {port.port} and path {MERGED_PATH}, or remove the "
+                "DENY.",
             )
 
 

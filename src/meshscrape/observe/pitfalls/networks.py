@@ -17,7 +17,7 @@ from meshscrape.observe.workload import ObservedWorkload
 
 @dataclass(frozen=True, slots=True)
 class _Peer:
-    """A pod as a NetworkPolicy sees it. `labels` are None where the objects do not tell them."""
+    """A pod as a NetworkPolicy sees it. `labels` are None when the objects do not tell them."""
 
     namespace: str
     namespace_labels: Mapping[str, str]
@@ -25,7 +25,7 @@ class _Peer:
 
 
 def network_pitfalls(facts: Facts) -> Iterator[Pitfall]:
-    """Return all pitfalls of networks."""
+    """Return all pitfalls of NetworkPolicies."""
     policies = {direction: _policies(direction, facts) for direction in ("Ingress", "Egress")}
     peers = {scraper.ref: _scraper_peer(scraper, facts) for scraper in facts.scrapers}
     readers = _readers(facts)
@@ -38,7 +38,7 @@ def _policies(direction: str, facts: Facts) -> LabelIndex[Manifest]:
     index: LabelIndex[Manifest] = LabelIndex()
     for policy in facts.cluster.inventory.of_kind("NetworkPolicy"):
         types = objects.as_list(objects.dig(policy.data, "spec", "policyTypes"))
-        # Without policyTypes a policy is about ingress, and about egress when it has such rules.
+        # A policy without policyTypes applies to ingress, and also to egress when it has egress rules.
         implied = direction == "Ingress" or bool(objects.dig(policy.data, "spec", "egress"))
         if direction in types or (not types and implied):
             selector = objects.as_mapping(objects.dig(policy.data, "spec", "podSelector"))
@@ -85,7 +85,7 @@ def _blocked(
     readers: tuple[Ref, ...],
     facts: Facts,
 ) -> Iterator[Pitfall]:
-    # No policy keeps a pod from itself.
+    # No policy stops a pod from reaching itself.
     others = [ref for ref in readers or peers if ref != workload.ref]
     if peers and not others:
         return
@@ -94,7 +94,7 @@ def _blocked(
     wanted = workload.metrics.listening or (ports.SECURE_STATS, ports.SECURE_MERGED)
     blocked: dict[tuple[tuple[Ref, ...], str], list[int]] = {}
     got_through = set()
-    # Without any scraper in the dump, only a policy that admits no client at all is a barrier.
+    # When the dump has no scraper, report only a policy that admits no client at all.
     scrapers: list[Ref | None] = [*others] or [None]
     for number in wanted:
         for ref in scrapers:
@@ -107,7 +107,7 @@ def _blocked(
             else:
                 got_through.add((ref, number))
     if not readers and all(any(number == through for _, through in got_through) for number in wanted):
-        # No scraper reads it yet, and one of those that are there could.
+        # No scraper reads the workload yet, and at least one could reach it.
         return
     for (refs, source), numbers in blocked.items():
         listing = ", ".join(sorted(map(str, refs)))
@@ -131,7 +131,7 @@ def _barrier(
     egress: LabelIndex[Manifest],
     reads: bool,
 ) -> list[Manifest]:
-    """Return the policies that keep a scraper from a port; none when it gets through."""
+    """Return the policies that keep a scraper from a port; none when it reaches the port."""
     if into and not _admits(into, "from", number, peer):
         return into
     if not reads or peer is None or peer.labels is None:

@@ -51,7 +51,7 @@ def operator_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def _old_operator(servers: list[Manifest], monitors: list[Manifest], facts: Facts) -> Iterator[Pitfall]:
-    """Report an old Operator: the API server silently removes scrape classes, which it does not know."""
+    """Report an old Operator, whose CRDs make the API server silently remove scrape classes."""
     version = facts.operator_version
     if version is None or version >= SCRAPE_CLASS_SINCE:
         return
@@ -127,7 +127,7 @@ def _null_selectors(server: Manifest, monitors: list[Manifest]) -> Iterator[Pitf
                 "selector-null",
                 "warning",
                 server.ref,
-                f"{word}Selector is not set, which matches nothing: none of the {kind} objects counts.",
+                f"{word}Selector is not set and so matches nothing: the {kind} objects have no effect.",
                 f"Set {word}Selector: {{}} for all of them, or to labels.",
             )
 
@@ -212,7 +212,7 @@ def _permissions(scraper: Scraper, grants: Grants, facts: Facts) -> Iterator[Pit
     if scraper.kind not in ("prometheus", "operator", "vmagent", "vm-operator", "otel"):
         return
     rights = wanted_rights(scraper, facts.jobs, facts.cluster.inventory)
-    # Bindings that are not in the dump may be in the cluster.
+    # Judge only rights whose kinds of objects are in the dump: the cluster may have other bindings.
     rights = tuple(right for right in rights if grants.tells(right))
     if not rights:
         return

@@ -47,8 +47,8 @@ def _planes(facts: Facts) -> Iterator[Pitfall]:
                 "version-contradicts",
                 "info",
                 None,
-                f"--istio-version says {given}, but {plane.version_source} says {plane.version}: the objects "
-                "win.",
+                f"--istio-version says {given}, but {plane.version_source} says {plane.version}, "
+                "which is used.",
                 "Leave the option out, or give a dump of the cluster that you mean.",
             )
     mixed = sorted(
@@ -64,9 +64,9 @@ def _planes(facts: Facts) -> Iterator[Pitfall]:
             "versions-mixed",
             "info",
             None,
-            f"Proxies of several versions run: {', '.join(mixed)}. What a workload can do is decided by the "
-            "version of its own.",
-            "Restart what is old after an upgrade; see the versions of each workload.",
+            f"Proxies of several versions run: {', '.join(mixed)}. The version of each workload's own "
+            "proxy decides what it can do.",
+            "Restart workloads with an old version after an upgrade; check the versions of each workload.",
         )
 
 
@@ -78,7 +78,7 @@ def _asm(facts: Facts) -> Iterator[Pitfall]:
             None,
             "This is a data plane of Alibaba Cloud Service Mesh: the control plane is outside the cluster, "
             "and Istio's objects go to ASM's own API server, unless access through the cluster's is on. "
-            "What is planned for ASM could not be run here.",
+            "Plans for ASM were never run against ASM.",
             "Apply Istio's objects with ASM's kubeconfig and the rest with the cluster's; try one workload "
             "first.",
         )

@@ -23,7 +23,7 @@ _SECURE = (names.SECURE_PORT_META, names.SECURE_ENVOY_PORT_META)
 
 
 def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
-    """Return all pitfalls of scrapers and of the jobs that they have for the mesh."""
+    """Return all pitfalls of scrapers and of their jobs for the mesh."""
     for scraper in facts.scrapers:
         template = scraper_template(scraper, facts)
         if template is not None:
@@ -49,7 +49,7 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 
 def scraper_template(scraper: Scraper, facts: Facts) -> Mapping[str, Any] | None:
-    """Return the pod template of a scraper, as it is or as the Operator makes it."""
+    """Return the pod template of a scraper: its own, or the one that the Operator makes."""
     if scraper.ref.kind in OPERATED:
         manifest = facts.cluster.inventory.get(scraper.ref)
         return operated_template(manifest) if manifest else None
@@ -118,7 +118,7 @@ def _interception(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pit
 
 
 def _clients(scraper: Scraper, template: Mapping[str, Any]) -> Iterator[Pitfall]:
-    """Report clients that would use mTLS: istiod decides that by the label of the Prometheus pod."""
+    """Report clients that would use mTLS to Prometheus; istiod decides that by a label of its pod."""
     intercepts = objects.annotations(template).get(names.INCLUDE_INBOUND) != ""
     if scraper.injected and not intercepts and objects.labels(template).get(names.TLS_MODE) != "disabled":
         yield Pitfall(
@@ -209,7 +209,7 @@ def _late(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -> Iterat
         "certificates-late",
         "warning",
         scraper.ref,
-        "Nothing makes the scraper start after its proxy. If the certificate files are missing when it loads "
+        "The scraper may start before its proxy. If the certificate files are missing when it loads "
         "its configuration, the scrape pool is not created: the targets are absent, not down, until the next "
         "update of its service discovery.",
         "Set holdApplicationUntilProxyStarts: true in proxy.istio.io/config, or use native sidecars; alert "
@@ -246,7 +246,7 @@ def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
 
 
 def _relabeling(job: DeclaredJob) -> Iterator[Pitfall]:
-    """Try the job on example pods that a careless job gets wrong."""
+    """Try the job on example pods and report those that it handles wrongly."""
     if not any(discovery.role == "pod" for discovery in job.discoveries) or job.pod_selector is not None:
         return
     wanted = f"{META}pod_annotation_"

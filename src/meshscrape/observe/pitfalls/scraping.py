@@ -33,7 +33,7 @@ def scraping_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 def _unread(facts: Facts) -> Iterator[Pitfall]:
     for scraper in facts.unread_scrapers:
-        # The ARMS agent has a pitfall of its own.
+        # The ARMS agent has its own pitfall.
         if scraper.kind != "arms":
             yield Pitfall(
                 "scraper-not-read",
@@ -41,7 +41,7 @@ def _unread(facts: Facts) -> Iterator[Pitfall]:
                 scraper.ref,
                 f"{scraper.product} scrapes here, and these objects do not show which ports: it may read the "
                 "plaintext metrics ports.",
-                "Look into its own configuration, or measure who reads, before you close plaintext ports.",
+                "Check its configuration, or measure which clients read, before you close plaintext ports.",
             )
 
 
@@ -98,7 +98,10 @@ def _tls_on_plaintext(workload: ObservedWorkload, jobs: list[ObservedJob]) -> It
 
 
 def _static_tls(job: DeclaredJob) -> Iterator[Pitfall]:
-    """Yield a static target may name a port that no Service leads to; then it matches no workload."""
+    """Report static targets that read a plaintext port over TLS.
+
+    A static target may name a port that no Service has; then it matches no workload.
+    """
     ports_named = tuple(f":{port}" for port in _PLAINTEXT)
     targets = [target for target in job.static if target.endswith(ports_named)]
     if targets and job.scheme == "https":

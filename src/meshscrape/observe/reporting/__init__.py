@@ -1,1 +1,1 @@
-"""Results for pipelines: what fails a build, what is suppressed, SARIF and JUnit XML."""
+"""Report results to pipelines: which fail a build, which are suppressed, as SARIF and as JUnit XML."""

@@ -1,4 +1,4 @@
-"""Results as JUnit XML: one test case per result, one suite per object."""
+"""Write results as JUnit XML: one test case per result, one suite per object."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from meshscrape.observe.model import Severity
 from meshscrape.observe.reporting.results import PipelineResult, fails
 
-# What XML 1.0 cannot hold even escaped.
+# Characters that XML 1.0 forbids even when escaped.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

@@ -1,4 +1,4 @@
-"""What `observe` and `plan` tell a pipeline: one result per code and object, with its place and severity."""
+"""Define the results of `observe` and `plan` for pipelines, one per code and object."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.model import Severity
 from meshscrape.observe.observation import Observation
 
-# From bad to harmless.
+# From worst to harmless.
 SEVERITIES: tuple[Severity, ...] = ("critical", "error", "warning", "info")
-# As `load_manifests` writes a place: a file, a line, and perhaps an item of a list.
+# A place as `load_manifests` writes it: a file, a line, and perhaps an item of a list.
 _PLACE = re.compile(r"(.+):([0-9]+)(?:: items\[.*)?")
 
 
 @dataclass(frozen=True, slots=True)
 class PipelineResult:
-    """One thing to look at: `ref` is the object that it is about, None for the whole cluster.
+    """One result: `ref` is the object that it is about, or None for the whole cluster.
 
     `file` and `line` (from 1) say where the object was read; empty and 0 when it comes from no file.
     `suppressed` names what suppressed it; empty if nothing did.
@@ -38,7 +38,7 @@ class PipelineResult:
 
 @dataclass(frozen=True, slots=True)
 class Suppression:
-    """What is not to be counted: a code, of one object when `target` names one.
+    """A code to ignore, for the object `target` only if it is given.
 
     `target` is NAMESPACE/NAME or NAME, or the same after KIND or KIND.GROUP and a space, as reports show it.
     """
@@ -83,7 +83,7 @@ def placed(result: PipelineResult, inventory: Inventory) -> PipelineResult:
 def suppressed(
     results: Iterable[PipelineResult], rules: Sequence[Suppression], inventory: Inventory, *, trust: bool
 ) -> tuple[PipelineResult, ...]:
-    """Return the results; those that a rule or (with `trust`) the object's annotation suppresses marked."""
+    """Return the results; mark those that a rule or (with `trust`) the object's annotation suppresses."""
     return tuple(replace(each, suppressed=_suppressor(each, rules, inventory, trust)) for each in results)
 
 

@@ -1,7 +1,7 @@
-"""Results as SARIF 2.1.0, which code hosts show on a change.
+"""Write results as SARIF 2.1.0, which code hosts show on a change.
 
-Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
-GitHub shows results with a file only.
+Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html GitHub shows only results with a
+file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from meshscrape.kube.objects import Ref
 from meshscrape.observe.reporting.results import PipelineResult
 
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-# Characters of a path that a URI has as they are (RFC 3986); `:` could end a scheme.
+# Characters of a path that need no escaping in a URI (RFC 3986). `:` is not among them, because it could end
+# a scheme.
 _AS_THEY_ARE = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-._~/")
 _LEVELS = {"critical": "error", "error": "error", "warning": "warning", "info": "note"}
 
@@ -22,9 +23,9 @@ _LEVELS = {"critical": "error", "error": "error", "warning": "warning", "info": 
 def sarif(
     results: Sequence[PipelineResult], *, version: str, verb: str, help_of: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Return the SARIF document of one run. `help_of` is the explanation of each code (absent: none).
+    """Return the SARIF document of one run. `help_of` has the explanation of a code, if there is one.
 
-    File names are those that were given: relative ones are relative to the directory of the run.
+    File names stay as they were given; relative ones are relative to the directory of the run.
     """
     codes = sorted({each.code for each in results})
     rules = [_rule(code, [each for each in results if each.code == code], help_of) for code in codes]
