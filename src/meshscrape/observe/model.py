@@ -152,7 +152,7 @@ class Scraper:
     intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has no sidecar,
     and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod that knows
     all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator, whatever they
-    are selected by.
+    are selected by. `stopped`: it has 0 replicas, so it reads nothing until somebody scales it up.
     """
 
     ref: Ref
@@ -172,6 +172,7 @@ class Scraper:
     ambient: bool = False
     takes_monitors: bool = False
     scrape_proxy: str = ""
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

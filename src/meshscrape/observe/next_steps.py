@@ -63,6 +63,8 @@ def _next_step(
 
 
 def _scraper_step(scraper: Scraper) -> str:
+    if scraper.stopped:
+        return "scale it up: it has 0 replicas"
     if scraper.kind not in ("prometheus", "vmagent"):
         return "check its own configuration"
     if not scraper.output_certs:

@@ -198,6 +198,7 @@ def _scraper(scraper: Scraper, read: bool) -> dict[str, Any]:
         "interceptsOutbound": scraper.intercepts_outbound,
         "ambient": scraper.ambient,
         "scrapeProxy": scraper.scrape_proxy or None,
+        "stopped": scraper.stopped,
     }
 
 

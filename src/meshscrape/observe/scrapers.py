@@ -104,7 +104,14 @@ def _deployed(workload: ResolvedWorkload, cluster: Cluster) -> Scraper | None:
         intercepts_outbound=workload.in_mesh and outbound,
         ambient=workload.kind == "ambient",
         scrape_proxy=scrape_proxy_of(workload.template),
+        stopped=workload.manifest is not None and _stopped(workload.manifest),
     )
+
+
+def _stopped(manifest: Manifest) -> bool:
+    """Return whether an object asks for 0 replicas."""
+    replicas = objects.dig(manifest.data, "spec", "replicas")
+    return replicas == 0 and not isinstance(replicas, bool)
 
 
 def _interception(annotations: Mapping[str, str]) -> tuple[bool, bool]:
@@ -201,6 +208,7 @@ def _operated(
         scrape_proxy=scrape_proxy_of(template),
         takes_monitors=objects.dig(allocator, "enabled") is True
         and objects.dig(allocator, "prometheusCR", "enabled") is True,
+        stopped=_stopped(manifest),
     )
 
 

@@ -96,6 +96,8 @@ def unread(result: Result, refs: Collection[Ref]) -> dict[Ref, tuple[Missing, ..
                 found[workload.ref] = (_nobody(workload),)
             continue
         wrong = [_wrong_with_reading(view, workload, reader) for reader in readers]
+        if result.vouched and all(any(_stopped(view, reader)) for reader in readers):
+            continue
         if all(wrong):
             found[workload.ref] = wrong[0]
     return found
@@ -247,11 +249,22 @@ def _nobody(workload: ObservedWorkload) -> Missing:
 def _wrong_with_reading(view: _View, workload: ObservedWorkload, reader: ObservedJob) -> tuple[Missing, ...]:
     """Return why a job that reads a secure port is not shown to get an answer; empty when it is."""
     wrong = (
+        *_stopped(view, reader),
         *_wrong_with_scraper(view, reader),
         *_wrong_with_workload(view, workload, reader),
         *_unknown_certificate(view, reader),
     )
     return tuple(dict.fromkeys(wrong))
+
+
+def _stopped(view: _View, reader: ObservedJob) -> Iterator[Missing]:
+    scraper = view.result.scraper(reader.scraper)
+    if scraper is not None and scraper.stopped:
+        yield Missing(
+            "scraper-stopped",
+            f"{scraper.ref}, which has 0 replicas: nothing reads the secure port",
+            "scale it up, or name who scrapes instead: --scraper spiffe:SPIFFE_ID",
+        )
 
 
 def _unknown_certificate(view: _View, reader: ObservedJob) -> Iterator[Missing]:

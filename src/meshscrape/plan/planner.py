@@ -14,10 +14,12 @@ from meshscrape.istio.names import (
     BOOTSTRAP_OVERRIDE,
     ENVOY_SECURE_MERGED_METRICS_PORT,
     ENVOY_SECURE_METRICS_PORT,
+    RBAC_GROUP,
 )
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.observation import Observation
+from meshscrape.observe.references import counted, references
 from meshscrape.plan import native, templates
 from meshscrape.plan.bootstrap import plan_bootstrap
 from meshscrape.plan.choice import choose
@@ -34,7 +36,6 @@ from meshscrape.plan.network_policy import plan_network_policies
 from meshscrape.plan.outcome import LEFT_ALONE, Outcome, outcome_of
 from meshscrape.plan.readings import observe_unmoved
 from meshscrape.plan.reads import QUERY
-from meshscrape.plan.references import references
 from meshscrape.plan.scaling import autoscaled
 from meshscrape.plan.scope import blocked_by_scope, open_wide, opted_out, place_of
 from meshscrape.plan.scrapers import new_prometheus, secured_scrapers
@@ -112,6 +113,8 @@ def _drafted(
         _stale(context)
         _overrides(context)
         _general(context)
+        if moved:
+            _assumed_rights(context)
         if intent.harden:
             _hints(context)
     gates += held_gates(context, chosen, gates)
@@ -311,6 +314,17 @@ def _general(context: Context) -> None:
             )
 
 
+def _assumed_rights(context: Context) -> None:
+    """Note that the judge could not look at the scrapers' rights: objects without any role tell nothing."""
+    if not any(each.ref.group == RBAC_GROUP for each in context.inventory):
+        context.draft.note(
+            None,
+            "rights-unseen",
+            "the objects have no Roles or ClusterRoles: the plan assumes that its scrapers may list the pods",
+            "give them too, or see that the targets are up after the phase scrape",
+        )
+
+
 def _hints(context: Context) -> None:
     """Note which components may list pods for an unknown purpose. This does not hold anything back."""
     if listers := context.observation.unknown_listers:
@@ -338,11 +352,10 @@ def _overrides(context: Context) -> None:
     there = {each.ref for each in context.inventory.of_kind("ConfigMap") if each.ref.name == OVERRIDE_NAME}
     for ref in sorted((there - named) | (there & used)):
         if found := references(context.inventory, ref):
-            shown = ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if found[5:] else "")
             context.draft.note(
                 ref,
                 "override-in-use",
-                f"{len(found)} objects refer to it, and none of their pods starts without it: {shown}",
+                f"{counted(found)} refer to it, and none of their pods starts without it",
                 "keep it until they are gone; a rollback to an older revision needs it too",
             )
 

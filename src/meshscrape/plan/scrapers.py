@@ -43,7 +43,16 @@ def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
     kind = context.intent.prometheus
     assert kind in ("addon", "operator")  # noqa: S101 - the callers checked
     wanted = prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
-    return tuple(each for each in wanted if not _of_unseen_kind(context, each))
+    unseen = [each for each in wanted if _of_unseen_kind(context, each)]
+    if unseen:
+        kinds = ", ".join(dict.fromkeys(f"{each['kind']}s" for each in unseen))
+        context.draft.note(
+            None,
+            "kinds-unseen",
+            f"the objects have no {kinds}: the plan assumes that those of the new Prometheus are applied",
+            "give them too, if you are not sure",
+        )
+    return tuple(each for each in wanted if each not in unseen)
 
 
 def _of_unseen_kind(context: Context, wanted: Object) -> bool:

@@ -237,6 +237,22 @@ def test_a_rollback_needs_the_config_map_too() -> None:
     assert pitfalls("bootstrap-configmap-missing", parts, override(listener())) == []
 
 
+def test_an_override_that_only_an_old_revision_names_must_stay() -> None:
+    """The template has left it; a ReplicaSet that names it could still start pods."""
+    ours = override(listener())
+    ours["data"]["scrapers.json"] = "{}"
+    old = deployment("httpbin-5d8f6c7b9", kind="ReplicaSet", annotations=BOOT)
+    old["metadata"]["ownerReferences"] = [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "name": "httpbin", "controller": True}
+    ]
+    parts = [*control_plane(), namespace("default", istio_injection="enabled"), ours]
+    kept = only(pitfalls("override-in-use", parts, deployment(), old))
+    assert "1 ReplicaSet (httpbin-5d8f6c7b9)" in kept.text
+    assert only(pitfalls("override-unused", parts, deployment())).severity == "info"
+    for code in ("override-in-use", "override-unused"):
+        assert pitfalls(code, parts, deployment(annotations=BOOT), old) == []
+
+
 def dns_override() -> Object:
     matcher = {"@type": "type.googleapis.com/envoy.extensions.matching.inputs.ssl.v3.DnsSanInput"}
     return override(text=json.dumps({"static_resources": {"listeners": [listener()]}, "rbac": matcher}))

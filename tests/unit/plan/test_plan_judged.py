@@ -28,7 +28,10 @@ from support.scraping_objects import (
     SECURE_PORT,
     envoy_stats,
     kubernetes_pods,
+    operated_prometheus,
+    permissions,
     plain_prometheus,
+    pod_monitor,
     prometheus,
     secure_job,
 )
@@ -280,3 +283,34 @@ def test_no_plan_of_a_generated_cluster_is_worse(inventory: Inventory, intent: d
     found = planned(inventory, **intent)
     assert harm(inventory, found, **intent) == []
     assert planned(found.apply(inventory), **intent).changes == ()
+
+
+@pytest.mark.parametrize("operated", [False, True])
+def test_a_scraper_without_replicas_closes_no_port(operated: bool) -> None:
+    """Nothing reads the secure port: it opens, the job moves, and the plaintext ports stay open."""
+    if operated:
+        server: Any = [operated_prometheus(replicas=0), injected_namespace("monitoring")]
+        server.append(pod_monitor(secure=False))
+    else:
+        server = plain_prometheus()
+        server[0]["spec"]["replicas"] = 0
+    plan = settled(mesh(server))
+    assert "hardening" not in {change.phase for change in plan.changes}
+    assert "scraper-stopped" in codes(plan)
+    assert [ref.name for ref in plan.outcome.held] == ["httpbin"]
+
+
+def test_a_named_scraper_replaces_one_without_replicas() -> None:
+    """The user vouches for a scraper that is not among the objects."""
+    server = plain_prometheus()
+    server[0]["spec"]["replicas"] = 0
+    named = parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus", "--scraper")
+    plan = settled(mesh(server), scrapers=named)
+    assert "scraper-stopped" not in codes(plan)
+    assert len(plan.outcome.secured) == 1
+
+
+def test_assumed_rights_are_said() -> None:
+    """Objects without any role do not tell whether the scraper may list pods."""
+    assert "rights-unseen" in codes(settled(mesh(plain_prometheus())))
+    assert "rights-unseen" not in codes(settled(mesh(plain_prometheus(), permissions())))

@@ -10,8 +10,8 @@ import pytest
 
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Inventory, Ref
+from meshscrape.observe.references import references
 from meshscrape.plan.reads import QUERY, Reads, joined, parse_reads
-from meshscrape.plan.references import references
 from support.objects import cluster, control_plane, deployment, injected_namespace, pod_of, service
 from support.planning import codes, planned, refs, settled
 from support.scraping_objects import plain_prometheus

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from meshscrape.envoy.override import SCRAPERS_FILE
 from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.bootstrap import KEY
 from meshscrape.observe.model import Pitfall, Severity
 from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.references import counted, references
 from meshscrape.observe.workload import ObservedWorkload
 
 # Names and ports of Istio's own static listeners, and clusters of its bootstrap.
@@ -30,6 +32,33 @@ def bootstrap_pitfalls(facts: Facts) -> Iterator[Pitfall]:
             yield from _override(workload)
             yield from _foreign_ca(workload, facts)
     yield from _missing(facts)
+    yield from _left_over(facts)
+
+
+def _left_over(facts: Facts) -> Iterator[Pitfall]:
+    """Report overrides of meshscrape that no workload's template names any more."""
+    current = {each.override.config_map for each in facts.workloads if each.override}
+    for manifest in facts.cluster.inventory.of_kind("ConfigMap", ""):
+        keys = objects.as_mapping(manifest.data.get("data"))
+        if manifest.ref in current or not {KEY, SCRAPERS_FILE} <= keys.keys():
+            continue
+        if found := references(facts.cluster.inventory, manifest.ref):
+            yield Pitfall(
+                "override-in-use",
+                "warning",
+                manifest.ref,
+                f"No workload's template names this override, but {counted(found)} do: none of their "
+                "pods starts without it, nor after a rollback to them.",
+                "Keep it until they are gone.",
+            )
+        else:
+            yield Pitfall(
+                "override-unused",
+                "info",
+                manifest.ref,
+                "Nothing among these objects names this bootstrap override.",
+                "Delete it if the dump has the ReplicaSets, ControllerRevisions and Jobs too.",
+            )
 
 
 def _missing(facts: Facts) -> Iterator[Pitfall]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from meshscrape.istio.names import BOOTSTRAP_OVERRIDE
@@ -50,5 +50,19 @@ def _refers(template: Any, name: str) -> bool:
     noted = as_mapping(dig(template, "metadata", "annotations"))
     if noted.get(BOOTSTRAP_OVERRIDE) == name:
         return True
-    volumes = as_list(dig(template, "spec", "volumes"))
-    return any(dig(volume, "configMap", "name") == name for volume in volumes)
+    for volume in as_list(dig(template, "spec", "volumes")):
+        sources = [volume, *as_list(dig(volume, "projected", "sources"))]
+        if any(dig(source, "configMap", "name") == name for source in sources):
+            return True
+    return False
+
+
+def counted(refs: Iterable[Ref]) -> str:
+    """Return how many objects of each kind there are, and their names: `2 Pods (a, b), 1 ReplicaSet (c)`."""
+    kinds: dict[str, list[str]] = {}
+    for ref in refs:
+        kinds.setdefault(ref.kind, []).append(ref.name)
+    return ", ".join(
+        f"{len(found)} {kind}{'s' * (len(found) != 1)} ({', '.join(found[:3])}{', …' * (len(found) > 3)})"
+        for kind, found in kinds.items()
+    )
