@@ -12,9 +12,9 @@ from meshscrape.istio.names import (
     NETWORKING_GROUP,
 )
 from meshscrape.kube.objects import Manifest, Object, Ref, dig, labels
+from meshscrape.observe.references import references
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import MANAGER, Phase
-from meshscrape.plan.references import references
 from meshscrape.plan.workloads import OVERRIDE_NAME, Context
 
 _PREFIX = f"{MANAGER}-"
