@@ -17,10 +17,10 @@ FAILURES = " ".join((Path(__file__).parents[3] / "docs" / "failures.md").read_te
 @pytest.mark.parametrize(
     "promise",
     [
-        f"within {BACK_WITHIN:g} s it is back",
-        f"{bounds.SECURE_CONNECTIONS} fit on each secure port",
-        f"15021 take {bounds.PLAINTEXT_CONNECTIONS} connections each",
-        f"a silent one is cut after {HANDSHAKE_TIMEOUT:g} s",
+        f"within {BACK_WITHIN:g} s the process is back",
+        f"each secure port has {bounds.SECURE_CONNECTIONS} places",
+        f"15021 accept {bounds.PLAINTEXT_CONNECTIONS} connections each",
+        f"a silent one is closed after {HANDSHAKE_TIMEOUT:g} s",
         f"cut off after {bounds.IDLE_TIMEOUT:g} s, not at once",
         f"an open connection is served for {bounds.CONNECTION_DURATION:g} s",
         f"served for at most {bounds.REVOCATION_BOUND:g} s",
