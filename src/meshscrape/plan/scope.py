@@ -33,6 +33,8 @@ from meshscrape.plan.workloads import NATIVE_SINCE, Context, PlannedWorkload, de
 _REACHED = ("sidecar", "uninjected", "gateway-injected", "gateway-api", "waypoint")
 _PROXY_CONFIG = "ProxyConfig"
 _PORT = names.ENVOY_SECURE_MERGED_METRICS_PORT
+# The ProxyConfig object that a plan makes where a place has none.
+DEFAULTS_NAME = "meshscrape-defaults"
 
 
 def place_of(context: Context, workload: ObservedWorkload) -> str:
@@ -173,7 +175,7 @@ def _set(context: Context, place: str, wanted: Mapping[str, str], reason: str) -
         for config in context.inventory.in_namespace(place, _PROXY_CONFIG, group)
         if not as_mapping(dig(config.data, "spec", "selector", "matchLabels"))
     )
-    ref = there.ref if there else Ref(group, _PROXY_CONFIG, place, MANAGER)
+    ref = there.ref if there else Ref(group, _PROXY_CONFIG, place, DEFAULTS_NAME)
     if context.draft.get(ref) is None:
         empty = {
             # ProxyConfig has no v1.

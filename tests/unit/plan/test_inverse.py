@@ -263,3 +263,23 @@ def test_keeps_an_override_that_a_rollback_needs() -> None:
     back = taken(after.changed(load_inventory([Manifest(ref("ReplicaSet", "web-1"), old)]), ()))
     assert "ConfigMap/meshscrape-bootstrap" not in [name for _, _, name in refs(back)]
     assert "override-in-use" in codes(back)
+
+
+@pytest.mark.parametrize("scope", ["mesh", "namespace"])
+def test_takes_defaults_of_a_scope_back(scope: Any) -> None:
+    """Variables first, in the order of the phases; the object that the plan made goes last."""
+    before = shop()
+    after = planned(before, scope=scope).apply(before)
+    found = taken(after)
+    left = found.apply(after)
+    assert not left.of_kind("ProxyConfig")
+    phases = [change.phase for change in found.changes if change.ref.kind == "ProxyConfig"]
+    assert phases == ["hardening", "listeners", "removal"]
+
+
+def test_keeps_a_default_that_another_workload_needs() -> None:
+    """The chosen namespace is not all that the default of the mesh reaches."""
+    before = shop(injected_namespace("other"), deployment("two", "other"))
+    after = planned(before, scope="mesh").apply(before)
+    found = taken(after, namespaces=("other",))
+    assert not [change for change in found.changes if change.ref.kind == "ProxyConfig"]

@@ -215,4 +215,4 @@ def test_plan_and_observe_list_what_has_not_followed() -> None:
     assert [
         pitfall.ref.name for pitfall in found.pitfalls if pitfall.code == "pods-stale" and pitfall.ref
     ] == ["one"]
-    assert ("listeners", "create", "ProxyConfig/meshscrape") in refs(plan)
+    assert ("listeners", "create", "ProxyConfig/meshscrape-defaults") in refs(plan)

@@ -32,6 +32,9 @@ def judge_inverse(
             workload = workloads.get(ref)
             if workload is None or ref in found:
                 continue
+            if ref == job.scraper and not workload.in_mesh:
+                # Its own proxy is gone, and with it the statistics of that proxy.
+                continue
             reading = [
                 other
                 for other in readers.get(ref, ())

@@ -15,6 +15,7 @@ from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.edited_objects import EditedObjects
 from meshscrape.plan.holding import outlook
 from meshscrape.plan.inverse import traces
+from meshscrape.plan.inverse.defaults import take_defaults
 from meshscrape.plan.inverse.edits import take_fields
 from meshscrape.plan.inverse.evidence import Evidence
 from meshscrape.plan.inverse.judge import judge_inverse
@@ -86,6 +87,7 @@ def _drafted(
     leaving = [workload for workload in chosen if workload.ref not in held]
     for workload in leaving:
         _take_ports(context, workload, intent.evidence)
+    take_defaults(context, observation, {workload.ref for workload in leaving}, intent.evidence)
     staying = _staying(context, intent, {workload.ref for workload in leaving})
     delete_owned(context, leaving, staying, whole=not staying)
     if staying:

@@ -18,14 +18,14 @@ from meshscrape.prometheus import operator, scraper_pod
 from meshscrape.prometheus.derived import is_derived, without_drop
 from meshscrape.prometheus.targets import JOBS
 
-_HARDENED: Mapping[str, Test] = {names.METRICS_LOCALHOST_ACCESS_ONLY: one_of("true")}
+HARDENED: Mapping[str, Test] = {names.METRICS_LOCALHOST_ACCESS_ONLY: one_of("true")}
 _OVERLAY = "deployment"
 
 
 def take_hardening(taking: Taking, path: tuple[str, ...]) -> None:
     """Take back the closing of the plaintext ports from the pod template at `path`."""
-    taking.proxy_config((*path, "metadata", "annotations"), _HARDENED)
-    taking.env((*path, "spec"), _HARDENED)
+    taking.proxy_config((*path, "metadata", "annotations"), HARDENED)
+    taking.env((*path, "spec"), HARDENED)
 
 
 def take_listeners(taking: Taking, path: tuple[str, ...], everywhere: Iterable[str]) -> None:
@@ -51,6 +51,13 @@ def _ports(present: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the secure ports that a template announces, and Istio's own."""
     announced = (present.get(key) for key in (names.SECURE_PORT, names.SECURE_ENVOY_PORT))
     return tuple(dict.fromkeys((str(SECURE_STATS), str(SECURE_MERGED), *map(str, filter(None, announced)))))
+
+
+def opened(config: objects.Object) -> dict[str, Test]:
+    """Return the variables by which a ProxyConfig object opens secure ports, with the values to accept."""
+    said = as_mapping(dig(config, "spec", "environmentVariables"))
+    values = {str(said[name]) for name in _variables(()) if name in said}
+    return _variables(values)
 
 
 def _variables(ports: Iterable[str]) -> dict[str, Test]:
@@ -119,8 +126,8 @@ def take_asm(taking: Taking, *, listeners: bool) -> None:
     """Take back what an IstioGateway of ASM contains: one of both phases."""
     notes = ("spec", "podAnnotations")
     if not listeners:
-        taking.proxy_config(notes, _HARDENED)
-        taking.list_env(("spec",), _HARDENED)
+        taking.proxy_config(notes, HARDENED)
+        taking.list_env(("spec",), HARDENED)
         return
     ports = _ports(as_mapping(dig(taking.data, *notes)))
     taking.list_env(("spec",), {**_variables(ports), names.ISTIO_BOOTSTRAP_OVERRIDE: anything})
@@ -162,7 +169,7 @@ def _scraper_metadata(taking: Taking, path: tuple[str, ...]) -> None:
     taking.key(notes, names.INCLUDE_OUTBOUND, one_of(""))
     taking.proxy_config(
         notes,
-        {names.OUTPUT_CERTS: one_of(scraper_pod.CERTIFICATES), **_HARDENED},
+        {names.OUTPUT_CERTS: one_of(scraper_pod.CERTIFICATES), **HARDENED},
         {"holdApplicationUntilProxyStarts": lambda value: value is True},
     )
     text = dig(taking.data, *notes, names.USER_VOLUME_MOUNT)
