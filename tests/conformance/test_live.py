@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,33 +13,11 @@ import pytest
 
 from conformance import shop
 from conformance.kube import Kube, until
+from conformance.live import Live
 from conformance.watch import Watch
 
 Row = Callable[..., None]
 OPTIONS = ("--mode", "native", "-n", shop.NAMESPACE)
-
-
-class Live:
-    """meshscrape on the cluster of a kubeconfig."""
-
-    def __init__(self, command: Path, kubeconfig: Path) -> None:
-        self._command, self._kubeconfig = command, kubeconfig
-
-    def start(self, verb: str, *words: str) -> subprocess.Popen[str]:
-        """Start a verb."""
-        return subprocess.Popen(
-            [self._command, verb, "--kubeconfig", self._kubeconfig, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a verb to its end."""
-        process = self.start(verb, *words)
-        out, errors = process.communicate(timeout=900)
-        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 @pytest.mark.timeout(1200)

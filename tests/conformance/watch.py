@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
 
 from conformance import shop
 from conformance.kube import Kube, until
@@ -32,3 +35,48 @@ class Watch:
         lost = self._prometheus.down_samples(addresses, 60)
         assert lost == 0, f"{lost} scrapes failed in {phase}"
         self.down += lost
+
+
+class Losses:
+    """What was seen of targets that had been up and were down, while their pods were ready."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.lost: list[str] = []
+
+
+@contextlib.contextmanager
+def losses(kube: Kube, prometheus: Prometheus) -> Iterator[Losses]:
+    """Look at the targets of the shop all the time, until the block ends."""
+    seen, up, ended = Losses(), set[str](), threading.Event()
+
+    def look() -> None:
+        targets = prometheus.targets()
+        ready = {
+            pod["status"]["podIP"]
+            for pod in kube.pods(shop.NAMESPACE)
+            if any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"]["conditions"])
+        }
+        for target in targets:
+            url = target["scrapeUrl"]
+            if target["discoveredLabels"]["__address__"].rpartition(":")[0] not in ready:
+                continue
+            if target["health"] == "up":
+                up.add(url)
+            elif target["health"] == "down" and url in up:
+                seen.lost.append(f"{url}: {target['lastError'][:200]}")
+        seen.looks += 1
+
+    def go_on() -> None:
+        while not ended.wait(1):
+            # Prometheus itself restarts, too; then there is nobody to ask.
+            with contextlib.suppress(AssertionError, KeyError, ValueError):
+                look()
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join(60)

@@ -17,6 +17,8 @@ from meshscrape.cli.live import chosen_access, progress
 from meshscrape.cli.output import coloured, say
 from meshscrape.cluster.applying import Applier, ApplyOptions, PlannedCluster
 from meshscrape.cluster.kubeconfig import Access
+from meshscrape.cluster.permissions import MissingRightsError
+from meshscrape.cluster.waves import Window, interrupted
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Inventory
 from meshscrape.plan.model import PHASES, Phase
@@ -26,7 +28,7 @@ Planner = Callable[[Inventory], PlannedCluster]
 
 
 def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that adds the options of a run on a cluster; they arrive as `yes` and `applying`."""
+    """Return a decorator that adds the options of a run on a cluster, most of them as `applying`."""
     options = (
         click.option(
             "--phase",
@@ -49,14 +51,52 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
             metavar="SECONDS",
             help="How long a phase may take until its pods are ready and its targets are up.",
         ),
+        click.option(
+            "--canary",
+            "canaries",
+            multiple=True,
+            metavar="NAMESPACE/NAME",
+            help="Restart this workload first in each phase (repeatable). The others follow namespace by "
+            "namespace, when it is ready.",
+        ),
+        click.option(
+            "--pause",
+            default=0.0,
+            show_default=True,
+            type=click.FloatRange(0, 86400),
+            metavar="SECONDS",
+            help="Wait this long between the waves of a phase.",
+        ),
+        click.option(
+            "--window",
+            metavar="HH:MM-HH:MM",
+            help="Begin waves only within this time of day (UTC), and wait for it.",
+        ),
+        click.option(
+            "--yes-interruption",
+            is_flag=True,
+            help="Do not ask before workloads restart that serve nothing meanwhile: a single pod of a "
+            "StatefulSet, Recreate, OnDelete.",
+        ),
     )
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def wrapped(*, phases: tuple[Phase, ...], dry_run: bool, timeout: float, **values: Any) -> Any:
+        def wrapped(
+            *,
+            phases: tuple[Phase, ...],
+            dry_run: bool,
+            timeout: float,
+            canaries: tuple[str, ...],
+            pause: float,
+            window: str | None,
+            **values: Any,
+        ) -> Any:
             verb = str(click.get_current_context().info_name)
             holder = f"{socket.gethostname()}/{os.getpid()}"
-            applying = ApplyOptions(phases, timeout, dry_run, holder, verb)
+            within = Window.parse(window) if window else None
+            chosen = frozenset(canaries)
+            applying = ApplyOptions(phases, timeout, dry_run, holder, verb, chosen, pause, within)
             return function(applying=applying, **values)
 
         for option in reversed(options):
@@ -69,7 +109,7 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
 @click.command()
 @live_intent_options
 @live_options(PHASES)
-def command(yes: bool, applying: ApplyOptions, **options: Any) -> int:
+def command(yes: bool, yes_interruption: bool, applying: ApplyOptions, **options: Any) -> int:
     """Apply the plan to the current context's cluster, phase by phase.
 
     Shows the plan and asks first. After each phase it waits until every pod is ready; before a plaintext port
@@ -89,10 +129,11 @@ def command(yes: bool, applying: ApplyOptions, **options: Any) -> int:
     print(plan_text(reading.plan, colour=coloured(sys.stdout)), end="")
     if not reading.plan.changes:
         return _code(reading)
-    if not (yes or applying.dry_run):
-        confirm(f"Apply these changes to {access.place}?", "--yes")
-    with progress(access) as told:
-        reading = asyncio.run(run(told, log=True).apply(reading))
+    if not applying.dry_run:
+        if not yes:
+            confirm(f"Apply these changes to {access.place}?", "--yes")
+        confirm_interruption(reading, applying, yes=yes_interruption)
+    reading = finish(access, run, reading)
     say("the API server accepts every change" if applying.dry_run else summary(reading.plan))
     return 0 if applying.dry_run else _code(reading)
 
@@ -108,6 +149,27 @@ def running(access: Access, planner: Planner, applying: ApplyOptions) -> Callabl
         return Applier(access, planner, applying, shown)
 
     return make
+
+
+def finish(access: Access, run: Callable[..., Applier], reading: PlannedCluster) -> PlannedCluster:
+    """Apply what was read and shown, with progress; a missing right is a line of its own."""
+    try:
+        with progress(access) as told:
+            return asyncio.run(run(told, log=True).apply(reading))
+    except MissingRightsError as error:
+        for right in error.missing:
+            say(f"no right to {right}")
+        raise
+
+
+def confirm_interruption(reading: PlannedCluster, applying: ApplyOptions, *, yes: bool) -> None:
+    """Ask for each workload that serves nothing while it restarts, by name."""
+    phases = applying.phases or reading.plan.phases
+    changes = [change for change in reading.plan.changes if change.phase in phases]
+    for ref, reason in sorted(interrupted(changes, reading.inventory).items()):
+        say(f"{ref}: {reason}")
+        if not yes:
+            confirm(f"Restart {ref} all the same?", "--yes-interruption")
 
 
 def _line(text: str) -> None:

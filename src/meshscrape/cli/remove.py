@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from meshscrape.cli.apply import confirm, live_options, running
+from meshscrape.cli.apply import confirm, confirm_interruption, finish, live_options, running
 from meshscrape.cli.live import chosen_access, progress
 from meshscrape.cli.manifests import files_option, manifests_in, named_files, read_inventory
 from meshscrape.cli.output import coloured, print_document, say
@@ -57,7 +57,8 @@ from meshscrape.plan.render.plan_document import plan_document
 @click.option("--yes-plaintext", is_flag=True, help="Do not ask before plaintext ports open.")
 def command(
     files: tuple[str, ...], namespaces: tuple[str, ...], selector: str | None, originals: Path | None,
-    unscraped: bool, output: str, yes: bool, yes_plaintext: bool, applying: ApplyOptions,
+    unscraped: bool, output: str, yes: bool, yes_plaintext: bool, yes_interruption: bool,
+    applying: ApplyOptions,
 ) -> int:  # fmt: skip
     """Take back what meshscrape wrote, from today's objects, phase by phase.
 
@@ -93,8 +94,8 @@ def command(
         return _code(reading.plan)
     if not applying.dry_run:
         _confirm(reading.plan, access.place, applying, yes=yes, yes_plaintext=yes_plaintext)
-    with progress(access) as told:
-        reading = asyncio.run(run(told, log=True).apply(reading))
+        confirm_interruption(reading, applying, yes=yes_interruption)
+    reading = finish(access, run, reading)
     say("the API server accepts every change" if applying.dry_run else summary(reading.plan))
     return 0 if applying.dry_run else _code(reading.plan)
 

@@ -11,7 +11,8 @@ from typing import Any
 from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.kube.objects import Object, dig
 
-PATH = f"/apis/coordination.k8s.io/v1/namespaces/{ROOT_NAMESPACE}/leases"
+GROUP = "coordination.k8s.io"
+PATH = f"/apis/{GROUP}/v1/namespaces/{ROOT_NAMESPACE}/leases"
 NAME = "meshscrape"
 SECONDS = 60
 RENEW_SECONDS = 15.0
@@ -21,7 +22,7 @@ def lease(holder: str, now: datetime, version: str = "") -> dict[str, Any]:
     """Return the Lease for a holder, empty to give it back. `version` is that of the Lease it replaces."""
     metadata = {"name": NAME, "namespace": ROOT_NAMESPACE} | ({"resourceVersion": version} if version else {})
     return {
-        "apiVersion": "coordination.k8s.io/v1",
+        "apiVersion": f"{GROUP}/v1",
         "kind": "Lease",
         "metadata": metadata,
         "spec": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from meshscrape.cluster import lease as leases
 from meshscrape.cluster.kinds import reading_rules
 from meshscrape.istio.names import (
     ISTIO_NETWORKING,
@@ -45,7 +46,7 @@ _APPLY: list[dict[str, Any]] = [
         "resources": ["roles", "rolebindings", "clusterroles", "clusterrolebindings"],
         "verbs": ["get", *_WRITE],
     },
-    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+    {"apiGroups": [leases.GROUP], "resources": ["leases"], "verbs": ["get", "create", "update"]},
 ]
 # Verb -> its rules.
 RULES = {

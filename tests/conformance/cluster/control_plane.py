@@ -81,26 +81,34 @@ class ControlPlane:
                 child.wait()
 
 
-def commands(pki: Pki, address: str, state: Path, kubeconfig: Path) -> dict[str, list[str]]:
-    """Return the arguments of each process, in the order of starting."""
+def commands(
+    pki: Pki,
+    address: str,
+    state: Path,
+    kubeconfig: Path,
+    *,
+    etcd: tuple[str, str] = (ETCD, PEER),
+    port: int = API_PORT,
+) -> dict[str, list[str]]:
+    """Return the arguments of each process, in the order of starting. `etcd` are its URLs."""
     certificate, key = pki.pair("apiserver")
     kubelet_certificate, kubelet_key = pki.pair("kubelet-client")
     tokens = pki.directory / "tokens"
     return {
         "etcd": [
             f"--data-dir={state}/etcd",
-            f"--listen-client-urls={ETCD}",
-            f"--advertise-client-urls={ETCD}",
-            f"--listen-peer-urls={PEER}",
-            f"--initial-advertise-peer-urls={PEER}",
-            f"--initial-cluster=default={PEER}",
+            f"--listen-client-urls={etcd[0]}",
+            f"--advertise-client-urls={etcd[0]}",
+            f"--listen-peer-urls={etcd[1]}",
+            f"--initial-advertise-peer-urls={etcd[1]}",
+            f"--initial-cluster=default={etcd[1]}",
             "--unsafe-no-fsync",
         ],
         "kube-apiserver": [
-            f"--etcd-servers={ETCD}",
+            f"--etcd-servers={etcd[0]}",
             f"--bind-address={address}",
             f"--advertise-address={address}",
-            f"--secure-port={API_PORT}",
+            f"--secure-port={port}",
             f"--client-ca-file={pki.ca}",
             f"--tls-cert-file={certificate}",
             f"--tls-private-key-file={key}",

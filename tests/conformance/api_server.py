@@ -1,0 +1,120 @@
+"""An API server alone: etcd and kube-apiserver as processes, without a node, without root."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from conformance.cluster import certificates, programs
+from conformance.cluster.control_plane import commands
+from conformance.cluster.machine import environment
+from conformance.kube import Capabilities, Kube, until
+from support.addresses import free_port
+from support.upstream import CRDS
+
+NAMES = ("etcd", "kube-apiserver", "kubectl")
+HERE = "127.0.0.1"
+
+
+class ApiServer(Kube):
+    """etcd and kube-apiserver. The API server can be stopped and started again."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.port = free_port(HERE)
+        self.pki = certificates.write(directory / "pki", HERE)
+        file = directory / "kubeconfig"
+        certificates.write_kubeconfig(file, self.pki, HERE, self.port)
+        super().__init__(programs.program("kubectl"), file, Capabilities("an API server alone"))
+        urls = (f"http://{HERE}:{free_port(HERE)}", f"http://{HERE}:{free_port(HERE)}")
+        self._commands = commands(self.pki, HERE, directory, file, etcd=urls, port=self.port)
+        # It has no node whose address it could announce as that of the Service `kubernetes`.
+        self._commands["kube-apiserver"].append("--endpoint-reconciler-type=none")
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        """Start one of the processes."""
+        with open(self.directory / f"{name}.log", "ab") as out:
+            self._children[name] = subprocess.Popen(
+                [str(programs.program(name)), *self._commands[name]],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                env=environment(),
+            )
+
+    def stop(self, name: str) -> None:
+        """End one of the processes."""
+        child = self._children.pop(name)
+        child.terminate()
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+    def close(self) -> None:
+        """End both."""
+        for name in list(reversed(self._children)):
+            self.stop(name)
+
+    def ready(self) -> bool:
+        """Return whether the API server answers and has made its first namespace."""
+        for name, child in self._children.items():
+            assert child.poll() is None, f"{name} ended; see {self.directory / name}.log"
+        return self.run("get", "--raw", "/readyz").returncode == 0 and self.has("namespace", "default")
+
+    def user(self, name: str, **rules: Any) -> Path:
+        """Return the kubeconfig of a ServiceAccount with the rights of a ClusterRole of these rules."""
+        self.apply(
+            [
+                {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(name)},
+                {
+                    "apiVersion": "rbac.authorization.k8s.io/v1",
+                    "kind": "ClusterRoleBinding",
+                    "metadata": {"name": name},
+                    "roleRef": {
+                        "apiGroup": "rbac.authorization.k8s.io",
+                        "kind": "ClusterRole",
+                        "name": rules.get("role", name),
+                    },
+                    "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+                },
+            ]
+        )
+        token = self("create", "token", name, "--duration=600s").strip()
+        return self.with_user(name, {"token": token})
+
+    def with_user(self, name: str, user: dict[str, Any]) -> Path:
+        """Return a kubeconfig of this API server with other credentials."""
+        value = json.loads(self.kubeconfig.read_text())
+        value["users"] = [{"name": "admin", "user": user}]
+        file = self.directory / f"kubeconfig-{name}"
+        file.write_text(json.dumps(value))
+        return file
+
+
+def named(name: str, namespace: str = "default") -> dict[str, str]:
+    """Return the metadata of an object."""
+    return {"name": name, "namespace": namespace}
+
+
+@contextlib.contextmanager
+def running(directory: Path) -> Iterator[ApiServer]:
+    """Run an API server that knows the kinds of Istio, the Gateway API and the Prometheus Operator."""
+    programs.build(tuple(programs.BY_NAME[name] for name in NAMES))
+    server = ApiServer(directory)
+    try:
+        server.start("etcd")
+        server.start("kube-apiserver")
+        until(server.ready, "the API server answers", timeout=300.0)
+        for file in sorted(CRDS.rglob("*.yaml")):
+            server("apply", "--server-side", "-f", str(file))
+        until(lambda: server.has("sidecars.networking.istio.io", "-A"), "Istio's kinds are served")
+        yield server
+    finally:
+        server.close()
