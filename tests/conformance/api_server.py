@@ -68,26 +68,11 @@ class ApiServer(Kube):
             assert child.poll() is None, f"{name} ended; see {self.directory / name}.log"
         return self.run("get", "--raw", "/readyz").returncode == 0 and self.has("namespace", "default")
 
-    def user(self, name: str, **rules: Any) -> Path:
-        """Return the kubeconfig of a ServiceAccount with the rights of a ClusterRole of these rules."""
-        self.apply(
-            [
-                {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(name)},
-                {
-                    "apiVersion": "rbac.authorization.k8s.io/v1",
-                    "kind": "ClusterRoleBinding",
-                    "metadata": {"name": name},
-                    "roleRef": {
-                        "apiGroup": "rbac.authorization.k8s.io",
-                        "kind": "ClusterRole",
-                        "name": rules.get("role", name),
-                    },
-                    "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
-                },
-            ]
-        )
-        token = self("create", "token", name, "--duration=600s").strip()
-        return self.with_user(name, {"token": token})
+    def user(self, name: str, role: str) -> Path:
+        """Return the kubeconfig of a ServiceAccount of `default` that is bound to a role already."""
+        self.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(name)})
+        assert self.has("clusterrolebinding", role)
+        return self.with_user(name, {"token": self("-n", "default", "create", "token", name).strip()})
 
     def with_user(self, name: str, user: dict[str, Any]) -> Path:
         """Return a kubeconfig of this API server with other credentials."""

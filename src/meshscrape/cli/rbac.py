@@ -35,9 +35,8 @@ _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-
 def command(verb: str, account: str, namespaces: tuple[str, ...]) -> None:
     """Write the Role that VERB needs in a cluster, and its binding, as YAML.
 
-    VERB is observe, plan, render, apply, remove or proxy. No verb reads a Secret; only `apply` and `remove`
-    change objects.
-    Apply it with kubectl. Exit codes: 0 written, 2 error.
+    VERB is observe, plan, render, apply, remove, verify or proxy. No verb reads a Secret; only `apply` and
+    `remove` change objects. Apply it with kubectl. Exit codes: 0 written, 2 error.
     """
     if not _ACCOUNT.fullmatch(account):
         raise InputError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -16,6 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from meshscrape.cli.live import chosen_access, cluster_options, progress
 from meshscrape.cli.output import coloured, print_document
 from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.verify_page import check_page, write_page
@@ -139,10 +142,24 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     help="Also write the report as one HTML page with a picture of the mesh.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar.")
+@click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="Verify the mesh of a cluster by what its API server and its Prometheus tell.",
+)
+@click.option(
+    "-n",
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NAME",
+    help="With --kubernetes: limit to workloads of this namespace (repeatable).",
+)
+@cluster_options
 def command(
     state: Path | None, output: str, scraper: str, only: frozenset[str], skip: frozenset[str],
     patience: float, watching: bool, interval: str, metrics: str | None, page_file: Path | None,
-    quiet: bool,
+    quiet: bool, kubernetes: bool, namespaces: tuple[str, ...],
 ) -> int:  # fmt: skip
     """Connect to every port of the mesh as the scraper, a stranger and an attacker, and judge the answers.
 
@@ -151,6 +168,10 @@ def command(
     """
     if page_file is not None:
         check_page(page_file)
+    if kubernetes:
+        report = _cluster(namespaces, only, skip, quiet)
+        print_report(report, output)
+        return report.exit_code
     place = state or default_state_path(os.environ)
     options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
     if watching:
@@ -160,6 +181,18 @@ def command(
     if metrics is not None:
         raise InputError("needs --watch", where="--metrics", remedy="add --watch")
     return _once(place, options, output, page_file, quiet)
+
+
+def _cluster(namespaces: tuple[str, ...], only: frozenset[str], skip: frozenset[str], quiet: bool) -> Report:
+    from meshscrape.cluster.verifying import verify_cluster
+
+    check_options(VerifyOptions(only=only, skip=skip))
+    access = chosen_access()
+    with progress(access) as told:
+        shown = (lambda line: None) if quiet else told
+        report = asyncio.run(verify_cluster(access, namespaces, shown))
+    kept = [each for each in report.checks if (not only or each.check in only) and each.check not in skip]
+    return replace(report, checks=tuple(kept))
 
 
 def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, output: str) -> WatchOptions:

@@ -93,6 +93,19 @@ class Api:
                 raise UnavailableError(more, where=self._where(path))
             return self._json(body, path)
 
+    async def ask(self, path: str) -> tuple[int, str]:
+        """Return the status of the answer to a GET, whatever its body, and the API server's reason.
+
+        The reason is empty for an answer that a pod gave through the API server. UnavailableError without an
+        answer.
+        """
+        try:
+            async for response in self._responses(path, {}, REQUEST):
+                return response.status, ""
+        except ApiError as error:
+            return error.status, f"{error.reason}: {error.what}" if error.reason else ""
+        raise AssertionError("an answer or an error")
+
     async def send(
         self, method: str, path: str, body: Any, *, media_type: str = "application/json", **query: str
     ) -> Any:

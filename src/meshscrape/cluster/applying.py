@@ -227,9 +227,11 @@ class Applier:
         except ApiError as error:
             if change.action == "delete" and error.status == _NOT_FOUND:
                 return
-            if error.status == _CONFLICT or (change.action == "update" and error.status == _INVALID):
+            # A test of the patch failed, unless admission said that it denied the request.
+            changed = change.action == "update" and error.status == _INVALID and "denied" not in error.what
+            if error.status == _CONFLICT or changed:
                 raise StoppedError(
-                    f"it is no longer as it was planned, or the API server refuses it: {error.what}",
+                    f"it is no longer as it was planned: {error.what}",
                     where=str(change.ref),
                     remedy=f"run {self._options.verb} again",
                     code="conflict",

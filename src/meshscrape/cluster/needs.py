@@ -16,7 +16,7 @@ _VERBS = {"create": "create", "update": "patch", "delete": "delete"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Right:
+class NeededRight:
     """One right in the words of Kubernetes; without a namespace, in the whole cluster."""
 
     verb: str
@@ -42,23 +42,23 @@ class Right:
         return f"{self.verb} {self.resource}{sub}{group} in {self.namespace or 'the cluster'}"
 
 
-def rights_of(changes: Iterable[Change], resources: Iterable[Resource]) -> Iterator[Right]:
+def rights_of(changes: Iterable[Change], resources: Iterable[Resource]) -> Iterator[NeededRight]:
     """Yield the rights to make changes and to follow their effect. InputError for a kind not served."""
     for change in changes:
         data = change.after if change.after is not None else change.before
         version = str((data or {}).get("apiVersion"))
         plural = collection_path(change.ref, version, resources).rpartition("/")[2]
-        yield Right(_VERBS[change.action], change.ref.group, plural, change.ref.namespace)
+        yield NeededRight(_VERBS[change.action], change.ref.group, plural, change.ref.namespace)
         if change.after is not None:
-            yield Right("get", change.ref.group, plural, change.ref.namespace)
+            yield NeededRight("get", change.ref.group, plural, change.ref.namespace)
 
 
-def rights_of_run(asked: Iterable[Ref]) -> Iterator[Right]:
+def rights_of_run(asked: Iterable[Ref]) -> Iterator[NeededRight]:
     """Yield the rights to hold the Lease, and to ask these Prometheus pods for their targets."""
     for verb in ("get", "create", "update"):
-        yield Right(verb, leases.GROUP, "leases", ROOT_NAMESPACE)
+        yield NeededRight(verb, leases.GROUP, "leases", ROOT_NAMESPACE)
     for pod in asked:
-        yield Right("get", "", "pods", pod.namespace, "proxy")
+        yield NeededRight("get", "", "pods", pod.namespace, "proxy")
 
 
 def absent_namespaces(changes: Iterable[Change], inventory: Inventory) -> frozenset[str]:

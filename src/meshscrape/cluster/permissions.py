@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Collection
 
 from meshscrape.cluster.api import Api
-from meshscrape.cluster.needs import Right
+from meshscrape.cluster.needs import NeededRight
 from meshscrape.errors import InputError
 
 _PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -29,11 +29,11 @@ class MissingRightsError(InputError):
         self.missing = tuple(missing)
 
 
-async def check_rights(api: Api, rights: Collection[Right], verb: str) -> None:
+async def check_rights(api: Api, rights: Collection[NeededRight], verb: str) -> None:
     """Raise MissingRightsError with every right that the user has not."""
     turns = asyncio.Semaphore(_AT_ONCE)
 
-    async def allowed(right: Right) -> bool:
+    async def allowed(right: NeededRight) -> bool:
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",

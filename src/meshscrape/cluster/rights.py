@@ -36,6 +36,7 @@ _APPLY: list[dict[str, Any]] = [
         "resources": ["deployments", "statefulsets", "daemonsets"],
         "verbs": ["get", *_WRITE],
     },
+    {"apiGroups": ["batch"], "resources": ["cronjobs"], "verbs": ["get", *_WRITE]},
     {
         "apiGroups": [NETWORKING_GROUP, ISTIO_NETWORKING, ISTIO_SECURITY, GATEWAY_GROUP, MONITORING_GROUP],
         "resources": ["*"],
@@ -55,6 +56,7 @@ RULES = {
     "render": reading_rules(),
     "apply": _APPLY,
     "remove": _APPLY,
+    "verify": [*reading_rules(), {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]}],
     "proxy": _PODS,
 }
 
