@@ -30,11 +30,6 @@ from meshscrape.prometheus.scraper_pod import CERTIFICATES
 from meshscrape.prometheus.targets import JOBS
 
 
-def interval_seconds(text: str, where: str) -> float:
-    """Return a duration option in seconds."""
-    return parse_duration(text, where).total_seconds()
-
-
 @click.command()
 @STATE
 @click.option(
@@ -112,7 +107,9 @@ def command(
     proxy next to it (`meshscrape proxy --kubernetes`), otherwise directly with a workload certificate.
     """
     chosen = cast(Collector, collector)
-    interval = interval_seconds(scrape_interval or ("15s" if kubernetes else "5s"), "--scrape-interval")
+    interval = parse_duration(
+        scrape_interval or ("15s" if kubernetes else "5s"), "--scrape-interval"
+    ).total_seconds()
     if kubernetes:
         _refuse_others("--kubernetes", direct=direct, targets=targets, discovery=discovery, job=jobs)
         beside = None

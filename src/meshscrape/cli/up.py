@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.live import Live
 
 from meshscrape.cli.output import WHY_HTTP, console, health_of, mesh_view, print_document, say, workload_line
-from meshscrape.cli.prometheus_config import interval_seconds
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
+from meshscrape.istio.durations import parse_duration
 from meshscrape.local.detached import start_detached
 from meshscrape.local.mesh import EXAMPLE, LocalMesh, MeshOptions
 from meshscrape.local.session import prepared_mesh, wait_until_ready, wait_until_up
@@ -97,7 +97,9 @@ def command(
     was ready (--check: no findings; --detach: it is ready), 1 findings of --check, 2 could not run, 129, 130
     or 143 interrupted before the mesh was ready.
     """
-    interval = interval_seconds(scrape_interval or ("1s" if check else "5s"), "--scrape-interval")
+    interval = parse_duration(
+        scrape_interval or ("1s" if check else "5s"), "--scrape-interval"
+    ).total_seconds()
     if not 0.1 <= interval <= 3600:
         raise InputError("out of range", where="--scrape-interval", remedy="use 100ms to 1h")
     if detach or wait:

@@ -20,10 +20,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from meshscrape.cli.live import chosen_access, cluster_options, progress
 from meshscrape.cli.output import coloured, print_document
-from meshscrape.cli.prometheus_config import interval_seconds
-from meshscrape.cli.verify_page import check_page, write_page
-from meshscrape.cli.verify_watch import watch
 from meshscrape.errors import InputError
+from meshscrape.istio.durations import parse_duration
 from meshscrape.local.state import default_state_path, read_status
 from meshscrape.system import life
 from meshscrape.verify.findings import Report
@@ -167,6 +165,8 @@ def command(
     --watch, the exit code of the last run counts. docs/verify.md explains every check.
     """
     if page_file is not None:
+        from meshscrape.cli.verify_page import check_page
+
         check_page(page_file)
     if kubernetes:
         report = _cluster(namespaces, only, skip, quiet)
@@ -175,6 +175,8 @@ def command(
     place = state or default_state_path(os.environ)
     options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
     if watching:
+        from meshscrape.cli.verify_watch import watch
+
         asked = _watch_options(options, interval, metrics, output)
         with ProgressBar(quiet) as progress:
             return watch(place, asked, output == "json", progress, page_file)
@@ -196,7 +198,7 @@ def _cluster(namespaces: tuple[str, ...], only: frozenset[str], skip: frozenset[
 
 
 def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, output: str) -> WatchOptions:
-    seconds = interval_seconds(interval, "--interval")
+    seconds = parse_duration(interval, "--interval").total_seconds()
     if not _SHORTEST <= seconds <= _LONGEST:
         raise InputError("out of range", where="--interval", remedy="use 1s to 24h")
     if output in ("junit", "yaml"):
@@ -218,6 +220,8 @@ def _once(place: Path, options: VerifyOptions, output: str, page_file: Path | No
     if isinstance(report, signal.Signals):
         return life.exit_code(report)
     if page_file is not None:
+        from meshscrape.cli.verify_page import write_page
+
         write_page(page_file, report)
     print_report(report, output)
     return report.exit_code

@@ -81,13 +81,23 @@ def parse_scrapers_file(text: str, file: str) -> tuple[Scraper, ...]:
 
 def _parse_entry(entry: str, where: Where) -> Scraper:
     if not entry:
-        raise InputError("an entry of the allow list is empty", where=where, remedy="remove the extra comma")
+        raise InputError(
+            "an entry of the allow list is empty",
+            where=where,
+            remedy="remove the extra comma",
+            code="empty-entry",
+        )
     kind, separator, value = entry.partition(":")
     if kind == "dns" and separator:
         return DnsScraper(_dns_name(value, where))
     if kind == "spiffe" and value.startswith("spiffe://"):
         return _parse_spiffe(value, where)
-    raise InputError(f"{shorten(entry)} is not an entry of the allow list", where=where, remedy=_SYNTAX)
+    raise InputError(
+        f"{shorten(entry)} is not an entry of the allow list",
+        where=where,
+        remedy=_SYNTAX,
+        code="not-an-entry",
+    )
 
 
 def _parse_spiffe(value: str, where: Where) -> Scraper:
@@ -96,7 +106,7 @@ def _parse_spiffe(value: str, where: Where) -> Scraper:
         if "/" in trust_domain or "*" in trust_domain:
             raise InputError(
                 f"{shorten(value)} is a pattern", where=where, remedy="list SPIFFE IDs one by one; the only "
-                "pattern is a whole trust domain, spiffe:spiffe://TRUST_DOMAIN/*",
+                "pattern is a whole trust domain, spiffe:spiffe://TRUST_DOMAIN/*", code="pattern",
             )  # fmt: skip
         return TrustDomainScraper(_spiffe_id(f"spiffe://{trust_domain}/any", where).trust_domain)
     spiffe_id = _spiffe_id(value, where)
@@ -105,6 +115,7 @@ def _parse_spiffe(value: str, where: Where) -> Scraper:
             f"{shorten(value)} names a trust domain, not a workload",
             where=where,
             remedy=f"write spiffe:{value}/* if every workload of it may scrape",
+            code="trust-domain",
         )
     return SpiffeScraper(spiffe_id)
 
@@ -113,7 +124,7 @@ def _spiffe_id(text: str, where: Where) -> SpiffeId:
     try:
         return SpiffeId.parse(text)
     except InputError as error:
-        raise InputError(error.what, where=where, remedy=error.remedy or _SYNTAX) from error
+        raise InputError(error.what, where=where, remedy=error.remedy or _SYNTAX, code=error.code) from error
 
 
 def _dns_name(name: str, where: Where) -> str:
@@ -122,5 +133,6 @@ def _dns_name(name: str, where: Where) -> str:
             f"{shorten(name)} is not a DNS name",
             where=where,
             remedy="write the exact name of the certificate in lower case, without wildcards",
+            code="not-a-dns-name",
         )
     return name

@@ -192,10 +192,15 @@ def _local_commands(annotations: Mapping[str, str], where: Where) -> dict[str, s
             ) from error
         if not words:
             raise InputError(
-                "the command is empty", where=place, remedy="write the program and its arguments"
+                "the command is empty",
+                where=place,
+                remedy="write the program and its arguments",
+                code="empty-command",
             )
         if "\0" in value:
-            raise InputError("the command has a NUL character", where=place, remedy="remove it")
+            raise InputError(
+                "the command has a NUL character", where=place, remedy="remove it", code="nul-character"
+            )
         commands[name.removeprefix(names.LOCAL_COMMAND).removeprefix(".")] = value
     return commands
 

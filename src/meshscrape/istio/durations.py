@@ -42,7 +42,10 @@ def parse_duration(text: str, where: Where = "") -> timedelta:
     total = sum(Fraction(number) * _NANOSECONDS[unit] for number, unit in _numbers(text))
     if total > _LONGEST:
         raise InputError(
-            f"{shorten(text)} is too long a duration", where=where, remedy="write at most 2562047h"
+            f"{shorten(text)} is too long a duration",
+            where=where,
+            remedy="write at most 2562047h",
+            code="not-a-duration",
         )
     sign = -1 if text.startswith("-") else 1
     return timedelta(microseconds=sign * int(total / 1000))

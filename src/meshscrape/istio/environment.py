@@ -26,7 +26,12 @@ _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Z
 def parse_boolean(text: str, where: Where) -> bool:
     """Return the truth value that Go's strconv.ParseBool reads in `text`; raise InputError at `where`."""
     if text not in TRUE | FALSE:
-        raise InputError(f"{shorten(text)} is not a truth value", where=where, remedy="write true or false")
+        raise InputError(
+            f"{shorten(text)} is not a truth value",
+            where=where,
+            remedy="write true or false",
+            code="not-a-truth-value",
+        )
     return text in TRUE
 
 
@@ -74,10 +79,17 @@ def parse_address(text: str, where: Where) -> str:
     try:
         address = ipaddress.ip_address(text)
     except ValueError as error:
-        raise InputError(f"{shorten(text)} is not an IP address", where=where, remedy=remedy) from error
+        raise InputError(
+            f"{shorten(text)} is not an IP address", where=where, remedy=remedy, code="not-an-address"
+        ) from error
     mapped = address.version == 6 and address.ipv4_mapped is not None
     if address.is_unspecified or address.is_multicast or mapped or "%" in text:
-        raise InputError(f"{shorten(text)} is not the address of one interface", where=where, remedy=remedy)
+        raise InputError(
+            f"{shorten(text)} is not the address of one interface",
+            where=where,
+            remedy=remedy,
+            code="no-interface",
+        )
     return str(address)
 
 
@@ -89,7 +101,10 @@ def parse_ca_address(text: str, where: Where) -> str:
     parts = split_host_port(text)
     if parts is None:
         raise InputError(
-            f"{shorten(text)} is not HOST:PORT", where=where, remedy="write for example istiod:15012"
+            f"{shorten(text)} is not HOST:PORT",
+            where=where,
+            remedy="write for example istiod:15012",
+            code="not-host-port",
         )
     host, port = parts
     parse_port(port, where)
@@ -100,6 +115,7 @@ def parse_ca_address(text: str, where: Where) -> str:
             f"{shorten(host)} is not a host name or an IP address",
             where=where,
             remedy="write a DNS name, an IPv4 address or an IPv6 address in brackets before the port",
+            code="not-a-host",
         )
     return text
 
@@ -127,7 +143,7 @@ class Environment:
         """Return the value; raise InputError when it is not set or empty."""
         if value := self._variables.get(name):
             return value
-        raise InputError("not set", where=self.place(name), remedy=remedy)
+        raise InputError("not set", where=self.place(name), remedy=remedy, code="not-set")
 
     def name(self, name: str, remedy: str) -> str:
         """Return the name of a Kubernetes object, which must be set."""
@@ -150,6 +166,7 @@ class Environment:
                 f"{shorten(text)} is not a number from 1 to {highest}",
                 where=self.place(name),
                 remedy=f"write for example {default}",
+                code="not-a-count",
             )
         return int(text)
 
@@ -159,14 +176,24 @@ class Environment:
         if not value:
             return None
         if any(ord(character) < 32 for character in value):
-            raise InputError("the path has control characters", where=self.place(name), remedy="remove them")
+            raise InputError(
+                "the path has control characters",
+                where=self.place(name),
+                remedy="remove them",
+                code="control-characters",
+            )
         return Path(value)
 
     def duration(self, name: str, default: str) -> timedelta:
         """Return a positive duration, written in Go's syntax."""
         value = parse_duration(self.text(name, default), self.place(name))
         if value <= timedelta(0):
-            raise InputError("must be positive", where=self.place(name), remedy="write for example 24h")
+            raise InputError(
+                "must be positive",
+                where=self.place(name),
+                remedy="write for example 24h",
+                code="not-positive",
+            )
         return value
 
     def fraction(self, name: str, default: str) -> float:
@@ -181,5 +208,6 @@ class Environment:
                 f"{shorten(text)} is not a number from 0 to 1",
                 where=self.place(name),
                 remedy="write for example 0.5",
+                code="not-a-fraction",
             )
         return value

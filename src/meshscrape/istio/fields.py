@@ -167,20 +167,20 @@ class _Builder:
         result: dict[str, object] = {}
         for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(part, yaml.MappingNode):
-                self._refuse(key, "a merge key (<<) needs a mapping", "write the fields out")
+                self._refuse(key, "merge-key", "a merge key (<<) needs a mapping", "write the fields out")
             result = {**self.mapping(part, path), **result}
         return result
 
     def _key(self, node: yaml.Node) -> str:
         if node.tag == _MERGE:
-            self._refuse(node, "merge keys (<<) are not supported", "write the fields out")
+            self._refuse(node, "merge-key", "merge keys (<<) are not supported", "write the fields out")
         if not isinstance(node, yaml.ScalarNode):
-            self._refuse(node, "a key is not a string", "write a name before the colon")
+            self._refuse(node, "not-a-string", "a key is not a string", "write a name before the colon")
         if self._lenient and node.tag == _BOOLEAN:
             return str(self._typed(node)).lower()
         # Numbers as keys become strings, as in the Kubernetes API (portLevelMtls is written so).
         if node.tag not in _AS_WRITTEN | {"tag:yaml.org,2002:int"}:
-            self._refuse(node, f"key {shorten(node.value)} is not a string", "quote it")
+            self._refuse(node, "not-a-string", f"key {shorten(node.value)} is not a string", "quote it")
         return str(node.value)
 
     def _value(self, node: yaml.Node, path: Path) -> object:
@@ -194,7 +194,7 @@ class _Builder:
             return node.value
         if node.tag in _TYPED:
             return self._typed(node)
-        self._refuse(node, unsupported_tag(node.tag), _QUOTE)
+        self._refuse(node, "yaml-type", unsupported_tag(node.tag), _QUOTE)
 
     def _typed(self, node: yaml.Node) -> object:
         try:
@@ -202,14 +202,15 @@ class _Builder:
         except LOADER_ERRORS:
             # Do not show the value: it may be a secret with a wrong tag.
             kind = node.tag.rpartition(":")[2]
-            self._refuse(node, f"a value is not of its YAML type {kind}", _QUOTE)
+            self._refuse(node, "yaml-type", f"a value is not of its YAML type {kind}", _QUOTE)
 
     def _item(self, node: yaml.Node, path: Path) -> object:
         self.lines[path] = self._line(node)
         return self._value(node, path)
 
-    def _refuse(self, node: yaml.Node, what: str, remedy: str) -> NoReturn:
-        raise InputError(what, where=Place(file=self._source, line=self._line(node)), remedy=remedy)
+    def _refuse(self, node: yaml.Node, code: str, what: str, remedy: str) -> NoReturn:
+        place = Place(file=self._source, line=self._line(node))
+        raise InputError(what, where=place, remedy=remedy, code=code)
 
 
 def unreadable(error: Exception, file: str, first_line: int = 1) -> InputError:

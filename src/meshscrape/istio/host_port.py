@@ -33,5 +33,7 @@ def parse_host_port(
     """
     parts = split_host_port(text)
     if parts is None or not parts[0]:
-        raise InputError(f"{shorten(text)} is not HOST:PORT", where=where, remedy=f"write {example}")
+        raise InputError(
+            f"{shorten(text)} is not HOST:PORT", where=where, remedy=f"write {example}", code="not-host-port"
+        )
     return parts[0], parse_port(parts[1], where or shorten(text), allow_zero)

@@ -60,7 +60,10 @@ def parse_prometheus_annotations_env(
     targets = [] if targets is None else targets
     if not isinstance(targets, list):
         raise InputError(
-            "targets is not a list", where=where, remedy='write [{"port": "9090", "path": "/m"}]'
+            "targets is not a list",
+            where=where,
+            remedy='write [{"port": "9090", "path": "/m"}]',
+            code="not-a-list",
         )
     if targets:
         places = [Place.of(where).part(f"targets[{index}]") for index in range(len(targets))]
@@ -84,7 +87,10 @@ def parse_scrape_targets(text: str, where: Where = _ANNOTATION_PLACE) -> tuple[S
         sources.append(_source({"port": port, "path": path}, where, None))
     if not sources:
         raise InputError(
-            "no scrape target is listed", where=where, remedy="write port:path,port:path or remove it"
+            "no scrape target is listed",
+            where=where,
+            remedy="write port:path,port:path or remove it",
+            code="no-target",
         )
     return _distinct(sources, where)
 
@@ -108,7 +114,12 @@ def make_source(port: str, path: str, scheme: str, where: Where) -> ScrapeSource
     number = parse_port(port, where)
     refuse_reserved(number, where)
     if scheme not in ("", *_SCHEMES):
-        raise InputError(f"{shorten(scheme)} is not a scheme", where=where, remedy="write http or https")
+        raise InputError(
+            f"{shorten(scheme)} is not a scheme",
+            where=where,
+            remedy="write http or https",
+            code="not-a-scheme",
+        )
     return ScrapeSource(number, check_path(path or DEFAULT_PATH, where), scheme or "http")
 
 
@@ -127,7 +138,7 @@ def check_path(path: str, where: Where) -> str:
 def _source(fields: Mapping[str, object], where: Where, default_port: str | None) -> ScrapeSource:
     port = _text(fields, "port", where) or default_port
     if port is None:
-        raise InputError("a scrape target has no port", where=where, remedy="write port:path")
+        raise InputError("a scrape target has no port", where=where, remedy="write port:path", code="no-port")
     return make_source(port, _text(fields, "path", where), _text(fields, "scheme", where), where)
 
 
@@ -141,12 +152,18 @@ def _distinct(sources: list[ScrapeSource], where: Where) -> tuple[ScrapeSource, 
     for source in sources:
         if (source.port, source.path) in seen:
             raise InputError(
-                f"{source.port}:{source.path} is listed twice", where=where, remedy="list each endpoint once"
+                f"{source.port}:{source.path} is listed twice",
+                where=where,
+                remedy="list each endpoint once",
+                code="listed-twice",
             )
         seen.add((source.port, source.path))
     if len(sources) > MAX_SOURCES:
         raise InputError(
-            f"{len(sources)} scrape targets are too many", where=where, remedy=f"list at most {MAX_SOURCES}"
+            f"{len(sources)} scrape targets are too many",
+            where=where,
+            remedy=f"list at most {MAX_SOURCES}",
+            code="too-many",
         )
     return tuple(sources)
 
@@ -159,6 +176,7 @@ def _load_json(text: str, where: Where) -> object:
             f"not JSON ({error})",
             where=where,
             remedy='write {"scrape": "true", "port": "9080", "path": "/metrics"}',
+            code="not-json",
         ) from error
 
 
@@ -172,12 +190,18 @@ def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _object(value: object, fields: frozenset[str], where: Where) -> dict[str, object]:
     if not isinstance(value, dict):
         raise InputError(
-            "not a JSON object", where=where, remedy='write {"port": "9080", "path": "/metrics"}'
+            "not a JSON object",
+            where=where,
+            remedy='write {"port": "9080", "path": "/metrics"}',
+            code="not-an-object",
         )
     for key in value:
         if key not in fields:
             raise InputError(
-                f"unknown key {shorten(key)}", where=where, remedy=f"known are {', '.join(sorted(fields))}"
+                f"unknown key {shorten(key)}",
+                where=where,
+                remedy=f"known are {', '.join(sorted(fields))}",
+                code="unknown-key",
             )
     return value
 
@@ -185,5 +209,7 @@ def _object(value: object, fields: frozenset[str], where: Where) -> dict[str, ob
 def _text(fields: Mapping[str, object], name: str, where: Where) -> str:
     value = fields.get(name, "")
     if not isinstance(value, str):
-        raise InputError(f"{name} is not a string", where=where, remedy=f'quote it: "{name}": "…"')
+        raise InputError(
+            f"{name} is not a string", where=where, remedy=f'quote it: "{name}": "…"', code="not-a-string"
+        )
     return value

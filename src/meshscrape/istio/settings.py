@@ -122,29 +122,72 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
     collide, and for unknown MESHSCRAPE_* variables.
     """
     if role not in get_args(Role):
-        raise InputError(f"{shorten(role)} is not a role", where="proxy", remedy="write sidecar or router")
+        raise InputError(
+            f"{shorten(role)} is not a role",
+            where="proxy",
+            remedy="write sidecar or router",
+            code="not-a-role",
+        )
     _refuse_unknown(env)
-    environment = Environment(env)
+    settings = _read(Environment(env), cast(Role, role))
+    _check_ports(settings)
+    _check_files(settings)
+    return settings
+
+
+def parse_inbound(json_text: str, where: Where = _INBOUND_PLACE) -> tuple[InboundPort, ...]:
+    """Return the ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
+
+    Empty text is no port. Raises InputError at `where` for unknown keys and modes, and for reserved and
+    repeated ports.
+    """
+    if not json_text.strip():
+        return ()
+    remedy = 'write [{"port": 9080, "mode": "STRICT", "name": "http"}]'
+    try:
+        items = json.loads(json_text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"not JSON ({error})", where=where, remedy=remedy, code="not-json") from error
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise InputError("not a list of objects", where=where, remedy=remedy, code="not-a-list")
+    place = Place.of(where)
+    inbound = tuple(_inbound_port(item, place.part(f"[{index}]")) for index, item in enumerate(items))
+    numbers = [item.port for item in inbound]
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise InputError(
+                f"port {number} is listed twice",
+                where=where,
+                remedy="list each port once",
+                code="listed-twice",
+            )
+    return inbound
+
+
+def inbound_to_env(inbound: Iterable[InboundPort]) -> str:
+    """Return the value of MESHSCRAPE_INBOUND that declares `inbound`; empty for none."""
+    items = [{"port": item.port, "mode": item.mode, "name": item.name} for item in inbound]
+    return json.dumps(items) if items else ""
+
+
+def _read(environment: Environment, role: Role) -> AgentSettings:
+    """Return what each variable says, without comparing one with another."""
     # As in Istio's sample for Prometheus's pod: the sidecar gets a certificate and nothing else.
     envoy = not (role == "sidecar" and environment.raw(names.INBOUND_CAPTURE_PORTS) == "")
     algorithm, rsa_bits = _key_parameters(environment)
     ratio, jitter = _grace(environment)
     pod_addresses, inside_address = _addresses(environment)
     pod_name = environment.name(names.POD_NAME, _INJECTED)
-    settings = AgentSettings(
-        role=cast(Role, role),
+    return AgentSettings(
+        role=role,
         trust_domain=_trust_domain(environment),
-        namespace=check_namespace(
-            environment.required(names.POD_NAMESPACE, _INJECTED), environment.place(names.POD_NAMESPACE)
-        ),
+        namespace=_namespace(environment),
         service_account=environment.name(names.SERVICE_ACCOUNT, _INJECTED),
         pod_name=pod_name,
         workload_name=environment.text(names.ISTIO_META_WORKLOAD_NAME, pod_name),
         pod_addresses=pod_addresses,
         inside_address=inside_address,
-        ca_address=parse_ca_address(
-            environment.text(names.CA_ADDR, "istiod.istio-system.svc:15012"), environment.place(names.CA_ADDR)
-        ),
+        ca_address=_ca_address(environment),
         ca_root=environment.path(names.CA_ROOT_CA) or Path("/var/run/secrets/istio/root-cert.pem"),
         ca_wait=environment.duration(names.MESHSCRAPE_CA_WAIT, "60s"),
         token_path=environment.path(names.MESHSCRAPE_TOKEN_PATH)
@@ -179,54 +222,41 @@ def parse_settings(env: Mapping[str, str], role: str) -> AgentSettings:
         inbound=parse_inbound(environment.text(names.MESHSCRAPE_INBOUND)),
         routes_file=environment.path(names.MESHSCRAPE_ROUTES),
     )
-    _check_ports(settings)
-    _check_files(settings)
-    return settings
 
 
-def parse_inbound(json_text: str, where: Where = _INBOUND_PLACE) -> tuple[InboundPort, ...]:
-    """Return the ports of `[{"port": 9080, "mode": "STRICT", "name": "http"}]`; `name` may be left out.
-
-    Empty text is no port. Raises InputError at `where` for unknown keys and modes, and for reserved and
-    repeated ports.
-    """
-    if not json_text.strip():
-        return ()
-    remedy = 'write [{"port": 9080, "mode": "STRICT", "name": "http"}]'
-    try:
-        items = json.loads(json_text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"not JSON ({error})", where=where, remedy=remedy) from error
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise InputError("not a list of objects", where=where, remedy=remedy)
-    place = Place.of(where)
-    inbound = tuple(_inbound_port(item, place.part(f"[{index}]")) for index, item in enumerate(items))
-    numbers = [item.port for item in inbound]
-    for number in numbers:
-        if numbers.count(number) > 1:
-            raise InputError(f"port {number} is listed twice", where=where, remedy="list each port once")
-    return inbound
+def _namespace(environment: Environment) -> str:
+    name = environment.required(names.POD_NAMESPACE, _INJECTED)
+    return check_namespace(name, environment.place(names.POD_NAMESPACE))
 
 
-def inbound_to_env(inbound: Iterable[InboundPort]) -> str:
-    """Return the value of MESHSCRAPE_INBOUND that declares `inbound`; empty for none."""
-    items = [{"port": item.port, "mode": item.mode, "name": item.name} for item in inbound]
-    return json.dumps(items) if items else ""
+def _ca_address(environment: Environment) -> str:
+    address = environment.text(names.CA_ADDR, "istiod.istio-system.svc:15012")
+    return parse_ca_address(address, environment.place(names.CA_ADDR))
 
 
 def _inbound_port(item: Mapping[str, object], where: Where) -> InboundPort:
     for key in item:
         if key not in ("port", "mode", "name"):
-            raise InputError(f"unknown key {shorten(key)}", where=where, remedy="known are port, mode, name")
+            raise InputError(
+                f"unknown key {shorten(key)}",
+                where=where,
+                remedy="known are port, mode, name",
+                code="unknown-key",
+            )
     number, mode, name = item.get("port"), item.get("mode"), item.get("name", "")
     if not isinstance(number, int) or isinstance(number, bool):
-        raise InputError("port is not a number", where=where, remedy='write "port": 9080')
+        raise InputError("port is not a number", where=where, remedy='write "port": 9080', code="not-a-port")
     if mode not in get_args(InboundMode):
         raise InputError(
-            f"{shorten(mode)} is not a mode", where=where, remedy="write STRICT, PERMISSIVE or DISABLE"
+            f"{shorten(mode)} is not a mode",
+            where=where,
+            remedy="write STRICT, PERMISSIVE or DISABLE",
+            code="not-a-mode",
         )
     if not isinstance(name, str):
-        raise InputError("name is not a string", where=where, remedy='write "name": "http"')
+        raise InputError(
+            "name is not a string", where=where, remedy='write "name": "http"', code="not-a-string"
+        )
     parse_port(str(number), where)
     refuse_reserved(number, where)
     return InboundPort(number, cast(InboundMode, mode), name)
@@ -248,7 +278,10 @@ def _trust_domain(environment: Environment) -> str:
         return check_trust_domain(text)
     except InputError as error:
         raise InputError(
-            error.what, where=environment.place(names.TRUST_DOMAIN), remedy=error.remedy
+            error.what,
+            where=environment.place(names.TRUST_DOMAIN),
+            remedy=error.remedy,
+            code=error.code,
         ) from error
 
 
@@ -258,7 +291,9 @@ def _addresses(environment: Environment) -> tuple[tuple[str, ...], str]:
     text = environment.required(name, _INJECTED)
     pod = tuple(parse_address(part.strip(), place) for part in text.split(","))
     if len(set(pod)) != len(pod):
-        raise InputError("an address is listed twice", where=place, remedy="list each address once")
+        raise InputError(
+            "an address is listed twice", where=place, remedy="list each address once", code="listed-twice"
+        )
     inside_place = environment.place(names.MESHSCRAPE_INSIDE_ADDRESS)
     inside = parse_address(environment.text(names.MESHSCRAPE_INSIDE_ADDRESS, "127.0.0.1"), inside_place)
     if not ipaddress.ip_address(inside).is_loopback:
@@ -266,10 +301,14 @@ def _addresses(environment: Environment) -> tuple[tuple[str, ...], str]:
             f"{inside} is not a loopback address",
             where=inside_place,
             remedy="write one from 127.0.0.0/8 or ::1, because what listens there is not protected",
+            code="not-loopback",
         )
     if inside in pod:
         raise InputError(
-            f"{inside} is the pod's address too", where=inside_place, remedy="use two different addresses"
+            f"{inside} is the pod's address too",
+            where=inside_place,
+            remedy="use two different addresses",
+            code="same-address",
         )
     return pod, inside
 
@@ -282,18 +321,21 @@ def _key_parameters(environment: Environment) -> tuple[KeyAlgorithm, int]:
             f"{shorten(algorithm)} is not supported",
             where=environment.place(names.ECC_SIGNATURE_ALGORITHM),
             remedy="write ECDSA, or set WORKLOAD_RSA_KEY_SIZE instead for an RSA key",
+            code="unsupported",
         )
     if environment.text(names.ECC_CURVE, "P256") != "P256":
         raise InputError(
             f"{shorten(environment.text(names.ECC_CURVE))} is not supported",
             where=environment.place(names.ECC_CURVE),
             remedy="write P256 or remove it",
+            code="unsupported",
         )
     if size and size not in _RSA_SIZES:
         raise InputError(
             f"{shorten(size)} is not a supported key size",
             where=environment.place(names.WORKLOAD_RSA_KEY_SIZE),
             remedy=f"write one of {', '.join(_RSA_SIZES)}",
+            code="unsupported",
         )
     # As in Istio, a named elliptic curve algorithm wins over a size.
     return ("RSA" if size and not algorithm else "ECDSA"), int(size or 2048)
@@ -307,12 +349,14 @@ def _grace(environment: Environment) -> tuple[float, float]:
             "certificates would be renewed at once, or only after they expire",
             where=environment.place(names.SECRET_GRACE_PERIOD_RATIO),
             remedy="write a number between 0 and 1, for example 0.5",
+            code="renewal-time",
         )
     if jitter >= min(ratio, 1 - ratio):
         raise InputError(
             "the jitter could move renewal beyond the certificate's life",
             where=environment.place(names.SECRET_GRACE_PERIOD_RATIO_JITTER),
             remedy=f"write a number below {min(ratio, 1 - ratio):g}",
+            code="jitter",
         )
     return ratio, jitter
 
@@ -321,7 +365,10 @@ def _file_mode(environment: Environment, name: str) -> int:
     text = environment.text(name, "0600")
     if re.fullmatch(r"0?[0-7]{3}", text, re.ASCII) is None:
         raise InputError(
-            f"{shorten(text)} is not a file mode", where=environment.place(name), remedy="write 0600 or 0640"
+            f"{shorten(text)} is not a file mode",
+            where=environment.place(name),
+            remedy="write 0600 or 0640",
+            code="not-a-file-mode",
         )
     mode = int(text, 8)
     if mode & ~0o660 or not mode & 0o400:
@@ -329,6 +376,7 @@ def _file_mode(environment: Environment, name: str) -> int:
             f"mode {text} is not suitable for private keys",
             where=environment.place(name),
             remedy="write 0600, or 0640 to let one group read",
+            code="file-mode",
         )
     return mode
 
@@ -363,6 +411,7 @@ def _check_ports(settings: AgentSettings) -> None:
             f"port {secure} needs Envoy, and an empty INBOUND_CAPTURE_PORTS turns Envoy off",
             where=Environment.place(next(name for name, port, _ in listeners if port == secure)),
             remedy="set it to 0, or remove INBOUND_CAPTURE_PORTS",
+            code="needs-envoy",
         )
     _check_application_ports(settings, taken)
 
@@ -374,6 +423,7 @@ def _check_files(settings: AgentSettings) -> None:
             "there are two allow lists",
             where=Environment.place(names.MESHSCRAPE_SCRAPERS_FILE),
             remedy="remove MESHSCRAPE_SCRAPERS, or write its entries into the file",
+            code="two-lists",
         )
     certificates, own = settings.output_certs, settings.state_dir
     if certificates is not None and (certificates == own or own in certificates.parents):
@@ -381,12 +431,14 @@ def _check_files(settings: AgentSettings) -> None:
             "the directory is inside the agent's own directory",
             where=Environment.place(names.OUTPUT_CERTS),
             remedy="write a directory outside MESHSCRAPE_AGENT_DIR",
+            code="own-directory",
         )
     if settings.routes_file is not None and settings.role != "router":
         raise InputError(
             "only gateways have routes",
             where=Environment.place(names.MESHSCRAPE_ROUTES),
             remedy="remove it, or start the agent as a router",
+            code="not-a-gateway",
         )
 
 
@@ -396,6 +448,7 @@ def _check_application_ports(settings: AgentSettings, taken: Mapping[int, str]) 
             f"{len(settings.inbound)} ports are listed for a gateway",
             where=Environment.place(names.MESHSCRAPE_INBOUND),
             remedy="list the one port where it listens",
+            code="several-ports",
         )
     declared = [(names.MESHSCRAPE_INBOUND, item.port) for item in settings.inbound]
     declared += [(names.ISTIO_PROMETHEUS_ANNOTATIONS, source.port) for source in settings.sources]

@@ -13,6 +13,8 @@ from meshscrape.errors import InputError
 SCHEME = "spiffe://"
 MAX_ID_BYTES = 2048
 MAX_TRUST_DOMAIN_BYTES = 255
+# The code of the error for every text that is no SPIFFE ID.
+NOT_AN_ID = "not-a-spiffe-id"
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]+")
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
@@ -35,14 +37,16 @@ class SpiffeId:
         reason = _fault(self.trust_domain, self.path)
         if reason:
             shown = f"{SCHEME}{self.trust_domain}{self.path}"[:200]
-            raise InputError(f"{shown!a} is not a SPIFFE ID: {reason}", remedy=_REMEDY)
+            raise InputError(f"{shown!a} is not a SPIFFE ID: {reason}", remedy=_REMEDY, code=NOT_AN_ID)
 
     @classmethod
     def parse(cls, text: str) -> SpiffeId:
         """Return the identity that `text` spells. Raise InputError when `text` is not exactly a SPIFFE ID."""
         if not text.startswith(SCHEME):
             raise InputError(
-                f"{text[:200]!a} is not a SPIFFE ID: it does not start with {SCHEME}", remedy=_REMEDY
+                f"{text[:200]!a} is not a SPIFFE ID: it does not start with {SCHEME}",
+                remedy=_REMEDY,
+                code=NOT_AN_ID,
             )
         trust_domain, slash, path = text.removeprefix(SCHEME).partition("/")
         return cls(trust_domain, slash + path)

@@ -108,40 +108,41 @@ def test_inbound_capture_tells_everything_from_nothing(value: str, ports: tuple[
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "what"),
+    ("name", "value", "code"),
     [
-        (PROMETHEUS_SCRAPE, "yes", "not a truth value"),
-        (MERGE_METRICS, "TrUe", "not a truth value"),
-        (PROMETHEUS_PORT, "99999", "not a port"),
-        (PROMETHEUS_PORT, "15090", "reserved for Envoy's statistics"),
-        (SCRAPE_TARGETS, "15092:/metrics", "reserved for merged metrics over mutual TLS"),
-        (SCRAPE_TARGETS, "", "no scrape target"),
-        (SECURE_PORT, "0", "not a port"),
-        (SECURE_ENVOY_PORT, "https", "not a port"),
-        (EXCLUDE_INBOUND, "80;81", "not a port"),
-        (INJECT, "enabled", "not a truth value"),
-        (LOCAL_COMMAND, "sh -c 'sleep", "not a command line"),
-        (LOCAL_COMMAND + ".app", " ", "the command is empty"),
-        (LOCAL_COMMAND, "serve\0", "NUL character"),
-        (PROXY_CONFIG_ANNOTATION, "a: [", "not YAML"),
-        (PROXY_CONFIG_ANNOTATION, "a: b\n---\nc: d", "more than one YAML document"),
-        (PROXY_CONFIG_ANNOTATION, "statusPort: http", "not a number"),
+        (PROMETHEUS_SCRAPE, "yes", "not-a-truth-value"),
+        (MERGE_METRICS, "TrUe", "not-a-truth-value"),
+        (PROMETHEUS_PORT, "99999", "not-a-port"),
+        (PROMETHEUS_PORT, "15090", "reserved-port"),
+        (SCRAPE_TARGETS, "15092:/metrics", "reserved-port"),
+        (SCRAPE_TARGETS, "", "no-target"),
+        (SECURE_PORT, "0", "not-a-port"),
+        (SECURE_ENVOY_PORT, "https", "not-a-port"),
+        (EXCLUDE_INBOUND, "80;81", "not-a-port"),
+        (INJECT, "enabled", "not-a-truth-value"),
+        (LOCAL_COMMAND, "sh -c 'sleep", "not-a-command"),
+        (LOCAL_COMMAND + ".app", " ", "empty-command"),
+        (LOCAL_COMMAND, "serve\0", "nul-character"),
+        (PROXY_CONFIG_ANNOTATION, "a: [", "not-yaml"),
+        (PROXY_CONFIG_ANNOTATION, "a: b\n---\nc: d", "several-documents"),
+        (PROXY_CONFIG_ANNOTATION, "statusPort: http", "not-a-number"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_an_error_at_its_annotation(name: str, value: str, what: str) -> None:
-    """The pod's place and the annotation's name are in the message."""
-    with pytest.raises(InputError, match=what) as caught:
+def test_a_value_that_cannot_be_used_is_an_error_at_its_annotation(name: str, value: str, code: str) -> None:
+    """The error knows the pod's place and the annotation's name."""
+    with pytest.raises(InputError) as caught:
         parse_annotations({name: value}, "pod default/x")
     assert caught.value.place.text == "pod default/x"
-    assert caught.value.place.annotation == name
+    assert (caught.value.place.annotation, caught.value.code) == (name, code)
 
 
 @pytest.mark.parametrize(("path", "scheme"), [("metrics", "http"), ("/metrics", "ftp")])
 def test_the_error_names_the_annotation_that_is_wrong(path: str, scheme: str) -> None:
     """Of port, path and scheme, which belong together."""
     wrong = PROMETHEUS_SCHEME if scheme == "ftp" else PROMETHEUS_PATH
-    with pytest.raises(InputError, match=f"^annotation {wrong}: "):
+    with pytest.raises(InputError) as caught:
         parse_annotations({PROMETHEUS_PORT: "9080", PROMETHEUS_PATH: path, PROMETHEUS_SCHEME: scheme})
+    assert caught.value.place.annotation == wrong
 
 
 @pytest.mark.parametrize(
@@ -159,8 +160,9 @@ def test_the_error_names_the_annotation_that_is_wrong(path: str, scheme: str) ->
 )
 def test_misspelt_annotations_are_refused(name: str, remedy: str) -> None:
     """They would otherwise do nothing, silently."""
-    with pytest.raises(InputError, match="unknown annotation") as caught:
+    with pytest.raises(InputError) as caught:
         parse_annotations({name: "1"})
+    assert (caught.value.place.annotation, caught.value.code) == (name, "unknown-annotation")
     assert remedy in caught.value.remedy
 
 
@@ -180,22 +182,22 @@ def test_annotations_of_others_are_left_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "what"),
+    ("text", "code"),
     [
-        ("proxyMetadata:\n  A: 1\n", "1 is not a string; quote it"),
-        ("proxyMetadata:\n  A: true\n", "True is not a string; quote it"),
-        ("proxyMetadata:\n  A:\n", "None is not a string; quote it"),
-        ("proxyMetadata: x\n", "not a mapping"),
-        ("proxyMetdata:\n  A: b\n", "did you mean proxyMetadata?"),
-        ("proxyMetadata:\n  A: b\n  A: c\n", "key 'A' is repeated"),
-        ("- 1", "not an object"),
+        ("proxyMetadata:\n  A: 1\n", "not-a-string"),
+        ("proxyMetadata:\n  A: true\n", "not-a-string"),
+        ("proxyMetadata:\n  A:\n", "not-a-string"),
+        ("proxyMetadata: x\n", "not-a-mapping"),
+        ("proxyMetdata:\n  A: b\n", "unknown-field"),
+        ("proxyMetadata:\n  A: b\n  A: c\n", "repeated-key"),
+        ("- 1", "no-object"),
     ],
 )
-def test_proxy_config_is_read_strictly(text: str, what: str) -> None:
+def test_proxy_config_is_read_strictly(text: str, code: str) -> None:
     """Environment variables are strings; a misspelt field would leave a port open or closed unnoticed."""
     with pytest.raises(InputError) as caught:
         parse_proxy_config(text, "here")
-    assert what in str(caught.value)
+    assert caught.value.code == code
     assert caught.value.place.text == "here"
     assert caught.value.place.text_line > 0
 
