@@ -20,11 +20,13 @@ from support.mesh import SECURE, prometheus_manifest, running_up, workload_manif
 from support.polling import eventually
 
 pytestmark = pytest.mark.timeout(180)
+# A renewal after 3 s, long before the certificate ends.
+SOON = {"SECRET_TTL": "30s", "SECRET_GRACE_PERIOD_RATIO": "0.9"}
 
 
 def test_a_certificate_that_cannot_be_written_is_kept_in_memory(tmp_path: Path) -> None:
     """The agent asks the CA once, not again and again; Envoy serves on, and has it when that works again."""
-    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, SECRET_TTL="16s") as agent:
+    with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, **SOON) as agent:
         agent.await_ready()
         first, envoy = agent.served_serial(), agent.envoy_pid()
         # Memory is not writable either here: the limit holds for every file system.
@@ -50,7 +52,7 @@ def test_a_renewed_certificate_is_used_from_memory(tmp_path: Path) -> None:
     mounted = (*inside, 'mount -t tmpfs -o size=256k tmpfs "$0" && exec "$@"', str(disk))
     if subprocess.run([*mounted, "/bin/true"], check=False, capture_output=True).returncode:
         pytest.skip("this machine gives no mount namespace to an ordinary user")
-    changes = {"SECRET_TTL": "16s", "MESHSCRAPE_AGENT_DIR": str(disk / "agent")}
+    changes = {**SOON, "MESHSCRAPE_AGENT_DIR": str(disk / "agent")}
     with (
         ca_process(tmp_path / "ca") as ca,
         agent_process(tmp_path, ca, prefix=mounted, **changes) as agent,

@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = """\
@@ -47,19 +49,44 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def planner(distributions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The programs of an environment with the wheel and its required packages, and nothing else."""
+    """The programs of an environment with the wheel and its required packages, and nothing else.
+
+    The packages are the ones that run this test, which the lock file names: nothing is fetched.
+    """
     place = tmp_path_factory.mktemp("planner")
     venv.create(place, with_pip=False)
     (wheel,) = distributions.glob("*.whl")
-    constraints = place / "constraints.txt"
-    pins = re.findall(r"^\S+==\S+(?: ; [^\\\n]*)?", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    constraints.write_text("\n".join(pins))
     python = place / "bin/python"
-    done = run(
-        sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "-c", constraints, wheel
-    )  # fmt: skip
+    command = ("install", "--quiet", "--no-index", "--no-deps", wheel)
+    done = run(sys.executable, "-m", "pip", "--python", python, *command)
     assert done.returncode == 0, done.stderr
+    (site,) = place.glob("lib/python*/site-packages")
+    (installed,) = distributions_in(site)
+    for package in required_by(installed):
+        for part in {file.parts[0] for file in package.files or () if ".." not in file.parts}:
+            if part != "__pycache__":
+                (site / part).symlink_to(Path(str(package.locate_file(part))))
     return place / "bin"
+
+
+def distributions_in(site: Path) -> list[metadata.Distribution]:
+    """Every package that is installed in a directory."""
+    return list(metadata.distributions(path=[str(site)]))
+
+
+def required_by(wanting: metadata.Distribution) -> list[metadata.Distribution]:
+    """The packages that a package needs without any extra, and what those need."""
+    found: dict[str, metadata.Distribution] = {}
+    waiting = [wanting]
+    while waiting:
+        for text in waiting.pop().requires or ():
+            requirement = Requirement(text)
+            needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            if needed and requirement.name not in found:
+                found[requirement.name] = metadata.distribution(requirement.name)
+                waiting.append(found[requirement.name])
+                assert requirement.specifier.contains(found[requirement.name].version)
+    return list(found.values())
 
 
 def test_planner_works_without_envoy(planner: Path, tmp_path: Path) -> None:

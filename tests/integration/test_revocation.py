@@ -26,7 +26,6 @@ from support.ca import ca_process
 from support.mesh import (
     PROMETHEUS_ID,
     SECURE,
-    meshscrape,
     prometheus_manifest,
     running_up,
     workload_manifest,
@@ -179,11 +178,12 @@ def allowed(agent: AgentProcess, wire: Wire | None = None) -> int:
     return wire.get(PATH).status if wire else agent.scrape(15091, agent.output)[0]
 
 
-def own_context(agent: AgentProcess) -> ssl.SSLContext:
+def context_of(credentials: Path) -> ssl.SSLContext:
+    """The TLS context of whoever has this directory of credentials."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.load_verify_locations(agent.output / "root-cert.pem")
-    context.load_cert_chain(agent.output / "cert-chain.pem", agent.output / "key.pem")
+    context.load_verify_locations(credentials / "root-cert.pem")
+    context.load_cert_chain(credentials / "cert-chain.pem", credentials / "key.pem")
     return context
 
 
@@ -195,7 +195,7 @@ def test_the_allow_lists_file_is_followed(tmp_path: Path) -> None:
     with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, **changes) as agent:
         agent.await_ready()
         envoy = agent.envoy_pid()
-        with Wire(agent.pod, 15091, own_context(agent)) as wire:
+        with Wire(agent.pod, 15091, context_of(agent.output)) as wire:
             assert allowed(agent, wire) == 200
             write_atomic(allow, b"dns:somebody.else\n")
             eventually(lambda: allowed(agent, wire) == 403, what="a refusal on the open connection")
@@ -246,15 +246,14 @@ def test_an_edited_allow_list_of_a_local_mesh_restarts_nothing(tmp_path: Path) -
         before = {entry["name"]: entry["pids"] for entry in up.document()["workloads"]}
 
         def scrape() -> int:
-            url = f"https://{up.workload('default/web')['address']}:15091{PATH}"
-            arguments = ("--state", str(up.state), "--as", "istio-system/prometheus", url)
-            return meshscrape("curl", *arguments).returncode
+            scraper = Path(up.workload("istio-system/prometheus")["outputCertificates"])
+            return ask(up.workload("default/web")["address"], 15091, PATH, context_of(scraper)).status
 
-        assert scrape() == 0
+        assert scrape() == 200
         write_mesh(manifest, prometheus_manifest(), workload_manifest("web", metadata=(*SECURE[:-1], other)))
-        eventually(lambda: scrape() == 22, what="a refusal")
+        eventually(lambda: scrape() == 403, what="a refusal")
         somebody = PROMETHEUS_ID.replace("sa/prometheus", "sa/somebody")
         assert up.workload("default/web")["scrapers"] == [f"spiffe:{somebody}"]
         write_mesh(manifest, prometheus_manifest(), workload_manifest("web", metadata=SECURE))
-        eventually(lambda: scrape() == 0, what="access again")
+        eventually(lambda: scrape() == 200, what="access again")
         assert {entry["name"]: entry["pids"] for entry in up.document()["workloads"]} == before

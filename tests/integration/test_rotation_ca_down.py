@@ -50,14 +50,14 @@ def test_nothing_fails_before_expiry_and_all_recovers_in_time(tmp_path: Path) ->
     comes before the present one ends."""
     listen = f"127.0.0.1:{free_port()}"
     with ca_process(tmp_path / "ca", listen=listen) as ca:
-        with agent_process(tmp_path, ca, SECRET_TTL="20s") as agent:
+        with agent_process(tmp_path, ca, SECRET_TTL="40s", SECRET_GRACE_PERIOD_RATIO="0.95") as agent:
             agent.await_ready()
             first = agent.served_serial()
             scraper = Scraper(agent)
             scraper.start()
             ca.process.kill()
             ca.process.wait(10)
-            # The renewal is due after half of the life; three failures are a second later.
+            # The renewal is due after 2 s of the life; three failures are a second later.
             eventually(lambda: agent.metric("istio_agent_num_failed_outgoing_requests") >= 3)
             assert agent.served_serial() == first
             with ca_process(tmp_path / "ca", listen=listen):

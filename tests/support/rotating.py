@@ -15,10 +15,15 @@ WORKLOADS = ("web", "shop", "cart")
 
 @contextmanager
 def short_lived_mesh(
-    directory: Path, *arguments: str, ttl: str = "6s", interval: str = "500ms"
+    directory: Path, *arguments: str, ttl: str = "6s", left: float = 0.5, interval: str = "500ms"
 ) -> Iterator[Up]:
-    """Three workloads and Prometheus, whose certificates last `ttl`, scraped at `interval`."""
-    lines = (f"SECRET_TTL: {ttl}", "MESHSCRAPE_RENEWAL_SPREAD: 500ms")
+    """Three workloads and Prometheus, scraped at `interval`.
+
+    Their certificates last `ttl`, and are renewed when the share `left` of that is left.
+    """
+    lines = (
+        f"SECRET_TTL: {ttl}", f'SECRET_GRACE_PERIOD_RATIO: "{left}"', "MESHSCRAPE_RENEWAL_SPREAD: 500ms",
+    )  # fmt: skip
     added = "".join(f"\n            {line}" for line in lines)
     prometheus = prometheus_manifest().replace("proxyMetadata:", f"proxyMetadata:{added}")
     webs = [workload_manifest(name, metadata=(*SECURE, *lines)) for name in WORKLOADS]
