@@ -80,19 +80,19 @@ def _reads_securely(job: ObservedJob, targets: set[Ref]) -> bool:
     return job.over == "mtls" and any(ref in targets for ref in job.ports_after)
 
 
-def blocks_hardening(consumer: ObservedJob, workload: Ref) -> bool:
+def blocks_hardening(job: ObservedJob, workload: Ref) -> bool:
     """Return whether a scrape job reads this workload's plaintext ports, now or after a restart."""
-    if consumer.over != "plaintext":
+    if job.over != "plaintext":
         return False
-    if not consumer.certain and not consumer.matches:
+    if not job.certain and not job.matches:
         return True
-    ports = (*consumer.ports_of.get(workload, ()), *consumer.ports_after.get(workload, ()))
+    ports = (*job.ports_of.get(workload, ()), *job.ports_after.get(workload, ()))
     return not PLAINTEXT_PORTS.isdisjoint(ports)
 
 
-def concerns(consumer: ObservedJob, targets: set[Ref]) -> bool:
+def concerns(job: ObservedJob, targets: set[Ref]) -> bool:
     """Return whether a scrape job reads the plaintext ports of any of these workloads."""
-    return any(blocks_hardening(consumer, ref) for ref in targets)
+    return any(blocks_hardening(job, ref) for ref in targets)
 
 
 def scraper_pods(context: Context) -> Iterable[tuple[str, dict[str, str]]]:

@@ -166,10 +166,10 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
     return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)
 
 
-def reads_plaintext(consumer: ObservedJob) -> bool:
+def reads_plaintext(job: ObservedJob) -> bool:
     """Return whether a scrape job reads plaintext ports of any proxy, now or after a restart."""
-    seen = (*consumer.ports_of.values(), *consumer.ports_after.values())
-    return consumer.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
+    seen = (*job.ports_of.values(), *job.ports_after.values())
+    return job.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
 
 
 def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:

@@ -303,7 +303,7 @@ def _proxy_alert(name: str, reasons: tuple[str, ...], severity: str, summary: st
 def _plaintext() -> Iterator[Alert]:
     secured = f"group by (namespace, pod) (up{{{SECURE}}} or up{{{SECURE_PORTS}}})"
     yield Alert(
-        "MeshPlaintextConsumerLeft",
+        "MeshPlaintextJobLeft",
         f"max by (job, namespace, pod) (up{{{PLAINTEXT}}}) >= 0 and on (namespace, pod) {secured}",
         "15m",
         "warning",

@@ -186,7 +186,7 @@ scrape_configs:
 class TestGate:
     """Hardening waits for everybody who reads in the clear."""
 
-    def test_hardening_follows_when_the_plan_moves_the_consumer(self) -> None:
+    def test_hardening_follows_when_the_plan_moves_the_job(self) -> None:
         """The plaintext job that the plan changes: hardening is planned, after it, with the gate said."""
         plan = settled(mesh(plain_prometheus()))
         assert proxy_config(plan, name="httpbin")["proxyMetadata"]["METRICS_LOCALHOST_ACCESS_ONLY"] == "true"
@@ -194,7 +194,7 @@ class TestGate:
         assert gate.planned
         assert [ref.name for ref in gate.workloads] == ["httpbin"]
 
-    def test_a_consumer_that_cannot_be_moved_keeps_the_ports_open(self) -> None:
+    def test_a_job_that_cannot_be_moved_keeps_the_ports_open(self) -> None:
         """An agent whose jobs nobody can edit here: not hardened, and said who is waited for."""
         agent = deployment("arms-prometheus-ack-arms-prometheus", "arms-prom")
         agent["spec"]["template"]["spec"]["containers"][0] |= {
