@@ -32,7 +32,7 @@ def test_apply_takes_shop_behind_mutual_tls(kube: Kube, meshscrape: Path, tmp_pa
         checked = live.run("apply", *OPTIONS, "--dry-run")
         assert checked.returncode == 0, checked.stderr
         watch = Watch(kube, prometheus)
-        done = live.run("apply", *OPTIONS, "--yes")
+        done = live.run("apply", *OPTIONS, "--yes", "--yes-interruption")
         assert done.returncode == 0, (done.stdout, done.stderr)
         watch.look("apply")
         targets = prometheus.wait_for_up(set(shop.addresses(kube).values()))
@@ -58,7 +58,7 @@ def test_apply_goes_on_after_it_was_killed(kube: Kube, meshscrape: Path, row: Ro
     with shop.shop(kube, strict=False), shop.found(kube, "existing") as prometheus:
         assert prometheus is not None
         prometheus.wait_for_up(set(shop.addresses(kube).values()))
-        first = live.start("apply", *OPTIONS, "--yes")
+        first = live.start("apply", *OPTIONS, "--yes", "--yes-interruption")
         assert first.stderr is not None
         lines: list[str] = []
         reader = threading.Thread(target=lambda: lines.extend(iter(first.stderr.readline, "")), daemon=True)
@@ -66,7 +66,7 @@ def test_apply_goes_on_after_it_was_killed(kube: Kube, meshscrape: Path, row: Ro
         until(lambda: any("waiting for" in line for line in lines), "the first rollout")
         os.kill(first.pid, signal.SIGKILL)
         first.wait()
-        held = live.run("apply", *OPTIONS, "--yes")
+        held = live.run("apply", *OPTIONS, "--yes", "--yes-interruption")
         assert (held.returncode, "applies a plan to this cluster now" in held.stderr) == (1, True), (
             held.stderr
         )
@@ -78,6 +78,6 @@ def test_apply_goes_on_after_it_was_killed(kube: Kube, meshscrape: Path, row: Ro
 
 def _lease_expired(live: Live) -> bool:
     """Return whether apply runs to its end; while another holds the Lease it is refused."""
-    done = live.run("apply", *OPTIONS, "--yes")
+    done = live.run("apply", *OPTIONS, "--yes", "--yes-interruption")
     assert done.returncode == 0 or "applies a plan" in done.stderr, (done.stdout, done.stderr)
     return done.returncode == 0

@@ -20,6 +20,7 @@ Row = Callable[..., None]
 KINDS = (
     "deployments,configmaps,peerauthentications,gateways.gateway.networking.k8s.io,networkpolicies,sidecars"
 )
+YES = ("--yes", "--yes-interruption")
 NOTE = "proxy.istio.io/config"
 
 
@@ -49,7 +50,7 @@ def test_remove_restores_shop_without_losing_a_scrape(
         prometheus.wait_for_up(set(shop.addresses(kube).values()))
         before = objects(kube)
         with losses(kube, prometheus) as applied:
-            done = live.run("apply", "--mode", mode, "-n", shop.NAMESPACE, "--yes")
+            done = live.run("apply", "--mode", mode, "-n", shop.NAMESPACE, *YES)
             assert done.returncode == 0, (done.stdout, done.stderr)
         note = kube.get("-n", shop.NAMESPACE, "deployment", "productpage")
         text = (
@@ -59,10 +60,10 @@ def test_remove_restores_shop_without_losing_a_scrape(
         patch = {"spec": {"template": {"metadata": {"annotations": {NOTE: text}}}}}
         kube("-n", shop.NAMESPACE, "patch", "deployment", "productpage", "-p", json.dumps(patch))
         kube.rollout(shop.NAMESPACE)
-        refused = live.run("remove", "--yes")
+        refused = live.run("remove", *YES)
         assert (refused.returncode, refused.stderr.count("--yes-plaintext")) == (2, 1), refused.stderr
         with losses(kube, prometheus) as removed:
-            back = live.run("remove", "--yes", "--yes-plaintext")
+            back = live.run("remove", *YES, "--yes-plaintext")
             assert back.returncode == 0, (back.stdout, back.stderr)
         targets = prometheus.wait_for_up(set(shop.addresses(kube).values()))
         assert all(target["scrapeUrl"].startswith("http://") for target in targets)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from meshscrape.cli.codes import code_document, explanations
+from meshscrape.cli.live import cluster_options
 from meshscrape.cli.output import print_document
 from meshscrape.cli.status import STATE
 from meshscrape.errors import InputError
@@ -48,9 +49,15 @@ from meshscrape.errors import InputError
     "--credentials", "credentials", multiple=True, metavar="[TRUST_DOMAIN=]DIR",
     help="With --proxy: the directory of its --credentials (repeatable).",
 )  # fmt: skip
+@click.option(
+    "--kubernetes", is_flag=True,
+    help="Explain a pod of a cluster (TARGET is NAMESPACE/POD) by its objects, API server and Prometheus.",
+)  # fmt: skip
+@cluster_options
 def command(
     target: str | None, code: str | None, state: Path | None, scraper: str, timeout: float, output: str,
     proxy: str | None, discovery: str | None, token_file: Path | None, credentials: tuple[str, ...],
+    kubernetes: bool,
 ) -> int:  # fmt: skip
     """Explain why TARGET is down or refused, step by step, and what to do; or what a code means.
 
@@ -66,6 +73,10 @@ def command(
         )
     if code is not None:
         return _explain_code(code, output)
+    if kubernetes:
+        from meshscrape.cli.explain_target import explain_in_kubernetes
+
+        return explain_in_kubernetes(str(target), output)
     # This needs the extra [envoy]; the explanation of a code does not.
     from meshscrape.cli.explain_target import TargetOptions, explain_target
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from meshscrape.cli.live import chosen_access, progress
 from meshscrape.cli.output import coloured, print_document
 from meshscrape.cli.proxy import default_directory, domain_and_directory
 from meshscrape.cli.status import state_path
@@ -62,6 +63,20 @@ def explain_target(target: str, options: TargetOptions, output: str) -> int:
         mesh = parse_mesh(read_status(state_path(options.state)))
         targets = find_targets(mesh, target)
         found = asyncio.run(explain_all(mesh, scraper_of(mesh, options.scraper), targets, utcnow(), timeouts))
+    return _print(found, output)
+
+
+def explain_in_kubernetes(target: str, output: str) -> int:
+    """Print the explanation of a pod of the cluster that the options name. Return 0 when it is healthy."""
+    from meshscrape.cluster.verifying import explain_in_cluster
+
+    access = chosen_access()
+    with progress(access) as told:
+        found = asyncio.run(explain_in_cluster(access, target, told))
+    return _print(found, output)
+
+
+def _print(found: tuple[Explanation, ...], output: str) -> int:
     if output == "text":
         shown = "\n\n".join("\n".join(_lines(each)) for each in found)
         click.echo(shown if coloured(sys.stdout) else click.unstyle(shown))

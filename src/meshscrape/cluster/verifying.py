@@ -18,8 +18,11 @@ from meshscrape.cluster.stopping import StoppedError
 from meshscrape.errors import InputError, UnavailableError
 from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe import observe
+from meshscrape.observe.observation import Observation
 from meshscrape.system.clock import utcnow
-from meshscrape.verify.findings import Report
+from meshscrape.verify.explain.explanation import Explanation
+from meshscrape.verify.explain.pod import explain_pod, find_pod
+from meshscrape.verify.findings import CheckResult, Report
 from meshscrape.verify.kubernetes import (
     AskedTarget,
     PodAnswer,
@@ -44,7 +47,6 @@ async def verify_cluster(access: Access, namespaces: Sequence[str], told: Callab
     workload with a secure port among them.
     """
     started, began = utcnow(), monotonic()
-    api = Api(access)
     inventory = Inventory(await read_cluster(access, told))
     observation = observe(inventory)
     chosen = tuple(
@@ -58,6 +60,30 @@ async def verify_cluster(access: Access, namespaces: Sequence[str], told: Callab
             remedy="see meshscrape observe; meshscrape plan opens the ports",
             code="nothing-to-verify",
         )
+    done, asked = await _results(Api(access), inventory, observation, limited, told)
+    return Report((*done, *unmade(done)), f"the API server and {asked}", started, monotonic() - began)
+
+
+async def explain_in_cluster(
+    access: Access, target: str, told: Callable[[str], None]
+) -> tuple[Explanation, ...]:
+    """Read the cluster, visit one pod (`NAMESPACE/POD`) and ask every Prometheus; explain its targets."""
+    inventory = Inventory(await read_cluster(access, told))
+    observation = observe(inventory)
+    workload, pod = find_pod(observation, target)
+    limited = replace(observation, workloads=(replace(workload, running=(pod,)),))
+    done, _ = await _results(Api(access), inventory, observation, limited, told)
+    return explain_pod(observation, workload, pod, done)
+
+
+async def _results(
+    api: Api,
+    inventory: Inventory,
+    observation: Observation,
+    limited: Observation,
+    told: Callable[[str], None],
+) -> tuple[list[CheckResult], str]:
+    """Return the results about the workloads in `limited`, and who was asked."""
     answers = await _visits(api, list(visits_of(limited)), told)
     pods, others = prometheus_pods(observation, inventory)
     targets: dict[Ref, dict[str, AskedTarget]] = {}
@@ -68,9 +94,7 @@ async def verify_cluster(access: Access, namespaces: Sequence[str], told: Callab
         except StoppedError as error:
             unasked.append((pod, error.what))
     done = [*judge_pods(limited, answers), *judge_targets(limited, targets, unasked)]
-    checks = (*done, *unmade(done))
-    asked = ", ".join(map(str, pods)) or "no scraper"
-    return Report(checks, f"the API server and {asked}", started, monotonic() - began)
+    return done, ", ".join(map(str, pods)) or "no scraper"
 
 
 async def _visits(api: Api, visits: list[PodVisit], told: Callable[[str], None]) -> dict[PodVisit, PodAnswer]:
