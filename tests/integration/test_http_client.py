@@ -259,3 +259,60 @@ def test_a_server_name_stands_for_the_host(tmp_path: Path, name: str, accepted: 
     else:
         with pytest.raises(UnavailableError):
             asyncio.run(run())
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_an_http_proxy_connects_to_the_host(tmp_path: Path, secure: bool) -> None:
+    """The request goes through the proxy's tunnel, with TLS to the host inside it."""
+    now, authority, key = datetime.now(UTC), generate_key(), generate_key()
+    root = self_signed_root("test", authority, now, timedelta(hours=1))
+    leaf = issue_server(
+        Signer(root, authority, (), (root,)), key.public_key(), ["api"], now, timedelta(hours=1)
+    )
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(key_to_pem(key) + certificates_to_pem((leaf,)))
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(pem)
+    asking = ssl.create_default_context(cadata=certificates_to_pem((root,)).decode())
+    asked: list[bytes] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+        writer.close()
+
+    async def run() -> tuple[int, bytes]:
+        address = loopback()
+
+        async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+            inner, outer = await asyncio.open_connection(address, port)
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(pump(reader, outer), pump(inner, writer))
+
+        async with application(says(b"x 1\n"), address, tls=serving if secure else None) as port:
+            proxy = await asyncio.start_server(connect, address)
+            tunnel = address, proxy.sockets[0].getsockname()[1]
+            url = f"{'https' if secure else 'http'}://api:6443/"
+            async with proxy, fetch_stream(url, tls=asking, tunnel=tunnel) as response:
+                return response.status, b"".join([piece async for piece in response.body])
+
+    assert asyncio.run(run()) == (200, b"x 1\n")
+    assert asked == [b"CONNECT api:6443 HTTP/1.1"]
+
+
+def test_a_proxy_that_refuses_is_named() -> None:
+    async def run() -> None:
+        address = loopback()
+
+        async def refuse(request: bytes, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+        async with (
+            application(refuse, address) as port,
+            fetch_stream("http://api:6443/", tunnel=(address, port), limits=QUICK),
+        ):
+            pass
+
+    with pytest.raises(UnavailableError, match="407"):
+        asyncio.run(run())

@@ -168,6 +168,7 @@ class Api:
                 limits=limits,
                 tls=self._tls[1],
                 server_name=self.access.server_name,
+                tunnel=self.access.proxy,
                 method=content.method if content else "GET",
                 body=content.body if content else b"",
             ) as response:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,10 @@ class ExecPlugin:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One API server and the credentials for it. `place` names the kubeconfig and context for errors."""
+    """One API server and the credentials for it. `place` names the kubeconfig and context for errors.
+
+    `proxy` is an HTTP proxy that connects to it.
+    """
 
     server: str
     place: str
@@ -62,6 +66,10 @@ class Access:
     token: str = ""
     token_file: str = ""
     exec: ExecPlugin | None = None
+    proxy: tuple[str, int] | None = None
+
+
+_PROXY = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?/?")
 
 
 def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT) -> Access | None:
@@ -104,10 +112,6 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
     server = cluster.text("server").rstrip("/")
     if not server.startswith(("https://", "http://")):
         raise cluster.error(f"server {server!r} is no http:// or https:// URL", "write the API server's URL")
-    if cluster.text("proxy-url"):
-        raise cluster.error(
-            "proxy-url is not supported", "use a context that reaches the API server directly"
-        )
     directory = path.parent
     return Access(
         server=server,
@@ -115,6 +119,7 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
         namespace=chosen.text("namespace") or "default",
         roots=cluster.pem("certificate-authority", directory),
         server_name=cluster.text("tls-server-name"),
+        proxy=_proxy(cluster),
         skip_verify=cluster.flag("insecure-skip-tls-verify"),
         certificate=user.pem("client-certificate", directory),
         key=user.pem("client-key", directory),
@@ -122,6 +127,19 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
         token_file=_beside(directory, user.text("tokenFile")),
         exec=_exec_plugin(user, directory),
     )
+
+
+def _proxy(cluster: _Section) -> tuple[str, int] | None:
+    """Return the address of the HTTP proxy before the API server. InputError for other kinds of proxies."""
+    text = cluster.text("proxy-url")
+    if not text:
+        return None
+    found = _PROXY.fullmatch(text)
+    if found is None:
+        raise cluster.error(
+            f"proxy-url {text!r} is not supported", "use http://HOST:PORT, without a user and a path"
+        )
+    return found["host"].strip("[]"), int(found["port"] or 80)
 
 
 def merge(files: list[tuple[Path, Any]]) -> tuple[Any, Path]:

@@ -106,8 +106,21 @@ def test_pod_uses_its_own_service_account() -> None:
     assert in_cluster({}) is None
 
 
-def test_a_proxy_before_the_api_server_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://10.0.0.9:3128", ("10.0.0.9", 3128)),
+        ("http://proxy.example.com/", ("proxy.example.com", 80)),
+        ("http://[fd00::1]:3128", ("fd00::1", 3128)),
+    ],
+)
+def test_an_http_proxy_before_the_api_server_is_used(url: str, address: tuple[str, int]) -> None:
+    assert parse_kubeconfig(kubeconfig(**{"proxy-url": url}), PATH).proxy == address
+
+
+@pytest.mark.parametrize("url", ["socks5://10.0.0.9:1080", "https://10.0.0.9", "http://me:secret@10.0.0.9"])
+def test_other_proxies_before_the_api_server_are_refused(url: str) -> None:
     """Going there directly instead would be another way than the one that was written down."""
     with pytest.raises(InputError) as refused:
-        parse_kubeconfig(kubeconfig(**{"proxy-url": "http://10.0.0.9:3128"}), PATH)
+        parse_kubeconfig(kubeconfig(**{"proxy-url": url}), PATH)
     assert refused.value.code == "kubeconfig"

@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, urlsplit
 import h11
 
 from meshscrape.errors import InputError, UnavailableError
+from meshscrape.istio.host_port import host_port
 from meshscrape.system.http.body import CloseReader, FramingError, body_reader
 
 READ_SIZE = 1 << 18
@@ -81,6 +82,7 @@ async def fetch_stream(
     *,
     unix_socket: str | Path | None = None,
     address: tuple[str, int] | None = None,
+    tunnel: tuple[str, int] | None = None,
     headers: Headers | None = None,
     body: bytes = b"",
     limits: FetchLimits | None = None,
@@ -93,14 +95,14 @@ async def fetch_stream(
     """Send one request; yield the response when its header has arrived.
 
     `url` is http:// or https:// (then `tls` is needed); with `unix_socket` or `address` its host is only the
-    Host header. `server_name` replaces the URL's host in TLS: it is the requested name, and the certificate
-    must have it. `admit` is called with the TLS connection before anything is sent, and raises an exception
-    to refuse the server. Without `decode` the body keeps its content coding. Raises InputError for a URL that
-    cannot be requested, and UnavailableError for failures of the other side. Its two subclasses above also
-    come while the body is read.
+    Host header. `tunnel` is an HTTP proxy that connects to the host (CONNECT). `server_name` replaces the
+    URL's host in TLS: it is the requested name, and the certificate must have it. `admit` is called with the
+    TLS connection before anything is sent, and raises an exception to refuse the server. Without `decode` the
+    body keeps its content coding. Raises InputError for a URL that cannot be requested, and UnavailableError
+    for failures of the other side. Its two subclasses above also come while the body is read.
     """
     exchange = _Exchange(url, limits or FetchLimits())
-    await exchange.connect(unix_socket, address, tls, server_name)
+    await exchange.connect(unix_socket, address, tls, server_name, tunnel)
     try:
         if admit is not None and tls is not None:
             admit(exchange.arrival.transport.get_extra_info("ssl_object"))
@@ -221,6 +223,7 @@ class _Exchange:
         address: tuple[str, int] | None,
         tls: ssl.SSLContext | None,
         server_name: str,
+        tunnel: tuple[str, int] | None = None,
     ) -> None:
         parts, port = _parse(self.url)
         if parts.scheme == "https" and tls is None:
@@ -232,6 +235,10 @@ class _Exchange:
                     return
                 secure = parts.scheme == "https"
                 host, number = address or (parts.hostname or "", port or (443 if secure else 80))
+                if tunnel is not None:
+                    name = server_name or host
+                    self.arrival = await self._through(tunnel, host, number, tls if secure else None, name)
+                    return
                 _, self.arrival = await asyncio.get_running_loop().create_connection(
                     _Arrival,
                     host,
@@ -243,6 +250,35 @@ class _Exchange:
             raise UnavailableError("no connection within the deadline", where=self.url) from error
         except OSError as error:
             raise UnavailableError(f"cannot connect ({error.strerror or error})", where=self.url) from error
+
+    async def _through(
+        self, tunnel: tuple[str, int], host: str, port: int, tls: ssl.SSLContext | None, name: str
+    ) -> _Arrival:
+        """Return a connection that an HTTP proxy has opened (RFC 9110, section 9.3.6)."""
+        loop = asyncio.get_running_loop()
+        _, raw = await loop.create_connection(_Arrival, *tunnel)
+        place = host_port(host, port)
+        raw.transport.write(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+        head = b""
+        while b"\r\n\r\n" not in head and len(head) < self.limits.header_bytes:
+            if not (piece := await raw.read()):
+                break
+            head += piece
+        status = head.split(b"\r\n")[0].split(b" ")[1:2]
+        if status != [b"200"]:
+            raw.transport.close()
+            answer = head.split(b"\r\n")[0].decode("latin-1")[:100]
+            raise UnavailableError(
+                f"the proxy {host_port(*tunnel)} does not connect to it ({answer!r})", where=self.url
+            )
+        if tls is None:
+            return raw
+        arrival = _Arrival()
+        secured = await loop.start_tls(raw.transport, arrival, tls, server_hostname=name)
+        if secured is None:
+            raise UnavailableError("the connection ended in the TLS handshake", where=self.url)
+        arrival.connection_made(secured)
+        return arrival
 
     async def ask(
         self, method: str, headers: list[tuple[str, str]], body: bytes, decode: bool
