@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -129,6 +130,37 @@ def test_nobody_there_is_unavailable() -> None:
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(UnavailableError, match=rf"^{address}: the CA cannot be reached: .*; check that"):
             ask(address, TestCa().root_pem, token="x")
+
+
+def test_a_connection_that_is_not_served_is_followed_by_another(ca: CaProcess) -> None:
+    """A CA that is flooded may leave a connection waiting; the client does not wait for that one alone."""
+    with socket.create_server(("127.0.0.1", 0)) as front, contextlib.ExitStack() as stack:
+
+        def serve() -> None:
+            for _ in range(2):
+                stack.enter_context(front.accept()[0])
+            served = stack.enter_context(front.accept()[0])
+            host, _, port = ca.address.rpartition(":")
+            behind = stack.enter_context(socket.create_connection((host, int(port))))
+            copying = threading.Thread(target=copy, args=(behind, served))
+            copying.start()
+            copy(served, behind)
+            copying.join()
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        address = f"127.0.0.1:{front.getsockname()[1]}"
+        chain, _ = ask(address, ca.root_pem, token=ca.token("foo", "bar"))
+        serving.join()
+    assert identity(chain) == BAR
+
+
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what `source` receives, until its end."""
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 def test_silence_ends_at_the_deadline() -> None:

@@ -85,7 +85,7 @@ def assert_flooded(flood: Reached) -> None:
 def renew(ca: CaProcess, credentials: Path | None) -> float:
     """Seconds until a new certificate is there, by certificate or else by token.
 
-    As an agent does, it asks again when the CA has no time for it: the machine may be too slow for the flood.
+    As an agent does, it asks a second time when the CA has no time for it: the machine may be too slow.
     """
     csr = make_csr(generate_key(), workload_id("cluster.local", "foo", "bar"))
     began = time.monotonic()
@@ -106,5 +106,5 @@ def renew(ca: CaProcess, credentials: Path | None) -> float:
             return False
         return True
 
-    eventually(asked, within=60, what="a certificate")
+    eventually(asked, within=2 * DEADLINE, what="a certificate")
     return time.monotonic() - began

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ from meshscrape.spiffe.certificates import load_certificates
 _CHECK_CA = "check that the CA runs there"
 # With these codes a CA refuses a request for good, so sending it again does not help.
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.OUT_OF_RANGE)
+# Seconds for the first tries to connect, TLS included; each later try has twice as long. A CA that is flooded
+# serves the newest and the oldest connections first, so another try is better than a place in the middle.
+_CONNECT_TRIES = (0.5, 0.5, 0.5, 0.5)
 _CREDENTIALS = (Status.UNAUTHENTICATED, Status.PERMISSION_DENIED)
 
 
@@ -90,6 +94,7 @@ async def _call(
         channel, CREATE_CERTIFICATE, IstioCertificateRequest, IstioCertificateResponse
     )
     try:
+        await _connect(channel)
         return await method(request, timeout=deadline, metadata=metadata)
     except TimeoutError:
         # This is grpclib's own deadline. The handlers below must not catch it, and TimeoutError is an
@@ -123,6 +128,20 @@ async def _call(
         channel.close()
 
 
+async def _connect(channel: Channel) -> None:
+    """Connect, in several tries without an end: the caller has a deadline."""
+    for seconds in chain(_CONNECT_TRIES, (2.0**power for power in count())):
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                # grpclib's own name for what a call does first.
+                await channel.__connect__()
+                return
+        except TimeoutError:
+            if not limit.expired():
+                # The operating system's own time for a connection is over.
+                raise
+
+
 def _status_error(error: GRPCError, where: str) -> Exception:
     said = f"{error.status.name}: {(error.message or 'no reason given')[:200]!a}"
     if error.status in _CREDENTIALS:
@@ -134,10 +153,10 @@ def _status_error(error: GRPCError, where: str) -> Exception:
 
 def _checked(response: Any, csr: bytes, where: str) -> tuple[list[bytes], bytes]:
     """Return the response's chain and bundle; raise unless the leaf certifies the key of `csr`."""
-    chain: Sequence[str] = response.cert_chain
-    if len(chain) < 2:
+    pems: Sequence[str] = response.cert_chain
+    if len(pems) < 2:
         raise UnavailableError("the CA's answer is not a chain and a root bundle", where=where)
-    *issued, bundle = (element.encode() for element in chain)
+    *issued, bundle = (element.encode() for element in pems)
     try:
         leaf = load_certificates(issued[0], where)[0]
         load_bundle(bundle, where)
