@@ -62,12 +62,12 @@ def test_a_workload_that_is_not_listed_gets_403(agent: AgentProcess, ca: CaProce
     assert agent.scrape(15091, other)[0] == 403
 
 
-def test_health_is_served_on_the_pods_address(agent: AgentProcess) -> None:
+def test_pod_address_serves_health(agent: AgentProcess) -> None:
     """A prober outside the pod sees readiness on 15021."""
     assert agent.get(agent.pod, 15021, "/healthz/ready")[0] == 200
 
 
-def test_secrets_are_for_their_owner_alone(agent: AgentProcess) -> None:
+def test_only_the_owner_can_read_secrets(agent: AgentProcess) -> None:
     """Every file and directory of the agent's own is closed to other users, and so is OUTPUT_CERTS."""
     for top in (agent.state, agent.output):
         for path in (top, *top.rglob("*")):
@@ -83,7 +83,7 @@ def test_the_output_directory_has_a_matching_pair(agent: AgentProcess) -> None:
     assert (agent.output / "root-cert.pem").read_bytes().count(b"BEGIN CERTIFICATE") == 1
 
 
-def test_no_secret_is_logged_or_in_a_command_line(agent: AgentProcess) -> None:
+def test_no_secret_is_in_a_log_or_command_line(agent: AgentProcess) -> None:
     """Neither the token nor the key shows in the log or in any process's arguments."""
     token = Path(agent.environment["MESHSCRAPE_TOKEN_PATH"]).read_text()
     key = (agent.output / "key.pem").read_text().splitlines()[1]
@@ -94,7 +94,7 @@ def test_no_secret_is_logged_or_in_a_command_line(agent: AgentProcess) -> None:
     assert key not in shown
 
 
-def test_its_own_metrics_collide_with_nobodys(agent: AgentProcess) -> None:
+def test_own_metrics_have_names_that_no_other_source_has(agent: AgentProcess) -> None:
     """The agent's families are Istio's or meshscrape's, and say how long the certificate lasts."""
     text = agent.get(agent.inside, 15020, "/metrics")[1]
     own = text.partition("envoy_")[0]
@@ -148,7 +148,7 @@ def test_bad_input_is_one_line(ca: CaProcess, tmp_path: Path, changes: dict[str,
     assert not agent.output.exists()
 
 
-def test_a_wrong_token_ends_it(ca: CaProcess, tmp_path: Path) -> None:
+def test_agent_ends_when_its_token_is_wrong(ca: CaProcess, tmp_path: Path) -> None:
     """A token that the CA refuses again and again is a clear error, without the token in it."""
     (tmp_path / "token").write_text("not.a.token")
     with agent_process(tmp_path, ca) as agent:
@@ -179,7 +179,7 @@ def test_a_token_of_another_workload_gives_no_certificate(ca: CaProcess, tmp_pat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_while_it_waits_for_the_ca(ca: CaProcess, tmp_path: Path, number: signal.Signals) -> None:
+def test_agent_stops_while_it_waits_for_the_ca(ca: CaProcess, tmp_path: Path, number: signal.Signals) -> None:
     """Without a CA it says once what it waits for, is alive but not ready, and stops when told to."""
     with socket.socket() as closed, agent_process(tmp_path, ca, CA_ADDR=_closed(closed)) as agent:
         eventually(lambda: agent.metric("istio_agent_num_failed_outgoing_requests") >= 2)
@@ -191,7 +191,7 @@ def test_it_stops_while_it_waits_for_the_ca(ca: CaProcess, tmp_path: Path, numbe
         assert not agent.state.exists()
 
 
-def test_a_ca_that_cannot_be_reached_is_given_up(ca: CaProcess, tmp_path: Path) -> None:
+def test_agent_gives_up_on_an_unreachable_ca(ca: CaProcess, tmp_path: Path) -> None:
     """After MESHSCRAPE_CA_WAIT without a certificate it ends with the CA's address and what to do."""
     with socket.socket() as closed:
         address = _closed(closed)
@@ -202,7 +202,7 @@ def test_a_ca_that_cannot_be_reached_is_given_up(ca: CaProcess, tmp_path: Path) 
     assert not agent.state.exists()
 
 
-def test_it_stops_completely(ca: CaProcess, tmp_path: Path) -> None:
+def test_agent_stops_completely(ca: CaProcess, tmp_path: Path) -> None:
     """TERM ends Envoy too, frees the ports and removes the admin socket."""
     with agent_process(tmp_path, ca) as agent:
         agent.await_ready()
@@ -240,7 +240,7 @@ def test_a_killed_agent_leaves_no_orphan_and_a_free_place(ca: CaProcess, tmp_pat
         assert successor.metric("istio_agent_num_outgoing_requests") == 0
 
 
-def test_an_envoy_that_cannot_start_ends_it(ca: CaProcess, tmp_path: Path) -> None:
+def test_agent_ends_when_its_envoy_cannot_start(ca: CaProcess, tmp_path: Path) -> None:
     """An Envoy that dies again and again ends the agent, with Envoy's last words shown."""
     broken = tmp_path / "envoy"
     broken.write_text("#!/bin/sh\necho listener cannot be added\nexit 1\n")

@@ -66,7 +66,7 @@ def test_a_gateway_reaches_the_workload_that_it_expects(tmp_path: Path) -> None:
         assert gateway.scrape(15091, web.output)[0] == 200
 
 
-def test_a_gateway_takes_nobody_else_for_the_workload_that_it_expects(tmp_path: Path) -> None:
+def test_gateway_refuses_any_server_but_the_expected_workload(tmp_path: Path) -> None:
     """When another workload of the mesh answers at that address the client gets 503, not its answer."""
     with (
         ca_process(tmp_path / "ca") as ca,

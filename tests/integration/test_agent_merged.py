@@ -75,7 +75,7 @@ def test_one_exposition_has_every_source_and_says_which_is_dead(tmp_path: Path) 
     assert seen["meshscrape_source_up", f"application:{dead}"] == 0
 
 
-def test_access_from_inside_alone_closes_the_plaintext_ports(tmp_path: Path) -> None:
+def test_localhost_access_only_closes_the_plaintext_ports(tmp_path: Path) -> None:
     """Under METRICS_LOCALHOST_ACCESS_ONLY the pod's address has no 15090 and no 15020; inside they serve."""
     changes = {"METRICS_LOCALHOST_ACCESS_ONLY": "true"}
     with ca_process(tmp_path / "ca") as ca, agent_process(tmp_path, ca, **changes) as agent:

@@ -36,7 +36,7 @@ def test_envoy_serves_renewed_certificates_without_a_restart(tmp_path: Path) -> 
         eventually(lambda: agent.metric("meshscrape_agent_envoy_certificate_current") == 1)
 
 
-def test_a_ca_that_is_down_costs_nothing_before_expiry(tmp_path: Path) -> None:
+def test_no_scrape_fails_before_expiry_when_the_ca_is_down(tmp_path: Path) -> None:
     """Renewals fail and are counted, the old certificate serves on, and the CA's return is noticed."""
     listen = f"127.0.0.1:{free_port()}"
     with ca_process(tmp_path / "ca", listen=listen) as ca:

@@ -259,7 +259,7 @@ def test_every_query_of_the_dashboard_is_promql(tmp_path: Path) -> None:
     check_rules(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}), tmp_path)
 
 
-def test_recorded_series_say_the_same_as_the_dashboards_queries(tmp_path: Path) -> None:
+def test_recorded_series_equal_the_dashboards_queries(tmp_path: Path) -> None:
     """For every query with a recorded form, both find the same numbers; also with a label of the cluster."""
     series = {
         f"up{{{SECURE}}}": "1x20",

@@ -87,7 +87,7 @@ def test_a_workload_of_the_mesh_reaches_the_application(
 
 
 @pytest.mark.parametrize("port", [PERMISSIVE, DISABLE])
-def test_plaintext_is_taken_where_it_is_allowed(mesh: Mesh, port: int) -> None:
+def test_plaintext_is_accepted_where_it_is_allowed(mesh: Mesh, port: int) -> None:
     """PERMISSIVE and DISABLE take plain HTTP."""
     assert seen(ask(mesh.pod, port, "/get"))["path"] == "/get"
 
@@ -100,7 +100,7 @@ def test_plaintext_is_refused_under_strict(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize("port", [STRICT, PERMISSIVE])
-def test_tls_means_mutual_tls(mesh: Mesh, port: int) -> None:
+def test_tls_without_client_certificate_is_refused(mesh: Mesh, port: int) -> None:
     """TLS without a certificate, or with a stranger's, is refused under PERMISSIVE too."""
     assert alert(mesh.pod, port, any_server()) == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
     assert alert(mesh.pod, port, Forge("x").leaf(SCRAPER).client_context()) == "TLSV1_ALERT_UNKNOWN_CA"
@@ -132,7 +132,7 @@ def test_paths_are_normalised_before_the_application_sees_them(mesh: Mesh, membe
     assert ask(mesh.pod, STRICT, "/a%2f..%2fb", member).status == 400
 
 
-def test_a_dead_application_is_a_503_that_says_so(mesh: Mesh, member: ssl.SSLContext) -> None:
+def test_dead_application_gets_a_503_with_the_reason(mesh: Mesh, member: ssl.SSLContext) -> None:
     """The sidecar tells a caller that it is there and the application is not."""
     answer = ask(mesh.pod, DOWN, "/", member)
     assert (answer.status, "application does not answer" in answer.text) == (503, True)
@@ -169,7 +169,7 @@ def test_the_gateway_refuses_a_workload_with_another_identity(mesh: Mesh) -> Non
     eventually(lambda: "fail" in mesh.gateway.envoy.output().lower(), what="the log line")
 
 
-def test_the_gateway_passes_nothing_on_from_a_workload_with_a_short_key(mesh: Mesh) -> None:
+def test_gateway_passes_on_nothing_from_a_workload_with_a_short_key(mesh: Mesh) -> None:
     """Its RSA key has 2047 bits, its identity and its CA are right."""
     answer = ask(mesh.gateway.pod, 8080, "/weak")
     assert (answer.status, "secret" in answer.text) == (503, False)
@@ -182,7 +182,7 @@ def test_the_gateway_never_falls_back_to_plaintext(mesh: Mesh, path: str) -> Non
     assert ask(mesh.gateway.pod, 8080, path).status == 503
 
 
-def test_the_gateway_has_no_way_to_its_own_admin_api(mesh: Mesh) -> None:
+def test_no_route_of_the_gateway_reaches_its_admin_api(mesh: Mesh) -> None:
     """What a user writes into the path goes to a workload or nowhere."""
     assert seen(ask(mesh.gateway.pod, 8080, "/x/../config_dump"))["path"] == "/config_dump"
 
@@ -194,7 +194,7 @@ def test_a_gateway_has_secure_ports_as_well(mesh: Mesh, member: ssl.SSLContext) 
     assert ask(mesh.gateway.pod, 15091, "/stats/prometheus", other).status == 403
 
 
-def test_the_listing_shows_what_runs(mesh: Mesh) -> None:
+def test_listing_shows_the_running_listeners(mesh: Mesh) -> None:
     """Ports with TLS are told from those without, read from the running Envoy."""
     rows = listeners_table(mesh.sidecar.envoy.config_dump())
     pod = mesh.pod

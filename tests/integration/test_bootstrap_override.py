@@ -249,14 +249,14 @@ def without_matchers(value: Any) -> Any:
     return [without_matchers(item) for item in value] if isinstance(value, list) else value
 
 
-def test_an_envoy_that_drops_the_list_refuses_everybody(tmp_path: Path) -> None:
+def test_envoy_without_matchers_refuses_every_client(tmp_path: Path) -> None:
     """Istio's agent lets Envoy drop fields that it does not know: what is left lets nobody in."""
     with proxy(tmp_path, edit=without_matchers) as running:
         for identity in (SCRAPER, STRANGER):
             assert running.status(running.forge.leaf(identity)) == 403
 
 
-def test_a_port_that_istio_has_open_already_stops_envoy(tmp_path: Path) -> None:
+def test_envoy_does_not_start_with_a_port_that_istio_has_open(tmp_path: Path) -> None:
     """Why bootstrap mode turns the native listeners off: two listeners on one address are refused."""
     address = loopback()
     main = istio_bootstrap(address, tmp_path / "none")

@@ -81,7 +81,7 @@ def test_a_certificate_gets_its_own_renewal(ca: CaProcess) -> None:
     ],
     ids=["another workload", "another trust domain", "server names", "a subject"],
 )
-def test_what_the_request_asks_for_is_ignored(
+def test_names_in_the_request_are_ignored(
     ca: CaProcess, names: list[x509.GeneralName], common_name: str
 ) -> None:
     """Whatever a CSR asks for, to be a CA too, the certificate says the caller's identity alone."""
@@ -114,7 +114,7 @@ def test_the_longest_lifetime_is_kept(ca: CaProcess) -> None:
     assert leaf.not_valid_after_utc - datetime.now(UTC) <= timedelta(hours=24)
 
 
-def test_nobody_gets_nothing(ca: CaProcess) -> None:
+def test_no_credentials_get_no_certificate(ca: CaProcess) -> None:
     """Without token and certificate the answer is UNAUTHENTICATED, whatever the request."""
     for message in (request_bytes(CSR), request_bytes(b"junk"), b""):
         assert refusal(ca, message)[0] == "UNAUTHENTICATED"
@@ -145,13 +145,13 @@ def test_a_token_decides_alone(ca: CaProcess) -> None:
     assert str(identity_of(leaf_of(chain))) == "spiffe://cluster.local/ns/foo/sa/other"
 
 
-def test_strangers_do_not_get_through_tls(ca: CaProcess) -> None:
+def test_certificate_of_a_stranger_is_refused_in_tls(ca: CaProcess) -> None:
     """A client certificate of another CA with the right SPIFFE ID fails in the handshake."""
     status, _ = refusal(ca, request_bytes(CSR), credentials=TestCa().workload("foo", "bar"))
     assert status == "UNAVAILABLE"
 
 
-def test_an_expired_certificate_does_not_get_through_tls(ca: CaProcess) -> None:
+def test_expired_certificate_is_refused_in_tls(ca: CaProcess) -> None:
     """A certificate issued for a second is refused once that second is over."""
     short = ca.issue("foo", "bar", timedelta(seconds=1))
 
@@ -218,7 +218,7 @@ def test_plaintext_and_old_tls_are_refused(ca: CaProcess) -> None:
         _greet(ca, ssl.TLSVersion.TLSv1_1)
 
 
-def test_the_servers_certificate_is_for_its_names_alone(ca: CaProcess) -> None:
+def test_server_certificate_has_only_the_configured_names(ca: CaProcess) -> None:
     """The server proves its address, is no client, and carries no SPIFFE ID."""
     host, port = ca.address.rsplit(":", 1)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -258,7 +258,7 @@ def test_issuance_is_logged_and_counted(ca: CaProcess) -> None:
     assert token not in ca.log() and "secret-junk" not in ca.log()
 
 
-def test_files_are_the_owners_alone(ca: CaProcess) -> None:
+def test_only_the_owner_can_read_the_files(ca: CaProcess) -> None:
     """The directory is 0700; whatever holds a private key is 0600."""
     assert ca.directory.stat().st_mode & 0o777 == 0o700
     for path in ca.directory.iterdir():

@@ -69,7 +69,7 @@ def identity(chain: list[bytes]) -> SpiffeId:
     return identity_of(load_certificates(chain[0], "leaf")[0])
 
 
-def test_by_token_and_by_certificate(ca: CaProcess, tmp_path: Path) -> None:
+def test_certificates_are_issued_by_token_and_by_certificate(ca: CaProcess, tmp_path: Path) -> None:
     """A token gets the first certificate, which then gets the next one; the bundle is the CA's."""
     chain, bundle = ask(ca.address, ca.root_pem, token=ca.token("foo", "bar"))
     assert (identity(chain), bundle) == (BAR, ca.root_pem)
@@ -80,7 +80,7 @@ def test_by_token_and_by_certificate(ca: CaProcess, tmp_path: Path) -> None:
     assert [line.rsplit("by=", 1)[1] for line in lines[-2:]] == ["token", "certificate"]
 
 
-def test_a_token_stands_in_for_credentials_that_are_refused(ca: CaProcess, tmp_path: Path) -> None:
+def test_token_is_used_when_credentials_are_refused(ca: CaProcess, tmp_path: Path) -> None:
     """With strange, expired, mismatched or missing credentials the token, if any, gets the certificate."""
     short = ca.issue("foo", "bar", timedelta(seconds=1))
     mismatched = ca.issue("foo", "bar").write(tmp_path / "mismatched")
@@ -123,7 +123,7 @@ def test_the_server_must_prove_its_name(ca: CaProcess) -> None:
     assert ca.log().count(" issued ") == issued
 
 
-def test_nobody_there_is_unavailable() -> None:
+def test_closed_port_is_unavailable() -> None:
     """A closed port is UnavailableError with the address and a remedy."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -174,13 +174,13 @@ def test_silence_ends_at_the_deadline() -> None:
 @pytest.mark.parametrize(
     "address", ["", "ca", "ca:", ":15012", "ca:0", "ca:65536", "ca:x", f"{'a' * 70}:1", "[::1]"]
 )
-def test_what_is_no_address(address: str) -> None:
+def test_malformed_address_is_refused(address: str) -> None:
     """A malformed address is an InputError before anything is sent."""
     with pytest.raises(InputError):
         ask(address, TestCa().root_pem)
 
 
-def test_a_root_that_is_none() -> None:
+def test_unreadable_root_is_refused() -> None:
     """A root certificate that is not PEM is an InputError."""
     for root in (b"", b"junk", b"\xff"):
         with pytest.raises(InputError, match="not PEM"):

@@ -121,7 +121,7 @@ def test_a_taken_port_is_refused(tmp_path: Path) -> None:
         assert call(ca, request_bytes(CSR), metadata=bearer(ca.token("foo", "bar")))
 
 
-def test_a_directory_has_one_ca(tmp_path: Path) -> None:
+def test_second_ca_in_a_directory_is_refused(tmp_path: Path) -> None:
     """Two processes never sign with one directory's files."""
     with ca_process(tmp_path) as ca:
         line = refused("serve", "--dir", str(tmp_path), "--listen", "127.0.0.1:0")
@@ -145,7 +145,9 @@ def test_a_directory_has_one_ca(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_what_keeps_it_from_starting(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+def test_unusable_options_keep_the_ca_from_starting(
+    tmp_path: Path, arguments: tuple[str, ...], reason: str
+) -> None:
     """Each bad setting is an error of one line with the place."""
     TokenIssuer.load_or_create(tmp_path)
     whole = ["serve", "--dir", str(tmp_path), "--listen", "127.0.0.1:0", *arguments]
@@ -230,7 +232,7 @@ def test_broken_http2_costs_its_sender_only(tmp_path: Path) -> None:
         eventually(lambda: "protocol while unproven" in ca.log(), within=20, what="the reason in the log")
 
 
-def test_its_own_certificate_is_renewed_under_way(tmp_path: Path) -> None:
+def test_ca_renews_its_own_certificate_while_it_runs(tmp_path: Path) -> None:
     """When renewal is due, later handshakes meet the new certificate, and an open connection stays open."""
     authority = open_own(tmp_path, "cluster.local", utcnow())
 

@@ -198,7 +198,7 @@ def verdict(chain: Chain, purpose: Purpose) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_verdicts_are_envoys(envoy: Envoy, name: str) -> None:
+def test_verdicts_equal_envoys(envoy: Envoy, name: str) -> None:
     """Envoy accepts a chain, from a client and from a server, exactly when the product does."""
     chain = CASES[name]
     ours = {purpose: verdict(chain, purpose) for purpose in Purpose}

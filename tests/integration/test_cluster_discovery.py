@@ -101,7 +101,7 @@ def test_only_running_pods_that_announce_a_port(tmp_path: Path) -> None:
     assert [each["pod"] for each in found] == ["good"]
 
 
-def test_an_applications_own_path_is_not_the_secure_ports(tmp_path: Path) -> None:
+def test_application_path_does_not_apply_to_the_secure_port(tmp_path: Path) -> None:
     """`prometheus.io/path` of a pod without merging belongs to the application's port."""
     (found,) = scraped(MERGED_JOB, tmp_path, pod(**{"prometheus.io/path": "/actuator/prometheus"}))
     assert found["__metrics_path__"] == "/stats/prometheus"
@@ -119,7 +119,7 @@ OWNERS = [
 ]
 
 
-def test_the_workload_label(tmp_path: Path) -> None:
+def test_workload_label_names_the_controller(tmp_path: Path) -> None:
     """The Deployment behind a ReplicaSet, the CronJob behind a Job, else the controller, else the pod."""
     pods = [pod(name, owner=owner, labels=labels) for name, owner, labels, _ in OWNERS]
     found = scraped(MERGED_JOB, tmp_path, *pods)
@@ -128,7 +128,7 @@ def test_the_workload_label(tmp_path: Path) -> None:
     ]
 
 
-def test_envoys_own_port_is_a_job_of_its_own(tmp_path: Path) -> None:
+def test_envoy_port_has_its_own_job(tmp_path: Path) -> None:
     """`secure-envoy-port` makes a target of the second job, at that port."""
     both = pod(**{"prometheus.istio.io/secure-envoy-port": "15091"})
     (merged,) = scraped(MERGED_JOB, tmp_path, both)
@@ -147,7 +147,7 @@ def test_an_applications_own_port(tmp_path: Path) -> None:
     assert (found["__metrics_path__"], found["__scheme__"]) == ("/metrics", "https")
 
 
-def test_a_plaintext_job_leaves_the_proxy_of_secured_pods(tmp_path: Path) -> None:
+def test_plaintext_job_drops_proxies_of_secured_pods(tmp_path: Path) -> None:
     """Port 15090 of pods that announce a secure port is dropped; applications and other pods are not."""
     silent = pod("silent", address="10.0.0.8")
     del silent["metadata"]["annotations"]["prometheus.istio.io/secure-port"]
@@ -161,7 +161,7 @@ def test_a_plaintext_job_leaves_the_proxy_of_secured_pods(tmp_path: Path) -> Non
 
 
 @needs_upstream
-def test_istios_addon_moves_pod_by_pod(tmp_path: Path) -> None:
+def test_job_of_istios_addon_releases_pod_after_pod(tmp_path: Path) -> None:
     """Its job `kubernetes-pods`, with the rule: secured pods are gone from it, over IPv6 too; others stay."""
     documents = yaml.safe_load_all((SAMPLES / "prometheus-secure-metrics.yaml").read_text())
     data = next(each for each in documents if each["kind"] == "ConfigMap")["data"]

@@ -123,7 +123,7 @@ def test_the_command_prints_rules_that_promtool_accepts(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(VMAGENT is None, reason="no vmagent on PATH, and MESHSCRAPE_VMAGENT is not set")
-def test_vmagent_takes_its_variant(tmp_path: Path) -> None:
+def test_vmagent_accepts_its_variant(tmp_path: Path) -> None:
     """Its strict parsing refuses unknown fields: jobs of a cluster, and jobs through the scrape proxy."""
     directory = TestCa().workload("monitoring", "prometheus").write(tmp_path / "certs")
     token = tmp_path / "token"

@@ -43,7 +43,7 @@ def test_a_running_envoy_is_ready(admin: EnvoyAdmin) -> None:
     assert asyncio.run(admin.ready())
 
 
-def test_listeners_and_configuration_are_what_runs(admin: EnvoyAdmin, sidecar: Sidecar) -> None:
+def test_admin_returns_the_running_listeners_and_configuration(admin: EnvoyAdmin, sidecar: Sidecar) -> None:
     """The secure port is among the bound listeners and in the configuration."""
     listeners = asyncio.run(admin.listeners())["listener_statuses"]
     bound = [each["local_address"]["socket_address"] for each in listeners]
@@ -59,7 +59,7 @@ def test_statistics_are_filtered_by_name(admin: EnvoyAdmin) -> None:
     assert asyncio.run(admin.stats("a&b")) == {}
 
 
-def test_nobody_behind_the_socket_is_not_ready(tmp_path: Path) -> None:
+def test_envoy_without_a_socket_is_not_ready(tmp_path: Path) -> None:
     """Without an Envoy readiness is false, and a question is an error that names the socket."""
     admin = EnvoyAdmin(tmp_path / "admin.sock")
     assert not asyncio.run(admin.ready())

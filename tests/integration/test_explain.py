@@ -106,7 +106,7 @@ def explained(status: dict[str, Any], name: str) -> Explanation:
     return asyncio.run(explain_all(mesh, scraper, (target,), utcnow(), Timeouts()))[0]
 
 
-def test_nothing_is_wrong_with_a_fine_target(fine: dict[str, Any]) -> None:
+def test_healthy_target_has_no_broken_step(fine: dict[str, Any]) -> None:
     """Every step is seen to work."""
     assert explained(fine, "fine").broken is None
 
@@ -135,7 +135,7 @@ def test_each_fault_is_where_the_explanation_ends(identities: Identities, tmp_pa
     ],
     ids=["no key", "another key", "another bundle", "ended", "another mesh"],
 )
-def test_the_scraper_s_own_files_are_the_first_suspects(
+def test_scraper_files_are_checked_first(
     fine: dict[str, Any], tmp_path: Path, own: dict[str, bytes], step: str
 ) -> None:
     """Files that are no good are told before any target is blamed; those of another mesh fit no server here.
@@ -161,7 +161,7 @@ def test_without_a_mesh_it_cannot_run(tmp_path: Path) -> None:
     assert "no mesh is running" in done.stderr
 
 
-def test_nothing_is_remembered(identities: Identities, tmp_path: Path) -> None:
+def test_each_explanation_is_independent(identities: Identities, tmp_path: Path) -> None:
     """Another thing at the same address is another explanation."""
     with mesh_with("moved", identities, tmp_path) as status:
         entry = next(each for each in status["workloads"] if each["name"] == "moved")

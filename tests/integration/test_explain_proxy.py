@@ -122,7 +122,7 @@ def test_a_target_is_named_by_url_and_by_its_labels(site: Site) -> None:
     assert "default/fine" in done.stderr
 
 
-def test_what_is_not_announced_is_not_connected_to(site: Site, tmp_path: Path) -> None:
+def test_unannounced_address_is_never_contacted(site: Site, tmp_path: Path) -> None:
     """Discovery is the broken step, and no certificate is shown to an address that it did not give."""
     forge = Forge()
     with tls_target(Target(loopback()), forge.leaf(f"{NAMESPACE}/x"), forge.root, tmp_path) as stranger:
@@ -135,7 +135,7 @@ def test_what_is_not_announced_is_not_connected_to(site: Site, tmp_path: Path) -
     assert "/stats/prometheus" in other["steps"][-1]["remedy"]
 
 
-def test_a_source_that_cannot_be_used_is_told(site: Site) -> None:
+def test_unusable_source_is_reported(site: Site) -> None:
     """A target that is missing because its file is broken is explained by the file."""
     before = site.proxy.file.read_bytes()
     try:
@@ -147,7 +147,7 @@ def test_a_source_that_cannot_be_used_is_told(site: Site) -> None:
         eventually(lambda: site.proxy.metric("meshscrape_scrape_proxy_source_up") == 1)
 
 
-def test_the_scraper_s_side_comes_first(site: Site, tmp_path: Path) -> None:
+def test_scraper_side_is_checked_first(site: Site, tmp_path: Path) -> None:
     """Missing credentials, those of another trust domain, a wrong token, a proxy that is not there."""
     fine = site.authorities["fine"]
     missing = site.explained(fine, "--credentials", str(tmp_path / "nowhere"))

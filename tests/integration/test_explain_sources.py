@@ -43,7 +43,7 @@ def explained(second: Behaviour, **options: object) -> dict[str, tuple[str, str]
     return {each.name: (each.outcome, each.seen.replace(str(odd), "PORT")) for each in steps}
 
 
-def test_a_healthy_pod_has_nothing_to_explain() -> None:
+def test_healthy_pod_has_no_broken_step() -> None:
     """All sources are up, and nothing is left out."""
     found = explained(says(b"# TYPE own gauge\nown 1\n"))
     assert {name: outcome for name, (outcome, _) in found.items()} == {"sources": "ok", "dropped lines": "ok"}
@@ -57,14 +57,14 @@ def test_malformed_lines_at_every_scrape_are_a_fault() -> None:
     assert "2 of application:PORT" in found["dropped lines"][1]
 
 
-def test_a_refused_source_says_its_true_reason() -> None:
+def test_refused_source_has_its_true_reason() -> None:
     """A page of HTML, not merely "down"."""
     outcome, words = explained(says(b"<html>no metrics here</html>\n", "text/html"))["sources"]
     assert outcome == "broken"
     assert "application:PORT is down (application:PORT: " in words
 
 
-def test_an_earlier_ports_family_and_prometheus_own_names_are_told_apart() -> None:
+def test_families_of_earlier_ports_and_of_prometheus_are_distinguished() -> None:
     """Both are left out; the reason and the family are named."""
     steps, _ = asyncio.run(steps_of(says(b"# TYPE shared gauge\nshared 2\n# TYPE up gauge\nup 1\n")))
     hidden = [each.seen for each in steps if each.name == "left-out families"]

@@ -242,7 +242,7 @@ def test_every_scrape_is_ingested_within_its_budget(world: World, job: str) -> N
 
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_misbehaving_application_costs_its_own_families_alone(world: World, name: str, job: str) -> None:
+def test_misbehaving_application_loses_only_its_own_families(world: World, name: str, job: str) -> None:
     """Its health says what happened; what is valid of it is there, what is not is nowhere."""
     kind, port = world.kinds[name], world.ports[job][name]
     expected = kind.up if isinstance(kind.up, int) else kind.up[job]

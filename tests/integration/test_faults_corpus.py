@@ -29,7 +29,7 @@ def test_promtool_reads_the_merge_of_everything() -> None:
         assert judged.returncode in (0, 3) and b"error while" not in judged.stderr, judged.stderr.decode()
 
 
-def test_promtool_would_have_refused_them() -> None:
+def test_promtool_refuses_the_corpus_unmerged() -> None:
     """The judge can say no: most of a sample of the hostile ones are refused as they are."""
     hostile = [path for path in CORPUS if path.parent.name == "hostile"][::5]
     refused = [path for path in hostile if b"error while" in checked(path.read_bytes()).stderr]

@@ -169,7 +169,7 @@ def certificate(mesh: Forge, kind: str) -> Pair | None:
 
 @pytest.mark.parametrize("port", SECURE)
 @pytest.mark.parametrize("data", [b"GET /stats/prometheus HTTP/1.1\r\nhost: pod\r\n\r\n", bytes(64)])
-def test_what_is_no_tls_gets_nothing(world: World, port: int, data: bytes) -> None:
+def test_plaintext_gets_no_answer(world: World, port: int, data: bytes) -> None:
     """Plain HTTP and garbage: closed without a byte of HTTP, and counted."""
     listener = "secure_metrics" if port == 15091 else "secure_merged_metrics"
     counter = f"listener.{listener}_{port}.ssl.connection_error"
@@ -245,7 +245,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("who", ["scraper", "stranger"])
 @pytest.mark.parametrize("name", MALFORMED)
-def test_a_malformed_request_is_refused_whoever_asks(world: World, name: str, who: str) -> None:
+def test_malformed_request_is_refused_for_every_client(world: World, name: str, who: str) -> None:
     """Old versions, games with Host and too much of anything end at Envoy's parser, and are counted."""
     data, status = MALFORMED[name]
     counter = "http.secure_metrics_15091.downstream_rq_4xx"
@@ -342,7 +342,7 @@ def test_a_stranger_gets_nothing_over_http2(
     assert seen in (400, 403, 404, 431, "StreamReset", "ConnectionTerminated", "closed")
 
 
-def test_thousands_of_idle_connections_are_beside_the_point(world: World) -> None:
+def test_scraper_succeeds_beside_thousands_of_idle_connections(world: World) -> None:
     """2,000 silent connections, and 200 that shook hands: the scraper still gets in."""
     accepted = "listener.secure_merged_metrics_15092.downstream_cx_total"
     before = world.counted(accepted)
@@ -358,7 +358,7 @@ def test_thousands_of_idle_connections_are_beside_the_point(world: World) -> Non
         eventually(lambda: world.counted(accepted) - before > 2000, what="idle connections")
 
 
-def test_slow_requests_hold_up_nobody(world: World) -> None:
+def test_slow_requests_do_not_delay_the_scraper(world: World) -> None:
     """200 strangers whose requests never end, each a byte at a time, cost the others nothing."""
     with contextlib.ExitStack() as held, world.bystanders.unharmed():
         wires = [held.enter_context(Wire(world.pod, 15092, world.stranger)) for _ in range(200)]
@@ -367,7 +367,7 @@ def test_slow_requests_hold_up_nobody(world: World) -> None:
                 wire.socket.sendall(bytes([byte]))
 
 
-def test_streams_that_are_reset_at_once_hold_up_nobody(world: World) -> None:
+def test_streams_that_are_reset_at_once_do_not_delay_the_scraper(world: World) -> None:
     """A stranger who opens and resets streams as fast as it can is cut off; nobody else notices."""
     context = world.sidecar.forge.leaf(SERVER).client_context()
     context.set_alpn_protocols(["h2"])

@@ -59,7 +59,7 @@ def until_scraped(up: Up, of: str, targets: int) -> None:
     eventually(again, within=BACK_WITHIN, what="scrapes again")
 
 
-def test_an_envoy(mesh: Up) -> None:
+def test_killed_envoy_comes_back_in_time(mesh: Up) -> None:
     """The agent starts another Envoy with the same certificate; nobody else loses a scrape."""
     watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
     serial = mesh.workload(WEB)["certificate"]["serial"]
@@ -72,7 +72,7 @@ def test_an_envoy(mesh: Up) -> None:
     assert_lossless(watch, 'workload=~"shop|cart"', 4)
 
 
-def test_an_agent(mesh: Up) -> None:
+def test_killed_agent_comes_back_in_time(mesh: Up) -> None:
     """Its Envoy goes with it; the next one uses the certificate on disk; nobody else loses a scrape."""
     watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
     serial = mesh.workload(WEB)["certificate"]["serial"]
@@ -91,7 +91,7 @@ def test_an_agent(mesh: Up) -> None:
 
 
 @pytest.mark.parametrize("victim", ["guard", "application"])
-def test_an_application(mesh: Up, victim: str) -> None:
+def test_killed_application_comes_back_in_time(mesh: Up, victim: str) -> None:
     """It comes back, also when its guard dies, and Envoy's metrics are scraped all the while."""
     watch, before, whole = Watch(mesh), pids(mesh, WEB), programs(mesh)
     (guard,) = before["application"]
@@ -104,7 +104,7 @@ def test_an_application(mesh: Up, victim: str) -> None:
     assert_lossless(watch, 'workload=~"web|shop|cart"', 6)
 
 
-def test_the_ca(mesh: Up) -> None:
+def test_killed_ca_comes_back_in_time(mesh: Up) -> None:
     """It issues again, with the same root; no scrape of anybody fails."""
     watch, whole, before = Watch(mesh), programs(mesh), mesh.document()["ca"]
     root = Path(before["rootCertificate"]).read_bytes()
@@ -132,7 +132,7 @@ def issued(up: Up) -> bool:
         return False
 
 
-def test_prometheus(mesh: Up) -> None:
+def test_killed_prometheus_comes_back_in_time(mesh: Up) -> None:
     """It comes back with what it had recorded, and scrapes everybody; no workload notices."""
     watch, whole, document = Watch(mesh), programs(mesh), mesh.document()
     kept = {title: pids(mesh, title) for title in (WEB, *OTHERS)}
@@ -151,7 +151,7 @@ def test_prometheus(mesh: Up) -> None:
 
 
 @pytest.mark.parametrize("victim", ["envoy", "proxy"])
-def test_the_scrape_proxy(mesh: Up, victim: str) -> None:
+def test_killed_scrape_proxy_comes_back_in_time(mesh: Up, victim: str) -> None:
     """Either half comes back, the proxy after its Envoy's end; all are scraped again, none restarts."""
     mesh.wait_until_up()
     whole, kept = programs(mesh), {title: pids(mesh, title) for title in (WEB, *OTHERS)}

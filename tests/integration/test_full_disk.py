@@ -76,7 +76,7 @@ def test_a_renewed_certificate_is_used_from_memory(tmp_path: Path) -> None:
         assert not held.exists()
 
 
-def test_a_mesh_goes_on(tmp_path: Path) -> None:
+def test_mesh_goes_on_with_a_full_disk(tmp_path: Path) -> None:
     """`up` and an agent that can write nothing: the mesh runs, shows why, and recovers without a restart."""
     manifest = write_mesh(
         tmp_path / "mesh.yaml", prometheus_manifest(), workload_manifest("web", metadata=SECURE)

@@ -89,7 +89,7 @@ def test_request_and_answer() -> None:
         ),
     ],
 )
-def test_answers(behaviour: Behaviour, expected: tuple[int, bytes]) -> None:
+def test_status_headers_and_body_are_returned(behaviour: Behaviour, expected: tuple[int, bytes]) -> None:
     """Every framing, early hints, gzip nobody asked for; a redirect is an answer, not an order."""
     assert ask(behaviour) == expected
 
@@ -133,7 +133,7 @@ def test_a_body_over_the_limit() -> None:
         ask(says(b"x" * 101), FetchLimits(body_bytes=100))
 
 
-def test_nobody_there() -> None:
+def test_closed_port_is_unavailable() -> None:
     """A refused connection and a missing socket say so."""
     address = loopback()
     with pytest.raises(UnavailableError, match="cannot connect"):
@@ -143,7 +143,7 @@ def test_nobody_there() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://a/", "/metrics", "http://", "https://127.0.0.1/", "http://a:99999/"])
-def test_urls_that_cannot_be_asked(url: str) -> None:
+def test_unusable_urls_are_refused(url: str) -> None:
     """What is wrong with the question is an InputError, not the other side's fault."""
     with pytest.raises(InputError):
         asyncio.run(fetch(url))
@@ -176,7 +176,7 @@ def test_unix_sockets_of_any_length(tmp_path: Path, depth: int, monkeypatch: pyt
     assert asyncio.run(run()) == (200, b"hello")
 
 
-def test_completeness_is_what_the_framing_says() -> None:
+def test_framing_decides_whether_a_body_is_complete() -> None:
     """A length or chunks say when a body is whole; one that ends with the connection never does."""
 
     async def run(answer: bytes) -> bool:
@@ -219,7 +219,7 @@ def test_a_body_and_repeated_headers_are_sent_as_given() -> None:
     assert ("X-Kept-Case", "y") in answer.raw_headers
 
 
-def test_a_body_can_be_had_as_it_was_sent() -> None:
+def test_body_can_be_read_undecoded() -> None:
     """Without decoding, any content coding passes."""
 
     async def run() -> bytes:
@@ -235,7 +235,7 @@ def test_a_body_can_be_had_as_it_was_sent() -> None:
 @pytest.mark.parametrize(
     ("name", "accepted"), [("api.internal", True), ("other.internal", False), ("", False)]
 )
-def test_a_server_name_stands_for_the_host(tmp_path: Path, name: str, accepted: bool) -> None:
+def test_server_name_replaces_the_host(tmp_path: Path, name: str, accepted: bool) -> None:
     """The certificate must carry that name, and need not carry the address that is connected to."""
     now, authority, key = datetime.now(UTC), generate_key(), generate_key()
     root = self_signed_root("test", authority, now, timedelta(hours=1))

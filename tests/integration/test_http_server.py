@@ -104,7 +104,7 @@ def test_requests_in_turn_on_one_connection() -> None:
         (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", None),
     ],
 )
-def test_idle_and_oversized_clients_are_let_go(sent: bytes, limits: ServerLimits | None) -> None:
+def test_idle_and_oversized_clients_are_disconnected(sent: bytes, limits: ServerLimits | None) -> None:
     """Half a header, silence, an idle connection, too large a header, a body: the server closes by itself."""
     served(sent, limits)
 
@@ -143,7 +143,7 @@ def test_connections_and_requests_are_bounded() -> None:
     asyncio.run(run())
 
 
-def test_streams_as_it_comes_and_cleans_up() -> None:
+def test_body_is_streamed_and_closed() -> None:
     """Chunks leave when they are made; a client that goes away ends the stream's own clean-up too."""
     made = 0
     cleaned = asyncio.Event()
@@ -221,7 +221,7 @@ def test_a_taken_port_is_one_line() -> None:
     asyncio.run(run())
 
 
-def test_stop_is_complete() -> None:
+def test_stop_ends_every_connection() -> None:
     """After stop, hanging requests are over, the port and the socket file are free, at once and again."""
     entered = asyncio.Event()
 
@@ -245,7 +245,7 @@ def test_stop_is_complete() -> None:
     asyncio.run(run())
 
 
-def test_ipv6() -> None:
+def test_server_listens_on_ipv6() -> None:
     """An IPv6 address is served beside an IPv4 one on the same port."""
 
     async def run() -> None:

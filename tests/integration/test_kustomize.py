@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(KUBECTL is None, reason="no kubectl on PATH")
 
 
 @pytest.mark.parametrize("mode", ["native", "bootstrap", "legacy"])
-def test_kustomize_builds_what_was_planned(mode: Any, tmp_path: Path) -> None:
+def test_kustomize_builds_the_planned_objects(mode: Any, tmp_path: Path) -> None:
     """The last overlay upon the user's base gives the objects of the plan, and leaves all others alone."""
     before = cluster(
         control_plane(), injected_namespace(), deployment(), service(), rendered_gateway(),

@@ -188,7 +188,7 @@ def test_version_names_kubernetes_and_istio(tmp_path: Path) -> None:
     assert "cluster" not in json.loads(alone.stdout)
 
 
-def test_version_of_a_cluster_whose_deployments_are_not_to_be_listed(tmp_path: Path) -> None:
+def test_version_without_the_right_to_list_deployments(tmp_path: Path) -> None:
     forbidden = [(403, {"message": "deployments.apps is forbidden"})]
     with served(tmp_path, VERSION | {"/apis/apps/v1/deployments": forbidden}) as (_, file):
         done = versions(file, "-o", "json")
@@ -198,7 +198,7 @@ def test_version_of_a_cluster_whose_deployments_are_not_to_be_listed(tmp_path: P
     assert (told["cluster"]["kubernetes"], told["cluster"]["istio"]) == ("v1.37.2", None)
 
 
-def test_version_says_what_is_installed_when_the_cluster_does_not_answer(tmp_path: Path) -> None:
+def test_version_reports_the_installation_when_the_cluster_does_not_answer(tmp_path: Path) -> None:
     address = loopback()
     done = versions(kubeconfig(tmp_path, f"http://{address}:{free_port(address)}"), "-o", "json")
     assert done.returncode == 2

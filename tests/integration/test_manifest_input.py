@@ -90,7 +90,7 @@ def _is_taken(pipe: int) -> bool:
     return int.from_bytes(left, sys.byteorder) == 0
 
 
-def test_what_is_passed_over_is_one_line_each(tmp_path: Path) -> None:
+def test_each_skipped_document_is_one_line(tmp_path: Path) -> None:
     """Repeated keys and files of tools do not end the command; JSON on standard output stays JSON."""
     (tmp_path / "a.yaml").write_text(_OBJECT + "kind: ServiceAccount\n")
     (tmp_path / "kind.yaml").write_text("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n")

@@ -118,7 +118,7 @@ def test_a_faulty_application_costs_its_own_families_only(fault: str) -> None:
     assert b"late" not in body
 
 
-def test_an_application_that_is_not_there() -> None:
+def test_absent_application_is_down() -> None:
     """A port that nobody listens on is a source that is down."""
 
     async def run() -> None:
@@ -157,7 +157,7 @@ IMPERFECT = {
 
 
 @pytest.mark.parametrize("flaw", IMPERFECT)
-def test_what_can_be_mended_is_merged(flaw: str) -> None:
+def test_tolerated_lines_are_corrected_and_merged(flaw: str) -> None:
     """A source with a flaw that does not make it unreadable is up, and what is valid of it comes through."""
     behaviour, expected = IMPERFECT[flaw]
     body, odd = asyncio.run(scrape_beside(behaviour))
@@ -168,7 +168,7 @@ def test_what_can_be_mended_is_merged(flaw: str) -> None:
     assert b"istio_agent_x 7" not in body
 
 
-def test_the_agents_own_metrics_may_fail() -> None:
+def test_merge_goes_on_when_the_agents_own_metrics_fail() -> None:
     """When the agent cannot tell about itself, everybody else's metrics come all the same."""
 
     def broken() -> list[Family]:
@@ -186,7 +186,7 @@ def test_the_agents_own_metrics_may_fail() -> None:
     asyncio.run(run())
 
 
-def test_order_and_first_owner() -> None:
+def test_first_source_owns_a_family() -> None:
     """Agent, Envoy, applications as declared; a family of two applications is the first one's."""
 
     async def run() -> None:
@@ -286,7 +286,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_flood_costs_neither_the_budget_nor_who_is_behind_it(kind: str) -> None:
+def test_flood_delays_neither_the_answer_nor_later_sources(kind: str) -> None:
     """Whatever a source sends without end, the answer is whole within 90 % of the scrape's timeout.
 
     What was not merged in time is left out; the next source and the health are there.
@@ -336,7 +336,7 @@ def test_redirect_on_the_same_port_is_followed_once() -> None:
     assert b"\nodd 1\n" in body
 
 
-def test_hidden_families_are_named_with_whose_they_are() -> None:
+def test_hidden_families_are_named_with_their_source() -> None:
     """A family that an earlier application has, and one of Prometheus's own, show in the health by name."""
     body, odd = asyncio.run(scrape_beside(says(b"up 1\nown 2\n")))
     label = f'source="application:{odd}"'
@@ -446,7 +446,7 @@ def test_https_application(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_scraper_that_leaves_stops_the_sources() -> None:
+def test_sources_stop_when_the_scraper_disconnects() -> None:
     """When the scraper goes away in the middle, nobody goes on reading its sources."""
     closed = asyncio.Event()
 

@@ -120,7 +120,7 @@ def test_protobuf_where_every_source_speaks_it() -> None:
     asyncio.run(run())
 
 
-def test_scraper_that_does_not_ask_gets_text() -> None:
+def test_scraper_without_protobuf_gets_text() -> None:
     """Whatever the sources speak, and whatever another scraper asked before."""
 
     async def run() -> None:

@@ -64,7 +64,7 @@ async def following(behaviour: Behaviour) -> AsyncIterator[AsyncIterator[Snapsho
             yield snapshots
 
 
-def test_pods_that_contradict_each_other_cost_their_own_scrapes_alone() -> None:
+def test_contradicting_pods_lose_only_their_own_scrapes() -> None:
     """Two identities at one address: nobody is scraped there, the others are, and the problem is named."""
     pods = [pod("a", "10.0.0.1", "web"), pod("b", "10.0.0.1", "other"), pod("c", "10.0.0.2", "web")]
 
@@ -94,12 +94,12 @@ def _asked_four_times(told: bytes) -> float:
     return watches[3] - watches[0]
 
 
-def test_watches_that_tell_nothing_are_not_asked_for_without_a_pause() -> None:
+def test_empty_watches_are_repeated_with_a_pause() -> None:
     """The pause doubles from half a second, less jitter, so three of them take at least 1.75 s."""
     assert _asked_four_times(b"") > 1.7
 
 
-def test_versions_that_are_always_too_old_are_not_asked_for_without_a_pause() -> None:
+def test_expired_versions_are_repeated_with_a_pause() -> None:
     """Each costs a whole list of the cluster's pods."""
     gone = {"type": "ERROR", "object": {"code": 410, "message": "too old resource version"}}
     assert _asked_four_times(json.dumps(gone).encode() + b"\n") > 1.7

@@ -166,7 +166,7 @@ def test_nothing_is_served_later_than_the_bound_after_a_certificates_end(tmp_pat
     assert max(late.values()) > -1, "somebody was served up to the end"
 
 
-def test_the_shipped_times_make_the_stated_bound() -> None:
+def test_shipped_times_add_up_to_the_stated_bound() -> None:
     """D is the sum of what the secure ports of every kind of proxy are configured with."""
     for options in VARIANTS.values():
         for manager in managers(bootstrap(options)):

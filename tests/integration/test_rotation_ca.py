@@ -36,7 +36,7 @@ def named(ca: CaProcess, agent: AgentProcess) -> tuple[str, ...]:
     return ("--dir", str(ca.directory), *evidence, "--timeout", "40s")
 
 
-def test_a_ca_of_its_own_rotates_with_what_is_named(tmp_path: Path) -> None:
+def test_separate_ca_rotates_with_the_named_root_users(tmp_path: Path) -> None:
     """--envoy and --credentials confirm the stages; in the end the CA refuses certificates of the old root,
     on a connection that was opened with one before, too."""
     changes = {"CA_ROOT_CA": str(tmp_path / "ca/root-cert.pem"), "MESHSCRAPE_RENEWAL_SPREAD": "200ms"}
@@ -100,7 +100,7 @@ def test_a_ca_that_starts_in_a_rotation_goes_on_with_it(tmp_path: Path) -> None:
         (("--dir", "{}", "--envoy", "x", "--timeout", "soon"), "--timeout: "),
     ],
 )
-def test_what_cannot_work_is_one_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+def test_unusable_options_are_one_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
     """The reason, exit code 2, and nothing is made in the directory."""
     with pytest.raises(InputError if "no mesh" not in reason else NotRunningError) as caught:
         command.main(["rotate", *(each.format(tmp_path) for each in arguments)], standalone_mode=False)

@@ -183,7 +183,7 @@ def test_stages_can_be_taken_one_by_one_and_repeated(mesh: Up) -> None:
     assert (account.failed, account.fewest_samples > 0) == (0, True)
 
 
-def test_who_does_not_follow_is_named_and_stops_the_rotation(mesh: Up) -> None:
+def test_lagging_workload_is_named_and_stops_the_rotation(mesh: Up) -> None:
     """With a stopped agent no stage ends: exit code 1, the workload's name, and the old root still serves."""
     before = published_bundle(ca_of(mesh))
     with stopped(mesh.workload("default/web")["pids"]["agent"]):
@@ -197,7 +197,7 @@ def test_who_does_not_follow_is_named_and_stops_the_rotation(mesh: Up) -> None:
     assert published_bundle(ca_of(mesh)) == before
 
 
-def test_a_scraper_of_its_own_that_does_not_follow_is_waited_for(mesh: Up, tmp_path: Path) -> None:
+def test_rotation_waits_for_a_separate_scraper(mesh: Up, tmp_path: Path) -> None:
     """Another scrape proxy, which the mesh does not know, with copied credentials: both are named."""
     before = published_bundle(ca_of(mesh))
     copied = kept_credentials(mesh, tmp_path / "copied")
@@ -213,7 +213,7 @@ def test_a_scraper_of_its_own_that_does_not_follow_is_waited_for(mesh: Up, tmp_p
     assert published_bundle(ca_of(mesh)) == before
 
 
-def test_a_scraper_of_its_own_follows(mesh: Up, tmp_path: Path) -> None:
+def test_separate_scraper_follows_the_rotation(mesh: Up, tmp_path: Path) -> None:
     """Another scrape proxy that reads what the agent publishes follows, and scrapes before and after."""
     before = published_bundle(ca_of(mesh))
     published = mesh.workload("istio-system/prometheus")["outputCertificates"]

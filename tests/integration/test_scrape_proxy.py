@@ -103,7 +103,7 @@ def test_the_expected_workload_is_scraped(field: Field) -> None:
     assert field.good.seen[-1].path == STATS
 
 
-def test_the_target_never_sees_the_token_nor_who_asked(field: Field) -> None:
+def test_target_never_sees_the_token_or_the_client(field: Field) -> None:
     """Nothing of the proxy's own business is passed on: no token, no forwarding headers."""
     field.proxy.scrape(field.good.authority)
     headers = field.good.seen[-1].headers
@@ -128,7 +128,7 @@ def test_connections_are_used_again_and_counted(field: Field) -> None:
     assert proxy.metric("meshscrape_scrape_handshakes_total", target=target) >= 1
 
 
-def test_the_end_of_the_targets_certificate_is_a_metric(field: Field) -> None:
+def test_expiry_of_the_targets_certificate_is_a_metric(field: Field) -> None:
     """not-after of the certificate that the target showed, in Unix time."""
     field.proxy.scrape(field.good.authority)
     name = "meshscrape_scrape_target_certificate_expiration_timestamp_seconds"
@@ -282,7 +282,7 @@ def test_these_spellings_lead_to_the_same_target(field: Field, target: str) -> N
     assert field.good.seen[-1].path == STATS
 
 
-def test_user_information_leads_nowhere_else(field: Field) -> None:
+def test_user_information_does_not_change_the_target(field: Field) -> None:
     """`known@unknown` is the unknown address, `unknown@known` the known one."""
     good = field.good.authority
     assert field.proxy.scrape(f"{good}@127.0.0.1:22").reason in ("unknown-target", "bad-request")
@@ -336,7 +336,7 @@ def test_only_get_is_passed(field: Field, method: str) -> None:
     ],
     ids=["CONNECT", "upgrade", "https", "HTTP/2", "two hosts", "no host", "empty host", "smuggling"],
 )
-def test_what_else_proxies_do_is_refused(field: Field, head: str) -> None:
+def test_tunnels_and_upgrades_are_refused(field: Field, head: str) -> None:
     """No tunnel, no upgrade, no HTTP/2, no ambiguous request; the target hears nothing of it."""
     token = f"Authorization: Bearer {field.proxy.token}\r\n"
     before = len(field.good.seen)
@@ -351,7 +351,7 @@ def test_what_else_proxies_do_is_refused(field: Field, head: str) -> None:
     ["", "Bearer", "Bearer x", "bearer {token}", "Basic {token}", "Bearer  {token}",
      "Bearer {token},Bearer {token}", "Bearer {token}x", "{token}"],
 )  # fmt: skip
-def test_without_the_exact_token_nothing_is_told(field: Field, header: str) -> None:
+def test_requests_without_the_exact_token_reveal_nothing(field: Field, header: str) -> None:
     """A known and an unknown address get the same answer, to the last byte."""
     text = header.format(token=field.proxy.token)
     answers = []
@@ -364,7 +364,7 @@ def test_without_the_exact_token_nothing_is_told(field: Field, header: str) -> N
     assert {**known.headers, "date": ""} == {**unknown.headers, "date": ""}
 
 
-def test_a_token_sent_twice_is_no_token(field: Field) -> None:
+def test_token_that_is_sent_twice_is_refused(field: Field) -> None:
     """Two Authorization headers are one value that is not the token."""
     token = f"Authorization: Bearer {field.proxy.token}\r\n"
     good = field.good.authority
@@ -379,7 +379,7 @@ def test_discovery_and_metrics_need_the_token_too(field: Field) -> None:
             assert field.proxy.own(path, token=token).status == 401
 
 
-def test_discovery_tells_every_target_as_prometheus_wants_it(field: Field) -> None:
+def test_discovery_announces_every_target_to_prometheus(field: Field) -> None:
     """JSON with the exact content type; plain http to the proxy, the path, and the identity as meta label."""
     answer = field.proxy.own(f"/targets/{JOB}")
     assert answer.headers["content-type"] == "application/json"
@@ -398,7 +398,7 @@ def test_an_unknown_job_and_other_methods_are_refused(field: Field) -> None:
     assert field.proxy.own(f"/targets/{JOB}", method="POST").status == 405
 
 
-def test_labels_come_from_discovery_alone(field: Field) -> None:
+def test_labels_come_only_from_discovery(field: Field) -> None:
     """Whatever is asked for, the targets in the metrics are those of discovery, or none."""
     for number in range(5):
         field.proxy.scrape(f"10.9.8.{number}:15092", f"/made-up-{number}")

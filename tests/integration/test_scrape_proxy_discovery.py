@@ -65,7 +65,7 @@ def test_a_target_that_is_gone_is_unknown_at_once(proxy: RunningProxy, target: T
     assert proxy.scrape(target.authority).reason == "unknown-target"
 
 
-def test_a_target_that_becomes_somebody_else_is_checked_anew(proxy: RunningProxy, target: Target) -> None:
+def test_target_with_a_new_identity_is_checked_again(proxy: RunningProxy, target: Target) -> None:
     """The open connection to the old identity is not used for the new expectation."""
     assert proxy.scrape(target.authority).status == 200
     proxy.announce([group(target.authority, f"{HTTPBIN}-v2")])
@@ -112,9 +112,7 @@ def test_a_file_that_cannot_be_used_changes_nothing(
     assert proxy.metric("meshscrape_scrape_proxy_current") == 1
 
 
-def test_sources_that_contradict_each_other_hold_nothing_else_up(
-    tmp_path: Path, forge: Forge, target: Target
-) -> None:
+def test_contradicting_sources_block_no_other_target(tmp_path: Path, forge: Forge, target: Target) -> None:
     """Where two identities are expected nobody is scraped; what is withdrawn elsewhere loses its route."""
     other = tmp_path / "other.json"
     other.write_text("[]")
@@ -135,7 +133,7 @@ def test_sources_that_contradict_each_other_hold_nothing_else_up(
         assert running.metric("meshscrape_scrape_proxy_current") == 1
 
 
-def test_sources_that_contradict_each_other_at_the_start_hold_nothing_else_up(
+def test_contradicting_sources_at_the_start_block_no_other_target(
     tmp_path: Path, forge: Forge, target: Target
 ) -> None:
     """The proxy starts; nobody is scraped at the contested address until one source gives way."""
@@ -153,7 +151,7 @@ def test_sources_that_contradict_each_other_at_the_start_hold_nothing_else_up(
         assert running.metric("meshscrape_scrape_proxy_current") == 1
 
 
-def test_a_source_of_an_unknown_trust_domain_holds_no_other_up(
+def test_source_of_an_unknown_trust_domain_blocks_no_other_source(
     tmp_path: Path, forge: Forge, target: Target
 ) -> None:
     """It keeps its last targets; another source's targets still go."""
@@ -314,9 +312,7 @@ def test_yaml_files_and_several_jobs(tmp_path: Path, forge: Forge, target: Targe
         (["--credentials", "west=/nowhere"], "/nowhere"),
     ],
 )
-def test_what_cannot_work_is_said_in_one_line(
-    tmp_path: Path, forge: Forge, arguments: list[str], said: str
-) -> None:
+def test_unusable_options_are_one_line(tmp_path: Path, forge: Forge, arguments: list[str], said: str) -> None:
     """Exit code 2 and one line: also for addresses that others can reach, unless --remote is said."""
     file = tmp_path / f"{JOB}.json"
     file.write_text("[]")

@@ -117,7 +117,7 @@ def test_a_stopped_proxy_leaves_no_process_and_no_socket(
         assert not left & {"admin.sock", "access.pipe", "ecds-token.json"}
 
 
-def test_an_envoy_that_cannot_run_ends_the_proxy_with_its_words(tmp_path: Path) -> None:
+def test_proxy_ends_with_envoys_message_when_envoy_cannot_run(tmp_path: Path) -> None:
     """Restarts are bounded; the last output is shown."""
     broken = tmp_path / "envoy"
     broken.write_text("#!/bin/sh\necho no such instruction >&2\nexit 3\n")
@@ -154,7 +154,7 @@ def test_credentials_that_envoy_rejects_are_not_ready(tmp_path: Path, target: tu
     assert not served.seen
 
 
-def test_credentials_that_envoy_rejects_later_are_said_once(
+def test_credentials_that_envoy_rejects_later_are_reported_once(
     tmp_path: Path, target: tuple[Target, Forge]
 ) -> None:
     """Without a target there is nothing to reject; the first target brings it to light, in the log."""
@@ -185,7 +185,7 @@ def test_a_taken_port_is_named(tmp_path: Path, target: tuple[Target, Forge]) -> 
         assert proxy.scrape(served.authority).status == 200
 
 
-def test_prometheus_of_ones_own_scrapes_two_meshes(tmp_path: Path) -> None:
+def test_separate_prometheus_scrapes_two_meshes(tmp_path: Path) -> None:
     """One unmodified Prometheus, two trust domains, and an impostor: up, up, down; by its own account."""
     east, west = Forge("east"), Forge("west")
     ids = ["spiffe://east.example/ns/a/sa/app", "spiffe://west.example/ns/a/sa/app"]
@@ -249,7 +249,7 @@ def _values(url: str, query: str, label: str) -> dict[str, str]:
     return {each["metric"][label]: each["value"][1] for each in document["data"]["result"]}
 
 
-def test_direct_scraping_is_there_when_asked_for(tmp_path: Path) -> None:
+def test_up_scrapes_directly_on_request(tmp_path: Path) -> None:
     """--direct: no scrape proxy, https targets, and a warning."""
     with running_up(tmp_path / "state", str(EXAMPLE), "--direct", "--scrape-interval", "1s") as up:
         up.wait_for_phase("Ready")

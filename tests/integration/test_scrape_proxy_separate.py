@@ -67,7 +67,7 @@ def test_no_scrape_is_lost_when_python_dies(served: tuple[Target, Forge, Running
     eventually(lambda: proxy.metric("meshscrape_scrape_requests_total", target=target.authority) > 0)
 
 
-def test_a_restarted_process_changes_the_routes_of_the_envoy_that_went_on(
+def test_restarted_process_updates_the_routes_of_the_running_envoy(
     served: tuple[Target, Forge, RunningProxy], tmp_path: Path
 ) -> None:
     """A target that went meanwhile is refused, and a new one is scraped."""

@@ -23,7 +23,7 @@ from support.serving import serving
 PATIENCE = 60.0
 
 
-def test_prometheus_2(tmp_path: Path) -> None:
+def test_prometheus_2_ingests_the_merged_metrics(tmp_path: Path) -> None:
     """The Prometheus of the local mesh, if it is the version of the table."""
     found = find_prometheus(os.environ)
     if found is None or " version 2.42." not in _version(found.server):
@@ -31,7 +31,7 @@ def test_prometheus_2(tmp_path: Path) -> None:
     assert _accepted_by_prometheus(found.server, tmp_path, {}) == accept_headers.PROMETHEUS_2
 
 
-def test_prometheus_2_with_native_histograms(tmp_path: Path) -> None:
+def test_prometheus_2_ingests_native_histograms(tmp_path: Path) -> None:
     """In version 2 it is a feature of the whole program."""
     found = find_prometheus(os.environ)
     if found is None or " version 2.42." not in _version(found.server):
@@ -47,7 +47,9 @@ def test_prometheus_2_with_native_histograms(tmp_path: Path) -> None:
         ({"scrape_native_histograms": True}, accept_headers.PROMETHEUS_3_NATIVE),
     ],
 )
-def test_prometheus_3(settings: dict[str, Any], expected: str, tmp_path: Path) -> None:
+def test_prometheus_3_ingests_the_merged_metrics(
+    settings: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
     """In version 3 native histograms are a setting of the job."""
     binary = program("prometheus")
     if not binary.exists():
@@ -55,7 +57,7 @@ def test_prometheus_3(settings: dict[str, Any], expected: str, tmp_path: Path) -
     assert _accepted_by_prometheus(binary, tmp_path, settings) == expected
 
 
-def test_vmagent(tmp_path: Path) -> None:
+def test_vmagent_ingests_the_merged_metrics(tmp_path: Path) -> None:
     """It asks for text before everything else."""
     binary = os.environ.get("MESHSCRAPE_VMAGENT") or shutil.which("vmagent")
     if binary is None:

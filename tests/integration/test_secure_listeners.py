@@ -313,7 +313,7 @@ def test_sessions_are_never_resumed(sidecar: Sidecar, version: ssl.TLSVersion) -
             assert not again.session_reused
 
 
-def test_the_plaintext_ports_serve_what_they_should(sidecar: Sidecar) -> None:
+def test_plaintext_ports_serve_their_metrics(sidecar: Sidecar) -> None:
     """15090, 15020 and 15021 answer on the pod's address, 15090 on the inside address too."""
     assert STATS in ask(sidecar.pod, 15090, "/stats/prometheus").body
     assert STATS in ask(sidecar.options.inside_address, 15090, "/stats/prometheus").body
@@ -322,7 +322,7 @@ def test_the_plaintext_ports_serve_what_they_should(sidecar: Sidecar) -> None:
 
 
 @pytest.mark.parametrize(("port", "path"), [(15021, "/healthz/ready"), (15090, "/stats/prometheus")])
-def test_envoy_takes_no_orders_from_a_clients_headers(sidecar: Sidecar, port: int, path: str) -> None:
+def test_headers_of_a_client_do_not_control_envoy(sidecar: Sidecar, port: int, path: str) -> None:
     """`x-envoy-*` neither names new statistics (each would stay for ever) nor sets a timeout."""
     with Wire(sidecar.pod, port) as wire:
         told = wire.get(path, x_envoy_upstream_alt_stat_name="told", x_envoy_upstream_rq_timeout_ms="1")
@@ -331,7 +331,7 @@ def test_envoy_takes_no_orders_from_a_clients_headers(sidecar: Sidecar, port: in
     assert "envoy_cluster_upstream_rq_completed" in own and "told" not in own
 
 
-def test_refusals_say_what_is_served(sidecar: Sidecar) -> None:
+def test_refusals_name_the_served_path(sidecar: Sidecar) -> None:
     """A 404 and a 405 explain themselves in plain text."""
     wrong = ask(sidecar.pod, 15090, "/metrics")
     assert "serves /stats/prometheus only" in wrong.text

@@ -97,7 +97,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_a_flood_of_frames_ends_or_harms_nobody(
+def test_flood_of_frames_is_ended_or_harmless(
     sidecar: Sidecar, stranger: ssl.SSLContext, scraper: ssl.SSLContext, name: str
 ) -> None:
     """20,000 frames that nobody reads the answers to: the scraper is served, and no memory is held."""

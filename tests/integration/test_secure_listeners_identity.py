@@ -88,7 +88,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("names", ACCEPTED.values(), ids=ACCEPTED)
-def test_listed_names_get_in(sidecar: Sidecar, names: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
+def test_listed_names_are_admitted(sidecar: Sidecar, names: tuple[tuple[str, ...], tuple[str, ...]]) -> None:
     """Each kind of entry lets exactly its own in."""
     uris, dns = names
     context = sidecar.forge.leaf(*uris, dns=dns).client_context()
@@ -106,7 +106,7 @@ def test_look_alikes_are_refused(
     assert ask(sidecar.pod, port, PATH, context).status == 403
 
 
-def test_a_refusal_says_who_was_refused_and_by_what(sidecar: Sidecar) -> None:
+def test_refusal_names_the_client_and_the_list(sidecar: Sidecar) -> None:
     """The 403 names the certificate's names, the list and its workload, as plain text."""
     answer = ask(sidecar.pod, 15091, PATH, sidecar.forge.leaf(OTHER).client_context())
     assert answer.headers["content-type"].startswith("text/plain")
@@ -154,7 +154,7 @@ def test_the_allow_list_changes_on_an_open_connection(tmp_path: Path) -> None:
             eventually(lambda: wire.get(PATH).status == 403, what="the refusal of everybody")
 
 
-def test_without_a_list_nobody_scrapes(tmp_path: Path) -> None:
+def test_without_a_list_every_client_is_refused(tmp_path: Path) -> None:
     """An empty list is not an open door."""
     with running_sidecar(tmp_path, scrapers="") as sidecar:
         assert ask(sidecar.pod, 15091, PATH, sidecar.forge.leaf(SCRAPER).client_context()).status == 403
@@ -165,7 +165,7 @@ def test_without_a_list_nobody_scrapes(tmp_path: Path) -> None:
     [b"", b"not json", b'{"resources": []}', b'{"resources": [{"@type": "x"}]}', b'{"unknown": 1}'],
     ids=["empty", "not JSON", "no resource", "unknown type", "unknown key"],
 )
-def test_an_unusable_list_lets_nobody_in(tmp_path: Path, content: bytes) -> None:
+def test_unusable_list_refuses_every_client(tmp_path: Path, content: bytes) -> None:
     """Envoy that starts with a broken list serves, and refuses everybody."""
     forge, options = Forge(), proxy_options(tmp_path)
     publish_credentials(options, forge.leaf(SERVER), forge.root)

@@ -63,7 +63,7 @@ UPSTREAM = Upstream("httpbin", "127.0.0.1", 9, SERVER)
     ],
     ids=["sidecar", "hardened", "gateway"],
 )
-def test_a_start_says_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_start_logs_nothing(tmp_path: Path, changes: dict[str, Any]) -> None:
     """No warning, of deprecated fields or missing limits, hides the ones that matter."""
     with running_sidecar(tmp_path, options=proxy_options(tmp_path, **changes)) as sidecar:
         friend = sidecar.forge.leaf(SCRAPER).client_context()
@@ -91,7 +91,7 @@ def test_envoy_opens_no_abstract_socket(sidecar: Sidecar) -> None:
 @pytest.mark.parametrize(
     "target", ["/quitquitquit", "/runtime_modify?a=b", "/cpuprofiler?enable=y", "/healthcheck/fail"]
 )
-def test_the_admin_socket_is_not_almighty(sidecar: Sidecar, target: str) -> None:
+def test_admin_socket_serves_only_listed_paths(sidecar: Sidecar, target: str) -> None:
     """What the agent never uses is shut on the socket as well."""
     assert sidecar.envoy.admin(target, "POST")[0] == 403
     assert sidecar.envoy.admin("/ready")[0] == 200
@@ -110,7 +110,7 @@ def test_a_taken_port_ends_envoy(tmp_path: Path, sidecar: Sidecar) -> None:
         second.stop()
 
 
-def test_a_port_shared_on_purpose_is_not_shared(sidecar: Sidecar) -> None:
+def test_port_cannot_be_shared(sidecar: Sidecar) -> None:
     """A process that asks for SO_REUSEPORT cannot steal connections from a secure port."""
     with socket.socket() as thief:
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -180,7 +180,7 @@ def test_without_a_request_nothing_is_compressed(sidecar: Sidecar) -> None:
     assert "content-encoding" not in ask(sidecar.pod, 15090, PATH).headers
 
 
-def test_a_long_directory_does_not_matter(tmp_path: Path) -> None:
+def test_directory_may_have_a_long_path(tmp_path: Path) -> None:
     """The admin socket is found by its name, so that a directory may be longer than a socket address."""
     deep = tmp_path / ("d" * 120)
     deep.mkdir()
@@ -188,7 +188,7 @@ def test_a_long_directory_does_not_matter(tmp_path: Path) -> None:
         assert ask(sidecar.pod, 15090, PATH).status == 200
 
 
-def test_idle_strangers_are_cut_off(tmp_path: Path) -> None:
+def test_idle_strangers_are_disconnected(tmp_path: Path) -> None:
     """Connections that never finish the handshake fill the port only until their time is up."""
 
     def small(config: dict[str, Any]) -> None:
@@ -309,7 +309,7 @@ def test_a_stream_under_way_is_cut_at_the_bound(tmp_path: Path) -> None:
             assert _ends(wire)
 
 
-def test_an_inbound_flood_leaves_metrics_alone(tmp_path: Path) -> None:
+def test_flood_of_inbound_traffic_does_not_affect_metrics(tmp_path: Path) -> None:
     """The process's bound on connections is the sum of the ports' bounds."""
     options = proxy_options(tmp_path, inbound=(InboundPort(9080, "DISABLE"),))
 

@@ -73,14 +73,14 @@ def test_missing_prometheus_says_how_to_get_it(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
-def test_a_named_prometheus_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_prometheus_is_refused(tmp_path: Path) -> None:
     """MESHSCRAPE_PROMETHEUS must be a program."""
     env = {**os.environ, "MESHSCRAPE_PROMETHEUS": str(tmp_path)}
     done = meshscrape("up", "--state", str(tmp_path / "state"), env=env)
     assert done.returncode == 2 and "MESHSCRAPE_PROMETHEUS" in done.stderr
 
 
-def test_a_named_envoy_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_envoy_is_refused(tmp_path: Path) -> None:
     """MESHSCRAPE_ENVOY must be a program, and that is found out before anything starts."""
     manifest = write_mesh(tmp_path / "mesh.yaml", GOOD)
     env = {**os.environ, "MESHSCRAPE_ENVOY": str(tmp_path / "no-envoy")}

@@ -49,7 +49,7 @@ def test_interrupt_after_ready_is_a_clean_stop(tmp_path: Path) -> None:
     assert meshscrape("status", "--state", str(up.state)).returncode == 2
 
 
-def test_output_that_nobody_reads_does_not_keep_it_from_stopping(tmp_path: Path) -> None:
+def test_unread_output_does_not_delay_a_stop(tmp_path: Path) -> None:
     """A closed pipe on stderr is no reason to ignore SIGTERM."""
     manifest = write_mesh(tmp_path / "mesh.yaml", SLEEPER)
     reading, writing = os.pipe()
@@ -135,7 +135,7 @@ def test_an_application_that_cannot_run_ends_the_mesh_with_its_output(tmp_path: 
     assert processes_in(tmp_path / "state") == set()
 
 
-def test_workloads_come_and_go_with_the_manifest(tmp_path: Path) -> None:
+def test_workloads_follow_the_manifest(tmp_path: Path) -> None:
     """An edit starts what is new and stops what is gone; the others and Prometheus keep their processes.
 
     A manifest that cannot be used changes nothing, and the status says why.
@@ -172,7 +172,7 @@ def test_workloads_come_and_go_with_the_manifest(tmp_path: Path) -> None:
         assert {title: up.workload(title)["pids"] for title in kept} == kept
 
 
-def test_an_edit_that_cannot_run_fails_alone_and_can_be_corrected(tmp_path: Path) -> None:
+def test_unusable_edit_affects_no_other_workload_and_can_be_corrected(tmp_path: Path) -> None:
     """A new workload whose program dies is shown as failed, the mesh goes on; a correction starts it.
 
     Prometheus cannot join a mesh that was started without one: the status says so.

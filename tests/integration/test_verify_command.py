@@ -96,7 +96,7 @@ def test_a_hole_is_exit_1(tmp_path: Path) -> None:
     assert ElementTree.fromstring(junit.stdout).attrib["failures"] == "2"
 
 
-def test_only_and_skip_choose_checks(world: World) -> None:
+def test_only_and_skip_select_checks(world: World) -> None:
     """Lists with commas and repeated options add up; what is left out is not there."""
     done = world.run("-o", "json", "--only", "paths,methods", "--only", "no-certificate", "--skip", "methods")
     assert done.returncode == 0
@@ -112,7 +112,7 @@ def test_only_and_skip_choose_checks(world: World) -> None:
         (("--state", "nowhere"), "no mesh is running"),
     ],
 )
-def test_what_cannot_run_is_exit_2(world: World, arguments: tuple[str, ...], words: str) -> None:
+def test_unusable_options_exit_2(world: World, arguments: tuple[str, ...], words: str) -> None:
     """Bad options and a missing mesh: words on stderr, nothing on stdout."""
     done = world.run(*arguments)
     assert done.returncode == 2
@@ -135,7 +135,7 @@ def test_a_scraper_without_its_files_is_exit_2(world: World) -> None:
     assert "absent" in done.stderr
 
 
-def test_a_ca_that_is_gone_leaves_the_expiry_unchecked(world: World) -> None:
+def test_expiry_is_unchecked_without_the_ca(world: World) -> None:
     """Without a short-lived certificate that check is a finding, and only that one."""
     broken = json.loads(json.dumps(world.status))
     broken["ca"]["address"] = f"{world.status['workloads'][-1]['address']}:15012"
@@ -151,7 +151,7 @@ def test_a_ca_that_is_gone_leaves_the_expiry_unchecked(world: World) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_run_says_so_by_its_status(world: World, sent: signal.Signals) -> None:
+def test_interrupted_run_exits_with_the_signals_status(world: World, sent: signal.Signals) -> None:
     """Ctrl-C, TERM and HUP while it runs end it with 128 and the signal's number, without a traceback."""
     process = subprocess.Popen(
         world.command(), env=world.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -176,7 +176,7 @@ def test_no_key_touches_a_disk(world: World) -> None:
 
 
 @pytest.mark.parametrize("quiet", [False, True])
-def test_progress_is_for_terminals(world: World, quiet: bool) -> None:
+def test_progress_is_shown_only_on_terminals(world: World, quiet: bool) -> None:
     """A bar on stderr when that is a terminal, none with --quiet; the report on stdout is untouched by it."""
     ours, theirs = pty.openpty()
     shown: list[bytes] = []

@@ -126,7 +126,7 @@ def test_an_exporter_beside_the_sidecar_is_exactly_one_finding_more(world: World
     assert world.findings() == before
 
 
-def test_the_search_by_connecting_finds_the_same(world: World) -> None:
+def test_scan_by_connecting_finds_the_same_ports(world: World) -> None:
     """The general way, for addresses of other machines, meets the same open ports within its bounds."""
     with exporter(world.clean):
         found = asyncio.run(connect_scan(world.clean, Bounds()))

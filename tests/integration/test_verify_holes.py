@@ -356,7 +356,7 @@ class _Reports(dict[str, Report]):
 
 
 @pytest.mark.parametrize("name", HOLES)
-def test_exactly_the_hole_is_found(found: dict[str, Report], name: str) -> None:
+def test_verify_finds_exactly_the_hole(found: dict[str, Report], name: str) -> None:
     """Verification of a workload reports what is wrong with it, and nothing else."""
     report = found[name]
     seen = {
@@ -368,7 +368,7 @@ def test_exactly_the_hole_is_found(found: dict[str, Report], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in HOLES if name.startswith("clean")])
-def test_a_clean_workload_has_passed_something(found: dict[str, Report], name: str) -> None:
+def test_clean_workload_passes_checks(found: dict[str, Report], name: str) -> None:
     """Both secure ports of every address have passed every check; nothing was blocked or left out."""
     results = [each for each in found[name].checks if each.workload == f"default/{name}"]
     assert {each.outcome for each in results} <= {"passed", "noted"}

@@ -108,22 +108,22 @@ def silent(connection: socket.socket) -> None:
         (b"\x15\x03\x01\x00\x02\x02\x46", TlsAlert("protocol version")),
     ],
 )  # fmt: skip
-def test_what_a_server_says_is_what_is_seen(data: bytes, seen: Observation) -> None:
+def test_observation_equals_the_servers_answer(data: bytes, seen: Observation) -> None:
     """Whole and cut answers, an end, other protocols and TLS's own complaint are each their own thing."""
     assert look(saying(data)) == seen
 
 
-def test_a_reset_is_no_close() -> None:
+def test_reset_differs_from_close() -> None:
     """A connection that is reset is told as such."""
     assert look(reset) == Reset()
 
 
-def test_silence_is_no_refusal() -> None:
+def test_silence_is_a_timeout_not_a_refusal() -> None:
     """A server that says nothing is timed out, in the phase in which it was silent."""
     assert look(silent, HASTY) == TimedOut("answer")
 
 
-def test_nobody_is_refused() -> None:
+def test_closed_port_is_a_refused_connection() -> None:
     """A port on which nothing listens."""
     with server(silent) as probe:
         pass
@@ -156,7 +156,7 @@ def test_an_endless_header_is_given_up() -> None:
     assert isinstance(look(endless), NotHttp)
 
 
-def test_a_dripping_server_is_left() -> None:
+def test_slow_server_is_given_up() -> None:
     """One that never falls silent for long, and never ends either, takes no more than the whole time."""
 
     def drip(connection: socket.socket) -> None:
@@ -230,14 +230,14 @@ def test_a_server_without_demands_answers(tmp_path: Path) -> None:
     assert seen.status == 200
 
 
-def test_plain_http_is_no_tls(tmp_path: Path) -> None:
+def test_plain_http_is_a_tls_failure(tmp_path: Path) -> None:
     """A port that answers a handshake with HTTP is told as not speaking TLS."""
     seen = look_tls(tmp_path, saying(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     assert seen == TlsFailed("the port does not speak TLS")
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_a_server_is_seen_whether_it_is_trusted_or_not(tmp_path: Path, trusted: bool) -> None:
+def test_untrusted_server_is_observed_too(tmp_path: Path, trusted: bool) -> None:
     """The leaf is there to be judged in both cases."""
     authority = AUTHORITY if trusted else TestCa()
     behave = tls_server(tmp_path, authority, mutual=False, newest=ssl.TLSVersion.TLSv1_3)

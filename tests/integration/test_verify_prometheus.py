@@ -121,7 +121,7 @@ def passed(report: Report, name: str, check: str) -> list[CheckResult]:
     ]
 
 
-def test_what_prometheus_has_is_confirmed(report: Report) -> None:
+def test_healthy_prometheus_passes(report: Report) -> None:
     """Both targets are up and the application's series arrive with the workload's labels."""
     assert of(report, "fine") == []
     assert len(passed(report, "fine", "prometheus-target")) == 2
@@ -137,7 +137,7 @@ def test_a_forgotten_target_is_found(report: Report) -> None:
     assert seen.startswith("no active target https://")
 
 
-def test_a_scrape_in_the_clear_is_found(report: Report) -> None:
+def test_plaintext_scrape_is_found(report: Report) -> None:
     """A job that reads the mesh over plain http is a finding of Prometheus's, although it is up."""
     assert of(report, "in-the-clear") == []
     [finding] = [each for each in report.findings if each.check == "prometheus-scheme"]
@@ -152,7 +152,7 @@ def test_a_dropped_family_is_found(report: Report) -> None:
     assert "python_gc_objects_collected_total" in seen
 
 
-def test_a_refused_scrape_is_found_with_prometheus_own_words(report: Report) -> None:
+def test_refused_scrape_is_found_with_the_error_of_prometheus(report: Report) -> None:
     """The scraper's 403 and the target that is down are both told, with the reason."""
     assert sorted((check, port) for check, port, _ in of(report, "refused")) == [
         ("prometheus-target", "15091"),
@@ -163,7 +163,7 @@ def test_a_refused_scrape_is_found_with_prometheus_own_words(report: Report) -> 
     assert any("403" in seen for check, _, seen in of(report, "refused") if check == "prometheus-target")
 
 
-def test_a_prometheus_that_is_gone_leaves_nothing_unsaid(tmp_path: Path) -> None:
+def test_unreachable_prometheus_leaves_every_check_reported(tmp_path: Path) -> None:
     """When its API does not answer, each of its checks is a finding."""
     with ca_process(tmp_path / "ca") as ca:
         (tmp_path / "identities").mkdir()

@@ -33,7 +33,7 @@ def verified(directory: Path, proxy: str, token: Path, target: str) -> Report:
     return asyncio.run(verify(document, VerifyOptions(only=CHECKS)))
 
 
-def test_the_real_proxy_passes(tmp_path: Path) -> None:
+def test_real_proxy_passes_every_check(tmp_path: Path) -> None:
     """Without its token it passes nothing on; with it, nothing but GET of exactly the announced URL."""
     forge = Forge()
     with tls_target(Target(loopback()), forge.leaf(HTTPBIN), forge.root, tmp_path) as target:
@@ -58,7 +58,7 @@ class _Willing(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_a_proxy_that_serves_everybody_is_found(tmp_path: Path) -> None:
+def test_proxy_that_serves_every_client_is_found(tmp_path: Path) -> None:
     """A forward proxy without a token and with every path is three holes."""
     (tmp_path / "token").write_text("secret")
     address = loopback()

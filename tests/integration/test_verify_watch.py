@@ -157,7 +157,7 @@ def test_only_metrics_are_served(tmp_path: Path, mesh: tuple[StateDirectory, dic
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_with_nothing_left(
+def test_signal_ends_the_watch_completely(
     tmp_path: Path, mesh: tuple[StateDirectory, dict[str, object]], sent: signal.Signals
 ) -> None:
     """In the middle of the first run: 128 and the signal's number, without a traceback."""
@@ -180,7 +180,7 @@ def test_json_is_a_document_per_line(tmp_path: Path, mesh: tuple[StateDirectory,
     assert {each["kind"] for each in documents} == {"VerifyReport"}
 
 
-def test_no_mesh_yet_is_a_failed_run_not_an_end(tmp_path: Path) -> None:
+def test_absent_mesh_is_a_failed_run_and_does_not_end_the_watch(tmp_path: Path) -> None:
     """A watch may start before the mesh; its exit code says that nothing was ever verified."""
     page = tmp_path / "page.html"
     with watching(tmp_path, tmp_path / "nowhere", "--metrics", "0", "--html", str(page)) as watch:

@@ -28,7 +28,7 @@ PAUSE = (3.0, 8.0)
 PATH = "/stats/prometheus"
 
 
-def test_kills_for_minutes_leave_the_others_alone(tmp_path: Path, soak_seconds: float) -> None:
+def test_kills_for_minutes_do_not_affect_other_processes(tmp_path: Path, soak_seconds: float) -> None:
     """Whatever is killed, the mesh is whole again; workloads that were not touched lose no scrape."""
     webs = [workload_manifest(name, metadata=SECURE) for name in ("web", "shop", "cart")]
     manifest = write_mesh(tmp_path / "mesh.yaml", prometheus_manifest(), *webs)

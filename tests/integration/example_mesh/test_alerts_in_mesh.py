@@ -37,7 +37,7 @@ PRESENT = {
 
 
 @pytest.mark.parametrize("what", PRESENT)
-def test_what_the_alerts_go_by_is_there(what: str, example_mesh: Up) -> None:
+def test_metrics_of_every_alert_exist(what: str, example_mesh: Up) -> None:
     """The series exist in a mesh that is up, under these names and labels."""
     query, labels = PRESENT[what]
     found = eventually(lambda: example_mesh.query(query), what=query)
@@ -49,14 +49,14 @@ REFUSALS = {"MeshScrapeRefused", "MeshTargetIdentityRefused", "MeshScrapeProxyRe
 
 
 @pytest.mark.parametrize("alert", sorted(ALERTS.keys() - REFUSALS))
-def test_nothing_fires_in_a_healthy_mesh(alert: str, example_mesh: Up) -> None:
+def test_no_alert_fires_in_a_healthy_mesh(alert: str, example_mesh: Up) -> None:
     """Every expression can be evaluated, and finds nothing."""
     example_mesh.wait_until_up()
     eventually(lambda: example_mesh.query("istio_agent_cert_expiry_seconds"))
     assert example_mesh.query(ALERTS[alert]) == []
 
 
-def test_a_stranger_who_asks_is_an_alert(example_mesh: Up) -> None:
+def test_scrape_by_a_stranger_fires_an_alert(example_mesh: Up) -> None:
     """verify asks as an identity that is not on the allow lists: the workloads say so, and it fires."""
     example_mesh.wait_until_up()
     done = example_mesh.run("verify")
@@ -65,7 +65,7 @@ def test_a_stranger_who_asks_is_an_alert(example_mesh: Up) -> None:
     assert {"namespace", "pod", "workload"} <= set(found[0]["metric"])
 
 
-def test_the_dashboards_main_panels_have_data(example_mesh: Up) -> None:
+def test_main_panels_of_the_dashboard_have_data(example_mesh: Up) -> None:
     """The queries of the panels on targets, durations and certificates find series."""
     panels = {panel["title"]: panel for panel in dashboard()["panels"]}
     for title in ("Targets up", "Scrape duration", "Certificate life left", "Handshakes of the scrape proxy"):

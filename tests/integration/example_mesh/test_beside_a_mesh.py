@@ -18,7 +18,7 @@ def test_two_meshes_run_side_by_side(tmp_path: Path, example_mesh: Up) -> None:
         assert own.rsplit(".", 2)[0] not in {other.rsplit(".", 2)[0] for other in others}
 
 
-def test_a_running_mesh_is_a_source(tmp_path: Path, example_mesh: Up) -> None:
+def test_proxy_scrapes_the_targets_of_a_running_mesh(tmp_path: Path, example_mesh: Up) -> None:
     """`--mesh DIR`: another proxy knows the workloads of a running mesh, by job and identity."""
     example_mesh.wait_until_up()
     own = example_mesh.workload("istio-system/prometheus")["outputCertificates"]

@@ -25,7 +25,7 @@ def test_a_running_mesh_is_healthy_from_end_to_end(example_mesh: Up) -> None:
             assert one["healthy"] is True
 
 
-def test_what_is_no_target_is_exit_1_and_nonsense_exit_2(example_mesh: Up) -> None:
+def test_explain_exits_1_for_an_address_without_target_and_2_for_nonsense(example_mesh: Up) -> None:
     """An address may be asked for although nobody has it; a name must be somebody's."""
     done = example_mesh.run("explain", "127.9.9.9:15092")
     assert done.returncode == 1

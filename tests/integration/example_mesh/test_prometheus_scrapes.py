@@ -93,7 +93,7 @@ def test_promtool_accepts_the_running_configuration(example_mesh: Up, tmp_path: 
     assert jobs == [*JOBS, PROXY_JOB]
 
 
-def test_promtool_accepts_a_configuration_for_ones_own_prometheus(example_mesh: Up, tmp_path: Path) -> None:
+def test_promtool_accepts_a_configuration_for_a_separate_prometheus(example_mesh: Up, tmp_path: Path) -> None:
     """With --direct, --certs and --targets no mesh is asked, and the paths are the given ones."""
     certs = example_mesh.workload("istio-system/prometheus")["outputCertificates"]
     arguments = ("--direct", "--certs", certs, "--targets", str(tmp_path), "--scrape-interval", "250ms")
@@ -116,14 +116,14 @@ def test_promtool_would_refuse_missing_credentials(example_mesh: Up, tmp_path: P
     assert _promtool(path).returncode != 0
 
 
-def test_unchecked_jobs_are_written_only_when_asked_for(tmp_path: Path) -> None:
+def test_direct_jobs_are_written_only_on_request(tmp_path: Path) -> None:
     """Without --direct, --certs and --targets are refused with the way to the proxy."""
     done = meshscrape("prometheus-config", "--certs", str(tmp_path), "--targets", str(tmp_path))
     assert done.returncode == 2
     assert "--direct" in done.stderr and "--proxy" in done.stderr
 
 
-def test_promtool_accepts_the_jobs_of_ones_own_proxy(tmp_path: Path) -> None:
+def test_promtool_accepts_jobs_through_a_separate_proxy(tmp_path: Path) -> None:
     """With --proxy: the given jobs, through it, with its token."""
     token = tmp_path / "token"
     token.write_text("x" * 32)

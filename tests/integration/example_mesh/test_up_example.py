@@ -113,7 +113,7 @@ def test_listeners_shows_which_ports_speak_tls(example_mesh: Up) -> None:
     assert "Trans: tls" in example_mesh.run("listeners", "productpage").stdout
 
 
-def test_listeners_of_an_unknown_workload_lists_what_there_is(example_mesh: Up) -> None:
+def test_listeners_of_an_unknown_workload_names_the_known_ones(example_mesh: Up) -> None:
     """A name that is none gets one line with those that are."""
     done = example_mesh.run("listeners", "nobody")
     assert done.returncode == 2
@@ -142,7 +142,7 @@ def test_curl_without_tls_is_cut_off_by_a_strict_port(example_mesh: Up) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_curl_says_that_a_request_cannot_be_written(example_mesh: Up) -> None:
+def test_curl_reports_a_request_that_cannot_be_written(example_mesh: Up) -> None:
     """A path, a header or a method outside ASCII is one clear line and exit code 2."""
     url = "https://productpage:9080/"
     for more in ([f"{url}caf\u00e9"], [url, "-H", "x: \u00e9"], [url, "-X", "G\u00c9T"]):
@@ -151,7 +151,7 @@ def test_curl_says_that_a_request_cannot_be_written(example_mesh: Up) -> None:
         assert "cannot be written" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_curl_refuses_an_address_of_which_the_mesh_knows_nobody(example_mesh: Up) -> None:
+def test_curl_refuses_an_address_that_no_workload_has(example_mesh: Up) -> None:
     """Where no identity is expected nothing can be checked, so nothing is sent."""
     done = example_mesh.run("curl", "--as", "default/httpbin", "https://127.0.0.1:1/")
     assert done.returncode == 2 and "no workload of the mesh is at 127.0.0.1" in done.stderr
@@ -167,7 +167,7 @@ def _send(endpoint: Endpoint, credentials: Path) -> None:
     asyncio.run(ask())
 
 
-def test_curl_to_an_expected_identity_that_another_answers_sends_nothing(
+def test_curl_sends_nothing_to_a_server_with_another_identity(
     example_mesh: Up,
 ) -> None:
     """A workload that answers at another's address is refused although its certificate is the mesh's."""
@@ -207,7 +207,7 @@ def test_gateway_routes_by_prefix_to_both_applications(example_mesh: Up) -> None
     assert '"Host"' in echo.stdout
 
 
-def test_traffic_moves_the_statistics(example_mesh: Up) -> None:
+def test_traffic_increases_the_statistics(example_mesh: Up) -> None:
     """The example's trickle of requests shows up in the application's own counters."""
     expression = 'sum(productpage_requests_total{route="/products/<key>"})'
 
@@ -219,7 +219,7 @@ def test_traffic_moves_the_statistics(example_mesh: Up) -> None:
     eventually(lambda: requests() > first, within=45, what="more requests")
 
 
-def test_ca_key_is_readable_by_its_owner_alone(example_mesh: Up) -> None:
+def test_only_the_owner_can_read_the_ca_key(example_mesh: Up) -> None:
     """Keys at rest are 0600, everywhere below the state directory."""
     keys = [path for path in example_mesh.state.rglob("*key*.pem") if path.is_file()]
     assert keys

@@ -111,7 +111,7 @@ def hostile_lengths() -> str:
 
 @browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_is_laid_out_as_meant(tmp_path: Path, scheme: str) -> None:
+def test_page_has_the_intended_layout(tmp_path: Path, scheme: str) -> None:
     """No label covers another or leaves the picture, nothing is wider than the window, all is legible."""
     arguments = ["--force-dark-mode"] if scheme == "dark" else []
     seen = looked_at(tmp_path, hostile_lengths(), *arguments)
@@ -125,7 +125,7 @@ def test_the_page_is_laid_out_as_meant(tmp_path: Path, scheme: str) -> None:
 
 
 @browser
-def test_a_narrow_window_scrolls_the_picture_alone(tmp_path: Path) -> None:
+def test_narrow_window_scrolls_only_the_picture(tmp_path: Path) -> None:
     """On a telephone the text wraps; the picture keeps a size that can be read."""
     seen = looked_at(tmp_path, hostile_lengths(), "--window-size=500,900")
     assert seen["scrolls"] is False
@@ -133,7 +133,7 @@ def test_a_narrow_window_scrolls_the_picture_alone(tmp_path: Path) -> None:
 
 
 @browser
-def test_a_running_mesh_in_a_browser(tmp_path: Path, example_mesh: Up) -> None:
+def test_browser_shows_a_running_mesh(tmp_path: Path, example_mesh: Up) -> None:
     """The page as verify writes it, with its policy: drawn, nothing refused, nothing asked for."""
     example_mesh.wait_until_up()
     file = tmp_path / "report.html"
@@ -150,7 +150,7 @@ def test_a_running_mesh_in_a_browser(tmp_path: Path, example_mesh: Up) -> None:
     assert size > 40_000
 
 
-def test_a_page_that_cannot_be_written_is_said_before_the_checks(tmp_path: Path, example_mesh: Up) -> None:
+def test_unwritable_page_is_reported_before_the_checks(tmp_path: Path, example_mesh: Up) -> None:
     """Exit code 2, one line."""
     done = example_mesh.run("verify", "--html", str(tmp_path / "absent/report.html"))
     assert (done.returncode, done.stdout) == (2, "")

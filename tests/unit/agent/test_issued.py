@@ -46,13 +46,13 @@ def test_a_chain_with_an_intermediate_is_used() -> None:
     assert issued.chain.count(b"BEGIN CERTIFICATE") == 2
 
 
-def test_it_ends_when_the_first_certificate_of_its_path_ends() -> None:
+def test_expiry_is_that_of_the_first_certificate_in_the_path_to_end() -> None:
     """A leaf is of no use for longer than what vouches for it."""
     ca = TestCa().intermediate(lifetime=timedelta(minutes=70))
     assert judged(ca.workload("demo", "web")).not_after == ca.signer.certificate.not_valid_after_utc
 
 
-def test_its_time_is_over_at_its_end() -> None:
+def test_certificate_is_expired_at_its_end() -> None:
     """It is valid before `not_after`, and not at it."""
     issued = judged(TestCa().workload("demo", "web"))
     assert issued.valid(issued.not_after - timedelta(seconds=1))
@@ -64,7 +64,7 @@ def test_its_representation_has_no_key() -> None:
     assert "KEY" not in repr(judged(TestCa().workload("demo", "web")))
 
 
-def test_somebody_elses_identity_is_refused() -> None:
+def test_identity_of_another_workload_is_refused() -> None:
     """A certificate of another workload is not used, though everything else about it is right."""
     with pytest.raises(InputError, match=r"is spiffe://cluster\.local/ns/demo/sa/other's"):
         judged(TestCa().workload("demo", "other"))
@@ -96,7 +96,7 @@ def test_a_missing_intermediate_is_refused() -> None:
     assert caught.value.code == ChainFault.UNTRUSTED
 
 
-def test_a_workloads_certificate_is_no_intermediate() -> None:
+def test_certificate_of_a_workload_is_refused_as_intermediate() -> None:
     """A certificate signed by another workload's key is refused: that one is not a CA."""
     ca = TestCa()
     middle = ca.workload("demo", "evil")

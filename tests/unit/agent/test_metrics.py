@@ -58,7 +58,7 @@ def test_every_family_belongs_to_the_agent() -> None:
     assert all(name.startswith(("istio_agent_", "meshscrape_agent_")) for name in values(FIGURES))
 
 
-def test_what_is_not_known_is_absent() -> None:
+def test_unknown_values_are_absent() -> None:
     """Before the certificate, and without Envoy, there is no made-up value."""
     seen = values(replace(FIGURES, not_after=None, startup=None, envoy_restarts=None, envoy_current=None))
     assert seen.keys().isdisjoint(

@@ -18,7 +18,7 @@ def _issued(serial: int) -> Issued:
     return Issued(b"key" + text, b"chain" + text, b"roots", serial, NOW + timedelta(hours=1), NOW)
 
 
-def test_what_is_in_memory_is_removed_at_the_end(tmp_path: Path) -> None:
+def test_generation_in_memory_is_removed_at_the_end(tmp_path: Path) -> None:
     """Nothing of the key stays behind in memory after an orderly end; the disk's files stay."""
     directory = tmp_path / "credentials"
     files = {"cert-chain.pem": b"chain", "key.pem": b"key", "root-cert.pem": b"roots"}
@@ -44,7 +44,7 @@ def test_the_next_certificate_replaces_the_one_in_memory(tmp_path: Path) -> None
     assert not os.path.isabs(os.readlink(directory / "..data"))
 
 
-def test_a_link_of_another_does_not_lead_to_a_removal(tmp_path: Path) -> None:
+def test_link_of_another_user_removes_nothing(tmp_path: Path) -> None:
     """Whoever owns the directory around it can point `..data` anywhere: what is no generation stays."""
     directory, precious = tmp_path / "credentials", tmp_path / "precious"
     directory.mkdir()

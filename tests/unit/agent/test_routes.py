@@ -26,7 +26,7 @@ def changed(**upstream: object) -> bytes:
     return json.dumps([ROUTE | {"upstream": ROUTE["upstream"] | upstream}]).encode()
 
 
-def test_a_route_is_read_with_who_must_answer() -> None:
+def test_route_has_the_expected_identity() -> None:
     """Prefix, address, port and the SPIFFE ID of the workload behind it."""
     upstream = Upstream("web", "127.1.0.1", 9080, "spiffe://cluster.local/ns/demo/sa/web")
     assert parse_routes(json.dumps([ROUTE]).encode(), "routes.json") == (GatewayRoute("/web", upstream),)

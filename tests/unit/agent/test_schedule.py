@@ -152,7 +152,7 @@ def test_after_an_outage_renewals_stay_spread() -> None:
     assert max(count for second, count in answered.items() if second > 840 + 100) <= 80
 
 
-def test_changed_roots_do_not_make_a_thousand_agents_ask_as_one() -> None:
+def test_changed_roots_spread_the_requests_of_a_thousand_agents() -> None:
     """A change is followed within the spread, and the look that notices it, at no more than its rate."""
     timing = Timing(spread=seconds(10))
     answered, _, _ = simulate(same_moment, lambda second: True, 60, roots_change_at=5, timing=timing)

@@ -125,7 +125,7 @@ def test_turns_alternate_between_known_and_unknown_addresses() -> None:
     assert len(set(turns) & set(strangers)) == 2
 
 
-def test_a_known_address_is_forgotten() -> None:
+def test_known_addresses_are_forgotten_after_a_time() -> None:
     """After a day without a proof, and beyond the number that is remembered, an address is as any other."""
     port = Port(Limits())
     port.arrive("10.0.0.1", ConnectionStage.PROVEN, "spiffe://a")
@@ -137,7 +137,7 @@ def test_a_known_address_is_forgotten() -> None:
     assert not port.state.knows("10.0.0.1", port.now)
 
 
-def test_turns_go_round() -> None:
+def test_every_address_gets_a_turn() -> None:
     """Each address that waits has one turn in a round, however many connections it has."""
     port = Port(Limits())
     a = [port.arrive("10.0.0.1", ConnectionStage.WAITING) for _ in range(3)]
@@ -298,7 +298,7 @@ def test_the_largest_holder_is_named() -> None:
     assert port.state.largest(ConnectionStage.PROVEN) == ("", 0)
 
 
-def test_a_connection_counts_for_whom_it_proved_last() -> None:
+def test_connection_counts_for_the_identity_it_proved_last() -> None:
     """One that proves another identity leaves the places of the first."""
     port = Port()
     number = port.arrive("10.0.0.1", ConnectionStage.PROVEN, "spiffe://a")

@@ -231,14 +231,14 @@ def test_unusable_key_sets_are_refused(document: bytes, reason: str) -> None:
     assert str(caught.value).startswith("jwks.json")
 
 
-def test_keys_of_other_kinds_are_left_out() -> None:
+def test_keys_of_other_kinds_are_ignored() -> None:
     """A set may hold keys for other uses beside a usable one."""
     other = jwk(ec.generate_private_key(ec.SECP384R1()))
     keys = parse_jwks(json.dumps({"keys": [other, {"kty": "OKP"}, jwk(KEY, kid="a")]}).encode(), "jwks.json")
     assert [(key.key_id, key.algorithm) for key in keys] == [("a", "ES256")]
 
 
-def test_a_certificate_is_its_workloads_while_it_lasts() -> None:
+def test_certificate_authenticates_its_workload_until_it_expires() -> None:
     """A verified certificate proves its SPIFFE ID within its time, also on a connection that is older."""
     leaf = TestCa().workload("foo", "bar").certificate
     der = leaf.public_bytes(serialization.Encoding.DER)
@@ -252,7 +252,7 @@ def test_a_certificate_is_its_workloads_while_it_lasts() -> None:
         certificate_caller(der, "other.example", now)
 
 
-def test_no_look_alike_is_the_caller() -> None:
+def test_look_alikes_do_not_authenticate() -> None:
     """Two URIs, a DNS name that spells the ID and all the others prove nothing or somebody else."""
     wanted = "spiffe://cluster.local/ns/foo/sa/bar"
     for what, credentials in TestCa().look_alikes(wanted).items():

@@ -48,7 +48,7 @@ def write(
     return files
 
 
-def test_own_root_is_made_once(tmp_path: Path) -> None:
+def test_root_is_created_once(tmp_path: Path) -> None:
     """The first start makes the root, every later one finds it again, with a private key of mode 0600."""
     made = open_own(tmp_path, "cluster.local", NOW)
     again = open_own(tmp_path, "cluster.local", NOW)
@@ -92,7 +92,7 @@ def test_a_directory_belongs_to_one_trust_domain(tmp_path: Path) -> None:
         open_own(tmp_path, "other.example", NOW)
 
 
-def test_an_operators_root(tmp_path: Path) -> None:
+def test_root_of_an_operator_is_used(tmp_path: Path) -> None:
     """A root from files signs; nothing is sent between leaf and bundle."""
     ca = TestCa(now=NOW)
     authority = open_operators(write(tmp_path, ca), "cluster.local", NOW)
@@ -125,7 +125,7 @@ def test_an_operators_intermediate_and_a_bundle_of_two(tmp_path: Path) -> None:
     assert leaf.not_valid_after_utc == below.not_valid_after_utc
 
 
-def test_a_key_of_another_certificate(tmp_path: Path) -> None:
+def test_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     """A key that does not belong to the certificate is named with it."""
     files = write(tmp_path, TestCa(now=NOW))
     files.key.write_bytes(key_to_pem(generate_key()))
@@ -143,7 +143,7 @@ def test_a_leaf_cannot_sign(tmp_path: Path) -> None:
         open_operators(files, "cluster.local", NOW)
 
 
-def test_dates_of_the_whole_chain(tmp_path: Path) -> None:
+def test_dates_of_the_whole_chain_are_checked(tmp_path: Path) -> None:
     """An expired signer and one whose time has not come are refused; so is one whose root has ended."""
     files = write(tmp_path, TestCa(now=NOW).intermediate(DAY))
     with pytest.raises(InputError, match=r"intermediate.* expired at"):

@@ -47,7 +47,9 @@ def test_a_certificate_renews_the_budget() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 1, 4, 6]), st.integers(0, 40)), max_size=30), st.data())
-def test_it_does_not_matter_how_the_bytes_are_cut(frames: list[tuple[int, int]], data: st.DataObject) -> None:
+def test_frames_are_found_however_the_bytes_are_split(
+    frames: list[tuple[int, int]], data: st.DataObject
+) -> None:
     """The same frames are accepted or refused, in whatever pieces they come."""
     text = PREFACE + b"".join(frame(kind, length) for kind, length in frames)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))

@@ -30,7 +30,7 @@ LIFETIMES = Lifetimes(timedelta(hours=2), timedelta(hours=5))
         (2**63 - 1, 18000),
     ],
 )
-def test_lifetime_granted(asked: int, granted: int) -> None:
+def test_requested_lifetime_is_bounded(asked: int, granted: int) -> None:
     """Nothing asked for gives the default; whatever is asked for ends at the longest."""
     assert LIFETIMES.granted(asked) == timedelta(seconds=granted)
 

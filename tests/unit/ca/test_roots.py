@@ -82,7 +82,9 @@ def test_a_ca_starts_as_its_record_says(tmp_path: Path, stage: RotationStage) ->
     assert read_rotation(tmp_path) == rotation
 
 
-def test_a_kill_while_beginning_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kill_at_the_begin_of_a_rotation_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Until the record is there the old root stands alone; beginning again then works."""
     at_stage(tmp_path, None)
     before = present(tmp_path)
@@ -101,7 +103,7 @@ def test_a_kill_while_beginning_changes_nothing(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("abort", [False, True])
-def test_a_kill_while_finishing_is_finished_later(
+def test_kill_at_the_end_of_a_rotation_is_completed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abort: bool
 ) -> None:
     """Between any two renames a CA starts with the new root alone, and finishing again gets to the end."""
@@ -145,7 +147,7 @@ def test_keys_of_a_rotation_are_private(tmp_path: Path) -> None:
     assert (tmp_path / "rotation" / "ca-key.pem").stat().st_mode & 0o777 == 0o600
 
 
-def test_one_process_rotates(tmp_path: Path) -> None:
+def test_second_rotating_process_is_refused(tmp_path: Path) -> None:
     """A second one is told which process does so already."""
     at_stage(tmp_path, None)
     refusal = pytest.raises(InputError, match=f"already runs here.*{os.getpid()}")
@@ -161,7 +163,7 @@ def test_a_directory_without_a_root_of_its_own_is_refused(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["ca-cert.pem", "ca-key.pem"])
-def test_a_lost_file_is_named_and_nothing_is_made_up(tmp_path: Path, name: str) -> None:
+def test_lost_file_is_named_and_not_replaced(tmp_path: Path, name: str) -> None:
     """A CA in a rotation whose new root is gone does not start with a root of its own invention."""
     at_stage(tmp_path, RotationStage.ISSUE)
     (tmp_path / "rotation" / name).unlink()

@@ -43,7 +43,7 @@ def context(leaf: Credentials, *cas: TestCa) -> dict[str, Any]:
     }
 
 
-def test_what_all_contexts_use_and_what_one_does() -> None:
+def test_trust_needs_all_contexts_and_use_needs_one() -> None:
     """A root counts as trusted when each context has it, and as still trusted when one does."""
     leaf, newer = OLD.workload("demo", "web"), NEW.workload("demo", "web")
     certs = {"certificates": [context(leaf, OLD), context(newer, NEW, OLD, OTHER)]}
@@ -75,7 +75,7 @@ def test_contexts_of_another_mesh_are_not_asked() -> None:
     assert envoy_use("proxy", {"certificates": [context(foreign, OTHER)]}, [], ROOTS) is None
 
 
-def test_a_certificate_of_neither_root_is_nobodys() -> None:
+def test_certificate_of_neither_root_counts_for_none() -> None:
     """It cannot pass for one of the new root."""
     leaf = TestCa().workload("demo", "web")
     seen = envoy_use("web", {"certificates": [context(leaf, NEW)]}, secrets(leaf, NEW), ROOTS)
@@ -93,7 +93,7 @@ def test_an_envoy_without_tls_has_nothing_to_follow() -> None:
     assert (seen.trusts, seen.issuers) == (set(), {""})
 
 
-def test_directories_and_silent_envoys(tmp_path: Path) -> None:
+def test_unreachable_envoy_and_unreadable_directory_are_unconfirmed(tmp_path: Path) -> None:
     """A directory shows its certificate and bundle; what is not there, or does not answer, is a problem."""
     NEW.workload("demo", "web").write(tmp_path / "certs")
     user = RootUser("web", tmp_path / "admin.sock", (tmp_path / "certs", tmp_path / "none"))

@@ -33,7 +33,7 @@ def seen(*, trusts: set[str], issuer: str, who: str = "web") -> RootUse:
         (RotationStage.FINISH, B, (B,)),
     ],
 )
-def test_what_each_stage_signs_with_and_trusts(
+def test_each_stage_has_its_signing_root_and_trusted_roots(
     stage: RotationStage, signing: str, bundle: tuple[str, ...]
 ) -> None:
     """The table of the stages; who signs is always in the bundle."""
@@ -67,7 +67,9 @@ def test_every_stage_until_the_last_publishes_another_bundle() -> None:
         (RotationStage.WITHDRAW, {B}, B, ""),
     ],
 )
-def test_what_confirms_a_stage(stage: RotationStage, trusts: set[str], issuer: str, reason: str) -> None:
+def test_certificates_and_roots_in_use_confirm_a_stage(
+    stage: RotationStage, trusts: set[str], issuer: str, reason: str
+) -> None:
     """Each stage asks for what makes the next one safe, of everybody, and names who lacks what."""
     rotation = replace(START, stage=stage)
     good = seen(trusts=set(rotation.trusted), issuer=rotation.signing, who="good")
@@ -87,7 +89,7 @@ def test_one_tls_context_that_lags_is_enough() -> None:
     assert unconfirmed(withdraw, withdraw.trusted, [late]) == ["web: still trusts the old root"]
 
 
-def test_what_cannot_be_looked_at_confirms_nothing() -> None:
+def test_unreachable_root_user_confirms_nothing() -> None:
     """Neither an Envoy that does not answer, nor a CA that has not published the stage."""
     good = seen(trusts={A, B}, issuer=A)
     silent = replace(good, problem="does not answer")
@@ -96,7 +98,7 @@ def test_what_cannot_be_looked_at_confirms_nothing() -> None:
         assert unconfirmed(START, bundle, [good]) == ["the CA has not applied this stage yet"]
 
 
-def test_an_abort_is_one_and_ends() -> None:
+def test_abort_ends_the_rotation() -> None:
     """Aborting twice is aborting once; a rotation that is finishing has nothing to go back to."""
     back = START.advanced().aborted()
     assert back.aborting
@@ -120,7 +122,7 @@ def test_the_record_reads_as_it_was_written(stage: RotationStage) -> None:
      to_json(START).replace(b"distribute", b"distributed"), to_json(START).replace(b"bb", b"aa"),
      to_json(START).replace(b"bb", b"b"), to_json(START).replace(b"false", b"0")],
 )  # fmt: skip
-def test_a_record_that_is_none_is_refused(text: bytes) -> None:
+def test_malformed_record_is_refused(text: bytes) -> None:
     """A CA must not guess with which root to sign."""
     with pytest.raises(InputError, match="here"):
         parse(text, "here")

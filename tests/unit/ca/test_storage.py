@@ -56,7 +56,7 @@ def test_a_later_file_does_not_spoil_the_key_that_was_read(tmp_path: Path) -> No
     assert read_while_replaced(tmp_path / "key.pem", 0o600, 0o644)
 
 
-def test_a_missing_key_is_said_in_one_line(tmp_path: Path) -> None:
+def test_missing_key_is_reported_in_one_line(tmp_path: Path) -> None:
     """What, where, and what to do."""
     with pytest.raises(InputError, match=f"{tmp_path}.*cannot read the key: No such file"):
         read_key(tmp_path / "key.pem", "the key")
@@ -72,7 +72,7 @@ def test_a_key_is_never_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["key.pem"]
 
 
-def test_an_issuer_made_meanwhile_is_everybodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_processes_share_one_issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process has made key and key set between looking for the key and making it."""
     others: list[TokenIssuer] = []
 

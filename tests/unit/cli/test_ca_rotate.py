@@ -40,7 +40,7 @@ def test_every_envoy_and_every_directory_follows() -> None:
     assert root_users(direct) == root_users({"workloads": []}) == []
 
 
-def test_only_who_has_no_process_at_all_is_left_out() -> None:
+def test_only_workloads_without_processes_are_left_out() -> None:
     """Whatever still runs may still use a certificate, a scraper without its agent most of all."""
     gone = {"agent": None, "envoy": None, "application": []}
     alone = workload("alone", pids=gone | {"application": [7]})

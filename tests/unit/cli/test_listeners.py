@@ -8,7 +8,7 @@ from meshscrape.cli.listeners import listeners_view
 from meshscrape.envoy.listener_table import ListenerRow
 
 
-def test_a_path_is_shown_as_it_is() -> None:
+def test_path_is_shown_unchanged() -> None:
     """Brackets in a route's prefix are no markup of the terminal's."""
     console = Console(width=200)
     with console.capture() as shown:

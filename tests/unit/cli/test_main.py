@@ -55,7 +55,7 @@ def test_an_error_never_looks_like_a_finding(
     assert capsys.readouterr().err.endswith(said)
 
 
-def test_output_that_nobody_reads_is_no_finding() -> None:
+def test_unread_output_is_not_a_finding() -> None:
     """A reader that goes away ends the command with 141, as SIGPIPE would: neither 1 nor 120."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -38,7 +38,7 @@ def test_remaining_life_in_two_units(end: str, text: str) -> None:
         (True, ["up", "down", "unknown"], "down 2/3"),
     ],
 )
-def test_health_never_says_up_while_something_is_not(ready: bool, targets: list[str], text: str) -> None:
+def test_health_is_up_only_when_everything_is(ready: bool, targets: list[str], text: str) -> None:
     """One target that is down or not seen yet is enough."""
     workload: dict[str, Any] = {"ready": ready, "targets": [{"health": each} for each in targets]}
     assert health_of(workload) == text

@@ -18,7 +18,7 @@ def _matchers(text: str) -> list[dict[str, Any]]:
     return matchers
 
 
-def test_nobody_is_let_in_by_default() -> None:
+def test_every_client_is_refused_by_default() -> None:
     """What matches nothing is denied, and an empty list has nothing to match."""
     config: Any = scrapers_filter(())
     assert "matcher_list" not in config["matcher"]
@@ -83,7 +83,7 @@ def test_the_filter_is_found_under_its_name() -> None:
     assert watched["config_discovery"]["type_urls"] == [resource["typed_config"]["@type"]]
 
 
-def test_until_the_file_is_read_everybody_is_refused() -> None:
+def test_every_client_is_refused_until_the_file_is_read() -> None:
     """The default of the watched filter is the empty list."""
     watched: Any = watched_filter("scrapers", "/f/list.json")
     assert watched["config_discovery"]["default_config"] == scrapers_filter(())

@@ -46,7 +46,7 @@ def _admin_clusters(options: SidecarOptions) -> set[str]:
 
 
 @every
-def test_it_is_json_and_the_same_every_time(options: SidecarOptions) -> None:
+def test_bootstrap_is_deterministic_json(options: SidecarOptions) -> None:
     """Rendering is a function of the options."""
     assert json.dumps(bootstrap(options)) == json.dumps(bootstrap(options))
 

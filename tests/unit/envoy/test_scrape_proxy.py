@@ -109,7 +109,7 @@ def test_no_secret_is_in_the_bootstrap() -> None:
     assert "Bearer tok" in json.dumps(scrape_proxy.token_resource(["tok"]))
 
 
-def test_without_tokens_nobody_is_let_in() -> None:
+def test_without_tokens_every_client_is_refused() -> None:
     """An empty list of tokens is a policy that matches nothing."""
     resource: Any = scrape_proxy.token_resource([])
     rules = resource["resources"][0]["typed_config"]["rules"]

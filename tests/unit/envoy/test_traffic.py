@@ -27,7 +27,7 @@ from support.options import BASE, of_type, walk
         ("DISABLE", [("", False)]),
     ],
 )
-def test_modes(mode: InboundMode, chains: list[tuple[str, bool]]) -> None:
+def test_each_mode_has_its_filter_chains(mode: InboundMode, chains: list[tuple[str, bool]]) -> None:
     """STRICT takes TLS alone, PERMISSIVE decides by the first bytes, DISABLE takes no TLS."""
     listener: Any = inbound_listener(BASE, InboundPort(9080, mode))
     seen = [

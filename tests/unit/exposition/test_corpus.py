@@ -65,6 +65,6 @@ def test_hostile_source_costs_a_healthy_one_nothing(hostile: Path) -> None:
     assert alone <= read(merged)
 
 
-def test_the_corpus_is_there() -> None:
+def test_corpus_is_complete() -> None:
     """An empty directory would prove nothing."""
     assert len(HEALTHY) >= 5 and len(HOSTILE) >= 15

@@ -26,7 +26,7 @@ SICK = SourceHealth(
 )
 
 
-def test_health_says_everything() -> None:
+def test_health_has_every_family() -> None:
     """Each source's state, duration, size and counters are series with the source as label."""
     body = render_families(health_families([SICK]))
     label = (("source", "application:9080"),)

@@ -43,7 +43,7 @@ def test_any_bytes_become_valid_text(sources: list[tuple[bytes, list[int]]], com
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(st.binary(max_size=200), cuts)
-def test_binary_is_no_exception(body: bytes, places: list[int]) -> None:
+def test_binary_input_becomes_valid_text(body: bytes, places: list[int]) -> None:
     """Bytes that were never an exposition leave nothing behind but a valid one."""
     text_series(merge([split(body, places)]))
 

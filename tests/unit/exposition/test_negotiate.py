@@ -33,7 +33,7 @@ SCRAPERS = {
 
 
 @pytest.mark.parametrize("scraper", SCRAPERS)
-def test_answers_protobuf_only_to_who_prefers_it(scraper: str) -> None:
+def test_protobuf_is_only_for_scrapers_that_prefer_it(scraper: str) -> None:
     """Who does not ask for protobuf, or likes text better, gets text."""
     accept, expected = SCRAPERS[scraper]
     assert choose(accept) is expected
@@ -76,7 +76,9 @@ def test_sources_are_asked_for_what_can_be_merged() -> None:
         ("garbage", None, True),
     ],
 )
-def test_what_a_source_says_it_is(declared: str, expected: Format | None, certain: bool) -> None:
+def test_content_type_of_a_source_decides_its_format(
+    declared: str, expected: Format | None, certain: bool
+) -> None:
     """Known types are believed, careless ones must prove to be expositions, others are refused."""
     found = declared_format(declared)
     assert (None if found is None else found.format) is expected

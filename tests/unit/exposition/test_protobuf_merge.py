@@ -140,7 +140,7 @@ def test_family_belongs_to_its_first_source() -> None:
     assert source.hidden == {"application:0": 2, "prometheus": 1}
 
 
-def test_limits() -> None:
+def test_sources_are_cut_off_at_their_limits() -> None:
     """Bytes, series and families have the limits of the text format."""
     body = delimited(*(gauge(f"m{n}") for n in range(10)))
     for limits in (MergeLimits(max_series=4), MergeLimits(max_bytes=len(body) * 4 // 10)):

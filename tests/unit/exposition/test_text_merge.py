@@ -68,7 +68,7 @@ MENDED = {
 
 
 @pytest.mark.parametrize("case", MENDED)
-def test_what_parsers_tolerate_is_mended(case: str) -> None:
+def test_tolerated_lines_are_corrected(case: str) -> None:
     """What some parsers read and others do not is written as all of them read it; it is not malformed."""
     body, expected = MENDED[case]
     out, (source,) = merged(body)
@@ -128,7 +128,7 @@ def test_bounds_of_distributions_are_numbers() -> None:
     assert source.malformed_lines == 2
 
 
-def test_metadata_once() -> None:
+def test_metadata_is_written_once() -> None:
     """A second TYPE or HELP line of a name is left out, its samples stay: expfmt refuses a second one."""
     block = b"# HELP a text\n# TYPE a gauge\na 1\n"
     out, (source,) = merged(block + block + b"# HELP a again\nb 1\n")
@@ -136,7 +136,7 @@ def test_metadata_once() -> None:
     assert source.malformed_lines == 2
 
 
-def test_type_after_samples() -> None:
+def test_type_after_samples_is_dropped() -> None:
     """A TYPE line that comes after samples of its name is left out: expfmt refuses it."""
     out, (source,) = merged(b"a 1\n# TYPE a counter\na 2\n")
     assert out == b"a 1\na 2\n"
@@ -166,7 +166,7 @@ def test_a_clashing_family_is_dropped_whole(case: str) -> None:
     assert source.dropped_families == families
 
 
-def test_reserved_families() -> None:
+def test_reserved_families_are_dropped() -> None:
     """Families that are rendered at the end belong to nobody else."""
     merger = Merger()
     merger.reserve([(b"meshscrape_source_up", b"gauge")])
@@ -176,7 +176,7 @@ def test_reserved_families() -> None:
 
 
 @pytest.mark.parametrize(("complete", "expected"), [(False, b"a 1\n"), (True, b"a 1\nb 23\n")])
-def test_the_last_line(complete: bool, expected: bytes) -> None:
+def test_last_line_needs_its_end(complete: bool, expected: bytes) -> None:
     """A last line without a line feed may be half of one, unless the transport knows the body is whole."""
     source = Merger().source("s")
     assert source.feed(b"a 1\nb 23") + source.finish(complete) == expected
@@ -184,7 +184,7 @@ def test_the_last_line(complete: bool, expected: bytes) -> None:
     assert source.malformed_lines == int(not complete)
 
 
-def test_limits() -> None:
+def test_sources_are_cut_off_at_their_limits() -> None:
     """Bytes, families, names and lines have limits; each shows in a counter."""
     limits = MergeLimits(max_bytes=200, max_families=2, max_name_bytes=100, max_line=50)
     body = b"a 1\nb 2\nc 3\n" + b'd{x="' + b"y" * 60 + b'"} 1\n' + b"a 4\n" + b"b 5\n" * 50
@@ -213,7 +213,7 @@ def test_long_lines_do_not_depend_on_chunks(chunk: int) -> None:
 
 
 @pytest.mark.parametrize("labels", [1, 2, MAX_LABELS, MAX_LABELS + 1, 1000])
-def test_any_number_of_labels(labels: int) -> None:
+def test_line_may_have_any_number_of_labels(labels: int) -> None:
     """Lines of many labels come through; one that repeats a label, wherever, is left out."""
     names = [b"l%d" % number for number in range(labels)]
     line = b"a{%s} 1\n" % b",".join(name + b'="1"' for name in names)
@@ -262,7 +262,7 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("flood", FLOODS)
-def test_lines_that_say_nothing_are_not_malformed(flood: str) -> None:
+def test_blank_lines_and_comments_are_not_malformed(flood: str) -> None:
     """Any number of them between valid lines is left out at once and not counted."""
     line, kept = FLOODS[flood]
     body = b"a 1\n" + line * 200_000 + b"b 2\n"
@@ -317,7 +317,7 @@ def test_source_does_not_write_series_of_the_scrape(body: bytes) -> None:
     assert federating.feed(body) == body
 
 
-def test_hidden_families_are_told_by_whose_names_they_have() -> None:
+def test_hidden_families_are_counted_by_the_source_with_the_same_names() -> None:
     """A family of a later source is counted for the earlier source that has its name."""
     merger = Merger(MergeLimits(max_families=2))
     merger.reserve([(b"ours", b"gauge")])
@@ -330,7 +330,7 @@ def test_hidden_families_are_told_by_whose_names_they_have() -> None:
     assert (first.hidden, second.dropped_families) == ({}, 3)
 
 
-def test_limit_on_series() -> None:
+def test_series_of_a_source_are_limited() -> None:
     """The source is cut at the sample that is one too many; families and comments do not count."""
     body = b"".join(
         b'# HELP m%d x\n# TYPE m%d gauge\nm%d{a="1"} 1\nm%d{a="2"} 1\n' % (n, n, n, n) for n in range(9)
@@ -407,7 +407,7 @@ def test_openmetrics_without_its_end_is_cut_off(end: bytes, whole: bool) -> None
     assert source.truncated is not whole
 
 
-def test_client_library() -> None:
+def test_output_of_a_client_library_is_unchanged() -> None:
     """What prometheus_client writes comes through byte by byte."""
     registry = CollectorRegistry()
     Counter("jobs", "Jobs.", ["kind"], registry=registry).labels("a").inc()
@@ -420,7 +420,7 @@ def test_client_library() -> None:
     assert (source.malformed_lines, source.dropped_families) == (0, 0)
 
 
-def test_nothing_is_no_problem_and_junk_is() -> None:
+def test_empty_source_is_up_and_junk_is_down() -> None:
     """An application without metrics is healthy; one that says nothing of an exposition is not."""
     _, (empty, junk) = merged(b"", b"<html>\n<body>\n")
     assert empty.problem == ""

@@ -50,7 +50,7 @@ def test_a_mistake_in_a_file_is_named_with_its_line(line: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " ", "\n"])
-def test_an_empty_list_lets_nobody_in(text: str) -> None:
+def test_empty_list_admits_no_scraper(text: str) -> None:
     """Default deny."""
     assert parse_scrapers(text) == ()
 

@@ -102,7 +102,7 @@ def test_every_annotation_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(("value", "ports"), [("*", None), ("", ()), ("80", (80,))])
-def test_inbound_capture_tells_everything_from_nothing(value: str, ports: tuple[int, ...] | None) -> None:
+def test_capture_of_all_ports_differs_from_capture_of_none(value: str, ports: tuple[int, ...] | None) -> None:
     """A star is all ports, empty is none: a sidecar for credentials alone."""
     assert parse_annotations({INCLUDE_INBOUND: value}).include_inbound_ports == ports
 
@@ -176,7 +176,7 @@ def test_misspelt_annotations_are_refused(name: str, remedy: str) -> None:
         "kubectl.kubernetes.io/default-container", "topology.istio.io/subzone",
     ],
 )  # fmt: skip
-def test_annotations_of_others_are_left_alone(name: str) -> None:
+def test_foreign_annotations_are_ignored(name: str) -> None:
     """Istio's own and the customs of Prometheus users are not mistaken for typing errors."""
     assert parse_annotations({name: "anything"}).sources == ()
 

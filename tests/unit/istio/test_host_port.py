@@ -32,6 +32,6 @@ def test_anything_else_is_refused(text: str) -> None:
         parse_host_port(text)
 
 
-def test_port_zero_is_a_choice() -> None:
+def test_port_zero_is_allowed_on_request() -> None:
     """Where any free port will do, 0 is one."""
     assert parse_host_port("127.0.0.1:0", allow_zero=True) == ("127.0.0.1", 0)

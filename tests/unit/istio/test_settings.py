@@ -299,7 +299,7 @@ def test_a_secure_port_needs_envoy() -> None:
     assert caught.value.code == "needs-envoy"
 
 
-def test_variables_of_others_are_ignored() -> None:
+def test_foreign_variables_are_ignored() -> None:
     """The injector sets many that mean nothing here; those of other verbs may be inherited."""
     settings(ISTIO_META_CLUSTER_ID="Kubernetes", PATH="/bin", MESHSCRAPE_PROMETHEUS="/prometheus")
 

@@ -23,7 +23,9 @@ from meshscrape.istio.versions import image_version, parse_version, split_image
         ("1.8.6", (1, 8, 6), "", ""),
     ],
 )
-def test_tags_of_istio_and_vendors(tag: str, numbers: tuple[int, ...], prerelease: str, vendor: str) -> None:
+def test_tags_of_istio_and_vendors_are_recognised(
+    tag: str, numbers: tuple[int, ...], prerelease: str, vendor: str
+) -> None:
     """Release, pre-release and vendor are read from the tag; the fourth number is the vendor's own."""
     version = parse_version(tag)
     assert (version.numbers, version.prerelease, version.vendor) == (numbers, prerelease, vendor)
@@ -33,7 +35,7 @@ def test_tags_of_istio_and_vendors(tag: str, numbers: tuple[int, ...], prereleas
     "tag",
     ["latest", "master-20260101", "", "1", "2.6.1", "3.0.0", "20260101", "1.31.0.4", "sha256-abc", "1.x"],
 )
-def test_what_does_not_tell_is_unknown(tag: str) -> None:
+def test_tags_without_a_version_are_unknown(tag: str) -> None:
     """A moving tag, another product's numbering or nothing at all is unknown, and compares as unknown."""
     version = parse_version(tag)
     assert not version.known
@@ -58,7 +60,7 @@ def test_what_does_not_tell_is_unknown(tag: str) -> None:
         ("auto", "unknown"),
     ],
 )
-def test_images(image: str, expected: str) -> None:
+def test_version_of_an_image_is_read_only_for_istio(image: str, expected: str) -> None:
     """The version is the tag of a proxyv2 image; a digest alone, and other proxies, tell nothing."""
     assert str(image_version(image)) == expected
 
@@ -71,7 +73,7 @@ def test_comparison_counts_a_pre_release_as_its_release() -> None:
     assert parse_version("1.31.2").at_least("1.31.3") is False
 
 
-def test_a_registrys_port_is_no_tag() -> None:
+def test_port_of_a_registry_is_not_a_tag() -> None:
     """The colon of `localhost:5000/name` separates a port."""
     assert split_image("localhost:5000/name") == ("localhost:5000/name", "")
     assert split_image("localhost:5000/name:1.2") == ("localhost:5000/name", "1.2")

@@ -46,7 +46,7 @@ def _by_alias(levels: int) -> str:
     ],
     ids=lambda value: value[:20] if isinstance(value, str) else str(value),
 )
-def test_both_readers_refuse_the_same(
+def test_both_readers_refuse_the_same_texts(
     read: Callable[[str, str], object], text: str, line: int, code: str
 ) -> None:
     """Manifests and the texts inside of annotations and ConfigMaps have the same bounds."""
@@ -90,7 +90,7 @@ def test_what_aliases_add_counts_per_document() -> None:
     check_yaml(f"{part}---\n{part}", "m.yaml")
 
 
-def test_repeated_keys_can_be_told_instead() -> None:
+def test_repeated_keys_can_be_reported_instead() -> None:
     """Every repetition is told with its line in the file."""
     told: list[tuple[str, int]] = []
     check_yaml(

@@ -94,7 +94,7 @@ def test_gateways_and_virtual_services_combine() -> None:
     assert [route.prefix for route in found.routes] == ["/x/", "/b", "/"]
 
 
-def test_a_gateway_is_told_by_its_label_or_its_template() -> None:
+def test_gateway_is_recognised_by_its_label_or_its_template() -> None:
     """Either is enough; without both it is a sidecar, and serves no Gateway."""
     neither = BASE.replace("istio: ingressgateway, ", "")
     template = neither.replace("{labels", "{annotations: {inject.istio.io/templates: gateway}, labels", 1)
@@ -113,7 +113,7 @@ def test_container_ports_of_a_gateway_are_not_where_it_listens() -> None:
     assert parse_mesh(load_documents(base, "m.yaml")).workloads[0].inbound == ()
 
 
-def test_a_gateway_without_routes_listens_all_the_same() -> None:
+def test_gateway_without_routes_listens_too() -> None:
     """And a gateway workload without a Gateway listens nowhere."""
     assert served(gateway()) == (Gateway("istio-system", "edge", 8080, ()),)
     assert served() == ()
@@ -137,7 +137,7 @@ def test_a_gateway_without_routes_listens_all_the_same() -> None:
         ([gateway(), virtual().replace("uri: {prefix: /}", "uri: {}")], "missing"),
     ],
 )
-def test_what_the_local_gateways_cannot_do_is_refused(objects: list[str], code: str) -> None:
+def test_unsupported_gateway_features_are_refused(objects: list[str], code: str) -> None:
     """Nothing is half understood: a route would lead elsewhere than in Istio."""
     with pytest.raises(InputError) as caught:
         served(*objects)

@@ -131,7 +131,7 @@ def test_json_is_shared_and_read_item_by_item() -> None:
         assert text.splitlines()[number - 1] == "        {"
 
 
-def test_values_of_other_types_are_not_taken_for_equal() -> None:
+def test_values_of_different_types_are_not_equal() -> None:
     """1, 1.0 and true are equal for Python, and different data."""
     data = {"a": [1, 1.0, True, 0, False, "1"], "b": [True, 1, 1.0, "1", False, 0]}
     item = {"apiVersion": "example.io/v1", "kind": "Any", "metadata": {"name": "a"}, "data": data}
@@ -159,7 +159,7 @@ def test_what_cannot_be_read_is_refused_with_its_line(text: str, place: str, wha
     assert caught.value.where.startswith(place)
 
 
-def test_places_of_objects() -> None:
+def test_objects_have_their_places() -> None:
     """Every object knows the line where it begins, in documents and in lists."""
     text = dump(service()) + "---\n" + dumped_list([deployment("a"), deployment("b")])
     found = list(load_manifests(text.splitlines(), "x.yaml"))

@@ -173,7 +173,7 @@ def test_annotations_of_the_deployment_itself_do_nothing_and_are_refused() -> No
     assert caught.value.code == "misplaced-annotation"
 
 
-def test_a_mesh_has_workloads() -> None:
+def test_mesh_without_workloads_is_refused() -> None:
     """Files that declare none are a mistake."""
     with pytest.raises(InputError, match="no workload is declared"):
         mesh("apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n")

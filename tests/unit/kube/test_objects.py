@@ -14,7 +14,7 @@ from meshscrape.kube.objects import Inventory, Ref, load_inventory, manifest_of,
 from support.objects import cluster, deployment, namespace, observed, pod_of, service
 
 
-def test_references_say_which_object() -> None:
+def test_reference_identifies_its_object() -> None:
     """A reference reads as group, kind, namespace and name; cluster-wide kinds have no namespace."""
     assert str(manifest_of(deployment()).ref) == "Deployment.apps default/httpbin"
     assert str(manifest_of(namespace("a")).ref) == "Namespace a"
@@ -26,7 +26,7 @@ def test_references_say_which_object() -> None:
     assert manifest_of(role).ref.namespace == ""
 
 
-def test_a_namespace_defaults() -> None:
+def test_namespace_defaults_to_default() -> None:
     """A namespaced object without a namespace is in `default`."""
     app = deployment()
     del app["metadata"]["namespace"]
@@ -35,7 +35,7 @@ def test_a_namespace_defaults() -> None:
 
 @pytest.mark.parametrize("name", ["a\nkind: Role", "a\x1b[31m", "a\u202eb", "a\x00"])
 @pytest.mark.parametrize("field", ["name", "namespace"])
-def test_a_name_cannot_write_elsewhere(field: str, name: str) -> None:
+def test_name_with_control_characters_is_refused(field: str, name: str) -> None:
     """Names stand in comments of rendered files and on terminals: line ends and escapes are refused."""
     data = deployment()
     data["metadata"][field] = name
@@ -44,7 +44,7 @@ def test_a_name_cannot_write_elsewhere(field: str, name: str) -> None:
     assert str(caught.value).isprintable()
 
 
-def test_an_owner_that_is_no_name_is_none() -> None:
+def test_owner_with_an_invalid_name_is_ignored() -> None:
     """Whoever makes a pod may write anything as its owner: such a pod stands for itself."""
     app = deployment()
     pod = pod_of(app)
@@ -56,7 +56,7 @@ def test_an_owner_that_is_no_name_is_none() -> None:
 @pytest.mark.parametrize(
     "data", [{}, {"apiVersion": "v1"}, {"apiVersion": "v1", "kind": "Pod"}, {"apiVersion": 1, "kind": "Pod"}]
 )
-def test_what_is_no_object_is_refused(data: dict[str, Any]) -> None:
+def test_data_that_is_not_an_object_is_refused(data: dict[str, Any]) -> None:
     """An object has apiVersion, kind and a name; the error says where."""
     with pytest.raises(InputError) as caught:
         manifest_of(data, "mesh.yaml:7")
@@ -135,7 +135,7 @@ def test_many_changes_at_once() -> None:
     assert len(Inventory()) == 0
 
 
-def test_stable_leaves_out_what_changes_by_itself() -> None:
+def test_stable_omits_volatile_fields() -> None:
     """Status, managed fields and kubectl's own annotation do not make two readings differ."""
     app = deployment()
     dumped = copy.deepcopy(app)
@@ -175,12 +175,12 @@ def test_dig_never_raises() -> None:
         ({"matchLabels": {"app": "a"}, "matchExpressions": [{"key": "x", "operator": "Exists"}]}, False),
     ],
 )
-def test_selectors(selector: Any, expected: bool) -> None:
+def test_selectors_match_labels(selector: Any, expected: bool) -> None:
     """Label selectors as Kubernetes matches them: empty is everything, null is nothing."""
     assert objects.selects(selector, {"app": "a"}) is expected
 
 
-def test_pod_templates_of_all_owners() -> None:
+def test_pod_templates_of_all_owners_are_found() -> None:
     """Deployment, Job and CronJob keep their template in different places; a Pod is its own."""
     template: dict[str, Any] = {"spec": {"containers": []}}
     base = {"apiVersion": "batch/v1", "metadata": {"name": "j"}}

@@ -75,7 +75,7 @@ def test_the_nearest_policy_that_sets_a_mode_decides(
     assert modes(*policies) == [[web, other], [tool]]
 
 
-def test_the_v1_shape_without_a_spec_says_nothing() -> None:
+def test_policy_without_a_spec_inherits_its_mode() -> None:
     """An empty policy inherits everything."""
     assert modes("{metadata: {name: web, namespace: shop}}") == [["PERMISSIVE", "PERMISSIVE"], ["PERMISSIVE"]]
 

@@ -115,7 +115,7 @@ def test_a_pod_that_cannot_answer_is_no_target(change: dict[str, Any], reason: s
     assert targets_of(pod, MESH) == ()
 
 
-def test_an_application_that_is_not_ready_is_scraped_all_the_same() -> None:
+def test_application_that_is_not_ready_is_scraped_too() -> None:
     """Its metrics say why it is not ready."""
     pod = web(variables=SECURE)
     pod["status"]["containerStatuses"] = [{"name": "web", "ready": False}]
@@ -156,7 +156,7 @@ def test_the_applications_own_port_is_a_target_where_envoy_takes_mutual_tls(
         ({"kind": "StatefulSet", "name": "db"}, {}, "db"),
     ],
 )
-def test_the_workload_is_told_from_the_pod(owner: Any, labels: dict[str, str], name: str) -> None:
+def test_workload_name_is_derived_from_the_pod(owner: Any, labels: dict[str, str], name: str) -> None:
     """As the generated scrape jobs tell it."""
     owners = [{**owner, "controller": True}] if owner else []
     pod = {"metadata": {"name": "pod-1", "labels": labels, "ownerReferences": owners}}

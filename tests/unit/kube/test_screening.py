@@ -52,7 +52,7 @@ def test_the_last_of_repeated_keys_counts_with_a_notice(text: str, line: int) ->
         '{"replicas": 3}\n',
     ],
 )
-def test_what_is_no_object_of_a_cluster_is_skipped_with_a_notice(text: str) -> None:
+def test_document_that_is_not_a_cluster_object_is_skipped_with_a_notice(text: str) -> None:
     """Patches, configurations of tools and values lie beside manifests; the objects around them are read."""
     assert told(text) == ([], [("skipped", 1)])
     found, notices = told(f"{_NAMED}---\n{text}---\n{_NAMED}")

@@ -20,7 +20,7 @@ POD = {"app": "httpbin", "tier": "web", "empty": ""}
         ("app in (httpbin),!nope", True),
     ],
 )  # fmt: skip
-def test_selectors_mean_what_kubectl_means(text: str, expected: bool) -> None:
+def test_selectors_mean_the_same_as_in_kubectl(text: str, expected: bool) -> None:
     """Equality, sets, existence, and their conjunction."""
     assert selects(parse_selector(text), POD) is expected
 

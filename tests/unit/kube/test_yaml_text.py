@@ -84,7 +84,7 @@ def test_places_are_counted_in_characters() -> None:
     )
 
 
-def test_what_is_no_yaml_is_refused() -> None:
+def test_text_that_is_not_yaml_is_refused() -> None:
     """With the place, never silently replaced."""
     with pytest.raises(InputError) as caught:
         load_text("a: [b", "here")

@@ -42,7 +42,7 @@ def test_a_half_unpacked_package_is_not_used(tmp_path: Path) -> None:
     assert find_prometheus({"PATH": "", "XDG_CACHE_HOME": str(tmp_path)}) is None
 
 
-def test_a_named_file_that_is_no_program_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_executable_is_refused(tmp_path: Path) -> None:
     """A wrong name is not silently replaced by another Prometheus."""
     (tmp_path / "text").write_text("")
     for name in ("text", "missing"):

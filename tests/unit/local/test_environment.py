@@ -28,7 +28,7 @@ def test_a_value_never_becomes_several_words_or_a_shell_command() -> None:
 
 
 @pytest.mark.parametrize("line", ["", "  ", "run 'this"])
-def test_a_command_that_is_none_is_refused(line: str) -> None:
+def test_malformed_command_is_refused(line: str) -> None:
     """Nothing to run, or unbalanced quotes."""
     with pytest.raises(InputError):
         command(line, VARIABLES, "here")

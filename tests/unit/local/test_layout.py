@@ -94,7 +94,7 @@ def test_application_metrics_are_targets_where_tls_answers(example: dict[Key, Wo
     assert example["default", "httpbin"].scraped.sources == ()
 
 
-def test_an_agents_environment_has_nothing_of_the_application(example: dict[Key, WorkloadPlan]) -> None:
+def test_agent_does_not_get_the_applications_environment(example: dict[Key, WorkloadPlan]) -> None:
     """Agent and application each get their own; the application learns no path of a token or key."""
     plan = example["default", "httpbin"]
     application = dict(plan.applications[0].environment)

@@ -61,7 +61,7 @@ def test_asking_for_the_status_does_not_keep_a_mesh_from_starting(tmp_path: Path
         pass
 
 
-def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_the_state_directory_is_refused(tmp_path: Path) -> None:
     """--state names a directory."""
     (tmp_path / "state").write_text("")
     with pytest.raises(MeshscrapeError), hold_state(tmp_path / "state"):
@@ -74,7 +74,7 @@ def test_default_place_follows_the_xdg_convention() -> None:
     assert default_state_path({"HOME": "/h"}) == Path("/h/.local/state/meshscrape")
 
 
-def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+def test_directory_of_another_user_is_left_alone(tmp_path: Path) -> None:
     """A mistyped --state neither empties a directory nor changes its mode."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "precious").write_text("kept")
@@ -89,7 +89,7 @@ def test_a_directory_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     assert tmp_path.stat().st_mode & 0o777 == 0o755
 
 
-def test_what_a_killed_up_left_is_removed(tmp_path: Path) -> None:
+def test_files_of_a_killed_up_are_removed(tmp_path: Path) -> None:
     """A half-written status document and the last run go; the CA's keys stay."""
     (tmp_path / "ca").mkdir()
     (tmp_path / "run").mkdir()
@@ -114,7 +114,7 @@ def test_a_link_in_the_place_of_a_directory_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["a pipe", "junk"])
-def test_a_status_that_is_none_is_refused_at_once(tmp_path: Path, content: str) -> None:
+def test_malformed_status_is_refused_at_once(tmp_path: Path, content: str) -> None:
     """A named pipe in the place of the status does not keep the reader waiting; junk is an error, too."""
     with hold_state(tmp_path / "state") as state:
         if content == "junk":

@@ -102,7 +102,7 @@ _PLACES = [path for path in _places(_CLUSTER) if len(path) > 2]
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(_PLACES), _JUNK), min_size=1, max_size=4))
-def test_junk_in_collectors_and_policies_is_no_crash(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
+def test_malformed_collectors_and_policies_do_not_crash(changes: list[tuple[tuple[Any, ...], Any]]) -> None:
     """The result is an observation that is JSON, or one line for the user."""
     parts = copy.deepcopy(_CLUSTER)
     for path, junk in changes:

@@ -44,7 +44,7 @@ def step(*parts: Any, name: str = "httpbin") -> str:
         ([deployment(labels={"sidecar.istio.io/inject": "false"})], "--inject"),
     ],
 )
-def test_the_first_thing_that_is_not_done(parts: list[Any], words: str) -> None:
+def test_next_step_is_the_first_one_not_done(parts: list[Any], words: str) -> None:
     """Errors come first, then the steps of a plan in their order."""
     assert words in step(*parts)
 

@@ -86,12 +86,12 @@ def test_istios_defaults_without_a_configuration() -> None:
     assert not mesh.found
 
 
-def test_an_unreadable_mesh_configuration_is_no_crash() -> None:
+def test_unreadable_mesh_configuration_does_not_crash() -> None:
     """A mesh configuration that is no YAML gives the defaults."""
     assert observed(config_map("istio", {"mesh": "a: ["})).mesh.trust_domain == "cluster.local"
 
 
-def test_without_a_control_plane_the_option_tells() -> None:
+def test_option_tells_the_version_without_a_control_plane() -> None:
     """--istio-version says what is there when the dump does not; without it the version is unknown."""
     app = [namespace("default", istio_injection="enabled"), deployment()]
     workload = only(observed(app, istio_version="1.31.0").workloads)
@@ -101,7 +101,7 @@ def test_without_a_control_plane_the_option_tells() -> None:
     assert not only(plain.workloads).versions.after.known
 
 
-def test_the_objects_win_over_the_option() -> None:
+def test_version_in_the_objects_wins_over_the_option() -> None:
     """A version that the objects tell is not overridden, and the contradiction is reported."""
     found = observed(control_plane("1.29.2"), istio_version="1.31.0")
     assert str(only(found.control_planes).version) == "1.29.2"
@@ -158,7 +158,7 @@ def test_an_istio_operator_tells_what_no_object_of_the_cluster_tells() -> None:
     assert plane.mesh.exclude_inbound_ports == ("15091",)
 
 
-def test_the_cluster_knows_better_than_an_istio_operator() -> None:
+def test_objects_in_the_cluster_win_over_an_istio_operator() -> None:
     """The file may be older than what runs."""
     operator = istio_operator(tag="1.20.0", meshConfig={"trustDomain": "old.org"})
     plane = only(observed(control_plane("1.31.0"), operator).control_planes)

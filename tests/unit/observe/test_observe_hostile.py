@@ -58,7 +58,7 @@ def broken_clusters(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @settings(max_examples=40, deadline=None)
 @given(broken_clusters())
-def test_broken_objects_are_no_crash(parts: list[dict[str, Any]]) -> None:
+def test_broken_objects_do_not_crash(parts: list[dict[str, Any]]) -> None:
     """Any value may be anything: the result is an observation that is JSON, or one line for the user."""
     try:
         found = observed(parts)

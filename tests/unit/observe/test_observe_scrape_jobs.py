@@ -131,7 +131,7 @@ def test_the_add_ons_job_takes_every_injected_pod() -> None:
     assert ports(predicted) == ports(found)
 
 
-def test_an_application_that_says_no_is_not_scraped() -> None:
+def test_application_that_opts_out_is_not_scraped() -> None:
     """prometheus.io/scrape: "false" stays as it is."""
     app = deployment(annotations={"prometheus.io/scrape": "false"})
     assert "httpbin" not in ports(
@@ -242,7 +242,7 @@ def test_namespaces_of_a_discovery() -> None:
     assert only(jobs(INJECTED, deployment(), prometheus(job)).values()).matches == ()
 
 
-def test_what_cannot_be_told_is_said() -> None:
+def test_unknown_targets_are_reported() -> None:
     """A job that gets its targets from elsewhere is a job of which nobody can tell."""
     job: Object = {"job_name": "far", "http_sd_configs": [{"url": "http://sd"}]}
     found = only(jobs(INJECTED, deployment(), prometheus(job)).values())
@@ -404,7 +404,7 @@ def test_a_target_has_the_labels_that_relabelling_leaves() -> None:
     assert labels_of(found) == [expected]
 
 
-def test_labels_of_pods_to_come_are_told_apart() -> None:
+def test_labels_of_new_pods_differ_from_those_of_running_pods() -> None:
     """A pod that runs without a sidecar is scraped at another port than the one that replaces it."""
     app = deployment(annotations={"prometheus.io/scrape": "true", "prometheus.io/port": "8080"})
     old = pod_of(app, injected=False, ip="10.0.0.7")

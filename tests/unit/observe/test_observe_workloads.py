@@ -217,7 +217,9 @@ def test_pods_belong_to_their_workload() -> None:
         ({}, {}, "none", ""),
     ],
 )
-def test_who_injects(space: dict[str, str], pod: dict[str, str], by: str, revision: str) -> None:
+def test_labels_decide_which_revision_injects(
+    space: dict[str, str], pod: dict[str, str], by: str, revision: str
+) -> None:
     """Labels of namespace and pod decide as Istio's webhooks do; the reason names the label."""
     found = workload(namespace("default", **space), deployment(labels=pod)).injection
     assert (found.by, found.revision) == (by, revision)
@@ -225,7 +227,7 @@ def test_who_injects(space: dict[str, str], pod: dict[str, str], by: str, revisi
     assert found.reason
 
 
-def test_what_the_injector_itself_refuses() -> None:
+def test_injector_refuses_some_pods_itself() -> None:
     """The host's network, system namespaces and an annotation that says no are not injected."""
     refused = [
         workload(INJECTED, deployment(hostNetwork=True)),
@@ -238,7 +240,7 @@ def test_what_the_injector_itself_refuses() -> None:
 # Versions
 
 
-def test_what_runs_and_what_a_restart_gives() -> None:
+def test_version_now_and_after_a_restart_are_observed() -> None:
     """In an upgrade both proxies run; the revision of the namespace's tag says what comes."""
     found = workload(mid_upgrade())
     assert [str(each) for each in found.versions.running] == ["1.29.2", "1.31.0"]
@@ -246,7 +248,7 @@ def test_what_runs_and_what_a_restart_gives() -> None:
     assert found.stale == ("httpbin-5d8f6c7b9-aaaaa",)
 
 
-def test_the_image_that_runs_beats_the_image_that_is_written() -> None:
+def test_running_image_wins_over_the_image_in_the_template() -> None:
     """The status tells what was started: a moving tag in the specification does not."""
     app = deployment()
     pod = pod_of(app, "latest", status_image="docker.io/istio/proxyv2:1.30.1")
@@ -369,7 +371,7 @@ def test_class_defaults_come_before_the_gateways_own_overlay() -> None:
     assert dict(found.env) == {"A": "class", "B": "own"}
 
 
-def test_hardening_reads_two_places() -> None:
+def test_hardening_needs_both_settings() -> None:
     """15090 by proxyMetadata, 15020 by the environment: injected proxies get both, others must set both."""
     assert workload(
         control_plane(), INJECTED, deployment(annotations=proxy_config(LOCALHOST_ONLY))
@@ -426,7 +428,7 @@ def test_mtls_modes() -> None:
     assert workload(app, newer, one).mtls.of(15091) == "STRICT"
 
 
-def test_a_selecting_policy_of_the_root_namespace_counts_for_nobody() -> None:
+def test_selecting_policy_of_the_root_namespace_is_ignored() -> None:
     """Istio ignores it."""
     policy = peer_authentication("STRICT", app="httpbin")
     assert workload(INJECTED, deployment(), policy).mtls.default == "PERMISSIVE"
@@ -532,7 +534,7 @@ def test_a_changed_annotation_makes_pods_stale(change: dict[str, str], reason: s
     assert reason in only(found.running).differs
 
 
-def test_what_the_injector_writes_for_the_cni_plugin_is_no_difference() -> None:
+def test_annotations_for_the_cni_plugin_make_no_pod_stale() -> None:
     """With Istio's CNI plugin pods carry the ports of interception, the agent's own among them."""
     app = deployment(annotations={EXCLUDE: "15091,15092"})
     written = {EXCLUDE: "15091,15092,15020", INCLUDE: "*", "sidecar.istio.io/interceptionMode": "REDIRECT"}
@@ -591,7 +593,7 @@ def test_asm_gateways_take_their_settings_from_their_object() -> None:
     assert found.metrics.mode == "none"
 
 
-def test_a_proxy_container_of_ones_own_is_not_manual_injection() -> None:
+def test_own_proxy_container_is_not_manual_injection() -> None:
     """`image: auto` is for the webhook to fill in."""
     found = workload(INJECTED, deployment(proxy={"name": "istio-proxy", "image": "auto"}))
     assert found.injection.by == "namespace-label"

@@ -272,7 +272,7 @@ def test_scraper_ambient() -> None:
     assert pitfall.ref == scraper.ref
 
 
-def test_what_stays_plaintext_is_listed() -> None:
+def test_plaintext_components_are_listed() -> None:
     """istiod, ztunnel and the CNI agent have no secure metrics port."""
     cni = deployment("istio-cni-node", "istio-system", kind="DaemonSet", labels={"k8s-app": "istio-cni-node"})
     found = observed(ambient(), cni).plaintext_components

@@ -124,7 +124,7 @@ def test_cluster_role_unbound() -> None:
     assert only(pitfalls("cluster-role-unbound", mesh_prometheus(role, other)))
 
 
-def test_without_rbac_in_the_dump_nothing_is_said() -> None:
+def test_without_rbac_in_the_dump_nothing_is_reported() -> None:
     """What is not in the objects is not claimed to be missing."""
     assert pitfalls("cluster-role-unbound", mesh_prometheus()) == []
 

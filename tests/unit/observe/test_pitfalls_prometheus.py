@@ -122,7 +122,7 @@ def test_output_certs_not_mounted() -> None:
     ])) == []  # fmt: skip
 
 
-def test_mounted_by_a_container_of_ones_own() -> None:
+def test_own_proxy_container_may_mount_the_volume() -> None:
     """A container istio-proxy in the template mounts as well as the annotation does."""
     proxy = {
         "name": "istio-proxy", "image": "auto",
@@ -264,7 +264,7 @@ def test_jobs_that_are_not_for_secure_ports_are_not_judged() -> None:
     }
 
 
-def test_a_scraper_that_is_injected_by_the_way_is_intercepted() -> None:
+def test_scraper_in_an_injected_namespace_is_intercepted() -> None:
     """A Prometheus in an injected namespace, without any setting for it, scrapes through its sidecar."""
     parts = [*control_plane(), namespace("monitoring", istio_injection="enabled"), *plain_prometheus()]
     pitfall = only(pitfalls("prometheus-intercepted", parts))
@@ -273,7 +273,7 @@ def test_a_scraper_that_is_injected_by_the_way_is_intercepted() -> None:
     assert pitfalls("prometheus-intercepted", outside) == []
 
 
-def test_a_namespace_that_forbids_injection_is_the_thing_to_change() -> None:
+def test_remedy_for_a_forbidding_namespace_is_its_label() -> None:
     """Its label wins over the pod's, so the remedy names the namespace."""
     parts = [
         *control_plane(),

@@ -217,7 +217,7 @@ def test_bootstrap_configmap_missing() -> None:
     assert only(found("bootstrap-configmap-missing", BOOT, "1.31.0", elsewhere))
 
 
-def test_a_dump_without_config_maps_does_not_tell_that_one_is_missing() -> None:
+def test_dump_without_config_maps_gives_only_a_warning() -> None:
     """Then it is a warning: the cluster may have it."""
     parts = [namespace("default", istio_injection="enabled"), deployment(annotations=BOOT)]
     missing = only(pitfalls("bootstrap-configmap-missing", *parts, istio_version="1.31.0"))

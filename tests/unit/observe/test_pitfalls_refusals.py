@@ -97,7 +97,7 @@ def test_stats_not_merged() -> None:
         ("gateway.networking.k8s.io/v1", "Gateway", False),
     ],
 )
-def test_a_template_of_another_controller_is_told(api_version: str, kind: str, owned: bool) -> None:
+def test_template_of_another_controller_is_reported(api_version: str, kind: str, owned: bool) -> None:
     """A change of such a template does not last: its owner writes it again."""
     app = deployment()
     app["metadata"]["ownerReferences"] = [

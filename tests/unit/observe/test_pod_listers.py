@@ -27,7 +27,7 @@ def test_an_unknown_program_that_lists_pods_is_a_hint() -> None:
     assert hints(without) == []
 
 
-def test_scrapers_are_no_hints() -> None:
+def test_scrapers_are_not_hints() -> None:
     """What they read is known, or they are named as unread."""
     assert hints(prometheus(kubernetes_pods())) == []
     assert hints(plain_prometheus(), permissions("prometheus", "monitoring")) == []

@@ -96,7 +96,7 @@ def test_recognises_scrapers_by_image_path(image: str, kind: str) -> None:
         "grafana/grafana:11.5.0",
     ],
 )
-def test_other_images_are_no_scrapers(image: str) -> None:
+def test_other_images_are_not_scrapers(image: str) -> None:
     """An exporter, an operator or a dashboard reads no pod's metrics."""
     assert scraping_container(template(image)) is None
 
@@ -109,7 +109,7 @@ def test_recognises_scrapers_in_private_images() -> None:
     assert [each and each.kind for each in (server, agent, labelled)] == ["prometheus", "vmagent", "other"]
 
 
-def test_a_storage_node_without_scrape_configuration_is_no_scraper() -> None:
+def test_storage_node_without_scrape_configuration_is_not_a_scraper() -> None:
     """VictoriaMetrics single scrapes only with -promscrape.config."""
     image = "victoriametrics/victoria-metrics:v1.110.0"
     assert scraping_container(template(image, ["-storageDataPath=/storage"])) is None
@@ -129,7 +129,7 @@ def test_a_prometheus_without_its_configuration_is_unread() -> None:
     assert [each.name for each in found.unread_scrapers] == ["prometheus"]
 
 
-def test_a_config_map_of_another_format_is_no_configuration() -> None:
+def test_config_map_of_another_format_is_not_a_configuration() -> None:
     """Alloy mounts its configuration, but it is not one of scrape_configs."""
     alloy = running("grafana/alloy:v1.12.0", "alloy")
     alloy["spec"]["template"]["spec"]["volumes"] = [{"name": "c", "configMap": {"name": "alloy"}}]

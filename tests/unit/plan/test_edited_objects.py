@@ -97,7 +97,7 @@ def test_a_mistake_of_the_user_refuses_and_any_other_error_passes() -> None:
         assert objects.changes() == ()
 
 
-def test_what_is_not_there_is_not_changed() -> None:
+def test_absent_object_is_not_changed() -> None:
     """An edit of a missing object makes no difference, and says so."""
     objects = draft()
 
@@ -109,7 +109,7 @@ def test_what_is_not_there_is_not_changed() -> None:
     assert (objects.changes(), objects.edits) == ((), 0)
 
 
-def test_an_object_of_ours_that_says_all_that_is_wanted_is_left_alone() -> None:
+def test_own_object_that_needs_no_change_is_left_alone() -> None:
     """Others may have added fields, and the cluster may store another API version; else it is updated."""
     wanted = config_map("ours", {"value": "new"}, {MANAGED_BY: MANAGER})
     stored = config_map("ours", {"value": "new", "added": "x"}, {MANAGED_BY: MANAGER, "team": "a"})

@@ -127,7 +127,7 @@ def test_opens_plaintext_first_and_closes_secure_ports_after_the_jobs_moved() ->
     ]
 
 
-def test_keeps_what_somebody_else_wrote_since() -> None:
+def test_keeps_what_others_wrote_since() -> None:
     """An edit of the same annotation, of the same configuration, and of the same template stays."""
     inventory = shop()
     after = planned(inventory, mode="native").apply(inventory)

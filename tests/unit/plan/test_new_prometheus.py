@@ -55,7 +55,7 @@ def test_secured_workloads_are_scraped_over_mtls(kind: Literal["addon", "operato
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_announces_nothing_is_left_alone(kind: Literal["addon", "operator"]) -> None:
+def test_workload_without_announced_ports_is_left_alone(kind: Literal["addon", "operator"]) -> None:
     """Nobody is scraped in plaintext by it, its own metrics aside."""
     seen = observed(gateways(), made(kind))
     plaintext = [
@@ -64,7 +64,7 @@ def test_what_announces_nothing_is_left_alone(kind: Literal["addon", "operator"]
     assert all(each.matches == () or each.name.endswith("self/0") for each in plaintext)
 
 
-def test_an_applications_own_port_under_strict_is_no_pitfall() -> None:
+def test_application_port_under_strict_is_not_a_pitfall() -> None:
     """An HTTP port by name, STRICT: the ServiceMonitor and the job work."""
     application = ApplicationPort(
         "default", "web", {"app": "web"}, 9080, "/metrics", {"svc": "web"}, "http-web"

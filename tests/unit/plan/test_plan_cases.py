@@ -44,7 +44,7 @@ def test_a_certificate_without_a_scrape_class_gets_one() -> None:
     assert len(plan.outcome.secured) == 1
 
 
-def test_a_policy_that_shuts_the_scraper_out_gets_one_beside_it() -> None:
+def test_policy_that_blocks_the_scraper_gets_another_beside_it() -> None:
     """It admits the secure port from the scraper's pods; policies add up, so no other port opens."""
     blocking = {
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta("deny"),
@@ -56,7 +56,7 @@ def test_a_policy_that_shuts_the_scraper_out_gets_one_beside_it() -> None:
     assert len(plan.outcome.secured) == 1
 
 
-def test_no_policy_is_planned_where_none_shuts_the_scraper_out() -> None:
+def test_no_policy_is_planned_where_none_blocks_the_scraper() -> None:
     """A policy that selects pods denies all that it does not name: without need there is none."""
     assert not [ref for ref in refs(settled(mesh(plain_prometheus()))) if ref[2].startswith("NetworkPolicy")]
 
@@ -75,7 +75,7 @@ def test_an_allow_policy_admits_the_scraper_in_legacy_mode(space: str) -> None:
     }  # fmt: skip
 
 
-def test_an_allow_policy_goes_with_the_last_other_one() -> None:
+def test_allow_policy_is_removed_with_the_last_other_one() -> None:
     """Alone it would deny everything but the scrapes."""
     allow = istio("security", "AuthorizationPolicy", "nothing", "default", {})
     before = mesh(plain_prometheus(), allow, version="1.29.2")
@@ -212,7 +212,7 @@ def test_nothing_is_added_after_a_new_prometheus() -> None:
 
 
 @pytest.mark.parametrize("kind", ["addon", "operator"])
-def test_a_dump_without_a_kind_ends_all_the_same(kind: str) -> None:
+def test_plan_settles_for_a_dump_without_a_kind(kind: str) -> None:
     """`kubectl get` of few kinds leaves out ServiceAccounts and rules: they are not created for ever."""
     before = mesh()
     after = planned(before, prometheus=kind).apply(before)

@@ -247,7 +247,7 @@ class TestLegacy:
         infrastructure = changed(plan, "Gateway", "gw")["spec"]["infrastructure"]
         assert infrastructure["annotations"] == own | {SECURE: "15091"}
 
-    def test_migration_takes_the_documented_objects_away(self) -> None:
+    def test_migration_removes_the_documented_objects(self) -> None:
         """Server, route and ServiceEntry of the documentation go; what else is in those objects stays."""
         server = {
             "port": {"number": 15091, "name": "https-metrics", "protocol": "HTTPS"},
@@ -311,7 +311,7 @@ class TestAsm:
         assert "asm-untested" in codes(plan)
         assert not [each for each in refs(plan) if each[2].startswith("Deployment/")]
 
-    def test_legacy_is_what_its_versions_get(self) -> None:
+    def test_legacy_is_the_default_for_its_versions(self) -> None:
         """v1.18.0.1 is 1.18: legacy, and Istio's objects belong to ASM's API server."""
         plan = settled(cluster(self.gateway()), **NAMED, harden=False)
         assert set(plan.modes.values()) == {"legacy"}
@@ -319,7 +319,7 @@ class TestAsm:
 
 
 @pytest.mark.parametrize("version", ["1.22.0", "1.24.1", "1.25.3"])
-def test_a_gateway_that_takes_no_overlay_yet_stays_open_and_the_rest_is_hardened(version: str) -> None:
+def test_gateway_without_overlay_support_stays_open_and_the_rest_is_hardened(version: str) -> None:
     """Nothing can carry the setting to its proxy: that is said, and stops no other part of the plan."""
     edge = rendered_gateway()
     edge[1]["spec"]["template"]["spec"]["containers"][0]["image"] = f"docker.io/istio/proxyv2:{version}"

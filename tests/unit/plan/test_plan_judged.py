@@ -310,7 +310,7 @@ def test_a_named_scraper_replaces_one_without_replicas() -> None:
     assert len(plan.outcome.secured) == 1
 
 
-def test_assumed_rights_are_said() -> None:
+def test_assumed_rights_are_reported() -> None:
     """Objects without any role do not tell whether the scraper may list pods."""
     assert "rights-unseen" in codes(settled(mesh(plain_prometheus())))
     assert "rights-unseen" not in codes(settled(mesh(plain_prometheus(), permissions())))

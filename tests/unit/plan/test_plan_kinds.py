@@ -55,7 +55,7 @@ def test_no_plan_makes_it_worse(kind: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_becomes_of_each_workload(kind: str) -> None:
+def test_each_workload_gets_its_expected_outcome(kind: str) -> None:
     """Who is read now is secured; a template that another controller makes is refused, and stays."""
     files, wanted = KINDS[kind]
     outcome = planned(inputs(*files)).outcome
@@ -64,7 +64,7 @@ def test_what_becomes_of_each_workload(kind: str) -> None:
     assert len(outcome.refused) == REFUSED.get(kind, 0)
 
 
-def test_the_share_that_is_held_back() -> None:
+def test_share_of_held_back_workloads_is_bounded() -> None:
     """Of all workloads that can be changed, in all modes: only those that no scraper reads are held back."""
     held, total = 0, 0
     for files, wanted in KINDS.values():

@@ -43,7 +43,7 @@ def test_a_moved_scrape_keeps_its_job_label() -> None:
     assert not {"labels-change", "selector-breaks"} & codes(plan)
 
 
-def test_a_new_job_label_is_said() -> None:
+def test_new_job_label_is_reported() -> None:
     """With --new-job the label follows the job, and the plan says so."""
     plan = settled(mesh(), new_job=True)
     assert "labels-change" in codes(plan)

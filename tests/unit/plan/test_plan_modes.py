@@ -51,7 +51,7 @@ def test_the_version_of_the_proxy_decides(version: str, mode: str) -> None:
     assert list(plan.modes.values()) == [mode]
 
 
-def test_a_version_that_the_objects_contradict_is_told() -> None:
+def test_version_that_contradicts_the_objects_is_reported() -> None:
     """What the control plane's objects tell wins over the option, and the plan says so."""
     plan = settled(cluster(shop("1.29.2")), istio_version="1.31.0", **PLAIN)
     assert list(plan.modes.values()) == ["legacy"]
@@ -86,7 +86,7 @@ class TestBootstrap:
         found = annotations(plan)
         assert (found[OVERRIDE], found[SECURE], found[EXCLUDE]) == ("meshscrape-bootstrap", "15092", "15092")
 
-    def test_it_works_for_an_unknown_version(self) -> None:
+    def test_bootstrap_works_for_an_unknown_version(self) -> None:
         """Forced, it is safe for any sidecar: what is too old refuses everybody."""
         plan = settled(cluster(injected_namespace(), deployment()), mode="bootstrap", **PLAIN)
         assert list(plan.modes.values()) == ["bootstrap"]
@@ -166,7 +166,7 @@ class TestBootstrap:
         layers = override(plan)["layered_runtime"]["layers"]
         assert all(is_ours(each["name"]) for each in layers)
 
-    def test_nobody_to_allow_is_refused(self) -> None:
+    def test_bootstrap_without_a_scraper_is_refused(self) -> None:
         """Without a scraper in the objects or on the command line there is no list to write."""
         plan = settled(cluster(shop()), mode="bootstrap", prometheus="none")
         assert plan.changes == ()
@@ -232,7 +232,7 @@ class TestLegacy:
             settled(cluster(shop(), own), legacy_source="envoy", **PLAIN)
         )
 
-    def test_only_the_scraper_is_not_denied(self) -> None:
+    def test_policy_denies_every_client_but_the_scraper(self) -> None:
         """DENY of everybody else on that port: an ALLOW policy would deny all other traffic."""
         policy = changed(settled(cluster(shop()), **PLAIN), "AuthorizationPolicy")["spec"]
         assert policy["action"] == "DENY"
@@ -317,7 +317,7 @@ class TestLegacy:
         source = changed(plan, "AuthorizationPolicy")["spec"]["rules"][0]["from"][0]["source"]
         assert source == {"notPrincipals": ["-"]}
 
-    def test_it_is_safe_for_an_unknown_version(self) -> None:
+    def test_legacy_is_safe_for_an_unknown_version(self) -> None:
         """Every version has these objects, so legacy can be forced."""
         plan = settled(cluster(injected_namespace(), deployment()), mode="legacy", **PLAIN)
         assert list(plan.modes.values()) == ["legacy"]
@@ -400,21 +400,21 @@ class TestFromBootstrap:
         return settled(inventory, mode="bootstrap", **PLAIN).apply(inventory)
 
     @pytest.mark.parametrize("version", ["1.31.0", "1.29.0"])
-    def test_auto_leaves_them_there(self, version: str) -> None:
+    def test_auto_keeps_legacy_objects(self, version: str) -> None:
         """Native listeners on the same port would keep Envoy from starting, on every pod."""
         plan = settled(self.bootstrapped(version), **PLAIN)
         assert plan.changes == ()
         assert list(plan.modes.values()) == ["bootstrap"]
 
     @pytest.mark.parametrize("mode", ["native", "legacy"])
-    def test_another_mode_takes_the_override_away(self, mode: Any) -> None:
+    def test_other_mode_removes_the_override(self, mode: Any) -> None:
         """In the same change of the template, so that no pod ever has both."""
         plan = settled(self.bootstrapped(), mode=mode, **PLAIN)
         assert OVERRIDE not in annotations(plan)
         assert "meshscrape.io/bootstrap-checksum" not in annotations(plan)
         assert len([each for each in refs(plan) if each[2] == "Deployment/httpbin"]) == 1
 
-    def test_a_users_own_override_is_not_taken_apart(self) -> None:
+    def test_override_of_the_user_is_not_removed(self) -> None:
         """Where our listeners stand in the user's override, the user decides."""
         config = {
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": meta("mine"),
@@ -436,7 +436,7 @@ def test_a_refused_workload_leaves_nothing_behind() -> None:
     assert "gateway-infrastructure-too-old" in codes(plan)
 
 
-def test_a_refused_workload_takes_no_shared_override_away() -> None:
+def test_refused_workload_removes_no_shared_override() -> None:
     """The override of a namespace stays planned for the others when the first workload is refused."""
     broken = own_proxy("a", labels={"istio": "gw"}, image="docker.io/istio/proxyv2:1.30.1")
     broken["metadata"]["labels"] = {"operator.istio.io/component": "IngressGateways"}

@@ -90,7 +90,7 @@ def test_the_mesh_wide_exclusions_go_into_the_annotation() -> None:
     "own",
     [{"traffic.sidecar.istio.io/includeInboundPorts": ""}, {"sidecar.istio.io/interceptionMode": "NONE"}],
 )
-def test_what_captures_nothing_needs_no_exclusion(own: dict[str, str]) -> None:
+def test_workload_without_capture_needs_no_exclusion(own: dict[str, str]) -> None:
     """Trap 2: ports that are not captured are not excluded either."""
     objects = [*shop(annotations=own), peer_authentication("STRICT")]
     assert EXCLUDE not in annotations(settled(cluster(objects), prometheus="none", harden=False))
@@ -213,6 +213,6 @@ def test_planning_one_namespace_after_another_loses_nothing() -> None:
     assert [name for _, _, name in refs(second)] == ["Deployment/b", "Deployment/b"]
 
 
-def test_native_says_that_everybody_in_the_mesh_may_read() -> None:
+def test_native_mode_notes_that_every_workload_may_read() -> None:
     """Istio's own listeners have no allow list."""
     assert "native-no-allow-list" in codes(settled(cluster(shop()), prometheus="none"))

@@ -26,7 +26,7 @@ from support.examples import plain
         (["--prometheus", "addon", "--prometheus-namespace", "A_B"], "--prometheus-namespace: 'A_B'"),
     ],
 )
-def test_a_slip_is_an_error_and_not_a_finished_plan(tmp_path: Path, arguments: list[str], said: str) -> None:
+def test_misspelt_option_is_an_error(tmp_path: Path, arguments: list[str], said: str) -> None:
     """One line, not `nothing to do`, which a pipeline would take for success."""
     dump = tmp_path / "dump.yaml"
     dump.write_text(yaml.safe_dump_all(plain()))

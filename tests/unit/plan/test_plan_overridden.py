@@ -46,7 +46,7 @@ def test_another_port_than_the_announced_one_is_refused() -> None:
     assert settled(objects, merged_port=15093, **NAMED).changes != ()
 
 
-def test_what_agrees_or_is_for_others_does_not_matter() -> None:
+def test_matching_or_unrelated_settings_are_ignored() -> None:
     """The wanted port already, or another workload's object."""
     for config in (proxy_config(**{MERGED: "15092"}), proxy_config("other", **{MERGED: "15093"})):
         plan = settled(cluster(control_plane(), injected_namespace(), deployment(), config), **NAMED)
@@ -54,7 +54,7 @@ def test_what_agrees_or_is_for_others_does_not_matter() -> None:
         assert plan.changes != ()
 
 
-def test_hardening_that_would_be_half_is_refused() -> None:
+def test_hardening_of_only_one_port_is_refused() -> None:
     """15090 goes by the annotation, 15020 by the environment: the other one would stay open."""
     objects = cluster(control_plane(), injected_namespace(), deployment(), proxy_config(**{LOCAL: "false"}))
     plan = settled(objects, **NAMED)
@@ -82,7 +82,7 @@ def test_legacy_without_interception_is_refused() -> None:
 
 @pytest.mark.parametrize("mode", ["bootstrap", "legacy"])
 @pytest.mark.parametrize("where", ["annotation", "mesh", "namespace"])
-def test_who_joins_the_mesh_gets_no_native_listeners_by_default(mode: Any, where: str) -> None:
+def test_workload_that_joins_the_mesh_gets_no_native_listeners_by_default(mode: Any, where: str) -> None:
     """They come with the sidecar: from the first pod on, Envoy would have two listeners on a port."""
     text = f"proxyMetadata: {{{MERGED}: '15092'}}"
     wide = proxy_config(**{MERGED: "15092"})

@@ -52,7 +52,7 @@ def test_a_policy_that_others_still_need_stays() -> None:
     assert [each for each in refs(plan) if each[0] == "removal"] == [("removal", "delete", "Sidecar/one")]
 
 
-def test_the_last_workload_takes_the_policy_along() -> None:
+def test_policy_is_removed_with_the_last_workload() -> None:
     """Both workloads move: nothing of legacy mode is left."""
     objects = cluster(
         control_plane(), injected_namespace(), legacy("one"), legacy("two"), strict(tier="back")

@@ -199,7 +199,7 @@ def test_an_override_keeps_its_ports_under_a_default_of_the_mesh() -> None:
     assert changed_workloads(plan) == {"shop/one", "shop/two"}
 
 
-def test_plan_and_observe_list_what_has_not_followed() -> None:
+def test_plan_and_observe_list_pods_without_the_default() -> None:
     """A default restarts nothing: the pods that run are named until they are recreated."""
     objects = mesh()
     one = next(each for each in objects if each["kind"] == "Deployment" and each["metadata"]["name"] == "one")

@@ -127,7 +127,7 @@ def test_a_prometheus_in_the_mesh_keeps_its_interception() -> None:
 
 
 @pytest.mark.parametrize("intent", [{}, {"scrape_proxy": True}, {"prometheus": "addon"}])
-def test_without_a_proxy_the_plan_says_that_nothing_is_verified(intent: dict[str, Any]) -> None:
+def test_plan_notes_unverified_targets_without_a_proxy(intent: dict[str, Any]) -> None:
     """Direct jobs come with one note: not asked for, or no image."""
     plan = settled(mesh(plain_prometheus(), namespace("istio-system")), **intent)
     assert unverified(plan)

@@ -86,7 +86,7 @@ class TestCredentials:
             "hardening",
         ]
 
-    def test_none_leaves_prometheus_alone(self) -> None:
+    def test_prometheus_none_plans_no_change_of_prometheus(self) -> None:
         """With --prometheus none, neither pods nor configuration of a Prometheus change."""
         plan = settled(mesh(plain_prometheus()), prometheus="none")
         assert [name for _, _, name in refs(plan)] == ["Deployment/httpbin"]
@@ -144,7 +144,7 @@ scrape_configs:
         for label in ("pod_phase", "pod_container_name", 'target_label": "namespace', 'target_label": "pod'):
             assert label in rules
 
-    def test_certificates_that_are_there_already_are_kept(self) -> None:
+    def test_existing_certificates_are_kept(self) -> None:
         """A Prometheus with OUTPUT_CERTS of its own is not given others, and its job keeps its files."""
         config = (
             KUBERNETES_PODS
@@ -176,7 +176,7 @@ scrape_configs:
         """Only with --envoy-port: the merged metrics include Envoy's."""
         assert "istio-secure-envoy-metrics" in jobs(settled(mesh(plain_prometheus()), envoy_port=15091))
 
-    def test_a_configuration_elsewhere_is_said(self) -> None:
+    def test_unknown_configuration_is_reported(self) -> None:
         """A Prometheus whose ConfigMap was not given is not changed by half."""
         deployed, _ = plain_prometheus()
         plan = settled(mesh(deployed))

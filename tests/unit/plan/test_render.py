@@ -401,7 +401,7 @@ class TestCommands:
         assert len(trees[0]) > 3
         assert sorted(path.name for path in tmp_path.iterdir()) == ["dump.yaml", "out"]
 
-    def test_other_peoples_directories_are_not_touched(self, tmp_path: Path) -> None:
+    def test_foreign_directories_are_not_touched(self, tmp_path: Path) -> None:
         """A directory that holds anything else is refused, and stays."""
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "note").write_text("mine")

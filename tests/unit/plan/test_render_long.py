@@ -32,7 +32,7 @@ def test_listeners_are_cut_and_the_allow_list_is_not() -> None:
     assert "more lines" not in json.dumps(plan_document(plan))
 
 
-def test_a_port_is_taken_away_before_what_guards_it() -> None:
+def test_port_is_removed_before_its_policy() -> None:
     """kubectl goes by file names: without the policies first, the port would be open for a moment."""
     before = cluster(legacy())
     ours = planned(before, mode="legacy", scrapers=ALLOW).apply(before)

@@ -287,7 +287,7 @@ def test_the_addon_serves_what_it_mounts() -> None:
     assert "rule_files" not in yaml.safe_load(without["data"]["prometheus.yml"])
 
 
-def test_its_identity_is_its_service_accounts() -> None:
+def test_identity_comes_from_the_service_account() -> None:
     """What goes onto allow lists is what the certificate will say."""
     assert FULL.spiffe_id("mesh.example") == "spiffe://mesh.example/ns/monitoring/sa/scraper"
     (account,) = of_kind("addon", "ServiceAccount", FULL)

@@ -82,7 +82,7 @@ def test_the_text_is_the_data(collector: Collector) -> None:
     assert "&id" not in text
 
 
-def test_direct_scrapes_say_what_they_do_not_check() -> None:
+def test_direct_jobs_carry_a_comment_about_unverified_targets() -> None:
     """The text warns where the server stays unverified, and only there."""
     assert "insecure_skip_verify.\n" in collector_text("prometheus", CONFIG)
     assert "insecure_skip_verify" not in collector_text("prometheus", LOCAL)

@@ -39,7 +39,7 @@ def test_panels_have_a_place_of_their_own() -> None:
         assert apart, (one, other)
 
 
-def test_it_imports_with_any_data_source() -> None:
+def test_dashboard_imports_with_any_data_source() -> None:
     """Every panel and query asks the data source that is chosen at the top."""
     assert BOARD["templating"]["list"][0]["type"] == "datasource"
     sources = [panel["datasource"] for panel in PANELS]
@@ -54,7 +54,7 @@ def test_panels_explain_themselves() -> None:
     assert len(set(titles)) == len(titles)
 
 
-def test_it_shows_what_the_alerts_speak_of() -> None:
+def test_dashboard_shows_the_metrics_of_the_alerts() -> None:
     """Targets, scrape latency, certificates, refusals, plaintext, verify: the metrics of all are there."""
     queries = " ".join(target["expr"] for panel in PANELS for target in panel["targets"])
     for metric in (
@@ -65,14 +65,14 @@ def test_it_shows_what_the_alerts_speak_of() -> None:
         assert metric in queries
 
 
-def test_it_selects_what_the_alerts_select() -> None:
+def test_dashboard_selects_the_same_series_as_the_alerts() -> None:
     """The dashboard's queries choose secure and plaintext targets by the same matchers as the rules."""
     queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
     assert any(SECURE in query for query in queries)
     assert any(PLAINTEXT in query for query in queries)
 
 
-def test_it_shows_moved_jobs_that_keep_their_label() -> None:
+def test_dashboard_shows_moved_jobs_with_their_old_label() -> None:
     """A migrated scrape keeps its old `job` label, so secure ports are selected by port, too."""
     queries = [target["expr"] for panel in PANELS for target in panel["targets"]]
     by_name = [query for query in queries if SECURE in query]

@@ -73,7 +73,7 @@ def test_each_target_is_in_one_of_the_two_jobs() -> None:
     assert six is not None and six["__address__"] == "[::1]:15092"
 
 
-def test_a_pod_that_has_ended_is_no_target() -> None:
+def test_ended_pod_is_not_a_target() -> None:
     """Whatever the plaintext job does with it: such a target is down."""
     assert yielded(derived_job(JOB, POOL, "/certs"), target(**{f"{POD}phase": "Succeeded"})) is None
 

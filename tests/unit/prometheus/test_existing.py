@@ -28,7 +28,7 @@ def job(config: dict[str, Any], name: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_secure_jobs_are_appended_and_plaintext_jobs_let_go() -> None:
+def test_secure_jobs_are_appended_and_plaintext_jobs_drop_secured_pods() -> None:
     """The user's jobs keep their place and rules; the drop comes last, when the address is known."""
     changed = with_secure_jobs(CONFIG, JOBS, ["kubernetes-pods"])
     assert changed["global"] == CONFIG["global"]
@@ -64,7 +64,7 @@ def test_advice_says_what_where_and_why_in_order() -> None:
     assert all(each.reason and yaml.safe_load(each.text) == each.data for each in advice)
 
 
-def test_no_advice_on_what_is_done() -> None:
+def test_no_advice_on_finished_steps() -> None:
     """With jobs and rule in place, only the pod is left to look at."""
     done = with_secure_jobs(CONFIG, JOBS, ["kubernetes-pods"])
     assert len(existing_advice(done, JOBS, ["kubernetes-pods"])) == 1

@@ -55,7 +55,7 @@ def changed(obj: dict[str, Any], *path: str | int, value: Any) -> dict[str, Any]
 
 
 @needs_upstream
-def test_what_is_right_passes() -> None:
+def test_valid_object_passes() -> None:
     """A custom resource of the Operator, one of Istio, one of Kubernetes."""
     assert_valid(POD_MONITOR, SIDECAR, ROLE, SERVICE, PROMETHEUS)
 
@@ -81,7 +81,7 @@ def test_what_is_right_passes() -> None:
         {key: value for key, value in SIDECAR.items() if key != "metadata"},
     ],
 )
-def test_what_is_wrong_is_told(wrong: dict[str, Any]) -> None:
+def test_invalid_object_is_reported(wrong: dict[str, Any]) -> None:
     """Unknown fields, wrong types, values outside an enumeration, nulls, doubles, missing metadata."""
     assert problems(wrong)
 

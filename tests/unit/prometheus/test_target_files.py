@@ -43,7 +43,7 @@ def test_yaml_is_read_too() -> None:
     )
 
 
-def test_an_empty_list_is_no_target() -> None:
+def test_empty_list_has_no_target() -> None:
     """`[]` is a file without targets, not a broken one."""
     assert parse_target_file(b"[]", WHERE) == ()
 
@@ -99,7 +99,7 @@ def test_labels_that_would_mean_another_request_are_refused(labels: dict[str, An
     "data",
     [b"", b"{}", b"[1]", b'[{"targets": "x"}]', b"[{", b"\xff", b"- [", b'[{"targets":[],"x":1}]', b"null"],
 )
-def test_what_is_no_list_of_groups_is_refused_at_its_place(data: bytes) -> None:
+def test_malformed_list_of_groups_is_refused_with_its_place(data: bytes) -> None:
     """Truncated, binary or foreign content: one line with the file's name."""
     with pytest.raises(InputError) as error:
         parse_target_file(data, WHERE)
@@ -116,14 +116,14 @@ def test_what_is_no_list_of_groups_is_refused_at_its_place(data: bytes) -> None:
     ],
     ids=["targets", "YAML", "identity"],
 )
-def test_refuses_a_key_that_is_there_twice(data: bytes) -> None:
+def test_refuses_a_repeated_key(data: bytes) -> None:
     """Which of the two counts differs between readers of JSON: the file is not used."""
     with pytest.raises(InputError) as caught:
         parse_target_file(data, WHERE)
     assert caught.value.where.startswith(f"{WHERE}:")
 
 
-def test_a_target_is_there_once() -> None:
+def test_repeated_target_counts_once() -> None:
     """The same address and path twice is a mistake, not two targets."""
     with pytest.raises(InputError, match="twice"):
         parse_target_file(_file(_group(), _group(job="other")), WHERE)
@@ -143,7 +143,7 @@ _TARGETS = st.builds(
 
 
 @given(_TARGETS)
-def test_what_is_written_is_read_again(target: Target) -> None:
+def test_written_targets_are_read_back(target: Target) -> None:
     """The writer's and the reader's idea of a target are the same, whatever the labels' values."""
     assert parse_target_file(json.dumps(target_file([target])).encode(), WHERE) == (target,)
 

@@ -52,7 +52,7 @@ def test_secure_ports_and_mtls_application_ports_are_targets() -> None:
 @pytest.mark.parametrize(
     ("field", "job"), [("secure_merged_port", MERGED_JOB), ("secure_envoy_port", ENVOY_JOB)]
 )
-def test_a_port_that_is_off_is_no_target(field: str, job: str) -> None:
+def test_port_that_is_off_is_not_a_target(field: str, job: str) -> None:
     """Port 0 means off."""
     assert job not in targets_of(replace(WEB, **{field: 0}))  # type: ignore[arg-type]
 

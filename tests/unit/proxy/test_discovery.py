@@ -68,7 +68,7 @@ async def _holds(condition: Callable[[], bool]) -> None:
     await eventually_async(look, what="the condition")
 
 
-def test_a_source_is_taken_over_when_it_changes(file: Path) -> None:
+def test_changed_source_takes_effect(file: Path) -> None:
     """A change is noticed once; the same targets in a new file are no change."""
     discovery = Discovery([target_file_source(file, "a")])
 
@@ -168,7 +168,7 @@ def test_a_source_can_be_a_watch() -> None:
     assert discovery.states[0].problem.count == 1
 
 
-def test_what_a_source_tells_beside_its_problem_takes_effect() -> None:
+def test_targets_of_a_source_with_a_problem_take_effect() -> None:
     """One namespace out of reach must not freeze the targets of the others."""
     one, two = (Target(f"10.0.0.{number}", 1, SpiffeId.parse(ID), {}, "/") for number in (1, 2))
     partial = Snapshot({"watched": (one, two)}, InputError("the API answers 403"))
@@ -195,7 +195,7 @@ def _target(address: str, account: str, path: str = "/") -> Target:
     return Target(address, 1, SpiffeId.parse(f"spiffe://cluster.local/ns/default/sa/{account}"), {}, path)
 
 
-def test_nobody_is_scraped_where_two_identities_are_expected() -> None:
+def test_address_with_two_expected_identities_is_not_scraped() -> None:
     """Every target of the address goes, of whichever job and path; all others stay, in their order."""
     targets = {
         "a": [_target("10.0.0.1", "httpbin"), _target("10.0.0.2", "httpbin"), _target("10.0.0.3", "other")],
@@ -206,7 +206,7 @@ def test_nobody_is_scraped_where_two_identities_are_expected() -> None:
     assert kept == {"a": [targets["a"][0], targets["a"][2]], "b": [targets["b"][1]]}
 
 
-def test_one_identity_at_an_address_is_no_contradiction() -> None:
+def test_same_identity_from_two_sources_is_accepted() -> None:
     """The same identity may be expected there by several jobs and at several paths."""
     targets = {"a": [_target("10.0.0.1", "httpbin")], "b": [_target("10.0.0.1", "httpbin", "/x")]}
     assert uncontested(targets) == (targets, ())
@@ -241,7 +241,7 @@ def test_a_status_document_is_a_source() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{}", _status(spiffeId="x"), _status(targets=[{"job": "other"}])]
 )
-def test_another_document_is_no_source(data: bytes) -> None:
+def test_other_document_is_refused_as_a_source(data: bytes) -> None:
     """Nothing is guessed from what is no status document."""
     with pytest.raises(InputError):
         parse_status(data, "status.json")

@@ -54,14 +54,14 @@ def test_refusals_are_counted_by_reason() -> None:
     assert figures.handshakes == figures.reused == 0
 
 
-def test_who_has_no_token_changes_no_targets_figures() -> None:
+def test_requests_without_token_change_no_targets_counters() -> None:
     """A local process without the token can only move one sum that names nobody."""
     counters = _counted(_line(status=401, refusal="bad-token", connection=0))
     assert counters.by_route[ROUTE].scrapes == 0
     assert counters.strangers == {"bad-token": 1}
 
 
-def test_what_is_no_target_is_one_sum_per_reason() -> None:
+def test_requests_for_unknown_targets_are_summed_by_reason() -> None:
     """However many addresses are tried."""
     lines = [
         _line(authority=f"10.0.0.{n}:1", status=404, refusal="unknown-target", connection=0)
@@ -70,7 +70,7 @@ def test_what_is_no_target_is_one_sum_per_reason() -> None:
     assert _counted(*lines).strangers == {"unknown-target": 50}
 
 
-def test_a_target_that_stays_keeps_its_figures_and_one_that_goes_does_not() -> None:
+def test_remaining_targets_keep_their_counters_and_removed_ones_lose_them() -> None:
     """Counters do not go back while discovery changes around a target."""
     counters = _counted(_line())
     counters.know([TARGET, Target("10.0.0.2", 1, TARGET.spiffe_id, {})])
@@ -99,7 +99,7 @@ def test_an_envoy_that_starts_anew_numbers_from_the_beginning() -> None:
 @pytest.mark.parametrize(
     "line", [b"", b"null", b"[]", b"{}", b"not json", _line(status="x"), _line(not_after="x")]
 )
-def test_a_line_that_is_none_of_ours_is_passed_over(line: bytes) -> None:
+def test_foreign_log_line_is_ignored(line: bytes) -> None:
     """A half-written or foreign line costs nothing."""
     assert parse_line(line) is None
 
@@ -109,7 +109,7 @@ _VALUES = st.one_of(st.none(), st.text(max_size=20), st.integers(), st.lists(st.
 
 
 @given(st.dictionaries(_FIELDS, _VALUES))
-def test_no_line_is_an_exception(changes: dict[str, Any]) -> None:
+def test_no_log_line_raises_an_exception(changes: dict[str, Any]) -> None:
     """Whatever stands in the fields."""
     assert parse_line(_line(**changes)) is None or isinstance(parse_line(_line(**changes)), Scrape)
 

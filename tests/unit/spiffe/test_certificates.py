@@ -42,7 +42,7 @@ def signer(lifetime: timedelta = timedelta(days=10)) -> Signer:
     return Signer(root, key, (), (root,))
 
 
-def test_a_leaf_says_who_and_nothing_else() -> None:
+def test_leaf_has_only_a_spiffe_id() -> None:
     """Empty subject, one critical URI SAN, both TLS usages, not a CA, two minutes back."""
     ca, key = signer(), generate_key()
     leaf = issue_leaf(ca, key.public_key(), BAR, NOW, timedelta(hours=1))
@@ -91,7 +91,7 @@ def test_serial_numbers_are_never_repeated() -> None:
     assert len(fingerprint(one)) == 64
 
 
-def test_a_server_certificate_is_no_clients() -> None:
+def test_server_certificate_is_refused_for_clients() -> None:
     """The CA's own certificate carries names and serverAuth alone, and no SPIFFE ID."""
     leaf = issue_server(
         signer(), generate_key().public_key(), ["ca.example", "127.0.0.1", "::1"], NOW, timedelta(hours=1)
@@ -143,7 +143,7 @@ def test_a_request_proves_its_key() -> None:
 
 
 @pytest.mark.parametrize("pem", [b"", b"x", b"-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n"])
-def test_what_is_no_request_is_refused(pem: bytes) -> None:
+def test_text_that_is_not_a_request_is_refused(pem: bytes) -> None:
     """Anything but a PEM signing request is an InputError."""
     with pytest.raises(InputError):
         load_csr(pem)
@@ -167,7 +167,7 @@ def test_certificates_are_read_in_order() -> None:
             load_certificates(pem, "some/file")
 
 
-def test_is_authority() -> None:
+def test_authority_is_recognised_by_its_extensions() -> None:
     """A root and an intermediate are CAs; a leaf is not."""
     ca = TestCa()
     assert is_authority(ca.signer.certificate)

@@ -68,7 +68,7 @@ def test_one_foreign_character_anywhere_is_refused(position: int, character: str
         " spiffe://cluster.local/ns/foo",
     ],
 )
-def test_refuses(text: str) -> None:
+def test_malformed_ids_are_refused(text: str) -> None:
     """Each of these is outside the specification, and the error is one line that shows what was written."""
     with pytest.raises(InputError) as caught:
         SpiffeId.parse(text)

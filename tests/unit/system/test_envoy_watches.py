@@ -24,7 +24,7 @@ def few_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_used_up_watches_are_named_with_a_remedy(few_descriptors: None) -> None:
+def test_missing_inotify_instances_are_reported_with_a_remedy(few_descriptors: None) -> None:
     """Envoy itself would abort with a backtrace; nothing stays open after the look."""
     check_watches(1)
     with pytest.raises(MeshscrapeError, match=r"max_user_instances: .* inotify .*; raise the limit"):

@@ -98,7 +98,7 @@ def test_publish_replaces_plain_files_of_the_same_name(tmp_path: Path) -> None:
     assert (directory / "key.pem").read_bytes() == b"k"
 
 
-def test_publish_removes_links_to_what_is_published_no_more(tmp_path: Path) -> None:
+def test_publish_removes_links_to_files_no_longer_published(tmp_path: Path) -> None:
     """A name that is gone leaves no dangling link; files and links of the user's own stay."""
     publish(tmp_path, {"key.pem": b"k", "scrapers.pem": b"s"})
     (tmp_path / "own").symlink_to("key.pem")
@@ -139,7 +139,7 @@ def test_publish_never_shows_a_mixture(tmp_path: Path) -> None:
     assert not mixtures
 
 
-def test_publish_that_fails_leaves_the_present_files(tmp_path: Path) -> None:
+def test_failed_publish_keeps_the_current_files(tmp_path: Path) -> None:
     """A name that cannot be written fails the whole, with the former generation still served."""
     directory = tmp_path / "d"
     publish(directory, {"key.pem": b"old"})
@@ -150,9 +150,7 @@ def test_publish_that_fails_leaves_the_present_files(tmp_path: Path) -> None:
     assert names(directory) == before
 
 
-def test_publish_is_not_led_astray_by_the_directorys_owner(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_publish_resists_the_directorys_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link put in the new generation's place gets neither the secret nor a change of its target's mode."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
@@ -218,7 +216,7 @@ def test_directory_lock_has_one_holder(tmp_path: Path) -> None:
     assert not names(tmp_path)
 
 
-def test_what_a_killed_writer_staged_is_removed(tmp_path: Path) -> None:
+def test_staged_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     """Half-written files and directories go; what is published, and the user's own files, stay."""
     publish(tmp_path, {"key.pem": b"k"})
     staged = tmp_path / ".key.pem.ab_cd123"

@@ -64,13 +64,13 @@ def test_an_unfinished_chunked_body_never_ends(cut: int) -> None:
         b"1" + b" " * MAX_LINE,
     ],
 )
-def test_bad_chunks(data: bytes) -> None:
+def test_malformed_chunks_are_refused(data: bytes) -> None:
     """Sizes that are none, chunks longer than their size and endless size lines are refused."""
     with pytest.raises(FramingError):
         read(ChunkedReader(), data, len(data))
 
 
-def test_a_length() -> None:
+def test_body_of_known_length_ends_there() -> None:
     """A body of a known length ends there and nowhere else; what follows is not part of it."""
     reader = LengthReader(5)
     assert reader.feed(b"abc") == b"abc"
@@ -89,13 +89,13 @@ def test_a_length() -> None:
         (304, "GET", {}, LengthReader),
     ],
 )
-def test_which_framing(status: int, method: str, headers: dict[str, str], kind: type) -> None:
+def test_headers_decide_the_framing(status: int, method: str, headers: dict[str, str], kind: type) -> None:
     """RFC 9112, section 6.3: no body, then chunks, then length, then the connection's end."""
     assert type(body_reader(status, method, headers)) is kind
 
 
 @pytest.mark.parametrize("headers", [{"transfer-encoding": "gzip, chunked"}, {"content-length": "-1"}])
-def test_unknown_framing(headers: dict[str, str]) -> None:
+def test_unclear_framing_is_refused(headers: dict[str, str]) -> None:
     """A header that does not say where the body ends is refused, not guessed at."""
     with pytest.raises(FramingError):
         body_reader(200, "GET", headers)

@@ -58,7 +58,7 @@ def test_the_failure_that_a_user_can_act_on_is_raised() -> None:
         life.run(work())
 
 
-def test_nohup_keeps_sighup_away() -> None:
+def test_nohup_keeps_sighup_ignored() -> None:
     """A process that was started with SIGHUP ignored goes on without its terminal."""
     program = (
         "import asyncio, os, signal\n"

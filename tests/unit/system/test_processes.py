@@ -93,7 +93,7 @@ def test_the_environment_is_exactly_what_was_given(tmp_path: Path, monkeypatch: 
     assert asyncio.run(scenario()) == "ONLY=this"
 
 
-def test_stop_kills_what_ignores_term(tmp_path: Path) -> None:
+def test_stop_kills_a_child_that_ignores_term(tmp_path: Path) -> None:
     """TERM first; a child that ignores it is killed after the grace."""
 
     async def scenario() -> None:

@@ -70,7 +70,7 @@ def test_only_an_end_below_http_refuses(check: str) -> None:
     "check",
     ["plain-http", "no-certificate", "other-ca", "legacy-tls", "paths", "methods", "unlisted-workload"],
 )
-def test_nobody_there_refuses_nothing(check: str) -> None:
+def test_closed_port_proves_no_refusal(check: str) -> None:
     """When nothing answers, a refusal is not proven: the check could not be made."""
     for seen in NOBODY:
         assert result(check, seen).outcome == "skipped"
@@ -99,7 +99,7 @@ def test_an_old_version_that_is_agreed_to_is_found() -> None:
         (Answered(200), ConnectionRefused(), "skipped"),
     ],
 )
-def test_expiry_must_be_the_reason(control: Observation, expired: Observation, outcome: Outcome) -> None:
+def test_refusal_must_be_for_expiry(control: Observation, expired: Observation, outcome: Outcome) -> None:
     """A certificate that was refused while it was valid too proves nothing about its end."""
     assert result("expired-certificate", control, expired).outcome == outcome
 
@@ -137,7 +137,7 @@ def test_many_open_paths_are_summed_up() -> None:
 
 
 @pytest.mark.parametrize("check", ["plaintext-closed", "admin-closed"])
-def test_shut_means_that_nothing_accepts(check: str) -> None:
+def test_closed_port_accepts_no_connection(check: str) -> None:
     """A refused connection passes; whoever accepts one is found, even when it then says nothing."""
     for seen in (ConnectionRefused(), Unreachable("No route to host"), TimedOut("connect")):
         assert result(check, seen).outcome == "passed"
@@ -186,14 +186,14 @@ def presented(identity: str = IDENTITY, issued: timedelta = timedelta(0), distru
         (Presented(b"no certificate"), "does not belong to a workload"),
     ],
 )
-def test_the_server_must_be_who_it_should_be(seen: Presented, words: str) -> None:
+def test_server_must_have_the_expected_identity(seen: Presented, words: str) -> None:
     """Identity, dates and chain are each judged and named."""
     found = result("server-certificate", seen, now=datetime.now(UTC))
     assert (found.outcome == "passed") is (words == "")
     assert words in found.seen
 
 
-def test_a_server_of_no_spiffe_id_is_no_workload() -> None:
+def test_server_without_spiffe_id_is_not_a_workload() -> None:
     """A certificate of the right CA with a DNS name only is found."""
     leaf = AUTHORITY.server(["productpage.default.svc"]).certificate
     seen = Presented(leaf.public_bytes(serialization.Encoding.DER))
@@ -234,12 +234,12 @@ def test_a_silent_connection_must_be_closed(seen: Observation, outcome: Outcome)
         (ConnectionRefused(), "skipped"),
     ],
 )
-def test_the_proxy_wants_its_token(seen: Observation, outcome: Outcome) -> None:
+def test_proxy_requires_its_token(seen: Observation, outcome: Outcome) -> None:
     """Anything but 401 came from behind the token."""
     assert result("proxy-token", seen).outcome == outcome
 
 
-def test_what_cannot_be_checked_says_why() -> None:
+def test_unchecked_result_has_a_reason() -> None:
     """A question that cannot be asked is a finding of its own kind."""
     found = [each for each in plan([PORT], PORT_CHECKS) if each.check.name == "unlisted-workload"]
     judged = judge(found[0], [], NOW)
@@ -265,7 +265,7 @@ def test_one_shut_port_is_one_finding() -> None:
     assert [each.outcome for each in settled] == ["failed", "blocked", "failed"]
 
 
-def test_nothing_is_explained_by_a_finding_that_is_not_there() -> None:
+def test_absent_finding_explains_nothing() -> None:
     """Left alone, or on another target, what could not be checked stays a finding."""
     elsewhere = replace(result("scraper-admitted", ConnectionRefused()), target="127.9.1.1:15092")
     settled = settle([elsewhere, result("no-certificate", ConnectionRefused())], GATES)

@@ -233,7 +233,7 @@ def test_families_that_are_left_out_are_named_with_the_reason(by: str, outcome: 
     assert step.remedy
 
 
-def test_an_empty_allow_list_is_said() -> None:
+def test_empty_allow_list_is_reported() -> None:
     """The remedy names the variable and the entry to add."""
     found = explained(merged(mesh(scrapers=[])), answer=Answered(403))
     assert found.broken is not None
@@ -242,7 +242,7 @@ def test_an_empty_allow_list_is_said() -> None:
     assert wanted in found.broken.remedy
 
 
-def test_discovery_names_what_is_no_target() -> None:
+def test_discovery_tells_why_an_address_is_not_a_target() -> None:
     """Not ready, another port, another path, an inside address, an address of nobody."""
     name, seen = broken(merged(mesh(ready=False, message="no certificate")))
     assert (name, seen) == ("discovery", "default/productpage is not ready: no certificate")
@@ -260,7 +260,7 @@ def test_discovery_names_what_is_no_target() -> None:
     assert "announced are" in broken(announced)[1]
 
 
-def test_a_target_that_is_none_is_not_visited_further() -> None:
+def test_unknown_target_is_not_visited() -> None:
     """Discovery ends the explanation before any connection is judged."""
     steps = explained(find_targets(mesh(), "127.9.7.7:15092")[0], handshake=None, answer=None).steps
     assert [each.name for each in steps][-1] == "discovery"
@@ -287,7 +287,7 @@ def test_the_proxy_s_own_refusals_end_at_the_proxy(reason: str) -> None:
 @pytest.mark.parametrize(
     "reason", ["wrong-identity", "expired-certificate", "unreachable", "plaintext-server"]
 )
-def test_a_refusal_for_the_target_s_sake_is_looked_into(reason: str) -> None:
+def test_refusal_caused_by_the_target_is_explained_by_later_steps(reason: str) -> None:
     """The proxy step notes it; the step with the cause breaks, or, when nothing does, the passage."""
     answer = proxy(refused(reason, 503))
     assert broken(merged(proxied()), proxy=answer, handshake=ConnectionRefused())[0] == "TCP connection"
@@ -301,7 +301,7 @@ def test_a_proxy_that_does_not_answer_is_the_cause() -> None:
     assert broken(merged(proxied()), proxy=proxy(ConnectionRefused()))[0] == "scrape proxy"
 
 
-def test_prometheus_has_the_last_word() -> None:
+def test_prometheus_is_the_last_step() -> None:
     """Unknown target, down with its own error, no answer; without one the step does not apply."""
     assert broken(prometheus=Scraping((), {}))[0] == "Prometheus"
     name, seen = broken(prometheus=prometheus("down", "context deadline exceeded"))
@@ -310,7 +310,7 @@ def test_prometheus_has_the_last_word() -> None:
     assert explained(prometheus=None).steps[-1].outcome == "skipped"
 
 
-def test_a_target_that_has_just_come_is_not_broken() -> None:
+def test_new_target_is_not_broken() -> None:
     """Prometheus calls it unknown until its first scrape."""
     found = explained(prometheus=prometheus("unknown"))
     assert found.broken is None
@@ -328,7 +328,7 @@ def test_an_application_s_own_port_needs_no_families() -> None:
 
 
 @pytest.mark.parametrize("text", ["productpage", "default/productpage"])
-def test_a_workload_stands_for_all_its_targets(text: str) -> None:
+def test_workload_name_selects_all_its_targets(text: str) -> None:
     """Both secure ports and the application's own; as Prometheus shows them."""
     assert [each.url for each in find_targets(mesh(), text)] == [
         URL, "https://127.9.1.1:15091/stats/prometheus", "https://127.9.1.1:9080/metrics"
@@ -368,7 +368,7 @@ def test_ipv6_addresses_have_brackets() -> None:
         "::1:15092",
     ],
 )
-def test_what_names_nothing_is_refused(text: str) -> None:
+def test_unknown_name_is_refused(text: str) -> None:
     """With what could be named."""
     with pytest.raises(InputError, match="TARGET"):
         find_targets(mesh(), text)

@@ -51,7 +51,7 @@ def test_an_address_a_path_and_a_name_are_understood() -> None:
         announced_targets(known, "other/web")
 
 
-def test_two_jobs_may_tell_one_target() -> None:
+def test_target_of_two_jobs_is_explained_once() -> None:
     """It is explained once."""
     both = (
         discovered(group("[fd00::8]:15092")).targets + discovered(group("[fd00::8]:15092"), job="b").targets
@@ -61,7 +61,7 @@ def test_two_jobs_may_tell_one_target() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.8:15092", "10.0.0.7:15093", "http://10.0.0.7:15092/other"])
-def test_what_is_not_announced_has_a_fault_and_nobody_expected(text: str) -> None:
+def test_unannounced_address_has_a_fault_and_no_expected_identity(text: str) -> None:
     """Another address, port or path; whoever is there gets no connection."""
     (one,) = announced_targets(discovered(group("10.0.0.7:15092")), text)
     assert "does not announce it" in one.fault
@@ -82,7 +82,7 @@ def test_what_is_not_announced_has_a_fault_and_nobody_expected(text: str) -> Non
         b'[{"targets": [7], "labels": {"__meta_meshscrape_spiffe_id": "spiffe://a/b"}}]',
     ],
 )
-def test_another_server_s_answer_is_no_list_of_targets(answer: bytes) -> None:
+def test_answer_of_another_server_is_not_a_list_of_targets(answer: bytes) -> None:
     """Whatever answers at the address: one kind of error."""
     with pytest.raises(ValueError):
         parse_http_sd("a", answer)
@@ -105,7 +105,7 @@ def test_the_proxys_index_names_jobs_and_doubts() -> None:
     [b"{", b"[]", b"7", b'{"jobs": []}', b'{"jobs": 7, "problems": {}, "contested": [], "current": true}',
      b'{"jobs": [], "problems": [], "contested": [], "current": true}', b"[" * 100_000],
 )  # fmt: skip
-def test_another_servers_answer_is_no_index(answer: bytes) -> None:
+def test_answer_of_another_server_is_not_an_index(answer: bytes) -> None:
     """Whatever answers at the address: one kind of error."""
     with pytest.raises(ValueError):
         parse_index(answer)

@@ -100,7 +100,7 @@ def test_metrics_are_known_by_type_or_by_lines(seen: Answered) -> None:
     ],
     ids=["status line", "page", "prose", "json", "empty", "markdown", "refused", "error", "redirect"],
 )
-def test_an_ordinary_answer_is_no_finding(seen: Answered) -> None:
+def test_ordinary_answer_is_not_a_finding(seen: Answered) -> None:
     """What an application says by chance, and what it refuses, is nothing."""
     answers: dict[str, Observation] = dict.fromkeys((*METRICS_PATHS, *ADMIN_PATHS), seen)
     assert outcomes(answers) == {METRICS_CHECK: "passed", ADMIN_CHECK: "passed"}
@@ -122,7 +122,7 @@ def test_an_admin_api_is_one_finding(answers: dict[str, Observation]) -> None:
 @pytest.mark.parametrize(
     "body", [b'{"version": "1.2.3", "state": "LIVE"}', b'{"version": "abc", "state": "up"}', b'["version"]']
 )
-def test_an_application_with_server_info_of_its_own_is_no_admin_api(body: bytes) -> None:
+def test_application_with_its_own_server_info_is_not_an_admin_api(body: bytes) -> None:
     """The version must be spelled as Envoy spells it."""
     assert outcomes({"/server_info": answered(body, "application/json")})[ADMIN_CHECK] == "passed"
 
@@ -181,7 +181,7 @@ def test_a_process_beside_the_mesh_is_noted_once() -> None:
         TimedOut("answer"),
     ],
 )
-def test_a_port_without_http_is_no_finding(seen: Observation) -> None:
+def test_port_without_http_is_not_a_finding(seen: Observation) -> None:
     """Gone, closing, TLS, other protocols, or silent: no scraper would get anything either."""
     answers = dict.fromkeys((*METRICS_PATHS, *ADMIN_PATHS), seen)
     assert set(outcomes(answers).values()) == {"passed"}

@@ -30,12 +30,12 @@ def test_a_server_hello_is_agreement() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x15\x03\x01\x00\x02\x02", b"\x16\x03\x01\x00\x30\x02\x00"])
-def test_too_few_bytes_say_nothing_yet(data: bytes) -> None:
+def test_too_few_bytes_give_no_observation(data: bytes) -> None:
     """More has to be read before anything is seen."""
     assert read_record(data) is None
 
 
-def test_what_is_no_tls_is_no_refusal() -> None:
+def test_plaintext_answer_is_not_a_refusal() -> None:
     """A web server's complaint does not count as refusing an old version."""
     assert isinstance(read_record(b"HTTP/1.1 400 Bad Request\r\n"), TlsFailed)
 

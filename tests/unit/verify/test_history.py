@@ -63,7 +63,7 @@ def test_a_check_is_as_bad_as_its_worst_port() -> None:
     assert seen["meshscrape_verify_runs_total", ("findings",)] == 1
 
 
-def test_a_failed_run_withdraws_what_was_green_and_keeps_what_was_red() -> None:
+def test_failed_run_withdraws_green_results_and_keeps_red_ones() -> None:
     """Nobody sees a success that nobody made; a known hole does not vanish because nobody looked."""
     before = History(60).after_report(
         report(result("paths", "passed"), result("methods", "failed"), result("exposed-admin", "failed")), NOW
@@ -78,7 +78,7 @@ def test_a_failed_run_withdraws_what_was_green_and_keeps_what_was_red() -> None:
     assert after["meshscrape_verify_last_run_timestamp_seconds", ()] == NOW.timestamp()
 
 
-def test_an_overdue_run_withdraws_what_was_green() -> None:
+def test_overdue_run_withdraws_green_results() -> None:
     """A run that hangs is as good as one that failed, once three intervals have passed."""
     history = History(60).after_report(CLEAN, NOW)
     assert not is_stale(history, NOW + timedelta(seconds=120))
@@ -87,7 +87,7 @@ def test_an_overdue_run_withdraws_what_was_green() -> None:
     assert "meshscrape_check_failed" not in {name for name, _ in values(history, late)}
 
 
-def test_exposed_ports_are_counted_by_kind_and_by_who_knows() -> None:
+def test_exposed_ports_are_counted_by_kind_and_announcement() -> None:
     """A finding is not announced, a note is; 0 stands where nothing is exposed."""
     seen = values(
         History(60).after_report(
@@ -161,7 +161,7 @@ def test_metrics_are_on_loopback_unless_told_otherwise(text: str, address: tuple
 
 
 @pytest.mark.parametrize("text", ["", "x", "::1:9464", "127.0.0.1:", "127.0.0.1:99999", "a:b:1"])
-def test_what_is_no_address_is_refused(text: str) -> None:
+def test_malformed_metrics_address_is_refused(text: str) -> None:
     """With a message that names the option."""
     with pytest.raises(InputError, match="--metrics"):
         metrics_address(text)

@@ -134,7 +134,7 @@ def picture(report: Report) -> list[str]:
     return [words(each) for each in svg.iter("text")]
 
 
-def test_the_picture_shows_who_gets_what() -> None:
+def test_picture_shows_the_results_of_every_client() -> None:
     """Scraper, proxy, ports; what the scraper gets and what everybody else does not."""
     texts = picture(report_of(mesh_of(["httpbin"]), one_unlisted))
     assert [t for t in texts if "rometheus" in t][:2] == ["Prometheus", "istio-system/prometheus"]

@@ -19,7 +19,7 @@ def test_ports_that_are_off_are_none() -> None:
     assert (only.secure_stats, only.secure_merged, only.stats, only.merged) == (None, 15092, None, None)
 
 
-def test_who_may_scrape_is_the_allow_list() -> None:
+def test_allow_list_decides_who_may_scrape() -> None:
     """Exact IDs and whole trust domains allow; DNS entries allow no workload."""
     prometheus = SpiffeId.parse("spiffe://cluster.local/ns/istio-system/sa/prometheus")
     other = SpiffeId.parse("spiffe://cluster.local/ns/default/sa/other")

@@ -40,7 +40,7 @@ def test_the_kernel_s_table_is_read() -> None:
     assert [(str(a), p) for a, p, _ in parse_listening(V6)] == [("::1", 0x1F90), ("127.31.1.1", 0x1F91)]
 
 
-def test_this_machine_s_addresses_are_known() -> None:
+def test_addresses_of_this_machine_are_recognised() -> None:
     """Loopback is here; an address of the documentation's range is not."""
     assert is_local("127.77.1.2")
     assert not is_local("192.0.2.1")
@@ -56,7 +56,7 @@ def test_a_search_by_connecting_finds_what_listens() -> None:
     assert found.how == "3 ports tried by connecting"
 
 
-def test_ports_belong_to_whose_processes_hold_them() -> None:
+def test_ports_belong_to_the_workload_of_the_process() -> None:
     """On the pod address: the workload's. On every address: the workload's whose process has it, or nobody's.
 
     The second workload does not have what the first one's process opened on every address.

@@ -63,14 +63,14 @@ def test_hardening_turns_the_note_into_a_check() -> None:
         ("DISABLE", set()),
     ],
 )
-def test_application_ports_owe_what_their_mode_promises(mtls: str, expected: set[str]) -> None:
+def test_application_ports_get_the_checks_of_their_mode(mtls: str, expected: set[str]) -> None:
     """STRICT refuses plaintext, PERMISSIVE takes both, DISABLE promises nothing."""
     application = [{"name": "http", "port": 9080, "mtls": mtls, "metrics": "/metrics"}]
     everything = planned(sidecar(ports={"application": application}))
     assert names(everything, "127.9.1.1:9080") == expected
 
 
-def test_a_gateways_own_port_is_for_the_outside() -> None:
+def test_port_of_a_gateway_gets_no_checks_of_mutual_tls() -> None:
     """No mutual TLS is expected of a gateway's traffic port; its metrics ports owe everything."""
     everything = planned(sidecar(kind="gateway"))
     assert names(everything, "127.9.1.1:9080") == set()

@@ -64,7 +64,7 @@ def test_an_ipv6_target_has_brackets() -> None:
     assert wanted_targets(mesh)[0].url == "https://[::1]:15092/stats/prometheus"
 
 
-def test_a_target_must_be_there_and_up() -> None:
+def test_target_must_exist_and_be_up() -> None:
     """Absent, down and not yet scraped are findings that say which."""
     assert judge_target(MERGED, scraped(target())).outcome == "passed"
     absent = judge_target(MERGED, scraped(target("http://127.9.1.1:15092/stats/prometheus")))
@@ -81,7 +81,7 @@ def test_one_of_two_jobs_being_down_is_found() -> None:
     assert judge_target(MERGED, scraped(target(), target(health="down"))).outcome == "failed"
 
 
-def test_no_address_of_the_mesh_is_read_in_the_clear() -> None:
+def test_plaintext_scrape_of_the_mesh_is_found() -> None:
     """Pod and inside addresses alike; targets outside the mesh are no business of ours."""
     outside = target("http://10.0.0.1:9100/metrics")
     assert judge_schemes(MESH, scraped(target(), outside)).outcome == "passed"
@@ -120,7 +120,7 @@ def test_an_unverified_target_is_a_hole_only_beside_a_proxy() -> None:
     assert judge_identities(MESH, other).outcome == "passed"
 
 
-def test_prometheus_may_ask_what_stands_beside_it() -> None:
+def test_prometheus_may_scrape_loopback_in_plaintext() -> None:
     """Its own inside address is its localhost: the proxy's metrics are read there without TLS."""
     own = target("http://127.9.2.9:15095/metrics")
     assert judge_schemes(MESH, scraped(own, proxy=PROXY)).outcome == "passed"
@@ -143,7 +143,7 @@ def test_no_series_is_a_finding() -> None:
     assert judge_series(wanted, 0).outcome == "failed"
 
 
-def test_a_silent_prometheus_leaves_nothing_unsaid() -> None:
+def test_silent_prometheus_leaves_every_check_reported() -> None:
     """Without its API each of its checks is a finding of its own."""
     results = unchecked("istio-system/prometheus", PROMETHEUS_CHECKS, "connection refused")
     assert {each.check for each in results} == {each.name for each in PROMETHEUS_CHECKS}

@@ -89,7 +89,7 @@ def test_the_table_is_coloured_on_request() -> None:
     assert "\x1b[" in render(EVERY, "table", color=True)
 
 
-def test_the_table_takes_nothing_for_markup() -> None:
+def test_table_shows_markup_as_text() -> None:
     """Square brackets of an IPv6 target are not read as styling."""
     text = render(
         report(CheckResult("paths", "default/x", "[::1]:15091", "failed", "[red]x", "e", "r")), "table"

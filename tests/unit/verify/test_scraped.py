@@ -176,7 +176,7 @@ def test_missing_families_are_named() -> None:
     assert wrong == "no sample of envoy_*, http_requests"
 
 
-def test_a_type_line_alone_is_no_family() -> None:
+def test_type_line_alone_is_not_a_family() -> None:
     """Only samples prove that a family is there."""
     wrong, _ = missing_families(b"# TYPE envoy_x gauge\nother 1\n", ("envoy_",))
     assert wrong
@@ -191,6 +191,6 @@ def test_a_type_line_alone_is_no_family() -> None:
         (b'meshscrape_source_up{a="b",source="application:9080"} 1.0\n', ""),
     ],
 )
-def test_sources_must_be_up_and_there(body: bytes, wrong: str) -> None:
+def test_sources_must_exist_and_be_up(body: bytes, wrong: str) -> None:
     """A source that is down and one that is not mentioned are both found."""
     assert sources_down(body, ("application:9080",))[0] == wrong
