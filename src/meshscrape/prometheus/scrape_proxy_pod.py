@@ -20,6 +20,7 @@ from meshscrape.prometheus.kubernetes_sd import ProxyInPod
 # Native sidecars: an init container with restartPolicy Always. On by default since this Kubernetes version.
 KUBERNETES_SINCE = "1.29"
 CONTAINER = "scrape-proxy"
+CONTAINERS = (f"{CONTAINER}-agent", f"{CONTAINER}-envoy", CONTAINER)
 VOLUME = "scrape-proxy"
 # Prometheus mounts this volume too, and nothing else of the proxy.
 TOKEN_VOLUME = "scrape-proxy-token"  # noqa: S105

@@ -93,6 +93,28 @@ def test_takes_back_without_a_record_what_only_a_plan_writes(mode: Any) -> None:
     assert "no-record" in codes(back)
 
 
+@pytest.mark.parametrize("prometheus", ["existing", "operator"])
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_takes_the_scrape_proxy_back(file: Path, prometheus: Any) -> None:
+    """Its containers, volumes, token, jobs and rights."""
+    with file.open() as lines:
+        inventory = load_inventory(load_manifests(lines, file.name))
+    found = planned(
+        inventory, prometheus=prometheus, inject=True, scrape_proxy=True, proxy_image="example.com/m:1"
+    )
+    after = found.apply(inventory)
+    back = taken(after, evidence=recorded(inventory), unscraped=True)
+    assert differences(back.apply(after), inventory) == []
+
+
+def test_takes_the_scrape_proxy_back_without_a_record() -> None:
+    inventory = shop()
+    found = planned(inventory, mode="native", scrape_proxy=True, proxy_image="example.com/m:1")
+    assert "ClusterRole/monitoring-prometheus-scrape-proxy" in [name for _, _, name in refs(found)]
+    after = found.apply(inventory)
+    assert differences(taken(after).apply(after), inventory) == []
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_takes_a_partial_apply_back(mode: Any) -> None:
     """After each single write of a plan, the way back leads to the input."""

@@ -16,6 +16,7 @@ from meshscrape.observe.references import references
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import MANAGER, Phase
 from meshscrape.plan.workloads import OVERRIDE_NAME, Context
+from meshscrape.prometheus.scrape_proxy_pod import CONTAINER
 
 _PREFIX = f"{MANAGER}-"
 # They open a port of legacy mode; the policies that protect it go after them.
@@ -28,7 +29,8 @@ _REASON = "meshscrape made it, and nothing needs it any more"
 def is_owned(data: Object) -> bool:
     """Return whether meshscrape made an object: by its label and the name that a plan gives."""
     name = str(dig(data, "metadata", "name", default=""))
-    return labels(data).get(MANAGED_BY) == MANAGER and _PREFIX in name
+    named = _PREFIX in name or name.endswith(f"-{CONTAINER}")
+    return labels(data).get(MANAGED_BY) == MANAGER and named
 
 
 def delete_owned(

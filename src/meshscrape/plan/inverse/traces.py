@@ -14,7 +14,7 @@ from meshscrape.plan.bootstrap import VOLUME
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.inverse.taking import Taking, Test, anything, one_of
 from meshscrape.plan.workloads import OVERRIDE_NAME
-from meshscrape.prometheus import operator, scraper_pod
+from meshscrape.prometheus import operator, scrape_proxy_pod, scraper_pod
 from meshscrape.prometheus.derived import is_derived, without_drop
 from meshscrape.prometheus.targets import JOBS
 
@@ -137,21 +137,35 @@ def take_asm(taking: Taking, *, listeners: bool) -> None:
 
 def take_certificate(taking: Taking, path: tuple[str, ...]) -> None:
     """Take back a scraper's certificate from the pod template at `path` (of a Deployment or similar)."""
-    if not _has_volume(taking, (*path, "spec")):
+    spec = (*path, "spec")
+    taking.mount(spec, scrape_proxy_pod.TOKEN_VOLUME)
+    _scrape_proxy(taking, spec)
+    if not _has_volume(taking, spec):
         return
     _scraper_metadata(taking, (*path, "metadata"))
-    taking.mount((*path, "spec"), scraper_pod.VOLUME)
-    taking.item((*path, "spec"), "volumes", scraper_pod.VOLUME)
+    taking.mount(spec, scraper_pod.VOLUME)
+    taking.item(spec, "volumes", scraper_pod.VOLUME)
 
 
 def take_operated_certificate(taking: Taking) -> None:
     """Take back a scraper's certificate and its scrape class from a Prometheus object of the Operator."""
     taking.item(("spec",), "scrapeClasses", operator.SCRAPE_CLASS)
+    taking.item(("spec",), "scrapeClasses", operator.PROXY_SCRAPE_CLASS)
+    taking.item(("spec",), "volumeMounts", scrape_proxy_pod.TOKEN_DIRECTORY, by="mountPath")
+    _scrape_proxy(taking, ("spec",))
     if not _has_volume(taking, ("spec",)):
         return
     _scraper_metadata(taking, ("spec", "podMetadata"))
     taking.item(("spec",), "volumeMounts", scraper_pod.CERTIFICATES, by="mountPath")
     taking.item(("spec",), "volumes", scraper_pod.VOLUME)
+
+
+def _scrape_proxy(taking: Taking, spec: tuple[str, ...]) -> None:
+    """Take the containers and volumes of the scrape proxy out of the pod specification at `spec`."""
+    for name in scrape_proxy_pod.CONTAINERS:
+        taking.item(spec, "initContainers", name)
+    for volume in scrape_proxy_pod.volumes():
+        taking.item(spec, "volumes", str(volume["name"]))
 
 
 def _has_volume(taking: Taking, spec: tuple[str, ...]) -> bool:
@@ -215,7 +229,8 @@ def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[s
 
 
 def _is_secure(job: Mapping[str, Any], name: str) -> bool:
-    return name.partition("/")[0] in JOBS and job.get("scheme") == "https"
+    proxied = job.get("proxy_url") == f"http://{scrape_proxy_pod.IN_POD.address}"
+    return name.partition("/")[0] in JOBS and (job.get("scheme") == "https" or proxied)
 
 
 def take_rules(monitor: Mutable, field: str) -> None:
