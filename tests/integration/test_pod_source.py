@@ -18,6 +18,7 @@ from meshscrape.cluster.pod_source import PodScope, PodSource
 from meshscrape.errors import UnavailableError
 from meshscrape.prometheus.targets import Target
 from meshscrape.proxy.discovery import Snapshot
+from meshscrape.proxy.expectations import Expectations
 from meshscrape.spiffe.ids import workload_id
 from support.applications import Behaviour, application, header
 
@@ -64,8 +65,8 @@ async def following(behaviour: Behaviour) -> AsyncIterator[AsyncIterator[Snapsho
             yield snapshots
 
 
-def test_contradicting_pods_lose_only_their_own_scrapes() -> None:
-    """Two identities at one address: nobody is scraped there, the others are, and the problem is named."""
+def test_pods_that_contradict_each_other_do_not_make_the_list_unusable() -> None:
+    """Two identities at one address: the proxy scrapes nobody there, and all others."""
     pods = [pod("a", "10.0.0.1", "web"), pod("b", "10.0.0.1", "other"), pod("c", "10.0.0.2", "web")]
 
     async def run() -> Snapshot:
@@ -73,8 +74,12 @@ def test_contradicting_pods_lose_only_their_own_scrapes() -> None:
             return await anext(snapshots)
 
     snapshot = asyncio.run(run())
-    assert [target.authority for target in snapshot.targets[JOB]] == ["10.0.0.2:15092"]
-    assert snapshot.problem is not None and "10.0.0.1:15092" in snapshot.problem.where
+    assert snapshot.problem is None
+    assert snapshot.divisible
+    expected = Expectations()
+    expected.update(snapshot.targets[JOB])
+    assert expected.contested == ("10.0.0.1:15092",)
+    assert len(expected.at("10.0.0.2")) == 1
 
 
 def _asked_four_times(told: bytes) -> float:

@@ -50,26 +50,26 @@ class PodCache:
         return self._keep(uid_of(pod), {})
 
     def targets(self, jobs: Iterable[str]) -> dict[str, tuple[Target, ...]]:
-        """Return all targets by job, in a stable order."""
+        """Return all targets by job, in the order in which their pods came."""
         found: dict[str, list[Target]] = {job: [] for job in jobs}
         for targets in self._pods.values():
             for job, own in targets.items():
                 found[job].extend(own)
-        return {
-            job: tuple(sorted(own, key=lambda target: (target.authority, target.path)))
-            for job, own in found.items()
-        }
+        return {job: tuple(own) for job, own in found.items()}
 
     def __len__(self) -> int:
         return len(self._pods)
 
     def _keep(self, uid: str, targets: PodTargets) -> bool:
         known = self._pods.get(uid, {})
+        if known == targets:
+            # Keep the same objects: whoever compares by identity must not see a change.
+            return False
         if targets:
             self._pods[uid] = targets
         else:
-            self._pods.pop(uid, None)
-        return known != targets
+            del self._pods[uid]
+        return True
 
 
 def uid_of(pod: Pod) -> str:

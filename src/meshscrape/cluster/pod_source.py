@@ -13,9 +13,9 @@ from typing import TypeAlias
 
 from meshscrape.cluster.api import Api, ApiError
 from meshscrape.cluster.pod_cache import Pod, PodCache, PodTargets
-from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.errors import MeshscrapeError
 from meshscrape.prometheus.targets import Target
-from meshscrape.proxy.discovery import Snapshot, uncontested
+from meshscrape.proxy.discovery import Snapshot
 from meshscrape.system.tasks import background
 
 log = logging.getLogger(__name__)
@@ -96,17 +96,9 @@ class PodSource:
             for job, own in cache.targets(self.jobs).items():
                 targets[job].extend(own)
         # Pods of two identities can have one address: with the node's network, or until a status follows.
-        # That must cost their own scrapes and no others.
-        kept, contested = uncontested(targets)
+        # That costs their own scrapes and no others.
         problem = next(iter(self._problems.values()), None)
-        if problem is None and contested:
-            problem = InputError(
-                "pods of different identities have one address: it is not scraped",
-                where=", ".join(contested[:3])
-                + (f" and {more} more" if (more := len(contested) - 3) > 0 else ""),
-                remedy="let each have its own port",
-            )
-        return Snapshot({job: tuple(own) for job, own in kept.items()}, problem)
+        return Snapshot({job: tuple(own) for job, own in targets.items()}, problem, divisible=True)
 
     async def _list(self, path: str, cache: PodCache) -> str:
         """Read all pods of a path; return the version at which to begin to watch."""

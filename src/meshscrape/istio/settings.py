@@ -48,6 +48,9 @@ OWN_VARIABLES = frozenset(
 # Variables of other verbs, which an agent may inherit and does not use.
 _FOREIGN_VARIABLES = frozenset({names.MESHSCRAPE_PROMETHEUS, names.MESHSCRAPE_PROMTOOL})
 
+# Kubernetes sets such variables for every Service of the namespace: meshscrape-prometheus is one.
+_SERVICE_LINK = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+
 _INBOUND_PLACE = Place(variable=names.MESHSCRAPE_INBOUND)
 _RSA_SIZES = ("2048", "3072", "4096")
 _INJECTED = "set it (in a pod, the injector sets it)"
@@ -264,6 +267,8 @@ def _inbound_port(item: Mapping[str, object], where: Where) -> InboundPort:
 
 def _refuse_unknown(env: Mapping[str, str]) -> None:
     for name in sorted(env):
+        if name.startswith(OWN_PREFIX) and _SERVICE_LINK.search(name):
+            continue
         if name.startswith(OWN_PREFIX) and name not in OWN_VARIABLES | _FOREIGN_VARIABLES:
             near = difflib.get_close_matches(name, OWN_VARIABLES, n=1)
             remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(OWN_VARIABLES))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Protocol
 from meshscrape.errors import MeshscrapeError
 from meshscrape.prometheus.target_files import parse_target_file
 from meshscrape.prometheus.targets import Target
-from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.clock import utcnow
 from meshscrape.system.followed import FollowedFile, Problem
 from meshscrape.system.tasks import guarded
@@ -21,16 +20,22 @@ from meshscrape.system.tasks import guarded
 LOOK = 0.2
 
 Targets = Mapping[str, tuple[Target, ...]]
-Check = Callable[[Iterable[Target]], None]
+# Targets, and whether they are divisible (see `Snapshot`).
+Check = Callable[[Sequence[Target], bool], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All targets of a source by job. With a `problem`, some of them may be the last known ones."""
+    """All targets of a source by job. With a `problem`, some of them may be the last known ones.
+
+    Targets that did not change are the same objects as before, if the source can tell. `divisible`: two
+    identities at one address cost the scrapes of that address only; else they make the snapshot unusable.
+    """
 
     targets: Targets
     problem: MeshscrapeError | None = None
     as_of: float = 0.0
+    divisible: bool = False
 
 
 class Source(Protocol):
@@ -91,7 +96,7 @@ class SourceState:
 class Discovery:
     """All sources together; an unusable source keeps its last targets."""
 
-    def __init__(self, sources: Iterable[Source], check: Check = lambda targets: None) -> None:
+    def __init__(self, sources: Iterable[Source], check: Check = lambda targets, divisible: None) -> None:
         """Begin with no targets. `check` raises InputError for targets of one source that are unusable."""
         self.states = [
             SourceState(each, each.snapshots(), Problem(f"some targets of {each.name} stay as they were"))
@@ -104,7 +109,7 @@ class Discovery:
         """Wait for the first targets of every source; MeshscrapeError if a source is unusable."""
         for state in self.states:
             snapshot = await anext(state.snapshots)
-            self._check_all(snapshot.targets)
+            self._check_all(snapshot)
             state.targets = snapshot.targets
             _date(state, snapshot)
             if snapshot.problem is not None:
@@ -124,7 +129,7 @@ class Discovery:
     def _take(self, state: SourceState, snapshot: Snapshot) -> bool:
         """Store a snapshot; return whether the source's targets have changed."""
         try:
-            self._check_all(snapshot.targets)
+            self._check_all(snapshot)
         except MeshscrapeError as error:
             state.problem.note(snapshot.problem or error)
             return False
@@ -137,13 +142,25 @@ class Discovery:
         changed, state.targets = snapshot.targets != state.targets, snapshot.targets
         return changed
 
-    def _check_all(self, targets: Targets) -> None:
-        self._check(target for found in targets.values() for target in found)
+    def _check_all(self, snapshot: Snapshot) -> None:
+        self._check([target for found in snapshot.targets.values() for target in found], snapshot.divisible)
 
     @property
     def jobs(self) -> tuple[str, ...]:
         """Return the jobs of all sources."""
         return tuple(dict.fromkeys(job for state in self.states for job in state.source.jobs))
+
+    def by_job(self) -> dict[str, list[Sequence[Target]]]:
+        """Return what the sources tell now by job, every job present, without a copy."""
+        found: dict[str, list[Sequence[Target]]] = {job: [] for job in self.jobs}
+        for state in self.states:
+            for job, targets in state.targets.items():
+                found[job].append(targets)
+        return found
+
+    def __iter__(self) -> Iterator[Target]:
+        """Return all targets of all sources."""
+        return (target for state in self.states for found in state.targets.values() for target in found)
 
     def targets(self) -> dict[str, list[Target]]:
         """Return all targets by job, every job present."""
@@ -153,10 +170,6 @@ class Discovery:
                 found[job].extend(targets)
         return found
 
-    def wanted(self) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
-        """Return the targets to scrape by job, and the contested addresses (see `uncontested`)."""
-        return uncontested(self.targets())
-
 
 def _date(state: SourceState, snapshot: Snapshot) -> None:
     """Note when the source last told all its targets."""
@@ -164,22 +177,3 @@ def _date(state: SourceState, snapshot: Snapshot) -> None:
         state.as_of = snapshot.as_of
     elif snapshot.problem is None:
         state.as_of = utcnow().timestamp()
-
-
-def uncontested(targets: Mapping[str, Sequence[Target]]) -> tuple[dict[str, list[Target]], tuple[str, ...]]:
-    """Return the targets without contested addresses (two expected identities), and these addresses.
-
-    It is unknown which source is right, so such an address is not scraped. All other targets are.
-    """
-    expected: dict[str, SpiffeId] = {}
-    contested: set[str] = set()
-    for found in targets.values():
-        for target in found:
-            if expected.setdefault(target.authority, target.spiffe_id) != target.spiffe_id:
-                contested.add(target.authority)
-    if not contested:
-        return {job: list(found) for job, found in targets.items()}, ()
-    kept = {
-        job: [each for each in found if each.authority not in contested] for job, found in targets.items()
-    }
-    return kept, tuple(sorted(contested))

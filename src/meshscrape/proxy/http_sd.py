@@ -23,11 +23,11 @@ class HttpDiscovery:
 
     def __init__(self, jobs: Sequence[str]) -> None:
         self._jobs = tuple(jobs)
-        self._targets: Mapping[str, Sequence[Target]] = {}
+        self._targets: Callable[[str], Sequence[Target]] = lambda job: ()
         self._bodies: dict[str, bytes] = {}
 
-    def publish(self, targets: Mapping[str, Sequence[Target]]) -> None:
-        """Answer with these targets from now on."""
+    def publish(self, targets: Callable[[str], Sequence[Target]]) -> None:
+        """Answer with the targets of each job from now on; `targets` is called when it is asked for."""
         self._targets = targets
         self._bodies.clear()
 
@@ -38,7 +38,7 @@ class HttpDiscovery:
             return Response(404, b"no such job\n")
         body = self._bodies.get(job)
         if body is None:
-            body = self._bodies[job] = json.dumps(http_sd(self._targets.get(job, ()))).encode()
+            body = self._bodies[job] = json.dumps(http_sd(self._targets(job))).encode()
         return Response(200, body, content_type="application/json")
 
 

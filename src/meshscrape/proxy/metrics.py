@@ -62,19 +62,19 @@ class ScrapeCounters:
         self.by_route: dict[str, TargetFigures] = {}
         self.strangers: Counter[str] = Counter()
 
-    def know(self, targets: Iterable[Target]) -> None:
-        """Keep counters for these targets only."""
-        known: dict[str, TargetFigures] = {}
-        for target in targets:
-            route = route_name(target)
-            present = self.by_route.get(route)
-            if present is None or present.target.spiffe_id != target.spiffe_id:
-                present = TargetFigures(target)
-            if not present.text or present.target != target:
-                present.target = target
-                present.text = label_text(present.labels)
-            known[route] = present
-        self.by_route = known
+    def know(self, present: Iterable[Target], gone: Iterable[Target] = ()) -> None:
+        """Keep counters for the targets that are `present`, and drop those of `gone` ones that are not."""
+        fresh = {route_name(target): target for target in present}
+        for target in gone:
+            if (route := route_name(target)) not in fresh:
+                self.by_route.pop(route, None)
+        for route, target in fresh.items():
+            known = self.by_route.get(route)
+            if known is None or known.target.spiffe_id != target.spiffe_id:
+                known = self.by_route[route] = TargetFigures(target)
+            if not known.text or known.target != target:
+                known.target = target
+                known.text = label_text(known.labels)
 
     def forget_connections(self) -> None:
         """Forget connection numbers, because a restarted Envoy begins again with the first one."""

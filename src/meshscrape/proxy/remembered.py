@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class RememberedSource:
             if known is None or utcnow().timestamp() - known.as_of > self._age:
                 raise
             logger.error("the targets of an earlier run are used: %s", error)
-            yield Snapshot(known.targets, error, known.as_of)
+            yield replace(known, problem=error)
             while True:
                 await asyncio.sleep(RETRY_SECONDS)
                 inner = self._source.snapshots()
@@ -122,7 +123,7 @@ def decode(data: bytes) -> Snapshot:
     try:
         document = json.loads(data)
         targets = {str(job): tuple(map(_target, found)) for job, found in document["targets"].items()}
-        return Snapshot(targets, None, float(document["asOf"]))
+        return Snapshot(targets, None, float(document["asOf"]), divisible=True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"these are no targets ({type(error).__name__})") from None
 

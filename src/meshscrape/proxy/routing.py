@@ -11,12 +11,11 @@ from types import MappingProxyType
 
 from meshscrape.envoy import scrape_proxy
 from meshscrape.errors import UnavailableError
-from meshscrape.prometheus.targets import Target
+from meshscrape.proxy.expectations import Expectations
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import write_atomic
 
-_HOSTS = '"virtual_hosts":['
 PATIENCE = 10.0
 _LOOK = 0.01
 _CLUSTERS_VERSION = "cluster_manager.cds.version_text"
@@ -46,40 +45,43 @@ class Routing:
         self._run = time.time_ns()
         self._version = 0
         self._clusters: frozenset[SpiffeId] = frozenset()
-        self._hosts: dict[str, tuple[list[tuple[str, scrape_proxy.Expected]], str]] = {}
+        # The virtual hosts of each address, as the file has them.
+        self._hosts: dict[str, bytes] = {}
 
-    def write(self, targets: Iterable[Target]) -> None:
-        """Write all files before Envoy starts; InputError for targets that have no configuration."""
-        known = list(targets)
+    def write(self, expected: Expectations, addresses: Iterable[str]) -> None:
+        """Write all files before Envoy starts, for the targets at `addresses`.
+
+        InputError for targets that have no configuration.
+        """
         version = f"{self._run}.0"
-        clusters = self._clusters_of(_identities(known), version)
-        routes = self._routes_of(known, version)
+        clusters = self._clusters_of(expected.identities, version)
+        self._know(expected, addresses)
         for name, resource in scrape_proxy.secret_files(self._credentials).items():
-            self._write(name, _json(resource))
+            self._write(name, _json(resource).encode())
         self._write(scrape_proxy.CLUSTERS_FILE, clusters)
-        self._write(scrape_proxy.ROUTES_FILE, routes)
-        self._clusters = _identities(known)
+        self._write(scrape_proxy.ROUTES_FILE, self._routes(version))
+        self._clusters = expected.identities
 
     async def started(self) -> None:
         """Wait until Envoy uses what `write` wrote. UnavailableError after `PATIENCE` seconds."""
         await self._await(_CLUSTERS_VERSION, f"{self._run}.0")
         await self._await(_ROUTES_VERSION, f"{self._run}.0")
 
-    async def apply(self, targets: Iterable[Target]) -> None:
-        """Give the running Envoy exactly these targets, and return when it uses them.
+    async def apply(self, expected: Expectations, changed: Iterable[str]) -> None:
+        """Give the running Envoy exactly the expected targets, and return when it uses them.
 
+        `changed` are the addresses where something differs from what was given last, here or to `write`.
         A cluster is added before the first route to it and removed after the last one, so scrapes of other
-        targets never fail. InputError if the targets contradict each other (nothing is written then),
-        UnavailableError if Envoy does not apply them within `PATIENCE` seconds.
+        targets never fail. UnavailableError if Envoy does not apply them within `PATIENCE` seconds: call it
+        again then, without the addresses.
         """
-        known = list(targets)
-        wanted = _identities(known)
+        wanted = expected.identities
         self._version += 1
         version = f"{self._run}.{self._version}"
-        routes = self._routes_of(known, version)
+        self._know(expected, changed)
         if not wanted <= self._clusters:
             await self._use_clusters(self._clusters | wanted, f"{version}+")
-        self._write(scrape_proxy.ROUTES_FILE, routes)
+        self._write(scrape_proxy.ROUTES_FILE, self._routes(version))
         await self._await(_ROUTES_VERSION, version)
         if wanted != self._clusters:
             await self._use_clusters(wanted, version)
@@ -89,37 +91,31 @@ class Routing:
         await self._await(_CLUSTERS_VERSION, version)
         self._clusters = identities
 
-    def _clusters_of(self, identities: Iterable[SpiffeId], version: str) -> str:
-        return _json(
-            scrape_proxy.clusters_resource(
-                identities,
-                self._credentials,
-                str(self._directory),
-                version,
-                self._requests_per_connection,
-                self._aliases,
-            )
+    def _clusters_of(self, identities: Iterable[SpiffeId], version: str) -> bytes:
+        resource = scrape_proxy.clusters_resource(
+            identities,
+            self._credentials,
+            str(self._directory),
+            version,
+            self._requests_per_connection,
+            self._aliases,
         )
+        return _json(resource).encode()
 
-    def _routes_of(self, targets: Iterable[Target], version: str) -> str:
-        """Return the routes as JSON, and reuse the text of unchanged hosts.
+    def _know(self, expected: Expectations, addresses: Iterable[str]) -> None:
+        """Make the virtual hosts of these addresses anew, and keep those of all others."""
+        for address in addresses:
+            if targets := expected.at(address):
+                members = scrape_proxy.by_authority(targets).items()
+                self._hosts[address] = scrape_proxy.encoded_hosts(members)
+            else:
+                self._hosts.pop(address, None)
 
-        With thousands of targets and one change, rendering this text would dominate the time.
-        """
-        addresses: dict[str, list[tuple[str, scrape_proxy.Expected]]] = {}
-        for authority, expected in scrape_proxy.by_authority(targets).items():
-            addresses.setdefault(authority.rpartition(":")[0], []).append((authority, expected))
-        known, self._hosts = self._hosts, {}
-        for address, members in addresses.items():
-            present = known.get(address)
-            if present is None or present[0] != members:
-                present = members, ",".join(map(_json, scrape_proxy.hosts_at(members)))
-            self._hosts[address] = present
-        empty = _json(scrape_proxy.routes_resource([], version))
-        return empty.replace(_HOSTS, _HOSTS + "".join(f"{text}," for _, text in self._hosts.values()), 1)
+    def _routes(self, version: str) -> bytes:
+        return scrape_proxy.routes_file(self._hosts.values(), version)
 
-    def _write(self, name: str, text: str) -> None:
-        write_atomic(self._directory / name, text.encode())
+    def _write(self, name: str, content: bytes) -> None:
+        write_atomic(self._directory / name, content)
 
     async def _await(self, statistic: str, version: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -142,7 +138,3 @@ class Routing:
 
 def _json(resource: Mapping[str, object]) -> str:
     return json.dumps(resource, separators=(",", ":"))
-
-
-def _identities(targets: Iterable[Target]) -> frozenset[SpiffeId]:
-    return frozenset(target.spiffe_id for target in targets)

@@ -18,6 +18,7 @@ from meshscrape.prometheus.targets import Target
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
 from meshscrape.proxy.discovery import Discovery
+from meshscrape.proxy.expectations import Changed, Expectations
 from meshscrape.proxy.http_sd import HttpDiscovery, Index, handler
 from meshscrape.proxy.options import (
     ProxyOptions,
@@ -75,10 +76,6 @@ def run_envoy(directory: Path, named: Path | None, workers: int, patience: float
     become_envoy(find_envoy(named), arguments, directory.absolute(), names, patience)
 
 
-# The targets by job, and the addresses that are not scraped.
-Wanted = tuple[Mapping[str, Sequence[Target]], Sequence[str]]
-
-
 class ScrapeProxy:
     """One scrape proxy."""
 
@@ -92,7 +89,9 @@ class ScrapeProxy:
         self._figures = metrics.ProxyFigures()
         self._contested: tuple[str, ...] = ()
         self._credentials: Mapping[str, Path] = {}
-        self._routed: list[Target] = []
+        self._expected = Expectations()
+        # What changed, of which HTTP SD and the metrics do not know yet, because Envoy does not use it yet.
+        self._unannounced: list[Changed] = []
         self._ready = asyncio.Event()
         self._envoy: Supervisor | SeparateEnvoy | None = None
 
@@ -112,19 +111,19 @@ class ScrapeProxy:
                 self._options.requests_per_connection,
                 aliases_by_domain(self._options.aliases, next(iter(self._credentials))),
             )
-            first = self._discovery.wanted()
-            self._routed = _all(first[0])
-            routing.write(self._routed)
+            first = self._expected.update(self._discovery)
+            self._unannounced.append(first)
+            routing.write(self._expected, first.addresses)
             self._write_static(token)
             if separate := self._options.separate_envoy:
                 make_pipe(self._directory / PIPE)
             pipe = LogPipe(self._directory / PIPE, self._logged, keep=separate)
             try:
-                await self._serve(token, binary, routing, first)
+                await self._serve(token, binary, routing)
             finally:
                 pipe.close()
 
-    async def _serve(self, token: str, binary: Path, routing: Routing, first: Wanted) -> None:
+    async def _serve(self, token: str, binary: Path, routing: Routing) -> None:
         envoy = self._envoy = self._separate() if self._options.separate_envoy else self._supervised(binary)
         presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
         answers = handler(token, self._http, self._metrics, self._why_not_ready, self._index)
@@ -132,7 +131,7 @@ class ScrapeProxy:
             HttpServer(answers, addresses=[self._options.discovery]),
             asyncio.TaskGroup() as tasks,
         ):
-            follow = partial(self._follow, routing, first, presented)
+            follow = partial(self._follow, routing, presented)
             check = partial(self._follow_credentials, presented)
             tasks.create_task(guarded(envoy.run, "the supervisor of Envoy"))
             tasks.create_task(self._discovery.follow())
@@ -176,22 +175,22 @@ class ScrapeProxy:
 
         return Supervisor("the proxy's Envoy", start, policy=ENVOY_POLICY, grace=ENVOY_GRACE)
 
-    async def _follow(self, routing: Routing, first: Wanted, presented: PresentedCertificates) -> None:
+    async def _follow(self, routing: Routing, presented: PresentedCertificates) -> None:
         """Announce the first targets when Envoy has them; then apply and announce every change."""
         while not await self._admin.ready():  # noqa: ASYNC110 - Envoy sends no event
             await asyncio.sleep(_LOOK)
         await routing.started()
         await presented.check(self._identities())
-        self._announce(*first)
+        self._announce()
         self._ready.set()
-        logger.info("ready: %d targets", len(self._routed))
+        logger.info("ready: %d targets", len(self._expected))
         while True:
             await self._discovery.changed.wait()
             self._discovery.changed.clear()
             began = time.monotonic()
             done = await self._apply(routing)
-            # Every change rewrites all routes. Changes that go on are gathered, so that this takes a bounded
-            # part of a core with ten thousand targets, and a single one waits for nothing.
+            # Envoy reads all routes again after every change. Changes that go on are gathered, so that this
+            # takes a bounded part of a core with ten thousand targets, and a single one waits for nothing.
             await asyncio.sleep(min(LONGEST_PAUSE, PAUSE_FACTOR * (time.monotonic() - began)))
             if not done:
                 await asyncio.sleep(RETRY_SECONDS)
@@ -206,39 +205,45 @@ class ScrapeProxy:
 
         After an InputError it is not tried again, because the same targets would fail again.
         """
-        wanted, contested = self._discovery.wanted()
-        targets = _all(wanted)
+        changed = self._expected.update(self._discovery)
+        self._unannounced.append(changed)
         try:
-            await routing.apply(targets)
+            await routing.apply(self._expected, changed.addresses)
         except MeshscrapeError as error:
             self._figures.reload_failures += 1
             self._figures.current = False
             logger.error("the previous targets stay in use: %s", error)
             return isinstance(error, InputError)
-        self._routed = targets
         self._figures.reloads += 1
-        self._announce(wanted, contested)
+        self._announce()
         return True
 
     def _identities(self) -> list[SpiffeId]:
-        return [target.spiffe_id for target in self._routed]
+        return list(self._expected.identities)
 
-    def _check(self, targets: Iterable[Target]) -> None:
+    def _check(self, targets: Sequence[Target], divisible: bool) -> None:
         """Raise InputError if a source contradicts itself or needs credentials that were not given."""
-        expected = scrape_proxy.by_authority(targets)
+        if not divisible:
+            scrape_proxy.by_authority(targets)
         # At the start the trust domains are not known yet. Then writing the clusters raises the same error.
         if self._credentials:
-            identities = {identity for identity, _ in expected.values()}
-            scrape_proxy.check_credentials(identities, self._credentials)
+            domains = {target.spiffe_id.trust_domain: target.spiffe_id for target in targets}
+            scrape_proxy.check_credentials(domains.values(), self._credentials)
 
-    def _announce(self, targets: Mapping[str, Sequence[Target]], contested: Sequence[str]) -> None:
+    def _announce(self) -> None:
+        """Let HTTP SD and the metrics follow what Envoy uses now."""
+        contested = self._expected.contested
         self._figures.current = not contested
-        self._contested = tuple(contested)
         self._figures.last_reload = utcnow().timestamp()
-        self._counters.know(self._routed)
-        self._http.publish(targets)
-        if contested:
-            logger.error("not scraped, because sources expect two identities: %s", ", ".join(contested))
+        for changed in self._unannounced:
+            now = [target for address in changed.addresses for target in self._expected.at(address)]
+            self._counters.know(now, changed.removed)
+        self._unannounced.clear()
+        targets, hidden = self._discovery.by_job(), frozenset(contested)
+        self._http.publish(lambda job: _without(targets[job], hidden))
+        if contested and contested != self._contested:
+            logger.error("not scraped, because two identities are expected: %s", ", ".join(contested[:20]))
+        self._contested = contested
 
     def _logged(self, line: bytes) -> None:
         scrape = parse_line(line)
@@ -278,5 +283,5 @@ def _own_directory(directory: Path, *, keep: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def _all(targets: Mapping[str, Iterable[Target]]) -> list[Target]:
-    return [target for found in targets.values() for target in found]
+def _without(found: Iterable[Sequence[Target]], authorities: frozenset[str]) -> list[Target]:
+    return [target for targets in found for target in targets if target.authority not in authorities]

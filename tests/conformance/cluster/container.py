@@ -169,6 +169,7 @@ class Container:
             f"mount -t overlay overlay -o lowerdir={layers},upperdir={upper},workdir={work} {root}",
         ]
         lines += [f"mount --rbind /{name} {root}/{name}" for name in ("proc", "sys", "dev")]
+        lines += [f"chmod o+x {root}{path}" for path in self.image.opened]
         lines += [f"mkdir -p {root}{path} && mount --rbind {path} {root}{path}" for path in self.image.shared]
         lines += [
             f"rm -rf {root}/var/run && mkdir -p {root}/var/run",

@@ -32,6 +32,7 @@ class Image:
     arguments: bool = True  # the container's `args` are for our program too
     environment: Mapping[str, str] = field(default_factory=dict)
     shared: tuple[Path, ...] = ()  # directories of the machine that lie on other file systems than its root
+    opened: tuple[Path, ...] = ()  # directories that every user may pass, in the container alone
 
 
 class Images:
@@ -41,6 +42,9 @@ class Images:
         self.directory, self.python = directory, virtual_environment / "bin"
         needed = (virtual_environment, Path(sys.base_prefix))
         self.shared = tuple(path for path in needed if path.stat().st_dev != Path("/").stat().st_dev)
+        # A Python in somebody's home is closed to the users that containers run as.
+        parents = {parent for path in needed for parent in path.resolve().parents}
+        self.opened = tuple(sorted(path for path in parents if not path.stat().st_mode & 0o001))
 
     def make(self, envoy: Path, older: bool) -> None:
         """Copy the programs into the images' directories. A layer never changes while it is used."""
@@ -92,7 +96,10 @@ class Images:
         if "productpage" in name:
             return self._web("prometheus_client:make_wsgi_app()", container, 9080)
         if name in ("python", "meshscrape"):
-            return Image((str(self.python / name),), environment=QUIET, shared=self.shared)
+            # Probes name the program as the image's own path finds it.
+            path = {"PATH": f"{self.python}:/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"}
+            command = (str(self.python / name),)
+            return Image(command, environment=QUIET | path, shared=self.shared, opened=self.opened)
         if name == "pause":
             return Image(("sleep", "infinity"))
         raise NoImageError(f"{image}: no program on this machine stands for it")

@@ -40,6 +40,15 @@ def test_tells_whether_targets_changed() -> None:
     assert addresses(cache) == []
 
 
+def test_targets_that_did_not_change_stay_the_same_objects() -> None:
+    """Whoever compares by identity sees only the pods that changed."""
+    cache = PodCache(targets_of)
+    cache.put([pod("a")])
+    before = cache.targets((JOB,))[JOB]
+    cache.put([pod("a")])
+    assert cache.targets((JOB,))[JOB][0] is before[0]
+
+
 def test_new_list_forgets_what_it_does_not_name() -> None:
     """Pods that were deleted while no watch ran are gone after the next list, over several pages."""
     cache = PodCache(targets_of)

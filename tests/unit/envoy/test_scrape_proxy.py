@@ -29,8 +29,8 @@ def _clusters(*targets: Target) -> dict[str, Any]:
 def _hosts(*targets: Target) -> dict[str, Any]:
     known = scrape_proxy.by_authority(targets)
     hosts = scrape_proxy.hosts_at(known.items())
-    resource: Any = scrape_proxy.routes_resource(hosts, "7")
-    return {host["name"]: host for host in resource["resources"][0]["virtual_hosts"]}
+    table: Any = scrape_proxy.routes_table(hosts)
+    return {host["name"]: host for host in table["virtual_hosts"]}
 
 
 def test_targets_of_one_identity_share_a_cluster() -> None:

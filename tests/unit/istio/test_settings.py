@@ -283,6 +283,15 @@ def test_no_two_listeners_share_a_port(changes: dict[str, str], name: str) -> No
     assert (caught.value.place.variable, caught.value.code) == (name, "port-twice")
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_9090_TCP", "PORT_9090_TCP_ADDR"],
+)
+def test_variables_of_a_service_of_that_name_are_no_settings(name: str) -> None:
+    """Kubernetes sets them in every pod of the namespace."""
+    settings(**{f"MESHSCRAPE_PROMETHEUS_{name}": "tcp://10.0.0.1:9090"})
+
+
 def test_the_two_secure_ports_differ() -> None:
     """One port cannot serve both, whatever its number."""
     with pytest.raises(InputError) as caught:

@@ -14,7 +14,7 @@ import pytest
 from meshscrape.errors import InputError
 from meshscrape.local.discovery import parse_status
 from meshscrape.prometheus.targets import JOBS, MERGED_JOB, Target
-from meshscrape.proxy.discovery import Discovery, Snapshot, target_file_source, uncontested
+from meshscrape.proxy.discovery import Discovery, Snapshot, target_file_source
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.tasks import TaskEndedError
 from support.polling import eventually_async
@@ -120,7 +120,7 @@ def test_a_source_that_cannot_be_used_keeps_its_last_targets(file: Path, fault: 
 def test_targets_that_can_never_be_used_are_a_problem_of_their_source(file: Path) -> None:
     """They are refused as a whole: the source keeps its last targets."""
 
-    def only_port_one(targets: Iterable[Target]) -> None:
+    def only_port_one(targets: Iterable[Target], _: bool) -> None:
         if any(target.port != 1 for target in targets):
             raise InputError("there is only one port")
 
@@ -189,27 +189,6 @@ def test_a_source_that_cannot_be_used_at_the_start_is_an_error(tmp_path: Path) -
     """There are no last targets to keep."""
     with pytest.raises(InputError):
         asyncio.run(Discovery([target_file_source(tmp_path / "none.json", "a")]).start())
-
-
-def _target(address: str, account: str, path: str = "/") -> Target:
-    return Target(address, 1, SpiffeId.parse(f"spiffe://cluster.local/ns/default/sa/{account}"), {}, path)
-
-
-def test_address_with_two_expected_identities_is_not_scraped() -> None:
-    """Every target of the address goes, of whichever job and path; all others stay, in their order."""
-    targets = {
-        "a": [_target("10.0.0.1", "httpbin"), _target("10.0.0.2", "httpbin"), _target("10.0.0.3", "other")],
-        "b": [_target("10.0.0.2", "other", "/x"), _target("10.0.0.3", "other")],
-    }
-    kept, contested = uncontested(targets)
-    assert contested == ("10.0.0.2:1",)
-    assert kept == {"a": [targets["a"][0], targets["a"][2]], "b": [targets["b"][1]]}
-
-
-def test_same_identity_from_two_sources_is_accepted() -> None:
-    """The same identity may be expected there by several jobs and at several paths."""
-    targets = {"a": [_target("10.0.0.1", "httpbin")], "b": [_target("10.0.0.1", "httpbin", "/x")]}
-    assert uncontested(targets) == (targets, ())
 
 
 def test_every_job_is_there_even_without_targets(tmp_path: Path, file: Path) -> None:

@@ -73,9 +73,11 @@ def test_requests_for_unknown_targets_are_summed_by_reason() -> None:
 def test_remaining_targets_keep_their_counters_and_removed_ones_lose_them() -> None:
     """Counters do not go back while discovery changes around a target."""
     counters = _counted(_line())
-    counters.know([TARGET, Target("10.0.0.2", 1, TARGET.spiffe_id, {})])
+    other = Target("10.0.0.2", 1, TARGET.spiffe_id, {})
+    counters.know([other])
+    counters.know([TARGET], [TARGET])
     assert counters.by_route[ROUTE].scrapes == 1
-    counters.know([])
+    counters.know([], [TARGET, other])
     assert not counters.by_route
 
 
