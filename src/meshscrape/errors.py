@@ -77,7 +77,7 @@ class MeshscrapeError(Exception):
 
     @property
     def where(self) -> str:
-        """Return the place as text, empty when none is known."""
+        """Return the place as text; empty when it is unknown."""
         return str(self.place)
 
     def at(self, outer: Place) -> Self:
@@ -91,10 +91,10 @@ class MeshscrapeError(Exception):
 
 
 class InputError(MeshscrapeError):
-    """What the user wrote, or a file they named, cannot be used as it is: the same attempt fails again.
+    """The user's input, or a file that it names, cannot be used: the same attempt would fail again.
 
-    Nothing retries it, with two exceptions that have a code: `UNREADABLE` (`system.files`; a file that may
-    still come) and `PORT_TAKEN` (`system.net`; a port that another process may give up).
+    Callers do not retry, with two exceptions that have a code: `UNREADABLE` (`system.files`; a file that may
+    become readable) and `PORT_TAKEN` (`system.net`; a port that another process may release).
     """
 
 

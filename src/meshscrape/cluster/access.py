@@ -13,7 +13,7 @@ from meshscrape.system.files import read_input
 
 
 def find_access(kubeconfig: Path | None = None, context: str = "") -> Access:
-    """Return the access to use; InputError without one, or if a kubeconfig is unusable.
+    """Return the access to use. Raise InputError without one, or for an unusable kubeconfig.
 
     Without a kubeconfig option or variable, a pod uses its ServiceAccount.
     """
@@ -50,7 +50,7 @@ def _load(path: Path) -> Any:
     except InputError as error:
         if error.code != "not-yaml":
             raise
-        # Do not repeat the reader's message, because it can contain a part of a token.
+        # Do not repeat the YAML parser's message, because it can contain a part of a token.
         raise InputError(
             "the kubeconfig is not YAML", where=error.where, remedy="correct the line", code=error.code
         ) from None

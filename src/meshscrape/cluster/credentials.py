@@ -60,7 +60,7 @@ class Credentials:
 
 
 def tls_context(access: Access, credential: Credential) -> ssl.SSLContext | None:
-    """Return the TLS settings for the server and the credential, None for http://.
+    """Return the TLS settings for the server and the credential, or None for http://.
 
     Keys that are embedded in a kubeconfig are never written to disk. InputError for unusable files.
     """
@@ -113,7 +113,7 @@ def _token_of(access: Access) -> str:
     try:
         token = _content(Pem(path=access.token_file)).decode("ascii").strip()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "is no text"
+        reason = getattr(error, "strerror", None) or "is not text"
         raise InputError(
             f"the token cannot be read ({reason})", where=access.token_file, remedy="check the file's rights"
         ) from None

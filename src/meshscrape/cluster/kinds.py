@@ -1,4 +1,4 @@
-"""Which objects of a cluster the planner reads, and what the API server says about them."""
+"""Choose the objects of a cluster that the planner reads, from the API server's lists of resources."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Resource:
 
     @property
     def api_version(self) -> str:
-        """Return what objects of it have as `apiVersion`."""
+        """Return the `apiVersion` of its objects."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     @property

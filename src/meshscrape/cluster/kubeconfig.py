@@ -1,4 +1,4 @@
-"""How to reach an API server: a kubeconfig's context, or the pod's own ServiceAccount. Pure.
+"""Read how to reach an API server: a kubeconfig's context, or the pod's own ServiceAccount. Pure.
 
 The format is that of kubectl (kubernetes.io/docs/reference/config-api/kubeconfig.v1).
 Files that a kubeconfig refers to stay paths here. `cluster.credentials` reads them when they are needed,
@@ -111,7 +111,9 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
         )
     server = cluster.text("server").rstrip("/")
     if not server.startswith(("https://", "http://")):
-        raise cluster.error(f"server {server!r} is no http:// or https:// URL", "write the API server's URL")
+        raise cluster.error(
+            f"server {server!r} is not an http:// or https:// URL", "write the API server's URL"
+        )
     directory = path.parent
     return Access(
         server=server,

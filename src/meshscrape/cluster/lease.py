@@ -1,4 +1,4 @@
-"""One run at a time in a cluster: a Lease that says who applies, and until when. Pure.
+"""Allow one run at a time in a cluster: a Lease has the run that applies, and until when. Pure.
 
 Times are those of coordination.k8s.io/v1: RFC 3339 with microseconds.
 """
@@ -34,7 +34,7 @@ def lease(holder: str, now: datetime, version: str = "") -> dict[str, Any]:
 
 
 def other_holder(found: Object, holder: str, now: datetime) -> str:
-    """Return who else holds a Lease at `now`, empty when it is free, expired, or of this holder."""
+    """Return the other holder of a Lease at `now`; empty when it is free, expired, or of this holder."""
     other = str(dig(found, "spec", "holderIdentity", default="") or "")
     try:
         renewed = datetime.fromisoformat(str(dig(found, "spec", "renewTime", default="")))

@@ -1,4 +1,4 @@
-"""The rights that a run needs for its plan, and the namespaces that must be there. Pure."""
+"""List the rights that a run needs for its plan, and the namespaces that must exist. Pure."""
 
 from __future__ import annotations
 

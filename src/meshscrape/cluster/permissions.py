@@ -30,7 +30,7 @@ class MissingRightsError(InputError):
 
 
 async def check_rights(api: Api, rights: Collection[NeededRight], verb: str) -> None:
-    """Raise MissingRightsError with every right that the user has not."""
+    """Raise MissingRightsError with every right that the user lacks."""
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def allowed(right: NeededRight) -> bool:

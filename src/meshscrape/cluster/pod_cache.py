@@ -1,4 +1,4 @@
-"""Keep the targets of a cluster's pods, and nothing else of the pods. Pure."""
+"""Keep the targets of a cluster's pods, and no other part of the pods. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class PodCache:
         self._listed = set()
 
     def put(self, pods: Iterable[Pod]) -> bool:
-        """Take pods as they are now; return whether some target changed."""
+        """Store the present state of pods; return whether a target changed."""
         changed = False
         for pod in pods:
             uid = uid_of(pod)
@@ -73,5 +73,5 @@ class PodCache:
 
 
 def uid_of(pod: Pod) -> str:
-    """Return the pod's UID, empty when the object has none."""
+    """Return the pod's UID; empty when the object has none."""
     return str(dig(pod, "metadata", "uid", default=""))

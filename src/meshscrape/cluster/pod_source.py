@@ -1,4 +1,4 @@
-"""The pods of a cluster as a source of targets: listed, watched, and listed again where a watch breaks."""
+"""Provide the pods of a cluster as a source of targets: list, watch, and list again when a watch breaks."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class PodSource:
 
     @property
     def name(self) -> str:
-        """Return the API server and the user, for people and as a label."""
+        """Return the API server and the user, for messages and as a label."""
         return f"pods of {self._api.access.place}"
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
@@ -87,7 +87,7 @@ class PodSource:
                 self._changed.clear()
                 began = time.monotonic()
                 yield self._snapshot()
-                # A snapshot goes through all pods: while changes go on, this takes a bounded part of a core.
+                # Each snapshot goes through all pods. The pause bounds the part of a core that this takes.
                 await asyncio.sleep(min(LONGEST_PAUSE, PAUSE_FACTOR * (time.monotonic() - began)))
 
     def _snapshot(self) -> Snapshot:

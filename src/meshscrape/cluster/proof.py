@@ -77,7 +77,7 @@ async def await_moved(
 
 
 async def targets_of(api: Api, pod: Ref) -> Any:
-    """Return what a Prometheus says of its targets. StoppedError if it cannot be asked."""
+    """Return a Prometheus's answer about its targets. Raise StoppedError if it cannot be asked."""
     path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{API_PORT}/proxy/api/v1/targets"
     try:
         return await api.get(path, state="active")

@@ -20,8 +20,8 @@ from meshscrape.observe.cluster import GATEWAY_GROUP
 _API_VERSION = f"{RBAC_GROUP}/v1"
 _PODS: list[dict[str, Any]] = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
 _WRITE = ["create", "patch", "delete"]
-# What a plan writes. The API server lets a user write a Role only with the rights that it grants: `escalate`
-# and `bind` are not asked for.
+# The objects that a plan writes. The API server lets users write a Role only if they have its rights, so
+# `escalate` and `bind` are not requested.
 _APPLY: list[dict[str, Any]] = [
     *reading_rules(),
     {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get", "create", "patch"]},

@@ -1,4 +1,4 @@
-"""What is missing until a change of an object has taken effect, from its status. Pure.
+"""Tell from an object's status what is missing until its change has taken effect. Pure.
 
 The rules for workloads are those of `kubectl rollout status` (kubernetes/kubectl, pkg/polymorphichelpers).
 """
@@ -36,7 +36,7 @@ def is_rolled_out(kind: str) -> bool:
 
 
 def _seen_generation(data: Object) -> int | None:
-    """Return the oldest generation that the status is about; None when it does not say."""
+    """Return the oldest generation that the status describes; None when it does not tell."""
     told = [dig(data, "status", "observedGeneration")]
     told += [dig(condition, "observedGeneration") for condition in as_list(dig(data, "status", "conditions"))]
     numbers = [number for number in told if isinstance(number, int)]

@@ -1,4 +1,4 @@
-"""Whether every moved target is up, from what Prometheus' own API says (`/api/v1/targets`). Pure."""
+"""Tell whether every moved target is up, from Prometheus's own API (`/api/v1/targets`). Pure."""
 
 from __future__ import annotations
 

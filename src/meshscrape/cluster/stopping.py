@@ -1,4 +1,4 @@
-"""How a run on a cluster stops between two steps. Pure."""
+"""Errors that stop a run on a cluster between two steps. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tool keeps an object as it is written elsewhere, and would take a change back. Pure."""
+"""Find the tool that keeps an object as it is written elsewhere and would revert a change. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MARKS = {
 
 
 def tracker(data: Object | None) -> str:
-    """Return the tool that tracks an object, empty when none does."""
+    """Return the tool that tracks an object; empty when none does."""
     if data is None:
         return ""
     marks = {**objects.labels(data), **objects.annotations(data)}

@@ -83,7 +83,7 @@ async def _results(
     limited: Observation,
     told: Callable[[str], None],
 ) -> tuple[list[CheckResult], str]:
-    """Return the results about the workloads in `limited`, and who was asked."""
+    """Return the results about the workloads in `limited`, and the Prometheus pods that were asked."""
     answers = await _visits(api, list(visits_of(limited)), told)
     pods, others = prometheus_pods(observation, inventory)
     targets: dict[Ref, dict[str, AskedTarget]] = {}

@@ -1,4 +1,4 @@
-"""Cut a phase into waves: what restarts nothing, canary workloads, one namespace after the other. Pure."""
+"""Divide a phase into waves: changes without a restart, canary workloads, then each namespace. Pure."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class Window:
 def waves_of(changes: Sequence[Change], canaries: Collection[str]) -> list[list[Change]]:
     """Return the changes of a phase in waves, each to take effect before the next one.
 
-    The first wave has what restarts nothing. Workloads in `canaries` (`NAMESPACE/NAME`) follow, then one
-    namespace after the other. Deletions come last, because others may still need what they delete.
+    The first wave has the changes that restart nothing. Workloads in `canaries` (`NAMESPACE/NAME`) follow,
+    then one namespace after the other. Deletions come last, because others may still need what they delete.
     """
     deletions = [change for change in changes if change.action == "delete"]
     quiet = [change for change in changes if change.action != "delete" and not change.restarts]

@@ -1,4 +1,4 @@
-"""The requests that make a plan's changes. Pure.
+"""Build the requests that make a plan's changes. Pure.
 
 Every request is a compare-and-swap: it fails, and changes nothing, if another manager changed the same fields
 since the plan was made. An update is a JSON Patch (RFC 6902) of the fields that differ, each tested first, so
@@ -53,7 +53,7 @@ def write_of(change: Change, resources: Iterable[Resource], *, dry_run: bool = F
 
 
 def merged(changes: Iterable[Change]) -> list[Change]:
-    """Return one change for each object, from what is there to what the last of its changes makes of it.
+    """Return one change for each object, from its present state to the result of its last change.
 
     A change of a later phase begins with what an earlier one has made, which a dry run does not make.
     """

@@ -1,4 +1,4 @@
-"""What still refers to a bootstrap override: none of these pods starts without its ConfigMap."""
+"""Find the objects that still refer to a bootstrap override; their pods do not start without it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 from meshscrape.kube import objects
 from meshscrape.observe.declared_jobs import DeclaredJob
 
-# As `meshscrape proxy` listens without --listen.
+# The address of `meshscrape proxy` without --listen.
 _LISTEN = "127.0.0.1:15094"
 # With one of these options the proxy knows only a part of the cluster's pods.
 _PARTIAL = ("-n", "--namespace", "--selector")

@@ -68,7 +68,7 @@ def test_reads_an_exec_plugin() -> None:
         (kubeconfig(), "prod", "context 'prod' does not exist"),
         ({**kubeconfig(), "clusters": []}, "", "cluster 'east' does not exist"),
         ({**kubeconfig(), "users": []}, "", "user 'jane' does not exist"),
-        (kubeconfig(server="10.0.0.1"), "", "no http:// or https:// URL"),
+        (kubeconfig(server="10.0.0.1"), "", "not an http:// or https:// URL"),
         (kubeconfig({"client-key-data": "%"}), "", "client-key-data is not base64"),
         (kubeconfig({"token": 5}), "", "token is not text"),
         (kubeconfig({"auth-provider": {"name": "gcp"}}), "", "auth-provider is not supported"),

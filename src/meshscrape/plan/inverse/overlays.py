@@ -1,4 +1,4 @@
-"""Take back what reaches proxies through other objects: overlays of Gateways, a user's bootstrap override."""
+"""Take back settings that reach proxies through other objects: Gateways' overlays, users' overrides."""
 
 from __future__ import annotations
 

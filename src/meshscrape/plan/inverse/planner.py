@@ -53,8 +53,8 @@ def plan_inverse(observation: Observation, inventory: Inventory, intent: Inverse
 
     `observation` is the result of `observe` for `inventory`. Plaintext ports open first, then plaintext jobs
     read the pods again, then secure ports close, then scrapers lose their certificates, and objects of
-    meshscrape go last. What somebody else wrote or changed since stays. A workload that no job would read
-    after it is held back as a whole.
+    meshscrape go last. Fields that others wrote or changed since stay. A workload that no job would read
+    afterwards is held back as a whole.
     """
     held: dict[Ref, tuple[Missing, ...]] = {}
     for _ in range(_ATTEMPTS):

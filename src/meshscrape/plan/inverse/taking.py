@@ -13,7 +13,7 @@ from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.inverse.evidence import FieldPath
 
 Test = Callable[[Any], bool]
-# Mappings that the API server drops when they are empty, and that a text needs no longer then.
+# Mappings to remove when they become empty: the API server drops them, and no text needs them.
 _PRUNED = ("annotations", "labels", "proxyMetadata", "proxy_metadata", "podMetadata", "infrastructure")
 
 
@@ -28,12 +28,12 @@ def one_of(*values: str) -> Test:
 
 
 class Taking:
-    """Takes fields of `data` back.
+    """Take fields of `data` back.
 
     A field is removed, or gets the value of the recorded `original`. Without an original, `written` decides:
     it returns whether meshscrape wrote the field at a path. It returns None if nothing tells; then the field
-    is taken back, unless others have records (`recorded`). What somebody else wrote stays, and its name is
-    added to `kept`.
+    is taken back, unless others have records (`recorded`). A field that another manager wrote stays, and its
+    name is added to `kept`.
     """
 
     def __init__(

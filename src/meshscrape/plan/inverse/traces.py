@@ -1,4 +1,4 @@
-"""What meshscrape writes into the objects of others, by phase, and how to take it back."""
+"""Take back what meshscrape wrote into the objects of others, phase by phase."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _without_empty(value: Any) -> Any:
         return {key: each for key, each in found.items() if each not in ({}, [])}
     if isinstance(value, list):
         found_items = [_without_empty(each) for each in value]
-        # A container of the proxy that sets nothing any more.
+        # Omit a proxy container that sets nothing any more.
         return [each for each in found_items if each != {"name": names.PROXY_CONTAINER}]
     return value
 
