@@ -93,6 +93,12 @@ class Api:
                 raise UnavailableError(more, where=self._where(path))
             return self._json(body, path)
 
+    async def text(self, path: str) -> str:
+        """Return the beginning of a document that need not be JSON; ApiError if refused."""
+        async for response in self._responses(path, {}, REQUEST):
+            return (await _body(response, _MAX_ERROR)).decode(errors="replace")
+        raise AssertionError("an answer or an error")
+
     async def ask(self, path: str) -> tuple[int, str]:
         """Return the status of the answer to a GET, whatever its body, and the API server's reason.
 

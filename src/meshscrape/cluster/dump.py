@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from meshscrape.cluster.api import Api, ApiError
+from meshscrape.cluster.istiod import with_told_versions
 from meshscrape.cluster.kinds import Resource, complete, group_path, groups_to_read, resources_to_read
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import InputError
@@ -52,7 +53,9 @@ async def read_cluster(
     ]
     if forbidden:
         raise _missing_rights(access, forbidden)
-    return [manifest for result in results if isinstance(result, list) for manifest in result]
+    return await with_told_versions(
+        Api(access), [manifest for result in results if isinstance(result, list) for manifest in result]
+    )
 
 
 async def served_resources(api: Api) -> list[Resource]:

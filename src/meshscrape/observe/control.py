@@ -10,7 +10,14 @@ from typing import Any
 
 from meshscrape.errors import InputError
 from meshscrape.istio.fields import load_documents
-from meshscrape.istio.names import ASM_GROUP, ISTIO_INSTALL, PROXY_CONTAINER, REVISION, ROOT_NAMESPACE
+from meshscrape.istio.names import (
+    ASM_GROUP,
+    ISTIO_INSTALL,
+    PROXY_CONTAINER,
+    REVISION,
+    ROOT_NAMESPACE,
+    TOLD_VERSION,
+)
 from meshscrape.istio.proxy_config import proxy_metadata
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version, parse_version
 from meshscrape.kube import objects
@@ -101,6 +108,18 @@ def injector_of(inventory: Inventory, revision: str) -> Manifest | None:
     """Return the ConfigMap with the settings of a revision's injector; None if it is not in the dump."""
     parts = _parts(inventory)
     return next((each for role, of, each in parts if role == "injector" and of == revision), None)
+
+
+def istiods_of_unknown_version(inventory: Inventory) -> list[Manifest]:
+    """Return the istiod Deployments whose version neither they nor their injector's ConfigMap tell."""
+    parts_of: dict[str, dict[str, Manifest]] = {}
+    for role, revision, manifest in _parts(inventory):
+        parts_of.setdefault(revision, {}).setdefault(role, manifest)
+    return [
+        istiod
+        for parts in parts_of.values()
+        if (istiod := parts.get("istiod")) and not _version(istiod, parts.get("injector"))[0].known
+    ]
 
 
 def _parts(inventory: Inventory) -> Iterator[tuple[str, str, Manifest]]:
@@ -208,6 +227,9 @@ def _version(istiod: Manifest | None, injector: Manifest | None) -> tuple[IstioV
                 version = image_version(str(container.get("image", "")))
                 if version.known:
                     return version, f"{istiod.ref}: image"
+        told = parse_version(objects.annotations(istiod.data).get(TOLD_VERSION, ""))
+        if told.known:
+            return told, f"{istiod.ref}: /version"
     return UNKNOWN, ""
 
 
