@@ -30,7 +30,7 @@ from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.injection import injection_labels
 from meshscrape.plan.model import Missing, Refused
 from meshscrape.plan.scrape_proxy import add_to_prometheus, add_to_template, proxy_for, rights
-from meshscrape.plan.scrapers import RIGHTS, new_objects, secured_scrapers
+from meshscrape.plan.scrapers import RIGHTS, new_objects, new_prometheus_ref, secured_scrapers
 from meshscrape.plan.workloads import Context, default_control_plane, restarts_of
 from meshscrape.prometheus import operator, scraper_pod
 from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
@@ -48,7 +48,7 @@ def plan_credentials(context: Context) -> None:
             if refused := context.draft.whole(partial(_credentials, context, scraper)):
                 missing = Missing(refused.code, f"{scraper.ref}: {refused.reason}", refused.remedy)
                 context.held.scrapers[scraper.ref] = (missing,)
-    elif context.intent.prometheus != "none":
+    elif context.intent.prometheus != "none" and new_prometheus_ref(context) not in context.held.scrapers:
         _check_namespace(context)
         for wanted in new_objects(context):
             if wanted["kind"] in RIGHTS:

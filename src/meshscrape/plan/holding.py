@@ -12,7 +12,7 @@ from meshscrape.observe.cluster import owner_of_pod
 from meshscrape.observe.model import Pitfall
 from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors, unread
 from meshscrape.plan.model import Gate, Missing, Note, Plan
-from meshscrape.plan.scrapers import concerns, new_deployment
+from meshscrape.plan.scrapers import concerns, new_deployment, new_prometheus_ref
 from meshscrape.plan.selectors import LabelChange, broken_selectors
 from meshscrape.plan.workloads import Context, Held, PlannedWorkload
 
@@ -155,14 +155,9 @@ def _blamed(context: Context, drafted: Plan, pitfall: Pitfall) -> Iterable[Ref |
             yield scraper.ref
     for change in drafted.changes:
         if change.ref == pitfall.ref and change.phase in ("credentials", "scrape"):
-            yield from (scraper.ref for scraper in context.observation.scrapers)
             if context.intent.prometheus in ("addon", "operator"):
                 yield new_prometheus_ref(context)
-
-
-def new_prometheus_ref(context: Context) -> Ref:
-    """Return the object that represents a new Prometheus."""
-    return Ref("", "ServiceAccount", context.intent.prometheus_namespace, "meshscrape-prometheus")
+            yield from (scraper.ref for scraper in context.observation.scrapers)
 
 
 def _hold(context: Context, fault: _Fault, held: Held) -> None:

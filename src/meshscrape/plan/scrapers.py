@@ -33,6 +33,11 @@ def new_prometheus(context: Context) -> PrometheusOptions:
     )
 
 
+def new_prometheus_ref(context: Context) -> Ref:
+    """Return the object that represents a new Prometheus."""
+    return Ref("", "ServiceAccount", context.intent.prometheus_namespace, "meshscrape-prometheus")
+
+
 def new_deployment(context: Context) -> Ref:
     """Return the Deployment of a new Prometheus without an operator."""
     return Ref("apps", "Deployment", context.intent.prometheus_namespace, "meshscrape-prometheus")

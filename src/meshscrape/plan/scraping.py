@@ -17,8 +17,15 @@ from meshscrape.plan.model import Refused
 from meshscrape.plan.monitors import derive_monitors, leave_monitor, note_known
 from meshscrape.plan.readings import ENDPOINTS, PlaintextReading, cover, readings_of
 from meshscrape.plan.scrape_proxy import access_for, note_transport
-from meshscrape.plan.scrapers import RIGHTS, concerns, guarded, new_objects, secured_scrapers
-from meshscrape.plan.workloads import Context, secure_port_of
+from meshscrape.plan.scrapers import (
+    RIGHTS,
+    concerns,
+    guarded,
+    new_objects,
+    new_prometheus_ref,
+    secured_scrapers,
+)
+from meshscrape.plan.workloads import Context, merges_envoy, secure_port_of
 from meshscrape.prometheus import kubernetes_sd, scraper_pod
 from meshscrape.prometheus.derived import derived_job, is_derived, with_drop, without_drop
 from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
@@ -50,17 +57,12 @@ def plan_scraping(context: Context) -> set[str]:
                 moved |= _leave(context, [scraper.ref])
         return moved
     note_transport(context, None, operated=intent.prometheus == "operator")
+    if new_prometheus_ref(context) in context.held.scrapers:
+        return set()
     for wanted in new_objects(context):
         if wanted["kind"] not in RIGHTS:
             context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
-    if new_prometheus_held(context):
-        return set()
     return _leave(context, None)
-
-
-def new_prometheus_held(context: Context) -> bool:
-    """Return whether the new Prometheus is held back, so that no pod may leave its plaintext job for it."""
-    return any(ref.namespace == context.intent.prometheus_namespace for ref in context.held.scrapers)
 
 
 def _existing(context: Context, scraper: Scraper) -> Refused | None:
@@ -134,6 +136,9 @@ def _add_jobs(
         standard.pop(MERGED_JOB)
         for reading in chosen:
             wanted |= _derived(context, scraper, present, reading, [*wanted])
+        if not context.intent.envoy_port and _split(context) <= _read_apart(chosen):
+            # A derived job reads Envoy's statistics of these pods already.
+            standard.pop(ENVOY_JOB, None)
     elif targets <= known or any(reading.refs & targets for reading in readings):
         standard.pop(MERGED_JOB)
         if known:
@@ -154,6 +159,16 @@ def _add_jobs(
             # The Prometheus already has certificates, and this job has their paths.
             theirs["tls_config"] = own
     config["scrape_configs"] = jobs
+
+
+def _split(context: Context) -> set[Ref]:
+    """Return the targets whose merged metrics lack Envoy's statistics."""
+    return {target.ref for target in context.targets if not merges_envoy(target.workload)}
+
+
+def _read_apart(readings: list[PlaintextReading]) -> set[Ref]:
+    """Return the workloads whose statistics of Envoy alone these jobs read."""
+    return {ref for reading in readings if not reading.merged for ref in reading.refs}
 
 
 def _chosen(readings: list[PlaintextReading], known: frozenset[Ref], present: Any) -> list[PlaintextReading]:

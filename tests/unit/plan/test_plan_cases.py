@@ -22,7 +22,13 @@ from support.objects import (
 )
 from support.planning import annotations, changed, codes, planned, refs, settled, template
 from support.planning import proxy_config as planned_config
-from support.scraping_objects import operated_prometheus, permissions, plain_prometheus, pod_monitor
+from support.scraping_objects import (
+    envoy_stats,
+    operated_prometheus,
+    permissions,
+    plain_prometheus,
+    pod_monitor,
+)
 
 INBOUND = "traffic.sidecar.istio.io/includeInboundPorts"
 OUTBOUND = "traffic.sidecar.istio.io/includeOutboundIPRanges"
@@ -180,6 +186,34 @@ def test_statistics_that_are_not_merged_get_a_port_of_their_own() -> None:
     text = changed(plan, "ConfigMap", "prometheus")["data"]["prometheus.yml"]
     names = {job["job_name"].partition("/")[0] for job in yaml.safe_load(text)["scrape_configs"]}
     assert {"istio-secure-merged-metrics", "istio-secure-envoy-metrics"} <= names
+
+
+def test_a_job_of_envoys_statistics_keeps_one_job_for_them() -> None:
+    """Two secure jobs take over: one of the merged port, one of Envoy's own; no third one reads it again."""
+    config = yaml.safe_dump({"scrape_configs": [envoy_stats()]})
+    workload = proxy_config({"PILOT_AGENT_MERGE_ENVOY_STATS": "false"})
+    plan = settled(mesh(plain_prometheus(config), annotations=workload))
+    text = changed(plan, "ConfigMap", "prometheus")["data"]["prometheus.yml"]
+    names = [job["job_name"].partition("/")[0] for job in yaml.safe_load(text)["scrape_configs"]]
+    assert names.count("istio-secure-envoy-metrics") == 1
+    assert len(plan.outcome.secured) == 1
+
+
+def test_a_new_prometheus_that_harms_others_is_held_back_whatever_else_scrapes() -> None:
+    """Its monitors would be rejected by the present server; the reason is told, not that nothing is known."""
+    others = [scraper(f"agent{number}", "grafana/alloy:v1") for number in range(4)]
+    server = operated_prometheus()
+    del server["spec"]["scrapeClasses"]
+    plan = settled(mesh(server, pod_monitor("plain", secure=False), *others), prometheus="operator")
+    assert "scrape-class-unknown" in codes(plan)
+    assert "unsettled" not in codes(plan)
+
+
+def scraper(name: str, image: str) -> Any:
+    """A collector in the namespace monitoring."""
+    found = deployment(name, "monitoring", kind="DaemonSet")
+    found["spec"]["template"]["spec"]["containers"][0]["image"] = image
+    return found
 
 
 def test_a_scraper_in_ambient_mode_gets_no_sidecar() -> None:
