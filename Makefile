@@ -35,7 +35,7 @@ unit: setup ## run the tests that start no process
 soak: setup ## run the long variants (SOAK_MINUTES=10 each): rotations, kills, attacks, direct scraping's rate
 	@$(BIN)/pytest tests/soak -s $(ARGS)
 
-mutation: setup ## break pure modules one fault at a time and list what no test notices (ARGS='meshscrape.plan.judge*')
+mutation: setup ## break pure modules one fault at a time and list what no test notices (ARGS='plan.judge --minutes 10')
 	@$(BIN)/python scripts/mutation.py $(ARGS)
 
 lint: setup ## types, style, import direction
@@ -67,4 +67,4 @@ image: ## build the container image
 	docker build -t meshscrape .
 
 clean: ## remove what the other commands made here
-	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache mutants
+	rm -rf .venv .cache build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
