@@ -310,6 +310,8 @@ async def _is_answered(fetch: Fetch, seconds: float) -> bool:
 
 
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    if all(task.done() for task in tasks):
+        return
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import select
+import socket
 import ssl
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 from urllib.parse import SplitResult, urlsplit
@@ -239,13 +243,7 @@ class _Exchange:
                     name = server_name or host
                     self.arrival = await self._through(tunnel, host, number, tls if secure else None, name)
                     return
-                _, self.arrival = await asyncio.get_running_loop().create_connection(
-                    _Arrival,
-                    host,
-                    number,
-                    ssl=tls if secure else None,
-                    server_hostname=(server_name or None) if secure else None,
-                )
+                self.arrival = await _open_tcp(host, number, tls if secure else None, server_name)
         except TimeoutError as error:
             raise UnavailableError("no connection within the deadline", where=self.url) from error
         except OSError as error:
@@ -403,6 +401,37 @@ def _parse(url: str) -> tuple[SplitResult, int | None]:
 async def _nothing() -> AsyncIterator[bytes]:
     return
     yield b""
+
+
+async def _open_tcp(host: str, port: int, tls: ssl.SSLContext | None, server_name: str) -> _Arrival:
+    create = asyncio.get_running_loop().create_connection
+    name = (server_name or host) if tls is not None else None
+    if (sock := _connected_at_once(host, port)) is not None:
+        return (await create(_Arrival, sock=sock, ssl=tls, server_hostname=name))[1]
+    return (await create(_Arrival, host, port, ssl=tls, server_hostname=name))[1]
+
+
+def _connected_at_once(host: str, port: int) -> socket.socket | None:
+    """Return a connection to an address of this machine if it is there without waiting, else None.
+
+    The kernel usually completes such a connection while it is asked for. asyncio would wait for two rounds
+    of the event loop, a tenth of the agent's CPU for a small scrape.
+    """
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if not address.is_loopback:
+        return None
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    if sock.connect_ex((host, port)) in (0, errno.EINPROGRESS):
+        ready = select.poll()
+        ready.register(sock, select.POLLOUT)
+        if ready.poll(0) and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            return sock
+    sock.close()
+    return None
 
 
 async def _open_unix(path: str) -> _Arrival:

@@ -247,6 +247,8 @@ class _Conversation:
                 await close()
 
     async def _drain(self) -> None:
+        if not self.writer.transport.get_write_buffer_size() and not self.writer.transport.is_closing():
+            return
         async with asyncio.timeout(self.limits.write_seconds):
             await self.writer.drain()
 
