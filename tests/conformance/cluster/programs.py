@@ -75,6 +75,7 @@ PROGRAMS = (
     Program("promtool", "prometheus", "github.com/prometheus/prometheus/cmd/promtool", DISCOVERY),
     Program("prometheus-operator", "operator", f"{OPERATOR}/operator", minutes=3),
     Program("prometheus-config-reloader", "operator", f"{OPERATOR}/prometheus-config-reloader"),
+    Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
 )
 OLDER = (
     Program("pilot-agent-1.30", "istio-1.30", "istio.io/istio/pilot/cmd/pilot-agent", AGENT, minutes=2),
