@@ -7,7 +7,7 @@ ARGS ?=
 # Without compiled files on disk, each of some hundred processes that the tests start compiles what it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup up upstream test unit soak mutation lint check bench lock image clean \
+.PHONY: help setup up upstream test unit soak mutation lint check bench chart lock image clean \
   conformance conformance-core cluster
 
 help: ## show these commands
@@ -58,6 +58,9 @@ cluster: setup ## start Kubernetes and Istio as processes (root, Go) and keep th
 
 bench: setup ## measure; prints a table and writes build/bench.json
 	@$(BIN)/python -m bench $(ARGS)
+
+chart: setup ## write the files of the Helm chart that the package defines
+	@$(BIN)/python scripts/chart.py
 
 lock: setup ## pin every dependency with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

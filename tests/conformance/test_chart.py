@@ -1,0 +1,230 @@
+"""The Helm chart in helm's own hands: rendered, refused, installed, removed; and what it renders, in use."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conformance import operator, shop
+from conformance.cluster import programs
+from conformance.kube import Kube, Object
+from conformance.migration import Migration
+from meshscrape.prometheus import scrape_proxy_pod
+from meshscrape.prometheus.recorded import GROUP
+from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
+
+Row = Callable[..., None]
+CHART = Path(__file__).parents[2] / "charts/meshscrape"
+SPACE = "chart"
+IMAGE = {"repository": "docker.io/meshscrape/meshscrape", "tag": "test"}
+ALIAS = "old.example"
+EVERYTHING = {
+    "image": {**IMAGE, "digest": "sha256:" + "0" * 64},
+    "prometheus": {
+        "kind": "Prometheus", "name": "main", "namespace": SPACE, "serviceAccount": "prometheus-main"
+    },
+    "mesh": {"trustDomainAliases": [ALIAS]},
+    "proxy": {"namespaces": ["shop", SPACE], "monitorLabels": {"release": "main"}},
+    "rules": {
+        "as": "PrometheusRule",
+        "labels": {"release": "main"},
+        "runbookUrl": "https://wiki.example/runbook",
+        "without": ["MeshPlaintextScrape"],
+    },
+    "dashboard": {"annotations": {"folder": "mesh"}},
+}  # fmt: skip
+CASES: Mapping[str, dict[str, Any]] = {
+    "a Deployment": {"image": IMAGE},
+    "a Prometheus object, everything set": EVERYTHING,
+    "rules and dashboard alone": {"proxy": {"enabled": False}},
+}
+
+
+class Helm:
+    """helm with directories of its own."""
+
+    def __init__(self, kubeconfig: Path, directory: Path) -> None:
+        self._kubeconfig, self._directory = kubeconfig, directory
+
+    def run(self, *words: str, values: Mapping[str, Any] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run helm; `values` go to its standard input."""
+        homes = {f"HELM_{name}_HOME": str(self._directory / name) for name in ("CACHE", "CONFIG", "DATA")}
+        more = [] if values is None else ["--values", "-"]
+        return subprocess.run(
+            [str(programs.program("helm")), *words, "--kubeconfig", str(self._kubeconfig), *more],
+            input=None if values is None else json.dumps(values),
+            env={**os.environ, **homes},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def template(self, values: Mapping[str, Any], namespace: str = SPACE) -> list[Object]:
+        """Return the objects that the chart renders."""
+        done = self.run("template", "ms", str(CHART), "--namespace", namespace, values=values)
+        assert done.returncode == 0, done.stderr
+        return [value for value in yaml.safe_load_all(done.stdout) if value]
+
+
+@pytest.fixture
+def helm(kube: Kube, tmp_path: Path) -> Helm:
+    """The pinned helm."""
+    return Helm(kube.kubeconfig, tmp_path / "helm")
+
+
+@pytest.fixture
+def space(kube: Kube) -> Iterator[str]:
+    """A namespace, beside the Operator's CRDs without the Operator."""
+    definitions, _ = operator.bundle()
+    names = re.findall(r"^  name: (\S+\.monitoring\.coreos\.com)$", definitions, re.MULTILINE)
+    kube.apply(definitions, "--server-side", "--force-conflicts")
+    kube("wait", "--for=condition=Established", "crd", *names)
+    try:
+        with kube.namespace(SPACE) as name, kube.namespace("shop"):
+            yield name
+    finally:
+        kube("delete", "crd", *names, "--ignore-not-found", "--timeout=300s")
+
+
+def test_chart_is_accepted_installed_and_taken_away(kube: Kube, helm: Helm, space: str, row: Row) -> None:
+    """The API server takes every object of every case; nothing is left after `helm uninstall`."""
+    kinds: set[str] = set()
+    for name, values in CASES.items():
+        linted = helm.run("lint", str(CHART), "--strict", values=values)
+        assert linted.returncode == 0, (name, linted.stdout, linted.stderr)
+        objects = helm.template(values)
+        kinds |= {each["kind"] for each in objects}
+        kube.apply(objects, "--server-side", "--dry-run=server")
+        done = helm.run("install", "ms", str(CHART), "--namespace", space, values=values)
+        assert done.returncode == 0, (name, done.stderr)
+        for each in objects:
+            assert kube.has(*_place(each)), each["metadata"]
+        done = helm.run("uninstall", "ms", "--namespace", space)
+        assert done.returncode == 0, (name, done.stderr)
+        assert [each["metadata"] for each in objects if kube.has(*_place(each))] == []
+    row(
+        "Helm chart: helm lint, template, install, uninstall",
+        f"{len(CASES)} sets of values; the API server takes {', '.join(sorted(kinds))}; nothing is left",
+        helm=programs.BY_NAME["helm"].version,
+    )
+
+
+def test_chart_renders_what_the_values_say(helm: Helm) -> None:
+    """The containers are the package's own; rules are left out and lead to the user's runbook."""
+    rendered = helm.template(EVERYTHING)
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in rendered}
+    spec = yaml.safe_load(objects["ConfigMap", "ms-meshscrape-prometheus"]["data"]["spec.yaml"])
+    image = f"{IMAGE['repository']}@sha256:{'0' * 64}"
+    wanted = scrape_proxy_pod.init_containers(
+        ScrapeProxyPod(image, "istiod.istio-system.svc:15012", "cluster.local", (ALIAS,))
+    )
+    namespaces = ["--namespace", "shop", "--namespace", SPACE]
+    arguments = [each["args"] for each in wanted]
+    arguments[2][-2:-2] = namespaces
+    assert spec["initContainers"] == wanted
+    assert spec["volumes"] == scrape_proxy_pod.volumes()
+    rule = objects["PrometheusRule", "ms-meshscrape-rules"]
+    rules = [each for group in rule["spec"]["groups"] for each in group["rules"]]
+    alerts = {each["alert"]: each for each in rules if "alert" in each}
+    assert "MeshTargetDown" in alerts
+    assert "MeshPlaintextScrape" not in alerts
+    urls = [each["annotations"]["runbook_url"] for each in alerts.values()]
+    assert all(url.startswith("https://wiki.example/runbook#mesh") for url in urls)
+    assert GROUP in [group["name"] for group in rule["spec"]["groups"]]
+    assert rule["metadata"]["labels"]["release"] == "main"
+    monitors = [each for (kind, _), each in objects.items() if kind == "PodMonitor"]
+    assert {each["metadata"]["labels"]["release"] for each in monitors} == {"main"}
+    selected = [each["spec"]["namespaceSelector"] for each in monitors]
+    assert selected == [{"matchNames": ["shop", SPACE]}] * 2
+    roles = [each["metadata"].get("namespace") for each in rendered if each["kind"] == "Role"]
+    assert roles == ["shop", SPACE]
+    board = json.loads(objects["ConfigMap", "ms-meshscrape-dashboard"]["data"]["meshscrape.json"])
+    assert board["panels"]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "image.repository"),
+        ({"image": IMAGE, "prometeus": {}}, "prometeus"),
+        ({"image": IMAGE, "prometheus": {"kind": "Pod"}}, "kind"),
+        ({"image": IMAGE, "mesh": {"caAddress": "istiod"}}, "caAddress"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_chart_refuses_wrong_values(helm: Helm, values: dict[str, Any], said: str) -> None:
+    """helm says which value is wrong, before anything reaches a cluster."""
+    done = helm.run("template", "ms", str(CHART), values=values)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+@pytest.mark.timeout(900)
+def test_chart_puts_the_scrape_proxy_beside_an_existing_prometheus(
+    kube: Kube, helm: Helm, meshscrape: Path, tmp_path: Path, row: Row
+) -> None:
+    """The notes of the chart, followed: patch and jobs, and Prometheus scrapes through the proxy."""
+    with shop.shop(kube, strict=True), shop.found(kube, "existing") as prometheus:
+        assert prometheus is not None
+        secured = Migration(kube, meshscrape, tmp_path, ("--mode", "native", "-n", shop.NAMESPACE))
+        secured.render()
+        secured.apply("3-listeners")
+        secured.settle((shop.NAMESPACE,))
+        values = {
+            "image": IMAGE,
+            "prometheus": {
+                "name": "prometheus",
+                "serviceAccount": "prometheus",
+                "container": "prometheus-server",
+            },
+        }
+        done = helm.run(
+            "install", "meshscrape", str(CHART), "--namespace", prometheus.namespace, values=values
+        )
+        assert done.returncode == 0, done.stderr
+        try:
+            data = kube.get("-n", prometheus.namespace, "configmap", "meshscrape-prometheus")["data"]
+            _add_jobs(kube, prometheus.namespace, yaml.safe_load(data["jobs.yaml"]))
+            patch = tmp_path / "patch.yaml"
+            patch.write_text(data["patch.yaml"])
+            kube("-n", prometheus.namespace, "patch", "deployment/prometheus", "--patch-file", str(patch))
+            kube.rollout(prometheus.namespace, "deployment/prometheus")
+            targets = prometheus.wait_for_up(
+                set(shop.addresses(kube).values()), "istio-secure-merged-metrics"
+            )
+        finally:
+            helm.run("uninstall", "meshscrape", "--namespace", prometheus.namespace)
+        assert all(re.fullmatch(r"http://.+:15092/stats/prometheus", each["scrapeUrl"]) for each in targets)
+        row(
+            "Helm chart: scrape proxy beside an existing Prometheus",
+            f"patch and jobs as its notes say; {len(targets)} targets up through the proxy",
+            Prometheus=prometheus.version(),
+            helm=programs.BY_NAME["helm"].version,
+        )
+
+
+def _add_jobs(kube: Kube, namespace: str, jobs: list[Object]) -> None:
+    """Add jobs to the configuration of Istio's Prometheus add-on, without its plaintext jobs on proxies."""
+    config = kube.get("-n", namespace, "configmap", "prometheus")
+    settings = yaml.safe_load(config["data"]["prometheus.yml"])
+    kept = [job for job in settings["scrape_configs"] if job["job_name"] != "kubernetes-pods"]
+    settings["scrape_configs"] = kept + jobs
+    config["data"]["prometheus.yml"] = yaml.safe_dump(settings, sort_keys=False)
+    kube("replace", "-f", "-", stdin=json.dumps(config))
+
+
+def _place(each: Object) -> tuple[str, ...]:
+    """Return the words of kubectl that name an object."""
+    group = each["apiVersion"].rpartition("/")[0]
+    kind = f"{each['kind']}.{group}" if group else each["kind"]
+    namespace = each["metadata"].get("namespace")
+    return (*(("-n", namespace) if namespace else ()), kind, each["metadata"]["name"])
