@@ -21,6 +21,7 @@ from support.objects import control_plane, deployment, injected_namespace, names
 from support.scraping_objects import permissions, plain_prometheus
 
 NAMES = "deployments,configmaps,namespaces"
+RBAC = "rbac.authorization.k8s.io/v1"
 COMMAND = Path(sys.executable).parent / "meshscrape"
 SPACES = ("shop", "monitoring")
 
@@ -162,6 +163,39 @@ def test_a_user_with_the_rights_of_rbac_may_apply_and_one_without_is_told_each(
         assert refused.stderr.count(f"no right to {right}") == 1, refused.stderr
     assert objects(mesh) == before
     row("apply without rights", "one line for each missing right, exit code 2, nothing changed")
+
+
+def test_istio_objects_of_another_api_server(mesh: ApiServer, row: Callable[..., None]) -> None:
+    """As with ASM: each of two users may use the objects of one API server only, and both are needed."""
+    before = objects(mesh)
+    proxy = {"name": "istio-proxy", "image": "registry.aliyuncs.com/acs/proxyv2:v1.18.0.1-g0a1b2c3-aliyun"}
+    gateway = idle(deployment("ingress", "istio-system"))
+    gateway["spec"]["template"]["spec"]["containers"] = [proxy]
+    mesh.apply(gateway)
+    istio = ["networking.istio.io", "security.istio.io", "telemetry.istio.io", "istio.alibabacloud.com"]
+    served = set(mesh("api-versions").split())
+    others = sorted({name.rpartition("/")[0] for name in served} - set(istio))
+    files = []
+    for name, groups in (("workloads", others), ("control", istio)):
+        rule = {"apiGroups": groups, "resources": ["*"], "verbs": ["*"]}
+        role = {"apiVersion": RBAC, "kind": "ClusterRole", "metadata": {"name": name}, "rules": [rule]}
+        of = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
+        binding = {"kind": "ClusterRoleBinding", "roleRef": of, "subjects": [subject]}
+        mesh.apply([role, {"apiVersion": RBAC, "metadata": {"name": name}, **binding}])
+        files.append(mesh.user(name, name))
+    plan = ("--mode", "legacy", "-n", "shop", "--yes")
+    alone = run(mesh, "apply", *plan)
+    assert (alone.returncode, "--control-plane-kubeconfig" in alone.stderr) == (2, True), alone.stderr
+    both = ("--control-plane-kubeconfig", str(files[1]))
+    done = run(files[0], "apply", *plan, *both)
+    assert "phase scrape" in done.stderr, (done.stdout, done.stderr)
+    assert mesh.get("-n", "shop", "sidecars.networking.istio.io")["items"]
+    back = run(files[0], "remove", *both, "--yes", "--yes-plaintext")
+    assert back.returncode == 0, (back.stdout, back.stderr)
+    assert objects(mesh) == before
+    assert not mesh.get("-n", "shop", "sidecars.networking.istio.io")["items"]
+    row("apply and remove with a second kubeconfig for Istio's objects", "each object by its own user")
 
 
 def test_an_absent_namespace_is_told_before_the_first_write(mesh: ApiServer) -> None:

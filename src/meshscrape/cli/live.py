@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from meshscrape.kube.objects import Inventory
 
 _KUBECONFIG = "meshscrape.kubeconfig"
 _CONTEXT = "meshscrape.context"
+_CONTROL = "meshscrape.control_plane_kubeconfig"
 
 
 def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,7 +42,15 @@ def cluster_options(function: Callable[..., Any]) -> Callable[..., Any]:
         callback=_keep,
         help="Read the cluster of this context.  [default: the kubeconfig's current context]",
     )
-    return kubeconfig(context(function))
+    control = click.option(
+        "--control-plane-kubeconfig",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        expose_value=False,
+        callback=_keep,
+        help="Kubeconfig of the API server with Istio's objects, if it is another one (ASM).",
+    )
+    return kubeconfig(context(control(function)))
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: object) -> object:
@@ -51,7 +61,12 @@ def _keep(context: click.Context, parameter: click.Parameter, value: object) -> 
 def refuse_cluster_options() -> None:
     """Raise InputError if both files and a cluster are given: only one of them can be read."""
     meta = click.get_current_context().meta
-    for key, option in ((_KUBECONFIG, "--kubeconfig"), (_CONTEXT, "--context")):
+    options = (
+        (_KUBECONFIG, "--kubeconfig"),
+        (_CONTEXT, "--context"),
+        (_CONTROL, "--control-plane-kubeconfig"),
+    )
+    for key, option in options:
         if meta.get(key):
             raise InputError(
                 "files and a cluster cannot both be read", where=option, remedy="omit one of them"
@@ -61,7 +76,7 @@ def refuse_cluster_options() -> None:
 def cluster_is_chosen() -> bool:
     """Return whether an option names the cluster."""
     meta = click.get_current_context().meta
-    return any(meta.get(key) for key in (_KUBECONFIG, _CONTEXT))
+    return any(meta.get(key) for key in (_KUBECONFIG, _CONTEXT, _CONTROL))
 
 
 def live_inventory() -> Inventory:
@@ -93,7 +108,9 @@ def chosen_access() -> Access:
 
     meta = click.get_current_context().meta
     try:
-        return find_access(meta.get(_KUBECONFIG), meta.get(_CONTEXT) or "")
+        found = find_access(meta.get(_KUBECONFIG), meta.get(_CONTEXT) or "")
+        control = meta.get(_CONTROL)
+        return replace(found, control=find_access(control)) if control else found
     except InputError as error:
         if error.code != "no-cluster":
             raise

@@ -25,6 +25,7 @@ from meshscrape.cluster.trackers import tracker
 from meshscrape.cluster.waves import Window, unproven, waves_of
 from meshscrape.cluster.writes import collection_path, merged, write_of
 from meshscrape.errors import InputError, MeshscrapeError
+from meshscrape.istio.names import CONTROL_PLANE_GROUPS
 from meshscrape.kube.objects import Inventory, Manifest, Ref
 from meshscrape.observe.observation import Observation
 from meshscrape.plan.model import Change, Phase, Plan
@@ -79,6 +80,7 @@ class Applier:
     ) -> None:
         self._access = access
         self._api = Api(access)
+        self._control = Api(access.control) if access.control else self._api
         self._planner = planner
         self._options = options
         self._told = told
@@ -90,7 +92,7 @@ class Applier:
         """Read the cluster and plan. InputError for a plan that cannot be applied."""
         managers = self._options.verb == "remove"
         reading = self._planner(Inventory(await read_cluster(self._access, self._told, managers=managers)))
-        refuse_unappliable(reading.plan)
+        refuse_unappliable(reading.plan, apart=self._access.control is not None)
         return reading
 
     async def apply(self, reading: PlannedCluster) -> PlannedCluster:
@@ -108,10 +110,13 @@ class Applier:
                 remedy="create it first, or choose another one",
                 code="namespace-unknown",
             )
-        self._resources = await served_resources(self._api)
+        self._resources = await self._served()
         asked = () if self._options.dry_run else prometheus_pods(reading.observation, reading.inventory)[0]
-        rights = [*rights_of(changes, self._resources), *rights_of_run(asked)]
+        own = [change for change in changes if self._server(change.ref) is self._api]
+        rights = [*rights_of(own, self._resources), *rights_of_run(asked)]
         await check_rights(self._api, rights, self._options.verb)
+        if istio := [change for change in changes if change not in own]:
+            await check_rights(self._control, list(rights_of(istio, self._resources)), self._options.verb)
         if self._options.dry_run:
             await self._try(changes)
             return reading
@@ -133,6 +138,20 @@ class Applier:
         if reading.plan.inverse:
             await self._await_scrapes("removal", reading)
         return reading
+
+    def _server(self, ref: Ref) -> Api:
+        """Return the API server that has an object."""
+        return self._control if ref.group in CONTROL_PLANE_GROUPS else self._api
+
+    async def _served(self) -> list[Resource]:
+        found = await served_resources(self._api)
+        if self._control is self._api:
+            return found
+        istio = await served_resources(self._control)
+        return [
+            *(each for each in found if each.group not in CONTROL_PLANE_GROUPS),
+            *(each for each in istio if each.group in CONTROL_PLANE_GROUPS),
+        ]
 
     def _changes(self, plan: Plan) -> list[Change]:
         wanted = self._options.phases or plan.phases
@@ -221,7 +240,7 @@ class Applier:
     async def _write(self, change: Change) -> None:
         write = write_of(change, self._resources, dry_run=self._options.dry_run)
         try:
-            await self._api.send(
+            await self._server(change.ref).send(
                 write.method, write.path, write.body, media_type=write.media_type, **write.query
             )
         except ApiError as error:
@@ -272,7 +291,7 @@ class Applier:
     async def _gap(self, ref: Ref, version: str) -> Pending | None:
         path = f"{collection_path(ref, version, self._resources)}/{ref.name}"
         try:
-            return pending(Manifest(ref, await self._api.get(path)))
+            return pending(Manifest(ref, await self._server(ref).get(path)))
         except ApiError as error:
             if error.status == _NOT_FOUND:
                 return None
@@ -292,12 +311,15 @@ class Applier:
         )
 
 
-def refuse_unappliable(plan: Plan) -> None:
-    """Raise InputError for a plan that changes what another tool tracks, or another API server's objects."""
-    if plan.apart:
+def refuse_unappliable(plan: Plan, *, apart: bool) -> None:
+    """Raise InputError for a plan that changes what another tool tracks, or another API server's objects.
+
+    `apart`: the user named that API server.
+    """
+    if plan.apart and not apart:
         raise InputError(
             "Istio's objects are in another API server than the workloads (ASM)",
-            remedy="write both with `meshscrape render --out DIR`, and apply each to its own",
+            remedy="name it: --control-plane-kubeconfig FILE; or write files with `meshscrape render`",
             code="two-clusters",
         )
     tracked: dict[str, list[Ref]] = {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from meshscrape.cluster.api import Api, ApiError
 from meshscrape.cluster.istiod import with_told_versions
 from meshscrape.cluster.kinds import Resource, complete, group_path, groups_to_read, resources_to_read
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import InputError
+from meshscrape.istio.names import CONTROL_PLANE_GROUPS
 from meshscrape.kube.objects import Manifest, manifest_of
 from meshscrape.kube.shared_json import SharedJson
 
@@ -27,13 +29,28 @@ async def read_cluster(
 ) -> list[Manifest]:
     """Return all objects of the kinds that the planner reads; call `told` with a line per list.
 
-    With `managers`, the objects have the record of who wrote which field.
+    With `managers`, the objects have the record of who wrote which field. If another API server has Istio's
+    objects, they are read there, and everything else here.
 
     InputError (code `forbidden`) if the user may not list one of the kinds: a plan from a part of the objects
     could close a port that is read. UnavailableError if the API server does not answer.
     """
+    if access.control is not None:
+        here = await _read(replace(access, control=None), told, managers, istio=False)
+        return [*here, *await _read(access.control, told, managers, istio=True)]
+    return await _read(access, told, managers)
+
+
+async def _read(
+    access: Access, told: Callable[[str], None], managers: bool, *, istio: bool | None = None
+) -> list[Manifest]:
+    """Return the objects of one API server; `istio`: only those of Istio's groups, or only the others."""
     api = Api(access, SharedJson().decode)
-    resources = await served_resources(api)
+    resources = [
+        each
+        for each in await served_resources(api)
+        if istio is None or (each.group in CONTROL_PLANE_GROUPS) is istio
+    ]
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def read(resource: Resource) -> list[Manifest] | ApiError:

@@ -52,7 +52,8 @@ class ExecPlugin:
 class Access:
     """One API server and the credentials for it. `place` names the kubeconfig and context for errors.
 
-    `proxy` is an HTTP proxy that connects to it.
+    `proxy` is an HTTP proxy that connects to it. `control` is another API server, which has Istio's objects
+    (ASM); None if this one has them.
     """
 
     server: str
@@ -67,6 +68,7 @@ class Access:
     token_file: str = ""
     exec: ExecPlugin | None = None
     proxy: tuple[str, int] | None = None
+    control: Access | None = None
 
 
 _PROXY = re.compile(r"http://(?P<host>\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(:(?P<port>[0-9]{1,5}))?/?")

@@ -60,6 +60,8 @@ ISTIO_NETWORKING = "networking.istio.io"
 ISTIO_SECURITY = "security.istio.io"
 ISTIO_TELEMETRY = "telemetry.istio.io"
 ASM_GROUP = "istio.alibabacloud.com"
+# In ASM, objects of these groups are in an API server of their own.
+CONTROL_PLANE_GROUPS = frozenset({ISTIO_NETWORKING, ISTIO_SECURITY, ISTIO_TELEMETRY, ASM_GROUP})
 NETWORKING_GROUP = "networking.k8s.io"
 ISTIO_INSTALL = "install.istio.io"
 RBAC_GROUP = "rbac.authorization.k8s.io"

@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from meshscrape.istio.names import (
-    ASM_GROUP,
-    DEPLOYMENT_REVISION,
-    ISTIO_NETWORKING,
-    ISTIO_SECURITY,
-    ISTIO_TELEMETRY,
-)
+from meshscrape.istio.names import CONTROL_PLANE_GROUPS, DEPLOYMENT_REVISION
 from meshscrape.kube import objects
 from meshscrape.kube.objects import LAST_APPLIED, Object, Ref, stable
 from meshscrape.kube.yaml_text import dump
@@ -20,8 +14,6 @@ from meshscrape.plan.render.diff import plan_text
 
 OVERVIEW = "PLAN.txt"
 HEAD = "# Made by meshscrape render. Apply the directories one after the other, in order.\n\n"
-# ASM keeps Istio's objects in an API server of its own.
-_CONTROL_PLANE_GROUPS = (ISTIO_NETWORKING, ISTIO_SECURITY, ISTIO_TELEMETRY)
 # Controllers keep state in these annotations; applying a file with them would reset it.
 _NUMBERED = (DEPLOYMENT_REVISION, "deprecated.daemonset.template.generation")
 ORIGINALS = "originals"
@@ -106,8 +98,7 @@ def place(plan: Plan, ref: Ref) -> str:
     """Return the directory of the object's API server; empty if there is only one API server."""
     if not plan.apart:
         return ""
-    to_control_plane = ref.group in _CONTROL_PLANE_GROUPS or ref.group == ASM_GROUP
-    return f"{CONTROL_PLANE if to_control_plane else DATA_PLANE}/"
+    return f"{CONTROL_PLANE if ref.group in CONTROL_PLANE_GROUPS else DATA_PLANE}/"
 
 
 def clean(data: Object) -> dict[str, Any]:
