@@ -18,7 +18,7 @@ from conformance.cluster.istio import Installer
 from conformance.cluster.processes import running
 from conformance.kube import Capabilities, Kube
 
-OURS = Capabilities("a cluster of processes")
+OURS = Capabilities("a cluster of processes", local_images=True)
 SEEN: list[rows.Row] = []
 RAN: set[str] = set()
 
@@ -75,7 +75,7 @@ def kube(request: pytest.FixtureRequest) -> Iterator[Kube]:
     if given is not None:
         names = set(request.config.getoption("--capabilities").split(","))
         if "processes" in names:  # one of `make cluster`
-            yield Kube(programs.program("kubectl"), given, OURS)
+            yield Kube(programs.built("kubectl"), given, OURS)
             return
         capabilities = Capabilities(
             request.config.getoption("--cluster-name"),
@@ -86,7 +86,7 @@ def kube(request: pytest.FixtureRequest) -> Iterator[Kube]:
         yield Kube(Path(shutil.which("kubectl") or "kubectl"), given, capabilities)
         return
     try:
-        with running(older=request.config.getoption("--tier") == "whole") as cluster:
+        with running(whole=request.config.getoption("--tier") == "whole") as cluster:
             installer = Installer(cluster.kubeconfig)
             installer.gateway_api()
             installer.istiod()
@@ -98,7 +98,7 @@ def kube(request: pytest.FixtureRequest) -> Iterator[Kube]:
 @pytest.fixture(scope="session")
 def installer(kube: Kube) -> Installer:
     """Return what installs other versions of Istio, which only a cluster of processes has images of."""
-    if kube.capabilities is not OURS:
+    if not kube.capabilities.local_images:
         pytest.skip("needs images of two pinned versions of Istio: only a cluster of processes has them")
     return Installer(kube.kubeconfig)
 
@@ -109,7 +109,7 @@ def versions(kube: Kube) -> dict[str, str]:
     server = kube("get", "--raw", "/version")
     istiod = kube.get("-n", "istio-system", "deployment", "-l", "app=istiod")["items"][0]
     image = istiod["spec"]["template"]["spec"]["containers"][0]["image"]
-    built = programs.BY_NAME["pilot-discovery"].version if kube.capabilities is OURS else ""
+    built = programs.BY_NAME["pilot-discovery"].version if kube.capabilities.local_images else ""
     return {
         "Kubernetes": json.loads(server)["gitVersion"],
         "Istio": " ".join(filter(None, [image.rpartition(":")[2], f"({built})" if built else ""])),

@@ -30,6 +30,7 @@ class Capabilities:
     istio_envoy: bool = False  # Istio's own build of Envoy, with its filters
     kube_proxy: bool = False
     network_policies: bool = False  # a CNI that enforces them
+    local_images: bool = False  # programs of this machine stand for images
 
 
 class Kube:

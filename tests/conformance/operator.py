@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +12,7 @@ from collections.abc import Iterator
 import yaml
 
 from conformance.cluster import programs
+from conformance.cluster.istio import wait_for_openapi
 from conformance.kube import Kube, Object
 
 MODULE = "github.com/prometheus-operator/prometheus-operator"
@@ -29,6 +32,14 @@ def bundle() -> tuple[str, list[Object]]:
     return "\n---\n".join(definitions), others
 
 
+def generated(kube: Kube, prometheus: Object) -> dict[str, Object]:
+    """Return the scrape jobs that the Operator has made for a Prometheus object, by their names."""
+    meta = prometheus["metadata"]
+    secret = kube.get("-n", meta["namespace"], "secret", f"prometheus-{meta['name']}")
+    text = gzip.decompress(base64.b64decode(secret["data"]["prometheus.yaml.gz"]))
+    return {job["job_name"]: job for job in yaml.safe_load(text)["scrape_configs"]}
+
+
 @contextlib.contextmanager
 def running(kube: Kube) -> Iterator[None]:
     """Provide a running Operator with its CRDs, and remove both."""
@@ -38,6 +49,7 @@ def running(kube: Kube) -> Iterator[None]:
         kube.apply(definitions, "--server-side", "--force-conflicts")
         names = re.findall(r"^  name: (\S+\.monitoring\.coreos\.com)$", definitions, re.MULTILINE)
         kube("wait", "--for=condition=Established", "crd", *names)
+        wait_for_openapi(kube.run)
         kube.apply(others, "--server-side", "--force-conflicts")
         try:
             kube.rollout(NAMESPACE, "deployment/prometheus-operator")

@@ -3,6 +3,7 @@
 Standard input: a JSON list of requests. Standard output: a JSON list of answers, in the same order.
 """
 
+import hashlib
 import http.client
 import json
 import socket
@@ -31,10 +32,18 @@ def connect(request: dict[str, Any]) -> socket.socket:
     return context.wrap_socket(plain)
 
 
+def fingerprint(stream: socket.socket) -> str:
+    """Return the digest of the server's certificate; empty without TLS."""
+    if not isinstance(stream, ssl.SSLSocket):
+        return ""
+    return hashlib.sha256(stream.getpeercert(binary_form=True) or b"").hexdigest()
+
+
 def ask(request: dict[str, Any]) -> dict[str, Any]:
-    """Return the status and the beginning of the body, or the kind of failure."""
+    """Return the status, the body's beginning and the server's certificate, or the kind of failure."""
     try:
         stream = connect(request)
+        peer = fingerprint(stream)
         connection = http.client.HTTPConnection(request["host"], request["port"])
         connection.sock = stream
         # putrequest sends the path as it is: `..` stays.
@@ -45,7 +54,8 @@ def ask(request: dict[str, Any]) -> dict[str, Any]:
         answer = connection.getresponse()
         body = answer.read()
         text = body.decode(errors="replace")
-        return {"status": answer.status, "size": len(body), "body": text[: request.get("keep", 300)]}
+        seen = {"status": answer.status, "size": len(body), "body": text[: request.get("keep", 300)]}
+        return {**seen, "peer": peer}
     except ConnectionRefusedError as error:
         return {"failure": "refused", "error": str(error)}
     except TimeoutError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from conformance import samples
 from conformance.kube import Kube, Object, until
 
 SCRIPT = (Path(__file__).parent / "probe.py").read_text()
@@ -32,6 +33,10 @@ class Prober:
         """Make requests and return the status, or the kind of failure, of each."""
         return [answer.get("status") or str(answer["failure"]) for answer in self.ask(*requests)]
 
+    def certificates(self, *requests: Object) -> list[str]:
+        """Make requests over TLS and return a fingerprint of each server's certificate."""
+        return [str(answer["peer"]) for answer in self.ask(*requests)]
+
 
 def secure(host: str, port: int, **more: Any) -> Object:
     """Return a request over mutual TLS with the pod's own certificate."""
@@ -54,6 +59,11 @@ def start(kube: Kube, namespace: str, name: str, account: str | None = None) -> 
     if account is None:
         kube.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(namespace, name)})
     kube.apply(manifest(namespace, name, account or name))
+    return ready(kube, namespace, name)
+
+
+def ready(kube: Kube, namespace: str, name: str) -> Prober:
+    """Wait until an applied pod has its certificate."""
     kube("-n", namespace, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=300s")
     found = ("-n", namespace, "exec", name, "-c", "prober", "--", "test", "-s", f"{CERTIFICATES}/key.pem")
     until(lambda: kube.run(*found).returncode == 0, f"{namespace}/{name} has its certificate")
@@ -67,19 +77,26 @@ def named(namespace: str, name: str) -> Object:
 
 def manifest(namespace: str, name: str, account: str) -> Object:
     """Return the pod."""
+    container = {"name": "prober", "image": IMAGE, "command": ["sleep", "infinity"]}
+    return certified(namespace, name, account, container)
+
+
+def certified(namespace: str, name: str, account: str, container: Object, **variables: str) -> Object:
+    """Return a pod whose container finds a workload certificate in CERTIFICATES.
+
+    Its sidecar intercepts nothing. `variables` are the sidecar's.
+    """
     annotations = {
-        "proxy.istio.io/config": f"proxyMetadata:\n  OUTPUT_CERTS: {CERTIFICATES}\n",
+        "proxy.istio.io/config": samples.proxy_metadata(OUTPUT_CERTS=CERTIFICATES, **variables),
         "sidecar.istio.io/userVolumeMount": json.dumps({"certificates": {"mountPath": CERTIFICATES}}),
         "traffic.sidecar.istio.io/includeInboundPorts": "",
         "traffic.sidecar.istio.io/includeOutboundIPRanges": "",
     }
     metadata = {**named(namespace, name), "labels": {"sidecar.istio.io/inject": "true", "app": name}}
-    container = {
-        "name": "prober",
-        "image": IMAGE,
-        "command": ["sleep", "infinity"],
-        "volumeMounts": [{"name": "certificates", "mountPath": CERTIFICATES, "readOnly": True}],
-    }
+    mounts = [
+        *container.get("volumeMounts", []),
+        {"name": "certificates", "mountPath": CERTIFICATES, "readOnly": True},
+    ]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -87,7 +104,7 @@ def manifest(namespace: str, name: str, account: str) -> Object:
         "spec": {
             "serviceAccountName": account,
             "terminationGracePeriodSeconds": 2,
-            "containers": [container],
+            "containers": [{**container, "volumeMounts": mounts}],
             "volumes": [{"name": "certificates", "emptyDir": {"medium": "Memory"}}],
         },
     }

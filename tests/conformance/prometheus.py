@@ -19,11 +19,15 @@ class Prometheus:
     namespace: str
     selector: str
 
-    def _get(self, path: str) -> Any:
+    def text(self, path: str) -> str:
+        """Return what its port 9090 answers."""
         pods = self.kube.pods(self.namespace, self.selector)
         assert pods, f"no Prometheus runs in {self.namespace} ({self.selector})"
         base = f"/api/v1/namespaces/{self.namespace}/pods/{pods[0]['metadata']['name']}:9090/proxy"
-        return json.loads(self.kube("get", "--raw", base + path))["data"]
+        return self.kube("get", "--raw", base + path)
+
+    def _get(self, path: str) -> Any:
+        return json.loads(self.text(path))["data"]
 
     def query(self, expression: str) -> list[Object]:
         """Return the vector of an instant query."""
@@ -63,7 +67,18 @@ class Prometheus:
 
     def down_samples(self, addresses: set[str], seconds: float) -> int:
         """Return how many scrapes of these addresses failed within the last seconds."""
-        hosts = "|".join(address.replace(".", r"\\.") for address in sorted(addresses))
-        window = f'up{{instance=~"({hosts}):.*"}}[{max(1, round(seconds))}s]'
-        found = self.query(f"sum(count_over_time({window}) - sum_over_time({window}))")
+        window = _window(addresses, seconds)
+        return self._number(f"sum(count_over_time({window}) - sum_over_time({window}))")
+
+    def scrapes(self, addresses: set[str], seconds: float) -> int:
+        """Return how many scrapes of these addresses there were within the last seconds."""
+        return self._number(f"sum(count_over_time({_window(addresses, seconds)}))")
+
+    def _number(self, expression: str) -> int:
+        found = self.query(expression)
         return int(float(found[0]["value"][1])) if found else 0
+
+
+def _window(addresses: set[str], seconds: float) -> str:
+    hosts = "|".join(address.replace(".", r"\\.") for address in sorted(addresses))
+    return f'up{{instance=~"({hosts}):.*"}}[{max(1, round(seconds))}s]'

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from conformance import prober, samples, shop
+from conformance.cluster import programs
 from conformance.cluster.istio import Installer
 from conformance.kube import Kube, until
 from conformance.prober import Prober, anonymous, plain, secure
 from conformance.prometheus import Prometheus
 
 SPACE = "guide"
+LISTENERS = [  # as the guide prints them, but for the width of its columns
+    "0.0.0.0 15090 ALL Inline Route: /stats/prometheus*",
+    "0.0.0.0 15091 Trans: tls Inline Route: /stats/prometheus*",
+    "0.0.0.0 15092 Trans: tls Inline Route: /stats/prometheus*, /metrics*",
+]
 Row = Callable[..., None]
 
 
@@ -174,7 +183,9 @@ def test_gateway_annotations_open_no_port(guide: Guide, row: Row) -> None:
     )
 
 
-def test_classic_gateway_opens_ports_by_patch(guide: Guide, installer: Installer, row: Row) -> None:
+def test_classic_gateway_opens_ports_by_patch(
+    guide: Guide, installer: Installer, tmp_path: Path, row: Row
+) -> None:
     """The guide's patch of a classic gateway's Deployment opens both secure ports and announces one."""
     kube = guide.kube
     installer.ingress_gateway()
@@ -197,6 +208,8 @@ def test_classic_gateway_opens_ports_by_patch(guide: Guide, installer: Installer
         for port in (15091, 15092):
             requests = [secure(address, port), anonymous(address, port), plain(address, port)]
             assert guide.scraper.outcomes(*requests) == [200, "tls", "closed"], port
+        (pod,) = kube.pods("istio-system", "istio=ingressgateway")
+        assert _listeners(kube, "istio-system", pod["metadata"]["name"], tmp_path) == LISTENERS
 
         def up() -> bool:
             jobs = {t["labels"]["job"]: t["health"] for t in guide.prometheus.of({address})}
@@ -206,26 +219,35 @@ def test_classic_gateway_opens_ports_by_patch(guide: Guide, installer: Installer
         until(up, "both jobs have the gateway up", detail=lambda: guide.prometheus.of({address}))
     finally:
         installer.remove_ingress_gateway()
-    row("Istio's guide: patch of the classic gateway's Deployment", "both ports open, both jobs have it up")
-
-
-def test_sidecar_lists_its_secure_listeners(guide: Guide, row: Row) -> None:
-    """The proxy lists the two listeners of the guide, static ones on their own ports."""
-    (pod,) = guide.kube.pods(SPACE, "app=httpbin")
-    words = (
-        "exec",
-        pod["metadata"]["name"],
-        "-c",
-        "istio-proxy",
-        "--",
-        "pilot-agent",
-        "request",
-        "GET",
-        "listeners",
+    row(
+        "Istio's guide: patch of the classic gateway's Deployment",
+        "both ports open, listed as the guide prints them, both jobs have it up",
     )
-    listed = guide.kube("-n", SPACE, *words)
-    assert ":15091" in listed and ":15092" in listed
-    row("Istio's guide: the proxy's own list of listeners", "15091 and 15092 are among them")
+
+
+def test_sidecar_lists_its_secure_listeners(guide: Guide, tmp_path: Path, row: Row) -> None:
+    """`istioctl proxy-config listeners` prints of a sidecar what the guide prints."""
+    (pod,) = guide.kube.pods(SPACE, "app=httpbin")
+    assert _listeners(guide.kube, SPACE, pod["metadata"]["name"], tmp_path) == LISTENERS
+    row(
+        "Istio's guide: `istioctl proxy-config listeners` of the sidecar",
+        "15090, 15091 and 15092 as the guide prints them",
+    )
+
+
+def _listeners(kube: Kube, namespace: str, pod: str, directory: Path) -> list[str]:
+    """Return what `istioctl proxy-config listeners` prints of a proxy's metrics ports.
+
+    It reads the proxy's configuration from a file: its own way there, port forwarding, is not part of every
+    cluster.
+    """
+    dump = directory / "config_dump.json"
+    words = ("exec", pod, "-c", "istio-proxy", "--", "pilot-agent", "request", "GET", "config_dump")
+    dump.write_text(kube("-n", namespace, *words))
+    command = [str(programs.built("istioctl")), "proxy-config", "listeners", "--file", str(dump)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    lines = [" ".join(line.split()) for line in listed.splitlines()]
+    return [line for line in lines if re.search("15090|15091|15092", line)]
 
 
 def _configure(kube: Kube, **values: str) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from conformance import scraper
 from conformance.cluster import programs
+from conformance.kube import until
+from support.addresses import free_port
 
 Row = Callable[..., None]
 
@@ -25,8 +30,8 @@ def test_local_mesh_is_proven_with_prometheus_3(meshscrape: Path, version: str, 
     """`meshscrape up --check` has no findings with Prometheus 3."""
     environment = {
         **os.environ,
-        "MESHSCRAPE_PROMETHEUS": str(programs.program("prometheus")),
-        "MESHSCRAPE_PROMTOOL": str(programs.program("promtool")),
+        "MESHSCRAPE_PROMETHEUS": str(programs.built("prometheus")),
+        "MESHSCRAPE_PROMTOOL": str(programs.built("promtool")),
     }
     done = subprocess.run(
         [str(meshscrape), "up", "--check", "--quiet"],
@@ -40,10 +45,49 @@ def test_local_mesh_is_proven_with_prometheus_3(meshscrape: Path, version: str, 
     local_row("local mesh: `up --check` with Prometheus 3", "no findings", Prometheus=version)
 
 
+@pytest.mark.whole
+def test_collector_scrapes_local_mesh(meshscrape: Path, tmp_path: Path, local_row: Row) -> None:
+    """The OpenTelemetry Collector reads every target of a local mesh through the scrape proxy."""
+    state, configuration = tmp_path / "mesh", tmp_path / "collector.yaml"
+    subprocess.run([str(meshscrape), "up", "--state", str(state), "--detach", "--quiet"], check=True)
+    try:
+        words = ("--state", str(state), "--for", "otel", "--scrape-interval", "1s")
+        receivers = generated(meshscrape, "prometheus-config", *words)
+        address = f"127.0.0.1:{free_port()}"
+        configuration.write_text(scraper.collecting(receivers, address))
+        command = [programs.built("collector"), f"--config={configuration}"]
+        with (
+            (tmp_path / "collector.log").open("w") as log,
+            subprocess.Popen(command, stderr=log) as collector,
+        ):
+            try:
+                document = json.loads(generated(meshscrape, "status", "--state", str(state), "-o", "json"))
+                targets = {target["address"] for each in document["workloads"] for target in each["targets"]}
+                until(lambda: _up(address) == dict.fromkeys(targets, True), "up", detail=lambda: _up(address))
+            finally:
+                collector.terminate()
+    finally:
+        subprocess.run([str(meshscrape), "down", "--state", str(state)], check=True)
+    local_row(
+        "local mesh: OpenTelemetry Collector with `prometheus-config --for otel`",
+        f"{len(targets)} of {len(targets)} targets up through the scrape proxy",
+        Collector=programs.BY_NAME["collector"].version,
+    )
+
+
+def _up(address: str) -> dict[str, bool]:
+    """Return what the Collector says of its targets; nothing while it does not answer yet."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            return scraper.up(answer.read().decode())
+    except OSError:
+        return {}
+
+
 def promtool(*words: str) -> subprocess.CompletedProcess[str]:
     """Run promtool 3."""
     return subprocess.run(
-        [str(programs.program("promtool")), *words], capture_output=True, text=True, check=False
+        [str(programs.built("promtool")), *words], capture_output=True, text=True, check=False
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance import prober, shop
+from conformance import operator, prober, shop
 from conformance.hostile import EXPECTED, attacks
 from conformance.kube import Kube
 from conformance.migration import Migration
@@ -89,6 +89,12 @@ def test_plan_takes_shop_behind_mutual_tls(
             f"{seen}; planned again: nothing to do",
             Prometheus=prometheus.version(),
         )
+        if case.prometheus == "operator":
+            jobs = _compare_with_operator(kube, migration, prometheus)
+            row(
+                f"plan: {case.mode}, Prometheus operator: the Secret that the Operator writes",
+                f"{jobs} jobs over mutual TLS with our certificate files; observe names their targets",
+            )
         if existing is not None:
             migration.restore()
             migration.settle((shop.NAMESPACE, "istio-system"))
@@ -108,7 +114,7 @@ def test_change_of_mode_loses_no_scrape(
         watch = Watch(kube, prometheus)
         for mode in (first, second):
             migration = Migration(kube, meshscrape, tmp_path, Case(mode, "existing", False).options())
-            assert migration.plan().returncode == 2
+            assert migration.plan().returncode == 1
             migration.migrate((shop.NAMESPACE, "istio-system"), watch.look)
             last = migration.plan()
             assert last.returncode == 0, last.stdout
@@ -121,6 +127,22 @@ def test_change_of_mode_loses_no_scrape(
             f"every target up after each phase, {watch.down} scrapes lost",
             Prometheus=prometheus.version(),
         )
+
+
+def _compare_with_operator(kube: Kube, migration: Migration, prometheus: Prometheus) -> int:
+    """Compare what observe makes of the monitors with what the Operator does; return the number of jobs."""
+    (owner,) = kube.get("-n", prometheus.namespace, "prometheuses.monitoring.coreos.com")["items"]
+    written = operator.generated(kube, owner)
+    directory = owner["spec"]["volumeMounts"][0]["mountPath"]
+    files = {"ca_file": "root-cert.pem", "cert_file": "cert-chain.pem", "key_file": "key.pem"}
+    tls = {key: f"{directory}/{name}" for key, name in files.items()} | {"insecure_skip_verify": True}
+    observed = {job["job"]: job for job in migration.observe()["scrapeJobs"] if job["over"] == "mtls"}
+    assert {name for name, job in written.items() if job.get("scheme") == "https"} == set(observed)
+    for name, job in observed.items():
+        assert written[name]["tls_config"] == tls, name
+        told = sorted(port for match in job["matches"] for port in match["ports"])
+        assert [int(t["scrapeUrl"].split(":")[2].partition("/")[0]) for t in prometheus.targets(name)] == told
+    return len(observed)
 
 
 def _probe(kube: Kube, case: Case, prometheus: Prometheus, stranger: Prober) -> str:

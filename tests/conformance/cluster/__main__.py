@@ -18,7 +18,9 @@ def up() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     began = time.monotonic()
-    with running() as cluster:
+    # With everything built, the scenarios of the whole tier can run on it too.
+    whole = all(programs.program(what.name).exists() for what in programs.WHOLE)
+    with running(whole=whole) as cluster:
         print(f"The API server answers after {time.monotonic() - began:.1f} s.", flush=True)
         installer = Installer(cluster.kubeconfig)
         installer.gateway_api()
@@ -39,7 +41,7 @@ def main() -> None:
         if sys.argv[1:] == ["build"]:
             programs.build()
         elif sys.argv[1:] == ["build", "all"]:
-            programs.build((*programs.PROGRAMS, *programs.OLDER))
+            programs.build((*programs.PROGRAMS, *programs.WHOLE))
         elif sys.argv[1:] == ["up"]:
             up()
         else:

