@@ -142,3 +142,35 @@ def test_a_shared_token_is_readable_by_every_user(tmp_path: Path) -> None:
         assert token.stat().st_mode & 0o777 == 0o644
     finally:
         assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("timeout", ["0.3", "1"])
+def test_a_scrape_ends_with_the_timeout_of_prometheus(
+    served: tuple[Target, Forge, RunningProxy], timeout: str
+) -> None:
+    """A target that is too slow is a timeout for the scrape that cannot wait, long before the proxy's own."""
+    target, _, proxy = served
+    target.released = threading.Event()
+    headers = {"Host": target.authority, "Authorization": f"Bearer {proxy.token}"}
+    url = f"http://{target.authority}/stats/prometheus"
+    try:
+        answer = proxy.request("GET", url, {**headers, "X-Prometheus-Scrape-Timeout-Seconds": timeout})
+        assert (answer.status, answer.reason) == (504, "timeout")
+    finally:
+        target.released.set()
+
+
+@pytest.mark.parametrize("timeout", ["", "0", "-1", "1e-9", "soon", "999999999999", "0x1", "nan"])
+def test_a_timeout_that_cannot_be_meant_changes_nothing(
+    served: tuple[Target, Forge, RunningProxy], timeout: str
+) -> None:
+    """The proxy's own limit holds, and a client cannot set it by Envoy's header either."""
+    target, _, proxy = served
+    headers = {
+        "Host": target.authority,
+        "Authorization": f"Bearer {proxy.token}",
+        "X-Prometheus-Scrape-Timeout-Seconds": timeout,
+        "X-Envoy-Upstream-Rq-Timeout-Ms": "1",
+    }
+    assert proxy.request("GET", f"http://{target.authority}/stats/prometheus", headers).status == 200
+    assert "x-envoy-upstream-rq-timeout-ms" not in target.seen[-1].headers

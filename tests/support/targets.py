@@ -39,6 +39,8 @@ class Target:
     headers: dict[str, str] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     connections: int = 0
+    # Answers wait for this event, if there is one.
+    released: threading.Event | None = None
 
     @property
     def authority(self) -> str:
@@ -79,6 +81,8 @@ def tls_target(
             uris = [value for kind, value in names["subjectAltName"] if kind == "URI"]
             headers = {name.lower(): value for name, value in self.headers.items()}
             target.seen.append(Seen(self.path, headers, ",".join(uris), names["serialNumber"]))
+            if target.released is not None:
+                target.released.wait(60)
             self.send_response(target.status)
             self.send_header("content-type", "text/plain; version=0.0.4")
             self.send_header("content-length", str(len(target.body)))

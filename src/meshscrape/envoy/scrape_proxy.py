@@ -36,6 +36,8 @@ CLUSTERS_FILE = "cds.json"
 # In binary form: Envoy reads it in half of the time that JSON takes.
 ROUTES_FILE = "rds.pb"
 TOKEN_FILE = "ecds-token.json"  # noqa: S105
+# How long Prometheus waits for the answer to a scrape.
+SCRAPE_TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 LISTENER = "scrape_proxy"
 ROUTES = "targets"
 TOKEN = "token"  # noqa: S105
@@ -235,11 +237,12 @@ def route_name(target: Target) -> str:
 
 def _listener(options: ScrapeProxyOptions) -> Resource:
     token = authorization.watched_filter(TOKEN, f"{options.files_dir}/{TOKEN_FILE}")
+    deadline = http.client_deadline(SCRAPE_TIMEOUT_HEADER, bounds.SCRAPE_TIMEOUT)
     manager = http.Manager(
         name=LISTENER,
         routes=routes.WatchedRoutes(ROUTES, f"{options.files_dir}/{ROUTES_FILE}"),
         limits=bounds.PROXY,
-        filters=(token, authorization.only_plain_gets(), *server_keys.strong_servers_only()),
+        filters=(token, authorization.only_plain_gets(), deadline, *server_keys.strong_servers_only()),
         replies=tuple(
             http.refusal(
                 each.status,

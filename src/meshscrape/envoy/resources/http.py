@@ -146,6 +146,27 @@ def router() -> Resource:
     return {"name": "envoy.filters.http.router", "typed_config": config}
 
 
+def client_deadline(header: str, longest: float) -> Resource:
+    """Return the HTTP filter that ends a request after the seconds in its `header`, if less than `longest`.
+
+    Envoy takes a request's own time limit from `x-envoy-upstream-rq-timeout-ms`, which this filter writes. The
+    connection manager has removed what a client wrote there. A header that is no number of seconds between 0
+    and `longest` changes nothing. No formatter of Envoy multiplies, hence the script.
+    """
+    script = f"""function envoy_on_request(handle)
+  local text = handle:headers():get("{header}")
+  local seconds = text and text:match("^%d+%.?%d*$") and tonumber(text)
+  if seconds and seconds > 0 and seconds < {longest:g} then
+    handle:headers():replace("x-envoy-upstream-rq-timeout-ms", string.format("%d", math.ceil(seconds * 1000)))
+  end
+end
+"""
+    return {
+        "name": "envoy.filters.http.lua",
+        "typed_config": typed(f"{_FILTERS}.lua.v3.Lua", default_source_code={"inline_string": script}),
+    }
+
+
 def compressors(content_types: Sequence[str] = METRICS_TYPES) -> tuple[Resource, ...]:
     """Return gzip and zstd for answers of these `content_types`, as the client's `Accept-Encoding` prefers.
 
