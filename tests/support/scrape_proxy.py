@@ -71,6 +71,17 @@ class RunningProxy:
 
     def start(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         """Start it; returns once it says that it is ready."""
+        self.launch(*arguments, env=env)
+
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the proxy ended ({self.process.returncode}): {self.said()}")
+            return READY in self.said()
+
+        eventually(ready, what="a ready proxy")
+
+    def launch(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
+        """Start it, and do not wait."""
         log = self.directory / "stderr.log"
         command = [sys.executable, "-m", "meshscrape", "proxy", "--dir", str(self.state)]
         command += ["--listen", self.listen, "--discovery", self.discovery, "--targets", str(self.file)]
@@ -83,13 +94,6 @@ class RunningProxy:
                 stderr=output,
                 env={**os.environ, **(env or {})},
             )
-
-        def ready() -> bool:
-            if self.process.poll() is not None:
-                raise RuntimeError(f"the proxy ended ({self.process.returncode}): {log.read_text()}")
-            return READY in log.read_text()
-
-        eventually(ready, what="a ready proxy")
 
     def start_envoy(self) -> subprocess.Popen[bytes]:
         """Start its Envoy as a process of its own (`--role envoy`); the caller ends it."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from meshscrape.errors import MeshscrapeError
+from meshscrape.errors import InputError, MeshscrapeError, UnauthenticatedError
 from meshscrape.prometheus.target_files import parse_target_file
 from meshscrape.prometheus.targets import Target
 from meshscrape.system.clock import utcnow
@@ -18,6 +18,9 @@ from meshscrape.system.tasks import guarded
 
 # How often a file source is checked (seconds).
 LOOK = 0.2
+
+# HTTP's status of a request without valid credentials, or without the right.
+_REFUSALS = (401, 403)
 
 Targets = Mapping[str, tuple[Target, ...]]
 # Targets, and whether they are divisible (see `Snapshot`).
@@ -91,6 +94,20 @@ class SourceState:
     problem: Problem
     targets: Targets = field(default_factory=dict)
     as_of: float = 0.0
+    remembered: bool = False
+
+    @property
+    def refused(self) -> str:
+        """Return why it has only targets of an earlier run, if waiting will not help; else an empty text.
+
+        Credentials or rights are wrong then. A source that is away may come back.
+        """
+        error = self.problem.error
+        wrong = any(
+            isinstance(each, InputError | UnauthenticatedError) or getattr(each, "status", 0) in _REFUSALS
+            for each in (error, getattr(error, "__cause__", None))
+        )
+        return str(error) if self.remembered and wrong else ""
 
 
 class Discovery:
@@ -172,7 +189,8 @@ class Discovery:
 
 
 def _date(state: SourceState, snapshot: Snapshot) -> None:
-    """Note when the source last told all its targets."""
+    """Note when the source last told all its targets, and whether that was in this run."""
+    state.remembered = bool(snapshot.as_of)
     if snapshot.as_of:
         state.as_of = snapshot.as_of
     elif snapshot.problem is None:

@@ -53,7 +53,8 @@ class RememberedSource:
             if known is None or utcnow().timestamp() - known.as_of > self._age:
                 raise
             logger.error("the targets of an earlier run are used: %s", error)
-            yield replace(known, problem=error)
+            known = replace(known, problem=error)
+            yield known
             while True:
                 await asyncio.sleep(RETRY_SECONDS)
                 inner = self._source.snapshots()
@@ -63,6 +64,9 @@ class RememberedSource:
                 except MeshscrapeError as again:
                     if utcnow().timestamp() - known.as_of > self._age:
                         yield Snapshot(dict.fromkeys(self.jobs, ()), _too_old(again), known.as_of)
+                    elif str(again) != str(known.problem):
+                        known = replace(known, problem=again)
+                        yield known
         yield first
         async for snapshot in self._kept(first, inner):
             yield snapshot
@@ -135,8 +139,10 @@ def _target(fields: Any) -> Target:
 
 
 def _too_old(error: MeshscrapeError) -> MeshscrapeError:
-    return UnavailableError(
+    old = UnavailableError(
         f"the targets of an earlier run are too old now ({error.what})",
         where=error.where,
         remedy=error.remedy,
     )
+    old.__cause__ = error
+    return old

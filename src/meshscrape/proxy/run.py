@@ -265,7 +265,10 @@ class ScrapeProxy:
     def _why_not_ready(self) -> str:
         if self._envoy is None or not self._envoy.running:
             return "Envoy is not running"
-        return "" if self._ready.is_set() else "Envoy is not live yet"
+        if not self._ready.is_set():
+            return "Envoy is not live yet"
+        # Old targets are scraped all the same, but a proxy that can never follow them is not ready.
+        return next((state.refused for state in self._discovery.states if state.refused), "")
 
 
 @contextlib.contextmanager

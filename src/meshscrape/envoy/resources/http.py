@@ -149,9 +149,9 @@ def router() -> Resource:
 def client_deadline(header: str, longest: float) -> Resource:
     """Return the HTTP filter that ends a request after the seconds in its `header`, if less than `longest`.
 
-    Envoy takes a request's own time limit from `x-envoy-upstream-rq-timeout-ms`, which this filter writes. The
-    connection manager has removed what a client wrote there. A header that is no number of seconds between 0
-    and `longest` changes nothing. No formatter of Envoy multiplies, hence the script.
+    Envoy takes a request's own time limit from `x-envoy-upstream-rq-timeout-ms`, which this filter writes.
+    The connection manager has removed what a client wrote there. A header that is no number of seconds
+    between 0 and `longest` changes nothing. No formatter of Envoy multiplies, hence the script.
     """
     script = f"""function envoy_on_request(handle)
   local text = handle:headers():get("{header}")

@@ -1,0 +1,140 @@
+"""The scrape proxy with the pods of a cluster: what it says when it must not, or cannot, list them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.addresses import loopback
+from support.applications import Behaviour, applications, header
+from support.forgery import Forge
+from support.mesh import meshscrape
+from support.polling import eventually
+from support.scrape_proxy import RunningProxy, credentials
+
+POD: dict[str, Any] = {
+    "metadata": {
+        "name": "web-0", "namespace": "shop", "uid": "1",
+        "annotations": {"prometheus.istio.io/secure-port": "15092"},
+    },
+    "spec": {"serviceAccountName": "web", "containers": [{"name": "istio-proxy", "image": "proxyv2:1.31.0"}]},
+    "status": {"phase": "Running", "podIP": "127.9.9.9", "podIPs": [{"ip": "127.9.9.9"}]},
+}  # fmt: skip
+FORBIDDEN = {"message": "pods is forbidden: User web cannot list resource pods", "reason": "Forbidden"}
+
+
+def lists_pods(status: int = 200, document: Any = None) -> Behaviour:
+    """An API server that answers every list so, and no watch at all."""
+
+    async def behave(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"watch=1" in request:
+            await asyncio.Event().wait()
+        told = document or {"metadata": {"resourceVersion": "7"}, "items": [POD]}
+        body = json.dumps(told).encode()
+        head = header("application/json", f"Content-Length: {len(body)}", status=f"{status} Status")
+        writer.write(head + body)
+        await writer.drain()
+
+    return behave
+
+
+def kubeconfig(directory: Path, url: str, **user: str) -> list[str]:
+    """Write a kubeconfig; return the options that use it."""
+    file = directory / "kubeconfig"
+    document = {
+        "clusters": [{"name": "c", "cluster": {"server": url}}],
+        "users": [{"name": "u", "user": user}],
+        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "here",
+    }
+    file.write_text(json.dumps(document))
+    return ["--kubernetes", "--kubeconfig", str(file)]
+
+
+def refused(directory: Path, *options: str) -> str:
+    """Start the proxy, expect that it could not run, and return its one line."""
+    scraper = credentials(directory / "scraper", Forge())
+    listen = ["--listen", f"{loopback()}:15094", "--discovery", f"{loopback()}:15095"]
+    given = options if "--credentials" in options else ("--credentials", str(scraper), *options)
+    done = meshscrape("proxy", "--dir", str(directory / "proxy"), *listen, "--wait", "0", *given)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("meshscrape: ")]
+    return line
+
+
+def test_a_missing_right_to_list_pods_is_one_line(tmp_path: Path) -> None:
+    """At the first start there are no other targets, so the proxy ends."""
+    with applications(address := loopback(), {"api": lists_pods(403, FORBIDDEN)}) as ports:
+        url = f"http://{address}:{ports['api']}"
+        assert "cannot list resource pods" in refused(tmp_path, *kubeconfig(tmp_path, url))
+
+
+def test_an_api_server_that_is_away_is_one_line(tmp_path: Path) -> None:
+    """Nothing listens there."""
+    assert "127.9.9.8:6443" in refused(tmp_path, *kubeconfig(tmp_path, "http://127.9.9.8:6443"))
+
+
+def test_a_token_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """The file of the user's token is missing."""
+    options = kubeconfig(tmp_path, "http://127.9.9.8:6443", tokenFile=str(tmp_path / "no-token"))
+    assert "no-token" in refused(tmp_path, *options)
+
+
+def test_pods_of_a_trust_domain_without_credentials_are_one_line(tmp_path: Path) -> None:
+    """The trust domain of the pods is another one than that of the certificate."""
+    with applications(address := loopback(), {"api": lists_pods()}) as ports:
+        options = kubeconfig(tmp_path, f"http://{address}:{ports['api']}")
+        line = refused(tmp_path, *options, "--trust-domain", "other.example")
+    assert "other.example" in line
+
+
+def test_credentials_without_a_spiffe_id_are_one_line(tmp_path: Path) -> None:
+    """Then the trust domain of the pods is not known."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    options = kubeconfig(tmp_path, "http://127.9.9.8:6443")
+    assert str(empty) in refused(tmp_path, "--credentials", str(empty), *options)
+
+
+def test_a_right_that_was_taken_away_is_not_ready_although_old_targets_are_known(tmp_path: Path) -> None:
+    """A start with the targets of an earlier run scrapes them, but is not ready."""
+    forge = Forge()
+    proxy = RunningProxy(tmp_path, loopback(), [str(credentials(tmp_path / "scraper", forge))])
+    proxy.announce([])
+    with applications(address := loopback(), {"api": lists_pods()}) as ports:
+        proxy.start(*kubeconfig(tmp_path, f"http://{address}:{ports['api']}"))
+        assert proxy.check() == 0
+        assert proxy.scrape("127.9.9.9:15092").reason == "unreachable"
+        assert proxy.stop() == 0
+    with applications(address := loopback(), {"api": lists_pods(403, FORBIDDEN)}) as ports:
+        proxy.launch(*kubeconfig(tmp_path, f"http://{address}:{ports['api']}"))
+        try:
+            eventually(lambda: "cannot list resource pods" in proxy.own("/healthz/ready").body)
+            assert proxy.check() == 1
+            assert proxy.scrape("127.9.9.9:15092").reason == "unreachable"
+            assert proxy.metric("meshscrape_scrape_proxy_source_up", source=f"pods of {tmp_path}") == 0
+        finally:
+            assert proxy.stop() == 0
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_api_server_in_trouble_leaves_the_last_targets_ready(tmp_path: Path, status: int) -> None:
+    """Waiting helps there: Prometheus may start against the targets of an earlier run."""
+    forge = Forge()
+    proxy = RunningProxy(tmp_path, loopback(), [str(credentials(tmp_path / "scraper", forge))])
+    proxy.announce([])
+    with applications(address := loopback(), {"api": lists_pods()}) as ports:
+        proxy.start(*kubeconfig(tmp_path, f"http://{address}:{ports['api']}"))
+        assert proxy.stop() == 0
+    with applications(address := loopback(), {"api": lists_pods(status, {"message": "trouble"})}) as ports:
+        proxy.start(*kubeconfig(tmp_path, f"http://{address}:{ports['api']}"))
+        try:
+            assert proxy.check() == 0
+            assert proxy.scrape("127.9.9.9:15092").reason == "unreachable"
+        finally:
+            assert proxy.stop() == 0
