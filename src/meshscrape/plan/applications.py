@@ -25,23 +25,23 @@ _REMEDY = (
 def application_ports(context: Context) -> tuple[ApplicationPort, ...]:
     """Return applications' own metrics ports that Prometheus can read through the sidecar; note others."""
     planned = {target.ref for target in context.targets}
-    found = (
-        _port(context, each)
-        for each in context.observation.workloads
+    candidates = (
+        _port(context, workload)
+        for workload in context.observation.workloads
         # Include all workloads of the mesh, not only the chosen ones: the plan must not remove others' jobs.
-        if each.kind == "sidecar" or (each.ref in planned and not each.is_gateway)
+        if workload.kind == "sidecar" or (workload.ref in planned and not workload.is_gateway)
     )
-    return tuple(sorted((each for each in found if each), key=lambda each: (each.namespace, each.name)))
+    return tuple(sorted((port for port in candidates if port), key=lambda port: (port.namespace, port.name)))
 
 
 def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | None:
     notes = workload.annotations
     merge = notes.get(MERGE_METRICS, "true" if context.observation.mesh.prometheus_merge else "false")
     text = notes.get(PROMETHEUS_PORT, "")
-    wanted = (
+    scraped = (
         notes.get(PROMETHEUS_SCRAPE, "").lower() == "true" and notes.get(PROMETHEUS_SCHEME, "http") == "http"
     )
-    if merge.lower() != "false" or not wanted or not text.isdecimal() or not 0 < int(text) <= HIGHEST:
+    if merge.lower() != "false" or not scraped or not text.isdecimal() or not 0 < int(text) <= HIGHEST:
         return None
     number = int(text)
     if workload.mtls.of(number) != "STRICT":
@@ -78,10 +78,10 @@ def _port(context: Context, workload: ObservedWorkload) -> ApplicationPort | Non
 def _service(context: Context, workload: ObservedWorkload, number: int) -> tuple[dict[str, str] | None, str]:
     """Return the labels of the Service that leads to the port, and the port's name in that Service."""
     declared = [ContainerPort(port.number, port.name) for port in workload.container_ports]
-    for found in context.inventory.in_namespace(workload.namespace, "Service", ""):
-        view = service(found.data)
+    for manifest in context.inventory.in_namespace(workload.namespace, "Service", ""):
+        view = service(manifest.data)
         if view.selects(workload.labels):
             for port in view.ports:
                 if port.number(declared) == number:
-                    return dict(labels(found.data)), port.name
+                    return dict(labels(manifest.data)), port.name
     return None, ""

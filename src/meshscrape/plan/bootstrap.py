@@ -80,12 +80,12 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
     """Update the ConfigMap; return the checksum of the part that Envoy reads at its start."""
     if not context.addresses:
         context.addresses = wildcard_addresses(context.inventory)
-    here = [target.workload for target in context.targets if target.workload.namespace == ref.namespace]
-    envoy_port = max((native.envoy_port(context.intent, workload) for workload in here), default=0)
+    workloads = [target.workload for target in context.targets if target.workload.namespace == ref.namespace]
+    envoy_port = max((native.envoy_port(context.intent, workload) for workload in workloads), default=0)
     options = overrides.OverrideOptions(
         context.intent.merged_port, envoy_port, context.addresses, list_name=str(ref)
     )
-    wanted = overrides.override(options)
+    bootstrap = overrides.override(options)
     reason = "the listeners, and the allow list (Envoy follows its changes)"
     if ref.name == OVERRIDE_NAME:
         base = {
@@ -112,7 +112,7 @@ def _config_map(context: Context, ref: Ref) -> str | Refused:
         if isinstance(scraper, DnsScraper):
             _note_foreign_ca(context, ref, scraper)
     text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
-    merged = _merged(text, wanted, ref)
+    merged = _merged(text, bootstrap, ref)
     size = len(json.dumps(merged, separators=(",", ":")))
     if size > overrides.LIMIT_BYTES:
         return Refused(
@@ -144,19 +144,19 @@ def _note_foreign_ca(context: Context, ref: Ref, scraper: DnsScraper) -> None:
 
 def _merged(text: str, wanted: Mapping[str, Any], ref: Ref) -> Mutable:
     """Return a user's own override with our current listeners instead of our earlier ones."""
-    found = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}") if text else {}
-    if not isinstance(found, dict):
+    override = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}") if text else {}
+    if not isinstance(override, dict):
         raise InputError("not a mapping", where=f"{ref}: {overrides.BOOTSTRAP_FILE}", remedy="correct it")
     for group, key in (("static_resources", "listeners"), ("layered_runtime", "layers")):
         camel = "".join([group.split("_")[0], group.split("_")[1].capitalize()])
-        place = templates.child(found, camel if camel in found else group)
+        place = templates.child(override, camel if camel in override else group)
         own = [
-            each
-            for each in as_list(place.get(key))
-            if not overrides.is_ours(str(dig(each, "name", default="")))
+            item
+            for item in as_list(place.get(key))
+            if not overrides.is_ours(str(dig(item, "name", default="")))
         ]
         place[key] = own + as_list(as_mapping(wanted[group]).get(key))
-    return found
+    return override
 
 
 def _json(data: Any) -> str:
@@ -167,8 +167,8 @@ def wildcard_addresses(inventory: Inventory) -> tuple[str, ...]:
     """Return the wildcard addresses to listen on, by the families of the pods' addresses (default: IPv4)."""
     families = set()
     for pod in inventory.of_kind("Pod", ""):
-        for each in as_list(dig(pod.data, "status", "podIPs")):
-            families.add(":" in str(dig(each, "ip", default="")))
+        for entry in as_list(dig(pod.data, "status", "podIPs")):
+            families.add(":" in str(dig(entry, "ip", default="")))
         if address := dig(pod.data, "status", "podIP"):
             families.add(":" in str(address))
         if len(families) == 2:

@@ -50,9 +50,9 @@ def plan_credentials(context: Context) -> None:
                 context.held.scrapers[scraper.ref] = (missing,)
     elif context.intent.prometheus != "none" and new_prometheus_ref(context) not in context.held.scrapers:
         _check_namespace(context)
-        for wanted in new_objects(context):
-            if wanted["kind"] in RIGHTS:
-                context.draft.ensure(wanted, "the identity of Prometheus and its read permissions")
+        for new_object in new_objects(context):
+            if new_object["kind"] in RIGHTS:
+                context.draft.ensure(new_object, "the identity of Prometheus and its read permissions")
 
 
 def _check_namespace(context: Context) -> None:
@@ -111,8 +111,8 @@ def _unsuitable(context: Context, scraper: Scraper) -> Refused | None:
 
 def _proxied(context: Context, scraper: Scraper, proxy: ScrapeProxyPod) -> Refused | None:
     """Add a scrape proxy to a scraper's pod. It gets a certificate of its own, so no sidecar is needed."""
-    for wanted in rights(scraper):
-        context.draft.ensure(wanted, "the scrape proxy may list and watch pods")
+    for role_or_binding in rights(scraper):
+        context.draft.ensure(role_or_binding, "the scrape proxy may list and watch pods")
     if scraper.kind == "operator":
 
         def operated(data: Mutable) -> None:
@@ -154,7 +154,7 @@ def _services_of(context: Context, scraper: Scraper) -> list[str]:
     """Return the Services that lead to a scraper's pods, as NAMESPACE/NAME."""
     workload = context.observation.workload(scraper.ref)
     if workload:
-        return [f"{each.ref.namespace}/{each.ref.name}" for each in workload.services]
+        return [f"{manifest.ref.namespace}/{manifest.ref.name}" for manifest in workload.services]
     data = context.inventory.get(scraper.ref)
     made = {
         **(labels(operated_template(data)) if data else {}),
@@ -166,8 +166,8 @@ def _services_of(context: Context, scraper: Scraper) -> list[str]:
         f"{service.ref.namespace}/{service.ref.name}"
         for service in context.inventory.of_kind("Service", "")
         if service.ref.namespace == scraper.namespace
-        and (wanted := as_mapping(dig(service.data, "spec", "selector")))
-        and all(made.get(str(key)) == str(value) for key, value in wanted.items())
+        and (selector := as_mapping(dig(service.data, "spec", "selector")))
+        and all(made.get(str(key)) == str(value) for key, value in selector.items())
     ]
 
 
@@ -217,13 +217,13 @@ def _declare(template: Mutable, spec: Mutable, own: _Certificates) -> None:
 
 def _scraper_metadata(context: Context, owner: Mutable, scraper: Scraper, own: _Certificates) -> None:
     """Set the labels and annotations of a scraper's pods (Kubernetes metadata below `metadata`)."""
-    wanted = {INCLUDE_INBOUND: "", INCLUDE_OUTBOUND: ""}
-    intercepted = any(objects.annotations(owner).get(key) != value for key, value in wanted.items())
+    required = {INCLUDE_INBOUND: "", INCLUDE_OUTBOUND: ""}
+    intercepted = any(objects.annotations(owner).get(key) != value for key, value in required.items())
     if scraper.injected and labels(owner).get(INJECT) != "false":
         if intercepted:
             # The sidecar does not intercept inbound traffic, so clients must not use mutual TLS to it.
             templates.label(owner, {TLS_MODE: "disabled"})
-            templates.annotate(owner, wanted)
+            templates.annotate(owner, required)
         if scraper.output_certs and scraper.certs_mount:
             return
     else:
@@ -231,35 +231,37 @@ def _scraper_metadata(context: Context, owner: Mutable, scraper: Scraper, own: _
         templates.label(owner, scraper_pod.pod_labels(revision))
     config = scraper_pod.proxy_config(directory=own.directory)
     text = templates.annotation(owner, PROXY_CONFIG_ANNOTATION)
-    wanted[PROXY_CONFIG_ANNOTATION] = templates.with_proxy_config(
+    required[PROXY_CONFIG_ANNOTATION] = templates.with_proxy_config(
         text, config["proxyMetadata"], {k: v for k, v in config.items() if k != "proxyMetadata"}
     )
     if not own.mounted:
         mounts = templates.annotation(owner, USER_VOLUME_MOUNT) or "{}"
-        wanted[USER_VOLUME_MOUNT] = _merged_mounts(mounts, own)
-    templates.annotate(owner, wanted)
+        required[USER_VOLUME_MOUNT] = _merged_mounts(mounts, own)
+    templates.annotate(owner, required)
 
 
 def _merged_mounts(text: str, own: _Certificates) -> str:
     """Return `userVolumeMount` (a map) with our mount added; `text` may be a map or a list."""
     mounts = load_text(text, USER_VOLUME_MOUNT)
     if isinstance(mounts, list):
-        mounts = {str(dig(each, "name")): {k: v for k, v in each.items() if k != "name"} for each in mounts}
+        mounts = {
+            str(dig(mount, "name")): {k: v for k, v in mount.items() if k != "name"} for mount in mounts
+        }
     if not isinstance(mounts, dict):
         raise InputError("neither a map nor a list", where=USER_VOLUME_MOUNT, remedy="correct it")
-    wanted = mounts | scraper_pod.user_volume_mount(own.volume, own.directory)
-    return rewrite(text if text.lstrip().startswith("{") else "{}", wanted)
+    merged = mounts | scraper_pod.user_volume_mount(own.volume, own.directory)
+    return rewrite(text if text.lstrip().startswith("{") else "{}", merged)
 
 
 def _scraping_container(spec: Mutable) -> Mutable | None:
     """Return the scraping container: by its image, else the first container that is not the proxy."""
-    containers = [each for each in as_list(spec.get("containers")) if isinstance(each, dict)]
-    others = [each for each in containers if each.get("name") != PROXY_CONTAINER]
+    containers = [container for container in as_list(spec.get("containers")) if isinstance(container, dict)]
+    others = [container for container in containers if container.get("name") != PROXY_CONTAINER]
     named = [
-        each
-        for each in others
-        if "reload" not in str(each.get("name"))
-        and any(word in str(each.get("image")) for word in ("prometheus:", "/prometheus", "vmagent"))
+        container
+        for container in others
+        if "reload" not in str(container.get("name"))
+        and any(word in str(container.get("image")) for word in ("prometheus:", "/prometheus", "vmagent"))
     ]
     return next(iter(named or others), None)
 

@@ -190,10 +190,10 @@ def _taken(ref: Ref) -> Refused:
 
 def _overlaid(text: str, target: PlannedWorkload, patch: ProxyPatch) -> Mutable:
     """Return the strategic-merge overlay of a Gateway's Deployment with the patch in it."""
-    found = load_text(text, "deployment")
-    if found is not None and not isinstance(found, dict):
+    parsed = load_text(text, "deployment")
+    if parsed is not None and not isinstance(parsed, dict):
         raise InputError("the overlay is not a mapping", where="data.deployment", remedy="correct it first")
-    overlay: Mutable = found or {}
+    overlay: Mutable = parsed or {}
     template = templates.child(overlay, "spec", "template")
     if patch.metadata and not templates.annotation(template, PROXY_CONFIG_ANNOTATION):
         # The overlay's annotation replaces the one from the Gateway, so include the Gateway's value.

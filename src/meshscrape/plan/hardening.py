@@ -49,13 +49,13 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
     closed = {place for place, missing in places.items() if not missing and close_wide(context, place)}
     if closed:
         refresh(context)
-    found = {target.ref: target for target in context.targets}
+    current = {target.ref: target for target in context.targets}
     planned: dict[tuple[Missing, ...], list[Ref]] = {}
     waiting: dict[tuple[Missing, ...], list[Ref]] = {}
     for before in targets:
-        target, place = found[before.ref], place_of(context, before.workload)
-        if left := waits(target.workload) or places.get(place, ()):
-            waiting.setdefault(left, []).append(target.ref)
+        target, place = current[before.ref], place_of(context, before.workload)
+        if unmet := waits(target.workload) or places.get(place, ()):
+            waiting.setdefault(unmet, []).append(target.ref)
             continue
         changed = target.workload.metrics.hardened or _hardened(context, target)
         jobs = _readers(context, target.ref)
@@ -141,7 +141,7 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
         return False
     if known:
         return True
-    what = (
+    reason = (
         f"its proxy ({target.version}) ignores {METRICS_LOCALHOST_ACCESS_ONLY}"
         if known is False
         else "its version is unknown"
@@ -149,7 +149,7 @@ def _possible(context: Context, target: PlannedWorkload) -> bool:
     context.draft.note(
         target.ref,
         "hardening-too-old" if known is False else "version-unknown",
-        f"its plaintext ports cannot be closed: {what}",
+        f"its plaintext ports cannot be closed: {reason}",
         f"upgrade to {LOCALHOST_ONLY_SINCE} or newer, or write a NetworkPolicy for 15090 and 15020"
         if known is False
         else "set the version: --istio-version VERSION",

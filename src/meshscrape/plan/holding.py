@@ -92,8 +92,10 @@ def label_notes(assessment: Assessment) -> tuple[Note, ...]:
 
 def _told_changes(changes: Iterable[LabelChange]) -> str:
     """Return label changes as text: first labels with a new value, then the names of removed labels."""
-    changed = [f'{each.label} "{each.before}" becomes "{each.after}"' for each in changes if each.after]
-    gone = sorted({each.label for each in changes if not each.after})
+    changed = [
+        f'{change.label} "{change.before}" becomes "{change.after}"' for change in changes if change.after
+    ]
+    gone = sorted({change.label for change in changes if not change.after})
     return "; ".join([*changed, *([f"without {', '.join(gone)}"] if gone else [])])
 
 
@@ -102,20 +104,20 @@ def _faults(assessment: Assessment) -> list[_Fault]:
     context, drafted, result = assessment.context, assessment.drafted, assessment.result
     unchanged = Result(result.before, result.before, result.vouched, result.replaced)
     known = {_told(verdict) for verdict in judge(unchanged)}
-    found = [
+    faults = [
         _Fault(verdict.missing, (verdict.blamed, verdict.workload, verdict.scraper))
         for verdict in assessment.verdicts
         if verdict.answer != "shown" and _told(verdict) not in known
     ]
     for pitfall in new_errors(result.before, result.after):
         missing = Missing(pitfall.code, pitfall.text.rstrip("."), pitfall.remedy.rstrip("."))
-        found.append(_Fault((missing,), tuple(_blamed(context, drafted, pitfall))))
-    return found + _broken(assessment)
+        faults.append(_Fault((missing,), tuple(_blamed(context, drafted, pitfall))))
+    return faults + _broken(assessment)
 
 
 def _broken(assessment: Assessment) -> list[_Fault]:
     """Return the selectors that stop matching the metrics, with the scrapers whose move causes it."""
-    found = []
+    faults = []
     for broken in broken_selectors(assessment.context.inventory, assessment.label_changes):
         after = f'{broken.change.label}="{broken.change.after}"' if broken.change.after else "no such label"
         missing = Missing(
@@ -124,8 +126,8 @@ def _broken(assessment: Assessment) -> list[_Fault]:
             "change that selector so that it matches both values, and plan again",
         )
         scrapers = [verdict.scraper for verdict in assessment.verdicts if broken.change in verdict.labels]
-        found.append(_Fault((missing,), tuple(dict.fromkeys(scrapers))))
-    return found
+        faults.append(_Fault((missing,), tuple(dict.fromkeys(scrapers))))
+    return faults
 
 
 def outlook(inventory: Inventory, planned: Plan) -> Inventory:
@@ -137,8 +139,8 @@ def outlook(inventory: Inventory, planned: Plan) -> Inventory:
     after = planned.apply(inventory)
     owners = {pod.ref: owner_of_pod(pod, after) for pod in after.of_kind("Pod", "")}
     gone = [pod for pod, owner in owners.items() if owner != pod and owner in after]
-    if not any(each.ref.group == RBAC_GROUP for each in inventory):
-        gone += [each.ref for each in after if each.ref.group == RBAC_GROUP]
+    if not any(manifest.ref.group == RBAC_GROUP for manifest in inventory):
+        gone += [manifest.ref for manifest in after if manifest.ref.group == RBAC_GROUP]
     return after.changed((), gone) if gone else after
 
 
@@ -193,12 +195,16 @@ def held_gates(context: Context, chosen: Iterable[PlannedWorkload], known: Itera
     for ref in refs:
         if missing := context.held.workloads.get(ref):
             grouped.setdefault(missing, []).append(ref)
-    gates = [Gate("listeners", tuple(found), missing, False) for missing, found in grouped.items()]
+    gates = [
+        Gate("listeners", tuple(refs_of_gate), missing, False) for missing, refs_of_gate in grouped.items()
+    ]
     lacking: dict[tuple[Missing, ...], list[Ref]] = {}
     for ref in refs:
         if (missing := context.held.open.get(ref)) and ref not in told and ref not in context.held.workloads:
             lacking.setdefault(missing, []).append(ref)
-    gates += [Gate("scrape", tuple(found), missing, False) for missing, found in lacking.items()]
+    gates += [
+        Gate("scrape", tuple(refs_of_gate), missing, False) for missing, refs_of_gate in lacking.items()
+    ]
     for scraper, missing in context.held.scrapers.items():
         jobs = [job for job in context.unmoved if job.scraper == scraper]
         read = tuple(ref for ref in refs if any(concerns(job, {ref}) for job in jobs))

@@ -16,11 +16,11 @@ def plan_injection(context: Context) -> None:
     missing = [target for target in context.targets if target.workload.kind == "uninjected"]
     for namespace in sorted({target.workload.namespace for target in missing}):
         ref = Ref("", "Namespace", "", namespace)
-        here = [target for target in missing if target.workload.namespace == namespace]
+        targets = [target for target in missing if target.workload.namespace == namespace]
         if context.intent.selector is None and context.draft.get(ref) is not None:
             _label_namespace(context, ref, plane)
         else:
-            for target in here:
+            for target in targets:
                 _label_pods(context, target, plane)
 
 
@@ -42,10 +42,10 @@ def _revision(plane: ControlPlane | None) -> str:
 
 def _label_namespace(context: Context, ref: Ref, plane: ControlPlane | None) -> None:
     revision = _revision(plane)
-    wanted = {REVISION: revision} if revision else {NAMESPACE_INJECTION: "enabled"}
+    injecting = {REVISION: revision} if revision else {NAMESPACE_INJECTION: "enabled"}
 
     def change(data: Mutable) -> None:
-        templates.label(data, wanted)
+        templates.label(data, injecting)
 
     context.draft.edit(ref, change, "new pods of this namespace get a sidecar; running pods stay unchanged")
 

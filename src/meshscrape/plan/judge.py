@@ -86,21 +86,21 @@ def unread(result: Result, refs: Collection[Ref]) -> dict[Ref, tuple[Missing, ..
     scraping. With a vouched scraper, a port that no job among the objects reads is that scraper's to read.
     """
     view = _view(result)
-    found: dict[Ref, tuple[Missing, ...]] = {}
+    unread_workloads: dict[Ref, tuple[Missing, ...]] = {}
     for workload in result.after.workloads:
         if workload.ref not in refs:
             continue
         readers = view.secure.get(workload.ref, ())
         if not readers:
             if not result.vouched:
-                found[workload.ref] = (_nobody(workload),)
+                unread_workloads[workload.ref] = (_nobody(workload),)
             continue
         wrong = [_wrong_with_reading(view, workload, reader) for reader in readers]
         if result.vouched and all(any(_stopped(view, reader)) for reader in readers):
             continue
         if all(wrong):
-            found[workload.ref] = wrong[0]
-    return found
+            unread_workloads[workload.ref] = wrong[0]
+    return unread_workloads
 
 
 def new_errors(before: Observation, after: Observation) -> tuple[Pitfall, ...]:
@@ -329,13 +329,13 @@ def _label_changes(case: _Case) -> tuple[LabelChange, ...]:
 
 def _yielded(observation: Observation, ref: Ref, scraper: Ref | None) -> list[dict[str, str]]:
     """Return the label sets of a workload's targets by one scraper, without the port of `instance`."""
-    found = []
+    label_sets = []
     for job in observation.scrape_jobs:
         for labels in job.labels_after.get(ref, ()) if job.scraper == scraper else ():
             host, colon, port = labels.get("instance", "").rpartition(":")
             form = {"instance": f"{host}:PORT"} if colon and port.isdigit() else {}
-            found.append({**labels, **form})
-    return found
+            label_sets.append({**labels, **form})
+    return label_sets
 
 
 def _as_missing(pitfall: Pitfall) -> Missing:
@@ -347,13 +347,13 @@ def _key(job: ObservedJob) -> _Key:
 
 
 def _read_in_plaintext(job: ObservedJob) -> list[Ref]:
-    found = {
+    refs = {
         ref
-        for seen in (job.ports_of, job.ports_after)
-        for ref, ports in seen.items()
+        for ports_by_workload in (job.ports_of, job.ports_after)
+        for ref, ports in ports_by_workload.items()
         if not _PLAINTEXT.isdisjoint(ports)
     }
-    return sorted(found)
+    return sorted(refs)
 
 
 def _plaintext_counts(jobs: Collection[ObservedJob]) -> dict[tuple[Ref | None, Ref], int]:

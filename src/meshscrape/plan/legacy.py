@@ -133,18 +133,18 @@ def _strict(context: Context, target: PlannedWorkload) -> None:
         "selector": {"matchLabels": selector_of(context, workload)},
         "portLevelMtls": {str(LEGACY_PORT): {"mode": "STRICT"}},
     }
-    wanted = istio_object(
+    policy = istio_object(
         context, names.ISTIO_SECURITY, "PeerAuthentication", workload.namespace, _name(workload), spec
     )
-    context.draft.ensure(wanted, reason)
+    context.draft.ensure(policy, reason)
 
 
 def _selecting_policy(context: Context, workload: ObservedWorkload) -> Ref | None:
     """Return the PeerAuthentication that selects the workload by labels (the oldest, as Istio does)."""
     known = context.inventory.in_namespace(workload.namespace, "PeerAuthentication", names.ISTIO_SECURITY)
     policies = PeerAuthentications(map(peer_authentication, known), context.observation.mesh.root_namespace)
-    found = policies.selecting(workload.namespace, workload.labels)
-    return found.ref if found else None
+    policy = policies.selecting(workload.namespace, workload.labels)
+    return policy.ref if policy else None
 
 
 def ingress_of(data: Object) -> list[Any]:
@@ -167,10 +167,10 @@ def effective_sidecar(
     """
     root = context.observation.mesh.root_namespace
     known = (
-        found
+        manifest
         for namespace in dict.fromkeys((workload.namespace, root))
-        for found in _sidecars(context, namespace)
-        if ours or labels(found.data).get(names.MANAGED_BY) != MANAGER
+        for manifest in _sidecars(context, namespace)
+        if ours or labels(manifest.data).get(names.MANAGED_BY) != MANAGER
     )
     in_force = Sidecars(map(sidecar, known), root).of(workload.namespace, workload.labels)
     return (in_force[0].ref, bool(in_force[0].selector)) if in_force else None
@@ -179,7 +179,7 @@ def effective_sidecar(
 def _sidecars(context: Context, namespace: str) -> list[Manifest]:
     """Return the Sidecars of a namespace with the plan's changes so far."""
     known = context.inventory.in_namespace(namespace, "Sidecar", names.ISTIO_NETWORKING)
-    latest = ((found.ref, context.draft.get(found.ref)) for found in known)
+    latest = ((manifest.ref, context.draft.get(manifest.ref)) for manifest in known)
     return [Manifest(ref, data) for ref, data in latest if data is not None]
 
 
@@ -192,8 +192,8 @@ def _sidecar(context: Context, target: PlannedWorkload) -> None:
     effective = effective_sidecar(context, workload, ours=False)
     if effective is not None:
         data = context.object_of(effective[0])
-        if theirs := [each for each in ingress_of(data) if is_metrics_ingress(each)]:
-            _note_other_source(context, effective[0], theirs[0], listener["defaultEndpoint"])
+        if present := [listening for listening in ingress_of(data) if is_metrics_ingress(listening)]:
+            _note_other_source(context, effective[0], present[0], listener["defaultEndpoint"])
             return
         if effective[1]:
 
@@ -209,19 +209,19 @@ def _sidecar(context: Context, target: PlannedWorkload) -> None:
     spec["ingress"] = [*own, listener]
     # A Sidecar that selects the workload replaces the namespace's Sidecar as a whole.
     spec |= {key: inherited[key] for key in ("egress", "outboundTrafficPolicy") if key in inherited}
-    wanted = istio_object(
+    new_sidecar = istio_object(
         context, names.ISTIO_NETWORKING, "Sidecar", workload.namespace, _name(workload), spec
     )
-    context.draft.ensure(wanted, _reason(context))
+    context.draft.ensure(new_sidecar, _reason(context))
 
 
 def _note_other_source(context: Context, ref: Ref, ingress: Any, wanted: Any) -> None:
-    found = str(dig(ingress, "defaultEndpoint", default=""))
-    if found.rpartition(":")[2] != str(wanted).rpartition(":")[2]:
+    present = str(dig(ingress, "defaultEndpoint", default=""))
+    if present.rpartition(":")[2] != str(wanted).rpartition(":")[2]:
         context.draft.note(
             ref,
             "other-legacy-source",
-            f"it already routes {LEGACY_PORT} to {found}, not to {wanted}: left alone",
+            f"it already routes {LEGACY_PORT} to {present}, not to {wanted}: left alone",
             "change its defaultEndpoint, or choose the other --legacy-source",
         )
 
@@ -290,7 +290,7 @@ def _gateway(context: Context, target: PlannedWorkload) -> None:
 def _admin_ports(context: Context, namespace: str, source: int) -> list[Mutable]:
     """Return the entry's ports, with `source` added: all gateways of the namespace share the entry."""
     present = context.draft.get(Ref(names.ISTIO_NETWORKING, "ServiceEntry", namespace, _ADMIN))
-    numbers = {dig(each, "number") for each in as_list(dig(present, "spec", "ports"))}
+    numbers = {dig(port, "number") for port in as_list(dig(present, "spec", "ports"))}
     return [
         {"number": number, "name": name, "protocol": "HTTP"}
         for number, name in _PORT_NAMES.items()
@@ -305,14 +305,14 @@ def is_metrics_server(server: Any) -> bool:
 
 def metrics_gateways(context: Context, workload: ObservedWorkload) -> list[Ref]:
     """Return the Gateways of any namespace that open 15091 on a gateway workload."""
-    found = []
-    for each in context.inventory.of_kind("Gateway", names.ISTIO_NETWORKING):
-        data = context.draft.get(each.ref)
+    refs = []
+    for manifest in context.inventory.of_kind("Gateway", names.ISTIO_NETWORKING):
+        data = context.draft.get(manifest.ref)
         selector = {"matchLabels": as_mapping(dig(data, "spec", "selector"))}
         servers = as_list(dig(data, "spec", "servers"))
         if any(map(is_metrics_server, servers)) and selects(selector, workload.labels):
-            found.append(each.ref)
-    return found
+            refs.append(manifest.ref)
+    return refs
 
 
 def _has_metrics_server(context: Context, workload: ObservedWorkload) -> bool:

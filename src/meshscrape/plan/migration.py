@@ -20,9 +20,9 @@ def plan_removal(context: Context) -> None:
     moved = [target.workload for target in context.targets if target.mode != "legacy"]
     refs = {workload.ref for workload in moved}
     others = [
-        each
-        for each in context.observation.workloads
-        if each.ref not in refs and each.metrics.mode in ("legacy", "mixed")
+        other
+        for other in context.observation.workloads
+        if other.ref not in refs and other.metrics.mode in ("legacy", "mixed")
     ]
     remaining = [*others, *(target.workload for target in context.targets if target.mode == "legacy")]
     for workload in moved:
@@ -40,7 +40,7 @@ def _sidecar(context: Context, workload: ObservedWorkload, remaining: list[Obser
     ref = effective[0]
     data = context.object_of(ref)
     ingress = legacy.ingress_of(data)
-    kept = [each for each in ingress if not legacy.is_metrics_ingress(each)]
+    kept = [listener for listener in ingress if not legacy.is_metrics_ingress(listener)]
     if len(kept) == len(ingress) or _still_needed(context, ref, workload, remaining):
         return
     if _ours(data) or (not kept and not _has_more(data)):
@@ -83,9 +83,11 @@ def _ours(data: Object | None) -> bool:
 
 
 def _policies(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
-    here = [each for each in remaining if each.namespace == workload.namespace and not each.is_gateway]
-    for each in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", ISTIO_SECURITY):
-        _peer_authentication(context, each.ref, workload, here)
+    neighbours = [
+        other for other in remaining if other.namespace == workload.namespace and not other.is_gateway
+    ]
+    for policy in context.inventory.in_namespace(workload.namespace, "PeerAuthentication", ISTIO_SECURITY):
+        _peer_authentication(context, policy.ref, workload, neighbours)
     for name in (f"meshscrape-{workload.name}", f"meshscrape-{workload.name}-allow"):
         ref = Ref(ISTIO_SECURITY, "AuthorizationPolicy", workload.namespace, name)
         if _ours(context.draft.get(ref)):
@@ -104,16 +106,16 @@ def _peer_authentication(
     if dig(ports, str(LEGACY_PORT), "mode") != "STRICT":
         return
     # Without it, those listeners would serve their metrics in plain HTTP.
-    if any(selects(selector, each.labels) for each in others):
+    if any(selects(selector, other.labels) for other in others):
         return
-    rest = {key: value for key, value in ports.items() if key != str(LEGACY_PORT)}
-    if not rest and not dig(data, "spec", "mtls"):
+    other_ports = {key: value for key, value in ports.items() if key != str(LEGACY_PORT)}
+    if not other_ports and not dig(data, "spec", "mtls"):
         context.draft.delete(ref, _REASON)
         return
 
     def strip(data: Mutable) -> None:
-        if rest:
-            data["spec"]["portLevelMtls"] = rest
+        if other_ports:
+            data["spec"]["portLevelMtls"] = other_ports
         else:
             del data["spec"]["portLevelMtls"]
 
@@ -123,22 +125,26 @@ def _peer_authentication(
 def _gateway(context: Context, workload: ObservedWorkload, remaining: list[ObservedWorkload]) -> None:
     for ref in legacy.metrics_gateways(context, workload):
         selector = {"matchLabels": as_mapping(dig(context.object_of(ref), "spec", "selector"))}
-        if any(each.is_gateway and selects(selector, each.labels) for each in remaining):
+        if any(other.is_gateway and selects(selector, other.labels) for other in remaining):
             continue
         servers = as_list(dig(context.object_of(ref), "spec", "servers"))
-        kept = [each for each in servers if not legacy.is_metrics_server(each)]
+        kept = [server for server in servers if not legacy.is_metrics_server(server)]
         if kept:
             _keep_servers(context, ref, kept)
         else:
             context.draft.delete(ref, _REASON)
         _routes(context, ref, gone=not kept)
     gateways = context.inventory.of_kind("Gateway", ISTIO_NETWORKING)
-    left = [context.draft.get(each.ref) for each in gateways]
-    if any(legacy.is_metrics_server(each) for data in left for each in as_list(dig(data, "spec", "servers"))):
+    remaining_gateways = [context.draft.get(gateway.ref) for gateway in gateways]
+    if any(
+        legacy.is_metrics_server(server)
+        for data in remaining_gateways
+        for server in as_list(dig(data, "spec", "servers"))
+    ):
         return
-    for each in context.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
-        if legacy.ADMIN_HOST in as_list(dig(each.data, "spec", "hosts")):
-            context.draft.delete(each.ref, _REASON)
+    for entry in context.inventory.of_kind("ServiceEntry", ISTIO_NETWORKING):
+        if legacy.ADMIN_HOST in as_list(dig(entry.data, "spec", "hosts")):
+            context.draft.delete(entry.ref, _REASON)
 
 
 def _keep_servers(context: Context, ref: Ref, kept: list[Any]) -> None:
@@ -151,21 +157,21 @@ def _keep_servers(context: Context, ref: Ref, kept: list[Any]) -> None:
 def _routes(context: Context, gateway: Ref, *, gone: bool) -> None:
     """Plan to remove the gateway's routes to its own metrics."""
     names = {f"{gateway.namespace}/{gateway.name}", gateway.name}
-    for each in context.inventory.of_kind("VirtualService", ISTIO_NETWORKING):
-        data = context.draft.get(each.ref)
+    for manifest in context.inventory.of_kind("VirtualService", ISTIO_NETWORKING):
+        data = context.draft.get(manifest.ref)
         bound = {str(name) for name in as_list(dig(data, "spec", "gateways"))}
         if data is None or not bound & names:
             continue
-        if gateway.name in bound and each.ref.namespace != gateway.namespace and not gone:
+        if gateway.name in bound and manifest.ref.namespace != gateway.namespace and not gone:
             continue
         routes = as_list(dig(data, "spec", "http"))
         kept = [route for route in routes if not _leads_to_admin(route)]
         if len(kept) == len(routes):
             continue
         if not kept:
-            context.draft.delete(each.ref, _REASON)
+            context.draft.delete(manifest.ref, _REASON)
         else:
-            _keep_routes(context, each.ref, kept)
+            _keep_routes(context, manifest.ref, kept)
 
 
 def _keep_routes(context: Context, ref: Ref, kept: list[Any]) -> None:
@@ -176,4 +182,7 @@ def _keep_routes(context: Context, ref: Ref, kept: list[Any]) -> None:
 
 
 def _leads_to_admin(route: Any) -> bool:
-    return any(dig(each, "destination", "host") == legacy.ADMIN_HOST for each in as_list(dig(route, "route")))
+    return any(
+        dig(destination, "destination", "host") == legacy.ADMIN_HOST
+        for destination in as_list(dig(route, "route"))
+    )

@@ -168,7 +168,7 @@ class Plan:
 
     def apply(self, inventory: Inventory) -> Inventory:
         """Return the objects after all changes, in memory only."""
-        latest: dict[Ref, Object | None] = {each.ref: each.after for each in self.changes}
+        latest: dict[Ref, Object | None] = {change.ref: change.after for change in self.changes}
         where = {ref: manifest.where for ref in latest if (manifest := inventory.get(ref))}
         return inventory.changed(
             (Manifest(ref, data, where.get(ref, "")) for ref, data in latest.items() if data is not None),
@@ -181,14 +181,14 @@ def revert(plan: Plan) -> Plan:
     opposite: dict[Action, Action] = {"create": "delete", "update": "update", "delete": "create"}
     back = tuple(
         Change(
-            opposite[each.action],
-            each.ref,
-            each.after,
-            each.before,
-            f"undoes: {each.reason}",
-            each.restarts,
-            each.phase,
+            opposite[change.action],
+            change.ref,
+            change.after,
+            change.before,
+            f"undoes: {change.reason}",
+            change.restarts,
+            change.phase,
         )
-        for each in reversed(plan.changes)
+        for change in reversed(plan.changes)
     )
     return Plan(back, apart=plan.apart)

@@ -40,10 +40,10 @@ def derive_monitors(
         _note_limits(context, scraper, spec)
     for ref in dict.fromkeys(reading.job.ref for reading in chosen):
         indexes = {_index(reading.job.job) for reading in chosen if reading.job.ref == ref}
-        wanted = _derived(context, ref, indexes, spec, access_for(context, scraper))
-        if isinstance(wanted, Refused):
-            return wanted
-        context.draft.ensure(wanted, _REASON)
+        monitor = _derived(context, ref, indexes, spec, access_for(context, scraper))
+        if isinstance(monitor, Refused):
+            return monitor
+        context.draft.ensure(monitor, _REASON)
     if known and not chosen:
         note_known(context, scraper)
     elif not chosen and not any(reading.refs & targets for reading in readings):
@@ -87,13 +87,13 @@ def leave_monitor(context: Context, ref: Ref, reason: str) -> bool:
 def _chosen(
     context: Context, readings: list[PlaintextReading], known: frozenset[Ref]
 ) -> list[PlaintextReading]:
-    wanted = frozenset().union(*(reading.refs for reading in readings)) - known
+    uncovered = frozenset().union(*(reading.refs for reading in readings)) - known
     derived = [
         reading.job.job
         for reading in readings
         if context.draft.get(_derived_ref(reading.job.ref)) is not None
     ]
-    return cover(readings, wanted, derived)
+    return cover(readings, uncovered, derived)
 
 
 def _index(job: str) -> int:
@@ -142,12 +142,12 @@ def _selected_labels(selector: Any, present: Object) -> dict[str, str] | None:
 
     Only the required labels are set: with a label of Argo CD or Helm, that tool would remove the monitor.
     """
-    wanted = {key: str(value) for key, value in as_mapping(dig(selector, "matchLabels")).items()}
+    required = {key: str(value) for key, value in as_mapping(dig(selector, "matchLabels")).items()}
     for expression in as_list(dig(selector, "matchExpressions")):
         key = str(dig(expression, "key", default=""))
         if key in present:
-            wanted[key] = str(present[key])
-    return wanted if selects(selector, {**wanted, MANAGED_BY: MANAGER}) else None
+            required[key] = str(present[key])
+    return required if selects(selector, {**required, MANAGED_BY: MANAGER}) else None
 
 
 def _options(context: Context, scraper: Scraper, spec: Object) -> PrometheusOptions:
@@ -190,6 +190,6 @@ def _standard(context: Context, scraper: Scraper, spec: Object) -> Refused | Non
 
 def _applications(context: Context, options: PrometheusOptions) -> Refused | None:
     for application in application_ports(context):
-        wanted = operator.application_monitor(application, options)
-        context.draft.ensure(wanted, "scrapes the application's own port over mutual TLS")
+        monitor = operator.application_monitor(application, options)
+        context.draft.ensure(monitor, "scrapes the application's own port over mutual TLS")
     return None

@@ -60,13 +60,13 @@ def off(context: Context, workload: ObservedWorkload) -> dict[str, str]:
 def _once_injected(context: Context, workload: ObservedWorkload) -> dict[str, str]:
     """Return the variables that a workload will get with its proxy, because it is observed without one."""
     mesh = context.observation.mesh
-    found = dict(mesh.default_metadata)
+    merged = dict(mesh.default_metadata)
     for namespace in (mesh.root_namespace, workload.namespace):
         for config in context.inventory.in_namespace(namespace, "ProxyConfig", names.ISTIO_NETWORKING):
             if not as_mapping(dig(config.data, "spec", "selector", "matchLabels")):
-                said = as_mapping(dig(config.data, "spec", "environmentVariables"))
-                found |= {str(key): str(value) for key, value in said.items()}
-    return {**found, **workload.proxy_metadata}
+                configured = as_mapping(dig(config.data, "spec", "environmentVariables"))
+                merged |= {str(key): str(value) for key, value in configured.items()}
+    return {**merged, **workload.proxy_metadata}
 
 
 def overridden(context: Context, workload: ObservedWorkload, wanted: Mapping[str, str]) -> Refused | None:
@@ -136,7 +136,7 @@ def set_variables(template: Mutable, wanted: Mapping[str, str]) -> None:
 
 
 def _own_variables(template: Mutable) -> set[Any]:
-    return {dig(each, "name") for each in as_list(dig(templates.container(template), "env"))}
+    return {dig(variable, "name") for variable in as_list(dig(templates.container(template), "env"))}
 
 
 def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted: Mapping[str, str]) -> None:
@@ -154,12 +154,12 @@ def _set(context: Context, workload: ObservedWorkload, template: Mutable, wanted
 def edit_sidecar(context: Context, target: PlannedWorkload, template: Mutable) -> None:
     """Open the ports of a sidecar (or of an injected gateway) through its template's annotations."""
     workload, intent = target.workload, context.intent
-    wanted = missing(workload, intent)
-    if wanted:
-        _set(context, workload, template, wanted)
+    lacking = missing(workload, intent)
+    if lacking:
+        _set(context, workload, template, lacking)
     ports = [port for port in secure_ports(intent, workload) if workload.mtls.of(port) == "STRICT"]
     excluded = excluded_ports(context, workload, template)
-    if excluded is not None and (wanted or ports):
+    if excluded is not None and (lacking or ports):
         templates.annotate(template, {names.EXCLUDE_INBOUND: excluded})
     announced = announcements(intent, workload)
     if not templates.annotation(template, names.SECURE_PORT):

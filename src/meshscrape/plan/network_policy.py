@@ -69,7 +69,7 @@ def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]
     else:
         # Policies are additive: opening all other ports here would undo restrictions of the other policies.
         reason = f"lets the scraper's pods reach the secure ports in addition to {', '.join(others)}"
-    wanted = {
+    policy = {
         "apiVersion": f"{NETWORKING_GROUP}/v1",
         "kind": "NetworkPolicy",
         "metadata": {
@@ -83,17 +83,17 @@ def _plan(context: Context, target: PlannedWorkload, peers: list[dict[str, Any]]
             "ingress": ingress,
         },
     }
-    context.draft.ensure(wanted, reason)
+    context.draft.ensure(policy, reason)
 
 
 def _other_policies(context: Context, workload: ObservedWorkload) -> list[str]:
     """Return policies for incoming traffic that select the workload's pods and are not ours."""
     return [
-        str(each.ref)
-        for each in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", NETWORKING_GROUP)
-        if labels(each.data).get(MANAGED_BY) != MANAGER
-        and selects(dig(each.data, "spec", "podSelector", default={}), workload.labels)
-        and "Ingress" in (as_list(dig(each.data, "spec", "policyTypes")) or ["Ingress"])
+        str(policy.ref)
+        for policy in context.inventory.in_namespace(workload.namespace, "NetworkPolicy", NETWORKING_GROUP)
+        if labels(policy.data).get(MANAGED_BY) != MANAGER
+        and selects(dig(policy.data, "spec", "podSelector", default={}), workload.labels)
+        and "Ingress" in (as_list(dig(policy.data, "spec", "policyTypes")) or ["Ingress"])
     ]
 
 
@@ -107,4 +107,4 @@ def _everything_but(ports: list[int]) -> list[dict[str, Any]]:
         elif low == port - 1:
             ranges.append({"port": low, "protocol": "TCP"})
         low = port + 1
-    return [*ranges, *({"port": 1, "endPort": HIGHEST, "protocol": each} for each in ("UDP", "SCTP"))]
+    return [*ranges, *({"port": 1, "endPort": HIGHEST, "protocol": protocol} for protocol in ("UDP", "SCTP"))]

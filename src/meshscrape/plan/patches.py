@@ -27,20 +27,20 @@ def _operations(before: Object, after: Object, path: tuple[str, ...]) -> Iterato
     if added and before and all(not isinstance(value, Mapping | list) for value in before.values()):
         yield {"op": "test", "path": _pointer(path), "value": before}
     for key in (*before, *added):
-        here = (*path, key)
-        if ".".join(here) in _LEFT:
+        field = (*path, key)
+        if ".".join(field) in _LEFT:
             continue
         old, new = before.get(key), after.get(key)
         if key not in after:
-            yield {"op": "test", "path": _pointer(here), "value": old}
-            yield {"op": "remove", "path": _pointer(here)}
+            yield {"op": "test", "path": _pointer(field), "value": old}
+            yield {"op": "remove", "path": _pointer(field)}
         elif key not in before:
-            yield {"op": "add", "path": _pointer(here), "value": new}
+            yield {"op": "add", "path": _pointer(field), "value": new}
         elif isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from _operations(old, new, here)
+            yield from _operations(old, new, field)
         elif old != new:
-            yield {"op": "test", "path": _pointer(here), "value": old}
-            yield {"op": "replace", "path": _pointer(here), "value": new}
+            yield {"op": "test", "path": _pointer(field), "value": old}
+            yield {"op": "replace", "path": _pointer(field), "value": new}
 
 
 def _pointer(path: tuple[str, ...]) -> str:

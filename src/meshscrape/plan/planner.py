@@ -189,11 +189,11 @@ def _look_again(context: Context, *, joining: bool) -> None:
 def _scrapers(context: Context) -> tuple[AllowEntry, ...]:
     """Return the allow list, in an order that does not depend on the order of the input."""
     intent = context.intent
-    found = set(intent.scrapers or default_scrapers(context))
+    entries = set(intent.scrapers or default_scrapers(context))
     if intent.prometheus in ("addon", "operator") and not intent.scrapers:
         spiffe_id = new_prometheus(context).spiffe_id(context.observation.mesh.trust_domain)
-        found.add(SpiffeScraper(SpiffeId.parse(spiffe_id)))
-    return tuple(sorted(found, key=str))
+        entries.add(SpiffeScraper(SpiffeId.parse(spiffe_id)))
+    return tuple(sorted(entries, key=str))
 
 
 def _scraped(context: Context) -> bool:
@@ -204,7 +204,7 @@ def _scraped(context: Context) -> bool:
         case "existing" if secured_scrapers(context):
             return True
     return bool(context.intent.scrapers) or any(
-        each.over in ("mtls", "tls-unverified") and each.spiffe_id for each in context.observation.scrape_jobs
+        job.over in ("mtls", "tls-unverified") and job.spiffe_id for job in context.observation.scrape_jobs
     )
 
 
@@ -225,8 +225,8 @@ def _open_ports(context: Context, target: PlannedWorkload) -> Refused | None:
         return refused
     if target.workload.kind in ("sidecar", "gateway-injected", "uninjected"):
         off = {ENVOY_SECURE_MERGED_METRICS_PORT: "0", ENVOY_SECURE_METRICS_PORT: "0"}
-        wanted = native.variables(context.intent, target.workload) if target.mode == "native" else off
-        if refused := native.overridden(context, target.workload, wanted):
+        variables = native.variables(context.intent, target.workload) if target.mode == "native" else off
+        if refused := native.overridden(context, target.workload, variables):
             return refused
     if refused := _leave_override(context, target):
         return refused
@@ -262,16 +262,16 @@ def _leave_override(context: Context, target: PlannedWorkload) -> Refused | None
 
 
 def _port_taken(context: Context, target: PlannedWorkload) -> Refused | None:
-    wanted = set(context.intent.secure_ports)
+    new_ports = set(context.intent.secure_ports)
     workload = target.workload
-    if workload.is_gateway and workload.metrics.mode in ("legacy", "mixed") and LEGACY_PORT in wanted:
+    if workload.is_gateway and workload.metrics.mode in ("legacy", "mixed") and LEGACY_PORT in new_ports:
         return Refused(
             "legacy-port-open",
             f"its Gateway object still has port {LEGACY_PORT} open",
             "omit --envoy-port until the old objects are removed, or use another port",
         )
     for port in workload.container_ports:
-        if port.number in wanted:
+        if port.number in new_ports:
             return Refused(
                 "port-taken",
                 f"its application uses port {port.number} itself",
@@ -316,7 +316,7 @@ def _general(context: Context) -> None:
 
 def _assumed_rights(context: Context) -> None:
     """Note that the judge could not look at the scrapers' rights: objects without any role tell nothing."""
-    if not any(each.ref.group == RBAC_GROUP for each in context.inventory):
+    if not any(manifest.ref.group == RBAC_GROUP for manifest in context.inventory):
         context.draft.note(
             None,
             "rights-unseen",
@@ -346,16 +346,20 @@ def _overrides(context: Context) -> None:
         for workload in context.observed.workloads
         if workload.bootstrap_override
     }
-    spaces = {each.ref.namespace for each in context.targets if each.mode == "bootstrap"}
-    left = {each.ref.namespace for each in context.targets} - spaces
-    used = {ref for ref in named if ref.namespace in left}
-    there = {each.ref for each in context.inventory.of_kind("ConfigMap") if each.ref.name == OVERRIDE_NAME}
-    for ref in sorted((there - named) | (there & used)):
-        if found := references(context.inventory, ref):
+    spaces = {target.ref.namespace for target in context.targets if target.mode == "bootstrap"}
+    other_spaces = {target.ref.namespace for target in context.targets} - spaces
+    used = {ref for ref in named if ref.namespace in other_spaces}
+    overrides = {
+        manifest.ref
+        for manifest in context.inventory.of_kind("ConfigMap")
+        if manifest.ref.name == OVERRIDE_NAME
+    }
+    for ref in sorted((overrides - named) | (overrides & used)):
+        if referring := references(context.inventory, ref):
             context.draft.note(
                 ref,
                 "override-in-use",
-                f"{counted(found)} refer to it, and none of their pods starts without it",
+                f"{counted(referring)} refer to it, and none of their pods starts without it",
                 "keep it until they are gone; a rollback to an older revision needs it too",
             )
 

@@ -48,18 +48,18 @@ def observe_unmoved(context: Context) -> tuple[ObservedJob, ...]:
 
 def readings_of(context: Context, scraper: Scraper) -> list[PlaintextReading]:
     """Return what a scraper's plaintext jobs read of the mesh; jobs of the merged metrics come first."""
-    scrapers = {each.ref for each in context.observation.scrapers}
+    scrapers = {other.ref for other in context.observation.scrapers}
     mesh = {workload.ref for workload in context.observation.workloads} - scrapers
-    found = (_reading(job, mesh) for job in context.unmoved if job.scraper == scraper.ref)
-    return sorted((each for each in found if each.refs), key=lambda each: each.rank)
+    readings = (_reading(job, mesh) for job in context.unmoved if job.scraper == scraper.ref)
+    return sorted((reading for reading in readings if reading.refs), key=lambda reading: reading.rank)
 
 
 def _reading(job: ObservedJob, mesh: Collection[Ref]) -> PlaintextReading:
     if job.over != "plaintext":
         return PlaintextReading(job, frozenset(), False)
     ports: dict[Ref, set[int]] = {}
-    for seen in (job.ports_of, job.ports_after):
-        for ref, numbers in seen.items():
+    for ports_by_workload in (job.ports_of, job.ports_after):
+        for ref, numbers in ports_by_workload.items():
             if ref in mesh:
                 ports.setdefault(ref, set()).update(PLAINTEXT_PORTS.intersection(numbers))
     refs = frozenset(ref for ref, numbers in ports.items() if numbers)
@@ -73,25 +73,29 @@ def cover(
 
     The jobs in `derived` already have a secure job. They come first, so that a later plan changes nothing.
     """
-    left, chosen = set(wanted), []
-    rest = sorted(readings, key=lambda each: (each.job.job not in derived, each.rank))
-    while left and rest:
+    uncovered, chosen = set(wanted), []
+    candidates = sorted(readings, key=lambda reading: (reading.job.job not in derived, reading.rank))
+    while uncovered and candidates:
         best = max(
-            rest, key=lambda each: (each.job.job in derived and bool(each.refs & left), len(each.refs & left))
+            candidates,
+            key=lambda reading: (
+                reading.job.job in derived and bool(reading.refs & uncovered),
+                len(reading.refs & uncovered),
+            ),
         )
-        if not best.refs & left:
+        if not best.refs & uncovered:
             break
         chosen.append(best)
-        rest.remove(best)
-        left -= best.refs
+        candidates.remove(best)
+        uncovered -= best.refs
     return chosen
 
 
 def _without_drops(inventory: Inventory) -> Inventory:
     changed = [
-        Manifest(each.ref, data, each.where)
-        for each in inventory
-        if (data := _stripped(each)) is not None and data != each.data
+        Manifest(manifest.ref, data, manifest.where)
+        for manifest in inventory
+        if (data := _stripped(manifest)) is not None and data != manifest.data
     ]
     return inventory.changed(changed, ()) if changed else inventory
 

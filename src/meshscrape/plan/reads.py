@@ -87,8 +87,8 @@ def joined(several: Iterable[Reads]) -> Reads:
                 own[port] = max(rate, own.get(port, 0.0))
         for pod, by_job in reads.made.items():
             for job, rate in by_job.items():
-                mine = made.setdefault(pod, {})
-                mine[job] = mine.get(job, 0.0) + rate
+                rates = made.setdefault(pod, {})
+                rates[job] = rates.get(job, 0.0) + rate
     return Reads(measured, made)
 
 

@@ -11,7 +11,7 @@ def autoscaled(inventory: Inventory) -> frozenset[Ref]:
     Workloads that got the field from an earlier `kubectl apply` are not included: kubectl would remove the
     field, and the API server's default is one replica.
     """
-    found = set()
+    refs = set()
     for scaler in inventory.of_kind("HorizontalPodAutoscaler", "autoscaling"):
         target = dig(scaler.data, "spec", "scaleTargetRef")
         group = str(dig(target, "apiVersion", default="")).rpartition("/")[0]
@@ -23,8 +23,8 @@ def autoscaled(inventory: Inventory) -> frozenset[Ref]:
         )
         workload = inventory.get(ref)
         if workload is not None and not _applied_replicas(annotations(workload.data).get(LAST_APPLIED)):
-            found.add(ref)
-    return frozenset(found)
+            refs.add(ref)
+    return frozenset(refs)
 
 
 def _applied_replicas(applied: object) -> bool:

@@ -60,12 +60,12 @@ def blocked_by_scope(context: Context, chosen: Collection[PlannedWorkload]) -> d
 
     A default reaches every proxy of its scope. So one workload that it would harm holds back all of them.
     """
-    found: dict[Ref, tuple[Missing, ...]] = {}
+    blocked: dict[Ref, tuple[Missing, ...]] = {}
     refs = {target.ref for target in chosen}
     for place, targets in _by_place(context, chosen).items():
         if missing := tuple(_in_the_way(context, place, targets, refs)):
-            found |= {target.ref: missing for target in targets if target.ref not in context.held.workloads}
-    return found
+            blocked |= {target.ref: missing for target in targets if target.ref not in context.held.workloads}
+    return blocked
 
 
 def _by_place(context: Context, targets: Iterable[PlannedWorkload]) -> dict[str, list[PlannedWorkload]]:

@@ -47,8 +47,8 @@ def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
     """Return the objects of a new Prometheus, in the order to apply them."""
     kind = context.intent.prometheus
     assert kind in ("addon", "operator")  # noqa: S101 - the callers checked
-    wanted = prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
-    unseen = [each for each in wanted if _of_unseen_kind(context, each)]
+    new = prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
+    unseen = [each for each in new if _of_unseen_kind(context, each)]
     if unseen:
         kinds = ", ".join(dict.fromkeys(f"{each['kind']}s" for each in unseen))
         context.draft.note(
@@ -57,7 +57,7 @@ def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
             f"the objects have no {kinds}: the plan assumes that those of the new Prometheus are applied",
             "give them too, if you are not sure",
         )
-    return tuple(each for each in wanted if each not in unseen)
+    return tuple(each for each in new if each not in unseen)
 
 
 def _of_unseen_kind(context: Context, wanted: Object) -> bool:

@@ -59,15 +59,15 @@ def plan_scraping(context: Context) -> set[str]:
     note_transport(context, None, operated=intent.prometheus == "operator")
     if new_prometheus_ref(context) in context.held.scrapers:
         return set()
-    for wanted in new_objects(context):
-        if wanted["kind"] not in RIGHTS:
-            context.draft.ensure(wanted, "Prometheus with the jobs over mutual TLS")
+    for new_object in new_objects(context):
+        if new_object["kind"] not in RIGHTS:
+            context.draft.ensure(new_object, "Prometheus with the jobs over mutual TLS")
     return _leave(context, None)
 
 
 def _existing(context: Context, scraper: Scraper) -> Refused | None:
     """Plan the secure jobs of an existing Prometheus."""
-    readings = [each for each in readings_of(context, scraper) if _movable(each.job, scraper)]
+    readings = [reading for reading in readings_of(context, scraper) if _movable(reading.job, scraper)]
     known = _read_already(context, scraper)
     if scraper.kind == "operator":
         return derive_monitors(context, scraper, readings, known)
@@ -126,16 +126,16 @@ def _add_jobs(
     standard = {job["job_name"]: job for job in kubernetes_sd.secure_jobs(options)}
     if not context.intent.envoy_port and not context.split:
         standard.pop(ENVOY_JOB, None)
-    there = present.get(MERGED_JOB)
+    merged = present.get(MERGED_JOB)
     targets = {target.ref for target in context.targets}
-    wanted: dict[str, Any] = {}
-    if there is not None and not is_derived(there.get("relabel_configs")):
+    derived: dict[str, Any] = {}
+    if merged is not None and not is_derived(merged.get("relabel_configs")):
         # This is Istio's sample or a job of an earlier plan. Update it and keep its labels.
         pass
     elif chosen := _chosen(readings, known, present):
         standard.pop(MERGED_JOB)
         for reading in chosen:
-            wanted |= _derived(context, scraper, present, reading, [*wanted])
+            derived |= _derived(context, scraper, present, reading, [*derived])
         if not context.intent.envoy_port and _split(context) <= _read_apart(chosen):
             # A derived job reads Envoy's statistics of these pods already.
             standard.pop(ENVOY_JOB, None)
@@ -143,21 +143,21 @@ def _add_jobs(
         standard.pop(MERGED_JOB)
         if known:
             note_known(context, scraper)
-    for job in (*wanted.values(), *standard.values()):
-        theirs = present.get(job["job_name"])
-        if theirs is None:
+    for job in (*derived.values(), *standard.values()):
+        present_job = present.get(job["job_name"])
+        if present_job is None:
             jobs.append(job)
             continue
-        own = theirs.get("tls_config")
-        if is_derived(theirs.get("relabel_configs")):
-            theirs.clear()
+        own = present_job.get("tls_config")
+        if is_derived(present_job.get("relabel_configs")):
+            present_job.clear()
         if options.proxy:
             # The job is in plain HTTP to the scrape proxy, which has its own certificate.
-            theirs.pop("tls_config", None)
-        theirs.update(job)
+            present_job.pop("tls_config", None)
+        present_job.update(job)
         if own and scraper.certs_mount and not options.proxy:
             # The Prometheus already has certificates, and this job has their paths.
-            theirs["tls_config"] = own
+            present_job["tls_config"] = own
     config["scrape_configs"] = jobs
 
 
@@ -173,13 +173,13 @@ def _read_apart(readings: list[PlaintextReading]) -> set[Ref]:
 
 def _chosen(readings: list[PlaintextReading], known: frozenset[Ref], present: Any) -> list[PlaintextReading]:
     """Return the plaintext jobs to derive secure jobs from, including those that already have one."""
-    wanted = frozenset().union(*(reading.refs for reading in readings)) - known
+    uncovered = frozenset().union(*(reading.refs for reading in readings)) - known
     derived = [
         reading.job.job
         for reading in readings
         if (job := present.get(reading.job.job)) and _pool_of(job, present) is not None
     ]
-    return cover(readings, wanted, derived)
+    return cover(readings, uncovered, derived)
 
 
 def _pool_of(job: Any, present: Any) -> str | None:
@@ -275,18 +275,18 @@ def _left(context: Context, job: ObservedJob) -> bool:
         return leave_monitor(context, job.ref, LEAVES)
     if job.ref.kind != "ConfigMap":
         return False
-    found = False
+    dropped = False
 
     def drop(config: Mutable) -> None:
-        nonlocal found
+        nonlocal dropped
         for declared in as_list(config.get("scrape_configs")):
             if isinstance(declared, dict) and declared.get("job_name") == job.job:
                 declared["relabel_configs"] = with_drop(declared.get("relabel_configs"))
-                found = True
+                dropped = True
 
     try:
         edit_config(context, job.ref, drop, LEAVES)
     except InputError as error:
         context.draft.refuse(job.ref, Refused("unreadable", error.what, error.remedy or "correct it"))
         return False
-    return found
+    return dropped

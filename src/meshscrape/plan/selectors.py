@@ -38,13 +38,13 @@ class BrokenSelector:
 
 def broken_selectors(inventory: Inventory, changes: Collection[LabelChange]) -> tuple[BrokenSelector, ...]:
     """Return the selectors among the objects that label changes break, each once."""
-    found: dict[BrokenSelector, None] = {}
+    broken: dict[BrokenSelector, None] = {}
     for manifest in inventory if changes else ():
         for label, operator, value in _matchers(manifest):
             for change in changes:
                 if label == change.label and _breaks(operator, value, change):
-                    found[BrokenSelector(manifest.ref, f'{label}{operator}"{value}"', change)] = None
-    return tuple(found)
+                    broken[BrokenSelector(manifest.ref, f'{label}{operator}"{value}"', change)] = None
+    return tuple(broken)
 
 
 def _breaks(operator: str, value: str, change: LabelChange) -> bool:

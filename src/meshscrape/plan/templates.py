@@ -53,15 +53,15 @@ def with_proxy_config(text: str, metadata: Mapping[str, str], fields: Mapping[st
 
     The user's other settings are kept. InputError if the text is not a mapping: Istio would refuse the pod.
     """
-    found = load_text(text, PROXY_CONFIG_ANNOTATION)
-    if found is not None and not isinstance(found, dict):
+    parsed = load_text(text, PROXY_CONFIG_ANNOTATION)
+    if parsed is not None and not isinstance(parsed, dict):
         raise InputError("not a mapping", where=PROXY_CONFIG_ANNOTATION, remedy="write fields of ProxyConfig")
-    wanted: Mutable = dict(found or {})
-    key = "proxy_metadata" if "proxy_metadata" in wanted else "proxyMetadata"
+    config: Mutable = dict(parsed or {})
+    key = "proxy_metadata" if "proxy_metadata" in config else "proxyMetadata"
     if metadata:
-        wanted[key] = {**as_mapping(wanted.get(key)), **metadata}
-    wanted.update(fields or {})
-    return rewrite(text, wanted)
+        config[key] = {**as_mapping(config.get(key)), **metadata}
+    config.update(fields or {})
+    return rewrite(text, config)
 
 
 def configure_proxy(
@@ -75,17 +75,17 @@ def configure_proxy(
 def merged_ports(text: str, ports: Iterable[int], without: Iterable[int] = ()) -> str:
     """Return a list of ports such as `excludeInboundPorts`, with `ports` added and `without` removed."""
     unwanted = {str(port) for port in without}
-    found = [part.strip() for part in text.split(",") if part.strip() and part.strip() not in unwanted]
-    found += [str(port) for port in ports if str(port) not in found]
-    return ",".join(found)
+    merged = [part.strip() for part in text.split(",") if part.strip() and part.strip() not in unwanted]
+    merged += [str(port) for port in ports if str(port) not in merged]
+    return ",".join(merged)
 
 
 def container(template: Mutable, name: str = PROXY_CONTAINER) -> Mutable | None:
     """Return the container of this name, which may be a native sidecar; None without one."""
     for group in ("containers", "initContainers"):
-        for each in as_list(as_mapping(template.get("spec")).get(group)):
-            if isinstance(each, dict) and each.get("name") == name:
-                return each
+        for candidate in as_list(as_mapping(template.get("spec")).get(group)):
+            if isinstance(candidate, dict) and candidate.get("name") == name:
+                return candidate
     return None
 
 
@@ -97,7 +97,9 @@ def set_env(data: Mutable, values: Mapping[str, str], key: str = "env") -> None:
     variables: list[Any] = present if isinstance(present, list) else []
     data[key] = variables
     for name, value in values.items():
-        named = [each for each in variables if isinstance(each, dict) and each.get("name") == name]
+        named = [
+            variable for variable in variables if isinstance(variable, dict) and variable.get("name") == name
+        ]
         if named:
             # If a variable occurs several times, the last one counts.
             named[-1].pop("valueFrom", None)
@@ -114,9 +116,9 @@ def set_named(data: Mutable, key: str, item: Mutable, by: str = "name") -> None:
     present = data.get(key)
     items: list[Any] = present if isinstance(present, list) else []
     data[key] = items
-    for index, each in enumerate(items):
-        if isinstance(each, dict) and each.get(by) == item[by]:
-            if not covers(each, item):
+    for index, present_item in enumerate(items):
+        if isinstance(present_item, dict) and present_item.get(by) == item[by]:
+            if not covers(present_item, item):
                 items[index] = item
             return
     items.append(item)

@@ -150,26 +150,26 @@ def default_scrapers(context: Context) -> tuple[AllowEntry, ...]:
         if job.over == "mtls" and (not job.matches or not SECURE_PORTS.isdisjoint(job.ports))
     }
     able = [
-        each
-        for each in observation.scrapers
-        if each.spiffe_id and (each.kind in ABLE or (each.output_certs and each.ref in secure))
+        scraper
+        for scraper in observation.scrapers
+        if scraper.spiffe_id and (scraper.kind in ABLE or (scraper.output_certs and scraper.ref in secure))
     ]
-    chosen = [each for each in able if each.ref in used] or ([] if replaced else able)
-    for each in chosen:
-        if each.service_account == "default":
+    chosen = [scraper for scraper in able if scraper.ref in used] or ([] if replaced else able)
+    for scraper in chosen:
+        if scraper.service_account == "default":
             context.draft.note(
-                each.ref,
+                scraper.ref,
                 "default-service-account",
                 "it runs as ServiceAccount `default`: other pods of its namespace may use it and scrape",
                 "give it a ServiceAccount of its own",
             )
-    return tuple(SpiffeScraper(SpiffeId.parse(each.spiffe_id)) for each in chosen)
+    return tuple(SpiffeScraper(SpiffeId.parse(scraper.spiffe_id)) for scraper in chosen)
 
 
 def reads_plaintext(job: ObservedJob) -> bool:
     """Return whether a scrape job reads plaintext ports of any proxy, now or after a restart."""
-    seen = (*job.ports_of.values(), *job.ports_after.values())
-    return job.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in seen)
+    read = (*job.ports_of.values(), *job.ports_after.values())
+    return job.over == "plaintext" and any(not PLAINTEXT_PORTS.isdisjoint(ports) for ports in read)
 
 
 def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
@@ -185,9 +185,9 @@ def version_of(context: Context, workload: ObservedWorkload) -> IstioVersion:
 def default_control_plane(observation: Observation) -> ControlPlane | None:
     """Return the control plane that injects if no revision is named."""
     planes = observation.control_planes
-    named = [each for each in planes if "default" in (each.revision, *each.tags)]
-    found = named or (planes if len(planes) == 1 else ())
-    return found[0] if found else None
+    named = [plane for plane in planes if "default" in (plane.revision, *plane.tags)]
+    defaults = named or (planes if len(planes) == 1 else ())
+    return defaults[0] if defaults else None
 
 
 def has_override(context: Context, workload: ObservedWorkload) -> bool:

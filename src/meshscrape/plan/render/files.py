@@ -28,16 +28,16 @@ def plan_files(plan: Plan) -> dict[str, str]:
     `originals/` has each object before the plan, and `originals/delete/` the objects that the plan creates.
     With ASM, each API server has its own tree.
     """
-    found = {OVERVIEW: HEAD + plan_text(plan)}
+    files = {OVERVIEW: HEAD + plan_text(plan)}
     for number, change in enumerate(plan.changes, 1):
         directory = f"{place(plan, change.ref)}{phase_directory(change.phase, plan.phases)}"
         data, name = _applied(plan, change), file_name(change.ref)
         if data is None:
             directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
         assert data is not None  # noqa: S101 - a change has one of both
-        found[f"{directory}/{name}"] = _head(change) + dump(clean(data))
-    found |= _originals(plan)
-    return dict(sorted(found.items()))
+        files[f"{directory}/{name}"] = _head(change) + dump(clean(data))
+    files |= _originals(plan)
+    return dict(sorted(files.items()))
 
 
 def _applied(plan: Plan, change: Change) -> Object | None:
@@ -51,14 +51,14 @@ def _applied(plan: Plan, change: Change) -> Object | None:
 
 def _originals(plan: Plan) -> dict[str, str]:
     latest = {change.ref: change for change in revert(plan).changes}
-    found = {}
+    files = {}
     for number, (ref, change) in enumerate(latest.items(), 1):
         directory, data, name = f"{place(plan, ref)}{ORIGINALS}", change.after, file_name(ref)
         if data is None:
             directory, data, name = f"{directory}/delete", change.before, f"{number:05}_{name}"
         assert data is not None  # noqa: S101 - a change has one of both
-        found[f"{directory}/{name}"] = dump(_with_applied(clean(data), data))
-    return found
+        files[f"{directory}/{name}"] = dump(_with_applied(clean(data), data))
+    return files
 
 
 def _with_applied(written: dict[str, Any], data: Object) -> dict[str, Any]:

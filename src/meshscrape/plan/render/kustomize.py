@@ -28,18 +28,18 @@ def kustomize_files(plan: Plan, base: str) -> dict[str, str]:
 
     `base` is the directory (relative to a phase's directory) or the URL of the user's own kustomization.
     """
-    found = {OVERVIEW: HEAD + plan_text(plan)}
+    files = {OVERVIEW: HEAD + plan_text(plan)}
     trees = sorted({place(plan, change.ref) for change in plan.changes})
     for tree in trees:
         previous = base
         for phase in PHASES:
-            changes = [each for each in plan.changes if each.phase == phase and place(plan, each.ref) == tree]
+            changes = [edit for edit in plan.changes if edit.phase == phase and place(plan, edit.ref) == tree]
             if not changes:
                 continue
             directory = f"{tree}{phase_directory(phase)}"
-            found |= {f"{directory}/{name}": text for name, text in _overlay(changes, previous).items()}
+            files |= {f"{directory}/{name}": text for name, text in _overlay(changes, previous).items()}
             previous = f"../{phase_directory(phase)}"
-    return dict(sorted(found.items()))
+    return dict(sorted(files.items()))
 
 
 def _overlay(changes: list[Change], previous: str) -> dict[str, str]:
@@ -75,13 +75,13 @@ def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
 
 def _difference(before: Any, after: Any, by_name: bool) -> dict[str, Any]:
     """Return the keys of a mapping that differ, with null for removed keys."""
-    found: dict[str, Any] = {key: None for key in before if key not in after}
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():
         if key not in before:
-            found[key] = value
+            patch[key] = value
         elif before[key] != value:
-            found[key] = _changed(key, before[key], value, by_name)
-    return found
+            patch[key] = _changed(key, before[key], value, by_name)
+    return patch
 
 
 def _changed(key: str, before: Any, after: Any, by_name: bool) -> Any:
@@ -94,23 +94,23 @@ def _changed(key: str, before: Any, after: Any, by_name: bool) -> Any:
 
 
 def _items(before: list[Any], after: list[Any], merge_key: str, by_name: bool) -> list[Any]:
-    old = {each[merge_key]: each for each in before}
-    new = {each[merge_key] for each in after}
-    found: list[Any] = []
-    for each in after:
-        known = old.get(each[merge_key])
+    old = {item[merge_key]: item for item in before}
+    new = {item[merge_key] for item in after}
+    patches: list[Any] = []
+    for item in after:
+        known = old.get(item[merge_key])
         if known is None:
-            found.append(each)
-        elif known != each:
-            found.append({merge_key: each[merge_key], **_difference(known, each, by_name)})
-    found += [{"$patch": "delete", merge_key: name} for name in old if name not in new]
-    return found
+            patches.append(item)
+        elif known != item:
+            patches.append({merge_key: item[merge_key], **_difference(known, item, by_name)})
+    patches += [{"$patch": "delete", merge_key: name} for name in old if name not in new]
+    return patches
 
 
 def _named(items: Any, merge_key: str) -> bool:
     """Return whether the items of a list have distinct names."""
     if not isinstance(items, list):
         return False
-    if not all(isinstance(each, dict) and isinstance(each.get(merge_key), str) for each in items):
+    if not all(isinstance(item, dict) and isinstance(item.get(merge_key), str) for item in items):
         return False
-    return len({each[merge_key] for each in items}) == len(items)
+    return len({item[merge_key] for item in items}) == len(items)
