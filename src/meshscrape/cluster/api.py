@@ -27,6 +27,7 @@ REQUEST = FetchLimits(connect=5.0, read=30.0, total=60.0, body_bytes=1 << 28)
 WATCH = FetchLimits(connect=5.0, read=SILENCE_SECONDS, total=WATCH_SECONDS + 60.0, body_bytes=1 << 40)
 _MAX_EVENT = 1 << 24
 _MAX_ERROR = 1 << 16
+_UNREACHED = "Error trying to reach service"
 
 Object = Mapping[str, Any]
 
@@ -100,16 +101,21 @@ class Api:
         raise AssertionError("an answer or an error")
 
     async def ask(self, path: str) -> tuple[int, str]:
-        """Return the status of the answer to a GET, whatever its body, and the API server's reason.
+        """Return the status of the answer to a GET, whatever it is, and what the API server itself says.
 
-        The reason is empty for an answer that a pod gave through the API server. UnavailableError without an
+        The text is empty for an answer that a pod gave through the API server. UnavailableError without an
         answer.
         """
-        try:
-            async for response in self._responses(path, {}, REQUEST):
+        async for response in self._responses(path, {}, REQUEST, refuse=False):
+            if response.status < 300:
                 return response.status, ""
-        except ApiError as error:
-            return error.status, f"{error.reason}: {error.what}" if error.reason else ""
+            body = await _body(response, _MAX_ERROR)
+            told = _status_document(body)
+            if told.get("kind") == "Status":
+                return response.status, f"{told.get('reason')}: {told.get('message')}"
+            # Older API servers say so in plain text (apimachinery pkg/util/proxy/transport.go).
+            unreached = body.decode(errors="replace").startswith(_UNREACHED)
+            return response.status, f"ServiceUnavailable: {_UNREACHED}" if unreached else ""
         raise AssertionError("an answer or an error")
 
     async def send(
@@ -155,9 +161,18 @@ class Api:
                 yield Event(kind, changed)
 
     async def _responses(
-        self, path: str, query: Mapping[str, str], limits: FetchLimits, content: _Content | None = None
+        self,
+        path: str,
+        query: Mapping[str, str],
+        limits: FetchLimits,
+        content: _Content | None = None,
+        *,
+        refuse: bool = True,
     ) -> AsyncIterator[FetchedResponse]:
-        """Yield the answer to a request; after a 401, repeat it once with a new credential."""
+        """Yield the answer to a request; after a 401, repeat it once with a new credential.
+
+        ApiError for an answer of 300 or more, if `refuse` is set.
+        """
         url = f"{self.access.server}{path}" + (f"?{urlencode(query)}" if query else "")
         for again in (True, False):
             credential = await self._credentials.current()
@@ -180,7 +195,7 @@ class Api:
             ) as response:
                 if response.status == 401 and again and self._credentials.refused():
                     continue
-                if response.status >= 300:
+                if response.status >= 300 and refuse:
                     told = _status_document(await _body(response, _MAX_ERROR))
                     raise _refused(response.status, told, self._where(path))
                 yield response
