@@ -153,7 +153,7 @@ def test_a_user_with_the_rights_of_rbac_may_apply_and_one_without_is_told_each(
     before = objects(mesh)
     mesh.apply(run(mesh, "rbac", "apply", "--service-account", "default/applier").stdout)
     allowed = mesh.user("applier", "meshscrape-apply")
-    tried = run(allowed, "apply", "-n", "shop", "--dry-run")
+    tried = run(allowed, "apply", "-n", "shop", "--dry-run=server")
     assert tried.returncode == 0, tried.stderr
     mesh.apply(run(mesh, "rbac", "plan", "--service-account", "default/reader").stdout)
     reader = mesh.user("reader", "meshscrape-plan")

@@ -40,7 +40,9 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
         click.option("-y", "--yes", is_flag=True, help="Do not ask before the first change."),
         click.option(
             "--dry-run",
-            is_flag=True,
+            is_flag=False,
+            flag_value="server",
+            type=click.Choice(["server"]),
             help="Let the API server and its webhooks check every change; change nothing.",
         ),
         click.option(
@@ -85,7 +87,7 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
         def wrapped(
             *,
             phases: tuple[Phase, ...],
-            dry_run: bool,
+            dry_run: str | None,
             timeout: float,
             canaries: tuple[str, ...],
             pause: float,
@@ -96,7 +98,7 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
             holder = f"{socket.gethostname()}/{os.getpid()}"
             within = Window.parse(window) if window else None
             chosen = frozenset(canaries)
-            applying = ApplyOptions(phases, timeout, dry_run, holder, verb, chosen, pause, within)
+            applying = ApplyOptions(phases, timeout, bool(dry_run), holder, verb, chosen, pause, within)
             return function(applying=applying, **values)
 
         for option in reversed(options):

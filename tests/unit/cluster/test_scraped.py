@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshscrape.cluster.scraped import expected_targets, health_by_target, prometheus_pods
+from meshscrape.cluster.scraped import expected_targets, health_by_target, left_targets, prometheus_pods
 from support.examples import secured
-from support.objects import cluster, observed, only, pod_of
+from support.objects import (
+    cluster,
+    control_plane,
+    deployment,
+    injected_namespace,
+    observed,
+    only,
+    pod_of,
+    proxy_config,
+)
+from support.scraping_objects import plain_prometheus
 
 
 def answer(**health: str) -> dict[str, Any]:
@@ -58,3 +68,15 @@ def test_asks_the_ready_pods_of_prometheus_and_names_one_without_any() -> None:
         objects = with_pod("prometheus", "10.0.0.9", ready=ready)
         pods, others = prometheus_pods(observed(objects), cluster(objects))
         assert (len(pods), [ref.name for ref in others]) == expected
+
+
+def test_on_the_way_back_it_waits_for_plaintext_targets_and_for_the_end_of_the_secure_ones() -> None:
+    web = deployment("web", annotations=proxy_config({"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}))
+    pod = pod_of(web, ip="10.0.0.1", variables={"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"})
+    pod["status"]["conditions"] = [{"type": "Ready", "status": "True"}]
+    observation = observed(control_plane(), injected_namespace(), web, pod, plain_prometheus())
+    refs = [workload.ref for workload in observation.workloads]
+    returned = expected_targets(observation, refs, "plaintext")
+    assert set(returned) == {"10.0.0.1:15020"}
+    assert left_targets(observation, returned) == {"10.0.0.1:15092"}
+    assert left_targets(observation, {}) == frozenset()
