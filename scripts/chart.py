@@ -9,6 +9,7 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+from meshscrape.cluster.rights import RULES
 from meshscrape.kube.yaml_text import dump
 from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.kubernetes_sd import ClusterJobs, secure_jobs
@@ -39,6 +40,7 @@ def chart_files() -> dict[str, str]:
         "proxy.json": json.dumps(parts, indent=2) + "\n",
         "jobs.yaml": MADE + dump(secure_jobs(ClusterJobs("", proxy=scrape_proxy_pod.IN_POD))),
         "monitors.yaml": MADE + dump({"monitors": monitors}),
+        "verifier-rules.yaml": MADE + dump(RULES["verify"]),
         "rules.yaml": rules_file(RuleOptions()),
         "dashboard.json": recorded_dashboard(board),
     }

@@ -15,11 +15,12 @@ import yaml
 
 from conformance import operator, shop
 from conformance.cluster import programs
-from conformance.kube import Kube, Object
+from conformance.kube import Kube, Object, until
 from conformance.migration import Migration
 from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.recorded import GROUP
 from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
+from support.documents import faults
 
 Row = Callable[..., None]
 CHART = Path(__file__).parents[2] / "charts/meshscrape"
@@ -33,6 +34,7 @@ EVERYTHING = {
     },
     "mesh": {"trustDomainAliases": [ALIAS]},
     "proxy": {"namespaces": ["shop", SPACE], "monitorLabels": {"release": "main"}},
+    "verifier": {"enabled": True, "namespaces": ["shop"]},
     "rules": {
         "as": "PrometheusRule",
         "labels": {"release": "main"},
@@ -181,6 +183,7 @@ def test_chart_puts_the_scrape_proxy_beside_an_existing_prometheus(
         secured.settle((shop.NAMESPACE,))
         values = {
             "image": IMAGE,
+            "verifier": {"enabled": True, "namespaces": [shop.NAMESPACE]},
             "prometheus": {
                 "name": "prometheus",
                 "serviceAccount": "prometheus",
@@ -201,15 +204,36 @@ def test_chart_puts_the_scrape_proxy_beside_an_existing_prometheus(
             targets = prometheus.wait_for_up(
                 set(shop.addresses(kube).values()), "istio-secure-merged-metrics"
             )
+            report = _verified(kube, prometheus.namespace)
         finally:
             helm.run("uninstall", "meshscrape", "--namespace", prometheus.namespace)
         assert all(re.fullmatch(r"http://.+:15092/stats/prometheus", each["scrapeUrl"]) for each in targets)
+        assert faults(report, "VerifyReport") == []
+        assert {each["check"] for each in report["checks"]} >= {"no-certificate", "prometheus-target"}
         row(
             "Helm chart: scrape proxy beside an existing Prometheus",
-            f"patch and jobs as its notes say; {len(targets)} targets up through the proxy",
+            f"patch and jobs as its notes say; {len(targets)} targets up through the proxy; "
+            f"its CronJob verified {len(report['checks'])} checks",
             Prometheus=prometheus.version(),
             helm=programs.BY_NAME["helm"].version,
         )
+
+
+def _verified(kube: Kube, namespace: str) -> Object:
+    """Run the chart's CronJob once, and return the report that it logs; 1 is its exit code for findings."""
+    kube("-n", namespace, "create", "job", "once", "--from=cronjob/meshscrape-verifier")
+
+    def code() -> list[int]:
+        pods = kube.get("-n", namespace, "pods", "-l", "job-name=once")["items"]
+        states = [state["state"] for pod in pods for state in pod["status"].get("containerStatuses", [])]
+        return [state["terminated"]["exitCode"] for state in states if "terminated" in state]
+
+    (ended,) = until(code, "the verifier's pod ends")
+    told = kube("-n", namespace, "logs", "job/once")
+    kube("-n", namespace, "delete", "job", "once")
+    assert ended in (0, 1), told
+    report: Object = json.loads(told)
+    return report
 
 
 def _add_jobs(kube: Kube, namespace: str, jobs: list[Object]) -> None:

@@ -15,7 +15,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
 {{- define "meshscrape.image" -}}
-{{- $repository := required "image.repository is empty: build the image (make image), push it, and set its name; or set proxy.enabled to false" .Values.image.repository -}}
+{{- $repository := required "image.repository is empty: build the image (make image), push it, and set its name; or set proxy.enabled and verifier.enabled to false" .Values.image.repository -}}
 {{- if .Values.image.digest -}}
 {{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
