@@ -57,7 +57,7 @@ cluster: setup ## start Kubernetes and Istio as processes (root, Go) and keep th
 	@PYTHONPATH=tests exec $(BIN)/python -m conformance.cluster up
 
 bench: setup ## measure; prints a table and writes build/bench.json
-	@$(BIN)/python -m bench $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 chart: setup ## write the files of the Helm chart that the package defines
 	@$(BIN)/python scripts/chart.py

@@ -13,7 +13,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from bench import agents, authority, flooded, listeners, merge, pilot, plan, pods, proxy, scrapes, verify
+from bench import (
+    ablation,
+    agents,
+    authority,
+    flooded,
+    listeners,
+    merge,
+    pilot,
+    plan,
+    pods,
+    proxy,
+    scrapes,
+    verify,
+)
 from bench.measure import Row
 from bench.tables import BUSY, markdown
 
@@ -22,6 +35,7 @@ SUITES: dict[str, Callable[[int], list[Row]]] = {
     "merge": merge.run,
     "pilot": pilot.run,
     "listeners": listeners.run,
+    "ablation": ablation.run,
     "agents": agents.run,
     "authority": authority.run,
     "flooded": flooded.run,

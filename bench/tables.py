@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ _OURS = re.compile(r"ours (\d+) MB")
 
 def markdown(name: str, rows: Sequence[Row], load: float) -> str:
     """Return a suite's rows as a table, with the load of the machine when it began."""
-    shape = {"pilot": _pilot, "listeners": _listeners}.get(name, _list)
+    shapes = {"pilot": _pilot, "listeners": _compared("ours"), "ablation": _compared("the whole")}
+    shape = shapes.get(name, _list)
     busy = " **Other work was running: measure again.**" if load > BUSY else ""
     return f"{name}, load {load:.1f} at its start.{busy}\n\n{shape(rows)}\n"
 
@@ -40,16 +41,20 @@ def _pilot(rows: Sequence[Row]) -> str:
     return _table(["body", "framing", *sizes], lines) + "\n\n" + _list(others)
 
 
-def _listeners(rows: Sequence[Row]) -> str:
-    """Return a line for each peer, a column for each kind of scrape."""
-    cells: dict[str, dict[str, str]] = {}
-    for row in rows:
-        what, _, scrape = row.what.partition(": ")
-        peer = what.partition("ours, ")[2] or "ours"
-        value = f"1 ({row.value:.2f} ms)" if peer == "ours" else f"{row.value:.2f}"
-        cells.setdefault(peer, {})[scrape] = value
-    scrapes = list(cells["ours"]) if cells else []
-    return _table(["", *scrapes], [[peer, *line.values()] for peer, line in cells.items()])
+def _compared(base: str) -> Callable[[Sequence[Row]], str]:
+    """Return what makes a line for each peer of `base`, and a column for each kind of scrape."""
+
+    def shape(rows: Sequence[Row]) -> str:
+        cells: dict[str, dict[str, str]] = {}
+        for row in rows:
+            what, _, scrape = row.what.partition(": ")
+            peer = what.partition(f"{base}, ")[2] or base
+            value = f"1 ({row.value:.2f} ms)" if peer == base else f"{row.value:.2f}"
+            cells.setdefault(peer, {})[scrape] = value
+        scrapes = list(cells[base]) if cells else []
+        return _table(["", *scrapes], [[peer, *line.values()] for peer, line in cells.items()])
+
+    return shape
 
 
 def _list(rows: Sequence[Row]) -> str:
