@@ -1,7 +1,7 @@
 """Print the part of the lock that an installation with some extras needs.
 
-lock_of.py [EXTRA…] < requirements.txt, in an environment in which the whole lock and meshscrape are installed:
-the packages' metadata says which needs which.
+lock_of.py [EXTRA…] < requirements.txt, in an environment with the whole lock and meshscrape installed: the
+packages' metadata says which needs which.
 """
 
 from __future__ import annotations

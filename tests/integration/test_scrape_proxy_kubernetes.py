@@ -9,10 +9,11 @@ import pytest
 from support.addresses import loopback
 from support.applications import applications
 from support.forgery import Forge
-from support.kubernetes_api import kubeconfig, lists_pods
+from support.kubernetes_api import POD, kubeconfig, lists_pods
 from support.mesh import meshscrape
 from support.polling import eventually
 from support.scrape_proxy import RunningProxy, credentials
+from support.targets import Target, tls_target
 
 FORBIDDEN = {"message": "pods is forbidden: User web cannot list resource pods", "reason": "Forbidden"}
 
@@ -100,3 +101,36 @@ def test_an_api_server_in_trouble_leaves_the_last_targets_ready(tmp_path: Path, 
             assert proxy.scrape("127.9.9.9:15092").reason == "unreachable"
         finally:
             assert proxy.stop() == 0
+
+
+def test_identities_of_another_shape_are_expected_by_a_template(tmp_path: Path) -> None:
+    """A mesh whose IDs are not Istio's; a pod that the template gives no ID is no target."""
+    forge = Forge()
+    proxy = RunningProxy(tmp_path, loopback(), [str(credentials(tmp_path / "scraper", forge))])
+    proxy.announce([])
+    address = loopback()
+    meta = {**POD["metadata"], "labels": {"app": "shop-web"}}
+    status = {**POD["status"], "podIP": address, "podIPs": [{"ip": address}]}
+    other = {**POD, "metadata": {**POD["metadata"], "uid": "2"}}
+    document = {
+        "metadata": {"resourceVersion": "7"},
+        "items": [{**POD, "metadata": meta, "status": status}, other],
+    }
+    identity = "spiffe://cluster.local/k8s/shop/shop-web"
+    with (
+        applications(api := loopback(), {"api": lists_pods(document=document)}) as ports,
+        tls_target(Target(address), forge.leaf(identity), forge.root, tmp_path) as target,
+    ):
+        options = kubeconfig(tmp_path, f"http://{api}:{ports['api']}")
+        proxy.start(*options, "--id-template", "/k8s/{namespace}/{label:app}")
+        try:
+            assert proxy.scrape(target.authority).status == 200
+            assert proxy.scrape("127.9.9.9:15092").reason == "unknown-target"
+        finally:
+            assert proxy.stop() == 0
+
+
+def test_a_template_that_can_yield_no_id_is_one_line(tmp_path: Path) -> None:
+    """A name that is no fact about a pod."""
+    options = kubeconfig(tmp_path, "http://127.9.9.8:6443")
+    assert "{name}" in refused(tmp_path, *options, "--id-template", "/ns/{name}")

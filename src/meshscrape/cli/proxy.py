@@ -85,6 +85,13 @@ def default_directory() -> Path:
     "TRUST_DOMAIN defaults to that of the first --credentials. Repeatable.",
 )
 @click.option(
+    "--id-template",
+    default="",
+    metavar="PATH",
+    help="With --kubernetes: the path of the pods' SPIFFE IDs, with {namespace}, {account}, {pod} and "
+    "{label:KEY}.  [default: /ns/{namespace}/sa/{account}]",
+)
+@click.option(
     "--listen", default=DEFAULT_LISTEN, show_default=True, metavar="IP:PORT", help="Address for scrapes."
 )
 @click.option(
@@ -144,7 +151,7 @@ def default_directory() -> Path:
 def command(
     credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], kubernetes: bool,
     kubeconfig: Path | None, context: str, namespaces: tuple[str, ...], selector: str, trust_domain: str,
-    aliases: tuple[str, ...], listen: str, discovery: str, directory: Path | None,
+    aliases: tuple[str, ...], id_template: str, listen: str, discovery: str, directory: Path | None,
     token_file: Path | None, role: str, applications: bool, share_token: bool, check: bool, remote: bool,
     wait: float, workers: int,
 ) -> int:  # fmt: skip
@@ -178,12 +185,14 @@ def command(
         from meshscrape.cluster.access import find_access
         from meshscrape.cluster.pod_source import PodScope
         from meshscrape.cluster.proxy_source import pod_source
+        from meshscrape.spiffe.templates import IdTemplate
 
         pods = pod_source(
             find_access(kubeconfig, context),
             PodScope(namespaces, selector),
             trust_domain=trust_domain,
             applications=applications,
+            template=IdTemplate(id_template) if id_template else None,
             credentials=directories,
             patience=wait,
         )

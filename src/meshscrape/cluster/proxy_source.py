@@ -15,6 +15,7 @@ from meshscrape.kube.pod_targets import TargetMesh
 from meshscrape.kube.views.peer_authentication import PeerAuthentications
 from meshscrape.prometheus.targets import JOBS
 from meshscrape.proxy.options import await_credentials
+from meshscrape.spiffe.templates import IdTemplate
 
 
 def pod_source(
@@ -23,6 +24,7 @@ def pod_source(
     *,
     trust_domain: str,
     applications: bool,
+    template: IdTemplate | None,
     credentials: Sequence[tuple[str, Path]],
     patience: float,
 ) -> PodSource:
@@ -30,7 +32,7 @@ def pod_source(
 
     Without `trust_domain`, targets are of the trust domain of the first credentials, once they are there;
     InputError when they are not within `patience` seconds. With `applications`, the applications' own ports
-    are targets too.
+    are targets too. `template` is the shape of the pods' SPIFFE IDs where it is not Istio's.
     """
 
     # The policies of the mesh are not read here: the job that scrapes an application's port decides.
@@ -38,6 +40,6 @@ def pod_source(
 
     async def rule() -> Callable[[Pod], PodTargets]:
         domain = trust_domain or next(iter(await await_credentials(credentials, patience)))
-        return partial(proxied_targets, mesh=TargetMesh(domain, policies=policies))
+        return partial(proxied_targets, mesh=TargetMesh(domain, policies=policies, template=template))
 
     return PodSource(Api(access), scope, JOBS, rule)

@@ -17,6 +17,7 @@ from meshscrape.kube.views.peer_authentication import PeerAuthentications
 from meshscrape.kube.views.pod import pod_addresses, service_account
 from meshscrape.kube.views.proxy import Proxy, proxy_of, running_version
 from meshscrape.spiffe.ids import SpiffeId, workload_id
+from meshscrape.spiffe.templates import IdTemplate
 
 Metrics = Literal["merged", "envoy", "application"]
 # Why a pod has no target now.
@@ -35,11 +36,13 @@ class TargetMesh:
 
     `aliases` are other names of the trust domain: while it is being renamed, certificates may carry them.
     `policies` decide whether an application's own port speaks mutual TLS; without them it is no target.
+    `template` is the shape of the IDs of a mesh where it is not Istio's.
     """
 
     trust_domain: str
     aliases: tuple[str, ...] = ()
     policies: PeerAuthentications | None = None
+    template: IdTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +113,11 @@ def targets_of(pod: Mapping[str, Any], mesh: TargetMesh) -> tuple[PodTarget, ...
         return ()
     namespace = str(dig(pod, "metadata", "namespace", default="default"))
     account = service_account(pod)
-    identities = tuple(workload_id(name, namespace, account) for name in (mesh.trust_domain, *mesh.aliases))
-    addresses = pod_addresses(pod)
     name = str(dig(pod, "metadata", "name", default=""))
+    identities = _identities(mesh, namespace, account, name, objects.labels(pod))
+    if not identities:
+        return ()
+    addresses = pod_addresses(pod)
     shown = {"namespace": namespace, "pod": name, "workload": workload_name(pod)}
     endpoints = [
         *((metrics, port, names.MERGED_PATH) for metrics, port in _secure_ports(pod, proxy).items()),
@@ -121,6 +126,17 @@ def targets_of(pod: Mapping[str, Any], mesh: TargetMesh) -> tuple[PodTarget, ...
     return tuple(
         PodTarget(metrics, addresses, port, path, identities, shown) for metrics, port, path in endpoints
     )
+
+
+def _identities(
+    mesh: TargetMesh, namespace: str, account: str, pod: str, labels: Mapping[str, str]
+) -> tuple[SpiffeId, ...]:
+    """Return the IDs of which a pod must show one; none when the mesh's template gives it none."""
+    domains = (mesh.trust_domain, *mesh.aliases)
+    if mesh.template is None:
+        return tuple(workload_id(domain, namespace, account) for domain in domains)
+    filled = (mesh.template.fill(domain, namespace, account, pod, labels) for domain in domains)
+    return tuple(each for each in filled if each is not None)
 
 
 def workload_name(pod: Mapping[str, Any]) -> str:
