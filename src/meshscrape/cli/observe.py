@@ -29,6 +29,8 @@ _SHOWN = 5
 # Width of the tables where there is no terminal.
 _WIDTH = 80
 _COLUMNS = (("WORKLOAD", 24), ("PROXY", 16), ("SECURE", 9), ("SCRAPED BY", 10), ("NEXT", None))
+# The width of all columns but the last, with the gaps between them.
+_OTHERS = sum(width + 2 for _, width in _COLUMNS if width)
 
 
 @click.command()
@@ -83,17 +85,17 @@ def _print(observation: Observation, *, wide: bool) -> None:
     """Print tables as wide as the terminal (`wide`: a line per workload), then pitfalls as whole lines."""
     target = console(wide=wide)
     width = target.width if wide or target.is_terminal else _WIDTH
-    for part in _tables(observation, wide=wide):
+    for part in _tables(observation, wide=wide, width=width):
         target.print(part, width=width)
         target.print()
     for line in _pitfalls(observation.pitfalls):
         target.print(line, soft_wrap=not target.is_terminal)
 
 
-def _tables(observation: Observation, *, wide: bool) -> Iterator[RenderableType]:
+def _tables(observation: Observation, *, wide: bool, width: int) -> Iterator[RenderableType]:
     yield _planes(observation)
     yield (
-        _workloads(observation, wide=wide)
+        _workloads(observation, wide=wide, width=width)
         if observation.workloads
         else Text("No workloads in these objects.")
     )
@@ -138,25 +140,27 @@ def _planes(observation: Observation) -> RenderableType:
     table = _table("CONTROL PLANE", "VERSION", "WHERE", "TRUST DOMAIN")
     for plane in observation.control_planes:
         tags = f"\ntags {', '.join(plane.tags)}" if plane.tags else ""
+        source = (plane.version_source or "nothing").replace("/", "/\n")
         _add(
             table,
             f"{plane.revision} ({plane.flavour}){tags}",
-            f"{plane.version}\nby {plane.version_source or 'nothing'}",
+            f"{plane.version}\nby {source}",
             "not in these objects" if plane.external else plane.namespace,
             plane.mesh.trust_domain,
         )
     return table
 
 
-def _workloads(observation: Observation, *, wide: bool) -> Table:
+def _workloads(observation: Observation, *, wide: bool, width: int) -> Table:
     over = {job.name: job.over for job in observation.scrape_jobs}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, width in _COLUMNS:
-        table.add_column(name, overflow="fold", width=None if wide else width)
+    for name, own in _COLUMNS:
+        table.add_column(name, overflow="fold", width=None if wide else own)
     for workload in observation.workloads:
         kinds = Counter(over[name] for name in workload.scraped_by)
         scraped = "\n".join(f"{kind} ({count})" for kind, count in sorted(kinds.items())) or "none known"
         step = observation.next_steps.get(workload.ref, "")
+        step = step if wide else _brief(step, width - _OTHERS)
         if not workload.in_mesh:
             _add(table, _title(workload), workload.kind, "", scraped, step, wide=wide)
             continue
@@ -170,6 +174,12 @@ def _workloads(observation: Observation, *, wide: bool) -> Table:
             wide=wide,
         )
     return table
+
+
+def _brief(step: str, width: int) -> str:
+    """Return a step that a column can hold without breaking words; what it leaves out is listed below."""
+    what, colon, _ = step.partition(": ")
+    return f"{what}: see below" if colon and any(len(word) > width for word in step.split()) else step
 
 
 def _title(workload: ObservedWorkload) -> str:

@@ -144,3 +144,13 @@ def test_the_tables_fit_80_columns(name: str, tmp_path: Path) -> None:
     output = run("-f", str(write(tmp_path / "dump.yaml", CLUSTERS[name]())))
     tables = re.split(r"^(?:CRITICAL|ERROR|WARNING|INFO|No pitfalls)", output, flags=re.MULTILINE)[0]
     assert max(map(len, tables.splitlines())) <= 80
+
+
+def test_a_narrow_table_breaks_no_code_and_no_command() -> None:
+    """The steps for the example that comes along: each code and name is whole, or left to the list below."""
+    narrow, wide = run("--example"), run("--example", "-o", "wide")
+    column = next(line.index("NEXT") for line in narrow.splitlines() if line.startswith("WORKLOAD"))
+    table = narrow.partition("WORKLOAD")[2].partition("\n\n")[0].splitlines()[1:]
+    words = {word for line in table for word in line[column:].split()}
+    assert words
+    assert words <= {*wide.split(), "see", "below"}
