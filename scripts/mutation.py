@@ -151,11 +151,11 @@ class Session:
         if 0 < self._sample < len(every):
             drawn = random.Random(1).sample(range(len(every)), self._sample)  # noqa: S311
             chosen = [every[index] for index in sorted(drawn)]
-        began, before = time.monotonic(), self.survivors
+        began, before, untried = time.monotonic(), self.survivors, 0
         waiting, running = list(reversed(chosen)), dict[int, tuple[Fault, float]]()
         while waiting or running:
             if time.monotonic() >= self._end:
-                self.untried += len(waiting)
+                untried = len(waiting)
                 waiting.clear()
             while waiting and len(running) < JOBS:
                 fault = waiting.pop()
@@ -167,7 +167,9 @@ class Session:
             for fault in _unnoticed(running):
                 self._survived(subject, fault)
         survived, took = self.survivors - before, time.monotonic() - began
-        self._say(f"{subject.name}: {len(chosen)} of {len(every)} faults, {survived} survive, {took:.0f} s")
+        tried = len(chosen) - untried
+        self.untried += untried
+        self._say(f"{subject.name}: {tried} of {len(every)} faults, {survived} survive, {took:.0f} s")
 
     def _survived(self, subject: Subject, fault: Fault, why: str = "") -> None:
         self.survivors += 1

@@ -8,7 +8,7 @@ import pytest
 
 from meshscrape.kube.objects import Inventory
 from meshscrape.observe import observe
-from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors
+from meshscrape.plan.judge import Result, ScrapeVerdict, judge, new_errors, unread
 from support.objects import (
     LOCALHOST_ONLY,
     SECURE,
@@ -157,3 +157,21 @@ def test_blames_the_workload_when_its_scraper_reads_others() -> None:
     found = verdict(after)
     assert (found.answer, {missing.code for missing in found.missing}) == ("refuted", {"unread"})
     assert found.blamed == found.workload
+
+
+def test_a_workload_that_is_gone_has_no_verdict() -> None:
+    """Nothing is left to be scraped, so nothing can be worse."""
+    after = observe(cluster(control_plane(), injected_namespace(), prometheus(envoy_stats())))
+    judged = [verdict.workload.name for verdict in judge(Result(observe(BEFORE), after))]
+    assert "httpbin" not in judged
+
+
+def test_unread_tells_of_the_workloads_that_it_is_asked_about() -> None:
+    """Of two workloads that no job reads, each is told alone, whichever comes first."""
+    notes = {**proxy_config(SECURE), **EXCLUDED}
+    both = deployment(annotations=notes), deployment("other", annotations=notes)
+    after = observe(cluster(control_plane(), injected_namespace(), *both))
+    refs = {workload.ref for workload in after.workloads}
+    assert len(refs) == 2
+    for ref in refs:
+        assert set(unread(Result(after, after), {ref})) == {ref}
