@@ -185,7 +185,7 @@ class TextMerge(LineMerge):
         """
         self._help_open = False
         owners = self._families.owners(name, kind)
-        if name in self._dropped or owners != {self._owner}:
+        if owners != {self._owner}:
             self._drop(name, kind)
             return False
         self.malformed_lines += 1

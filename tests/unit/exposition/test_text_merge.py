@@ -32,6 +32,7 @@ UNTOUCHED = {
     "no labels in braces, as Envoy writes": b"# TYPE a counter\na{} 1\n",
     "TYPE before HELP": b"# TYPE a counter\n# HELP a text\na 1\n",
     "HELP alone": b"# HELP a text\na 1\n",
+    "HELP at the end": b"a 1\n# HELP b text\n",
     "no metadata": b'a 1\nb{x="1"} 2\n',
     "escapes": b'# HELP a b\\\\c\\n\na{x="\\\\ \\" \\n"} 1\n',
     "timestamps": b"a 1 1700000000000\nb 2 0\n",
@@ -425,3 +426,53 @@ def test_empty_source_is_up_and_junk_is_down() -> None:
     _, (empty, junk) = merged(b"", b"<html>\n<body>\n")
     assert empty.problem == ""
     assert junk.problem == "sent no valid line of an exposition"
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (b"b 1\n# TYPE a gauge\na 1\n# HELP a late\n", b"b 1\n# TYPE a gauge\na 1\n"),
+        (
+            b"b 1\n# HELP a text\n# TYPE a gauge\n# HELP a again\na 1\n",
+            b"b 1\n# HELP a text\n# TYPE a gauge\na 1\n",
+        ),
+    ],
+    ids=["after the samples", "a second time"],
+)
+def test_help_that_comes_too_late_is_malformed(body: bytes, expected: bytes) -> None:
+    """It may follow its TYPE line directly, once."""
+    out, (source,) = merged(body)
+    assert (out, source.malformed_lines) == (expected, 1)
+
+
+def test_a_dropped_family_stays_dropped_in_every_chunk() -> None:
+    """Its TYPE line comes again, and its samples arrive in a chunk of their own."""
+    merger = Merger()
+    first = merger.source("first")
+    assert first.feed(b"# TYPE a counter\na 1\n") + first.finish() == b"# TYPE a counter\na 1\n"
+    second = merger.source("second")
+    chunks = (b"# TYPE a gauge\na 2\n", b"# TYPE a gauge\na 3\n", b"a 4\n")
+    assert b"".join(map(second.feed, chunks)) + second.finish() == b""
+    assert second.dropped_families == 1
+
+
+def test_families_beyond_the_limit_are_left_out() -> None:
+    """With their metadata, while the families before them stay."""
+    body = b"# TYPE a gauge\na 1\n# TYPE b gauge\nb 2\n"
+    out, (source,) = merged(body, limits=MergeLimits(max_families=1))
+    assert (out, source.dropped_families) == (b"# TYPE a gauge\na 1\n", 1)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b"a_sum 1\n# TYPE a summary\na_count 2\n", b"a_count 3\n"),
+        (b'a 1\n# TYPE a histogram\na_bucket{le="+Inf"} 2\n', b"a_sum 3\n"),
+    ],
+    ids=["a series came before", "another type came before"],
+)
+def test_a_type_that_comes_late_still_owns_its_series(first: bytes, second: bytes) -> None:
+    """The TYPE line itself cannot stay, but no other source may expose a series of that family."""
+    out, (_, other) = merged(first, second)
+    assert b" 3" not in out
+    assert (other.dropped_families, other.series) == (1, 0)
