@@ -32,7 +32,7 @@ class AllowListFile:
         return self._file.problem.error is None and self._unused.error is None
 
     def read(self) -> Scrapers:
-        """Return the list in the file; InputError if it is unusable."""
+        """Return the list in the file. Raise InputError if it is unusable."""
         return self._file.read()
 
     async def follow(self, use: Callable[[Scrapers], None]) -> None:

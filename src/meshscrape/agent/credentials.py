@@ -85,7 +85,7 @@ class CredentialRenewer:
         return self._newest is self.issued
 
     def check_inputs(self) -> None:
-        """Read the files that the user named; InputError if one is missing or malformed."""
+        """Read the files that the user named. Raise InputError if one is missing or malformed."""
         self._roots.read()
         self._read_token()
         if self._scraper_roots is not None:

@@ -79,7 +79,7 @@ def proxy_options(settings: AgentSettings) -> SidecarOptions:
 
 
 def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFiles:
-    """Return Envoy's whole configuration for these settings; InputError for an unusable routes file.
+    """Return Envoy's whole configuration for these settings. Raise InputError for an unusable routes file.
 
     `scrapers` is the allow list from its file, if there is one.
     """
@@ -90,7 +90,7 @@ def render(settings: AgentSettings, scrapers: Sequence[Scraper] = ()) -> EnvoyFi
 async def await_ports(settings: AgentSettings, files: EnvoyFiles, patience: float) -> None:
     """Wait until Envoy's ports and the agent's own are free, at most `patience` seconds.
 
-    InputError if a port stays taken; it names the port, the process and what to change.
+    Raises InputError if a port stays taken; it names the port, the process and what to change.
     """
     remedies = port_remedies(settings)
     if settings.role == "sidecar":

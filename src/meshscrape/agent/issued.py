@@ -40,8 +40,8 @@ def judge(
 ) -> Issued:
     """Judge the three PEM texts and return them as an `Issued` that was received `now`.
 
-    InputError naming `where` unless the certificate is for the key and for exactly the identity `expected`,
-    and every Envoy that trusts the bundle accepts its chain, from a client and from a server.
+    Raises InputError naming `where` unless the certificate is for the key and for exactly the identity
+    `expected`, and every Envoy that trusts the bundle accepts its chain, from a client and from a server.
     """
     certificates = load_certificates(chain, where)
     leaf = certificates[0]

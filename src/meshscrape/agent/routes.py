@@ -21,7 +21,7 @@ _REMEDY = (
 def parse_routes(text: bytes, where: str) -> tuple[GatewayRoute, ...]:
     """Return the routes in a JSON list of `{"prefix", "upstream": {"name", "address", "port", "spiffeId"}}`.
 
-    InputError naming `where` and the route for anything else, unknown keys included.
+    Raises InputError naming `where` and the route for anything else, unknown keys included.
     """
     try:
         items = json.loads(text)

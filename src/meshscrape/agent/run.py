@@ -48,7 +48,7 @@ _LOOK = 0.05
 
 
 def run(settings: AgentSettings) -> None:
-    """Run the agent until SIGTERM, SIGINT or SIGHUP; MeshscrapeError if it cannot start or continue."""
+    """Run the agent until SIGTERM, SIGINT or SIGHUP. Raise MeshscrapeError if it cannot start or continue."""
     keep_freed_memory(BUFFERS, LARGEST_BUFFER)
     life.run(Agent(settings).run())
     logger.info("stopped")

@@ -317,7 +317,7 @@ def _redirect(response: FetchedResponse, url: str, host: str) -> str:
 
 
 def _checked(response: FetchedResponse, asked: Format) -> Declared:
-    """Return the format of an answer that can be merged; UnavailableError for every other answer."""
+    """Return the format of an answer that can be merged. Raise UnavailableError for every other answer."""
     if response.status != 200:
         raise UnavailableError(f"answered with status {response.status}")
     declared = declared_format(response.content_type)

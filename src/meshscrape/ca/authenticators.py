@@ -63,7 +63,7 @@ class JwksFile:
     """
 
     def __init__(self, path: Path) -> None:
-        """Read `path`; InputError if it is unusable."""
+        """Read `path`. Raise InputError if it is unusable."""
         self._file = FollowedFile(path, "the JSON Web Key Set", parse_jwks, log=log)
         self._file.read()
 
@@ -77,8 +77,8 @@ class JwksFile:
 def parse_jwks(text: bytes, where: str) -> tuple[VerificationKey, ...]:
     """Return the usable keys of a JSON Web Key Set (RFC 7517): RSA for RS256, P-256 for ES256.
 
-    Keys of other kinds and for other uses are left out. InputError when no key is left, a key is malformed,
-    or the set contains a private or symmetric key.
+    Keys of other kinds and for other uses are left out. Raises InputError when no key is left, a key is
+    malformed, or the set contains a private or symmetric key.
     """
     try:
         document = json.loads(text)
@@ -110,7 +110,7 @@ class TokenAuthenticator:
         self._audience = audience
 
     def caller(self, token: str) -> Caller:
-        """Return the owner of the token; UnauthenticatedError if the token is not accepted."""
+        """Return the owner of the token. Raise UnauthenticatedError if the token is not accepted."""
         subject = self._claims(token).get("sub")
         parts = subject.split(":") if isinstance(subject, str) else []
         if len(parts) != 4 or ":".join(parts[:2]) != _SERVICE_ACCOUNT:
@@ -163,8 +163,8 @@ class TokenAuthenticator:
 def certificate_caller(der: bytes, trust_domain: str, now: datetime) -> Caller:
     """Return the owner of a client certificate that TLS has verified against the mesh's roots.
 
-    UnauthenticatedError unless it belongs to a workload of `trust_domain` and is valid at `now`: a connection
-    can outlive the certificate that opened it.
+    Raises UnauthenticatedError unless it belongs to a workload of `trust_domain` and is valid at `now`: a
+    connection can outlive the certificate that opened it.
     """
     try:
         certificate = x509.load_der_x509_certificate(der)

@@ -66,7 +66,10 @@ class Authority:
     def issue(
         self, public_key: PublicKey, spiffe_id: SpiffeId, now: datetime, lifetime: timedelta
     ) -> x509.Certificate:
-        """Return a workload certificate that ends no later than its chain; InputError if that has ended."""
+        """Return a workload certificate that ends no later than its chain.
+
+        Raises InputError if that chain has expired.
+        """
         return issue_leaf(self.signer, public_key, spiffe_id, now, self._left(now, lifetime))
 
     def issue_own(
@@ -85,7 +88,7 @@ def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
     """Return the self-signed CA of an existing directory; make it on first use.
 
     The key is written before its certificate. If the process stops in between, the next start makes the
-    certificate. InputError when the files are unusable or belong to another trust domain.
+    certificate. Raises InputError when the files are unusable or belong to another trust domain.
     """
     certificate_path, key_path = directory / CA_CERTIFICATE, directory / CA_KEY
     if not key_path.exists():
@@ -108,7 +111,10 @@ def open_own(directory: Path, trust_domain: str, now: datetime) -> Authority:
 
 
 def open_operators(files: OperatorFiles, trust_domain: str, now: datetime) -> Authority:
-    """Return the operator's CA in `files`. InputError, naming the file, if it cannot issue certificates."""
+    """Return the operator's CA in `files`.
+
+    Raises InputError, naming the file, if it cannot issue certificates.
+    """
     key = read_key(files.key, "the CA's private key")
     where = str(files.certificate)
     certificate, *rest = load_certificates(read_input(files.certificate, "the CA's certificate"), where)

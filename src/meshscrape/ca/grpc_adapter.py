@@ -42,6 +42,6 @@ def transport_of(stream: Stream[Any, Any]) -> asyncio.BaseTransport:
 async def receive(stream: Stream[Any, Any], size: int) -> bytes:
     """Return the next `size` bytes of a request's body (b"" at its end).
 
-    AssertionError if the body ends earlier.
+    Raises AssertionError if the body ends earlier.
     """
     return await stream._stream.recv_data(size)

@@ -57,7 +57,10 @@ RECORD = "rotation.json"
 
 
 def read_rotation(directory: Path) -> Rotation | None:
-    """Return the rotation in progress in a CA's directory, None without one; InputError if unreadable."""
+    """Return the rotation in progress in a CA's directory, None without one.
+
+    Raises InputError if unreadable.
+    """
     path = directory / ROTATION / RECORD
     try:
         return parse(read_input(path, "the record of the rotation"), str(path))
@@ -123,7 +126,7 @@ class RotationRecord:
         return read_rotation(self._directory)
 
     def begin(self, now: datetime) -> Rotation:
-        """Make a new root and record a rotation to it; InputError if the current root is unusable."""
+        """Make a new root and record a rotation to it. Raise InputError if the current root is unusable."""
         path = self._directory / CA_CERTIFICATE
         present = _certificate(path)
         trust_domain = trust_domain_of(present) if present else None

@@ -73,7 +73,7 @@ class Rotation:
                 return (self.new,)
 
     def advanced(self) -> Rotation:
-        """Return the rotation in its next stage; ValueError after the last one.
+        """Return the rotation in its next stage. Raise ValueError after the last one.
 
         Call it only if `unconfirmed` is empty.
         """
@@ -84,7 +84,7 @@ class Rotation:
     def aborted(self) -> Rotation:
         """Return the rotation back to the old root; return an aborting rotation unchanged.
 
-        InputError if the old root's key may already be destroyed.
+        Raises InputError if the old root's key may already be destroyed.
         """
         if self.aborting:
             return self
@@ -155,7 +155,7 @@ def to_json(rotation: Rotation) -> bytes:
 
 
 def parse(text: bytes, where: str) -> Rotation:
-    """Return the rotation that `to_json` wrote; InputError naming `where` for anything else."""
+    """Return the rotation that `to_json` wrote. Raise InputError naming `where` for anything else."""
     try:
         record = json.loads(text)
         if record["version"] != VERSION or not isinstance(record["aborting"], bool):

@@ -76,7 +76,7 @@ class RunningCa:
 
 @contextlib.asynccontextmanager
 async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
-    """Start the CA, and stop it completely on leaving the context; InputError if it cannot start."""
+    """Start the CA, and stop it completely on leaving the context. Raise InputError if it cannot start."""
     check_trust_domain(options.trust_domain)
     host, port = parse_listen(options.listen)
     names = own_names(options.names, host)

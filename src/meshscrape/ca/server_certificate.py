@@ -39,7 +39,7 @@ class ServerCertificate:
         self.context = _context(authority)
 
     def renew(self, now: datetime) -> datetime:
-        """Make and load a new pair; return when to renew next. InputError if the CA has expired."""
+        """Make and load a new pair; return when to renew next. Raise InputError if the CA has expired."""
         key = generate_key()
         leaf = self._authority.issue_own(key.public_key(), self._names, now, SERVER_LIFETIME)
         # If this were the leaf alone, OpenSSL would build and verify its chain in every handshake, to send

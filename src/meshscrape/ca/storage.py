@@ -31,8 +31,8 @@ def create_key(path: Path, key: PrivateKey) -> None:
 def read_key(path: Path, what: str) -> PrivateKey:
     """Return the private key in the file `path`.
 
-    InputError if it cannot be read, is not a key, or if other users could have read or replaced it. Such a
-    key may be known to others, so its mode is never repaired silently.
+    Raises InputError if it cannot be read, is not a key, or if other users could have read or replaced it.
+    Such a key may be known to others, so its mode is never repaired silently.
     """
     # Use one descriptor, so that the mode and the owner are those of the file that is read, even if the name
     # moves to another file in between.

@@ -60,7 +60,10 @@ class TokenIssuer:
         lifetime: timedelta,
         audience: str = AUDIENCE,
     ) -> str:
-        """Return a service account token, valid from `now` for `lifetime`; InputError for invalid names."""
+        """Return a service account token, valid from `now` for `lifetime`.
+
+        Raises InputError for invalid names.
+        """
         workload_id("cluster.local", namespace, service_account)
         issued = int(now.timestamp())
         claims = {

@@ -181,7 +181,10 @@ def _line(text: str) -> None:
 
 
 def confirm(question: str, option: str) -> None:
-    """Ask on the terminal; only `yes` goes on. InputError without a terminal: `option` answers it too."""
+    """Ask on the terminal; only `yes` goes on.
+
+    Raises InputError without a terminal: `option` answers it too.
+    """
     if not sys.stdin.isatty():
         raise InputError(
             "the plan cannot be confirmed: standard input is not a terminal", remedy=f"give {option}"

@@ -14,7 +14,7 @@ _FORM = "write a list of {scraper: KIND.GROUP NAMESPACE/NAME, reason: TEXT, date
 
 
 def read_assumptions(path: Path | None) -> frozenset[str]:
-    """Return the scrapers that a file names; InputError for an entry without reason or date."""
+    """Return the scrapers that a file names. Raise InputError for an entry without reason or date."""
     if path is None:
         return frozenset()
     entries = load_text(path.read_text(encoding="utf-8"), str(path))

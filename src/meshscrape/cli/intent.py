@@ -217,7 +217,7 @@ def make_intent(
 
 
 def plan_for(inventory: Inventory, intent: Intent) -> tuple[Observation, Plan]:
-    """Return what the objects contain and the plan. InputError for an intent that chooses nothing."""
+    """Return what the objects contain and the plan. Raise InputError for an intent that chooses nothing."""
     observation = observe(inventory, istio_version=intent.istio_version)
     _check_chosen(observation, inventory, intent)
     return observation, plan(observation, inventory, intent)

@@ -82,7 +82,8 @@ def cluster_is_chosen() -> bool:
 def live_inventory() -> Inventory:
     """Return the objects of the cluster that the options name, with progress on a terminal.
 
-    InputError without a usable kubeconfig or without a right; UnavailableError without an API server.
+    Raises InputError without a usable kubeconfig or without a right. Raises UnavailableError without an API
+    server.
     """
     from meshscrape.cluster.dump import read_cluster
 

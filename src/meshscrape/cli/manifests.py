@@ -82,8 +82,8 @@ def read_inventory(names: Sequence[str]) -> Inventory:
 
     Documents that are not objects of a cluster are skipped, and of repeated keys the last one counts; each
     case gives one line on standard error. `names` are the files of `-f`; plain arguments come after them.
-    Without both, return the objects of the cluster that the options choose. InputError with the place for
-    unreadable input, and if there is no object.
+    Without both, return the objects of the cluster that the options choose. Raises InputError with the place
+    for unreadable input, and if there is no object.
     """
     names = named_files(names)
     if not names:

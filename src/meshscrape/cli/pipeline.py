@@ -76,7 +76,7 @@ def pipeline_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def read_options(
     fail_on: Severity | None, suppress: Sequence[str], ignore_annotations: bool
 ) -> PipelineOptions:
-    """Return the options; InputError for an unknown code, because it would suppress nothing."""
+    """Return the options. Raise InputError for an unknown code, because it would suppress nothing."""
     rules = tuple(parse_suppression(each) for each in suppress)
     for rule in rules:
         if rule.code not in explanations():

@@ -266,7 +266,7 @@ def _alias(text: str) -> tuple[str, str]:
 
 
 def domain_and_directory(text: str) -> tuple[str, Path]:
-    """Split `[TRUST_DOMAIN=]DIR`; the name is empty if missing. InputError for an invalid name."""
+    """Split `[TRUST_DOMAIN=]DIR`; the name is empty if missing. Raise InputError for an invalid name."""
     from meshscrape.spiffe.ids import check_trust_domain
 
     name, equals, path = text.partition("=")

@@ -113,7 +113,7 @@ def _print(plan: Plan, output: str) -> int:
 
 
 def _confirm(plan: Plan, place: str, applying: ApplyOptions, *, yes: bool, yes_plaintext: bool) -> None:
-    """Ask for the plan, and apart for plaintext ports. InputError without a terminal."""
+    """Ask for the plan, and apart for plaintext ports. Raise InputError without a terminal."""
     phases: tuple[Phase, ...] = applying.phases or plan.phases
     opened = [change for change in plan.changes if change.phase == "hardening" and "hardening" in phases]
     if not yes:

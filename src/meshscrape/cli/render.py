@@ -71,7 +71,7 @@ def command(out: Path | None, phase: Phase | None, kustomize: bool, base: str, *
 def write_directory(directory: Path, files: Mapping[str, str]) -> None:
     """Make `directory` contain exactly `files`; if writing fails, restore its previous content.
 
-    InputError for an existing directory with files that `render` did not write.
+    Raises InputError for an existing directory with files that `render` did not write.
     """
     overview = directory / OVERVIEW
     if directory.exists() and not (overview.is_file() and overview.read_text().startswith(HEAD)):

@@ -18,7 +18,7 @@ _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def key_values(pairs: tuple[str, ...], where: str) -> dict[str, str]:
-    """Return options of the form KEY=VALUE as a mapping; InputError for another form."""
+    """Return options of the form KEY=VALUE as a mapping. Raise InputError for another form."""
     found = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

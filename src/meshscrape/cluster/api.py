@@ -86,7 +86,10 @@ class Api:
         self._tls: tuple[object, ssl.SSLContext | None] | None = None
 
     async def get(self, path: str, **query: str) -> Any:
-        """Return the JSON document at `path`; ApiError if refused, UnavailableError without an answer."""
+        """Return the JSON document at `path`.
+
+        Raises ApiError if it is refused, and UnavailableError without an answer.
+        """
         async for response in self._responses(path, query, REQUEST):
             body = await _body(response, REQUEST.body_bytes)
             if len(body) > REQUEST.body_bytes:
@@ -95,7 +98,7 @@ class Api:
             return self._json(body, path)
 
     async def text(self, path: str) -> str:
-        """Return the beginning of a document that need not be JSON; ApiError if refused."""
+        """Return the beginning of a document that need not be JSON. Raise ApiError if refused."""
         async for response in self._responses(path, {}, REQUEST):
             return (await _body(response, _MAX_ERROR)).decode(errors="replace")
         raise AssertionError("an answer or an error")
@@ -103,8 +106,8 @@ class Api:
     async def ask(self, path: str) -> tuple[int, str]:
         """Return the status of the answer to a GET, whatever it is, and what the API server itself says.
 
-        The text is empty for an answer that a pod gave through the API server. UnavailableError without an
-        answer.
+        The text is empty for an answer that a pod gave through the API server. Raises UnavailableError
+        without an answer.
         """
         async for response in self._responses(path, {}, REQUEST, refuse=False):
             if response.status < 300:
@@ -121,7 +124,7 @@ class Api:
     async def send(
         self, method: str, path: str, body: Any, *, media_type: str = "application/json", **query: str
     ) -> Any:
-        """Send a JSON body; return the JSON answer. ApiError when it is refused."""
+        """Send a JSON body; return the JSON answer. Raise ApiError when it is refused."""
         content = _Content(method, json.dumps(body).encode(), media_type)
         async for response in self._responses(path, query, REQUEST, content):
             return self._json(await _body(response, REQUEST.body_bytes), path)
@@ -129,7 +132,7 @@ class Api:
     async def pages(
         self, path: str, query: Mapping[str, str] | None = None, *, limit: int = PAGE
     ) -> AsyncIterator[Page]:
-        """Yield a list page by page. ApiError 410 when it changed so much that it must be begun again."""
+        """Yield a list page by page. Raise ApiError 410 if it changed so much that it must begin again."""
         token = ""
         while True:
             more = {"continue": token} if token else {}
@@ -145,8 +148,8 @@ class Api:
     ) -> AsyncIterator[Event]:
         """Yield the changes after a resource version, until the server ends the watch.
 
-        ApiError 410 if the version is too old. UnavailableError if nothing, not even a bookmark, has arrived
-        for SILENCE_SECONDS: the connection is dead although neither side closed it.
+        Raises ApiError 410 if the version is too old. Raises UnavailableError if nothing, not even a
+        bookmark, has arrived for SILENCE_SECONDS: the connection is dead although neither side closed it.
         """
         asked = {
             "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version,
@@ -171,7 +174,7 @@ class Api:
     ) -> AsyncIterator[FetchedResponse]:
         """Yield the answer to a request; after a 401, repeat it once with a new credential.
 
-        ApiError for an answer of 300 or more, if `refuse` is set.
+        Raises ApiError for an answer of 300 or more, if `refuse` is set.
         """
         url = f"{self.access.server}{path}" + (f"?{urlencode(query)}" if query else "")
         for again in (True, False):

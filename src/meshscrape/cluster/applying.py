@@ -89,7 +89,7 @@ class Applier:
         self._made = 0
 
     async def read(self) -> PlannedCluster:
-        """Read the cluster and plan. InputError for a plan that cannot be applied."""
+        """Read the cluster and plan. Raise InputError for a plan that cannot be applied."""
         managers = self._options.verb == "remove"
         reading = self._planner(Inventory(await read_cluster(self._access, self._told, managers=managers)))
         refuse_unappliable(reading.plan, apart=self._access.control is not None)
@@ -98,9 +98,10 @@ class Applier:
     async def apply(self, reading: PlannedCluster) -> PlannedCluster:
         """Apply what `read` returned; return what the cluster contains then.
 
-        StoppedError when a phase has no effect in time, another manager takes a change back, or a moved
-        target is not up. InputError for a missing right or namespace, before anything is written. ApiError or
-        UnavailableError when the first write fails, HalfDoneError after that.
+        Raises StoppedError when a phase has no effect in time, another manager takes a change back, or a
+        moved target is not up. Raises InputError for a missing right or namespace, before anything is
+        written. Raises ApiError or UnavailableError when the first write fails, and HalfDoneError when a
+        later one fails.
         """
         changes = self._changes(reading.plan)
         if absent := absent_namespaces(changes, reading.inventory):

@@ -62,7 +62,7 @@ class Credentials:
 def tls_context(access: Access, credential: Credential) -> ssl.SSLContext | None:
     """Return the TLS settings for the server and the credential, or None for http://.
 
-    Keys that are embedded in a kubeconfig are never written to disk. InputError for unusable files.
+    Keys that are embedded in a kubeconfig are never written to disk. Raises InputError for unusable files.
     """
     if not access.server.startswith("https://"):
         return None
@@ -162,7 +162,7 @@ async def _ask_plugin(plugin: ExecPlugin, access: Access) -> Credential:
 
 
 def parse_exec_credential(printed: bytes, api_version: str, where: str) -> Credential:
-    """Return the credential in a plugin's answer; UnauthenticatedError without one."""
+    """Return the credential in a plugin's answer. Raise UnauthenticatedError without one."""
     try:
         answer = json.loads(printed)
         status = answer["status"]

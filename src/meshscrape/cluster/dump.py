@@ -32,8 +32,8 @@ async def read_cluster(
     With `managers`, the objects have the record of who wrote which field. If another API server has Istio's
     objects, they are read there, and everything else here.
 
-    InputError (code `forbidden`) if the user may not list one of the kinds: a plan from a part of the objects
-    could close a port that is read. UnavailableError if the API server does not answer.
+    Raises InputError (code `forbidden`) if the user may not list one of the kinds: a plan from a part of the
+    objects could close a port that is read. Raises UnavailableError if the API server does not answer.
     """
     if access.control is not None:
         here = await _read(replace(access, control=None), told, managers, istio=False)

@@ -19,7 +19,7 @@ _NOT_FOUND, _CONFLICT = 404, 409
 
 @asynccontextmanager
 async def holding(api: Api, holder: str) -> AsyncIterator[None]:
-    """Hold the Lease. StoppedError when another run holds it, also in the middle.
+    """Hold the Lease. Raise StoppedError when another run holds it, also in the middle.
 
     An error while it is given back hides no other one: the Lease expires by itself.
     """

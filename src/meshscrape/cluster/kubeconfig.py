@@ -93,8 +93,8 @@ def in_cluster(environment: Mapping[str, str], directory: Path = SERVICE_ACCOUNT
 def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
     """Return the access that a kubeconfig's context describes, the current one by default.
 
-    `data` is the parsed file at `path`; relative paths in it start at its directory. InputError when the
-    context, its cluster or its user is missing, or when a field has the wrong type.
+    `data` is the parsed file at `path`; relative paths in it start at its directory. Raises InputError when
+    the context, its cluster or its user is missing, or when a field has the wrong type.
     """
     root = _Section(data, Place(file=str(path)))
     name = context or root.text("current-context")
@@ -134,7 +134,10 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
 
 
 def _proxy(cluster: _Section) -> tuple[str, int] | None:
-    """Return the address of the HTTP proxy before the API server. InputError for other kinds of proxies."""
+    """Return the address of the HTTP proxy before the API server.
+
+    Raises InputError for other kinds of proxies.
+    """
     text = cluster.text("proxy-url")
     if not text:
         return None

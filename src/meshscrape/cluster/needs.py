@@ -43,7 +43,7 @@ class NeededRight:
 
 
 def rights_of(changes: Iterable[Change], resources: Iterable[Resource]) -> Iterator[NeededRight]:
-    """Yield the rights to make changes and to follow their effect. InputError for a kind not served."""
+    """Yield the rights to make changes and to follow their effect. Raise InputError for a kind not served."""
     for change in changes:
         data = change.after if change.after is not None else change.before
         version = str((data or {}).get("apiVersion"))

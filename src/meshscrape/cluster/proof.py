@@ -38,7 +38,7 @@ async def await_moved(
     """Wait until every Prometheus has all moved targets up, and none where they were before.
 
     Moved are the targets over mutual TLS; when a plan is taken back (`over` is `plaintext`), those in
-    plaintext. StoppedError after `seconds`, or if a scraper cannot be asked, unless the user has
+    plaintext. Raises StoppedError after `seconds`, or if a scraper cannot be asked, unless the user has
     `vouched` for it. `again` is what the user runs again.
     """
     refs = [workload.ref for workload in observation.workloads]

@@ -30,9 +30,9 @@ def pod_source(
 ) -> PodSource:
     """Return the source that follows the pods of a cluster.
 
-    Without `trust_domain`, targets are of the trust domain of the first credentials, once they are there;
-    InputError when they are not within `patience` seconds. With `applications`, the applications' own ports
-    are targets too. `template` is the shape of the pods' SPIFFE IDs where it is not Istio's.
+    Without `trust_domain`, targets are of the trust domain of the first credentials, once they are there.
+    Raises InputError when they are not within `patience` seconds. With `applications`, the applications' own
+    ports are targets too. `template` is the shape of the pods' SPIFFE IDs where it is not Istio's.
     """
 
     # The policies of the mesh are not read here: the job that scrapes an application's port decides.

@@ -43,8 +43,8 @@ _UNREACHED = ("ServiceUnavailable", "InternalError", "BadGateway", "Timeout")
 async def verify_cluster(access: Access, namespaces: Sequence[str], told: Callable[[str], None]) -> Report:
     """Read the cluster, visit its pods and ask every Prometheus; return what was found.
 
-    `namespaces` limits the workloads. InputError if the cluster cannot be read, or has no
-    workload with a secure port among them.
+    `namespaces` limits the workloads. Raises InputError if the cluster cannot be read, or has no workload
+    with a secure port among them.
     """
     started, began = utcnow(), monotonic()
     inventory = Inventory(await read_cluster(access, told))
@@ -98,7 +98,7 @@ async def _results(
 
 
 async def _visits(api: Api, visits: list[PodVisit], told: Callable[[str], None]) -> dict[PodVisit, PodAnswer]:
-    """Make the visits; without the right to it, none is made, and the answers say so."""
+    """Make the visits. Without the right, make none and give that as the answer of each."""
     spaces = sorted({visit.pod.namespace for visit in visits})
     try:
         await check_rights(

@@ -37,7 +37,7 @@ class ClusterVersions:
 
 
 async def cluster_versions(access: Access) -> ClusterVersions:
-    """Return the versions of a cluster. ApiError if it refuses, UnavailableError without an answer."""
+    """Return the versions of a cluster. Raise ApiError if it refuses, UnavailableError without an answer."""
     api = Api(access)
     kubernetes = str(dig(await api.get("/version"), "gitVersion", default=""))
     try:

@@ -24,7 +24,7 @@ class Window:
 
     @classmethod
     def parse(cls, text: str, where: str = "--window") -> Window:
-        """Return the window that `HH:MM-HH:MM` spells. InputError for other text."""
+        """Return the window that `HH:MM-HH:MM` spells. Raise InputError for other text."""
         found = _WINDOW.fullmatch(text)
         try:
             parts = [int(part) for part in found.groups()] if found else []

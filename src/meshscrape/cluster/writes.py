@@ -33,7 +33,10 @@ class Write:
 
 
 def write_of(change: Change, resources: Iterable[Resource], *, dry_run: bool = False) -> Write:
-    """Return the request that makes a change. InputError for a kind that the API server does not serve."""
+    """Return the request that makes a change.
+
+    Raises InputError for a kind that the API server does not serve.
+    """
     query = {"fieldManager": MANAGER, "fieldValidation": "Strict"} | ({"dryRun": "All"} if dry_run else {})
     data = change.after if change.after is not None else change.before
     assert data is not None  # noqa: S101 - a change has one of both

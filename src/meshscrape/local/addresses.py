@@ -46,7 +46,10 @@ class Subnet:
         return f"127.{self.octet}.0.1:{CA_METRICS_PORT}"
 
     def allocate(self, workload: str) -> AddressPair:
-        """Return the workload's pair; a new workload gets the lowest free one. InputError if none is free."""
+        """Return the workload's pair; a new workload gets the lowest free one.
+
+        Raises InputError if none is free.
+        """
         number = self._taken.get(workload)
         if number is None:
             in_use = set(self._taken.values())
@@ -74,7 +77,7 @@ class Subnet:
 
 
 def claim_subnet() -> Subnet:
-    """Claim the lowest /16 that no running mesh holds; UnavailableError if none is free."""
+    """Claim the lowest /16 that no running mesh holds. Raise UnavailableError if none is free."""
     for octet in range(FIRST_OCTET, LAST_OCTET + 1):
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:

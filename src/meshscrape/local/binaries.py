@@ -176,7 +176,10 @@ def _apt_options(work: Path) -> list[str]:
 
 
 async def _run(argv: list[str], work: Path, env: Mapping[str, str]) -> None:
-    """Run one step. MissingBinaryError with its last output if it fails or takes over APT_BOUND seconds."""
+    """Run one step.
+
+    Raises MissingBinaryError with its last output if it fails or takes over APT_BOUND seconds.
+    """
     process = await spawn(argv, env={**env, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}, cwd=work)
     try:
         async with asyncio.timeout(APT_BOUND):

@@ -29,9 +29,10 @@ _LOOK = 0.1
 async def start_detached(arguments: Sequence[str], state: Path, *, targets: bool) -> dict[str, Any]:
     """Start `meshscrape up ARGUMENTS` in the background; return the status document once the mesh is ready.
 
-    `targets`: wait until Prometheus scrapes every target, too. InputError when a mesh runs in `state`; the
-    error of the mesh when it ends; UnavailableError when it is not ready in time, and then it is stopped.
-    Targets that stay down are an UnavailableError, and the mesh goes on. Cancelled, it stops the mesh.
+    `targets`: wait until Prometheus scrapes every target, too. Raises InputError when a mesh runs in `state`;
+    the error of the mesh when it ends. Raises UnavailableError when it is not ready in time, and then it is
+    stopped. Targets that stay down are an UnavailableError, and the mesh goes on. Cancelled, it stops the
+    mesh.
     """
     directory = StateDirectory.at(state)
     process = _start(arguments, directory)
@@ -125,7 +126,7 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
 async def stop_mesh(state: Path) -> bool:
     """Stop the mesh that runs in `state`, and return when all of it is gone; False when none runs.
 
-    UnavailableError when it goes on for longer than 30 s.
+    Raises UnavailableError when it goes on for longer than 30 s.
     """
     directory = StateDirectory.at(state)
     if not is_running(directory):

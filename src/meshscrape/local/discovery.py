@@ -21,7 +21,7 @@ def mesh_source(state: Path) -> FileSource:
 
 
 def parse_status(data: bytes, where: str) -> Targets:
-    """Return the targets in a status document by job; InputError for another document."""
+    """Return the targets in a status document by job. Raise InputError for another document."""
     try:
         document: Mapping[str, Any] = json.loads(data)
         found: dict[str, list[Target]] = {job: [] for job in JOBS}

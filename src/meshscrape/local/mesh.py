@@ -107,8 +107,8 @@ class LocalMesh:
     async def prepare(self) -> None:
         """Read the manifest, plan the mesh and find its programs, without starting or writing anything.
 
-        InputError if the manifest is wrong or one of its ports is taken on this machine. MissingBinaryError
-        if Prometheus is needed, missing, and cannot be fetched.
+        Raises InputError if the manifest is wrong or one of its ports is taken on this machine. Raises
+        MissingBinaryError if Prometheus is needed, missing, and cannot be fetched.
         """
         mesh = self._manifest.read()
         self._trust_domain = mesh.trust_domain
@@ -149,7 +149,7 @@ class LocalMesh:
     async def run(self) -> None:
         """Start all processes, keep them running and follow the manifest, until cancelled.
 
-        ComponentFailed if the CA or a workload of the first manifest dies too often.
+        Raises ComponentFailed if the CA or a workload of the first manifest dies too often.
         """
         self._tokens = TokenIssuer.load_or_create(self._state.run / "issuer")
         self._write_prometheus_files()
@@ -290,7 +290,7 @@ class LocalMesh:
         self._report(f"the manifest has changed; changed here: {names}")
 
     def _wanted(self) -> dict[Key, WorkloadPlan]:
-        """Return the plans of the manifest; InputError if the running mesh cannot change to it."""
+        """Return the plans of the manifest. Raise InputError if the running mesh cannot change to it."""
         mesh = self._manifest.value
         try:
             wanted = self._plan(mesh)

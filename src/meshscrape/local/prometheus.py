@@ -123,7 +123,10 @@ class ScrapeProxyPlace:
 
 
 async def observe_targets(url: str) -> list[TargetHealth]:
-    """Return the health of the active targets of the Prometheus at `url`; UnavailableError without it."""
+    """Return the health of the active targets of the Prometheus at `url`.
+
+    Raises UnavailableError without it.
+    """
     status, body = await fetch(f"{url}/api/v1/targets?state=active", limits=_LIMITS)
     if status != 200:
         raise UnavailableError(f"Prometheus answers {status}", where=url)

@@ -53,7 +53,7 @@ class WorkloadHttpRequest:
 def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
     """Return the endpoint of `url`, whose host is an address or a workload's NAME or NAME.NAMESPACE.
 
-    For https, the mesh's status document gives the expected SPIFFE ID of the address. InputError if no
+    For https, the mesh's status document gives the expected SPIFFE ID of the address. Raises InputError if no
     workload of the mesh is there, because no identity could be verified.
     """
     try:
@@ -93,8 +93,8 @@ async def answered(
     """Connect, verify the server and send the request; yield the answer, whose body is not decoded.
 
     The server's certificate must chain to the trust bundle in `credentials` and contain exactly the expected
-    SPIFFE ID; only then the request is sent. `patience` limits each wait (seconds). RefusedError if TLS
-    fails, UnavailableError without an answer.
+    SPIFFE ID; only then the request is sent. `patience` limits each wait (seconds). Raises RefusedError if
+    TLS fails, UnavailableError without an answer.
     """
     where = f"{endpoint.address}:{endpoint.port}"
     limits = FetchLimits(patience, patience, math.inf, body_bytes=sys.maxsize)
@@ -153,10 +153,12 @@ _CUT_OFF = (ConnectionResetError, BrokenPipeError)
 
 
 async def _raise_alert(endpoint: Endpoint, url: str, tls: ssl.SSLContext, patience: float) -> None:
-    """Connect again to a server that reset the connection, to learn its reason; RefusedError with a reason.
+    """Connect again to a server that reset the connection, to learn its reason.
 
     In TLS 1.3 a server refuses after the client's handshake. If the request crosses the refusal, the server
     answers with a reset, which can overtake the alert. A client that sends nothing always receives the alert.
+
+    Raises RefusedError with a reason.
     """
     wait = min(patience, 2.0)
     try:

@@ -33,7 +33,7 @@ async def prepared_mesh(
 
 
 async def wait_until_ready(mesh: LocalMesh, bound: float = READY_BOUND) -> None:
-    """Wait until every workload is ready; UnavailableError after `bound` seconds names the others."""
+    """Wait until every workload is ready. Raise UnavailableError after `bound` seconds names the others."""
     try:
         async with asyncio.timeout(bound):
             await mesh.ready.wait()

@@ -76,7 +76,7 @@ def default_state_path(env: Mapping[str, str]) -> Path:
 
 @contextmanager
 def hold_state(path: Path) -> Iterator[StateDirectory]:
-    """Create and lock the directory for one `up`; InputError if a mesh runs there or it is unusable.
+    """Create and lock the directory for one `up`. Raise InputError if a mesh runs there or it is unusable.
 
     Files that a killed run left behind are removed first. At the end only the CA's directory stays.
     """
@@ -97,7 +97,10 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
 
 @contextmanager
 def claim_log(state: StateDirectory) -> Iterator[BinaryIO]:
-    """Open an empty log for a mesh that is about to start; InputError when one runs or it is not usable."""
+    """Open an empty log for a mesh that is about to start.
+
+    Raises InputError when one runs or it is not usable.
+    """
     _refuse_foreign(state.path)
     private_dir(state.path)
     lock = _take_lock(state.path)
@@ -174,7 +177,7 @@ def is_running(state: StateDirectory) -> bool:
 def read_status(path: Path) -> dict[str, Any]:
     """Return the status document of the mesh running in `path`.
 
-    NotRunningError if none runs; UnavailableError while it has not published anything yet.
+    Raises NotRunningError if none runs; UnavailableError while it has not published anything yet.
     """
     state = StateDirectory.at(path)
     if not is_running(state):

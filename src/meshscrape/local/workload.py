@@ -80,7 +80,7 @@ class RunningWorkload:
         return self._envoy[1] if self._envoy and self.agent.pid == self._envoy[0] else None
 
     async def run(self) -> None:
-        """Run until cancelled; ComponentFailed if one of its processes dies too often."""
+        """Run until cancelled. Raise ComponentFailed if one of its processes dies too often."""
         private_dir(self.plan.directory)
         private_dir(self.agent_directory)
         self._write_token()

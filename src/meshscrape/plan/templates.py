@@ -13,7 +13,10 @@ from meshscrape.plan.edited_objects import Mutable, covers
 
 
 def template_of(data: Mutable) -> Mutable:
-    """Return the pod template of a Deployment or similar object, to be modified; InputError without one."""
+    """Return the pod template of a Deployment or similar object, to be modified.
+
+    Raises InputError without one.
+    """
     path = template_path(str(data.get("kind")))
     if path is None:
         raise InputError(f"{data.get('kind')} has no pod template")
@@ -51,7 +54,8 @@ def label(data: Mutable, values: Mapping[str, str]) -> None:
 def with_proxy_config(text: str, metadata: Mapping[str, str], fields: Mapping[str, Any] | None = None) -> str:
     """Return the annotation `proxy.istio.io/config` with these variables and fields set.
 
-    The user's other settings are kept. InputError if the text is not a mapping: Istio would refuse the pod.
+    The user's other settings are kept. Raises InputError if the text is not a mapping: Istio would refuse the
+    pod.
     """
     parsed = load_text(text, PROXY_CONFIG_ANNOTATION)
     if parsed is not None and not isinstance(parsed, dict):

@@ -49,7 +49,7 @@ def note_upgrade(context: Context) -> None:
 
 
 def _modes(workload: ObservedWorkload) -> list[Decided]:
-    """Return the modes in use, also where a version that is too old ignores the variables."""
+    """Return the modes in use, including those whose variables a version that is too old ignores."""
     modes: dict[Mode, list[Decided]] = {
         "native": ["native"], "bootstrap": ["bootstrap"], "legacy": ["legacy"],
         "mixed": ["bootstrap" if workload.override and workload.override.listeners else "legacy"],

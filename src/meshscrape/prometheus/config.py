@@ -91,7 +91,7 @@ def scrape_configs(options: ScrapeOptions) -> list[dict[str, Any]]:
 
 
 def render(options: ScrapeOptions) -> str:
-    """Return a whole prometheus.yml; InputError for an invalid interval."""
+    """Return a whole prometheus.yml. Raise InputError for an invalid interval."""
     document = {
         "global": global_settings(options.interval, options.timeout),
         "scrape_configs": scrape_configs(options),
@@ -100,7 +100,7 @@ def render(options: ScrapeOptions) -> str:
 
 
 def global_settings(interval: float, timeout: float | None = None) -> dict[str, Any]:
-    """Return the section `global`, from seconds; InputError if the timeout exceeds the interval.
+    """Return the section `global`, from seconds. Raise InputError if the timeout exceeds the interval.
 
     The default timeout is the interval.
     """

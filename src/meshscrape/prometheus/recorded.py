@@ -1,4 +1,4 @@
-"""Recording rules: what the dashboard would otherwise compute in several panels, from every target each time.
+"""Recording rules for values that several panels of the dashboard would otherwise compute from all targets.
 
 Names follow Prometheus's convention level:metric:operations.
 """

@@ -123,7 +123,7 @@ class Discovery:
         self._check = check
 
     async def start(self) -> None:
-        """Wait for the first targets of every source; MeshscrapeError if a source is unusable."""
+        """Wait for the first targets of every source. Raise MeshscrapeError if a source is unusable."""
         for state in self.states:
             snapshot = await anext(state.snapshots)
             self._check_all(snapshot)

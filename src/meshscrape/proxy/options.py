@@ -69,9 +69,11 @@ def check_addresses(options: ProxyOptions) -> None:
 
 
 async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:
-    """Wait for the files and return the directories by trust domain; InputError after `patience` seconds.
+    """Wait for the files and return the directories by trust domain.
 
     The wait is logged once, because a mistyped directory looks like one that is not filled yet.
+
+    Raises InputError after `patience` seconds.
     """
     deadline = time.monotonic() + patience
     told = False
@@ -96,7 +98,7 @@ def aliases_by_domain(aliases: Sequence[tuple[str, str]], first: str) -> dict[st
 
 
 def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
-    """Return the directories by trust domain; InputError for missing files and a repeated domain."""
+    """Return the directories by trust domain. Raise InputError for missing files and a repeated domain."""
     found: dict[str, Path] = {}
     for name, directory in credentials:
         files = read_credential_files(directory)

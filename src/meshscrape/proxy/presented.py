@@ -41,7 +41,7 @@ class PresentedCertificates:
     async def check(self, identities: Iterable[SpiffeId], patience: float = PATIENCE) -> None:
         """Wait until Envoy has a certificate for the trust domain of each of these identities.
 
-        UnavailableError if it has not accepted a directory within `patience` seconds.
+        Raises UnavailableError if it has not accepted a directory within `patience` seconds.
         """
         wanted = {identity.trust_domain for identity in identities}
         deadline = time.monotonic() + patience

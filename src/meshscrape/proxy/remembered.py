@@ -44,7 +44,7 @@ class RememberedSource:
         return self._source.name
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
-        """See `Source.snapshots`. A first list that fails is not the end when the file is young enough."""
+        """See `Source.snapshots`. If the first list fails, remembered targets that are young enough serve."""
         inner = self._source.snapshots()
         try:
             first = await anext(inner)
@@ -123,7 +123,7 @@ def encode(targets: Targets, now: float) -> bytes:
 
 
 def decode(data: bytes) -> Snapshot:
-    """Return what `encode` wrote. InputError for anything else."""
+    """Return what `encode` wrote. Raise InputError for anything else."""
     try:
         document = json.loads(data)
         targets = {str(job): tuple(map(_target, found)) for job, found in document["targets"].items()}

@@ -51,7 +51,7 @@ class Routing:
     def write(self, expected: Expectations, addresses: Iterable[str]) -> None:
         """Write all files before Envoy starts, for the targets at `addresses`.
 
-        InputError for targets that have no configuration.
+        Raises InputError for targets that have no configuration.
         """
         version = f"{self._run}.0"
         clusters = self._clusters_of(expected.identities, version)
@@ -63,17 +63,17 @@ class Routing:
         self._clusters = expected.identities
 
     async def started(self) -> None:
-        """Wait until Envoy uses what `write` wrote. UnavailableError after `PATIENCE` seconds."""
+        """Wait until Envoy uses what `write` wrote. Raise UnavailableError after `PATIENCE` seconds."""
         await self._await(_CLUSTERS_VERSION, f"{self._run}.0")
         await self._await(_ROUTES_VERSION, f"{self._run}.0")
 
     async def apply(self, expected: Expectations, changed: Iterable[str]) -> None:
         """Give the running Envoy exactly the expected targets, and return when it uses them.
 
-        `changed` are the addresses where something differs from what was given last, here or to `write`.
-        A cluster is added before the first route to it and removed after the last one, so scrapes of other
-        targets never fail. UnavailableError if Envoy does not apply them within `PATIENCE` seconds: call it
-        again then, without the addresses.
+        `changed` are the addresses where something differs from what was given last, here or to `write`. A
+        cluster is added before the first route to it and removed after the last one, so scrapes of other
+        targets never fail. Raises UnavailableError if Envoy does not apply them within `PATIENCE` seconds:
+        call it again then, without the addresses.
         """
         wanted = expected.identities
         self._version += 1

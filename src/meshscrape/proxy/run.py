@@ -64,7 +64,7 @@ _LOOK = 0.02
 
 
 def run(options: ProxyOptions) -> None:
-    """Run the proxy until SIGTERM, SIGINT or SIGHUP; MeshscrapeError if it cannot start or continue."""
+    """Run the proxy until SIGTERM, SIGINT or SIGHUP. Raise MeshscrapeError if it cannot start or continue."""
     life.run(ScrapeProxy(options).run())
     logger.info("stopped")
 

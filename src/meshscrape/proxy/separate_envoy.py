@@ -62,7 +62,7 @@ class SeparateEnvoy:
 
 
 def make_pipe(path: Path) -> None:
-    """Make the named pipe for Envoy's log, unless it is there. InputError when the name is taken."""
+    """Make the named pipe for Envoy's log, unless it is there. Raise InputError when the name is taken."""
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
     if not stat.S_ISFIFO(path.lstat().st_mode):
@@ -74,8 +74,9 @@ def become_envoy(
 ) -> None:
     """Become the Envoy whose files another process writes into `directory`; never return.
 
-    `names` are those of the bootstrap, the admin socket and the log's pipe. UnavailableError when there is no
-    bootstrap within `patience` seconds. Files of an earlier run suffice: Envoy starts with their routes.
+    `names` are those of the bootstrap, the admin socket and the log's pipe. Raises UnavailableError when
+    there is no bootstrap within `patience` seconds. Files of an earlier run suffice: Envoy starts with their
+    routes.
     """
     bootstrap, admin, pipe = names
     deadline = time.monotonic() + patience

@@ -18,8 +18,8 @@ _LABEL = "label:"
 class IdTemplate:
     """The path of an ID with places for facts about the pod: `/k8s/{namespace}/{label:app}`.
 
-    Places are `{namespace}`, `{account}`, `{pod}` and `{label:KEY}`. InputError for a text that can yield no
-    ID.
+    Places are `{namespace}`, `{account}`, `{pod}` and `{label:KEY}`. Raises InputError for a text that can
+    yield no ID.
     """
 
     text: str

@@ -45,7 +45,7 @@ _ENUM_VALUES = {
 
 
 def encode(message: Message, resource: Mapping[str, Any]) -> bytes:
-    """Return a resource in binary form. KeyError for a field that is not in the table above."""
+    """Return a resource in binary form. Raise KeyError for a field that is not in the table above."""
     return _message(message, resource)
 
 

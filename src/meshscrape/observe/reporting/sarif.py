@@ -1,7 +1,8 @@
 """Write results as SARIF 2.1.0, which code hosts show on a change.
 
-Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html GitHub shows only results with a
-file.
+Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
+
+GitHub shows only results with a file.
 """
 
 from __future__ import annotations

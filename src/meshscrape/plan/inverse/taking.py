@@ -53,7 +53,7 @@ class Taking:
     def key(self, path: tuple[str, ...], key: str, ours: Test = anything, *, recorded: bool = False) -> None:
         """Take back the value of `key` in the mapping at `path`, if `ours` accepts it.
 
-        `recorded`: only if something shows that meshscrape wrote it.
+        With `recorded`, do so only if something shows that meshscrape wrote it.
         """
         holder = dig(self.data, *path)
         if not isinstance(holder, dict) or key not in holder or not ours(holder[key]):

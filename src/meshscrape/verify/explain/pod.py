@@ -22,7 +22,10 @@ _OUTCOMES: dict[Outcome, StepOutcome] = {
 
 
 def find_pod(observation: Observation, text: str) -> tuple[ObservedWorkload, RunningPod]:
-    """Return the running pod that `NAMESPACE/POD` names, and its workload. InputError if there is none."""
+    """Return the running pod that `NAMESPACE/POD` names, and its workload.
+
+    Raises InputError if there is none.
+    """
     namespace, slash, name = text.partition("/")
     if not slash or not name:
         raise InputError(f"{text!a} is not a pod", where="TARGET", remedy="write it as NAMESPACE/POD")
