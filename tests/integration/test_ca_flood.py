@@ -57,7 +57,7 @@ def test_a_flood_takes_no_target_down_and_fires_the_alert(tmp_path: Path) -> Non
         assert up.query(CROWDED) == []
         (job,) = [job for job in up.prometheus_config()["scrape_configs"] if job["job_name"] == CA_JOB]
         assert _get(f"http://{job['static_configs'][0]['targets'][0]}/metrics") == 401
-        with flooded(up.document()["ca"]["address"], tmp_path / "flood.log", silent=2500) as flood:
+        with flooded(up.document()["ca"]["address"], tmp_path / "flood.log", silent=2500, rate=200) as flood:
             serials.await_rotations(2)
             account = watch.account()
             found = eventually(lambda: up.query(CROWDED), within=60, what="the alert")

@@ -40,8 +40,6 @@ STATS, MERGED_PORT = 15091, 15092
 ELSEWHERE = TestCa()
 # So many Envoys run at a time; each takes several of the 128 inotify instances that a user has by default.
 BATCH = 5
-# Every verification waits for the end of a silent connection, so that is sooner here than shipped.
-DEADLINE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,20 +302,6 @@ HOLES: dict[str, Hole] = {
 }  # fmt: skip
 
 
-def impatient(spoiled: Spoiled) -> Spoiled:
-    """The same, with DEADLINE wherever a listener has a deadline for handshakes."""
-
-    def edit(config: Bootstrap) -> None:
-        spoiled.edit(config)
-        for each in config["static_resources"]["listeners"]:
-            for where in (each, *each["filter_chains"]):
-                for name in ("listener_filters_timeout", "transport_socket_connect_timeout"):
-                    if where.get(name) == f"{HANDSHAKE_TIMEOUT:g}s":
-                        where[name] = f"{DEADLINE:g}s"
-
-    return replace(spoiled, edit=edit)
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Report]]:
     """The report that tells about each hole; computed batch by batch, when first asked for."""
@@ -340,13 +324,13 @@ class _Reports(dict[str, Report]):
         with contextlib.ExitStack() as stack:
             entries = [
                 stack.enter_context(
-                    subject(self._directory / each, self._identities, each, impatient(HOLES[each].spoiled))
+                    subject(self._directory / each, self._identities, each, HOLES[each].spoiled)
                 )
                 for each in batch
             ]
             status = mesh_status(self._identities, entries)
             # Twice the listeners' own deadline: a port without one is not waited for as long as shipped.
-            timeouts = Timeouts(silence=2 * DEADLINE)
+            timeouts = Timeouts(silence=2 * HANDSHAKE_TIMEOUT)
             options = VerifyOptions(
                 timeouts=timeouts, short_life=timedelta(seconds=2), stranger=ELSEWHERE.signer
             )
