@@ -8,6 +8,7 @@ import http.client
 import itertools
 import json
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -42,9 +43,12 @@ def run(rounds: int) -> list[Row]:
             first = {pid: memory(pid).resident for pid in (process.pid, envoy)}
             time.sleep(5)
             samples = [_latency(cluster, token) for _ in range(CHANGES)]
-            spent = {pid: cpu_seconds(pid) for pid in (process.pid, envoy)}
+            before = {pid: cpu_seconds(pid) for pid in (process.pid, envoy)}
+            reloads = -_reloads(token)
             cluster.change_steadily(RATE, WINDOW)
-            spent = {pid: (cpu_seconds(pid) - before) / WINDOW * 100 for pid, before in spent.items()}
+            reloads += _reloads(token)
+            cost = {pid: cpu_seconds(pid) - began for pid, began in before.items()}
+            spent = {pid: seconds / WINDOW * 100 for pid, seconds in cost.items()}
             late = _latency(cluster, token)
             last = {pid: memory(pid).resident for pid in (process.pid, envoy)}
     note = f"{PODS} pods of {cluster.size} bytes, {ACCOUNTS} ServiceAccounts, two secure ports each"
@@ -57,6 +61,9 @@ def run(rounds: int) -> list[Row]:
         Row("a single change until its route is live, worst", max(samples), "s"),
         Row(f"CPU of Python at {RATE} changes a second", spent[process.pid], "% of a core", "≤ 10"),
         Row(f"CPU of Envoy at {RATE} changes a second", spent[envoy], "% of a core"),
+        Row("changes of the routes meanwhile", reloads, "", note=f"of {number} changes of pods, gathered"),
+        Row("CPU of Python for one change of the routes", cost[process.pid] / reloads * 1e3, "ms"),
+        Row("CPU of Envoy for one change of the routes", cost[envoy] / reloads * 1e3, "ms"),
         Row("a change after steady change until its route is live", late, "s"),
         Row(f"memory of the Python process after {number} changes", last[process.pid], "MB"),
         Row(f"memory of its Envoy after {number} changes", last[envoy], "MB"),
@@ -185,6 +192,16 @@ def _latency(cluster: _Cluster, token: str) -> float:
                 continue
         time.sleep(0.01)
     raise RuntimeError("a changed pod got no route within a minute")
+
+
+def _reloads(token: str) -> float:
+    host, port = DISCOVERY.rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port), timeout=30)
+    with contextlib.closing(connection):
+        connection.request("GET", "/metrics", headers={"Authorization": f"Bearer {token}"})
+        text = connection.getresponse().read().decode()
+    found = re.search(r"^meshscrape_scrape_proxy_reloads_total (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 @contextlib.contextmanager
