@@ -134,3 +134,45 @@ def test_a_template_that_can_yield_no_id_is_one_line(tmp_path: Path) -> None:
     """A name that is no fact about a pod."""
     options = kubeconfig(tmp_path, "http://127.9.9.8:6443")
     assert "{name}" in refused(tmp_path, *options, "--id-template", "/ns/{name}")
+
+
+def test_a_proxy_scrapes_what_another_one_watches(tmp_path: Path) -> None:
+    """The follower needs no API server; its targets stay while the other proxy is away."""
+    forge, first_dir, second_dir = Forge(), tmp_path / "first", tmp_path / "second"
+    address = loopback()
+    status = {**POD["status"], "podIP": address, "podIPs": [{"ip": address}]}
+    document = {"metadata": {"resourceVersion": "7"}, "items": [{**POD, "status": status}]}
+    for directory in (first_dir, second_dir):
+        directory.mkdir()
+    scraper = str(credentials(tmp_path / "scraper", forge))
+    first, second = (RunningProxy(each, loopback(), [scraper]) for each in (first_dir, second_dir))
+    identity = "spiffe://cluster.local/ns/shop/sa/web"
+    with (
+        applications(api := loopback(), {"api": lists_pods(document=document)}) as ports,
+        tls_target(Target(address), forge.leaf(identity), forge.root, tmp_path) as target,
+    ):
+        watching = kubeconfig(tmp_path, f"http://{api}:{ports['api']}")
+        follow = ["--follow", first.discovery, "--follow-token-file", str(first.token_file)]
+        for proxy in (first, second):
+            proxy.announce([])
+        first.start(*watching)
+        try:
+            second.start(*follow)
+            assert second.scrape(target.authority).status == 200
+            source = f"scrape proxy at {first.discovery}"
+            first.process.kill()
+            first.process.wait(10)
+            eventually(lambda: second.metric("meshscrape_scrape_proxy_source_up", source=source) == 0)
+            assert second.scrape(target.authority).status == 200
+            first.start(*watching)
+            eventually(lambda: second.metric("meshscrape_scrape_proxy_source_up", source=source) == 1)
+            assert second.scrape(target.authority).status == 200
+            assert first.own("/targets/istio-secure-merged-metrics").headers["etag"]
+        finally:
+            assert first.stop() == 0
+            assert second.stop() == 0
+
+
+def test_following_without_a_token_is_one_line(tmp_path: Path) -> None:
+    """The other proxy tells nothing without its token."""
+    assert "--follow" in refused(tmp_path, "--follow", "127.9.9.8:15095")

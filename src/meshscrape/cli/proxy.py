@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LISTEN = "127.0.0.1:15094"
 LAST_TARGETS = "last-targets.json"
+LAST_SHARED = "last-shared-targets.json"
 DEFAULT_DISCOVERY = "127.0.0.1:15095"
 
 
@@ -50,6 +51,18 @@ def default_directory() -> Path:
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Scrape the targets of the mesh of `meshscrape up --state DIR`. Repeatable.",
+)
+@click.option(
+    "--follow",
+    default="",
+    metavar="IP:PORT",
+    help="Scrape the targets of another scrape proxy (its --discovery), which watches a cluster for several.",
+)
+@click.option(
+    "--follow-token-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The other proxy's token, for --follow.",
 )
 @click.option("--kubernetes", is_flag=True, help="Scrape the pods of a Kubernetes cluster.")
 @click.option(
@@ -149,7 +162,8 @@ def default_directory() -> Path:
 )
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Envoy's threads.")
 def command(
-    credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], kubernetes: bool,
+    credentials: tuple[str, ...], targets: tuple[str, ...], meshes: tuple[Path, ...], follow: str,
+    follow_token_file: Path | None, kubernetes: bool,
     kubeconfig: Path | None, context: str, namespaces: tuple[str, ...], selector: str, trust_domain: str,
     aliases: tuple[str, ...], id_template: str, listen: str, discovery: str, directory: Path | None,
     token_file: Path | None, role: str, applications: bool, share_token: bool, check: bool, remote: bool,
@@ -175,9 +189,10 @@ def command(
         run_envoy(own, Path(named) if named else None, workers, wait)
     if not credentials:
         raise InputError("there are no credentials", remedy="give --credentials DIR")
-    if not targets and not meshes and not kubernetes:
+    if not targets and not meshes and not kubernetes and not follow:
         raise InputError(
-            "no source of targets given", remedy="give --targets FILE, --mesh DIR or --kubernetes"
+            "no source of targets given",
+            remedy="give --targets FILE, --mesh DIR, --kubernetes or --follow IP:PORT",
         )
     directories = [domain_and_directory(each) for each in credentials]
     sources: list[Source] = [target_file_source(path, job) for job, path in map(_job_and_file, targets)]
@@ -197,6 +212,8 @@ def command(
             patience=wait,
         )
         sources.append(RememberedSource(pods, own / LAST_TARGETS))
+    if follow:
+        sources.append(RememberedSource(_shared(follow, follow_token_file), own / LAST_SHARED))
     sources += _mesh_sources(meshes)
     options = ProxyOptions(
         listen=parse_host_port(listen, "--listen"),
@@ -229,6 +246,17 @@ def _checked(discovery: str, token_file: Path) -> int:
     if reason:
         print(f"not ready: {reason}", file=sys.stderr)
     return 1 if reason else 0
+
+
+def _shared(address: str, token_file: Path | None) -> Source:
+    from meshscrape.errors import InputError
+    from meshscrape.istio.host_port import parse_host_port
+    from meshscrape.prometheus.targets import JOBS
+    from meshscrape.proxy.shared import SharedSource
+
+    if token_file is None:
+        raise InputError("--follow needs the other proxy's token", remedy="add --follow-token-file FILE")
+    return SharedSource(parse_host_port(address, "--follow"), token_file, JOBS)
 
 
 def _mesh_sources(meshes: tuple[Path, ...]) -> list[Source]:

@@ -8,6 +8,7 @@ Source: Prometheus, "Configuration", <file_sd_config> and "HTTP SD".
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -79,6 +80,21 @@ def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
                     remedy="announce each target once",
                 )
     return tuple(found.values())
+
+
+def parse_http_sd(data: bytes, where: str) -> tuple[Target, ...]:
+    """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). InputError for anything else."""
+    try:
+        groups = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError("this is no answer of HTTP SD", where=where, remedy="check the address") from None
+    found: list[Target] = []
+    for number, group in enumerate(groups if isinstance(groups, list) else (), start=1):
+        labels = dict(group.get("labels") or {}) if isinstance(group, dict) else {}
+        labels.pop(_SCHEME_LABEL, None)
+        labels[IDENTITY_LABEL] = labels.pop(META_IDENTITY_LABEL, None)
+        found += _targets({**group, "labels": labels} if labels else group, f"{where}: group {number}")
+    return tuple(found)
 
 
 def _document(data: bytes, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ INDEX = "/targets"
 TARGETS = "/targets/"
 METRICS = "/metrics"
 READY = "/healthz/ready"
+ETAG = "ETag"
 
 
 class HttpDiscovery:
@@ -23,8 +25,8 @@ class HttpDiscovery:
 
     def __init__(self, jobs: Sequence[str]) -> None:
         self._jobs = tuple(jobs)
-        self._targets: Callable[[str], Sequence[Target]] = lambda job: ()
-        self._bodies: dict[str, bytes] = {}
+        self._targets: Callable[[str], Sequence[Target]] | None = None
+        self._bodies: dict[str, tuple[bytes, str]] = {}
 
     def publish(self, targets: Callable[[str], Sequence[Target]]) -> None:
         """Answer with the targets of each job from now on; `targets` is called when it is asked for."""
@@ -32,14 +34,24 @@ class HttpDiscovery:
         self._bodies.clear()
 
     async def answer(self, request: Request) -> Response:
-        """Return the answer to `/targets/JOB`: JSON, or 404 for an unknown job."""
+        """Return the answer to `/targets/JOB`: JSON, or 404 for an unknown job.
+
+        Before the first targets it is 503, because an empty list would take all targets away from the reader.
+        A reader that knows the list by its tag gets 304.
+        """
         job = request.path.removeprefix(TARGETS)
         if job not in self._jobs:
             return Response(404, b"no such job\n")
-        body = self._bodies.get(job)
-        if body is None:
-            body = self._bodies[job] = json.dumps(http_sd(self._targets(job))).encode()
-        return Response(200, body, content_type="application/json")
+        if self._targets is None:
+            return Response(503, b"not ready: the targets are not known yet\n")
+        known = self._bodies.get(job)
+        if known is None:
+            body = json.dumps(http_sd(self._targets(job))).encode()
+            known = self._bodies[job] = body, f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        headers = {ETAG: known[1]}
+        if request.headers.get("if-none-match") == known[1]:
+            return Response(304, headers=headers)
+        return Response(200, known[0], content_type="application/json", headers=headers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import write_atomic
 
 PATIENCE = 10.0
-_LOOK = 0.01
+# Envoy sends no event. Looking less and less often costs little while a busy machine lets it wait.
+_LOOK, _LONGEST_LOOK, _SLOWER = 0.01, 0.1, 1.3
 _CLUSTERS_VERSION = "cluster_manager.cds.version_text"
 _ROUTES_VERSION = f"http.{scrape_proxy.LISTENER}.rds.{scrape_proxy.ROUTES}.version_text"
 
@@ -118,13 +119,14 @@ class Routing:
         write_atomic(self._directory / name, content)
 
     async def _await(self, statistic: str, version: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline, pause = time.monotonic() + PATIENCE, _LOOK
         while await self._seen(statistic) != version:
             if time.monotonic() > deadline:
                 raise UnavailableError(
                     "Envoy has not applied the targets", where=statistic, remedy="see its log"
                 )
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_LOOK, pause * _SLOWER)
 
     async def _seen(self, statistic: str) -> str:
         query = f"/stats?format=json&type=TextReadouts&filter=^{statistic}$"

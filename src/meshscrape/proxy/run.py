@@ -56,7 +56,7 @@ ENVOY_GRACE = 2.0
 # directories.
 WATCHES, WATCHES_PER_DOMAIN = 3, 4
 RETRY_SECONDS = 0.2
-PAUSE_FACTOR, LONGEST_PAUSE = 2.0, 1.0
+PAUSE_FACTOR, LONGEST_PAUSE = 5.0, 1.0
 # How long a log line may wait in Envoy before it is counted here (seconds).
 FLUSH_MILLISECONDS = 200
 PORTS_PATIENCE = 2.0
