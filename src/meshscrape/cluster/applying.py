@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meshscrape.cluster.api import Api, ApiError
 from meshscrape.cluster.dump import read_cluster, served_resources
@@ -28,6 +28,7 @@ from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.names import CONTROL_PLANE_GROUPS
 from meshscrape.kube.objects import Inventory, Manifest, Ref
 from meshscrape.observe.observation import Observation
+from meshscrape.plan.inverse.record import with_record
 from meshscrape.plan.model import Change, Phase, Plan
 from meshscrape.system.clock import utcnow
 
@@ -239,6 +240,8 @@ class Applier:
         await self._await_effect(phase, watched, inventory, wave)
 
     async def _write(self, change: Change) -> None:
+        if self._options.verb == "apply" and change.before is not None and change.after is not None:
+            change = replace(change, after=with_record(change.before, change.after))
         write = write_of(change, self._resources, dry_run=self._options.dry_run)
         try:
             await self._server(change.ref).send(

@@ -37,6 +37,8 @@ LOCAL_COMMAND = "meshscrape.io/local-command"
 SUPPRESS = "meshscrape.io/suppress"
 # A new value makes the pods restart, because Envoy reads a bootstrap override at its start only.
 BOOTSTRAP_CHECKSUM = "meshscrape.io/bootstrap-checksum"
+# The values that a run has overwritten in an object, by JSON Pointer: `remove` restores them.
+OVERWRITTEN = "meshscrape.io/overwritten"
 # Only in memory: the version that a running istiod tells, on its Deployment.
 TOLD_VERSION = "meshscrape.io/told-version"
 

@@ -25,24 +25,24 @@ def json_patch(before: Object, after: Object) -> list[Operation]:
 def _operations(before: Object, after: Object, path: tuple[str, ...]) -> Iterator[Operation]:
     added = [key for key in after if key not in before]
     if added and before and all(not isinstance(value, Mapping | list) for value in before.values()):
-        yield {"op": "test", "path": _pointer(path), "value": before}
+        yield {"op": "test", "path": pointer(path), "value": before}
     for key in (*before, *added):
         field = (*path, key)
         if ".".join(field) in _LEFT:
             continue
         old, new = before.get(key), after.get(key)
         if key not in after:
-            yield {"op": "test", "path": _pointer(field), "value": old}
-            yield {"op": "remove", "path": _pointer(field)}
+            yield {"op": "test", "path": pointer(field), "value": old}
+            yield {"op": "remove", "path": pointer(field)}
         elif key not in before:
-            yield {"op": "add", "path": _pointer(field), "value": new}
+            yield {"op": "add", "path": pointer(field), "value": new}
         elif isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _operations(old, new, field)
         elif old != new:
-            yield {"op": "test", "path": _pointer(field), "value": old}
-            yield {"op": "replace", "path": _pointer(field), "value": new}
+            yield {"op": "test", "path": pointer(field), "value": old}
+            yield {"op": "replace", "path": pointer(field), "value": new}
 
 
-def _pointer(path: tuple[str, ...]) -> str:
+def pointer(path: tuple[str, ...]) -> str:
     """Return a JSON Pointer (RFC 6901)."""
     return "".join(f"/{key.replace('~', '~0').replace('/', '~1')}" for key in path)

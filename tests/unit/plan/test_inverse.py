@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from meshscrape.observe import observe
 from meshscrape.plan.edited_objects import clone
 from meshscrape.plan.inverse.evidence import Evidence, wrote
 from meshscrape.plan.inverse.planner import InverseIntent, plan_inverse
+from meshscrape.plan.inverse.record import with_record
 from meshscrape.plan.model import INVERSE_PHASES, Plan
 from support.defaulting import defaulted
 from support.objects import cluster, control_plane, deployment, injected_namespace
@@ -174,6 +176,36 @@ def test_keeps_what_others_wrote_since() -> None:
     text = result.get(config).data["data"]["prometheus.yml"]  # type: ignore[union-attr]
     before = inventory.get(config).data["data"]["prometheus.yml"]  # type: ignore[union-attr]
     assert text == before + "- job_name: mine\n  static_configs: []  # a comment\n"
+
+
+def kept_out(**annotations: str) -> Inventory:
+    """The shop, whose Prometheus its owner keeps out of the mesh, as Istio's own add-on is."""
+    things = plain_prometheus(labels={"app": "prometheus", "sidecar.istio.io/inject": "false"})
+    things[0]["metadata"]["annotations"] = annotations
+    return cluster(control_plane(), injected_namespace(), deployment("web"), things)
+
+
+def test_restores_values_that_a_run_has_overwritten_from_its_record() -> None:
+    inventory = kept_out()
+    found = planned(inventory, mode="native")
+    changes = tuple(
+        replace(each, after=with_record(each.before, each.after)) if each.before and each.after else each
+        for each in found.changes
+    )
+    after = replace(found, changes=changes).apply(inventory)
+    prometheus = after.get(ref("Deployment", "prometheus", "monitoring"))
+    assert prometheus is not None
+    assert "meshscrape.io/overwritten" in prometheus.data["metadata"]["annotations"]
+    back = taken(after)
+    assert differences(back.apply(after), inventory) == []
+
+
+def test_restores_values_that_kubectl_applied() -> None:
+    """Without a record, kubectl's own annotation tells what a field was."""
+    applied = {"spec": kept_out().get(ref("Deployment", "prometheus", "monitoring")).data["spec"]}  # type: ignore[union-attr]
+    inventory = kept_out(**{"kubectl.kubernetes.io/last-applied-configuration": json.dumps(applied)})
+    after = planned(inventory, mode="native").apply(inventory)
+    assert differences(taken(after).apply(after), inventory) == []
 
 
 def managed(*entries: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:

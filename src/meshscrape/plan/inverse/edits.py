@@ -7,6 +7,7 @@ from collections.abc import Callable
 from meshscrape.kube.objects import Object, Ref
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.inverse.evidence import Evidence, FieldPath, wrote
+from meshscrape.plan.inverse.record import overwritten_in
 from meshscrape.plan.inverse.taking import Taking
 from meshscrape.plan.workloads import Context
 
@@ -29,7 +30,8 @@ def take_fields(
         written = _writer(before.data if before else data)
         original = evidence.original(ref)
         # Where originals were recorded, meshscrape changed no other objects.
-        taking = Taking(data, original, written, recorded=original is None and bool(evidence.originals))
+        recorded = original is None and bool(evidence.originals)
+        taking = Taking(data, original, written, recorded=recorded, overwritten=overwritten_in(data))
         take(taking)
         kept.extend(taking.kept)
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from meshscrape.istio.names import MONITORING_GROUP
+from meshscrape.istio.names import MONITORING_GROUP, OVERWRITTEN
+from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest, Ref, dig, selects, template_path
 from meshscrape.observe import observe
 from meshscrape.observe.observation import Observation
@@ -21,6 +22,7 @@ from meshscrape.plan.inverse.evidence import Evidence
 from meshscrape.plan.inverse.judge import judge_inverse
 from meshscrape.plan.inverse.overlays import take_gateway, take_override
 from meshscrape.plan.inverse.owned import delete_owned, is_owned
+from meshscrape.plan.inverse.record import forget
 from meshscrape.plan.inverse.scraping import take_certificates, take_scraping
 from meshscrape.plan.model import INVERSE_PHASES, Gate, Intent, Missing, Plan
 from meshscrape.plan.outcome import Outcome
@@ -100,6 +102,12 @@ def _drafted(
     draft.phase = "injection"
     for workload in leaving:
         _take_injection(context, workload, intent.evidence)
+    draft.phase = "removal"
+    for manifest in inventory:
+        if OVERWRITTEN in objects.annotations(manifest.data) and (
+            not staying or manifest.ref in _refs(leaving)
+        ):
+            draft.edit(manifest.ref, forget, "its record of overwritten values is not needed any more")
     _note_evidence(context, intent.evidence)
     changed = {change.ref for change in draft.changes()}
     gates = tuple(_gates(held))
@@ -109,6 +117,10 @@ def _drafted(
     )
     made = Plan(draft.changes(), draft.notes, gates, {}, False, autoscaled(inventory), outcome, inverse=True)
     return replace(made, apart=any(each.flavour == "asm" for each in chosen)), [each.ref for each in chosen]
+
+
+def _refs(workloads: list[ObservedWorkload]) -> set[Ref | None]:
+    return {ref for each in workloads for ref in (each.ref, each.gateway_ref)}
 
 
 def _gates(held: Mapping[Ref, tuple[Missing, ...]]) -> Iterator[Gate]:

@@ -11,6 +11,7 @@ from meshscrape.kube.objects import Object, as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.inverse.evidence import FieldPath
+from meshscrape.plan.inverse.record import Overwritten
 
 Test = Callable[[Any], bool]
 # Mappings to remove when they become empty: the API server drops them, and no text needs them.
@@ -32,8 +33,8 @@ class Taking:
 
     A field is removed, or gets the value of the recorded `original`. Without an original, `written` decides:
     it returns whether meshscrape wrote the field at a path. It returns None if nothing tells; then the field
-    is taken back, unless others have records (`recorded`). A field that another manager wrote stays, and its
-    name is added to `kept`.
+    is taken back, unless others have records (`recorded`), and gets the value of `overwritten` if that tells.
+    A field that another manager wrote stays, and its name is added to `kept`.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Taking:
         written: Callable[[FieldPath], bool | None],
         *,
         recorded: bool = False,
+        overwritten: Overwritten | None = None,
     ) -> None:
         self.data = data
+        self.overwritten = overwritten or Overwritten()
         self.recorded = recorded
         self.original = original
         self.written = written
@@ -65,6 +68,9 @@ class Taking:
                 return
         elif not self._ours((*path, key), recorded=recorded):
             self.kept.append(key)
+            return
+        elif (value := self.overwritten.value((*path, key), holder[key])) is not None:
+            holder[key] = value
             return
         del holder[key]
         self._prune(path)
