@@ -131,7 +131,7 @@ def test_identities_of_another_shape_are_expected_by_a_template(tmp_path: Path) 
 
 
 def test_a_template_that_can_yield_no_id_is_one_line(tmp_path: Path) -> None:
-    """A name that is no fact about a pod."""
+    """A name that is not a fact about a pod."""
     options = kubeconfig(tmp_path, "http://127.9.9.8:6443")
     assert "{name}" in refused(tmp_path, *options, "--id-template", "/ns/{name}")
 

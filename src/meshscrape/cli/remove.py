@@ -64,10 +64,9 @@ def command(
 
     From a cluster, it shows the inverse plan and asks, and asks again before plaintext ports open. They open
     first; then plaintext jobs read the pods again; when Prometheus has all of them up, secure ports close and
-    scrapers lose their certificates. What somebody else wrote or edited since stays. From files, it prints
-    the inverse plan and changes nothing.
-    Exit codes: 0 everything is taken back, or nothing was there; from files: no changes. 1 stopped, held
-    back, or changes are pending. 2 could not run.
+    scrapers lose their certificates. Fields that others wrote or edited since stay. From files, it prints the
+    inverse plan and changes nothing. Exit codes: 0 everything is taken back, or nothing was there; from
+    files: no changes. 1 stopped, held back, or changes are pending. 2 could not run.
     """
     intent = InverseIntent(
         namespaces=namespaces,

@@ -63,7 +63,7 @@ class PodCache:
     def _keep(self, uid: str, targets: PodTargets) -> bool:
         known = self._pods.get(uid, {})
         if known == targets:
-            # Keep the same objects: whoever compares by identity must not see a change.
+            # Keep the same objects, so that a comparison by identity shows no change.
             return False
         if targets:
             self._pods[uid] = targets

@@ -61,8 +61,8 @@ TRAFFIC_CONNECTIONS = 4096
 # On a PERMISSIVE port, plaintext connections may take half of the places. The other half is for mutual TLS.
 PLAIN_SHARE = TRAFFIC_CONNECTIONS // 2
 
-# Each port has a cluster and breakers of its own. Everybody can use the plaintext ports, so they get
-# a smaller part of the shared backends: Envoy's main thread and the agent.
+# Each port has a cluster and breakers of its own. Every client can use the plaintext ports, so they get a
+# smaller part of the shared backends: Envoy's main thread and the agent.
 PLAINTEXT_BREAKER = Breaker(connections=4, pending=8, requests=8)
 SECURE_BREAKER = Breaker(connections=16, pending=32, requests=32)
 # The application itself decides how many connections it accepts.

@@ -172,7 +172,7 @@ class ProtobufMerge(SourceMerge):
             family = MetricFamily.FromString(message[start:])
         except DecodeError:
             # After one malformed message, the boundaries of the following ones are unknown.
-            self._cut("sent something that is no protobuf")
+            self._cut("sent something that is not protobuf")
             self.malformed_lines += 1
             return b""
         count = len(family.metric)

@@ -262,7 +262,7 @@ def _check_settings(workload: Workload, deployment: Deployment, trust_domain: st
 
 
 def _check_announced(settings: AgentSettings, deployment: Deployment) -> None:
-    """Raise InputError for an annotation that leads scrapers to another port than the one that is open."""
+    """Raise InputError for an annotation that leads scrapers to a port other than the open one."""
     annotations = deployment.annotations
     for name, announced, variable, port in (
         (

@@ -151,8 +151,9 @@ class Scraper:
     where its own container sees it. `intercepts_inbound` and `intercepts_outbound` tell whether its sidecar
     intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has no sidecar,
     and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod that knows
-    all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator, whatever they
-    are selected by. `stopped`: it has 0 replicas, so it reads nothing until somebody scales it up.
+    all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator, with or
+    without a selector that matches. `stopped`: it has 0 replicas, so it reads nothing until somebody scales
+    it up.
     """
 
     ref: Ref

@@ -1,8 +1,9 @@
 """Measured reads of proxies' plaintext ports: more of them than the known scrape jobs explain is a reader.
 
-The objects of a cluster tell who may read. Counters of the proxies tell who does: pilot-agent counts each
-read of its merged metrics, and Envoy each request to 15090, where its statistics are kept. A Prometheus that
-scrapes both also knows how often it scraped each pod itself, by its own samples of `up`.
+The objects of a cluster tell which scrapers may read. Counters of the proxies tell how often each is read:
+pilot-agent counts each read of its merged metrics, and Envoy each request to 15090, where its statistics are
+kept. A Prometheus that scrapes both also knows how often it scraped each pod itself, by its own samples of
+`up`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def parse_reads(text: str, where: str) -> Reads:
         labels, rate = as_mapping(dig(sample, "metric")), _rate(sample, f"{where}: sample {number}")
         pod = (str(labels.get("namespace", "")), str(labels.get("pod", "")))
         if not all(pod):
-            # Targets that are no pods have samples of `up`, too.
+            # Targets that are not pods have samples of `up` too.
             continue
         port = str(labels.get("port", ""))
         if port in (str(MERGED), str(STATS)):
@@ -131,5 +132,5 @@ def _rate(sample: Any, where: str) -> float:
     except (IndexError, TypeError, ValueError) as error:
         raise InputError("a sample without a value", where=where, remedy=_FORM) from error
     if not math.isfinite(rate) or rate < 0:
-        raise InputError(f"{value[1]} is no rate", where=where, remedy=_FORM)
+        raise InputError(f"{value[1]} is not a rate", where=where, remedy=_FORM)
     return rate

@@ -102,7 +102,7 @@ def _in_the_way(
 
 
 def _harmed(context: Context, workload: ObservedWorkload, chosen: Container[Ref]) -> tuple[str, str, str]:
-    """Return the code, text and remedy of what the default would do to a workload; empty if it is no harm."""
+    """Return code, text and remedy of the harm that the default does to a workload; empty without harm."""
     wanted = context.intent.secure_ports
     opt_out = f'set {_PORT}: "0" in its {names.PROXY_CONFIG_ANNOTATION}, or plan with --scope workload'
     if workload.ref in context.held.workloads:

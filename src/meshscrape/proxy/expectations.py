@@ -77,7 +77,7 @@ class Expectations:
 
     @property
     def contested(self) -> tuple[str, ...]:
-        """Return the contested `IP:port`s in their order: it is unknown who is right, so none is scraped."""
+        """Return the contested `IP:port`s in their order. None is scraped: the right identity is unknown."""
         return tuple(sorted(authority for found in self._contested.values() for authority in found))
 
     @property

@@ -129,7 +129,7 @@ def decode(data: bytes) -> Snapshot:
         targets = {str(job): tuple(map(_target, found)) for job, found in document["targets"].items()}
         return Snapshot(targets, None, float(document["asOf"]), divisible=True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"these are no targets ({type(error).__name__})") from None
+        raise InputError(f"these are not targets ({type(error).__name__})") from None
 
 
 def _target(fields: Any) -> Target:

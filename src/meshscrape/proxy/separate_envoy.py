@@ -45,7 +45,7 @@ class SeparateEnvoy:
             began = await self._beginning()
             self._answers = began is not None
             if began is not None:
-                # Both clocks run on between two looks; a second of difference is no restart.
+                # Both clocks run on between two polls, so a difference of a second does not show a restart.
                 if self._began is not None and began > self._began + 1.5:
                     self.restarts += 1
                     self._restarted()
@@ -66,7 +66,7 @@ def make_pipe(path: Path) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkfifo(path, 0o600)
     if not stat.S_ISFIFO(path.lstat().st_mode):
-        raise InputError("this is no named pipe", where=str(path), remedy="remove it")
+        raise InputError("this is not a named pipe", where=str(path), remedy="remove it")
 
 
 def become_envoy(

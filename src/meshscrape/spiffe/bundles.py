@@ -55,7 +55,7 @@ def is_self_signed(certificate: x509.Certificate) -> bool:
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """Return whether `issuer` signed `certificate`, by name and key, whatever the dates and constraints."""
+    """Return whether `issuer` signed `certificate`, by name and key, without dates and constraints."""
     if certificate.issuer != issuer.subject:
         return False
     try:

@@ -28,9 +28,9 @@ class IdTemplate:
         wrong = [name for name in _PLACE.findall(self.text) if name not in _NAMES and not _is_label(name)]
         example = _PLACE.sub("x", self.text)
         if wrong or not self.text.startswith("/") or set(example) & set("{}"):
-            shown = f"{{{wrong[0]}}} is no fact about a pod" if wrong else "it is no path with places"
+            shown = f"{{{wrong[0]}}} is not a fact about a pod" if wrong else "it is not a path with places"
             raise InputError(
-                f"{self.text[:200]!a} is no template of SPIFFE IDs: {shown}",
+                f"{self.text[:200]!a} is not a template of SPIFFE IDs: {shown}",
                 where="--id-template",
                 remedy="write a path such as /ns/{namespace}/sa/{account}, also with {pod} and {label:KEY}",
             )

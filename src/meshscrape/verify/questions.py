@@ -96,7 +96,7 @@ def unlisted(port: Port) -> Question | None:
 
 
 def paths(port: Port) -> Question | None:
-    """Ask for other paths than the one that is served."""
+    """Ask for paths other than the served one."""
     if port.role == "proxy" and port.headers:
         return _spelled(port.probe(), other_targets(port.path))
     probe = _unlike_its_own(port)

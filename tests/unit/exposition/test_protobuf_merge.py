@@ -110,7 +110,7 @@ def test_repeated_label_is_refused() -> None:
 
 
 BROKEN = {
-    "no protobuf": b"up 1\n" * 10,
+    "not protobuf": b"up 1\n" * 10,
     "not UTF-8": delimited(b"\x0a\x01\xff"),
     "a length without end": b"\xff" * 20,
     "too large": delimited(gauge("a"))[:0] + b"\xff\xff\xff\xff\x07",

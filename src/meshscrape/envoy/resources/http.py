@@ -150,7 +150,7 @@ def client_deadline(header: str, longest: float) -> Resource:
     """Return the HTTP filter that ends a request after the seconds in its `header`, if less than `longest`.
 
     Envoy takes a request's own time limit from `x-envoy-upstream-rq-timeout-ms`, which this filter writes.
-    The connection manager has removed what a client wrote there. A header that is no number of seconds
+    The connection manager has removed what a client wrote there. A header that is not a number of seconds
     between 0 and `longest` changes nothing. No formatter of Envoy multiplies, hence the script.
     """
     script = f"""function envoy_on_request(handle)
