@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from meshscrape.envoy.override import SCRAPERS_FILE
@@ -88,25 +89,33 @@ def _read(ref: Ref, key: str, inventory: Inventory) -> Override:
     text = objects.dig(config_map.data, "data", key)
     if not isinstance(text, str):
         return Override(ref, key, "key")
+    static = _static(text)
+    if static is None:
+        return Override(ref, key, "unreadable", size=len(text.encode()))
+    allow_list = objects.dig(config_map.data, "data", SCRAPERS_FILE)
+    allowed = _allowed(allow_list) if isinstance(allow_list, str) else None
+    return Override(ref, key, "", *static, len(text.encode()), allowed)
+
+
+# All workloads of a namespace share a text, and every observation of one plan reads the same texts.
+@lru_cache(maxsize=1024)
+def _static(text: str) -> tuple[tuple[Listener, ...], tuple[str, ...]] | None:
+    """Return the listeners and the names of the clusters of an override; None if it cannot be read."""
     try:
         documents = load_documents(text, "")
     except InputError:
-        documents = []
+        return None
     if len(documents) != 1:
-        return Override(ref, key, "unreadable", size=len(text.encode()))
+        return None
     static = _either(documents[0].data, "static_resources", "staticResources")
     listeners = tuple(_listener(listener) for listener in objects.as_list(objects.dig(static, "listeners")))
-    clusters = tuple(
-        str(objects.dig(cluster, "name")) for cluster in objects.as_list(objects.dig(static, "clusters"))
-    )
-    allowed = _allowed(objects.dig(config_map.data, "data", SCRAPERS_FILE))
-    return Override(ref, key, "", listeners, clusters, len(text.encode()), allowed)
+    clusters = objects.as_list(objects.dig(static, "clusters"))
+    return listeners, tuple(str(objects.dig(cluster, "name")) for cluster in clusters)
 
 
-def _allowed(text: Any) -> frozenset[str] | None:
+@lru_cache(maxsize=1024)
+def _allowed(text: str) -> frozenset[str] | None:
     """Return the entries of an allow list that `envoy.override` wrote, from the names of its matchers."""
-    if not isinstance(text, str):
-        return None
     try:
         documents = load_documents(text, "")
     except InputError:

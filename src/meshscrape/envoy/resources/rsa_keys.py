@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 RUNTIME: Mapping[str, object] = {"re2.max_program_size.error_level": 1000}
 """The runtime value that lets Envoy have such a long expression. Its default is 100."""
@@ -40,6 +41,7 @@ _SHORT: Sequence[_Bytes] = (
 )
 
 
+@cache
 def short_key() -> str:
     """Return the regular expression for a text with a certificate whose RSA key has fewer than 2048 bits.
 
