@@ -11,6 +11,9 @@ from meshscrape.errors import InputError
 from meshscrape.kube.yaml_text import load_text
 from meshscrape.system.files import read_input
 
+# The largest that are known have some hundred clusters, with a certificate of 2 kB each.
+_MAX_FILE = 1 << 23
+
 
 def find_access(kubeconfig: Path | None = None, context: str = "") -> Access:
     """Return the access to use. Raise InputError without one, or for an unusable kubeconfig.
@@ -42,7 +45,7 @@ def _variable() -> str:
 
 
 def _load(path: Path) -> Any:
-    data = read_input(path, "the kubeconfig")
+    data = read_input(path, "the kubeconfig", _MAX_FILE)
     try:
         return load_text(data.decode(), str(path))
     except UnicodeDecodeError:

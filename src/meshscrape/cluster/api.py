@@ -17,7 +17,7 @@ from meshscrape.cluster.credentials import Credentials, tls_context
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import MeshscrapeError, UnavailableError
 from meshscrape.kube.objects import dig
-from meshscrape.system.http.client import FetchedResponse, FetchLimits, fetch_stream
+from meshscrape.system.http.client import FetchedResponse, FetchLimits, TooLargeError, fetch_stream
 
 PAGE = 500
 # The API server sends a bookmark about once a minute (kubernetes.io/docs/reference/using-api/api-concepts).
@@ -27,6 +27,11 @@ REQUEST = FetchLimits(connect=5.0, read=30.0, total=60.0, body_bytes=1 << 28)
 WATCH = FetchLimits(connect=5.0, read=SILENCE_SECONDS, total=WATCH_SECONDS + 60.0, body_bytes=1 << 40)
 _MAX_EVENT = 1 << 24
 _MAX_ERROR = 1 << 16
+# Objects and pages of one list. Kubernetes is made for 150,000 pods
+# (kubernetes.io/docs/setup/best-practices/cluster-large). A page may be empty and still have a next one.
+MAX_ITEMS = 1_000_000
+MAX_PAGES = 20_000
+_MAX_MESSAGE = 500
 _UNREACHED = "Error trying to reach service"
 
 Object = Mapping[str, Any]
@@ -94,7 +99,7 @@ class Api:
             body = await _body(response, REQUEST.body_bytes)
             if len(body) > REQUEST.body_bytes:
                 more = f"the API server's answer is larger than {REQUEST.body_bytes >> 20} MiB"
-                raise UnavailableError(more, where=self._where(path))
+                raise TooLargeError(more, where=self._where(path))
             return self._json(body, path)
 
     async def text(self, path: str) -> str:
@@ -115,7 +120,7 @@ class Api:
             body = await _body(response, _MAX_ERROR)
             told = _status_document(body)
             if told.get("kind") == "Status":
-                return response.status, f"{told.get('reason')}: {told.get('message')}"
+                return response.status, f"{_told(told, 'reason')}: {_told(told, 'message')}"
             # Older API servers say so in plain text (apimachinery pkg/util/proxy/transport.go).
             unreached = body.decode(errors="replace").startswith(_UNREACHED)
             return response.status, f"ServiceUnavailable: {_UNREACHED}" if unreached else ""
@@ -132,16 +137,43 @@ class Api:
     async def pages(
         self, path: str, query: Mapping[str, str] | None = None, *, limit: int = PAGE
     ) -> AsyncIterator[Page]:
-        """Yield a list page by page. Raise ApiError 410 if it changed so much that it must begin again."""
-        token = ""
-        while True:
+        """Yield a list page by page. Raise ApiError 410 if it changed so much that it must begin again.
+
+        A page that is too large is asked for in halves. Raise UnavailableError if the list has no end.
+        """
+        token, items = "", 0
+        for _ in range(MAX_PAGES):
             more = {"continue": token} if token else {}
-            answer = await self.get(path, limit=str(limit), **(query or {}), **more)
-            metadata = answer.get("metadata") or {}
-            token = str(metadata.get("continue") or "")
-            yield Page(answer.get("items") or [], str(metadata.get("resourceVersion", "")), bool(token))
+            try:
+                answer = await self.get(path, limit=str(limit), **(query or {}), **more)
+            except TooLargeError:
+                if limit == 1:
+                    raise
+                limit //= 2
+                continue
+            page, following = self._page(answer, path)
+            items += len(page.items)
+            if items > MAX_ITEMS or (following and following == token):
+                break
+            token = following
+            yield page
             if not token:
                 return
+        raise UnavailableError("the API server's list has no end", where=self._where(path))
+
+    def _page(self, answer: Object, path: str) -> tuple[Page, str]:
+        """Return the page in an answer, and the token of the next one."""
+        metadata, items = answer.get("metadata") or {}, answer.get("items") or []
+        if (
+            not isinstance(metadata, Mapping)
+            or not isinstance(items, list)
+            or not all(isinstance(item, Mapping) for item in items)
+        ):
+            raise UnavailableError(
+                "the API server's answer is not a list of objects", where=self._where(path)
+            )
+        token = str(metadata.get("continue") or "")
+        return Page(items, str(metadata.get("resourceVersion", "")), bool(token)), token
 
     async def watch(
         self, path: str, version: str, query: Mapping[str, str] | None = None
@@ -159,8 +191,14 @@ class Api:
             async for line in _lines(response, self._where(path)):
                 told = self._json(line, path)
                 kind, changed = str(told.get("type")), told.get("object") or {}
+                if not isinstance(changed, Mapping):
+                    raise UnavailableError(
+                        "the API server sent an event without an object", where=self._where(path)
+                    )
                 if kind == "ERROR":
-                    raise _refused(int(changed.get("code") or 500), changed, self._where(path))
+                    code = changed.get("code")
+                    status = code if isinstance(code, int) else 500
+                    raise _refused(status, changed, self._where(path))
                 yield Event(kind, changed)
 
     async def _responses(
@@ -221,12 +259,18 @@ class Api:
 
 
 def _refused(status: int, document: Object, where: str) -> ApiError:
-    message = " ".join(str(document.get("message") or f"HTTP {status}").split())
+    message = _told(document, "message") or f"HTTP {status}"
     remedy = {
         401: "log in again, or check the token",
         403: "grant the missing right",
     }.get(status, "")
-    return ApiError(status, str(document.get("reason") or ""), message, where=where, remedy=remedy)
+    return ApiError(status, _told(document, "reason"), message, where=where, remedy=remedy)
+
+
+def _told(document: Object, field: str) -> str:
+    """Return a text of the server's for one line: short, and without what would control a terminal."""
+    text = " ".join(str(document.get(field) or "")[: 2 * _MAX_MESSAGE].split())[:_MAX_MESSAGE]
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _status_document(body: bytes) -> Object:

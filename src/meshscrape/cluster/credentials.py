@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import ssl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,11 +18,17 @@ from typing import Any
 from meshscrape.cluster.kubeconfig import NO_PEM, Access, ExecPlugin, Pem
 from meshscrape.errors import InputError, UnauthenticatedError
 from meshscrape.system.clock import utcnow
+from meshscrape.system.files import read_input
 
 # A plugin runs again this long before its credential ends (seconds).
 EARLY = timedelta(seconds=30)
 PLUGIN_SECONDS = 60.0
 _MAX_FILE = 1 << 20
+_REAP_SECONDS = 1.0
+# What a plugin may print: a certificate with its key takes some kB.
+_MAX_ANSWER = 1 << 20
+# A header with anything else would be refused, with the token in the message.
+_TOKEN = re.compile(r"[!-~]+")
 _ENCODING = "utf-8"
 
 
@@ -47,9 +54,15 @@ class Credentials:
         access = self._access
         if access.exec is None:
             token = access.token or _token_of(access)
+            if token and not _TOKEN.fullmatch(token):
+                raise InputError(
+                    "the token has characters that no token has",
+                    where=access.token_file or access.place,
+                    remedy="write the token alone",
+                )
             return Credential(token=token, certificate=access.certificate, key=access.key)
         held = self._held
-        if held is None or (held.until is not None and utcnow() >= held.until - EARLY):
+        if held is None or (held.until is not None and utcnow() + EARLY >= held.until):
             held = self._held = await _ask_plugin(access.exec, access)
         return held
 
@@ -87,21 +100,18 @@ def tls_context(access: Access, credential: Credential) -> ssl.SSLContext | None
 
 
 def _content(pem: Pem) -> bytes:
-    if pem.data:
-        return pem.data
-    with Path(pem.path).open("rb") as file:
-        return file.read(_MAX_FILE)
+    return pem.data or read_input(Path(pem.path), "the certificate or key", _MAX_FILE)
 
 
 @contextmanager
 def _as_file(pem: Pem) -> Iterator[str]:
-    """Yield a path with the PEM text. Embedded data is in a file in memory, not on a disk."""
-    if not pem.data:
-        yield pem.path
-        return
+    """Yield a path with the PEM text, in a file in memory.
+
+    Embedded data is never on a disk. A file is read here and not by OpenSSL, which would wait for a pipe.
+    """
     descriptor = os.memfd_create("meshscrape", os.MFD_CLOEXEC)
     try:
-        os.write(descriptor, pem.data)
+        os.write(descriptor, _content(pem))
         yield f"/proc/self/fd/{descriptor}"
     finally:
         os.close(descriptor)
@@ -111,11 +121,10 @@ def _token_of(access: Access) -> str:
     if not access.token_file:
         return ""
     try:
-        token = _content(Pem(path=access.token_file)).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "is not text"
+        token = read_input(Path(access.token_file), "the token", _MAX_FILE).decode("ascii").strip()
+    except ValueError:
         raise InputError(
-            f"the token cannot be read ({reason})", where=access.token_file, remedy="check the file's rights"
+            "the token is not text", where=access.token_file, remedy="write the token alone"
         ) from None
     if not token:
         raise InputError("the token is empty", where=access.token_file, remedy="write the token")
@@ -133,32 +142,65 @@ async def _ask_plugin(plugin: ExecPlugin, access: Access) -> Credential:
     request = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": spec}
     environment = {**os.environ, **dict(plugin.environment), "KUBERNETES_EXEC_INFO": json.dumps(request)}
     where = f"{access.place}: {plugin.command}"
-    try:
-        process = await asyncio.create_subprocess_exec(
-            plugin.command, *plugin.arguments, env=environment, stdout=asyncio.subprocess.PIPE
+    printed, status = await _output_of(plugin, environment, where)
+    if status != 0:
+        raise UnauthenticatedError(
+            f"the credential plugin failed with status {status}", where=where, remedy="log in again"
         )
-    except OSError as error:
+    return parse_exec_credential(printed, plugin.api_version, where)
+
+
+async def _output_of(plugin: ExecPlugin, environment: Mapping[str, str], where: str) -> tuple[bytes, int]:
+    """Run a plugin to its end; return what it printed and its status. Nothing of it is left behind."""
+    try:
+        transport, output = await asyncio.get_running_loop().subprocess_exec(
+            _Output, plugin.command, *plugin.arguments, env=environment, stdin=None, stderr=None
+        )
+    except (OSError, ValueError) as error:
+        # ValueError: a NUL byte in an argument.
         raise InputError(
-            f"the credential plugin cannot be run ({error.strerror})",
+            f"the credential plugin cannot be run ({getattr(error, 'strerror', None) or 'its command'})",
             where=where,
             remedy=" ".join(plugin.install_hint.split()) or "install it",
         ) from None
     try:
         async with asyncio.timeout(PLUGIN_SECONDS):
-            printed, _ = await process.communicate()
+            await output.ended.wait()
+        if len(output.printed) > _MAX_ANSWER:
+            raise UnauthenticatedError(
+                f"the credential plugin prints more than {_MAX_ANSWER >> 20} MiB", where=where
+            )
+        return bytes(output.printed), transport.get_returncode() or 0
     except TimeoutError:
-        process.kill()
-        await process.wait()
         raise UnauthenticatedError(
             f"the credential plugin did not end within {PLUGIN_SECONDS:.0f} s", where=where
         ) from None
-    if process.returncode != 0:
-        raise UnauthenticatedError(
-            f"the credential plugin failed with status {process.returncode}",
-            where=where,
-            remedy="log in again",
-        )
-    return parse_exec_credential(printed, plugin.api_version, where)
+    finally:
+        # This kills a plugin that still runs, also when this process is asked to end meanwhile.
+        transport.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_REAP_SECONDS):
+                await output.gone.wait()
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """What a plugin prints. `ended` is set when it has ended with its output, or has printed too much."""
+
+    def __init__(self) -> None:
+        self.printed = bytearray()
+        self.ended, self.gone = asyncio.Event(), asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        """See asyncio.SubprocessProtocol."""
+        if len(self.printed) <= _MAX_ANSWER:
+            self.printed += data
+        if len(self.printed) > _MAX_ANSWER:
+            self.ended.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio.SubprocessProtocol."""
+        self.ended.set()
+        self.gone.set()
 
 
 def parse_exec_credential(printed: bytes, api_version: str, where: str) -> Credential:
@@ -167,18 +209,24 @@ def parse_exec_credential(printed: bytes, api_version: str, where: str) -> Crede
         answer = json.loads(printed)
         status = answer["status"]
         token = str(status.get("token") or "")
-        chain, key = (str(status.get(f"client{part}Data") or "") for part in ("Certificate", "Key"))
+        chain, key = (
+            str(status.get(f"client{part}Data") or "").encode(_ENCODING) for part in ("Certificate", "Key")
+        )
         until = status.get("expirationTimestamp")
         moment = datetime.fromisoformat(until).astimezone(UTC) if until else None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UnauthenticatedError("the credential plugin printed no ExecCredential", where=where) from None
     if answer.get("apiVersion") != api_version:
         raise UnauthenticatedError(
-            f"the credential plugin answered in {answer.get('apiVersion')!r}, not in {api_version}",
+            f"the credential plugin answered in {str(answer.get('apiVersion'))[:60]!r}, not in {api_version}",
             where=where,
         )
     if not token and not (chain and key):
         raise UnauthenticatedError(
             "the credential plugin gave neither a token nor a certificate", where=where, remedy="log in again"
         )
-    return Credential(token, Pem(chain.encode(_ENCODING)), Pem(key.encode(_ENCODING)), moment)
+    if token and not _TOKEN.fullmatch(token):
+        raise UnauthenticatedError(
+            "the credential plugin gave a token with characters that no token has", where=where
+        )
+    return Credential(token, Pem(chain), Pem(key), moment)

@@ -8,7 +8,6 @@ because such files can be replaced.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,6 +115,9 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
         raise cluster.error(
             f"server {server!r} is not an http:// or https:// URL", "write the API server's URL"
         )
+    if "@" in server:
+        # It would be in every message about the server.
+        raise cluster.error("server has a user or a password", "use credentials of the kubeconfig's user")
     directory = path.parent
     return Access(
         server=server,
@@ -163,7 +165,8 @@ def merge(files: list[tuple[Path, Any]]) -> tuple[Any, Path]:
             known = {entry["name"] for entry in merged[kind]}
             for entry in root.entries(kind):
                 if entry.get("name") not in known:
-                    merged[kind].append(_absolute(entry, key, path.parent))
+                    body = _Section(entry.get(key) or {}, Place(file=str(path), object=key)).data
+                    merged[kind].append({"name": entry.get("name"), key: _absolute(body, path.parent)})
     return merged, files[0][0]
 
 
@@ -197,6 +200,8 @@ class _Section:
         entries = self.data.get(kind) or []
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
             raise self.error(f"{kind} is not a list of mappings", "give a kubeconfig")
+        if not all(isinstance(entry.get("name", ""), str) for entry in entries):
+            raise self.error(f"a name in {kind} is not text", "quote it")
         return entries
 
     def named(self, kind: str, key: str, name: str) -> _Section:
@@ -213,7 +218,7 @@ class _Section:
             return Pem(path=_beside(directory, self.text(key)))
         try:
             return Pem(data=base64.b64decode(encoded, validate=True))
-        except binascii.Error:
+        except ValueError:
             raise self.error(f"{key}-data is not base64", "copy the kubeconfig again") from None
 
 
@@ -248,13 +253,13 @@ def _beside(directory: Path, path: str) -> str:
 _PATHS = ("certificate-authority", "client-certificate", "client-key", "tokenFile")
 
 
-def _absolute(entry: Mapping[str, Any], key: str, directory: Path) -> dict[str, Any]:
-    """Return an entry whose relative paths start at `directory`."""
-    body = dict(entry.get(key) or {})
+def _absolute(entry: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """Return a context, cluster or user whose relative paths start at `directory`."""
+    body = dict(entry)
     for field in _PATHS:
         if isinstance(body.get(field), str) and body[field]:
             body[field] = _beside(directory, body[field])
     plugin = body.get("exec")
     if isinstance(plugin, Mapping) and "/" in str(plugin.get("command", "")):
         body["exec"] = {**plugin, "command": _beside(directory, str(plugin["command"]))}
-    return {"name": entry.get("name"), key: body}
+    return body

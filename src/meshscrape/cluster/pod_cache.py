@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from meshscrape.errors import InputError
 from meshscrape.kube.objects import dig
 from meshscrape.prometheus.targets import Target
 
@@ -34,8 +35,15 @@ class PodCache:
                 continue
             if self._listed is not None:
                 self._listed.add(uid)
-            changed |= self._keep(uid, self._targets_of(pod))
+            changed |= self._keep(uid, self._of(pod))
         return changed
+
+    def _of(self, pod: Pod) -> PodTargets:
+        try:
+            return self._targets_of(pod)
+        except InputError:
+            # An API server stores no pod with such names. If it did, the other pods must keep their targets.
+            return {}
 
     def end(self) -> bool:
         """End the list; return whether the pods that it did not name had targets."""
