@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from conformance.cluster import programs
 from conformance.kube import Kube, Object, until
+
+HISTORY = 600.0  # seconds; longer than the pods of a scenario live
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ class Prometheus:
         return list(seen)
 
     def down_samples(self, addresses: set[str], seconds: float) -> int:
-        """Return how many scrapes of these addresses failed within the last seconds."""
-        window = _window(addresses, seconds)
-        return self._number(f"sum(count_over_time({window}) - sum_over_time({window}))")
+        """Return how many scrapes of these addresses were lost within the last seconds."""
+        series = self.query(_window(addresses, max(seconds, HISTORY)))
+        newest = max((when for each in series for when, _ in each["values"]), default=0.0)
+        return sum(when >= newest - seconds for when in lost(series))
 
     def scrapes(self, addresses: set[str], seconds: float) -> int:
         """Return how many scrapes of these addresses there were within the last seconds."""
@@ -77,6 +81,23 @@ class Prometheus:
     def _number(self, expression: str) -> int:
         found = self.query(expression)
         return int(float(found[0]["value"][1])) if found else 0
+
+
+def lost(series: list[Object]) -> list[float]:
+    """Return when scrapes failed, from the series of `up` with all their samples, in no order.
+
+    Counted is what failed after the first success of an address, in whatever job: Prometheus discovers the
+    pod of a gateway as soon as it runs, a second or two before its Envoy listens.
+    """
+    samples: dict[str, list[tuple[float, bool]]] = {}
+    for each in series:
+        host = each["metric"]["instance"].rpartition(":")[0]
+        samples.setdefault(host, []).extend((float(when), value == "1") for when, value in each["values"])
+    failed = []
+    for found in samples.values():
+        first = min((when for when, good in found if good), default=math.inf)
+        failed += [when for when, good in found if not good and when > first]
+    return failed
 
 
 def _window(addresses: set[str], seconds: float) -> str:
