@@ -26,9 +26,10 @@ from meshscrape.plan.scrapers import (
     secured_scrapers,
 )
 from meshscrape.plan.workloads import Context, merges_envoy, secure_port_of
-from meshscrape.prometheus import kubernetes_sd, scraper_pod
+from meshscrape.prometheus import kubernetes_sd, scrape_proxy_pod, scraper_pod
+from meshscrape.prometheus.config import plain_job
 from meshscrape.prometheus.derived import derived_job, is_derived, with_drop, without_drop
-from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB
+from meshscrape.prometheus.targets import ENVOY_JOB, MERGED_JOB, PROXY_JOB
 
 LEAVES = "pods that announce a secure port leave this plaintext job, each as it is recreated"
 READS = "scrapes the secure ports over mutual TLS"
@@ -126,6 +127,9 @@ def _add_jobs(
     standard = {job["job_name"]: job for job in kubernetes_sd.secure_jobs(options)}
     if not context.intent.envoy_port and not context.split:
         standard.pop(ENVOY_JOB, None)
+    if options.proxy:
+        # The alert on a scrape proxy that is down needs the proxy's own metrics.
+        standard[PROXY_JOB] = plain_job(PROXY_JOB, scrape_proxy_pod.DISCOVERY, options.proxy.token_file)
     merged = present.get(MERGED_JOB)
     targets = {target.ref for target in context.targets}
     derived: dict[str, Any] = {}

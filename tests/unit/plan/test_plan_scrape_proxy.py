@@ -110,6 +110,9 @@ def test_an_existing_prometheus_gets_sidecars_and_only_the_token() -> None:
     mounts = {each["name"]: each for each in found["spec"]["containers"][0]["volumeMounts"]}
     assert set(mounts) == {"config", "scrape-proxy-token"}
     assert mounts["scrape-proxy-token"]["readOnly"] is True
+    config = yaml.safe_load(changed(plan, "ConfigMap", "prometheus")["data"]["prometheus.yml"])
+    (own,) = [job for job in config["scrape_configs"] if job["job_name"] == "meshscrape-scrape-proxy"]
+    assert own["static_configs"] == [{"targets": ["127.0.0.1:15095"]}]
     role = changed(plan, "ClusterRole")
     assert role["rules"] == [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]
     (subject,) = changed(plan, "ClusterRoleBinding")["subjects"]
