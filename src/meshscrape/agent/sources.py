@@ -108,7 +108,7 @@ class ReadAhead:
         self._changed.set()
 
     async def room(self) -> None:
-        """Wait until something was taken."""
+        """Wait until a caller of `take` has made room."""
         self._taken.clear()
         await self._taken.wait()
 

@@ -105,7 +105,7 @@ def read_inventory(names: Sequence[str]) -> Inventory:
 
 
 def named_files(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the files of `-f`, the plain arguments, and that of --example; empty if a cluster is meant."""
+    """Return the files of `-f`, the plain arguments, and that of --example; empty to read a cluster."""
     context = click.get_current_context(silent=True)
     names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
     if context and context.meta.get(_EXAMPLE):

@@ -83,7 +83,7 @@ def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
 
 
 def parse_http_sd(data: bytes, where: str) -> tuple[Target, ...]:
-    """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). InputError for anything else."""
+    """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). Raise InputError for anything else."""
     try:
         groups = json.loads(data)
     except (ValueError, RecursionError):

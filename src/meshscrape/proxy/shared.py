@@ -31,11 +31,11 @@ class SharedSource:
 
     @property
     def name(self) -> str:
-        """Return the other proxy's address, for people and as a label."""
+        """Return the other proxy's address, for messages and as a label."""
         return f"scrape proxy at {host_port(*self._discovery)}"
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
-        """See `Source.snapshots`. MeshscrapeError when the first answer fails."""
+        """See `Source.snapshots`. Raise MeshscrapeError when the first answer fails."""
         await self._ask()
         yield self._snapshot(None)
         problem = ""

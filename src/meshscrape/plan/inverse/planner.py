@@ -132,7 +132,7 @@ def _gates(held: Mapping[Ref, tuple[Missing, ...]]) -> Iterator[Gate]:
 
 
 def _chosen(observation: Observation, intent: InverseIntent) -> Iterator[ObservedWorkload]:
-    """Return the chosen workloads without scrapers and pods of objects that operators make."""
+    """Return the chosen workloads, except scrapers and pods that operators make."""
     scrapers = {scraper.ref for scraper in observation.scrapers}
     for workload in observation.workloads:
         if workload.ref in scrapers or (workload.owned_by and workload.owned_by.kind in _OPERATED):
