@@ -22,6 +22,8 @@ from support.scraping_objects import permissions, plain_prometheus
 
 NAMES = "deployments,configmaps,namespaces"
 RBAC = "rbac.authorization.k8s.io/v1"
+# Its Prometheus has no pod, so that nothing but its name shows that it scrapes.
+SCRAPER = ("--scraper", "spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
 COMMAND = Path(sys.executable).parent / "meshscrape"
 SPACES = ("shop", "monitoring")
 
@@ -107,7 +109,7 @@ def objects(server: ApiServer) -> dict[str, Any]:
 def test_remove_restores_every_object(mesh: ApiServer, mode: str, row: Callable[..., None]) -> None:
     """After apply, and after a second manager's edit: equal objects, with that edit."""
     before = objects(mesh)
-    plan = ("--mode", mode, "-n", "shop")
+    plan = ("--mode", mode, "-n", "shop", *SCRAPER)
     done = run(mesh, "apply", *plan, "--yes")
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "no ready pod proves the scrape" in done.stderr
@@ -301,7 +303,7 @@ def test_an_api_server_that_goes_away_in_the_middle(mesh: ApiServer, row: Callab
     until(mesh.ready, "the API server answers again", timeout=300.0)
     # The Lease of the run that could not give it back expires.
     until(lambda: "changes this cluster" not in run(mesh, "apply", *words[:3]).stderr, "the Lease expires")
-    assert run(mesh, "apply", "-n", "shop", "--yes", "--phase", "hardening").returncode == 0
+    assert run(mesh, "apply", "-n", "shop", "--yes", *SCRAPER, "--phase", "hardening").returncode == 0
     row("API server stopped during apply", "exit code 2 with the number of changes; run again: finished")
 
 
