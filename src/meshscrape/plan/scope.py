@@ -194,9 +194,12 @@ def _set(context: Context, place: str, wanted: Mapping[str, str], reason: str) -
 
 def _exclude(context: Context, targets: Iterable[PlannedWorkload]) -> None:
     """Add the secure ports to the injector's `global.proxy.excludeInboundPorts`."""
-    sidecars = [target for target in targets if not target.workload.is_gateway]
-    revisions = {target.workload.revision for target in sidecars}
     ports = context.intent.secure_ports
+    revisions = {
+        target.workload.revision
+        for target in targets
+        if not target.workload.in_mesh or any(map(target.workload.interception.captures, ports))
+    }
     for revision in sorted(revisions):
         manifest = injector_of(context.inventory, _revision(context, revision))
         if manifest is None:
@@ -254,19 +257,19 @@ def _exclude_in(context: Context, manifest: Manifest, ports: Iterable[int]) -> R
 def settled_places(
     context: Context, waits: Callable[[ObservedWorkload], tuple[Missing, ...]]
 ) -> dict[str, tuple[Missing, ...]]:
-    """Return every place of the targets, with what keeps its plaintext ports open (empty: they may close).
+    """Return the places with open plaintext ports, each with what keeps them open (empty: they may close).
 
     `waits` returns what one workload waits for. The default reaches workloads that are not chosen, too.
     """
     found: dict[str, tuple[Missing, ...]] = {}
-    for place in dict.fromkeys(place_of(context, target.workload) for target in context.targets):
-        if not place:
-            continue
+    for place in _by_place(context, context.targets):
         own = {target.ref: target.workload for target in context.targets}
         refs = {each.ref: own.get(each.ref, each) for each in reached(context, place)}
         refs |= {ref: each for ref, each in own.items() if place_of(context, each) == place}
-        waiting = [ref for ref, each in refs.items() if not each.metrics.hardened and waits(each)]
-        found[place] = (_waits_for(waiting),) if waiting else ()
+        still_open = [ref for ref, each in refs.items() if not each.metrics.hardened]
+        waiting = [ref for ref in still_open if waits(refs[ref])]
+        if any(ref in own for ref in still_open):
+            found[place] = (_waits_for(waiting),) if waiting else ()
     return found
 
 

@@ -276,8 +276,14 @@ def clusters(draw: st.DrawFn) -> Inventory:
     return cluster(*objects)
 
 
+INTENTS: tuple[dict[str, Any], ...] = (
+    {}, {"mode": "bootstrap"}, {"prometheus": "addon"}, {"harden": False}, {"scope": "namespace"},
+    {"scope": "mesh"},
+)  # fmt: skip
+
+
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(clusters(), st.sampled_from([{}, {"mode": "bootstrap"}, {"prometheus": "addon"}, {"harden": False}]))
+@given(clusters(), st.sampled_from(INTENTS))
 def test_no_plan_of_a_generated_cluster_is_worse(inventory: Inventory, intent: dict[str, Any]) -> None:
     """No scrape is lost or doubled, no error is new, and a second plan after the first changes nothing."""
     found = planned(inventory, **intent)
