@@ -196,8 +196,22 @@ def test_restores_values_that_a_run_has_overwritten_from_its_record() -> None:
     prometheus = after.get(ref("Deployment", "prometheus", "monitoring"))
     assert prometheus is not None
     assert "meshscrape.io/overwritten" in prometheus.data["metadata"]["annotations"]
-    back = taken(after)
+    # A Deployment's controller copies the annotation, and owns the copy.
+    made = {
+        "apiVersion": "apps/v1",
+        "kind": "ReplicaSet",
+        "metadata": {
+            "name": "prometheus-1",
+            "namespace": "monitoring",
+            "annotations": prometheus.data["metadata"]["annotations"],
+            "ownerReferences": [{"kind": "Deployment", "name": "prometheus", "controller": True}],
+        },
+        "spec": {"replicas": 0},
+    }
+    copied = Manifest(ref("ReplicaSet", "prometheus-1", "monitoring"), made)
+    back = taken(after.changed([copied], ()))
     assert differences(back.apply(after), inventory) == []
+    assert {each.ref.kind for each in back.changes} == {"Deployment", "ConfigMap"}
 
 
 def test_restores_values_that_kubectl_applied() -> None:

@@ -104,9 +104,10 @@ def _drafted(
         _take_injection(context, workload, intent.evidence)
     draft.phase = "removal"
     for manifest in inventory:
-        if OVERWRITTEN in objects.annotations(manifest.data) and (
-            not staying or manifest.ref in _refs(leaving)
-        ):
+        ends = not staying or manifest.ref in _refs(leaving)
+        # A Deployment's controller copies its annotations to its ReplicaSets.
+        owned = bool(dig(manifest.data, "metadata", "ownerReferences"))
+        if ends and not owned and OVERWRITTEN in objects.annotations(manifest.data):
             draft.edit(manifest.ref, forget, "its record of overwritten values is not needed any more")
     _note_evidence(context, intent.evidence)
     changed = {change.ref for change in draft.changes()}
