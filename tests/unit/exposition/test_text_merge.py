@@ -476,3 +476,20 @@ def test_a_type_that_comes_late_still_owns_its_series(first: bytes, second: byte
     out, (_, other) = merged(first, second)
     assert b" 3" not in out
     assert (other.dropped_families, other.series) == (1, 0)
+
+
+HELP_ALONE = {
+    "of a dropped family": ((b"a 1\n", b"b 1\n# TYPE a gauge\n# HELP a text\na 2\n"), b"a 1\nb 1\n", 0, 1),
+    "of an earlier family": ((b"a 1\nb 2\n# HELP a late\n",), b"a 1\nb 2\n", 1, 0),
+    "of another source's family": ((b"a 1\n", b"b 1\n# HELP a other\n"), b"a 1\nb 1\n", 0, 1),
+    "of a family that comes": ((b"b 1\n# HELP a text\n", b"a 2\n"), b"b 1\n# HELP a text\n", 0, 1),
+}
+
+
+@pytest.mark.parametrize("case", HELP_ALONE)
+def test_help_without_its_type_line(case: str) -> None:
+    """It takes a free name; else it is malformed, or hidden with the family of another source."""
+    bodies, expected, malformed, dropped = HELP_ALONE[case]
+    out, sources = merged(*bodies)
+    assert out == expected
+    assert (sources[-1].malformed_lines, sources[-1].dropped_families) == (malformed, dropped)
