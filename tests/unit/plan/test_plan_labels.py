@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from meshscrape.kube.objects import Inventory
+from meshscrape.plan.model import Note
 from meshscrape.plan.selectors import LabelChange, broken_selectors
 from support.objects import (
     Object,
@@ -48,6 +49,19 @@ def test_new_job_label_is_reported() -> None:
     plan = settled(mesh(), new_job=True)
     assert "labels-change" in codes(plan)
     assert len(plan.outcome.secured) == 1
+
+
+def test_a_note_on_labels_is_at_the_workload_when_there_is_one_alone() -> None:
+    """Several workloads whose labels change alike share one note."""
+    (note,) = label_notes_of(mesh())
+    assert note.ref is not None and note.ref.name == "httpbin"
+    (note,) = label_notes_of(mesh(deployment("other")))
+    assert note.ref is None
+
+
+def label_notes_of(inventory: Inventory) -> list[Note]:
+    """The notes on labels of a plan with --new-job."""
+    return [note for note in settled(inventory, new_job=True).notes if note.code == "labels-change"]
 
 
 def test_a_selector_that_would_stop_matching_holds_the_move_back() -> None:
