@@ -38,6 +38,7 @@ def up() -> None:
 def main() -> None:
     """Run the command that is named on the command line."""
     try:
+        machine.check()  # before half an hour of building
         if sys.argv[1:] == ["build"]:
             programs.build()
         elif sys.argv[1:] == ["build", "all"]:
