@@ -8,10 +8,10 @@ import pytest
 
 from meshscrape.plan.model import Plan
 from support.examples import CLUSTERS
+from support.kinds import KINDS, inputs
 from support.objects import cluster
 from support.planning import planned, settled
 from support.variations import VARIATIONS, Variation, in_two_namespaces, written_elsewhere
-from unit.plan.test_plan_kinds import KINDS, inputs
 
 INTENTS: dict[str, dict[str, Any]] = {"bootstrap": {"mode": "bootstrap"}, "defaults": {"scope": "namespace"}}
 
