@@ -48,6 +48,9 @@ def _fill_pod(spec: Any) -> None:
     for group in ("containers", "initContainers"):
         for container in spec.get(group) or ():
             container.update({key: value for key, value in _CONTAINER.items() if key not in container})
+            for variable in container.get("env") or ():
+                if variable.get("value") == "":
+                    del variable["value"]
             container.setdefault("resources", {})
             for port in container.get("ports") or ():
                 port.setdefault("protocol", "TCP")

@@ -121,7 +121,8 @@ def _agent(proxy: ScrapeProxyPod) -> dict[str, Any]:
     }
     container = _container(f"{CONTAINER}-agent", proxy.image, ["agent", "proxy", "sidecar"], "16m", "48Mi")
     container["env"] = [
-        *({"name": name, "value": value} for name, value in sorted(variables.items())),
+        # The API server stores an empty value as none; written out, it would be a change in every later plan.
+        *({"name": name, **({"value": value} if value else {})} for name, value in sorted(variables.items())),
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
     ]
     container["volumeMounts"] += [

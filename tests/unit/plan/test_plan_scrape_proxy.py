@@ -188,4 +188,5 @@ def test_the_agent_asks_the_istiod_of_the_revision() -> None:
     told = {each["name"]: each.get("value") for each in agent["env"]}
     assert told["CA_ADDR"] == "istiod.istio-system.svc:15012"
     assert told["TRUST_DOMAIN"] == "cluster.local"
-    assert told["INBOUND_CAPTURE_PORTS"] == ""
+    # As the API server stores an empty value: without one.
+    assert told["INBOUND_CAPTURE_PORTS"] is None
