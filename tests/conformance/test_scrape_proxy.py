@@ -119,7 +119,8 @@ def _disturb(kube: Kube, prometheus: Prometheus, row: Row) -> None:
     (pod,) = kube.pods(prometheus.namespace, prometheus.selector)
     place = ("-n", prometheus.namespace, "exec", pod["metadata"]["name"], "-c", "scrape-proxy", "--")
     before = _restarts(kube, prometheus)
-    kube(*place, "python3", "-c", KILL)
+    # What runs in a container ends with its main process, so this command does, too.
+    kube.run(*place, "python3", "-c", KILL)
     until(lambda: _restarts(kube, prometheus) > before, "the kubelet starts the killed process again")
     kube("-n", shop.NAMESPACE, "rollout", "restart", "deployment/httpbin")
     kube.rollout(shop.NAMESPACE, "deployment/httpbin")
