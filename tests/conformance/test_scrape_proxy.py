@@ -134,6 +134,7 @@ def _disturb(kube: Kube, prometheus: Prometheus, row: Row) -> None:
 
 
 def _restarts(kube: Kube, prometheus: Prometheus) -> int:
-    (pod,) = kube.pods(prometheus.namespace, prometheus.selector)
+    # While a native sidecar starts again, the pod is not counted as running.
+    (pod,) = kube.get("-n", prometheus.namespace, "pods", "-l", prometheus.selector)["items"]
     statuses = pod["status"]["initContainerStatuses"]
     return sum(int(each["restartCount"]) for each in statuses if each["name"] == "scrape-proxy")
