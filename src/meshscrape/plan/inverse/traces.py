@@ -15,8 +15,9 @@ from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.inverse.taking import Taking, Test, anything, one_of
 from meshscrape.plan.workloads import OVERRIDE_NAME
 from meshscrape.prometheus import operator, scrape_proxy_pod, scraper_pod
+from meshscrape.prometheus.config import plain_job
 from meshscrape.prometheus.derived import is_derived, without_drop
-from meshscrape.prometheus.targets import JOBS
+from meshscrape.prometheus.targets import JOBS, PROXY_JOB
 
 HARDENED: Mapping[str, Test] = {names.METRICS_LOCALHOST_ACCESS_ONLY: one_of("true")}
 _OVERLAY = "deployment"
@@ -206,7 +207,8 @@ def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[s
     """Take the secure jobs, and the rules that drop secured pods, out of a Prometheus configuration.
 
     Return the names of the secure jobs that stay, because nothing shows that meshscrape wrote them. A job
-    that is derived from a plaintext job is recognised by its rules; `written` decides about the others.
+    that is derived from a plaintext job is recognised by its rules, and the scrape proxy's own job by being
+    exactly what a plan writes; `written` decides about the others.
     """
     known = {dig(job, "job_name"): job for job in as_list(dig(original, "scrape_configs"))}
     left, kept = [], []
@@ -219,7 +221,7 @@ def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[s
             left.append(job)
         elif original is not None and name in known:
             left.append(known[name])
-        elif original is not None or is_derived(job.get("relabel_configs")) or written is True:
+        elif original is not None or written is True or _is_planned(job):
             continue
         else:
             kept.append(name)
@@ -230,7 +232,12 @@ def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[s
 
 def _is_secure(job: Mapping[str, Any], name: str) -> bool:
     proxied = job.get("proxy_url") == f"http://{scrape_proxy_pod.IN_POD.address}"
-    return name.partition("/")[0] in JOBS and (job.get("scheme") == "https" or proxied)
+    return name == PROXY_JOB or (name.partition("/")[0] in JOBS and (job.get("scheme") == "https" or proxied))
+
+
+def _is_planned(job: Mapping[str, Any]) -> bool:
+    own = plain_job(PROXY_JOB, scrape_proxy_pod.DISCOVERY, scrape_proxy_pod.IN_POD.token_file)
+    return is_derived(job.get("relabel_configs")) or job == own
 
 
 def take_rules(monitor: Mutable, field: str) -> None:
