@@ -25,6 +25,7 @@ from meshscrape.observe.observation import Observation
 from meshscrape.plan.model import Intent, Plan
 from meshscrape.plan.planner import plan
 from meshscrape.plan.reads import joined, parse_reads
+from meshscrape.prometheus.rules import RUNBOOK
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PORT = click.IntRange(1, 65535)
@@ -107,6 +108,14 @@ _OPTIONS = (
         show_default=True,
         metavar="NAME",
         help="Namespace of a new Prometheus.",
+    ),
+    click.option(
+        "--runbook-url",
+        "runbook",
+        default=RUNBOOK,
+        show_default=True,
+        metavar="URL",
+        help="Where you serve docs/runbook.md; the alerts of a new Prometheus link to their sections there.",
     ),
     click.option(
         "--merged-port",

@@ -12,6 +12,7 @@ from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref
 from meshscrape.plan.outcome import Outcome
 from meshscrape.plan.reads import Reads
+from meshscrape.prometheus.rules import RUNBOOK
 
 Action = Literal["create", "update", "delete"]
 Phase = Literal["injection", "credentials", "listeners", "scrape", "hardening", "removal"]
@@ -46,7 +47,7 @@ class Intent:
     each pod is read. `scope`: where native mode's settings go: into each workload's template, or into Istio's
     defaults for the namespace or the mesh. `scrape_proxy`: scrape through a scrape proxy in Prometheus's
     pod (None: a new Prometheus without the Operator does). It runs from `proxy_image`; without one the jobs
-    are direct.
+    are direct. `runbook` is where the alerts of a new Prometheus find their pages.
     """
 
     mode: Mode = "auto"
@@ -69,6 +70,7 @@ class Intent:
     scope: Scope = "workload"
     scrape_proxy: bool | None = None
     proxy_image: str = ""
+    runbook: str = RUNBOOK
 
     @property
     def wants_scrape_proxy(self) -> bool:

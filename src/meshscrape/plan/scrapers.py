@@ -14,6 +14,7 @@ from meshscrape.plan.model import Refused
 from meshscrape.plan.scrape_proxy import proxy_for
 from meshscrape.plan.workloads import ABLE, PLAINTEXT_PORTS, Context, default_control_plane
 from meshscrape.prometheus.new_prometheus import PrometheusOptions, prometheus_objects
+from meshscrape.prometheus.rules import RuleOptions
 
 RIGHTS = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
@@ -30,6 +31,7 @@ def new_prometheus(context: Context) -> PrometheusOptions:
         network_policy=context.intent.network_policy,
         keep_own_series=context.intent.keep_own_series,
         proxy=proxy_for(context, operated=context.intent.prometheus == "operator"),
+        rules=RuleOptions(runbook=context.intent.runbook),
     )
 
 

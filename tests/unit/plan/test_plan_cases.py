@@ -246,6 +246,14 @@ def test_nothing_is_added_after_a_new_prometheus() -> None:
 
 
 @pytest.mark.parametrize("kind", ["addon", "operator"])
+def test_alerts_of_a_new_prometheus_lead_to_the_given_runbook(kind: str) -> None:
+    found = planned(mesh(), prometheus=kind, runbook="https://wiki.example/pages.md")
+    written = "".join(str(change.after) for change in found.changes)
+    assert "https://wiki.example/pages.md#" in written
+    assert "docs/runbook.md#" not in written
+
+
+@pytest.mark.parametrize("kind", ["addon", "operator"])
 def test_plan_settles_for_a_dump_without_a_kind(kind: str) -> None:
     """`kubectl get` of few kinds leaves out ServiceAccounts and rules: they are not created for ever."""
     before = mesh()
