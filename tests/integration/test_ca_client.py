@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
@@ -134,25 +135,39 @@ def test_closed_port_is_unavailable() -> None:
 
 def test_a_connection_that_is_not_served_is_followed_by_another(ca: CaProcess) -> None:
     """A CA that is flooded may leave a connection waiting; the client does not wait for that one alone."""
+    host, _, port = ca.address.rpartition(":")
+    opened: list[socket.socket] = []
+    copying: list[threading.Thread] = []
     with socket.create_server(("127.0.0.1", 0)) as front, contextlib.ExitStack() as stack:
 
         def serve() -> None:
-            for _ in range(2):
-                stack.enter_context(front.accept()[0])
-            served = stack.enter_context(front.accept()[0])
-            host, _, port = ca.address.rpartition(":")
-            behind = stack.enter_context(socket.create_connection((host, int(port))))
-            copying = threading.Thread(target=copy, args=(behind, served))
-            copying.start()
-            copy(served, behind)
-            copying.join()
+            """Leave two connections waiting, and pass all later ones on."""
+            with contextlib.suppress(OSError):
+                for number in itertools.count():
+                    accepted = stack.enter_context(front.accept()[0])
+                    opened.append(accepted)
+                    if number >= 2:
+                        behind = stack.enter_context(socket.create_connection((host, int(port))))
+                        opened.append(behind)
+                        for ends in ((accepted, behind), (behind, accepted)):
+                            copying.append(threading.Thread(target=copy, args=ends))
+                            copying[-1].start()
 
         serving = threading.Thread(target=serve)
         serving.start()
-        address = f"127.0.0.1:{front.getsockname()[1]}"
-        chain, _ = ask(address, ca.root_pem, token=ca.token("foo", "bar"))
-        serving.join()
+        try:
+            chain, _ = ask(f"127.0.0.1:{front.getsockname()[1]}", ca.root_pem, token=ca.token("foo", "bar"))
+        finally:
+            # Ends what waits: the client's loop may have ended before its connection was closed.
+            front.shutdown(socket.SHUT_RDWR)
+            serving.join()
+            for end in opened:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            for thread in copying:
+                thread.join()
     assert identity(chain) == BAR
+    assert len(opened) >= 4
 
 
 def copy(source: socket.socket, target: socket.socket) -> None:
