@@ -47,10 +47,10 @@ lint: setup ## types, style, import direction
 check: setup ## start the mesh, prove it, stop it
 	@$(BIN)/meshscrape up --check $(ARGS) $(MESH)
 
-conformance: setup ## run every scenario on a real Kubernetes and Istio (root, Go; or KUBECONFIG=FILE); writes docs/conformance.md
+conformance: setup upstream ## run every scenario on a real Kubernetes and Istio (root, Go; or KUBECONFIG=FILE); writes docs/conformance.md
 	@sh scripts/conformance.sh whole $(ARGS)
 
-conformance-core: setup ## run the scenarios that every change must pass
+conformance-core: setup upstream ## run the scenarios that every change must pass
 	@sh scripts/conformance.sh core $(ARGS)
 
 cluster: setup ## start Kubernetes and Istio as processes (root, Go) and keep them until Ctrl-C

@@ -97,7 +97,9 @@ def running(directory: Path) -> Iterator[ApiServer]:
         server.start("etcd")
         server.start("kube-apiserver")
         until(server.ready, "the API server answers", timeout=300.0)
-        for file in sorted(CRDS.rglob("*.yaml")):
+        files = sorted(CRDS.rglob("*.yaml"))
+        assert files, f"no CRDs in {CRDS}: run `make upstream`"
+        for file in files:
             server("apply", "--server-side", "-f", str(file))
         until(lambda: server.has("sidecars.networking.istio.io", "-A"), "Istio's kinds are served")
         yield server
