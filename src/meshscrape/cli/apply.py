@@ -27,59 +27,61 @@ from meshscrape.plan.render.diff import plan_text, summary
 Planner = Callable[[Inventory], PlannedCluster]
 
 
+_OPTIONS = (
+    click.option("-y", "--yes", is_flag=True, help="Do not ask before the first change."),
+    click.option(
+        "--dry-run",
+        is_flag=False,
+        flag_value="server",
+        type=click.Choice(["server"]),
+        help="Let the API server and its webhooks check every change; change nothing.",
+    ),
+    click.option(
+        "--timeout",
+        default=600.0,
+        show_default=True,
+        type=click.FloatRange(1, 86400),
+        metavar="SECONDS",
+        help="How long a phase may take until its pods are ready and its targets are up.",
+    ),
+    click.option(
+        "--canary",
+        "canaries",
+        multiple=True,
+        metavar="NAMESPACE/NAME",
+        help="Restart this workload first in each phase (repeatable). The others follow namespace by "
+        "namespace, when it is ready.",
+    ),
+    click.option(
+        "--pause",
+        default=0.0,
+        show_default=True,
+        type=click.FloatRange(0, 86400),
+        metavar="SECONDS",
+        help="Wait this long between the waves of a phase.",
+    ),
+    click.option(
+        "--window",
+        metavar="HH:MM-HH:MM",
+        help="Begin waves only within this time of day (UTC), and wait for it.",
+    ),
+    click.option(
+        "--yes-interruption",
+        is_flag=True,
+        help="Do not ask before workloads restart that serve nothing meanwhile: a single pod of a "
+        "StatefulSet, Recreate, OnDelete.",
+    ),
+)
+
+
 def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Return a decorator that adds the options of a run on a cluster, most of them as `applying`."""
-    options = (
-        click.option(
-            "--phase",
-            "phases",
-            multiple=True,
-            type=click.Choice(phases),
-            help="Run this phase only (repeatable). Default: all, each when the one before has taken effect.",
-        ),
-        click.option("-y", "--yes", is_flag=True, help="Do not ask before the first change."),
-        click.option(
-            "--dry-run",
-            is_flag=False,
-            flag_value="server",
-            type=click.Choice(["server"]),
-            help="Let the API server and its webhooks check every change; change nothing.",
-        ),
-        click.option(
-            "--timeout",
-            default=600.0,
-            show_default=True,
-            type=click.FloatRange(1, 86400),
-            metavar="SECONDS",
-            help="How long a phase may take until its pods are ready and its targets are up.",
-        ),
-        click.option(
-            "--canary",
-            "canaries",
-            multiple=True,
-            metavar="NAMESPACE/NAME",
-            help="Restart this workload first in each phase (repeatable). The others follow namespace by "
-            "namespace, when it is ready.",
-        ),
-        click.option(
-            "--pause",
-            default=0.0,
-            show_default=True,
-            type=click.FloatRange(0, 86400),
-            metavar="SECONDS",
-            help="Wait this long between the waves of a phase.",
-        ),
-        click.option(
-            "--window",
-            metavar="HH:MM-HH:MM",
-            help="Begin waves only within this time of day (UTC), and wait for it.",
-        ),
-        click.option(
-            "--yes-interruption",
-            is_flag=True,
-            help="Do not ask before workloads restart that serve nothing meanwhile: a single pod of a "
-            "StatefulSet, Recreate, OnDelete.",
-        ),
+    phase = click.option(
+        "--phase",
+        "phases",
+        multiple=True,
+        type=click.Choice(phases),
+        help="Run this phase only (repeatable). Default: all, each when the one before has taken effect.",
     )
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,7 +103,7 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
             applying = ApplyOptions(phases, timeout, bool(dry_run), holder, verb, chosen, pause, within)
             return function(applying=applying, **values)
 
-        for option in reversed(options):
+        for option in reversed((phase, *_OPTIONS)):
             wrapped = option(wrapped)
         return wrapped
 

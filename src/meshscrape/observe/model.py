@@ -152,7 +152,7 @@ class Scraper:
     intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has no sidecar,
     and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod that knows
     all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator, with or
-    without a selector that matches. `stopped`: it has 0 replicas, so it reads nothing until somebody scales
+    without a selector that matches. `stopped`: it has 0 replicas, so it reads nothing until a user scales
     it up.
     """
 

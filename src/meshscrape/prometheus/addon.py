@@ -109,15 +109,7 @@ def _container(options: PrometheusOptions) -> dict[str, Any]:
         "readinessProbe": probe("/-/ready"),
         "livenessProbe": {**probe("/-/healthy"), "failureThreshold": 6},
         "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsGroup": _USER,
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": scrape_proxy_pod.restricted(_USER),
         "volumeMounts": [
             {"name": "config", "mountPath": _CONFIG, "readOnly": True},
             {"name": "data", "mountPath": "/prometheus"},

@@ -161,6 +161,19 @@ def _routes(proxy: ScrapeProxyPod) -> dict[str, Any]:
     return container
 
 
+def restricted(user: int) -> dict[str, Any]:
+    """Return the security context that the restricted Pod Security Standard asks for, with this user."""
+    return {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsGroup": user,
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def _container(name: str, image: str, words: list[str], cpu: str, memory: str) -> dict[str, Any]:
     return {
         "name": name,
@@ -168,14 +181,6 @@ def _container(name: str, image: str, words: list[str], cpu: str, memory: str) -
         "args": words,
         "restartPolicy": "Always",
         "resources": {"requests": {"cpu": cpu, "memory": memory}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsGroup": _USER,
-            "runAsNonRoot": True,
-            "runAsUser": _USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": restricted(_USER),
         "volumeMounts": [{"name": VOLUME, "mountPath": _DIRECTORY}],
     }

@@ -78,7 +78,7 @@ class SharedSource:
             found = parse_http_sd(body, url) if response.status == 200 else ()
             tag = response.headers.get(ETAG.lower(), "")
         known = {(target.authority, target.path): target for target in self._targets[job]}
-        # Targets that did not change stay the same objects: whoever compares by identity sees the difference.
+        # Unchanged targets stay the same objects, so that a comparison by identity finds the others.
         self._targets[job] = tuple(
             there if (there := known.get((target.authority, target.path))) == target else target
             for target in found

@@ -182,7 +182,7 @@ def _of_targets(
 
 
 def unmade(done: Iterable[CheckResult]) -> Iterator[CheckResult]:
-    """Yield a note with the checks of `verify` that nobody outside the pod network can make."""
+    """Yield a note with the checks of `verify` that need a client inside the pod network."""
     made = {result.check for result in done}
     names = ", ".join(check for check in CHECKS if check not in made)
     yield CheckResult(
