@@ -177,7 +177,8 @@ class ScrapeProxy:
 
     async def _follow(self, routing: Routing, presented: PresentedCertificates) -> None:
         """Announce the first targets when Envoy has them; then apply and announce every change."""
-        while not await self._admin.ready():  # noqa: ASYNC110 - Envoy sends no event
+        # A separate Envoy is watched in turns. Before it is seen running, a probe is answered "not ready".
+        while not (self._envoy and self._envoy.running and await self._admin.ready()):  # noqa: ASYNC110 - Envoy sends no event
             await asyncio.sleep(_LOOK)
         await routing.started()
         await presented.check(self._identities())
