@@ -26,9 +26,10 @@ def kubectl_plugin() -> None:
 
 def kubectl_completion() -> None:
     """Complete `kubectl meshscrape`: kubectl starts `kubectl_complete-meshscrape` with the words so far."""
+    from meshscrape.cli.main import meshscrape
     from meshscrape.cli.words import kubectl_words
 
-    print(*kubectl_words(sys.argv[1:]), sep="\n")
+    print(*kubectl_words(meshscrape, sys.argv[1:]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import click
 from click.shell_completion import BashComplete
 
 VARIABLE = "_MESHSCRAPE_COMPLETE"
@@ -9,16 +10,16 @@ VARIABLE = "_MESHSCRAPE_COMPLETE"
 _NO_FILES, _FILES = ":4", ":0"
 
 
-def kubectl_words(arguments: list[str]) -> list[str]:
-    """Return what can stand for the last of the arguments, one a line, and the directive that ends the list.
+def kubectl_words(command: click.Command, arguments: list[str]) -> list[str]:
+    """Return what can stand for the last of the arguments of `command`, one a line, then a directive.
 
     kubectl expects this of a plugin's completion: kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins
     """
-    from meshscrape.cli.main import meshscrape
-
     *before, word = arguments or [""]
-    found = BashComplete(meshscrape, {}, "kubectl meshscrape", VARIABLE).get_completions(before, word)
+    completions = BashComplete(command, {}, "kubectl meshscrape", VARIABLE).get_completions(before, word)
     plain = [
-        f"{each.value}\t{each.help}" if each.help else each.value for each in found if each.type == "plain"
+        f"{each.value}\t{each.help}" if each.help else each.value
+        for each in completions
+        if each.type == "plain"
     ]
-    return [*plain, _NO_FILES if len(plain) == len(found) else _FILES]
+    return [*plain, _NO_FILES if len(plain) == len(completions) else _FILES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Literal, TypeAlias
 
 from meshscrape.verify.mesh_status import MeshStatus
@@ -102,3 +103,13 @@ def finding_of(result: CheckResult) -> Finding:
 def count(results: Iterable[CheckResult], outcome: Outcome) -> int:
     """Return how many of `results` ended as `outcome`."""
     return sum(1 for each in results if each.outcome == outcome)
+
+
+def grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
+    """Return the results by workload, in the order in which workloads first appear."""
+    order: dict[str, int] = {}
+    listed = tuple(results)
+    for result in listed:
+        order.setdefault(result.workload, len(order))
+    arranged = sorted(listed, key=lambda result: order[result.workload])
+    return [(name, list(group)) for name, group in groupby(arranged, key=lambda result: result.workload)]

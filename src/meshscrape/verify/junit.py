@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from meshscrape.observe.reporting.junit import xml_text
-from meshscrape.verify.findings import CheckResult, Report, count
-from meshscrape.verify.reports import grouped
+from meshscrape.verify.findings import CheckResult, Report, count, grouped
 
 
 def junit(report: Report) -> str:

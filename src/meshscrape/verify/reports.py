@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from io import StringIO
-from itertools import groupby
 from typing import Literal, TypeAlias
 
 from rich.console import Console
@@ -13,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from meshscrape.istio.names import DOCUMENT_VERSION
-from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, count
+from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, count, grouped
 
 Format: TypeAlias = Literal["table", "json", "junit"]
 
@@ -118,13 +117,3 @@ def _table(report: Report, color: bool, width: int) -> str:
         console.print(f"  seen:     {note.seen}" + (f"\n  do:       {note.remedy}" if note.remedy else ""))
     console.print(f"\n{summary(report)}")
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()) + "\n"
-
-
-def grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:
-    """Return the results by workload, in the order in which workloads first appear."""
-    order: dict[str, int] = {}
-    listed = tuple(results)
-    for each in listed:
-        order.setdefault(each.workload, len(order))
-    arranged = sorted(listed, key=lambda each: order[each.workload])
-    return [(name, list(group)) for name, group in groupby(arranged, key=lambda each: each.workload)]

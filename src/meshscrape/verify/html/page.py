@@ -7,10 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, Role, SeenCertificate, count
+from meshscrape.verify.findings import (
+    CheckResult,
+    Finding,
+    Outcome,
+    Report,
+    Role,
+    SeenCertificate,
+    count,
+    grouped,
+)
 from meshscrape.verify.html.markup import Child, Markup, element
 from meshscrape.verify.html.picture import picture
-from meshscrape.verify.reports import grouped
 
 _BAR, _INSET = 320.0, 5.0
 _RESULTS: dict[Outcome, tuple[str, str]] = {

@@ -8,11 +8,10 @@ from typing import Literal, TypeAlias
 
 from meshscrape.istio.host_port import host_port
 from meshscrape.verify.check import Side
-from meshscrape.verify.findings import CheckResult, Report
+from meshscrape.verify.findings import CheckResult, Report, grouped
 from meshscrape.verify.html.markup import Markup, element, fit, join
 from meshscrape.verify.mesh_status import MeshStatus, MeshWorkload
 from meshscrape.verify.registry import CHECKS, port_check
-from meshscrape.verify.reports import grouped
 
 State: TypeAlias = Literal["ok", "bad", "unsure", "warn", "none"]
 
