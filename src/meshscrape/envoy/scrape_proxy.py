@@ -189,19 +189,15 @@ def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
     return dict(sorted(found.items()))
 
 
-def hosts_at(members: Iterable[tuple[str, Expected]]) -> list[Resource]:
-    """Return the virtual hosts for the ports of one address; ports with the same expectation share one.
+def host_of(expected: Expected, authorities: Sequence[str]) -> Resource:
+    """Return the virtual host of all addresses where the same is expected.
 
-    With ten thousand pods, a host for each port would be a quarter of Envoy's memory.
+    One for all of them, because a host for each address would be most of Envoy's memory and of its time for
+    a new file.
     """
-    authorities: dict[Expected, list[str]] = {}
-    for authority, expected in members:
-        authorities.setdefault(expected, []).append(authority)
-    timeout = bounds.SCRAPE_TIMEOUT
-    return [
-        routes.proxied_host(own, [routes.proxied_route(path, str(identity), timeout) for path in paths])
-        for (identity, paths), own in authorities.items()
-    ]
+    identity, paths = expected
+    own = [routes.proxied_route(path, str(identity), bounds.SCRAPE_TIMEOUT) for path in paths]
+    return routes.proxied_host(" ".join((str(identity), *paths)), authorities, own)
 
 
 def routes_table(hosts: Sequence[Resource] = ()) -> Resource:
@@ -215,13 +211,18 @@ def routes_table(hosts: Sequence[Resource] = ()) -> Resource:
     )
 
 
-def encoded_hosts(members: Iterable[tuple[str, Expected]]) -> bytes:
-    """Return the virtual hosts of one address for `routes_file`."""
-    return b"".join(map(wire.virtual_host, hosts_at(members)))
+def encoded_authority(authority: str) -> bytes:
+    """Return an address (`IP:port`) for `encoded_host`."""
+    return wire.domain(authority)
+
+
+def encoded_host(expected: Expected, authorities: Iterable[bytes]) -> bytes:
+    """Return the virtual host of `host_of` for `routes_file`."""
+    return wire.virtual_host(host_of(expected, ()), authorities)
 
 
 def routes_file(hosts: Iterable[bytes], version: str) -> bytes:
-    """Return the content of `ROUTES_FILE` with these virtual hosts (see `encoded_hosts`).
+    """Return the content of `ROUTES_FILE` with these virtual hosts (see `encoded_host`).
 
     Their order does not matter, because each is for exact addresses.
     """

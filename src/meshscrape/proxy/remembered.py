@@ -112,14 +112,17 @@ class RememberedSource:
 
 def encode(targets: Targets, now: float) -> bytes:
     """Return the content of the file; `now` is Unix time."""
-    kept = {
-        job: [
-            [each.address, each.port, str(each.spiffe_id), dict(each.labels), each.path, each.main]
-            for each in found
-        ]
+    # Target by target: the lists of twenty thousand at once would be the peak of the process's memory.
+    jobs = (
+        f"{json.dumps(job)}: [{', '.join(json.dumps(_fields(each)) for each in found)}]"
         for job, found in targets.items()
-    }
-    return json.dumps({"asOf": now, "targets": kept}).encode()
+    )
+    return f'{{"asOf": {now!r}, "targets": {{{", ".join(jobs)}}}}}'.encode()
+
+
+def _fields(target: Target) -> list[Any]:
+    identity = str(target.spiffe_id)
+    return [target.address, target.port, identity, dict(target.labels), target.path, target.main]
 
 
 def decode(data: bytes) -> Snapshot:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from meshscrape.envoy import scrape_proxy
 from meshscrape.errors import UnavailableError
 from meshscrape.proxy.expectations import Expectations
+from meshscrape.proxy.host_table import HostTable
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import write_atomic
@@ -46,8 +47,7 @@ class Routing:
         self._run = time.time_ns()
         self._version = 0
         self._clusters: frozenset[SpiffeId] = frozenset()
-        # The virtual hosts of each address, as the file has them.
-        self._hosts: dict[str, bytes] = {}
+        self._hosts = HostTable()
 
     def write(self, expected: Expectations, addresses: Iterable[str]) -> None:
         """Write all files before Envoy starts, for the targets at `addresses`.
@@ -104,16 +104,11 @@ class Routing:
         return _json(resource).encode()
 
     def _know(self, expected: Expectations, addresses: Iterable[str]) -> None:
-        """Make the virtual hosts of these addresses anew, and keep those of all others."""
         for address in addresses:
-            if targets := expected.at(address):
-                members = scrape_proxy.by_authority(targets).items()
-                self._hosts[address] = scrape_proxy.encoded_hosts(members)
-            else:
-                self._hosts.pop(address, None)
+            self._hosts.put(address, expected.at(address))
 
     def _routes(self, version: str) -> bytes:
-        return scrape_proxy.routes_file(self._hosts.values(), version)
+        return scrape_proxy.routes_file(self._hosts.encoded(), version)
 
     def _write(self, name: str, content: bytes) -> None:
         write_atomic(self._directory / name, content)

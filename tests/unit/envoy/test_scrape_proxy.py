@@ -26,13 +26,6 @@ def _clusters(*targets: Target) -> dict[str, Any]:
     return {each["name"]: each for each in resource["resources"]}
 
 
-def _hosts(*targets: Target) -> dict[str, Any]:
-    known = scrape_proxy.by_authority(targets)
-    hosts = scrape_proxy.hosts_at(known.items())
-    table: Any = scrape_proxy.routes_table(hosts)
-    return {host["name"]: host for host in table["virtual_hosts"]}
-
-
 def test_targets_of_one_identity_share_a_cluster() -> None:
     """10,000 targets of 500 identities are 500 clusters, not 10,000."""
     assert list(_clusters(_target("10.0.0.1"), _target("10.0.0.2"))) == ["spiffe://east.example/ns/a/sa/b"]
@@ -64,37 +57,31 @@ def test_a_cluster_accepts_the_same_path_below_an_alias_of_its_trust_domain() ->
     assert found == ["spiffe://west.example/ns/a/sa/b", "spiffe://old.example/ns/a/sa/b"]
 
 
-def test_ports_of_one_address_share_a_host_only_where_the_same_is_expected() -> None:
-    """Pods with the node's network share an address; each keeps its own cluster."""
-    first = Target("10.0.0.1", 15091, SpiffeId("east.example", "/ns/a/sa/b"), {}, "/metrics")
-    other = Target("10.0.0.1", 15093, SpiffeId("east.example", "/ns/a/sa/c"), {}, "/metrics")
-    known = scrape_proxy.by_authority([first, _target("10.0.0.1"), other])
-    shared, alone = scrape_proxy.hosts_at(known.items())
-    assert shared["domains"] == ["10.0.0.1:15091", "10.0.0.1:15092"]
-    assert alone["domains"] == ["10.0.0.1:15093"]
-    assert alone["routes"][0]["route"]["cluster"] == "spiffe://east.example/ns/a/sa/c"
-
-
 def test_a_trust_domain_without_credentials_is_refused() -> None:
     """Never another mesh's roots instead."""
     with pytest.raises(InputError, match="north"):
         _clusters(_target("10.0.0.1", "north.example"))
 
 
-def test_an_address_is_one_host_with_its_exact_paths() -> None:
+def test_a_host_has_exact_addresses_and_paths_and_all_else_is_unknown() -> None:
     """No wildcard anywhere but in the host that leads nowhere."""
-    hosts = _hosts(_target("10.0.0.1"), _target("10.0.0.1", path="/stats/prometheus"))
-    assert hosts.keys() == {"10.0.0.1:15092", "unknown"}
-    assert hosts["10.0.0.1:15092"]["domains"] == ["10.0.0.1:15092"]
-    matches = [route["match"] for route in hosts["10.0.0.1:15092"]["routes"]]
-    assert matches == [{"path": "/metrics"}, {"path": "/stats/prometheus"}]
-    assert [list(route) for route in hosts["unknown"]["routes"]] == [["name", "match", "direct_response"]]
+    targets = (_target("10.0.0.1"), _target("10.0.0.1", path="/stats/prometheus"))
+    ((authority, expected),) = scrape_proxy.by_authority(targets).items()
+    table: Any = scrape_proxy.routes_table([scrape_proxy.host_of(expected, [authority])])
+    host, unknown = table["virtual_hosts"]
+    assert host["domains"] == ["10.0.0.1:15092"]
+    assert [route["match"] for route in host["routes"]] == [
+        {"path": "/metrics"},
+        {"path": "/stats/prometheus"},
+    ]
+    assert unknown["name"] == "unknown"
+    assert [list(route) for route in unknown["routes"]] == [["name", "match", "direct_response"]]
 
 
 def test_two_identities_at_one_address_are_refused() -> None:
     """Also at different paths: a connection has one identity."""
     with pytest.raises(InputError, match=r"10\.0\.0\.1:15092"):
-        _hosts(_target("10.0.0.1"), _target("10.0.0.1", "west.example", "/other"))
+        scrape_proxy.by_authority([_target("10.0.0.1"), _target("10.0.0.1", "west.example", "/other")])
 
 
 def test_no_secret_is_in_the_bootstrap() -> None:

@@ -27,3 +27,9 @@ def test_a_field_without_a_number_is_refused() -> None:
     """A field that is left out in silence would be a route with another meaning."""
     with pytest.raises(KeyError):
         wire.encode("Route", {"match": {"path": "/m", "headers": ["x"]}})
+
+
+def test_a_host_joins_its_domains_after_its_other_fields() -> None:
+    """The order of fields has no meaning in protobuf, so domains can be kept in binary form."""
+    host = wire.virtual_host({"name": "h"}, [wire.domain("a:1"), wire.domain("b:1")])
+    assert host.hex() == "120d0a01681203613a311203623a31"

@@ -34,9 +34,9 @@ def get_route(path: str, cluster: str, timeout: float, queries: Sequence[str] = 
     }
 
 
-def proxied_host(authorities: Sequence[str], routes: Sequence[Resource]) -> Resource:
+def proxied_host(name: str, authorities: Sequence[str], routes: Sequence[Resource]) -> Resource:
     """Return the virtual host of requests for exactly one of `authorities` (`IP:port`)."""
-    return {"name": authorities[0], "domains": list(authorities), "routes": list(routes)}
+    return {"name": name, "domains": list(authorities), "routes": list(routes)}
 
 
 def proxied_route(path: str, cluster: str, timeout: float) -> Resource:

@@ -1,6 +1,6 @@
 """Encode route configurations in protobuf's binary form, which Envoy reads from files named `*.pb`.
 
-With ten thousand hosts, Envoy spends half of its time for a new file on reading JSON, and a host's bytes can
+With ten thousand pods, Envoy spends half of its time for a new file on reading JSON, and a host's bytes can
 be kept while others change. Only the fields that the scrape proxy's routes use are here; their numbers are
 those of Envoy's `route.proto` and `route_components.proto` (config/route/v3) and `discovery.proto`.
 """
@@ -49,9 +49,14 @@ def encode(message: Message, resource: Mapping[str, Any]) -> bytes:
     return _message(message, resource)
 
 
-def virtual_host(resource: Mapping[str, Any]) -> bytes:
-    """Return a virtual host as a field of its route configuration, to be joined with others."""
-    return _bytes(2, _message("VirtualHost", resource))
+def domain(authority: str) -> bytes:
+    """Return a domain as a field of its virtual host, to be joined with others."""
+    return _field(*_FIELDS["VirtualHost"]["domains"], authority)
+
+
+def virtual_host(resource: Mapping[str, Any], domains: Iterable[bytes]) -> bytes:
+    """Return a virtual host with these domains (see `domain`) as a field of its route configuration."""
+    return _bytes(2, b"".join((_message("VirtualHost", resource), *domains)))
 
 
 def discovery_response(type_url: str, version: str, resource: Iterable[bytes]) -> bytes:
