@@ -15,18 +15,18 @@ from meshscrape.verify.probe import Probe
 
 
 def seen_certificates(
-    planned: Iterable[PlannedCheck], seen: Mapping[Probe, Observation]
+    planned: Iterable[PlannedCheck], observations: Mapping[Probe, Observation]
 ) -> Iterator[SeenCertificate]:
     """Yield the certificates that servers presented, in the order of the checks."""
-    for each in planned:
-        for case in each.cases:
-            match seen.get(case.probe):
+    for check in planned:
+        for case in check.cases:
+            match observations.get(case.probe):
                 case Presented(leaf=leaf):
                     try:
                         certificate = x509.load_der_x509_certificate(leaf)
                     except ValueError:
                         continue
-                    yield describe_certificate("server", each.workload, each.target, certificate)
+                    yield describe_certificate("server", check.workload, check.target, certificate)
 
 
 def describe_certificate(

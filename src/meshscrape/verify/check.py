@@ -39,7 +39,7 @@ class Visit:
     """A case, and what its probe saw."""
 
     case: Case
-    seen: Observation
+    observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +113,9 @@ def plan(ports: Iterable[Port], checks: Sequence[PortCheck]) -> Iterator[Planned
                 yield PlannedCheck(check, port, question.cases, question.decided)
 
 
-def judge(planned: PlannedCheck, seen: Sequence[Observation], now: datetime) -> CheckResult:
+def judge(planned: PlannedCheck, observations: Sequence[Observation], now: datetime) -> CheckResult:
     """Return the result of a planned check from what its cases saw, in their order."""
-    visits = [Visit(case, each) for case, each in zip(planned.cases, seen, strict=True)]
+    visits = [Visit(case, observation) for case, observation in zip(planned.cases, observations, strict=True)]
     verdict = planned.decided or planned.check.judge(visits, planned.port, now)
     return result_of(planned.check, planned.workload, planned.target, verdict, cases=len(planned.cases))
 
@@ -137,13 +137,15 @@ def settle(results: Iterable[CheckResult], gates: frozenset[str]) -> tuple[Check
     """
     everything = tuple(results)
     shut = {
-        each.target for each in everything if each.check in gates and each.outcome in ("failed", "skipped")
+        result.target
+        for result in everything
+        if result.check in gates and result.outcome in ("failed", "skipped")
     }
     return tuple(
-        replace(each, outcome="blocked")
-        if each.outcome == "skipped" and each.target in shut and each.check not in gates
-        else each
-        for each in everything
+        replace(result, outcome="blocked")
+        if result.outcome == "skipped" and result.target in shut and result.check not in gates
+        else result
+        for result in everything
     )
 
 
@@ -151,7 +153,7 @@ def each_alone(judge_one: JudgeOne) -> Judge:
     """Return a judge that applies `judge_one` to every case and reports the worst outcome."""
 
     def judge_all(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
-        return _combine([(each.case, judge_one(each.seen, port, now)) for each in visits])
+        return _combine([(visit.case, judge_one(visit.observation, port, now)) for visit in visits])
 
     return judge_all
 
@@ -159,7 +161,7 @@ def each_alone(judge_one: JudgeOne) -> Judge:
 def _combine(judged: Sequence[tuple[Case, CheckVerdict]]) -> CheckVerdict:
     if len(judged) > 1 and all(verdict.outcome == "passed" for _, verdict in judged):
         times = Counter(verdict.seen for _, verdict in judged)
-        return CheckVerdict("passed", ", ".join(f"{number} x {seen}" for seen, number in times.items()))
+        return CheckVerdict("passed", ", ".join(f"{number} x {text}" for text, number in times.items()))
     for outcome in _WORST_FIRST:
         worst = [(case.label, verdict.seen) for case, verdict in judged if verdict.outcome == outcome]
         if worst:
@@ -170,9 +172,9 @@ def _combine(judged: Sequence[tuple[Case, CheckVerdict]]) -> CheckVerdict:
 def _listed(cases: Sequence[tuple[str, str]], out_of: int) -> str:
     """Return what was seen, each text once, with the first cases that saw it."""
     by_seen: dict[str, list[str]] = {}
-    for label, seen in cases:
-        by_seen.setdefault(seen, []).append(label)
-    return "; ".join(f"{_labels(labels, out_of)}{seen}" for seen, labels in by_seen.items())
+    for label, text in cases:
+        by_seen.setdefault(text, []).append(label)
+    return "; ".join(f"{_labels(labels, out_of)}{text}" for text, labels in by_seen.items())
 
 
 def _labels(labels: Sequence[str], out_of: int) -> str:

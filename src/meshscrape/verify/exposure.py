@@ -37,65 +37,67 @@ def metrics_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> Check
     # An open admin API is one finding, not two, although it also serves metrics.
     if admin_at(visits):
         return CheckVerdict("passed", "Envoy's admin API: see exposed-admin")
-    found = metrics_at(visits)
-    if not found:
+    evidence = metrics_at(visits)
+    if not evidence:
         return CheckVerdict("passed", nothing_at(visits))
     match port.exposure:
         case "hidden":
-            return CheckVerdict("failed", f"a port that is not announced: {found}")
+            return CheckVerdict("failed", f"a port that is not announced: {evidence}")
         case "announced":
-            return CheckVerdict("noted", f"anyone can read an announced port: {found}")
+            return CheckVerdict("noted", f"anyone can read an announced port: {evidence}")
         case "outside":
-            return CheckVerdict("noted", f"{_OUTSIDE}: {found}")
+            return CheckVerdict("noted", f"{_OUTSIDE}: {evidence}")
 
 
 def admin_exposed(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
     """Fail a port that serves Envoy's admin API."""
-    found = admin_at(visits)
-    if not found:
+    evidence = admin_at(visits)
+    if not evidence:
         return CheckVerdict("passed", nothing_at(visits))
     if port.exposure == "outside":
-        return CheckVerdict("noted", f"{_OUTSIDE}: {found}")
-    return CheckVerdict("failed", found)
+        return CheckVerdict("noted", f"{_OUTSIDE}: {evidence}")
+    return CheckVerdict("failed", evidence)
 
 
 def metrics_at(visits: Sequence[Visit]) -> str:
     """Return where Prometheus metrics were answered first, with a description; empty without any."""
-    for each in visits:
-        if isinstance(each.seen, Answered) and (words := _metrics(each.seen)):
-            return f"Prometheus metrics without TLS at {each.case.probe.path} ({words})"
+    for visit in visits:
+        if isinstance(visit.observation, Answered) and (words := _metrics(visit.observation)):
+            return f"Prometheus metrics without TLS at {visit.case.probe.path} ({words})"
     return ""
 
 
 def admin_at(visits: Sequence[Visit]) -> str:
     """Return where Envoy's admin API answered first; empty when it did not answer."""
-    for each in visits:
-        seen = each.seen
-        if isinstance(seen, Answered) and seen.status == 200 and (words := _admin(seen.body)):
-            return f"Envoy's admin API without TLS at {each.case.probe.path} ({words})"
+    for visit in visits:
+        answer = visit.observation
+        if isinstance(answer, Answered) and answer.status == 200 and (words := _admin(answer.body)):
+            return f"Envoy's admin API without TLS at {visit.case.probe.path} ({words})"
     return ""
 
 
 def nothing_at(visits: Sequence[Visit]) -> str:
     """Describe the answers of a port that serves neither."""
-    answers = [each.seen for each in visits]
-    if all(isinstance(seen, ConnectionRefused) for seen in answers):
+    answers = [visit.observation for visit in visits]
+    if all(isinstance(answer, ConnectionRefused) for answer in answers):
         return "nothing listens there any more"
-    if statuses := sorted({seen.status for seen in answers if isinstance(seen, Answered)}):
+    if statuses := sorted({answer.status for answer in answers if isinstance(answer, Answered)}):
         return f"answers HTTP {', '.join(map(str, statuses))}: no metrics, no admin API"
     if isinstance(answers[0], TimedOut):
         return "accepts connections and answers no HTTP request in time"
     return "does not answer HTTP without TLS"
 
 
-def _metrics(seen: Answered) -> str:
+def _metrics(answer: Answered) -> str:
     """Return the evidence that the answer is an exposition; empty without any."""
-    media_type, _, parameters = (part.strip().lower() for part in seen.header("content-type").partition(";"))
-    if seen.status != 200:
+    media_type, _, parameters = (
+        part.strip().lower() for part in answer.header("content-type").partition(";")
+    )
+    if answer.status != 200:
         return ""
     if media_type in _TYPES or (media_type == "text/plain" and "version=" in parameters):
-        return f"Content-Type {printable(seen.header('content-type'))}"
-    lines = exposition_lines(seen.body, whole=seen.end == "whole")
+        return f"Content-Type {printable(answer.header('content-type'))}"
+    lines = exposition_lines(answer.body, whole=answer.end == "whole")
     if lines.samples and lines.types and not lines.malformed:
         return f"{lines.samples} samples, the first of {lines.first}"
     return ""

@@ -79,12 +79,12 @@ class Report:
     @property
     def findings(self) -> tuple[Finding, ...]:
         """Return the findings: failed and skipped checks, in the order of the checks."""
-        return tuple(finding_of(each) for each in self.checks if each.outcome in ("failed", "skipped"))
+        return tuple(finding_of(result) for result in self.checks if result.outcome in ("failed", "skipped"))
 
     @property
     def notes(self) -> tuple[CheckResult, ...]:
         """Return the results that are worth knowing but are not findings."""
-        return tuple(each for each in self.checks if each.outcome == "noted")
+        return tuple(result for result in self.checks if result.outcome == "noted")
 
     @property
     def exit_code(self) -> int:
@@ -102,7 +102,7 @@ def finding_of(result: CheckResult) -> Finding:
 
 def count(results: Iterable[CheckResult], outcome: Outcome) -> int:
     """Return how many of `results` ended as `outcome`."""
-    return sum(1 for each in results if each.outcome == outcome)
+    return sum(1 for result in results if result.outcome == outcome)
 
 
 def grouped(results: Iterable[CheckResult]) -> list[tuple[str, list[CheckResult]]]:

@@ -69,11 +69,11 @@ class Changes:
 
 def changes(before: Report | None, now: Report) -> Changes:
     """Return how the findings of two runs differ. A finding whose text has changed counts as the same."""
-    old = {_key(each): each for each in (before.findings if before else ())}
-    new = {_key(each): each for each in now.findings}
+    old = {_key(finding): finding for finding in (before.findings if before else ())}
+    new = {_key(finding): finding for finding in now.findings}
     return Changes(
-        tuple(each for key, each in new.items() if key not in old),
-        tuple(each for key, each in old.items() if key not in new),
+        tuple(finding for key, finding in new.items() if key not in old),
+        tuple(finding for key, finding in old.items() if key not in new),
     )
 
 
@@ -122,10 +122,10 @@ def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
     """Yield 0 or 1 by check and workload: the worst of its ports. A stale report yields only red results."""
     failed: dict[tuple[str, str], bool] = defaultdict(bool)
     skipped: dict[tuple[str, str], bool] = defaultdict(bool)
-    for each in results:
-        key = (each.check, each.workload)
-        failed[key] |= each.outcome in ("failed", "skipped")
-        skipped[key] |= each.outcome == "skipped"
+    for result in results:
+        key = (result.check, result.workload)
+        failed[key] |= result.outcome in ("failed", "skipped")
+        skipped[key] |= result.outcome == "skipped"
     shown = [key for key in failed if failed[key] or not stale]
     yield Family(
         "meshscrape_check_failed", "gauge",
@@ -141,15 +141,15 @@ def _checks(results: Sequence[CheckResult], *, stale: bool) -> Iterator[Family]:
 def _exposed(results: Sequence[CheckResult], *, stale: bool) -> Family:
     """Return how many ports anyone can read; `announced` are those that the status document names."""
     ports: dict[tuple[str, str, str], set[str]] = {}
-    for each in results:
-        check = port_check(each.check)
-        if check and (kind := check.exposes) and each.workload:
+    for result in results:
+        check = port_check(result.check)
+        if check and (kind := check.exposes) and result.workload:
             for announced in ("false", "true"):
-                ports.setdefault((each.workload, kind, announced), set())
-            if each.outcome == "failed":
-                ports[each.workload, kind, "false"].add(each.target)
-            elif each.outcome == "noted":
-                ports[each.workload, kind, "true"].add(each.target)
+                ports.setdefault((result.workload, kind, announced), set())
+            if result.outcome == "failed":
+                ports[result.workload, kind, "false"].add(result.target)
+            elif result.outcome == "noted":
+                ports[result.workload, kind, "true"].add(result.target)
     return Family(
         "meshscrape_plaintext_exposed", "gauge",
         "Ports of a workload's pod addresses that serve metrics or the admin API to any client without TLS.",
@@ -163,8 +163,8 @@ def _exposed(results: Sequence[CheckResult], *, stale: bool) -> Family:
 
 def _certificates(certificates: Sequence[SeenCertificate]) -> Family:
     ends: dict[tuple[str, str], float] = {}
-    for each in certificates:
-        key, end = (each.workload, each.role), each.not_after.timestamp()
+    for certificate in certificates:
+        key, end = (certificate.workload, certificate.role), certificate.not_after.timestamp()
         ends[key] = min(ends.get(key, end), end)
     return Family(
         "meshscrape_verify_certificate_not_after_seconds", "gauge",

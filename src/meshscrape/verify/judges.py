@@ -34,9 +34,9 @@ _MERGED = ("envoy_", "istio_agent_", scraped.SOURCE_UP)
 _LEAST_RSA_BITS = 2048
 
 
-def admitted(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def admitted(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass a whole answer with status 200."""
-    match seen:
+    match observation:
         case Answered(status=200, end="whole"):
             return CheckVerdict("passed", "HTTP 200")
         case Answered(status=200, end="limit", body=body):
@@ -47,20 +47,20 @@ def admitted(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
             return CheckVerdict("failed", describe(other))
 
 
-def refused_below_http(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def refused_below_http(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the server ends the connection before any HTTP answer."""
-    if verdict := _unanswered(seen):
+    if verdict := _unanswered(observation):
         return verdict
-    if isinstance(seen, CLOSED_BY_PEER):
-        return CheckVerdict("passed", describe(seen))
-    if isinstance(seen, TlsFailed):
-        return _unchecked(describe(seen))
-    return CheckVerdict("failed", describe(seen))
+    if isinstance(observation, CLOSED_BY_PEER):
+        return CheckVerdict("passed", describe(observation))
+    if isinstance(observation, TlsFailed):
+        return _unchecked(describe(observation))
+    return CheckVerdict("failed", describe(observation))
 
 
 def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> CheckVerdict:
     """Pass when a certificate that was accepted while valid is refused after it has expired."""
-    control, expired = (each.seen for each in visits)
+    control, expired = (visit.observation for visit in visits)
     verdict = refused_below_http(expired, port, now)
     if verdict.outcome != "passed" or expired == TlsAlert("certificate expired"):
         return verdict
@@ -69,9 +69,9 @@ def expired_refused(visits: Sequence[Visit], port: Port, now: datetime) -> Check
     return _unchecked(f"the certificate was refused while it was valid too ({describe(control)})")
 
 
-def forbidden(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def forbidden(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass HTTP 403."""
-    match seen:
+    match observation:
         case Answered(status=403):
             return CheckVerdict("passed", "HTTP 403")
         case Answered() as other:
@@ -80,9 +80,9 @@ def forbidden(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
             return _unchecked(describe(other))
 
 
-def unauthorized(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def unauthorized(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass HTTP 401."""
-    match seen:
+    match observation:
         case Answered(status=401):
             return CheckVerdict("passed", "HTTP 401")
         case Answered() as other:
@@ -91,16 +91,16 @@ def unauthorized(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
             return _unchecked(describe(other))
 
 
-def path_refused(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def path_refused(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass a client error, or a connection that the server ends."""
-    if isinstance(seen, Answered) and seen.status in (400, 403, 404, 405, 501):
-        return CheckVerdict("passed", f"HTTP {seen.status}")
-    return refused_below_http(seen, port, now)
+    if isinstance(observation, Answered) and observation.status in (400, 403, 404, 405, 501):
+        return CheckVerdict("passed", f"HTTP {observation.status}")
+    return refused_below_http(observation, port, now)
 
 
-def closed(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def closed(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when nothing accepts a connection."""
-    match seen:
+    match observation:
         case ConnectionRefused() | Unreachable() | TimedOut(phase="connect") as nobody:
             return CheckVerdict("passed", describe(nobody))
         case NotObserved() as unable:
@@ -109,35 +109,35 @@ def closed(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
             return CheckVerdict("failed", f"something listens: {describe(other)}")
 
 
-def open_to_everyone(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def open_to_everyone(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Note an answer without TLS."""
-    match seen:
+    match observation:
         case Answered() as answer:
             return CheckVerdict("noted", f"anyone can read it without TLS: {describe(answer)}")
         case other:
             return CheckVerdict("passed", describe(other))
 
 
-def deadline_kept(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def deadline_kept(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the server closes a connection on which the client sends nothing."""
-    match seen:
+    match observation:
         case TimedOut(phase="silence"):
             return CheckVerdict("failed", "a connection without a handshake stays open")
         case other:
             return refused_below_http(other, port, now)
 
 
-def server_certificate(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def server_certificate(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass a valid certificate with the port's own SPIFFE ID and a chain to the trust bundle."""
-    return certificate_verdict(seen, port.spiffe_id, now)
+    return certificate_verdict(observation, port.spiffe_id, now)
 
 
-def certificate_verdict(seen: Observation, expected: str, now: datetime) -> CheckVerdict:
+def certificate_verdict(observation: Observation, expected: str, now: datetime) -> CheckVerdict:
     """Judge the certificate of a server that must have the SPIFFE ID `expected`."""
-    if not isinstance(seen, Presented):
-        return _unanswered(seen) or _unchecked(describe(seen))
+    if not isinstance(observation, Presented):
+        return _unanswered(observation) or _unchecked(describe(observation))
     try:
-        leaf = x509.load_der_x509_certificate(seen.leaf)
+        leaf = x509.load_der_x509_certificate(observation.leaf)
         identity = str(identity_of(leaf))
         begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
         key = leaf.public_key()
@@ -148,8 +148,8 @@ def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Chec
     faults = []
     if identity != expected:
         faults.append(f"the identity {identity} instead of {expected}")
-    if seen.distrust:
-        faults.append(f"a chain that does not lead to the trust bundle ({seen.distrust})")
+    if observation.distrust:
+        faults.append(f"a chain that does not lead to the trust bundle ({observation.distrust})")
     if now >= end:
         faults.append(f"a certificate that ended {end:%Y-%m-%d %H:%M:%S} UTC")
     if now < begin:
@@ -159,16 +159,16 @@ def certificate_verdict(seen: Observation, expected: str, now: datetime) -> Chec
     return CheckVerdict("failed", "; ".join(faults)) if faults else CheckVerdict("passed", identity)
 
 
-def legacy_refused(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def legacy_refused(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the server does not agree to an outdated version of TLS."""
-    if isinstance(seen, Negotiated):
-        return CheckVerdict("failed", describe(seen))
-    return refused_below_http(seen, port, now)
+    if isinstance(observation, Negotiated):
+        return CheckVerdict("failed", describe(observation))
+    return refused_below_http(observation, port, now)
 
 
-def not_resumed(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
+def not_resumed(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the second connection needed a full handshake."""
-    match seen:
+    match observation:
         case Answered(resumed=True):
             return CheckVerdict("failed", "the second connection resumed the session of the first")
         case Answered():
@@ -183,8 +183,8 @@ def _of_exposition(judge_body: Callable[[Answered, Port], tuple[str, str]]) -> J
     `judge_body` returns what is wrong (or empty text), and what was seen.
     """
 
-    def of_answer(seen: Observation, port: Port, now: datetime) -> CheckVerdict:
-        match seen:
+    def of_answer(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
+        match observation:
             case Answered(status=200, end="whole") as answer:
                 wrong, right = judge_body(answer, port)
                 return CheckVerdict("failed", wrong) if wrong else CheckVerdict("passed", right)
@@ -216,11 +216,11 @@ families = _of_exposition(_families)
 sources = _of_exposition(_sources)
 
 
-def _unanswered(seen: Observation) -> CheckVerdict | None:
+def _unanswered(observation: Observation) -> CheckVerdict | None:
     """Return "skipped" when no server was there: then a missing answer proves nothing."""
-    match seen:
+    match observation:
         case ConnectionRefused() | Unreachable() | TimedOut() | NotObserved():
-            return _unchecked(describe(seen))
+            return _unchecked(describe(observation))
         case _:
             return None
 

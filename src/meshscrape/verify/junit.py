@@ -23,8 +23,8 @@ def junit(report: Report) -> str:
             name=name,
             timestamp=report.started.replace(tzinfo=None).isoformat(timespec="seconds"),
         )
-        for each in results:
-            _test_case(suite, name, each)
+        for result in results:
+            _test_case(suite, name, result)
     indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + tostring(root, encoding="unicode") + "\n"
 

@@ -92,8 +92,8 @@ def _of_pod(
         return CheckResult(check, str(workload.ref), f"{pod.name}:{port}", outcome, seen, expected, remedy)
 
     def unreached(check: str, port: int, expected: str) -> CheckResult:
-        seen = f"not checked: the API server cannot reach the pod ({control.text or control.status})"
-        return result(check, port, "skipped", seen, expected, "check from a client inside the cluster")
+        reason = f"not checked: the API server cannot reach the pod ({control.text or control.status})"
+        return result(check, port, "skipped", reason, expected, "check from a client inside the cluster")
 
     reached = control.status == 200
     questions: tuple[tuple[str, Scheme, str], ...] = (
@@ -121,21 +121,21 @@ def _of_pod(
         elif answer.status == 200:
             yield result("plaintext-closed", port, "noted", "HTTP 200: not hardened yet", expected)
         elif reached:
-            seen = f"HTTP {answer.status}" if answer.status else answer.text or "refused"
-            yield result("plaintext-closed", port, "passed", seen, expected)
+            answered = f"HTTP {answer.status}" if answer.status else answer.text or "refused"
+            yield result("plaintext-closed", port, "passed", answered, expected)
         else:
             yield unreached("plaintext-closed", port, expected)
 
 
 def asked_targets(document: Mapping[str, Any]) -> dict[str, AskedTarget]:
     """Return the active targets of one Prometheus by `ADDRESS:PORT`."""
-    found: dict[str, AskedTarget] = {}
+    targets: dict[str, AskedTarget] = {}
     for target in as_list(dig(document, "data", "activeTargets")):
         url = str(dig(target, "scrapeUrl", default=""))
         if found_place := _AUTHORITY.match(url):
             health = str(dig(target, "health", default="unknown"))
-            found[found_place[1]] = AskedTarget(health, url, str(dig(target, "lastError", default="")))
-    return found
+            targets[found_place[1]] = AskedTarget(health, url, str(dig(target, "lastError", default="")))
+    return targets
 
 
 def judge_targets(
@@ -159,20 +159,20 @@ def _of_targets(
 ) -> Iterator[CheckResult]:
     expected = "up over https in every Prometheus that reads it"
     places = [host_port(address, port) for port in workload.metrics.listening] if address else []
-    found = [(scraper, own[place]) for scraper, own in targets.items() for place in places if place in own]
+    readers = [(scraper, own[place]) for scraper, own in targets.items() for place in places if place in own]
     if not targets:
         return
-    if not found:
+    if not readers:
         yield CheckResult(
             "prometheus-target", str(workload.ref), pod.name, "failed", "no target on its secure ports",
             expected, "see meshscrape plan: no scrape job reads it", "broken",
         )  # fmt: skip
-    for scraper, target in found:
+    for scraper, target in readers:
         up, secure = target.health == "up", target.url.startswith("https://")
-        seen = f"{target.health} in {scraper}" + (f": {target.error}" if target.error else "")
+        state = f"{target.health} in {scraper}" + (f": {target.error}" if target.error else "")
         remedy = "" if up else "see its error on Prometheus' page of targets"
         yield CheckResult(
-            "prometheus-target", str(workload.ref), target.url, "passed" if up else "failed", seen, expected,
+            "prometheus-target", str(workload.ref), target.url, "passed" if up else "failed", state, expected,
             remedy, "broken",
         )  # fmt: skip
         yield CheckResult(

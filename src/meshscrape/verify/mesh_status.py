@@ -83,18 +83,18 @@ class MeshStatus:
 
     def workload(self, title: str) -> MeshWorkload:
         """Return the workload NAMESPACE/NAME. Raise InputError when there is none."""
-        for each in self.workloads:
-            if each.title == title:
-                return each
-        known = ", ".join(each.title for each in self.workloads) or "none"
+        for workload in self.workloads:
+            if workload.title == title:
+                return workload
+        known = ", ".join(workload.title for workload in self.workloads) or "none"
         raise InputError(f"no workload {title} in the mesh", where=_WHERE, remedy=f"there are: {known}")
 
 
 def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
     """Return the mesh of a MeshStatus document. Raise InputError for another kind, version or shape."""
-    seen = f"{status.get('apiVersion')} {status.get('kind')}"
-    if seen != f"{DOCUMENT_VERSION} MeshStatus":
-        raise InputError(f"this is {seen}, not {DOCUMENT_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
+    kind = f"{status.get('apiVersion')} {status.get('kind')}"
+    if kind != f"{DOCUMENT_VERSION} MeshStatus":
+        raise InputError(f"this is {kind}, not {DOCUMENT_VERSION} MeshStatus", where=_WHERE, remedy=_REMEDY)
     authority = _mapping(status, "ca")
     prometheus = _mapping(status, "prometheus") if status.get("prometheus") else {}
     proxy = _mapping(status, "scrapeProxy") if status.get("scrapeProxy") else {}
@@ -105,7 +105,7 @@ def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
         ca_root=_text(authority, "rootCertificate"),
         prometheus_url=_text(prometheus, "url", ""),
         prometheus_workload=_text(prometheus, "workload", ""),
-        workloads=tuple(_workload(_as_mapping(each, "workloads")) for each in listed),
+        workloads=tuple(_workload(_as_mapping(entry, "workloads")) for entry in listed),
         scrape_proxy=_text(proxy, "address", "").removeprefix("http://").rstrip("/"),
         proxy_token=_text(proxy, "tokenFile", ""),
     )
@@ -114,7 +114,7 @@ def parse_mesh(status: Mapping[str, object]) -> MeshStatus:
 def _workload(entry: Mapping[str, object]) -> MeshWorkload:
     ports = _mapping(entry, "ports")
     secure, plain = _mapping(ports, "secure"), _mapping(ports, "plaintext")
-    addresses = tuple(str(each) for each in _list(entry, "addresses")) or (_text(entry, "address"),)
+    addresses = tuple(str(address) for address in _list(entry, "addresses")) or (_text(entry, "address"),)
     return MeshWorkload(
         name=_text(entry, "name"),
         namespace=_text(entry, "namespace"),
@@ -131,19 +131,19 @@ def _workload(entry: Mapping[str, object]) -> MeshWorkload:
         hardened=entry.get("hardened") is True,
         credentials=_text(entry, "credentials", ""),
         token=_text(entry, "token", ""),
-        scrapers=parse_scrapers(",".join(str(each) for each in _list(entry, "scrapers")), _WHERE),
+        scrapers=parse_scrapers(",".join(str(scraper) for scraper in _list(entry, "scrapers")), _WHERE),
         pids=_pids(_mapping(entry, "pids")),
         output_certificates=_text(entry, "outputCertificates", ""),
         ready=entry.get("ready") is not False,
         message=_text(entry, "message", ""),
-        announced=tuple(_text(_as_mapping(each, "targets"), "url") for each in _list(entry, "targets")),
+        announced=tuple(_text(_as_mapping(target, "targets"), "url") for target in _list(entry, "targets")),
     )
 
 
 def _pids(entry: Mapping[str, object]) -> frozenset[int]:
     """Return the processes of a workload, as far as the status names them."""
     listed = (entry.get("agent"), entry.get("envoy"), *_list(entry, "application"))
-    return frozenset(each for each in listed if isinstance(each, int) and each > 1)
+    return frozenset(pid for pid in listed if isinstance(pid, int) and pid > 1)
 
 
 def _application(entry: Mapping[str, object]) -> ApplicationPortStatus:

@@ -127,11 +127,11 @@ class OpenPorts:
 CLOSED_BY_PEER = (TlsAlert, Reset, Closed)
 
 
-def describe(seen: Observation) -> str:
+def describe(observation: Observation) -> str:
     """Return what was seen as one line without anything that could disturb a terminal."""
-    match seen:
+    match observation:
         case Answered(status=status, end=end):
-            return f"HTTP {status}{_body_head(seen)}{', cut off' if end == 'cut' else ''}"
+            return f"HTTP {status}{_body_head(observation)}{', cut off' if end == 'cut' else ''}"
         case TlsAlert(name=name):
             return f"TLS alert “{name}”"
         case TlsFailed(reason=reason):
@@ -164,7 +164,7 @@ def printable(data: bytes | str, limit: int = _SHOWN) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
-def _body_head(seen: Answered) -> str:
-    if seen.status == 200 or not seen.body.strip():
+def _body_head(answer: Answered) -> str:
+    if answer.status == 200 or not answer.body.strip():
         return ""
-    return f" ({printable(seen.body)})"
+    return f" ({printable(answer.body)})"

@@ -41,12 +41,12 @@ class Bounds:
 async def find_open_ports(mesh: MeshStatus, bounds: Bounds | None = None) -> dict[str, OpenPorts]:
     """Return the open ports of each pod address of `mesh`, by address."""
     bounds = bounds or Bounds()
-    local = [each for each in _addresses(mesh) if is_local(each)]
-    found: dict[str, OpenPorts] = await asyncio.to_thread(_look_up, mesh, local) if local else {}
+    local = [address for address in _addresses(mesh) if is_local(address)]
+    open_ports: dict[str, OpenPorts] = await asyncio.to_thread(_look_up, mesh, local) if local else {}
     for address in _addresses(mesh):
-        if address not in found:
-            found[address] = await connect_scan(address, bounds)
-    return found
+        if address not in open_ports:
+            open_ports[address] = await connect_scan(address, bounds)
+    return open_ports
 
 
 async def connect_scan(address: str, bounds: Bounds) -> OpenPorts:
@@ -75,7 +75,7 @@ def is_local(address: str) -> bool:
 
 
 def _addresses(mesh: MeshStatus) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(address for each in mesh.workloads for address in each.addresses))
+    return tuple(dict.fromkeys(address for workload in mesh.workloads for address in workload.addresses))
 
 
 def _look_up(mesh: MeshStatus, addresses: Sequence[str]) -> dict[str, OpenPorts]:
@@ -83,12 +83,14 @@ def _look_up(mesh: MeshStatus, addresses: Sequence[str]) -> dict[str, OpenPorts]
         sockets = listening_sockets()
     except (OSError, ValueError) as error:
         return dict.fromkeys(addresses, OpenPorts(unable=f"the table of listening ports: {error}"))
-    shared = [each for each in sockets if each.address.is_unspecified]
+    shared = [listening for listening in sockets if listening.address.is_unspecified]
     owners = _owners(mesh, shared)
     by_address: dict[str, MeshWorkload] = {
         address: workload for workload in mesh.workloads for address in workload.addresses
     }
-    return {each: _of_address(each, by_address[each].title, sockets, owners) for each in addresses}
+    return {
+        address: _of_address(address, by_address[address].title, sockets, owners) for address in addresses
+    }
 
 
 def _of_address(
@@ -96,27 +98,27 @@ def _of_address(
 ) -> OpenPorts:
     wanted = ip_address(address)
     own, outside = set(), set()
-    for each in sockets:
-        if each.address == wanted:
-            own.add(each.port)
-        elif each.address.is_unspecified and (each.address.version == 6 or wanted.version == 4):
+    for listening in sockets:
+        if listening.address == wanted:
+            own.add(listening.port)
+        elif listening.address.is_unspecified and (listening.address.version == 6 or wanted.version == 4):
             # A wildcard socket of IPv6 usually accepts IPv4 as well. Connecting tells for sure.
-            match owners.get(each.inode, ""):
+            match owners.get(listening.inode, ""):
                 case "":
-                    outside.add(each.port)
+                    outside.add(listening.port)
                 case owner if owner == title:
-                    own.add(each.port)
+                    own.add(listening.port)
     return OpenPorts(tuple(sorted(own)), tuple(sorted(outside - own)), "every listening port")
 
 
 def _owners(mesh: MeshStatus, shared: Sequence[ListeningSocket]) -> dict[str, str]:
     """Return the workloads whose processes hold the sockets that are bound to every address, by inode."""
-    roots = {pid: each.title for each in mesh.workloads for pid in each.pids}
-    found: dict[str, str] = {}
-    for pid, held in holders({each.inode for each in shared}) if roots else ():
+    roots = {pid: workload.title for workload in mesh.workloads for pid in workload.pids}
+    owners: dict[str, str] = {}
+    for pid, held in holders({listening.inode for listening in shared}) if roots else ():
         if title := _workload_of(pid, roots):
-            found |= dict.fromkeys(held, title)
-    return found
+            owners |= dict.fromkeys(held, title)
+    return owners
 
 
 def _workload_of(pid: int, roots: Mapping[int, str]) -> str:

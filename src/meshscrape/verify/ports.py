@@ -82,17 +82,19 @@ def announced_ports(mesh: MeshStatus, proxy_token: str = "") -> Iterator[Port]:
         yield _proxy_port(mesh, proxy_token)
 
 
-def open_ports(mesh: MeshStatus, found: Mapping[str, OpenPorts], paths: tuple[str, ...]) -> Iterator[Port]:
-    """Yield every open port without checks of its own, from what was `found` by pod address.
+def open_ports(
+    mesh: MeshStatus, open_by_address: Mapping[str, OpenPorts], paths: tuple[str, ...]
+) -> Iterator[Port]:
+    """Yield every open port without checks of its own, from what a search found (`open_by_address`).
 
     `paths` are requested on each port, besides those that the workload declares.
     """
     outside: dict[int, str] = {}
     for workload in mesh.workloads:
         for address in workload.addresses:
-            seen = found.get(address, OpenPorts(unable="the address was not searched"))
-            yield from _open_at(workload, address, seen, paths)
-            for number in seen.outside:
+            open_there = open_by_address.get(address, OpenPorts(unable="the address was not searched"))
+            yield from _open_at(workload, address, open_there, paths)
+            for number in open_there.outside:
                 outside.setdefault(number, address)
     for number, address in outside.items():
         yield Port("open", "", address, number, exposure="outside", paths=paths)
@@ -104,7 +106,7 @@ def _workload_ports(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[Port]:
     )
     neighbour = _unlisted(mesh, workload)
     secure = replace(base, strict=True, neighbour=neighbour.title if neighbour else "")
-    sources = tuple(f"application:{each.port}" for each in workload.application if each.metrics)
+    sources = tuple(f"application:{port.port}" for port in workload.application if port.metrics)
     for address in workload.addresses:
         known: tuple[tuple[Port, Role, int | None], ...] = (
             (secure, "secure-stats", workload.secure_stats),
@@ -117,9 +119,9 @@ def _workload_ports(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[Port]:
             if number is not None:
                 yield replace(port, role=role, address=address, number=number)
         # A gateway's own port is for clients from outside the mesh.
-        for each in workload.application if workload.kind != "gateway" else ():
-            if each.mtls != "DISABLE":
-                yield _application(base, address, each)
+        for application in workload.application if workload.kind != "gateway" else ():
+            if application.mtls != "DISABLE":
+                yield _application(base, address, application)
     if workload.kind != "credentials":
         for address in filter(None, dict.fromkeys((*workload.addresses, workload.inside_address))):
             yield replace(base, role="admin", address=address, number=ADMIN_PORT, path="/server_info")
@@ -136,7 +138,7 @@ def _proxy_port(mesh: MeshStatus, token: str) -> Port:
     """Return the scrape proxy's port; requests there are for a target that it knows."""
     host, number = split_host_port(mesh.scrape_proxy) or ("", "")
     port = Port("proxy", mesh.prometheus_workload, host, int(number) if number.isdigit() else 0)
-    known = next((url for each in mesh.workloads for url in each.announced), "")
+    known = next((url for workload in mesh.workloads for url in workload.announced), "")
     if not (port.number and known and token):
         lacking = "its token cannot be read" if not token else "discovery announces no target"
         return replace(port, unable=lacking if port.number else f"{mesh.scrape_proxy} is not an address")
@@ -145,33 +147,35 @@ def _proxy_port(mesh: MeshStatus, token: str) -> Port:
 
 
 def _open_at(
-    workload: MeshWorkload, address: str, found: OpenPorts, paths: tuple[str, ...]
+    workload: MeshWorkload, address: str, open_there: OpenPorts, paths: tuple[str, ...]
 ) -> Iterator[Port]:
     searched = Port("searched", workload.title, address)
-    if found.unable:
-        yield replace(searched, unable=found.unable)
+    if open_there.unable:
+        yield replace(searched, unable=open_there.unable)
         return
-    announced = {each.port for each in workload.application}
-    declared = [each.metrics for each in workload.application if each.metrics]
+    announced = {port.port for port in workload.application}
+    declared = [port.metrics for port in workload.application if port.metrics]
     checked = _checked_elsewhere(workload)
-    remaining = [number for number in found.own if number not in checked]
+    remaining = [number for number in open_there.own if number not in checked]
     for number in remaining:
         exposure: Exposure = "announced" if number in announced else "hidden"
         asked = tuple(dict.fromkeys((*declared, *paths)))
         yield Port("open", workload.title, address, number, exposure=exposure, paths=asked)
     if not remaining:
-        yield replace(searched, found=f"{found.how}: {len(found.own)} open, each with checks of its own")
+        yield replace(
+            searched, found=f"{open_there.how}: {len(open_there.own)} open, each with checks of its own"
+        )
 
 
 def _checked_elsewhere(workload: MeshWorkload) -> set[int]:
     """Return the ports whose plaintext has checks of its own: the proxy's, and those under STRICT."""
     own = {workload.secure_stats, workload.secure_merged, workload.stats, workload.merged, workload.health}
     own.add(ADMIN_PORT if workload.kind != "credentials" else None)
-    strict = {each.port for each in workload.application if each.mtls == "STRICT"}
+    strict = {port.port for port in workload.application if port.mtls == "STRICT"}
     return {number for number in own if number} | (strict if workload.kind == "sidecar" else set())
 
 
 def _unlisted(mesh: MeshStatus, workload: MeshWorkload) -> MeshWorkload | None:
     """Return a workload with credentials that may not scrape `workload`, preferably not that one itself."""
-    candidates = [each for each in mesh.workloads if each.credentials and not workload.allows(each.spiffe_id)]
-    return next((each for each in candidates if each is not workload), next(iter(candidates), None))
+    candidates = [peer for peer in mesh.workloads if peer.credentials and not workload.allows(peer.spiffe_id)]
+    return next((peer for peer in candidates if peer is not workload), next(iter(candidates), None))

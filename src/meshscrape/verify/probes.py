@@ -70,9 +70,9 @@ class Timeouts:
 class _Ended(Exception):
     """The visit is over with this observation."""
 
-    def __init__(self, seen: Observation) -> None:
-        super().__init__(seen)
-        self.seen = seen
+    def __init__(self, observation: Observation) -> None:
+        super().__init__(observation)
+        self.observation = observation
 
 
 async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
@@ -81,7 +81,7 @@ async def observe(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts
         async with asyncio.timeout(timeouts.total):
             return await _visit(probe, contexts, timeouts)
     except _Ended as ended:
-        return ended.seen
+        return ended.observation
     except TimeoutError:
         return TimedOut("answer")
 
@@ -106,11 +106,11 @@ class Visitor:
             async with asyncio.timeout(self._timeouts.total):
                 return await self._request(probe)
         except _Ended as ended:
-            seen = ended.seen
+            observation = ended.observation
         except TimeoutError:
-            seen = TimedOut("answer")
+            observation = TimedOut("answer")
         await self.close()
-        return seen
+        return observation
 
     async def close(self) -> None:
         """Close the connection, if there is one."""
@@ -120,11 +120,13 @@ class Visitor:
     async def _request(self, probe: Probe) -> Observation:
         if self._kept is not None:
             try:
-                seen = await self._over(*self._kept, probe)
+                observation = await self._over(*self._kept, probe)
             except _Ended as ended:
-                seen = ended.seen
-            if isinstance(seen, TimedOut) or (isinstance(seen, Answered) and seen.end != "cut"):
-                return seen
+                observation = ended.observation
+            if isinstance(observation, TimedOut) or (
+                isinstance(observation, Answered) and observation.end != "cut"
+            ):
+                return observation
             # The server may have closed the connection after the previous request. Only a new connection can
             # tell.
             await self.close()
@@ -138,14 +140,19 @@ class Visitor:
     async def _over(self, wire: _Wire | _Tls, connection: h11.Connection, probe: Probe) -> Observation:
         """Make one request over an open connection, and keep the connection if the answer is complete."""
         self._kept = None
-        seen = await _exchange(probe, wire, self._timeouts, connection, ())
+        observation = await _exchange(probe, wire, self._timeouts, connection, ())
         done = (connection.our_state, connection.their_state) == (h11.DONE, h11.DONE)
-        if isinstance(seen, Answered) and seen.end == "whole" and done and not connection.trailing_data[0]:
+        if (
+            isinstance(observation, Answered)
+            and observation.end == "whole"
+            and done
+            and not connection.trailing_data[0]
+        ):
             connection.start_next_cycle()
             self._kept = (wire, connection)
         else:
             await self.close()
-        return seen
+        return observation
 
 
 async def _visit(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts) -> Observation:
@@ -160,8 +167,8 @@ async def _visit(probe: Probe, contexts: TlsContexts | None, timeouts: Timeouts)
             context = contexts.older if probe.version == "TLS 1.2" else contexts.blind
             return await _resumption(probe, context, timeouts)
         case _:
-            seen, _ = await _http(probe, contexts.blind if contexts else None, timeouts)
-            return seen
+            observation, _ = await _http(probe, contexts.blind if contexts else None, timeouts)
+            return observation
 
 
 async def _legacy(probe: Probe, timeouts: Timeouts) -> Observation:
@@ -173,8 +180,8 @@ async def _legacy(probe: Probe, timeouts: Timeouts) -> Observation:
             if not data:
                 raise _Ended(Closed())
             received += data
-            if seen := read_record(received):
-                return seen
+            if observation := read_record(received):
+                return observation
 
 
 async def _silence(probe: Probe, timeouts: Timeouts) -> Observation:
@@ -215,12 +222,12 @@ async def _http(
             return await _exchange(probe, wire, timeouts, _client()), None
         tls = _Tls(wire, context, session)
         await tls.handshake(timeouts.handshake)
-        seen = await _exchange(probe, tls, timeouts, _client())
+        observation = await _exchange(probe, tls, timeouts, _client())
         if probe.kind != "resumption":
-            return seen, None
-        if isinstance(seen, Answered):
-            seen = replace(seen, resumed=tls.resumed)
-        return seen, tls.session if session is None else None
+            return observation, None
+        if isinstance(observation, Answered):
+            observation = replace(observation, resumed=tls.resumed)
+        return observation, tls.session if session is None else None
 
 
 class _Wire:

@@ -36,13 +36,13 @@ async def active_targets(url: str) -> tuple[ScrapeTarget, ...]:
     try:
         return tuple(
             ScrapeTarget(
-                each["scrapeUrl"],
-                each["health"],
-                each.get("lastError", ""),
-                each["labels"],
-                str(each.get("scrapePool") or each["labels"].get("job", "")),
+                target["scrapeUrl"],
+                target["health"],
+                target.get("lastError", ""),
+                target["labels"],
+                str(target.get("scrapePool") or target["labels"].get("job", "")),
             )
-            for each in data["activeTargets"]
+            for target in data["activeTargets"]
         )
     except (KeyError, TypeError):
         raise UnavailableError("this is not a list of targets", where=url, remedy=_REMEDY) from None
@@ -53,7 +53,7 @@ async def scrape_jobs(url: str) -> dict[str, ScrapeJob]:
     data = await _api(url, "status/config", {})
     try:
         config = yaml.safe_load(data["yaml"])
-        return {each["job_name"]: _job(each) for each in config.get("scrape_configs") or ()}
+        return {job["job_name"]: _job(job) for job in config.get("scrape_configs") or ()}
     except (KeyError, TypeError, AttributeError, yaml.YAMLError):
         raise UnavailableError("this is not a configuration", where=url, remedy=_REMEDY) from None
 
@@ -89,7 +89,7 @@ async def check_prometheus(
             results = unchecked(mesh.prometheus_workload, checks, str(error))
         else:
             results = judge_view(view, checks)
-        if all(each.outcome in ("passed", "noted") for each in results) or monotonic() >= deadline:
+        if all(result.outcome in ("passed", "noted") for result in results) or monotonic() >= deadline:
             return results
         waiting("waiting for Prometheus")
         await asyncio.sleep(_LOOK)
@@ -98,9 +98,9 @@ async def check_prometheus(
 def judge_view(view: PrometheusView, checks: Sequence[PrometheusCheck]) -> tuple[CheckResult, ...]:
     """Return the results of `checks` for what Prometheus said."""
     return tuple(
-        result_of(check, each.workload, each.target, each.verdict)
+        result_of(check, judged.workload, judged.target, judged.verdict)
         for check in checks
-        for each in check.judge(view)
+        for judged in check.judge(view)
     )
 
 
@@ -111,9 +111,9 @@ def unchecked(workload: str, checks: Sequence[PrometheusCheck], reason: str) -> 
 
 
 async def _view(mesh: MeshStatus, wanted: Sequence[WantedSeries]) -> PrometheusView:
-    seen = await scraping(mesh)
-    counts = [(each, await count_series(mesh.prometheus_url, each.query)) for each in wanted]
-    return PrometheusView(mesh, seen, counts)
+    scraped = await scraping(mesh)
+    counts = [(series, await count_series(mesh.prometheus_url, series.query)) for series in wanted]
+    return PrometheusView(mesh, scraped, counts)
 
 
 def _job(config: dict[str, Any]) -> ScrapeJob:

@@ -144,67 +144,71 @@ def identities(view: PrometheusView) -> Iterator[Judged]:
 
 def series(view: PrometheusView) -> Iterator[Judged]:
     """Judge every wanted series."""
-    for wanted, found in view.series:
-        yield Judged(wanted.workload, wanted.target, judge_series(wanted, found))
+    for wanted, count in view.series:
+        yield Judged(wanted.workload, wanted.target, judge_series(wanted, count))
 
 
-def judge_target(wanted: WantedTarget, seen: Scraping) -> CheckVerdict:
+def judge_target(wanted: WantedTarget, scraping: Scraping) -> CheckVerdict:
     """Pass when Prometheus has the wanted target and reports it up."""
-    found = target_of(wanted, seen)
-    if not found:
+    targets = target_of(wanted, scraping)
+    if not targets:
         return CheckVerdict("failed", f"no active target {wanted.url}")
-    worst = next((each for each in found if each.health != "up"), None)
+    worst = next((target for target in targets if target.health != "up"), None)
     if worst is None:
-        through = " through the scrape proxy" if seen.proxied(found[0]) else ""
-        return CheckVerdict("passed", f"{found[0].url} is up{through}")
+        through = " through the scrape proxy" if scraping.proxied(targets[0]) else ""
+        return CheckVerdict("passed", f"{targets[0].url} is up{through}")
     reason = f": {printable(worst.error, 200)}" if worst.error else ""
     return CheckVerdict("failed", f"{worst.url} is {worst.health}{reason}")
 
 
-def target_of(wanted: WantedTarget, seen: Scraping) -> list[ScrapeTarget]:
+def target_of(wanted: WantedTarget, scraping: Scraping) -> list[ScrapeTarget]:
     """Return Prometheus's targets that read the wanted URL securely."""
     plain = "http://" + wanted.url.removeprefix("https://")
     return [
-        each for each in seen.targets if each.url == wanted.url or (each.url == plain and seen.proxied(each))
+        target
+        for target in scraping.targets
+        if target.url == wanted.url or (target.url == plain and scraping.proxied(target))
     ]
 
 
-def judge_schemes(mesh: MeshStatus, seen: Scraping) -> CheckVerdict:
+def judge_schemes(mesh: MeshStatus, scraping: Scraping) -> CheckVerdict:
     """Pass when no target reads an address of the mesh without TLS."""
     plain = sorted(
         {
-            each.url
-            for each in _of_mesh(mesh, seen)
-            if not each.url.startswith("https://") and not seen.proxied(each)
+            target.url
+            for target in _of_mesh(mesh, scraping)
+            if not target.url.startswith("https://") and not scraping.proxied(target)
         }
     )
     if plain:
         return CheckVerdict("failed", f"plain targets: {printable(', '.join(plain), 300)}")
-    return CheckVerdict("passed", f"{len(seen.targets)} active targets, none of the mesh over plain http")
+    return CheckVerdict("passed", f"{len(scraping.targets)} active targets, none of the mesh over plain http")
 
 
-def judge_identities(mesh: MeshStatus, seen: Scraping) -> CheckVerdict:
+def judge_identities(mesh: MeshStatus, scraping: Scraping) -> CheckVerdict:
     """Pass when every target's SPIFFE ID is checked. Without a scrape proxy, note that none can be."""
-    blind = [each for each in _of_mesh(mesh, seen) if seen.unverified(each)]
+    blind = [target for target in _of_mesh(mesh, scraping) if scraping.unverified(target)]
     if not blind:
-        checked = sum(1 for each in seen.targets if seen.proxied(each))
+        checked = sum(1 for target in scraping.targets if scraping.proxied(target))
         return CheckVerdict("passed", f"{checked} targets through the scrape proxy, none unverified")
-    jobs = ", ".join(sorted({each.job for each in blind}))
+    jobs = ", ".join(sorted({target.job for target in blind}))
     words = f"{len(blind)} targets of the jobs {printable(jobs)} with insecure_skip_verify"
-    return CheckVerdict("failed" if seen.proxy else "noted", words)
+    return CheckVerdict("failed" if scraping.proxy else "noted", words)
 
 
-def _of_mesh(mesh: MeshStatus, seen: Scraping) -> list[ScrapeTarget]:
+def _of_mesh(mesh: MeshStatus, scraping: Scraping) -> list[ScrapeTarget]:
     """Return the targets at addresses of the mesh; Prometheus's own inside address is its localhost."""
-    addresses = {address for each in mesh.workloads for address in each.addresses}
-    addresses |= {each.inside_address for each in mesh.workloads if each.title != mesh.prometheus_workload}
-    return [each for each in seen.targets if _host(each.url) in addresses]
+    addresses = {address for workload in mesh.workloads for address in workload.addresses}
+    addresses |= {
+        workload.inside_address for workload in mesh.workloads if workload.title != mesh.prometheus_workload
+    }
+    return [target for target in scraping.targets if _host(target.url) in addresses]
 
 
-def judge_series(wanted: WantedSeries, found: int) -> CheckVerdict:
+def judge_series(wanted: WantedSeries, count: int) -> CheckVerdict:
     """Pass when the query returned a series."""
-    if found:
-        return CheckVerdict("passed", f"{found} series of {wanted.name}")
+    if count:
+        return CheckVerdict("passed", f"{count} series of {wanted.name}")
     return CheckVerdict("failed", f"no series for {wanted.query}")
 
 
@@ -212,7 +216,7 @@ def _targets(workload: MeshWorkload) -> Iterable[WantedTarget]:
     address = workload.addresses[0]
     paths = [(workload.secure_merged, MERGED_PATH), (workload.secure_stats, MERGED_PATH)]
     paths += [
-        (each.port, each.metrics) for each in workload.application if each.metrics and each.mtls != "DISABLE"
+        (port.port, port.metrics) for port in workload.application if port.metrics and port.mtls != "DISABLE"
     ]
     for port, path in paths:
         if port is not None:

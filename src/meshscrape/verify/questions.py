@@ -68,7 +68,7 @@ def expired(port: Port) -> Question | None:
     """Ask with a short-lived certificate while it is valid, and again after its end."""
     if not port.has_mutual_tls:
         return None
-    return Question(tuple(Case(port.probe(each), each.kind) for each in (SHORT_LIVED, EXPIRED)))
+    return Question(tuple(Case(port.probe(identity), identity.kind) for identity in (SHORT_LIVED, EXPIRED)))
 
 
 def resumption(port: Port) -> Question | None:
@@ -128,7 +128,9 @@ def proxy_token(port: Port) -> Question | None:
         "two tokens": ((name, token), (name, "Bearer meshscrape")),
         "the token in another case": ((name, token.swapcase()),),
     }
-    return Question(tuple(Case(replace(port.probe(), headers=each), label) for label, each in wrong.items()))
+    return Question(
+        tuple(Case(replace(port.probe(), headers=headers), label) for label, headers in wrong.items())
+    )
 
 
 def plaintext(*, hardened: bool) -> Callable[[Port], Question | None]:
@@ -178,10 +180,10 @@ def _one(probe: Probe, label: str = "") -> Question:
 
 
 def _spelled(probe: Probe, spellings: tuple[str, ...]) -> Question:
-    return Question(tuple(Case(replace(probe, path=each), f"GET {printable(each)}") for each in spellings))
+    return Question(tuple(Case(replace(probe, path=path), f"GET {printable(path)}") for path in spellings))
 
 
 def _versions(port: Port, probe: Probe, versions: tuple[str, ...]) -> Question | None:
     if not port.has_mutual_tls:
         return None
-    return Question(tuple(Case(replace(probe, version=each), each) for each in versions))
+    return Question(tuple(Case(replace(probe, version=version), version) for version in versions))

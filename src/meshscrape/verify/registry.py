@@ -214,8 +214,8 @@ PROMETHEUS_CHECKS: tuple[PrometheusCheck, ...] = (
     ),
 )  # fmt: skip
 
-CHECKS: Mapping[str, Check] = {each.name: each for each in (*PORT_CHECKS, *PROMETHEUS_CHECKS)}
-GATES = frozenset(each.name for each in CHECKS.values() if each.gate)
+CHECKS: Mapping[str, Check] = {check.name: check for check in (*PORT_CHECKS, *PROMETHEUS_CHECKS)}
+GATES = frozenset(check.name for check in CHECKS.values() if check.gate)
 
 
 def port_check(name: str) -> PortCheck | None:

@@ -49,16 +49,16 @@ def document(report: Report) -> dict[str, object]:
         "scraper": report.scraper,
         "clean": not report.findings,
         "summary": {outcome: count(report.checks, outcome) for outcome in _WORDS},
-        "findings": [_finding(each) for each in report.findings],
-        "checks": [_check(each) for each in report.checks],
+        "findings": [_finding(finding) for finding in report.findings],
+        "checks": [_check(result) for result in report.checks],
     }
 
 
 def summary(report: Report) -> str:
     """Return the report in one line."""
     ran = f"{len(report.checks)} checks in {report.seconds:.1f} s as {report.scraper}"
-    found = len(report.findings)
-    verdict = "no findings" if not found else f"{found} finding{'s' if found > 1 else ''}"
+    number = len(report.findings)
+    verdict = "no findings" if not number else f"{number} finding{'s' if number > 1 else ''}"
     notes = f", {len(report.notes)} note{'s' if len(report.notes) > 1 else ''}" if report.notes else ""
     return f"{verdict}{notes}: {ran}"
 
@@ -99,11 +99,11 @@ def _table(report: Report, color: bool, width: int) -> str:
         table.add_column(heading, overflow="fold")
     for workload, results in grouped(report.checks):
         title, above = workload, None
-        for each in results:
-            word, style = _WORDS[each.outcome]
-            target = each.target if each.target != above else ""
-            table.add_row(title, target, each.check, Text(word, style=style if color else ""), each.seen)
-            title, above = "", each.target
+        for result in results:
+            word, style = _WORDS[result.outcome]
+            target = result.target if result.target != above else ""
+            table.add_row(title, target, result.check, Text(word, style=style if color else ""), result.seen)
+            title, above = "", result.target
     console.print(table)
     for finding in report.findings:
         console.print(

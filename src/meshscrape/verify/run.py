@@ -84,18 +84,18 @@ async def verify(
     async with identities(
         mesh, scraper, life=options.short_life, stranger=options.stranger, waiting=run.wait_for_end
     ) as known:
-        seen = await run.observe_all(known)
-        certificates = (*known.certificates(), *seen_certificates(planned, seen))
+        observations = await run.observe_all(known)
+        certificates = (*known.certificates(), *seen_certificates(planned, observations))
     # Judging reads whole expositions; in a thread it does not keep a watcher's metrics from being served.
-    results = await asyncio.to_thread(_judged, planned, seen)
-    results += await _prometheus(mesh, seen, options, run)
+    results = await asyncio.to_thread(_judged, planned, observations)
+    results += await _prometheus(mesh, observations, options, run)
     return Report(tuple(results), str(scraper.spiffe_id), started, monotonic() - began, certificates, mesh)
 
 
 async def _ports(mesh: MeshStatus, options: VerifyOptions) -> list[Port]:
     """Return the ports that the status document names, and other open ports."""
     ports = list(announced_ports(mesh, await asyncio.to_thread(_proxy_token, mesh)))
-    if any(each.needs_scan for each in _chosen(PORT_CHECKS, options)):
+    if any(check.needs_scan for check in _chosen(PORT_CHECKS, options)):
         ports += open_ports(mesh, await find_open_ports(mesh, options.scan), ASKED_PATHS)
     return ports
 
@@ -108,9 +108,9 @@ def _proxy_token(mesh: MeshStatus) -> str:
         return ""
 
 
-def _judged(planned: Sequence[PlannedCheck], seen: Mapping[Probe, Observation]) -> list[CheckResult]:
+def _judged(planned: Sequence[PlannedCheck], observations: Mapping[Probe, Observation]) -> list[CheckResult]:
     now = utcnow()
-    judged = (judge(each, [seen[case.probe] for case in each.cases], now) for each in planned)
+    judged = (judge(check, [observations[case.probe] for case in check.cases], now) for check in planned)
     return [*settle(judged, GATES)]
 
 
@@ -137,7 +137,7 @@ class _Run:
             visits[probe.target, probe.identity, *own].append(probe)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._observe(probes, known)) for probes in visits.values()]
-        return {probe: seen for task in tasks for probe, seen in task.result()}
+        return {probe: observation for task in tasks for probe, observation in task.result()}
 
     def wait_for_end(self, left: timedelta) -> None:
         """Show that the run only waits for a certificate to expire."""
@@ -155,8 +155,8 @@ class _Run:
         except UnavailableIdentity as error:
             return [(probe, self._count(probe, target, NotObserved(str(error)))) for probe in probes]
         async with AsyncExitStack() as stack:
-            for each in self._slots(probes[0]):
-                await stack.enter_async_context(each)
+            for slot in self._slots(probes[0]):
+                await stack.enter_async_context(slot)
             visitor = Visitor(contexts, self._options.timeouts)
             try:
                 return [
@@ -178,35 +178,35 @@ class _Run:
             return NotObserved(f"not tried any more: {_MOST_SILENCES} probes of this port got no answer")
         return await visitor.observe(probe)
 
-    def _count(self, probe: Probe, target: str, seen: Observation) -> Observation:
+    def _count(self, probe: Probe, target: str, observation: Observation) -> Observation:
         self._done += 1
-        self._silences[target] += isinstance(seen, TimedOut) and probe.kind != "silence"
+        self._silences[target] += isinstance(observation, TimedOut) and probe.kind != "silence"
         self.say(f"{target} as {probe.identity.workload or probe.identity.kind}")
-        return seen
+        return observation
 
 
 async def _prometheus(
-    mesh: MeshStatus, seen: Mapping[Probe, Observation], options: VerifyOptions, run: _Run
+    mesh: MeshStatus, observations: Mapping[Probe, Observation], options: VerifyOptions, run: _Run
 ) -> list[CheckResult]:
     checks = _chosen(PROMETHEUS_CHECKS, options)
     if not checks:
         return []
     if not mesh.prometheus_url:
         return [result_of(checks[0], "", "", CheckVerdict("noted", "the mesh has no Prometheus"))]
-    wanted = any(each.reads_scrapes for each in checks)
-    series = await asyncio.to_thread(_all_series, mesh, seen) if wanted else []
+    wanted = any(check.reads_scrapes for check in checks)
+    series = await asyncio.to_thread(_all_series, mesh, observations) if wanted else []
     return list(await check_prometheus(mesh, checks, series, options.patience, run.say))
 
 
-def _all_series(mesh: MeshStatus, seen: Mapping[Probe, Observation]) -> list[WantedSeries]:
-    return [one for each in mesh.workloads for one in _series(each, seen)]
+def _all_series(mesh: MeshStatus, observations: Mapping[Probe, Observation]) -> list[WantedSeries]:
+    return [one for workload in mesh.workloads for one in _series(workload, observations)]
 
 
-def _series(workload: MeshWorkload, seen: Mapping[Probe, Observation]) -> tuple[WantedSeries, ...]:
+def _series(workload: MeshWorkload, observations: Mapping[Probe, Observation]) -> tuple[WantedSeries, ...]:
     """Return the series that Prometheus must have, from the merged port's latest answer."""
     if workload.secure_merged is None:
         return ()
-    answer = seen.get(_scrape(workload))
+    answer = observations.get(_scrape(workload))
     return wanted_series(workload, sample_names(answer.body)) if isinstance(answer, Answered) else ()
 
 
@@ -216,9 +216,11 @@ def _scrape(workload: MeshWorkload) -> Probe:
 
 def _probes(mesh: MeshStatus, planned: Sequence[PlannedCheck], options: VerifyOptions) -> tuple[Probe, ...]:
     """Return every distinct probe of the plan and of the checks of Prometheus."""
-    probes = dict.fromkeys(case.probe for each in planned for case in each.cases)
-    if mesh.prometheus_url and any(each.reads_scrapes for each in _chosen(PROMETHEUS_CHECKS, options)):
-        probes |= dict.fromkeys(_scrape(each) for each in mesh.workloads if each.secure_merged is not None)
+    probes = dict.fromkeys(case.probe for check in planned for case in check.cases)
+    if mesh.prometheus_url and any(check.reads_scrapes for check in _chosen(PROMETHEUS_CHECKS, options)):
+        probes |= dict.fromkeys(
+            _scrape(workload) for workload in mesh.workloads if workload.secure_merged is not None
+        )
     return tuple(probes)
 
 
@@ -249,7 +251,7 @@ def check_options(options: VerifyOptions) -> None:
 def _chosen(checks: Sequence[AnyCheck], options: VerifyOptions) -> tuple[AnyCheck, ...]:
     """Return the checks that the options select."""
     return tuple(
-        each
-        for each in checks
-        if (not options.only or each.name in options.only) and each.name not in options.skip
+        check
+        for check in checks
+        if (not options.only or check.name in options.only) and check.name not in options.skip
     )

@@ -65,7 +65,7 @@ def missing_families(body: bytes, expected: Sequence[str]) -> tuple[str, str]:
         wanted for wanted in expected
         if not any(name.startswith(wanted) if wanted.endswith("_") else name == wanted for name in names)
     ]  # fmt: skip
-    shown = ", ".join(f"{each}*" if each.endswith("_") else each for each in missing)
+    shown = ", ".join(f"{family}*" if family.endswith("_") else family for family in missing)
     return f"no sample of {shown}" if missing else "", f"{len(names)} names"
 
 
@@ -118,9 +118,11 @@ def exposition_lines(body: bytes, *, whole: bool) -> ExpositionLines:
     lines = body.split(b"\n")
     if not whole and len(lines) > 1:
         lines.pop()
-    samples = [each for each in map(_SAMPLE.fullmatch, lines) if each]
-    metadata = [each for each in map(_META.fullmatch, lines) if each]
-    types = [each for each in metadata if each["kind"] == b"TYPE" and (each["rest"] or b"").strip() in _TYPES]
+    samples = [match for match in map(_SAMPLE.fullmatch, lines) if match]
+    metadata = [match for match in map(_META.fullmatch, lines) if match]
+    types = [
+        match for match in metadata if match["kind"] == b"TYPE" and (match["rest"] or b"").strip() in _TYPES
+    ]
     harmless = sum(1 for line in lines if not line.strip() or line.startswith(b"#"))
     first = printable(samples[0]["name"]) if samples else ""
     return ExpositionLines(len(samples), len(types), len(lines) - harmless - len(samples), first)

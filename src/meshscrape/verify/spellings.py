@@ -70,8 +70,8 @@ _ABSOLUTE = (
 
 def other_paths(path: str, target: str) -> tuple[str, ...]:
     """Return request targets beyond `path` that `target` (`host:port`) must refuse: Envoy's admin pages."""
-    direct = (each for each in _ADMIN_PATHS if each != path)
-    return (*direct, *(each.format(path=path, target=target) for each in (*_TRAVERSALS, *_ABSOLUTE)))
+    direct = (other for other in _ADMIN_PATHS if other != path)
+    return (*direct, *(spelling.format(path=path, target=target) for spelling in (*_TRAVERSALS, *_ABSOLUTE)))
 
 
 def other_targets(url: str) -> tuple[str, ...]:
@@ -82,11 +82,11 @@ def other_targets(url: str) -> tuple[str, ...]:
     authority, _, path = url.partition("://")[2].partition("/")
     host = authority.rpartition(":")[0]
     origin, path = f"http://{authority}", f"/{path}"
-    paths = (each.format(path=path, target=authority) for each in _TRAVERSALS)
+    paths = (spelling.format(path=path, target=authority) for spelling in _TRAVERSALS)
     elsewhere = (
         f"http://{host}:15000/server_info", f"http://{host}:15090{path}", "http://127.0.0.1:15000/server_info",
         "http://169.254.169.254/latest/meta-data/",
         f"http://{authority}@127.0.0.1:15000{path}", f"https://{authority}{path}", f"ftp://{authority}{path}",
         f"{origin}{path}?usedonly", path, "/server_info", "*",
     )  # fmt: skip
-    return (*(f"{origin}{each}" for each in paths), *elsewhere)
+    return (*(f"{origin}{path}" for path in paths), *elsewhere)

@@ -97,8 +97,8 @@ def announced_targets(discovered: Discovered, text: str) -> tuple[ExplainTarget,
         return (_faulty(spot, discovered.problem, discovered.remedy),)
     if spot is None:
         return _named(discovered, name)
-    found = _matching(discovered.targets, spot)
-    return found or (_not_announced(discovered, spot),)
+    matching = _matching(discovered.targets, spot)
+    return matching or (_not_announced(discovered, spot),)
 
 
 def _announced(job: str, address: str, labels: dict[str, Any]) -> Announced:
@@ -113,39 +113,44 @@ def _announced(job: str, address: str, labels: dict[str, Any]) -> Announced:
 
 
 def _matching(targets: Sequence[Announced], spot: Spot) -> tuple[ExplainTarget, ...]:
-    there = [each for each in targets if (each.spot.address, each.spot.port) == (spot.address, spot.port)]
-    meant = [each for each in there if spot.path in (None, each.spot.path)]
+    there = [
+        target for target in targets if (target.spot.address, target.spot.port) == (spot.address, spot.port)
+    ]
+    meant = [target for target in there if spot.path in (None, target.spot.path)]
     # Two jobs may announce the same target. It is explained once.
-    return tuple({each.spot: _explained(each) for each in meant}.values())
+    return tuple({target.spot: _explained(target) for target in meant}.values())
 
 
 def _named(discovered: Discovered, name: str) -> tuple[ExplainTarget, ...]:
     namespace, _, workload = name.rpartition("/")
-    found = {
-        each.spot: _explained(each) for each in discovered.targets
-        if each.name == workload and namespace in ("", each.namespace)
+    named = {
+        target.spot: _explained(target) for target in discovered.targets
+        if target.name == workload and namespace in ("", target.namespace)
     }  # fmt: skip
-    if not found:
-        known = ", ".join(sorted({_title(each) for each in discovered.targets if each.name})) or "none"
+    if not named:
+        known = ", ".join(sorted({_title(target) for target in discovered.targets if target.name})) or "none"
         raise InputError(
             f"no target has the labels of a workload {name}",
             where="TARGET",
             remedy=f"write ADDRESS:PORT; workloads there are: {printable(known, _LONGEST)}",
         )
-    return tuple(found.values())
+    return tuple(named.values())
 
 
-def _explained(each: Announced) -> ExplainTarget:
-    spot = each.spot
+def _explained(announced: Announced) -> ExplainTarget:
+    spot = announced.spot
     return ExplainTarget(
-        spot.address, spot.port, spot.path or MERGED_PATH, "http", f"target of job {printable(each.job)}",
-        None, identity=each.identity, name=printable(_title(each)),
+        spot.address, spot.port, spot.path or MERGED_PATH, "http",
+        f"target of job {printable(announced.job)}", None, identity=announced.identity,
+        name=printable(_title(announced)),
     )  # fmt: skip
 
 
 def _not_announced(discovered: Discovered, spot: Spot) -> ExplainTarget:
-    here = [each for each in discovered.targets if each.spot.address == spot.address]
-    there = ", ".join(f"{host_port(each.spot.address, each.spot.port)}{each.spot.path}" for each in here)
+    here = [target for target in discovered.targets if target.spot.address == spot.address]
+    there = ", ".join(
+        f"{host_port(target.spot.address, target.spot.port)}{target.spot.path}" for target in here
+    )
     fault = f"HTTP SD at {discovered.address} does not announce it"
     if host_port(spot.address, spot.port) in discovered.contested:
         fault = f"{fault}: its sources expect different identities at this address"
@@ -167,5 +172,9 @@ def _faulty(spot: Spot | None, fault: str, remedy: str) -> ExplainTarget:
     )
 
 
-def _title(each: Announced) -> str:
-    return f"{each.namespace}/{each.name}" if each.namespace and each.name else each.name
+def _title(announced: Announced) -> str:
+    return (
+        f"{announced.namespace}/{announced.name}"
+        if announced.namespace and announced.name
+        else announced.name
+    )

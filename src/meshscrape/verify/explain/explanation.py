@@ -55,7 +55,7 @@ class Explanation:
     @property
     def broken(self) -> Step | None:
         """Return the broken step that explains the target's state, or None when the target is healthy."""
-        return next((each for each in self.steps if each.outcome == "broken"), None)
+        return next((step for step in self.steps if step.outcome == "broken"), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,78 +162,81 @@ def passage_step(proxy: ProxyAnswer) -> Step:
             return Step(name, "broken", describe(other), "see the proxy's log")
 
 
-def connection_step(target: ExplainTarget, seen: Observation) -> Step:
+def connection_step(target: ExplainTarget, observation: Observation) -> Step:
     """Return whether something accepts connections at the address."""
     name = "TCP connection"
     remedy = "see that the workload's Envoy runs (`meshscrape listeners`) and its agent's log"
-    match seen:
+    match observation:
         case ConnectionRefused():
             return Step(name, "broken", f"{target.authority} refuses connections: nothing listens", remedy)
         case Unreachable() | TimedOut(phase="connect"):
             remedy = "see the network between the scraper and the target: routes, policies, firewalls"
-            return Step(name, "broken", f"{target.authority}: {describe(seen)}", remedy)
+            return Step(name, "broken", f"{target.authority}: {describe(observation)}", remedy)
         case NotObserved(reason=reason):
             return Step(name, "broken", reason, "see the scraper's credentials")
         case _:
             return Step(name, "ok", f"{target.authority} accepts connections")
 
 
-def tls_steps(target: ExplainTarget, seen: Observation, now: datetime) -> Iterator[Step]:
+def tls_steps(target: ExplainTarget, observation: Observation, now: datetime) -> Iterator[Step]:
     """Yield whether the server speaks TLS, and which identity it has."""
     name = "TLS handshake"
-    match seen:
+    match observation:
         case Presented():
             yield Step(name, "ok", "the server completes a handshake")
         case Negotiated(version=version):
             yield Step(name, "ok", f"the server agrees to {version}")
         case TlsAlert():
-            yield Step(name, "broken", describe(seen), _ALERTS.get(seen.name, _OTHER_ALERT))
+            yield Step(name, "broken", describe(observation), _ALERTS.get(observation.name, _OTHER_ALERT))
             return
         case TlsFailed() | NotHttp():
             remedy = "something else listens there, or the port is a plaintext one: scrape 15091 or 15092"
-            yield Step(name, "broken", describe(seen), remedy)
+            yield Step(name, "broken", describe(observation), remedy)
             return
         case _:
             remedy = "the listener may be overloaded or draining: try again, and see the workload's Envoy log"
-            yield Step(name, "broken", describe(seen), remedy)
+            yield Step(name, "broken", describe(observation), remedy)
             return
-    verdict = certificate_verdict(seen, target.expected, now)
+    verdict = certificate_verdict(observation, target.expected, now)
     if verdict.outcome == "passed":
         yield Step("server's identity", "ok", f"{verdict.seen}, as expected, from a trusted CA")
     else:
         yield Step("server's identity", "broken", verdict.seen, CHECKS["server-certificate"].remedy)
 
 
-def acceptance_step(seen: Observation) -> Step:
+def acceptance_step(observation: Observation) -> Step:
     """Return whether the target accepts the scraper's certificate (in TLS 1.3, known after the handshake)."""
     name = "client certificate"
-    match seen:
+    match observation:
         case TlsAlert(name=alert):
             return Step(
-                name, "broken", f"the target refuses it: {describe(seen)}", _ALERTS.get(alert, _OTHER_ALERT)
+                name,
+                "broken",
+                f"the target refuses it: {describe(observation)}",
+                _ALERTS.get(alert, _OTHER_ALERT),
             )
         case Reset() | Closed():
             remedy = "see the workload's Envoy log; it may be draining, or at its limit of connections"
-            return Step(name, "broken", f"the target ends the connection: {describe(seen)}", remedy)
+            return Step(name, "broken", f"the target ends the connection: {describe(observation)}", remedy)
         case NotHttp() | TlsFailed() | ConnectionRefused() | Unreachable() | NotObserved():
-            return Step(name, "broken", describe(seen), "try again; see the workload's Envoy log")
+            return Step(name, "broken", describe(observation), "try again; see the workload's Envoy log")
         case TimedOut():
             remedy = "the target hangs: see the workload's agent and Envoy log"
-            return Step(name, "broken", describe(seen), remedy)
+            return Step(name, "broken", describe(observation), remedy)
         case _:
             return Step(name, "ok", "the target's TLS accepts it")
 
 
-def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) -> Step:
+def authorisation_step(target: ExplainTarget, observation: Observation, identity: str) -> Step:
     """Return whether the scraper is on the allow list."""
     name = "authorisation"
     listed = ", ".join(map(str, target.workload.scrapers)) if target.workload else ""
-    if isinstance(seen, Answered) and seen.status == 403:
+    if isinstance(observation, Answered) and observation.status == 403:
         entries = f"its allow list: {listed}" if listed else "its allow list is empty: no scraper is admitted"
         if target.workload is None:
             entries = "it is not on the target's allow list"
         remedy = f"add spiffe:{identity} to MESHSCRAPE_SCRAPERS of the workload"
-        return Step(name, "broken", f"{describe(seen)}: {identity} may not scrape; {entries}", remedy)
+        return Step(name, "broken", f"{describe(observation)}: {identity} may not scrape; {entries}", remedy)
     if target.application:
         return Step(name, "ok", "an application's own port has no allow list")
     if target.workload is None:
@@ -241,68 +244,72 @@ def authorisation_step(target: ExplainTarget, seen: Observation, identity: str) 
     return Step(name, "ok", f"the scraper is on the allow list ({listed})")
 
 
-def status_step(seen: Observation) -> Step:
+def status_step(observation: Observation) -> Step:
     """Return whether the target answers a scrape with 200."""
     name = "HTTP status"
-    match seen:
+    match observation:
         case Answered(status=200):
             return Step(name, "ok", "HTTP 200")
         case Answered(status=404):
-            return Step(name, "broken", describe(seen), "scrape exactly the path that discovery announces")
+            return Step(
+                name, "broken", describe(observation), "scrape exactly the path that discovery announces"
+            )
         case Answered(status=status) if status >= 500:
             remedy = "Envoy answers, but the server behind it does not: check the agent and the application"
-            return Step(name, "broken", describe(seen), remedy)
+            return Step(name, "broken", describe(observation), remedy)
         case other:
             return Step(name, "broken", describe(other), "see what answers on this port")
 
 
-def exposition_steps(target: ExplainTarget, seen: Observation, again: Observation | None) -> Iterator[Step]:
+def exposition_steps(
+    target: ExplainTarget, observation: Observation, again: Observation | None
+) -> Iterator[Step]:
     """Yield whether Prometheus can read the body, and what is missing in it; `again` is a second scrape."""
-    if not isinstance(seen, Answered):
+    if not isinstance(observation, Answered):
         return
-    if seen.end == "cut":
+    if observation.end == "cut":
         remedy = "the target ended the connection in the middle: see its Envoy's and its agent's log"
         yield Step("exposition", "broken", "the body is cut off", remedy)
         return
     sources = tuple(
-        f"application:{each.port}" for each in (target.workload.application if target.workload else ())
-        if each.metrics
+        f"application:{port.port}" for port in (target.workload.application if target.workload else ())
+        if port.metrics
     )  # fmt: skip
-    typed, _ = scraped.content_type_fault(seen, versioned=target.merged)
+    typed, _ = scraped.content_type_fault(observation, versioned=target.merged)
     # A target file does not tell whether an application answers there, which may send another type.
-    own_type = target.application or (target.workload is None and seen.header("content-type") != "")
+    own_type = target.application or (target.workload is None and observation.header("content-type") != "")
     if typed and not own_type:
         yield Step("exposition", "broken", typed, "Prometheus 3 refuses a scrape without a valid type")
         return
-    wrong, right = scraped.exposition_fault(seen.body)
+    wrong, right = scraped.exposition_fault(observation.body)
     remedy = "the lines that are named break the text format: check which application exports them"
     yield Step("exposition", "broken" if wrong else "ok", wrong or right, remedy if wrong else "")
-    if target.merged or (target.workload is None and has_sources(seen.body)):
-        yield from source_steps(seen.body, sources, again)
+    if target.merged or (target.workload is None and has_sources(observation.body)):
+        yield from source_steps(observation.body, sources, again)
 
 
-def prometheus_step(target: ExplainTarget, seen: Scraping | str | None) -> Step:
+def prometheus_step(target: ExplainTarget, scraping: Scraping | str | None) -> Step:
     """Return what Prometheus itself reports about the target."""
     name = "Prometheus"
-    if seen is None:
+    if scraping is None:
         return Step(name, "skipped", "the mesh has no Prometheus" if target.workload else "it is not asked")
-    if isinstance(seen, str):
-        return Step(name, "broken", seen, "see that Prometheus runs")
+    if isinstance(scraping, str):
+        return Step(name, "broken", scraping, "see that Prometheus runs")
     if not target.announced:
         return Step(name, "skipped", "this port is not a target of Prometheus")
     wanted = WantedTarget("", target.authority, f"https://{target.authority}{target.path}")
-    found = target_of(wanted, seen)
-    if not found:
+    active = target_of(wanted, scraping)
+    if not active:
         remedy = (
             "it discovers targets every few seconds; if not, check its jobs: `meshscrape prometheus-config`"
         )
         return Step(name, "broken", f"it does not have the target {target.url}", remedy)
-    worst = next((each for each in found if each.health not in ("up", "unknown")), None)
+    worst = next((candidate for candidate in active if candidate.health not in ("up", "unknown")), None)
     if worst is None:
-        if new := next((each for each in found if each.health == "unknown"), None):
+        if new := next((candidate for candidate in active if candidate.health == "unknown"), None):
             return Step(name, "note", f"it knows {new.url}, and has not scraped it yet")
-        through = " through the scrape proxy" if seen.proxied(found[0]) else ""
-        return Step(name, "ok", f"{found[0].url} is up{through}")
+        through = " through the scrape proxy" if scraping.proxied(active[0]) else ""
+        return Step(name, "ok", f"{active[0].url} is up{through}")
     said = f": {printable(worst.error, 300)}" if worst.error else ""
     remedy = "every step before this one works now: its next scrape should succeed; compare its credentials"
     return Step(name, "broken", f"{worst.url} is {worst.health}{said}", remedy)

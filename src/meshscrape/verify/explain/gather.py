@@ -45,14 +45,16 @@ async def explain_all(
     """Visit every target as `scraper`, and explain what was seen. Never raises for what the peers do."""
     files = await asyncio.to_thread(read_files, scraper.output_certificates or scraper.credentials)
     contexts = _contexts(files)
-    seen = await _prometheus(mesh)
+    scraping = await _prometheus(mesh)
     proxy = ProxyPlace(mesh.scrape_proxy, Path(mesh.proxy_token)) if mesh.scrape_proxy else None
-    found = []
+    explanations = []
     for target in targets:
         observed = await _observe(proxy, target, files, contexts, timeouts)
         # Judging reads the whole body; in a thread it does not delay the next visits.
-        found.append(await asyncio.to_thread(explain, target, replace(observed, prometheus=seen), now))
-    return tuple(found)
+        explanations.append(
+            await asyncio.to_thread(explain, target, replace(observed, prometheus=scraping), now)
+        )
+    return tuple(explanations)
 
 
 async def explain_proxied(

@@ -31,9 +31,9 @@ class SourceReport:
 
 def source_reports(body: bytes) -> dict[str, SourceReport]:
     """Return what a merged exposition tells about its sources, by their names."""
-    found: dict[str, SourceReport] = defaultdict(SourceReport)
+    reports: dict[str, SourceReport] = defaultdict(SourceReport)
     for name, labels, value in labelled_samples(body, _PREFIX):
-        report = found[labels.get("source", "")]
+        report = reports[labels.get("source", "")]
         by = labels.get("by", "")
         match name.removeprefix(_PREFIX):
             case "problem_info":
@@ -44,12 +44,14 @@ def source_reports(body: bytes) -> dict[str, SourceReport]:
                 report.hidden[by] = int(value)
             case "hidden_family_info":
                 report.names[by].append(labels.get("family", ""))
-    return dict(found)
+    return dict(reports)
 
 
-def drops_lines(seen: Observation | None) -> bool:
+def drops_lines(observation: Observation | None) -> bool:
     """Return whether lines were dropped since the agent's start; a second scrape tells if they still are."""
-    return isinstance(seen, Answered) and any(each.malformed for each in source_reports(seen.body).values())
+    return isinstance(observation, Answered) and any(
+        report.malformed for report in source_reports(observation.body).values()
+    )
 
 
 def has_sources(body: bytes) -> bool:
@@ -66,11 +68,13 @@ def source_steps(body: bytes, expected: Sequence[str], again: Observation | None
     down, up = sources_down(body, expected)
     if down:
         reasons = [
-            f"{printable(name)}: {printable(each.problem)}" for name, each in reports.items() if each.problem
+            f"{printable(name)}: {printable(report.problem)}"
+            for name, report in reports.items()
+            if report.problem
         ]
         words = f"{down}{' (' + '; '.join(reasons) + ')' if reasons else ''}"
-        seen = f"{words}; the scrape itself succeeds, so Prometheus shows the target as up"
-        yield Step("sources", "broken", seen, _DOWN_REMEDY)
+        text = f"{words}; the scrape itself succeeds, so Prometheus shows the target as up"
+        yield Step("sources", "broken", text, _DOWN_REMEDY)
     else:
         yield Step("sources", "ok", up)
     yield _lines(reports, again)
@@ -79,7 +83,7 @@ def source_steps(body: bytes, expected: Sequence[str], again: Observation | None
 
 def _lines(reports: Mapping[str, SourceReport], again: Observation | None) -> Step:
     name = "dropped lines"
-    before = {source: each.malformed for source, each in reports.items() if each.malformed}
+    before = {source: report.malformed for source, report in reports.items() if report.malformed}
     if not before:
         return Step(name, "ok", "none of any source")
     later = source_reports(again.body) if isinstance(again, Answered) else {}
@@ -112,14 +116,14 @@ def _hidden(by: str, words: str) -> Step:
     name = "left-out families"
     match by:
         case "prometheus":
-            seen = f"{words}: Prometheus adds series of these names to every scrape itself"
-            return Step(name, "note", seen, "rename them in the application")
+            text = f"{words}: Prometheus adds series of these names to every scrape itself"
+            return Step(name, "note", text, "rename them in the application")
         case "limit":
-            seen = f"{words}: there are more families than one source may have"
-            return Step(name, "broken", seen, "export fewer families, or raise the limit of the merge")
+            text = f"{words}: there are more families than one source may have"
+            return Step(name, "broken", text, "export fewer families, or raise the limit of the merge")
         case "agent":
-            seen = f"{words}: the agent has families of these names"
-            return Step(name, "note", seen, "rename them in the application")
+            text = f"{words}: the agent has families of these names"
+            return Step(name, "note", text, "rename them in the application")
         case other:
-            seen = f"{words}: {printable(other)} comes earlier and has families of these names"
-            return Step(name, "note", seen, "give each port of the workload names of its own")
+            text = f"{words}: {printable(other)} comes earlier and has families of these names"
+            return Step(name, "note", text, "give each port of the workload names of its own")

@@ -68,15 +68,15 @@ async def discover(address: str, token_file: Path, timeouts: Timeouts) -> Discov
 
     try:
         index = parse_index(await ask("/targets"))
-        found: list[Announced] = []
+        announced: list[Announced] = []
         for job in index.jobs:
-            found += parse_http_sd(job, await ask(f"/targets/{job}"))
+            announced += parse_http_sd(job, await ask(f"/targets/{job}"))
     except UnavailableError as error:
         remedy = _TOKEN if error.status == 401 else _RUNNING
         return Discovered(address, problem=f"HTTP SD does not answer: {error}", remedy=remedy)
     except ValueError as error:
         return Discovered(address, problem=f"HTTP SD at {address}: {error}", remedy=_RUNNING)
-    return Discovered(address, tuple(found), doubts=index.doubts, contested=index.contested)
+    return Discovered(address, tuple(announced), doubts=index.doubts, contested=index.contested)
 
 
 def files_for(expected: SpiffeId | None, held: Sequence[tuple[str, ScraperFiles]]) -> ScraperFiles:

@@ -106,17 +106,21 @@ def _spot(authority: re.Match[str], path: str | None) -> Spot:
 
 
 def _named(mesh: MeshStatus, namespace: str, name: str) -> MeshWorkload:
-    found = [each for each in mesh.workloads if each.name == name and namespace in ("", each.namespace)]
-    if len(found) == 1:
-        return found[0]
-    known = ", ".join(each.title for each in found or mesh.workloads) or "none"
-    what = f"{len(found)} workloads are called" if found else "no workload is called"
+    workloads = [
+        workload
+        for workload in mesh.workloads
+        if workload.name == name and namespace in ("", workload.namespace)
+    ]
+    if len(workloads) == 1:
+        return workloads[0]
+    known = ", ".join(workload.title for workload in workloads or mesh.workloads) or "none"
+    what = f"{len(workloads)} workloads are called" if workloads else "no workload is called"
     raise InputError(f"{what} {name}", where="TARGET", remedy=f"there are: {known}")
 
 
 def _of(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[ExplainTarget]:
     """Yield the ports of a workload that Prometheus reads, or a target with a fault when there is none."""
-    known = [each for each in _known(mesh, workload, workload.addresses[0]) if each.announced]
+    known = [target for target in _known(mesh, workload, workload.addresses[0]) if target.announced]
     if not known:
         yield ExplainTarget(
             workload.addresses[0], 0, "", "https", "nothing", workload,
@@ -128,22 +132,24 @@ def _of(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[ExplainTarget]:
 
 def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainTarget:
     scheme = _scheme(mesh)
-    owner = next((each for each in mesh.workloads if address in each.addresses), None)
+    owner = next((workload for workload in mesh.workloads if address in workload.addresses), None)
     if owner is None:
-        known = ", ".join(f"{each.addresses[0]} ({each.title})" for each in mesh.workloads)
+        known = ", ".join(f"{workload.addresses[0]} ({workload.title})" for workload in mesh.workloads)
         fault = f"no workload of the mesh has the address {address}"
-        if inside := next((each.title for each in mesh.workloads if address == each.inside_address), ""):
+        if inside := next(
+            (workload.title for workload in mesh.workloads if address == workload.inside_address), ""
+        ):
             fault = f"{address} is the inside address of {inside}, which cannot be reached from the network"
         return ExplainTarget(
             address, port, path or MERGED_PATH, scheme, "unknown", None, fault=fault,
             remedy=f"the workload may be gone; there are: {printable(known, _LONGEST)}",
         )  # fmt: skip
     known_ports = _known(mesh, owner, address)
-    for each in known_ports:
-        if each.port == port and path in (None, each.path):
-            return each
-    targets = ", ".join(each.url for each in known_ports if each.announced) or "none"
-    same = next((each for each in known_ports if each.port == port), None)
+    for target in known_ports:
+        if target.port == port and path in (None, target.path):
+            return target
+    targets = ", ".join(target.url for target in known_ports if target.announced) or "none"
+    same = next((target for target in known_ports if target.port == port), None)
     fault = f"the path there is {same.path}, not {path}" if same else _no_target(owner, port)
     return ExplainTarget(
         address, port, path or MERGED_PATH, scheme, "unknown", owner, fault=fault,
@@ -154,7 +160,7 @@ def _at(mesh: MeshStatus, address: str, port: int, path: str | None) -> ExplainT
 def _no_target(workload: MeshWorkload, port: int) -> str:
     if port in (workload.stats, workload.merged, workload.health):
         return f"port {port} serves plaintext and is not a target of secure scraping"
-    if any(each.port == port for each in workload.application):
+    if any(application.port == port for application in workload.application):
         return f"port {port} is an application's without metrics behind mutual TLS"
     return f"{workload.title} announces no port {port}"
 
@@ -170,15 +176,22 @@ def _known(mesh: MeshStatus, workload: MeshWorkload, address: str) -> Sequence[E
             address, port, path, _scheme(mesh), what, workload, merged, application, announced
         )  # fmt: skip
 
-    found = []
+    targets = []
     if workload.secure_merged is not None:
-        found.append(known(workload.secure_merged, MERGED_PATH, "merged metrics", merged=True))
+        targets.append(known(workload.secure_merged, MERGED_PATH, "merged metrics", merged=True))
     if workload.secure_stats is not None:
-        found.append(known(workload.secure_stats, MERGED_PATH, "Envoy's statistics"))
-    for each in workload.application:
-        if each.metrics and each.mtls != "DISABLE" and workload.kind != "gateway":
-            found.append(known(each.port, each.metrics, "the application's own metrics", application=True))
-    return found
+        targets.append(known(workload.secure_stats, MERGED_PATH, "Envoy's statistics"))
+    for application_port in workload.application:
+        if application_port.metrics and application_port.mtls != "DISABLE" and workload.kind != "gateway":
+            targets.append(
+                known(
+                    application_port.port,
+                    application_port.metrics,
+                    "the application's own metrics",
+                    application=True,
+                )
+            )
+    return targets
 
 
 def _scheme(mesh: MeshStatus) -> str:

@@ -41,7 +41,9 @@ def element(name: str, /, *children: Child, **attributes: str | float) -> Markup
 def join(children: Iterable[Child]) -> Markup:
     """Return the children one after the other, text escaped."""
     return Markup(
-        "".join(each if isinstance(each, Markup) else escape(clean(each), quote=False) for each in children)
+        "".join(
+            child if isinstance(child, Markup) else escape(clean(child), quote=False) for child in children
+        )
     )
 
 

@@ -63,12 +63,12 @@ def _body(report: Report, now: datetime, failure: str) -> Iterator[Markup]:
         yield element("div", picture(report, report.mesh), class_="scroll")
         yield _legend()
     yield element("h2", f"Findings ({len(report.findings)})")
-    yield from (_finding(each) for each in report.findings)
+    yield from (_finding(finding) for finding in report.findings)
     if not report.findings:
         yield element("p", "None: everything that was expected was seen." if report.checks else "None known.")
     if report.notes:
         yield element("h2", f"Notes ({len(report.notes)})")
-        yield from (_note(each) for each in report.notes)
+        yield from (_note(note) for note in report.notes)
     if report.certificates:
         yield element("h2", "Certificates")
         yield element(
@@ -141,18 +141,18 @@ def _card(
 
 
 def _workload(title: str, results: Sequence[CheckResult]) -> Markup:
-    wrong = sum(each.outcome in ("failed", "skipped") for each in results)
+    wrong = sum(result.outcome in ("failed", "skipped") for result in results)
     state = f"✗ {wrong} of {len(results)} with findings" if wrong else f"✓ {len(results)} ok"
     head = element(
-        "tr", *(element("th", each, scope="col") for each in ("target", "check", "result", "seen"))
+        "tr", *(element("th", heading, scope="col") for heading in ("target", "check", "result", "seen"))
     )
     rows = []
-    for each in results:
-        word, kind = _RESULTS[each.outcome]
+    for result in results:
+        word, kind = _RESULTS[result.outcome]
         rows.append(
             element(
-                "tr", element("td", each.target, class_="mono"), element("td", each.check),
-                element("td", word, class_=kind), element("td", each.seen),
+                "tr", element("td", result.target, class_="mono"), element("td", result.check),
+                element("td", word, class_=kind), element("td", result.seen),
             )
         )  # fmt: skip
     table = element("table", element("thead", head), element("tbody", *rows))
@@ -165,11 +165,11 @@ def _lives(certificates: Iterable[SeenCertificate], now: datetime) -> Iterator[M
     """Yield one bar per certificate, the earliest end first. Several ports may share a certificate."""
     places: dict[tuple[Role, str], list[str]] = {}
     distinct: dict[tuple[Role, str], SeenCertificate] = {}
-    for each in certificates:
-        key = (each.role, each.serial)
-        distinct.setdefault(key, each)
-        if each.target:
-            places.setdefault(key, []).append(each.target)
+    for certificate in certificates:
+        key = (certificate.role, certificate.serial)
+        distinct.setdefault(key, certificate)
+        if certificate.target:
+            places.setdefault(key, []).append(certificate.target)
     for key in sorted(distinct, key=lambda one: distinct[one].not_after):
         yield _life(distinct[key], places.get(key, []), now)
 

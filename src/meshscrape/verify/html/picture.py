@@ -40,17 +40,19 @@ class Row:
 def picture(report: Report, mesh: MeshStatus) -> Markup:
     """Return the whole picture. Of a large mesh, workloads with findings come first; the rest is counted."""
     checks = dict(grouped(report.checks))
-    rows = {each.title: tuple(_rows(each, checks.get(each.title, ()))) for each in mesh.workloads}
-    found = [each for each in mesh.workloads if rows[each.title]]
-    found.sort(key=lambda each: _worst(rows[each.title]) not in _WRONG)
+    rows = {
+        workload.title: tuple(_rows(workload, checks.get(workload.title, ()))) for workload in mesh.workloads
+    }
+    shown = [workload for workload in mesh.workloads if rows[workload.title]]
+    shown.sort(key=lambda workload: _worst(rows[workload.title]) not in _WRONG)
     height, parts, ways = _TOP, list[Markup](), list[float]()
-    for workload in found[:_MOST]:
+    for workload in shown[:_MOST]:
         own = rows[workload.title]
         parts += _workload(workload, own, height, bool(mesh.scrape_proxy))
         ways += [_middle(height, number) for number, row in enumerate(own) if row.scrape != "none"]
         height += _HEAD + _ROW * len(own) + _GAP
-    if left := found[_MOST:]:
-        wrong = sum(_worst(rows[each.title]) in _WRONG for each in left)
+    if left := shown[_MOST:]:
+        wrong = sum(_worst(rows[workload.title]) in _WRONG for workload in left)
         words = f"and {len(left)} more workloads, {wrong} of them with findings: see “Every check”"
         parts.append(_text(_BOX, height + 14, words, "soft"))
         height += 30
@@ -176,13 +178,13 @@ def _rows(workload: MeshWorkload, checks: Sequence[CheckResult]) -> Iterator[Row
     """Yield the ports of the first address and other open ports, from the `checks` of the workload."""
     address = workload.addresses[0]
     by_target: dict[str, list[CheckResult]] = {}
-    for each in checks:
-        by_target.setdefault(each.target, []).append(each)
+    for result in checks:
+        by_target.setdefault(result.target, []).append(result)
     known = dict(_ports(workload))
     for port, what in known.items():
         yield _judged(str(port), what, by_target.pop(host_port(address, port), []))
     for target, results in by_target.items():
-        exposed = [each for each in results if each.outcome in ("failed", "skipped", "noted")]
+        exposed = [result for result in results if result.outcome in ("failed", "skipped", "noted")]
         if exposed:
             yield _judged(
                 target.rpartition(":")[2] if ":" in target else "", _unknown(target, address), exposed
@@ -199,9 +201,9 @@ def _ports(workload: MeshWorkload) -> Iterator[tuple[int, str]]:
         (workload.secure_stats, "Envoy's statistics"),
     )
     yield from ((port, what) for port, what in secure if port is not None)
-    for each in workload.application:
-        mode = {"STRICT": "mutual TLS only", "PERMISSIVE": "mutual TLS or plain"}.get(each.mtls, "plain")
-        yield each.port, f"application, {mode}" + (f", {each.metrics}" if each.metrics else "")
+    for own in workload.application:
+        mode = {"STRICT": "mutual TLS only", "PERMISSIVE": "mutual TLS or plain"}.get(own.mtls, "plain")
+        yield own.port, f"application, {mode}" + (f", {own.metrics}" if own.metrics else "")
     plain = (
         (workload.merged, "merged metrics, plaintext"),
         (workload.stats, "Envoy's statistics, plaintext"),
@@ -210,10 +212,10 @@ def _ports(workload: MeshWorkload) -> Iterator[tuple[int, str]]:
 
 
 def _judged(port: str, what: str, results: Sequence[CheckResult]) -> Row:
-    is_scraped = any(_side(each) == "scraper" for each in results)
+    is_scraped = any(_side(result) == "scraper" for result in results)
     sides = ("scraper", "either") if is_scraped else ()
-    scrape = [each for each in results if _side(each) in sides]
-    others = [each for each in results if _side(each) not in sides]
+    scrape = [result for result in results if _side(result) in sides]
+    others = [result for result in results if _side(result) not in sides]
     return Row(port, what, *_state(scrape, "scraped"), *_state(others, _refusal(others)))
 
 
@@ -224,7 +226,7 @@ def _side(result: CheckResult) -> Side:
 
 def _refusal(results: Sequence[CheckResult]) -> str:
     """Return the word for a port whose checks pass."""
-    checks = (port_check(each.check) for each in results)
+    checks = (port_check(result.check) for result in results)
     return next((check.refusal for check in checks if check and check.refusal), "nothing to read")
 
 
@@ -232,13 +234,13 @@ def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:
     """Return the worst state of some checks, and a short text about it."""
     if not results:
         return "none", ""
-    failed = [each.check for each in results if each.outcome == "failed"]
+    failed = [result.check for result in results if result.outcome == "failed"]
     if failed:
         return "bad", ", ".join(failed)
-    unsure = [each.check for each in results if each.outcome in ("skipped", "blocked")]
+    unsure = [result.check for result in results if result.outcome in ("skipped", "blocked")]
     if unsure:
         return "unsure", f"unchecked: {', '.join(unsure)}"
-    noted = [each.check for each in results if each.outcome == "noted"]
+    noted = [result.check for result in results if result.outcome == "noted"]
     if noted:
         return "warn", "open to every client"
     return "ok", f"{good} ({len(results)} check{'s' if len(results) > 1 else ''})"
