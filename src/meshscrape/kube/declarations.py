@@ -168,12 +168,12 @@ def _parse_pod_annotations(metadata: Field, named: Named) -> PodAnnotations:
     except InputError as error:
         if not error.place.annotation:
             raise
-        found = metadata.at("annotations").at(error.place.annotation)
+        annotation = metadata.at("annotations").at(error.place.annotation)
         # The text of an annotation may be YAML, which has lines of its own.
         within = error.place.text_line
-        spot = replace(found.document.place_of(found.path, within), object=named.root.owner)
+        spot = replace(annotation.document.place_of(annotation.path, within), object=named.root.owner)
         inner = error.place.within(spot)
-        if found.path in found.document.blocks:
+        if annotation.path in annotation.document.blocks:
             inner = replace(inner, text_line=0)
         raise InputError(error.what, where=inner, remedy=error.remedy, code=error.code) from error
 

@@ -195,14 +195,14 @@ def _routes_by_gateway(
 
 
 def _selected(gateway: GatewayObject, workloads: Iterable[Workload]) -> list[Workload]:
-    found = [w for w in workloads if w.kind == "gateway" and matches(gateway.selector, w.labels)]
-    if not found:
+    selected = [w for w in workloads if w.kind == "gateway" and matches(gateway.selector, w.labels)]
+    if not selected:
         gateway.named.root.at("spec").at("selector").refuse(
             "selects-nothing",
             "no gateway workload has these labels",
             "write the labels of a gateway Deployment's template",
         )
-    return found
+    return selected
 
 
 def _listening_port(gateway: GatewayObject, workload: Workload, services: Iterable[DeclaredService]) -> int:
@@ -266,9 +266,9 @@ def _host(route: HttpRoute, namespace: str) -> tuple[str, str]:
 def _destination_port(route: HttpRoute, service: DeclaredService | None, workload: Workload) -> int:
     place = route.destination.at("port")
     if service is not None:
-        found = [port for port in service.ports if route.port in (None, port.port)]
-        if len(found) == 1:
-            return service.target_port(found[0], workload.containers)
+        possible = [port for port in service.ports if route.port in (None, port.port)]
+        if len(possible) == 1:
+            return service.target_port(possible[0], workload.containers)
         known = [port.port for port in service.ports]
     else:
         known = [port.port for container in workload.containers for port in container.ports]

@@ -245,10 +245,10 @@ class _Plain:
             if self._indents[low] < 0 or self._is_comment(low):
                 low += 1
                 continue
-            found = _KEY.fullmatch(self._lines[low], self._indents[low])
-            if self._indents[low] != indent or found is None:
+            match = _KEY.fullmatch(self._lines[low], self._indents[low])
+            if self._indents[low] != indent or match is None:
                 raise _NotPlainError
-            key, value = found[1], (found[2] or "").rstrip(" ")
+            key, value = match[1], (match[2] or "").rstrip(" ")
             if key in result or key.lower() in _NOT_TEXT:
                 raise _NotPlainError
             end = self._end(low + 1, high, indent, sequences=not value)
@@ -329,8 +329,8 @@ class _Plain:
             if len(documents) != 1 or len(documents[0].data) != 1:
                 raise _NotPlainError
             self._blocks[key] = documents[0].data
-        found: Mapping[str, Any] = self._blocks[key]
-        return found
+        block: Mapping[str, Any] = self._blocks[key]
+        return block
 
 
 def _named(data: Mapping[str, Any], place: str) -> Mapping[str, Any]:

@@ -128,11 +128,11 @@ def _collect(documents: Iterable[Document]) -> _Objects:
             gateways.parse_virtual_service(named)
         ),
     }
-    seen: dict[tuple[str, str, str], Named] = {}
+    declared: dict[tuple[str, str, str], Named] = {}
     for document in documents:
         kind = _kind(document)
         named = parse_named(document, kind)
-        first = seen.setdefault((kind, named.namespace, named.name), named)
+        first = declared.setdefault((kind, named.namespace, named.name), named)
         if first is not named:
             raise InputError(
                 f"declared already at {first.root.document.where}",

@@ -63,12 +63,14 @@ class Inventory:
     __slots__ = ("_by_kind", "_by_namespace", "_by_ref")
 
     def __init__(self, manifests: Iterable[Manifest] = ()) -> None:
-        self._by_ref = {each.ref: each for each in sorted(manifests, key=lambda each: each.ref)}
+        self._by_ref = {
+            manifest.ref: manifest for manifest in sorted(manifests, key=lambda manifest: manifest.ref)
+        }
         self._by_kind: dict[str, list[Manifest]] = {}
         self._by_namespace: dict[tuple[str, str], list[Manifest]] = {}
-        for each in self._by_ref.values():
-            self._by_kind.setdefault(each.ref.kind, []).append(each)
-            self._by_namespace.setdefault((each.ref.namespace, each.ref.kind), []).append(each)
+        for manifest in self._by_ref.values():
+            self._by_kind.setdefault(manifest.ref.kind, []).append(manifest)
+            self._by_namespace.setdefault((manifest.ref.namespace, manifest.ref.kind), []).append(manifest)
 
     def __iter__(self) -> Iterator[Manifest]:
         return iter(self._by_ref.values())
@@ -85,13 +87,13 @@ class Inventory:
 
     def of_kind(self, kind: str, group: str | None = None) -> tuple[Manifest, ...]:
         """Return all objects of a kind; of one API group when it is given (`Gateway` exists in two)."""
-        found = self._by_kind.get(kind, ())
-        return tuple(each for each in found if group is None or each.ref.group == group)
+        manifests = self._by_kind.get(kind, ())
+        return tuple(manifest for manifest in manifests if group is None or manifest.ref.group == group)
 
     def in_namespace(self, namespace: str, kind: str, group: str | None = None) -> tuple[Manifest, ...]:
         """Return the objects of a kind in one namespace."""
-        found = self._by_namespace.get((namespace, kind), ())
-        return tuple(each for each in found if group is None or each.ref.group == group)
+        manifests = self._by_namespace.get((namespace, kind), ())
+        return tuple(manifest for manifest in manifests if group is None or manifest.ref.group == group)
 
     def replace(self, manifest: Manifest) -> "Inventory":
         """Return this inventory with `manifest` added, or in place of the object of the same reference."""
@@ -103,11 +105,11 @@ class Inventory:
 
     def changed(self, manifests: Iterable[Manifest], removed: Iterable[Ref]) -> "Inventory":
         """Return this inventory after changes: first removals, then `manifests` added or put in place."""
-        found = dict(self._by_ref)
+        by_ref = dict(self._by_ref)
         for ref in removed:
-            found.pop(ref, None)
-        found.update((each.ref, each) for each in manifests)
-        return Inventory(found.values())
+            by_ref.pop(ref, None)
+        by_ref.update((manifest.ref, manifest) for manifest in manifests)
+        return Inventory(by_ref.values())
 
 
 def load_inventory(documents: Iterable[Document | Manifest]) -> Inventory:
@@ -115,16 +117,16 @@ def load_inventory(documents: Iterable[Document | Manifest]) -> Inventory:
 
     Raises InputError for data that is not an object, and for two different objects with one reference.
     """
-    found: dict[Ref, Manifest] = {}
+    by_ref: dict[Ref, Manifest] = {}
     for manifest in _manifests(documents):
-        other = found.setdefault(manifest.ref, manifest)
+        other = by_ref.setdefault(manifest.ref, manifest)
         if other is not manifest and stable(other.data) != stable(manifest.data):
             raise InputError(
                 f"{manifest.ref} is also in {other.where or 'another file'}, and differs",
                 where=manifest.where,
                 remedy="give each object once: either the manifest or the dump of the cluster",
             )
-    return Inventory(found.values())
+    return Inventory(by_ref.values())
 
 
 def _manifests(documents: Iterable[Document | Manifest]) -> Iterator[Manifest]:
@@ -174,14 +176,14 @@ def ref_of(data: Object, where: str = "") -> Ref:
         namespace = ""
     elif not isinstance(namespace, str) or not namespace:
         namespace = "default"
-    found = Ref(api_version.rpartition("/")[0], kind, namespace, name)
-    if not found.printable:
+    ref = Ref(api_version.rpartition("/")[0], kind, namespace, name)
+    if not ref.printable:
         raise InputError(
             f"{shorten(kind)!r} with control characters in its name",
             where=where,
             remedy="correct the name; no API server accepts it",
         )
-    return found
+    return ref
 
 
 def stable(data: Object) -> dict[str, Any]:
@@ -230,10 +232,10 @@ def annotations(data: Any) -> Mapping[str, str]:
 
 def _strings(value: Any) -> Mapping[str, str]:
     """Return the values of a mapping that are strings; the API server accepts no others."""
-    found = as_mapping(value)
-    if all(isinstance(each, str) for each in found.values()):
-        return found
-    return {key: each for key, each in found.items() if isinstance(each, str)}
+    mapping = as_mapping(value)
+    if all(isinstance(text, str) for text in mapping.values()):
+        return mapping
+    return {key: text for key, text in mapping.items() if isinstance(text, str)}
 
 
 def template_path(kind: str) -> tuple[str, ...] | None:
@@ -281,7 +283,7 @@ def selects(selector: Any, having: Mapping[str, str]) -> bool:
         return False
     if any(having.get(key) != value for key, value in as_mapping(selector.get("matchLabels")).items()):
         return False
-    return all(_expression(each, having) for each in as_list(selector.get("matchExpressions")))
+    return all(_expression(expression, having) for expression in as_list(selector.get("matchExpressions")))
 
 
 def _expression(expression: Any, having: Mapping[str, str]) -> bool:

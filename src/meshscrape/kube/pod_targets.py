@@ -136,7 +136,7 @@ def _identities(
     if mesh.template is None:
         return tuple(workload_id(domain, namespace, account) for domain in domains)
     filled = (mesh.template.fill(domain, namespace, account, pod, labels) for domain in domains)
-    return tuple(each for each in filled if each is not None)
+    return tuple(target for target in filled if target is not None)
 
 
 def workload_name(pod: Mapping[str, Any]) -> str:
@@ -183,12 +183,12 @@ def secure_ports(pod: Mapping[str, Any], env: Mapping[str, str]) -> dict[Metrics
 def _secure_ports(pod: Mapping[str, Any], proxy: Proxy) -> dict[Metrics, int]:
     """Return the secure ports that can be scraped."""
     native = running_version(pod, proxy).at_least(_SINCE) is not False
-    found: dict[Metrics, int] = {}
+    ports: dict[Metrics, int] = {}
     for metrics, said in secure_ports(pod, proxy.env).items():
         port = read_port(said.announced) if said.announced else said.opened if native else None
         if port is not None:
-            found[metrics] = port
-    return found
+            ports[metrics] = port
+    return ports
 
 
 def _annotated(pod: Mapping[str, Any]) -> tuple[ScrapeSource, ...]:

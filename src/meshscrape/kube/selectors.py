@@ -27,15 +27,15 @@ def parse_selector(text: str, where: str = "--selector") -> Mapping[str, Any]:
 
 
 def _requirement(text: str, where: str) -> dict[str, Any]:
-    if found := _EQUALS.fullmatch(text):
-        operator = "NotIn" if found[2] == "!=" else "In"
-        return {"key": found[1], "operator": operator, "values": [found[3]]}
-    if found := _SET.fullmatch(text):
-        values = [part.strip() for part in found[3].split(",")]
+    if match := _EQUALS.fullmatch(text):
+        operator = "NotIn" if match[2] == "!=" else "In"
+        return {"key": match[1], "operator": operator, "values": [match[3]]}
+    if match := _SET.fullmatch(text):
+        values = [part.strip() for part in match[3].split(",")]
         if all(re.fullmatch(_VALUE, value) for value in values):
-            return {"key": found[1], "operator": "In" if found[2] == "in" else "NotIn", "values": values}
-    if found := _EXISTS.fullmatch(text):
-        return {"key": found[2], "operator": "DoesNotExist" if found[1] else "Exists"}
+            return {"key": match[1], "operator": "In" if match[2] == "in" else "NotIn", "values": values}
+    if match := _EXISTS.fullmatch(text):
+        return {"key": match[2], "operator": "DoesNotExist" if match[1] else "Exists"}
     raise InputError(
         f"{shorten(text)} is not a label selector",
         where=where,

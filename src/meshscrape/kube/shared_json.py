@@ -31,8 +31,8 @@ class SharedJson:
             raise RepeatedKeyError("a key is repeated")
         # The index keeps these values alive, so their identities can stand for them.
         key = (*result, *map(id, result.values()))
-        found: dict[str, Any] = self._parts.setdefault(key, result)
-        return found
+        shared: dict[str, Any] = self._parts.setdefault(key, result)
+        return shared
 
     def _shared(self, value: Any) -> Any:
         if isinstance(value, dict):

@@ -138,13 +138,13 @@ def _kept_items(node: yaml.SequenceNode, old: Any, new: Any) -> list[int | None]
     """
     if node.flow_style or not isinstance(new, list) or not new:
         return None
-    found: list[int | None] = []
+    places: list[int | None] = []
     wanted = 0
     for item in old:
         same = wanted < len(new) and _same_item(item, new[wanted])
-        found.append(wanted if same else None)
+        places.append(wanted if same else None)
         wanted += same
-    return found if wanted == len(new) else None
+    return places if wanted == len(new) else None
 
 
 def _remove_items(
@@ -240,8 +240,8 @@ def _line_start(node: yaml.Node, text: str) -> int:
 
 
 def _line_end(position: int, text: str) -> int:
-    found = text.find("\n", position)
-    return len(text) if found < 0 else found + 1
+    newline = text.find("\n", position)
+    return len(text) if newline < 0 else newline + 1
 
 
 def _indented(text: str, indent: int) -> str:

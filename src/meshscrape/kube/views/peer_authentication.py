@@ -96,7 +96,7 @@ class PeerAuthentications:
             elif policy.ref.namespace != root_namespace:
                 # Istio ignores policies of the root namespace that select workloads.
                 self._selecting.add(policy.ref.namespace, {"matchLabels": policy.selector}, policy)
-        self._wide = {namespace: _oldest(found) for namespace, found in wide.items()}
+        self._wide = {namespace: _oldest(policies) for namespace, policies in wide.items()}
 
     def selecting(self, namespace: str, labels: Mapping[str, str]) -> PeerAuthentication | None:
         """Return the policy that selects a workload by its labels; of several the oldest."""

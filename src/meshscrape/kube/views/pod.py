@@ -53,23 +53,23 @@ def container_port(item: Reading) -> ContainerPort | None:
 
 def container_ports(container: Reading) -> list[ContainerPort]:
     """Return the ports that a container declares, of all protocols."""
-    found = (container_port(item) for item in container.items("ports"))
-    return [port for port in found if port is not None]
+    ports = (container_port(item) for item in container.items("ports"))
+    return [port for port in ports if port is not None]
 
 
 def env_variables(container: Reading) -> list[EnvVariable]:
     """Return the variables of a container in their order; of a repeated name, the last one counts."""
-    found = []
+    variables = []
     for item in container.items("env"):
         item.only("name", "value", "valueFrom")
         name = item.text("name")
         if not name:
             item.at("name").fault("missing", "missing", "write name")
         elif item.at("valueFrom").value is not None:
-            found.append(EnvVariable(name, None, item.path))
+            variables.append(EnvVariable(name, None, item.path))
         else:
-            found.append(EnvVariable(name, item.text("value"), item.path))
-    return found
+            variables.append(EnvVariable(name, item.text("value"), item.path))
+    return variables
 
 
 def declared_ports(template: Any, *, proxy: bool = True) -> list[ContainerPort]:
@@ -84,26 +84,26 @@ def declared_ports(template: Any, *, proxy: bool = True) -> list[ContainerPort]:
 
 def env_of(container: Any) -> dict[str, str]:
     """Return the variables of a container that have a value of their own; the last of a name counts."""
-    found = {}
+    variables = {}
     for item in as_list(dig(container, "env")):
         name, value = dig(item, "name"), dig(item, "value")
         if isinstance(name, str) and value is not None:
             # A user's manifest may have a number here, which the API server would refuse.
-            found[name] = str(value)
-    return found
+            variables[name] = str(value)
+    return variables
 
 
 def service_account(template: Any) -> str:
     """Return the name of the ServiceAccount that a pod runs as."""
     spec = as_mapping(dig(template, "spec"))
     # serviceAccount is Kubernetes' deprecated name of the field.
-    found = dig(spec, "serviceAccountName") or dig(spec, "serviceAccount")
-    return found if isinstance(found, str) else DEFAULT_ACCOUNT
+    account = dig(spec, "serviceAccountName") or dig(spec, "serviceAccount")
+    return account if isinstance(account, str) else DEFAULT_ACCOUNT
 
 
 def pod_addresses(pod: Any) -> tuple[str, ...]:
     """Return the addresses of a running pod: one, or one of each family (dual stack); its main one first."""
     status = as_mapping(dig(pod, "status"))
     listed = [dig(item, "ip") for item in as_list(status.get("podIPs"))]
-    found = [status.get("podIP"), *listed]
-    return tuple(dict.fromkeys(ip for ip in found if isinstance(ip, str) and ip))
+    addresses = [status.get("podIP"), *listed]
+    return tuple(dict.fromkeys(ip for ip in addresses if isinstance(ip, str) and ip))

@@ -86,13 +86,13 @@ class Reading:
     def strings(self, *keys: str) -> dict[str, str]:
         """Return the strings of a mapping (labels, annotations)."""
         below = self.mapping(*keys)
-        found = {}
+        strings = {}
         for key, value in below.value.items():
             if isinstance(value, str):
-                found[str(key)] = value
+                strings[str(key)] = value
             else:
                 below.at(key).fault("not-a-string", f"{shorten(value)} is not a string", "quote it")
-        return found
+        return strings
 
     def port(self, key: str) -> int | None:
         """Return the port number `key`; None if it is absent or not a port number."""

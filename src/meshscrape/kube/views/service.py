@@ -56,8 +56,8 @@ def service(data: Object) -> Service:
     """Return the view of a Service object."""
     spec = Reading.of(data).mapping("spec")
     ports = (_port(item) for item in spec.items("ports"))
-    found = tuple(port for port in ports if port is not None)
-    return Service(spec.strings("selector"), found, tuple(spec.faults))
+    readable = tuple(port for port in ports if port is not None)
+    return Service(spec.strings("selector"), readable, tuple(spec.faults))
 
 
 def _port(item: Reading) -> ServicePort | None:

@@ -41,11 +41,11 @@ class Sidecars:
         self._root = root_namespace
         self._selecting: LabelIndex[Sidecar] = LabelIndex()
         self._wide: dict[str, list[Sidecar]] = {}
-        for found in sidecars:
-            if found.selector:
-                self._selecting.add(found.ref.namespace, {"matchLabels": found.selector}, found)
+        for sidecar in sidecars:
+            if sidecar.selector:
+                self._selecting.add(sidecar.ref.namespace, {"matchLabels": sidecar.selector}, sidecar)
             else:
-                self._wide.setdefault(found.ref.namespace, []).append(found)
+                self._wide.setdefault(sidecar.ref.namespace, []).append(sidecar)
 
     def of(self, namespace: str, labels: Mapping[str, str]) -> tuple[Sidecar, ...]:
         """Return the Sidecars for a workload, the one in force first.
@@ -55,6 +55,6 @@ class Sidecars:
         A Sidecar that selects the workload comes first, then those of its namespace, then those of the root
         namespace.
         """
-        found = self._selecting.matching(namespace, labels)
-        found = found or self._wide.get(namespace) or self._wide.get(self._root, [])
-        return tuple(sorted(found, key=lambda item: age(item.manifest)))
+        candidates = self._selecting.matching(namespace, labels)
+        candidates = candidates or self._wide.get(namespace) or self._wide.get(self._root, [])
+        return tuple(sorted(candidates, key=lambda item: age(item.manifest)))
