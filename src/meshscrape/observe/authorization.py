@@ -108,7 +108,9 @@ def _rule_matches(rule: Any, request: WorkloadRequest, certainly: bool) -> bool:
     if objects.as_list(objects.dig(rule, "when")) and certainly:
         return False
     from_matches = not sources or any(_source_matches(source, request, certainly) for source in sources)
-    return from_matches and (not operations or any(_operation_matches(each, request) for each in operations))
+    return from_matches and (
+        not operations or any(_operation_matches(operation, request) for operation in operations)
+    )
 
 
 def _source_matches(source: Mapping[str, Any], request: WorkloadRequest, certainly: bool) -> bool:

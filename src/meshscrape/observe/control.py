@@ -107,7 +107,7 @@ def read_control(cluster: Cluster, given: IstioVersion, *, upgraded: bool = Fals
 def injector_of(inventory: Inventory, revision: str) -> Manifest | None:
     """Return the ConfigMap with the settings of a revision's injector; None if it is not in the dump."""
     parts = _parts(inventory)
-    return next((each for role, of, each in parts if role == "injector" and of == revision), None)
+    return next((manifest for role, of, manifest in parts if role == "injector" and of == revision), None)
 
 
 def istiods_of_unknown_version(inventory: Inventory) -> list[Manifest]:

@@ -66,17 +66,17 @@ def config_jobs(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) ->
             # The collector expands $NAME, so a dollar is written twice there.
             inner = _undollar(objects.as_mapping(objects.dig(receiver, "config")))
             yield from config_jobs(inner, ref, scraper)
-    for each in objects.as_list(config.get("scrape_configs")):
-        if isinstance(each, Mapping):
-            yield _config_job(each, ref, scraper)
+    for job in objects.as_list(config.get("scrape_configs")):
+        if isinstance(job, Mapping):
+            yield _config_job(job, ref, scraper)
 
 
 def _undollar(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("$$", "$")
     if isinstance(value, Mapping):
-        return {key: _undollar(each) for key, each in value.items()}
-    return [_undollar(each) for each in value] if isinstance(value, list) else value
+        return {key: _undollar(item) for key, item in value.items()}
+    return [_undollar(item) for item in value] if isinstance(value, list) else value
 
 
 def _config_job(config: Mapping[str, Any], ref: Ref, scraper: Scraper | None) -> DeclaredJob:
@@ -139,7 +139,7 @@ def static_targets(configs: Any) -> tuple[str, ...]:
 
 def strings(value: Any) -> tuple[str, ...]:
     """Return the entries of a list as strings; nothing for another value."""
-    return tuple(str(each) for each in objects.as_list(value))
+    return tuple(str(item) for item in objects.as_list(value))
 
 
 def is_endpoints(role: str) -> bool:

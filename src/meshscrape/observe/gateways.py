@@ -57,7 +57,7 @@ def class_kind(name: str, inventory: Inventory) -> str:
 def is_managed(gateway: Manifest) -> bool:
     """Return whether istiod makes a Deployment for a Gateway; it does not if the Gateway names a Service."""
     addresses = objects.as_list(objects.dig(gateway.data, "spec", "addresses"))
-    hostname = any(objects.dig(each, "type") == "Hostname" for each in addresses)
+    hostname = any(objects.dig(address, "type") == "Hostname" for address in addresses)
     return not hostname and len(addresses) <= 1
 
 

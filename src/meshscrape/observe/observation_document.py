@@ -51,12 +51,12 @@ def observation_document(
         "pitfalls": [_pitfall(pitfall) for pitfall in observation.pitfalls],
         "suppressed": [
             {
-                "code": each.code,
-                "severity": each.severity,
-                "object": ref_document(each.ref),
-                "by": each.suppressed,
+                "code": result.code,
+                "severity": result.severity,
+                "object": ref_document(result.ref),
+                "by": result.suppressed,
             }
-            for each in suppressed
+            for result in suppressed
         ],
     }
 

@@ -117,7 +117,7 @@ def _allows(role: Manifest | None, resource: str) -> bool:
         if objects.dig(rule, "resourceNames"):
             continue
         if all(
-            "*" in have or all(each in have for each in need)
+            "*" in have or all(wanted in have for wanted in need)
             for have, need in zip(allowed, needs, strict=True)
         ):
             return True

@@ -40,8 +40,8 @@ def _ended(manifest: Manifest) -> bool:
     if manifest.ref.kind == "Job":
         conditions = as_list(dig(manifest.data, "status", "conditions"))
         return any(
-            dig(each, "type") in ("Complete", "Failed") and str(dig(each, "status")) == "True"
-            for each in conditions
+            dig(condition, "type") in ("Complete", "Failed") and str(dig(condition, "status")) == "True"
+            for condition in conditions
         )
     return manifest.ref.kind == "Pod" and dig(manifest.data, "status", "phase") in _ENDED
 
@@ -63,6 +63,6 @@ def counted(refs: Iterable[Ref]) -> str:
     for ref in refs:
         kinds.setdefault(ref.kind, []).append(ref.name)
     return ", ".join(
-        f"{len(found)} {kind}{'s' * (len(found) != 1)} ({', '.join(found[:3])}{', …' * (len(found) > 3)})"
-        for kind, found in kinds.items()
+        f"{len(named)} {kind}{'s' * (len(named) != 1)} ({', '.join(named[:3])}{', …' * (len(named) > 3)})"
+        for kind, named in kinds.items()
     )

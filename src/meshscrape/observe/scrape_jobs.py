@@ -89,8 +89,8 @@ def observed_jobs(
             _match(matched, index, job, workload, now, after)
     several = Counter(index for index, _ in matched)
     scrape_jobs = [
-        _observed(each, tell=several[index] > 1)
-        for (index, _), each in sorted(matched.items(), key=lambda item: item[0])
+        _observed(match, tell=several[index] > 1)
+        for (index, _), match in sorted(matched.items(), key=lambda item: item[0])
     ]
     matching = {index for index, _ in matched}
     scrape_jobs += [

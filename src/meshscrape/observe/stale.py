@@ -110,4 +110,4 @@ def _newest_replica_set(ref: Ref, pods: tuple[Manifest, ...], inventory: Invento
         if owner is None or not revision.isdigit():
             return None
         revisions[owner] = int(revision)
-    return max(revisions, key=lambda each: revisions[each])
+    return max(revisions, key=lambda ref: revisions[ref])

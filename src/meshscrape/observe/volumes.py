@@ -29,6 +29,6 @@ def named_items(text: str) -> NamedItems:
     if isinstance(data, dict):
         return NamedItems(tuple((str(key), objects.as_mapping(value)) for key, value in data.items()), "map")
     if isinstance(data, list):
-        named = tuple((str(objects.dig(each, "name", default="")), objects.as_mapping(each)) for each in data)
+        named = tuple((str(objects.dig(item, "name", default="")), objects.as_mapping(item)) for item in data)
         return NamedItems(named, "list")
     return NamedItems(form="unreadable")

@@ -210,4 +210,4 @@ class ObservedWorkload(ResolvedWorkload):
 
 def fields_of(stage: DeclaredWorkload) -> dict[str, Any]:
     """Return the fields of a stage, to make the next stage of it."""
-    return {each.name: getattr(stage, each.name) for each in fields(stage)}
+    return {field.name: getattr(stage, field.name) for field in fields(stage)}

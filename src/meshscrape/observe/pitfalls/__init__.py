@@ -42,6 +42,11 @@ def find_pitfalls(facts: Facts) -> tuple[Pitfall, ...]:
     return tuple(
         sorted(
             unique,
-            key=lambda each: (_SEVERITIES.index(each.severity), each.code, each.ref or _NONE, each.text),
+            key=lambda pitfall: (
+                _SEVERITIES.index(pitfall.severity),
+                pitfall.code,
+                pitfall.ref or _NONE,
+                pitfall.text,
+            ),
         )
     )

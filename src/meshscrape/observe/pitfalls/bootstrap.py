@@ -37,17 +37,17 @@ def bootstrap_pitfalls(facts: Facts) -> Iterator[Pitfall]:
 
 def _left_over(facts: Facts) -> Iterator[Pitfall]:
     """Report overrides of meshscrape that no workload's template names any more."""
-    current = {each.override.config_map for each in facts.workloads if each.override}
+    current = {workload.override.config_map for workload in facts.workloads if workload.override}
     for manifest in facts.cluster.inventory.of_kind("ConfigMap", ""):
         keys = objects.as_mapping(manifest.data.get("data"))
         if manifest.ref in current or not {KEY, SCRAPERS_FILE} <= keys.keys():
             continue
-        if found := references(facts.cluster.inventory, manifest.ref):
+        if users := references(facts.cluster.inventory, manifest.ref):
             yield Pitfall(
                 "override-in-use",
                 "warning",
                 manifest.ref,
-                f"No workload's template names this override, but {counted(found)} do: none of their "
+                f"No workload's template names this override, but {counted(users)} do: none of their "
                 "pods starts without it, nor after a rollback to them.",
                 "Keep it until they are gone.",
             )

@@ -64,10 +64,10 @@ def _exported(entry: Manifest) -> Iterator[Pitfall]:
     spec = objects.as_mapping(entry.data.get("spec"))
     numbers = [objects.dig(port, "number") for port in objects.as_list(spec.get("ports"))]
     addresses = [objects.dig(endpoint, "address") for endpoint in objects.as_list(spec.get("endpoints"))]
-    leads_home = any(each in _LOOPBACK for each in addresses)
+    leads_home = any(address in _LOOPBACK for address in addresses)
     if (
         leads_home
-        and any(each in (ports.MERGED, ports.STATS) for each in numbers)
+        and any(number in (ports.MERGED, ports.STATS) for number in numbers)
         and spec.get("exportTo") != ["."]
     ):
         yield Pitfall(
@@ -87,8 +87,8 @@ def _several(workload: ObservedWorkload, legacy: Legacy) -> Iterator[Pitfall]:
             "sidecars-conflict",
             "warning",
             workload.ref,
-            f"Several Sidecar objects select it ({', '.join(each.ref.name for each in in_force)}): which one "
-            "is in force is undefined.",
+            f"Several Sidecar objects select it ({', '.join(sidecar.ref.name for sidecar in in_force)}): "
+            "which one is in force is undefined.",
             "Merge them into one.",
         )
 

@@ -153,19 +153,19 @@ def _admits(policies: list[Manifest], side: str, port: int, peer: _Peer | None) 
 
 def _has_port(rule: Any, port: int) -> bool:
     listed = objects.as_list(objects.dig(rule, "ports"))
-    for each in listed:
-        number = objects.dig(each, "port")
-        if objects.dig(each, "protocol", default="TCP") != "TCP":
+    for entry in listed:
+        number = objects.dig(entry, "port")
+        if objects.dig(entry, "protocol", default="TCP") != "TCP":
             continue
         if number is None or (
-            isinstance(number, int) and number <= port <= objects.dig(each, "endPort", default=number)
+            isinstance(number, int) and number <= port <= objects.dig(entry, "endPort", default=number)
         ):
             return True
     return not listed
 
 
 def _has_peer(listed: list[Any], namespace: str, peer: _Peer | None) -> bool:
-    return not listed or peer is None or any(_is_peer(each, namespace, peer) for each in listed)
+    return not listed or peer is None or any(_is_peer(entry, namespace, peer) for entry in listed)
 
 
 def _is_peer(listed: Any, namespace: str, peer: _Peer) -> bool:

@@ -104,8 +104,8 @@ def _pruned_files(monitor: Manifest) -> Iterator[Pitfall]:
 def _undeclared_ports(monitor: Manifest) -> Iterator[Pitfall]:
     if monitor.ref.kind != "PodMonitor":
         return
-    for each in _endpoints(monitor):
-        named = [objects.dig(each, key) for key in ("port", "portNumber", "targetPort")]
+    for endpoint in _endpoints(monitor):
+        named = [objects.dig(endpoint, key) for key in ("port", "portNumber", "targetPort")]
         undeclared = [str(port) for port in named if str(port) in map(str, _UNDECLARED)]
         if undeclared:
             yield Pitfall(

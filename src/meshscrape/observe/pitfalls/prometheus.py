@@ -38,12 +38,12 @@ def prometheus_pitfalls(facts: Facts) -> Iterator[Pitfall]:
     for job in facts.jobs:
         yield from _files(job, facts)
         yield from _relabeling(job)
-    for each in facts.unreadable:
+    for unreadable in facts.unreadable:
         yield Pitfall(
             "scrape-configuration-unreadable",
             "warning",
-            each.ref,
-            f"Scrape jobs in it cannot be read ({each.reason}): what they scrape is not known here.",
+            unreadable.ref,
+            f"Scrape jobs in it cannot be read ({unreadable.reason}): what they scrape is not known here.",
             "Correct it, or add the object that it needs to the dump.",
         )
 
@@ -230,7 +230,7 @@ def _files(job: DeclaredJob, facts: Facts) -> Iterator[Pitfall]:
         for mount in objects.as_list(scraping.container.get("volumeMounts") if scraping else None)
     ]
     missing = [
-        path for path in paths if path.startswith("/") and not any(path.startswith(each) for each in mounts)
+        path for path in paths if path.startswith("/") and not any(path.startswith(mount) for mount in mounts)
     ]
     missing = [path for path in missing if not path.startswith("/var/run/secrets/kubernetes.io/")]
     if missing:

@@ -54,10 +54,10 @@ def _dark_or_twice(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Itera
     secure = [
         job for job in jobs if job.over == "mtls" and _reaches(job, workload, workload.metrics.listening)
     ]
-    names = ", ".join(sorted(each.name for each in plain))
+    names = ", ".join(sorted(job.name for job in plain))
     metrics = workload.metrics
     closed = [port for port in _PLAINTEXT if metrics.hardened or metrics.half_hardened == _other(port)]
-    dark = [each for each in plain if _reaches(each, workload, tuple(closed))]
+    dark = [job for job in plain if _reaches(job, workload, tuple(closed))]
     if dark:
         yield Pitfall(
             "dark-after-hardening",
@@ -72,7 +72,7 @@ def _dark_or_twice(workload: ObservedWorkload, jobs: list[ObservedJob]) -> Itera
             "scraped-twice",
             "warning",
             workload.ref,
-            f"{', '.join(sorted(each.name for each in secure))} scrapes it over mTLS, and {names} in plain "
+            f"{', '.join(sorted(job.name for job in secure))} scrapes it over mTLS, and {names} in plain "
             "text too: every series is there twice, and the plaintext ports cannot be closed.",
             "Let the plaintext job drop pods that have a secure port, then close the plaintext ports.",
         )

@@ -22,12 +22,12 @@ def junit(results: Sequence[PipelineResult], verb: str, severity: Severity) -> s
     """Return the report. Results of `severity` or worse are failures; suppressed ones are skipped."""
     root = Element("testsuites", {"name": f"meshscrape {verb}", **_counts(results, severity)})
     suites: dict[str, list[PipelineResult]] = {}
-    for each in results:
-        suites.setdefault(str(each.ref) if each.ref else "cluster", []).append(each)
+    for result in results:
+        suites.setdefault(str(result.ref) if result.ref else "cluster", []).append(result)
     for title, members in suites.items():
         suite = SubElement(root, "testsuite", {"name": xml_text(title), **_counts(members, severity)})
-        for each in members:
-            _case(suite, title, each, severity)
+        for result in members:
+            _case(suite, title, result, severity)
     if not results:
         suite = SubElement(root, "testsuite", name="cluster", tests="1", failures="0", skipped="0")
         SubElement(suite, "testcase", name="nothing found", classname="cluster")
@@ -50,6 +50,6 @@ def _case(suite: Element, title: str, result: PipelineResult, severity: Severity
 def _counts(results: Sequence[PipelineResult], severity: Severity) -> dict[str, str]:
     return {
         "tests": str(max(len(results), 1)),
-        "failures": str(sum(fails([each], severity) for each in results)),
-        "skipped": str(sum(bool(each.suppressed) for each in results)),
+        "failures": str(sum(fails([result], severity) for result in results)),
+        "skipped": str(sum(bool(result.suppressed) for result in results)),
     }

@@ -66,25 +66,27 @@ def _names(ref: Ref | None) -> tuple[str, ...]:
 
 def pitfall_results(observation: Observation, inventory: Inventory) -> tuple[PipelineResult, ...]:
     """Return a result for each pitfall."""
-    found = (
-        PipelineResult(each.code, each.severity, each.ref, each.text, each.remedy)
-        for each in observation.pitfalls
+    results = (
+        PipelineResult(pitfall.code, pitfall.severity, pitfall.ref, pitfall.text, pitfall.remedy)
+        for pitfall in observation.pitfalls
     )
-    return tuple(placed(each, inventory) for each in found)
+    return tuple(placed(result, inventory) for result in results)
 
 
 def placed(result: PipelineResult, inventory: Inventory) -> PipelineResult:
     """Return the result with the file and line of its object."""
     manifest = inventory.get(result.ref) if result.ref else None
-    found = _PLACE.fullmatch(manifest.where) if manifest else None
-    return replace(result, file=found[1], line=int(found[2])) if found else result
+    place = _PLACE.fullmatch(manifest.where) if manifest else None
+    return replace(result, file=place[1], line=int(place[2])) if place else result
 
 
 def suppressed(
     results: Iterable[PipelineResult], rules: Sequence[Suppression], inventory: Inventory, *, trust: bool
 ) -> tuple[PipelineResult, ...]:
     """Return the results; mark those that a rule or (with `trust`) the object's annotation suppresses."""
-    return tuple(replace(each, suppressed=_suppressor(each, rules, inventory, trust)) for each in results)
+    return tuple(
+        replace(result, suppressed=_suppressor(result, rules, inventory, trust)) for result in results
+    )
 
 
 def _suppressor(
@@ -101,4 +103,4 @@ def _suppressor(
 def fails(results: Iterable[PipelineResult], severity: Severity) -> bool:
     """Return whether a result that is not suppressed is of this severity or worse."""
     failing = SEVERITIES[: SEVERITIES.index(severity) + 1]
-    return any(each.severity in failing for each in results if not each.suppressed)
+    return any(result.severity in failing for result in results if not result.suppressed)

@@ -28,8 +28,8 @@ def sarif(
 
     File names stay as they were given; relative ones are relative to the directory of the run.
     """
-    codes = sorted({each.code for each in results})
-    rules = [_rule(code, [each for each in results if each.code == code], help_of) for code in codes]
+    codes = sorted({result.code for result in results})
+    rules = [_rule(code, [result for result in results if result.code == code], help_of) for code in codes]
     driver = {"name": f"meshscrape {verb}", "version": version, "semanticVersion": version, "rules": rules}
     return {
         "$schema": SCHEMA,
@@ -38,7 +38,7 @@ def sarif(
             {
                 "tool": {"driver": driver},
                 "columnKind": "unicodeCodePoints",
-                "results": [_result(each, codes.index(each.code)) for each in results],
+                "results": [_result(result, codes.index(result.code)) for result in results],
             }
         ],
     }
@@ -58,7 +58,7 @@ def _rule(code: str, results: Sequence[PipelineResult], help_of: Mapping[str, st
 def _result(result: PipelineResult, index: int) -> dict[str, Any]:
     named = f"{result.ref}: " if result.ref else ""
     remedy = f"\n{result.remedy}" if result.remedy else ""
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "ruleId": result.code,
         "ruleIndex": index,
         "level": _LEVELS[result.severity],
@@ -66,11 +66,11 @@ def _result(result: PipelineResult, index: int) -> dict[str, Any]:
         "partialFingerprints": {"objectAndCode/v1": _fingerprint(result)},
     }
     if place := _location(result):
-        found["locations"] = [place]
+        document["locations"] = [place]
     if result.suppressed:
         kind = "external" if result.suppressed.startswith("--") else "inSource"
-        found["suppressions"] = [{"kind": kind, "justification": result.suppressed}]
-    return found
+        document["suppressions"] = [{"kind": kind, "justification": result.suppressed}]
+    return document
 
 
 def _location(result: PipelineResult) -> dict[str, Any]:
