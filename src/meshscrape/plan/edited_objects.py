@@ -176,19 +176,19 @@ def clone(value: Any) -> Any:
     return value
 
 
-def covers(found: Any, wanted: Any) -> bool:
-    """Return whether `found` contains all of `wanted`; API servers and others add their own fields.
+def covers(present: Any, wanted: Any) -> bool:
+    """Return whether `present` contains all of `wanted`; API servers and others add their own fields.
 
     The apiVersion may differ, because a cluster returns the version that it stores.
     """
     if isinstance(wanted, Mapping):
-        return isinstance(found, Mapping) and all(
-            key == "apiVersion" or (key in found and covers(found[key], value))
+        return isinstance(present, Mapping) and all(
+            key == "apiVersion" or (key in present and covers(present[key], value))
             for key, value in wanted.items()
         )
     if isinstance(wanted, list):
-        return isinstance(found, list) and len(found) == len(wanted) and all(map(covers, found, wanted))
-    return bool(found == wanted)
+        return isinstance(present, list) and len(present) == len(wanted) and all(map(covers, present, wanted))
+    return bool(present == wanted)
 
 
 def _brought_up_to_date(before: Object, wanted: Object) -> Mutable:

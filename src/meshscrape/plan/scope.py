@@ -88,15 +88,15 @@ def reached(context: Context, place: str) -> list[ObservedWorkload]:
 def _in_the_way(
     context: Context, place: str, targets: list[PlannedWorkload], chosen: Container[Ref]
 ) -> Iterable[Missing]:
-    seen: dict[str, tuple[list[Ref], str, str]] = {}
+    harms: dict[str, tuple[list[Ref], str, str]] = {}
     joining = [target.workload for target in targets if not target.workload.in_mesh]
     for workload in [*reached(context, place), *joining]:
         if opted_out(workload):
             continue
         code, text, remedy = _harmed(context, workload, chosen)
         if code:
-            seen.setdefault(code, ([], text, remedy))[0].append(workload.ref)
-    for code, (refs, text, remedy) in seen.items():
+            harms.setdefault(code, ([], text, remedy))[0].append(workload.ref)
+    for code, (refs, text, remedy) in harms.items():
         shown = ", ".join(map(str, refs[:3])) + (f" and {len(refs) - 3} more" if refs[3:] else "")
         yield Missing(code, f"the default would also reach {shown}: {text}", remedy)
 
@@ -155,11 +155,11 @@ def close_wide(context: Context, place: str) -> bool:
 def refresh(context: Context) -> None:
     """Observe the targets with the drafted changes, so that later steps only add what is still missing."""
     drafted = Plan(context.draft.changes()).apply(context.inventory)
-    seen = observe(drafted, istio_version=context.intent.istio_version)
+    observation = observe(drafted, istio_version=context.intent.istio_version)
     before = {workload.ref: workload.metrics for workload in context.observed.workloads}
-    found = {workload.ref: workload for workload in seen.workloads}
+    workloads = {workload.ref: workload for workload in observation.workloads}
     context.targets = [
-        replace(target, workload=found.get(target.ref, target.workload)) for target in context.targets
+        replace(target, workload=workloads.get(target.ref, target.workload)) for target in context.targets
     ]
     context.delivered |= {
         target.ref
@@ -261,16 +261,16 @@ def settled_places(
 
     `waits` returns what one workload waits for. The default reaches workloads that are not chosen, too.
     """
-    found: dict[str, tuple[Missing, ...]] = {}
+    places: dict[str, tuple[Missing, ...]] = {}
     for place in _by_place(context, context.targets):
         own = {target.ref: target.workload for target in context.targets}
-        refs = {each.ref: own.get(each.ref, each) for each in reached(context, place)}
-        refs |= {ref: each for ref, each in own.items() if place_of(context, each) == place}
-        still_open = [ref for ref, each in refs.items() if not each.metrics.hardened]
+        refs = {workload.ref: own.get(workload.ref, workload) for workload in reached(context, place)}
+        refs |= {ref: workload for ref, workload in own.items() if place_of(context, workload) == place}
+        still_open = [ref for ref, workload in refs.items() if not workload.metrics.hardened]
         waiting = [ref for ref in still_open if waits(refs[ref])]
         if any(ref in own for ref in still_open):
-            found[place] = (_waits_for(waiting),) if waiting else ()
-    return found
+            places[place] = (_waits_for(waiting),) if waiting else ()
+    return places
 
 
 def _waits_for(refs: list[Ref]) -> Missing:

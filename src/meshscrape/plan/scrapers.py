@@ -50,16 +50,16 @@ def new_objects(context: Context) -> tuple[dict[str, Any], ...]:
     kind = context.intent.prometheus
     assert kind in ("addon", "operator")  # noqa: S101 - the callers checked
     new = prometheus_objects("addon" if kind == "addon" else "operator", new_prometheus(context))
-    unseen = [each for each in new if _of_unseen_kind(context, each)]
+    unseen = [made for made in new if _of_unseen_kind(context, made)]
     if unseen:
-        kinds = ", ".join(dict.fromkeys(f"{each['kind']}s" for each in unseen))
+        kinds = ", ".join(dict.fromkeys(f"{made['kind']}s" for made in unseen))
         context.draft.note(
             None,
             "kinds-unseen",
             f"the objects have no {kinds}: the plan assumes that those of the new Prometheus are applied",
             "give them too, if you are not sure",
         )
-    return tuple(each for each in new if each not in unseen)
+    return tuple(made for made in new if made not in unseen)
 
 
 def _of_unseen_kind(context: Context, wanted: Object) -> bool:

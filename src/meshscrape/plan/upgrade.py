@@ -73,9 +73,9 @@ def _note_fit(context: Context, following: IstioVersion, mode: Decided, count: i
     if mode == "legacy" and following.at_least(NATIVE_SINCE):
         remedy = "after the upgrade, a plan moves them to native mode; --mode legacy keeps them"
     elif mode == "bootstrap" and following.numbers and following.numbers[:2] > _SEEN:
-        seen = ".".join(map(str, _SEEN))
+        newest = ".".join(map(str, _SEEN))
         remedy = (
-            f"the override was not tried beyond {seen}: upgrade one pod first, and look at it with observe"
+            f"the override was not tried beyond {newest}: upgrade one pod first, and look at it with observe"
         )
     workloads = f"{count} workload{'s' * (count != 1)}"
     context.draft.note(None, "upgrade-fits", f"{mode} mode of {workloads} fits Istio {following}", remedy)

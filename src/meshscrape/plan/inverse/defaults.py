@@ -30,9 +30,9 @@ def take_defaults(
         if as_mapping(dig(config.data, "spec", "selector", "matchLabels")):
             continue
         reached = (
-            each.ref
-            for each in observation.workloads
-            if each.in_mesh and config.ref.namespace in (root, each.namespace)
+            workload.ref
+            for workload in observation.workloads
+            if workload.in_mesh and config.ref.namespace in (root, workload.namespace)
         )
         if not all(ref in leaving or ref in scrapers for ref in reached):
             continue

@@ -58,10 +58,10 @@ def _covers(fields: object, path: FieldPath) -> bool:
             return False
         if not fields and step is not path[0]:
             return True
-        found = next(_children(fields, step), None)
-        if found is None:
+        child = next(_children(fields, step), None)
+        if child is None:
             return False
-        fields = found
+        fields = child
     return True
 
 

@@ -21,7 +21,7 @@ def judge_inverse(
     on a secure port as before. The same scraper must read it, if that is still there. `unscraped`: the user
     gives up the scrapes that no job takes over.
     """
-    found: dict[Ref, tuple[Missing, ...]] = {}
+    faults: dict[Ref, tuple[Missing, ...]] = {}
     workloads = {workload.ref: workload for workload in after.workloads}
     scrapers = {scraper.ref for scraper in after.scrapers}
     readers = _readers(after.scrape_jobs)
@@ -30,7 +30,7 @@ def judge_inverse(
             continue
         for ref in job.ports_of.keys() | job.ports_after.keys():
             workload = workloads.get(ref)
-            if workload is None or ref in found:
+            if workload is None or ref in faults:
                 continue
             if ref == job.scraper and not workload.in_mesh:
                 # Its own proxy is gone, and with it the statistics of that proxy.
@@ -42,27 +42,27 @@ def judge_inverse(
             ]
             plaintext = [other for other in reading if other.over == "plaintext"]
             if plaintext and workload.metrics.hardened:
-                found[ref] = (_still_closed(plaintext[0]),)
+                faults[ref] = (_still_closed(plaintext[0]),)
             elif not reading and not unscraped:
-                found[ref] = (_unread(job),)
+                faults[ref] = (_unread(job),)
     known = {(pitfall.code, pitfall.ref) for pitfall in before.pitfalls}
     for pitfall in after.pitfalls:
         # Other errors were the user's before meshscrape; these would leave a workload without pods.
         fresh = (pitfall.code, pitfall.ref) not in known
         if pitfall.severity == "critical" and pitfall.ref is not None and fresh:
             missing = Missing(pitfall.code, pitfall.text.rstrip("."), pitfall.remedy.rstrip("."))
-            found.setdefault(pitfall.ref, (missing,))
-    return found
+            faults.setdefault(pitfall.ref, (missing,))
+    return faults
 
 
 def _readers(jobs: Iterable[ObservedJob]) -> Mapping[Ref, list[ObservedJob]]:
     """Return the jobs that read each workload's proxy once all pods have restarted."""
-    found: dict[Ref, list[ObservedJob]] = {}
+    readers: dict[Ref, list[ObservedJob]] = {}
     for job in jobs:
         for ref, ports in job.ports_after.items():
             if ports and (job.over == "mtls" or not PLAINTEXT_PORTS.isdisjoint(ports)):
-                found.setdefault(ref, []).append(job)
-    return found
+                readers.setdefault(ref, []).append(job)
+    return readers
 
 
 def _still_closed(job: ObservedJob) -> Missing:

@@ -65,28 +65,28 @@ def take_override(context: Context, workload: ObservedWorkload) -> None:
     ref = Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override)
     text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
     try:
-        found = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}")
+        bootstrap = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}")
     except InputError:
         return
-    if not isinstance(found, dict) or not _strip(found):
+    if not isinstance(bootstrap, dict) or not _strip(bootstrap):
         return
 
     def change(data: Mutable) -> None:
-        data["data"][overrides.BOOTSTRAP_FILE] = rewrite(text, found)
+        data["data"][overrides.BOOTSTRAP_FILE] = rewrite(text, bootstrap)
         data["data"].pop(overrides.SCRAPERS_FILE, None)
 
     reason = f"without meshscrape's listeners; its pods restart by {BOOTSTRAP_CHECKSUM}"
     context.draft.edit(ref, change, reason)
 
 
-def _strip(found: dict[str, Any]) -> bool:
+def _strip(bootstrap: dict[str, Any]) -> bool:
     """Remove meshscrape's listeners and limits from an override; return whether there were any."""
     stripped = False
     for group, key in (("static_resources", "listeners"), ("layered_runtime", "layers")):
         camel = group.split("_")[0] + group.split("_")[1].capitalize()
-        place = found.get(camel if camel in found else group)
+        place = bootstrap.get(camel if camel in bootstrap else group)
         items = as_list(dig(place, key))
-        own = [each for each in items if not overrides.is_ours(str(dig(each, "name", default="")))]
+        own = [item for item in items if not overrides.is_ours(str(dig(item, "name", default="")))]
         if not isinstance(place, dict) or len(own) == len(items):
             continue
         stripped = True
@@ -95,5 +95,5 @@ def _strip(found: dict[str, Any]) -> bool:
         else:
             del place[key]
             if not place:
-                del found[camel if camel in found else group]
+                del bootstrap[camel if camel in bootstrap else group]
     return stripped

@@ -37,10 +37,10 @@ def delete_owned(
     context: Context, leaving: Iterable[ObservedWorkload], staying: Iterable[ObservedWorkload], *, whole: bool
 ) -> None:
     """Plan to delete the objects of the workloads that leave; with `whole`, all objects of meshscrape."""
-    needed = {(each.namespace, each.name) for each in staying}
-    legacy = {each.namespace for each in staying if each.is_gateway and each.legacy}
-    gone = {(each.namespace, each.name) for each in leaving} - needed
-    overridden = {each.namespace for each in staying if each.bootstrap_override == OVERRIDE_NAME}
+    needed = {(workload.namespace, workload.name) for workload in staying}
+    legacy = {workload.namespace for workload in staying if workload.is_gateway and workload.legacy}
+    gone = {(workload.namespace, workload.name) for workload in leaving} - needed
+    overridden = {workload.namespace for workload in staying if workload.bootstrap_override == OVERRIDE_NAME}
     for manifest in list(context.inventory):
         if not is_owned(manifest.data):
             continue
@@ -78,14 +78,14 @@ def _phase(ref: Ref) -> Phase:
 def _override(context: Context, manifest: Manifest) -> None:
     """Delete a ConfigMap with a bootstrap override, unless a rollback could make pods that need it."""
     # Today's pods are replaced. Their ReplicaSet is what a rollback brings back.
-    found = [ref for ref in references(context.inventory, manifest.ref) if ref.kind != "Pod"]
-    if not found:
+    users = [ref for ref in references(context.inventory, manifest.ref) if ref.kind != "Pod"]
+    if not users:
         context.draft.delete(manifest.ref, _REASON)
         return
-    shown = ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if found[5:] else "")
+    shown = ", ".join(map(str, users[:5])) + (f" and {len(users) - 5} more" if users[5:] else "")
     context.draft.note(
         manifest.ref,
         "override-in-use",
-        f"{len(found)} objects refer to it, and none of their pods starts without it: {shown}",
+        f"{len(users)} objects refer to it, and none of their pods starts without it: {shown}",
         "remove again when they are gone; a rollback to an older revision needs it too",
     )

@@ -66,7 +66,7 @@ def plan_inverse(observation: Observation, inventory: Inventory, intent: Inverse
         fresh = {ref: missing for ref, missing in faults.items() if ref not in held and ref in chosen}
         if not fresh and set(faults) - set(held):
             # Nothing that could be held back causes it, so hold back everything.
-            missing = tuple(dict.fromkeys(each for found in faults.values() for each in found))
+            missing = tuple(dict.fromkeys(fault for of_one in faults.values() for fault in of_one))
             fresh = {ref: missing for ref in chosen if ref not in held}
         if not fresh:
             return drafted
@@ -113,15 +113,17 @@ def _drafted(
     changed = {change.ref for change in draft.changes()}
     gates = tuple(_gates(held))
     outcome = Outcome(
-        removed=tuple(each.ref for each in leaving if {each.ref, each.gateway_ref} & changed),
-        held=tuple(ref for ref in held if any(ref == each.ref for each in chosen)),
+        removed=tuple(workload.ref for workload in leaving if {workload.ref, workload.gateway_ref} & changed),
+        held=tuple(ref for ref in held if any(ref == workload.ref for workload in chosen)),
     )
     made = Plan(draft.changes(), draft.notes, gates, {}, False, autoscaled(inventory), outcome, inverse=True)
-    return replace(made, apart=any(each.flavour == "asm" for each in chosen)), [each.ref for each in chosen]
+    return replace(made, apart=any(workload.flavour == "asm" for workload in chosen)), [
+        workload.ref for workload in chosen
+    ]
 
 
 def _refs(workloads: list[ObservedWorkload]) -> set[Ref | None]:
-    return {ref for each in workloads for ref in (each.ref, each.gateway_ref)}
+    return {ref for workload in workloads for ref in (workload.ref, workload.gateway_ref)}
 
 
 def _gates(held: Mapping[Ref, tuple[Missing, ...]]) -> Iterator[Gate]:
@@ -187,7 +189,7 @@ def _observed(context: Context, intent: InverseIntent) -> Observation:
 def _staying(context: Context, intent: InverseIntent, leaving: Set[Ref]) -> list[ObservedWorkload]:
     """Return the workloads that do not leave and announce a secure port: their scrape jobs are needed."""
     scrapers = {scraper.ref for scraper in context.observation.scrapers}
-    others = scrapers | leaving | {each.ref for each in context.inventory if is_owned(each.data)}
+    others = scrapers | leaving | {manifest.ref for manifest in context.inventory if is_owned(manifest.data)}
     return [
         workload
         for workload in _observed(context, intent).workloads

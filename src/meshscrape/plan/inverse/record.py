@@ -52,10 +52,10 @@ def with_record(before: Object, after: Object) -> Object:
 
     What an earlier run has recorded stays: it is older.
     """
-    found = dict(_overwritten(before, after, ()))
-    if not found or labels(before).get(MANAGED_BY) == MANAGER:
+    overwritten = dict(_overwritten(before, after, ()))
+    if not overwritten or labels(before).get(MANAGED_BY) == MANAGER:
         return after
-    known = {**found, **_parsed(objects.annotations(before).get(OVERWRITTEN))}
+    known = {**overwritten, **_parsed(objects.annotations(before).get(OVERWRITTEN))}
     written: Mutable = clone(after)
     notes = {**objects.annotations(written), OVERWRITTEN: json.dumps(known, sort_keys=True)}
     written["metadata"] = {**as_mapping(written.get("metadata")), "annotations": notes}

@@ -27,8 +27,8 @@ _BACK = "its plaintext jobs read the pods again"
 def take_scraping(context: Context, evidence: Evidence) -> None:
     """Plan the way back of every scrape job that a plan has moved or added."""
     for scraper in context.observation.scrapers:
-        found = context.draft.get(scraper.config) if scraper.config else None
-        if scraper.config is not None and found is not None and not is_owned(found):
+        config = context.draft.get(scraper.config) if scraper.config else None
+        if scraper.config is not None and config is not None and not is_owned(config):
             _config(context, scraper.config, evidence)
         if scraper.kind == "operator":
             _selector(context, scraper.ref)

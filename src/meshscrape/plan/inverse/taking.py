@@ -157,7 +157,7 @@ class Taking:
             elif self.original is None and not self._ours((*path, ("name", name))):
                 self.kept.append(name)
             else:
-                holder[key] = [each for each in holder[key] if each is not item]
+                holder[key] = [other for other in holder[key] if other is not item]
         if key in holder and not holder[key]:
             del holder[key]
 
@@ -189,22 +189,22 @@ class Taking:
         self, holder: Mutable, key: str, value: str, by: str, before: list[Any], path: FieldPath
     ) -> None:
         items = as_list(holder.get(key))
-        if not any(dig(each, by) == value for each in items) or any(
-            dig(each, by) == value for each in before
+        if not any(dig(item, by) == value for item in items) or any(
+            dig(item, by) == value for item in before
         ):
             return
         if self.original is None and not self._ours((*path, (by, value))):
             self.kept.append(value)
             return
-        left = [each for each in items if dig(each, by) != value]
+        left = [item for item in items if dig(item, by) != value]
         if left:
             holder[key] = left
         else:
             del holder[key]
 
     def _ours(self, path: FieldPath, *, recorded: bool = False) -> bool:
-        found = self.written(path)
-        return found is True or (found is None and not recorded and not self.recorded)
+        written = self.written(path)
+        return written is True or (written is None and not recorded and not self.recorded)
 
     def _prune(self, path: tuple[str, ...]) -> None:
         """Remove mappings that have become empty."""
@@ -221,12 +221,12 @@ def _parts(text: str) -> list[str]:
 def _mapping(text: str) -> Mutable | None:
     """Return the mapping that a text spells; None for other text."""
     try:
-        found = load_text(text, PROXY_CONFIG_ANNOTATION)
+        mapping = load_text(text, PROXY_CONFIG_ANNOTATION)
     except InputError:
         return None
-    return found if isinstance(found, dict) else None
+    return mapping if isinstance(mapping, dict) else None
 
 
 def _named(items: Any, name: str) -> Any:
     """Return the last item of a list with this name, None without one."""
-    return next((each for each in reversed(as_list(items)) if dig(each, "name") == name), None)
+    return next((item for item in reversed(as_list(items)) if dig(item, "name") == name), None)

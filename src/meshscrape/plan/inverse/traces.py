@@ -100,12 +100,12 @@ def take_overlay(taking: Taking, everywhere: Iterable[str], *, listeners: bool) 
 def _without_empty(value: Any) -> Any:
     """Return an overlay without the empty mappings and lists that settings leave behind."""
     if isinstance(value, dict):
-        found = {key: _without_empty(each) for key, each in value.items()}
-        return {key: each for key, each in found.items() if each not in ({}, [])}
+        settings = {key: _without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in settings.items() if item not in ({}, [])}
     if isinstance(value, list):
-        found_items = [_without_empty(each) for each in value]
+        items = [_without_empty(item) for item in value]
         # Omit a proxy container that sets nothing any more.
-        return [each for each in found_items if each != {"name": names.PROXY_CONTAINER}]
+        return [item for item in items if item != {"name": names.PROXY_CONTAINER}]
     return value
 
 

@@ -13,7 +13,7 @@ PENDING = "pending-change"
 
 def plan_results(plan: Plan, inventory: Inventory) -> tuple[PipelineResult, ...]:
     """Return a result for each refusal (error), held-back workload (warning), note and change (info)."""
-    return tuple(dict.fromkeys(placed(each, inventory) for each in _results(plan)))
+    return tuple(dict.fromkeys(placed(result, inventory) for result in _results(plan)))
 
 
 def _results(plan: Plan) -> Iterator[PipelineResult]:
