@@ -72,11 +72,11 @@ def parse_scrapers_file(text: str, file: str) -> tuple[Scraper, ...]:
     Empty lines and lines that start with # are ignored; an empty file allows no scraper. Raises InputError
     with the `file` and the line, as `parse_scrapers` does.
     """
-    found: list[Scraper] = []
+    scrapers: list[Scraper] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.lstrip().startswith("#"):
-            found += parse_scrapers(line, Place(file=file, line=number))
-    return tuple(dict.fromkeys(found))
+            scrapers += parse_scrapers(line, Place(file=file, line=number))
+    return tuple(dict.fromkeys(scrapers))
 
 
 def _parse_entry(entry: str, where: Where) -> Scraper:

@@ -284,45 +284,45 @@ class Field:
 
     def mapping(self, key: str, *, required: bool = False) -> Field:
         """Return the mapping `key`; an absent one is empty unless it is required."""
-        found = self.at(key)
-        if found.value is None and not required:
-            return Field(found.document, found.owner, found.path, {})
-        if not isinstance(found.value, Mapping):
-            found.refuse(
-                "missing" if found.value is None else "not-a-mapping",
-                "missing" if found.value is None else "not a mapping",
+        field = self.at(key)
+        if field.value is None and not required:
+            return Field(field.document, field.owner, field.path, {})
+        if not isinstance(field.value, Mapping):
+            field.refuse(
+                "missing" if field.value is None else "not-a-mapping",
+                "missing" if field.value is None else "not a mapping",
                 f"write {key}: with fields",
             )
-        return found
+        return field
 
     def items(self, key: str) -> list[Field]:
         """Return the elements of the list `key`, each a mapping; an absent list has none."""
-        found = self.elements(key)
-        for item in found:
+        elements = self.elements(key)
+        for item in elements:
             if not isinstance(item.value, Mapping):
                 item.refuse("not-a-mapping", "not a mapping", "write its fields as name: value")
-        return found
+        return elements
 
     def elements(self, key: str) -> list[Field]:
         """Return the elements of the list `key`; an absent list has none."""
-        found = self.at(key)
-        if found.value is None:
+        field = self.at(key)
+        if field.value is None:
             return []
-        if not isinstance(found.value, list):
-            found.refuse("not-a-list", "not a list", "write its elements with dashes")
+        if not isinstance(field.value, list):
+            field.refuse("not-a-list", "not a list", "write its elements with dashes")
         return [
-            Field(self.document, self.owner, (*found.path, index), value)
-            for index, value in enumerate(found.value)
+            Field(self.document, self.owner, (*field.path, index), value)
+            for index, value in enumerate(field.value)
         ]
 
     def text(self, key: str, default: str | None = None) -> str:
         """Return the string `key`; it must be there when `default` is None."""
-        found = self.at(key)
-        if found.value is None and default is not None:
+        field = self.at(key)
+        if field.value is None and default is not None:
             return default
-        if found.value is None or found.value == "":
-            found.refuse("missing", "missing", f"write {key}")
-        return found.as_text()
+        if field.value is None or field.value == "":
+            field.refuse("missing", "missing", f"write {key}")
+        return field.as_text()
 
     def as_text(self) -> str:
         """Return this value, which must be a string."""
@@ -332,20 +332,20 @@ class Field:
 
     def port(self, key: str) -> int:
         """Return the port number `key`, which must be there."""
-        found = self.at(key)
-        if not isinstance(found.value, int) or isinstance(found.value, bool):
-            found.refuse(
-                "missing" if found.value is None else "not-a-number",
-                "missing" if found.value is None else "not a number",
+        field = self.at(key)
+        if not isinstance(field.value, int) or isinstance(field.value, bool):
+            field.refuse(
+                "missing" if field.value is None else "not-a-number",
+                "missing" if field.value is None else "not a number",
                 f"write {key}: 9080",
             )
-        return parse_port(str(found.value), found.place)
+        return parse_port(str(field.value), field.place)
 
     def strings(self, key: str) -> dict[str, str]:
         """Return the mapping of strings to strings `key` (labels, annotations); an absent one is empty."""
-        found = self.mapping(key)
-        assert isinstance(found.value, Mapping)  # noqa: S101 - mapping() just checked it
-        return {name: found.at(name).as_text() for name in found.value}
+        field = self.mapping(key)
+        assert isinstance(field.value, Mapping)  # noqa: S101 - mapping() just checked it
+        return {name: field.at(name).as_text() for name in field.value}
 
     def only(self, *known: str) -> None:
         """Raise InputError for a field that is none of `known`."""

@@ -93,6 +93,6 @@ def proxy_metadata(config: object) -> dict[str, str]:
     """Return the strings of proxyMetadata of a ProxyConfig; Istio reads the spelling proxy_metadata too."""
     if not isinstance(config, Mapping):
         return {}
-    found = config.get("proxyMetadata", config.get("proxy_metadata"))
-    entries = found.items() if isinstance(found, Mapping) else ()
+    metadata = config.get("proxyMetadata", config.get("proxy_metadata"))
+    entries = metadata.items() if isinstance(metadata, Mapping) else ()
     return {str(name): value for name, value in entries if isinstance(value, str)}

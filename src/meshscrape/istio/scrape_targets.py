@@ -148,16 +148,16 @@ def _fields(source: ScrapeSource) -> dict[str, str]:
 
 
 def _distinct(sources: list[ScrapeSource], where: Where) -> tuple[ScrapeSource, ...]:
-    seen: set[tuple[int, str]] = set()
+    listed: set[tuple[int, str]] = set()
     for source in sources:
-        if (source.port, source.path) in seen:
+        if (source.port, source.path) in listed:
             raise InputError(
                 f"{source.port}:{source.path} is listed twice",
                 where=where,
                 remedy="list each endpoint once",
                 code="listed-twice",
             )
-        seen.add((source.port, source.path))
+        listed.add((source.port, source.path))
     if len(sources) > MAX_SOURCES:
         raise InputError(
             f"{len(sources)} scrape targets are too many",

@@ -64,11 +64,11 @@ def parse_version(tag: str) -> IstioVersion:
     rest = tag.strip()
     for variant in _VARIANTS:
         rest = rest.removesuffix(variant)
-    found = _TAG.fullmatch(rest)
-    if found is None:
+    match = _TAG.fullmatch(rest)
+    if match is None:
         return IstioVersion(text=tag)
-    parts = [int(part) for part in found["numbers"].split(".")]
-    suffix = found["suffix"] or ""
+    parts = [int(part) for part in match["numbers"].split(".")]
+    suffix = match["suffix"] or ""
     aliyun = _ALIYUN.fullmatch(suffix)
     if len(parts) == 4 and not aliyun:
         return IstioVersion(text=tag)
