@@ -110,6 +110,35 @@ def test_expired_versions_are_repeated_with_a_pause() -> None:
     assert _asked_four_times(json.dumps(gone).encode() + b"\n") > 1.7
 
 
+def test_a_problem_lasts_until_the_api_server_accepts_a_watch() -> None:
+    """A watch that was asked for is no sign of life: the API server may be slow, or refuse it at last."""
+    asked: list[bytes] = []
+
+    async def behave(request: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"watch=1" not in request:
+            body = json.dumps({"metadata": {"resourceVersion": "7"}, "items": []}).encode()
+            writer.write(header("application/json", f"Content-Length: {len(body)}") + body)
+            return
+        asked.append(request)
+        if len(asked) == 1:
+            writer.transport.abort()
+        elif len(asked) == 2:
+            await asyncio.sleep(1)  # longer than changes are gathered
+            writer.write(header("application/json", "Content-Length: 0", status="403 Forbidden"))
+        else:
+            writer.write(header("application/json", "Transfer-Encoding: chunked"))
+            await writer.drain()
+            await asyncio.Event().wait()
+
+    async def run() -> list[str]:
+        async with following(behave) as snapshots:
+            return [str((await anext(snapshots)).problem or "") for _ in range(4)]
+
+    problems = asyncio.run(run())
+    assert [bool(each) for each in problems] == [False, True, True, False], problems
+    assert ["HTTP 403" in each for each in problems] == [False, False, True, False], problems
+
+
 @pytest.mark.parametrize("document", [b"[" * 5000 + b"]" * 5000, b'{"items": ' + b"[" * 5000, b"[]", b"\xff"])
 def test_an_answer_that_cannot_be_read_is_an_error(document: bytes) -> None:
     """Also one that is nested so deeply that Python's reader gives up."""

@@ -176,10 +176,16 @@ class Api:
         return Page(items, str(metadata.get("resourceVersion", "")), bool(token)), token
 
     async def watch(
-        self, path: str, version: str, query: Mapping[str, str] | None = None
+        self,
+        path: str,
+        version: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        accepted: Callable[[], None] = lambda: None,
     ) -> AsyncIterator[Event]:
         """Yield the changes after a resource version, until the server ends the watch.
 
+        `accepted` is called when the server has begun to answer, which may be long before the first change.
         Raises ApiError 410 if the version is too old. Raises UnavailableError if nothing, not even a
         bookmark, has arrived for SILENCE_SECONDS: the connection is dead although neither side closed it.
         """
@@ -188,6 +194,7 @@ class Api:
             "timeoutSeconds": str(WATCH_SECONDS), **(query or {}),
         }  # fmt: skip
         async for response in self._responses(path, asked, WATCH):
+            accepted()
             async for line in _lines(response, self._where(path)):
                 told = self._json(line, path)
                 kind, changed = str(told.get("type")), told.get("object") or {}

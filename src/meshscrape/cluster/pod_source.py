@@ -114,13 +114,15 @@ class PodSource:
     async def _follow(self, path: str, cache: PodCache, version: str) -> None:
         """Watch a path for ever, from `version` on."""
         delay = FIRST_RETRY
+        query = self._scope.query()
         while True:
             told = False
             try:
                 if not version:
                     version = await self._list(path, cache)
-                self._note(path, None)
-                async for event in self._api.watch(path, version, self._scope.query()):
+                # A problem lasts until the server accepts a watch: one that is away may take long to fail.
+                working = partial(self._note, path, None)
+                async for event in self._api.watch(path, version, query, accepted=working):
                     version, delay, told = event.version or version, FIRST_RETRY, True
                     self._take(cache, event.kind, event.object)
             except ApiError as error:
