@@ -71,6 +71,41 @@ _OPTIONS = (
         help="Do not ask before workloads restart that serve nothing meanwhile: a single pod of a "
         "StatefulSet, Recreate, OnDelete.",
     ),
+    click.option(
+        "--max-lost-scrapes",
+        "max_lost",
+        default=0,
+        show_default=True,
+        type=click.IntRange(0),
+        metavar="N",
+        help="Stop when more scrapes than this are lost: a target of a ready pod was up and is down.",
+    ),
+    click.option(
+        "--max-head-series",
+        "max_series",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Stop when a Prometheus has this many series in its head block. Every moved or restarted target "
+        "has new series, and the old ones stay for up to three hours. Default: no bound.",
+    ),
+    click.option(
+        "--wait-for-gitops",
+        "gitops",
+        is_flag=False,
+        flag_value=86400.0,
+        type=click.FloatRange(1, 30 * 86400),
+        metavar="[SECONDS]",
+        help="Let Argo CD, Flux, Helm or OLM change what they track, and wait for that in each phase "
+        "(a day, unless SECONDS are given). Default: refuse a plan with such objects.",
+    ),
+    click.option(
+        "--reconcile-interval",
+        "reconcile",
+        type=click.FloatRange(0, 86400),
+        metavar="SECONDS",
+        help="Wait this long after each phase, then check that nothing was taken back. Default: 180 s beside "
+        "objects that Argo CD or OLM track, 600 s beside those of Flux, else 0.",
+    ),
 )
 
 
@@ -94,13 +129,26 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
             canaries: tuple[str, ...],
             pause: float,
             window: str | None,
+            max_lost: int,
+            max_series: int | None,
+            gitops: float | None,
+            reconcile: float | None,
             **values: Any,
         ) -> Any:
-            verb = str(click.get_current_context().info_name)
-            holder = f"{socket.gethostname()}/{os.getpid()}"
-            within = Window.parse(window) if window else None
-            chosen = frozenset(canaries)
-            applying = ApplyOptions(phases, timeout, bool(dry_run), holder, verb, chosen, pause, within)
+            applying = ApplyOptions(
+                phases=phases,
+                timeout=timeout,
+                dry_run=bool(dry_run),
+                holder=f"{socket.gethostname()}/{os.getpid()}",
+                verb=str(click.get_current_context().info_name),
+                canaries=frozenset(canaries),
+                pause=pause,
+                window=Window.parse(window) if window else None,
+                max_lost=max_lost,
+                max_series=max_series,
+                gitops=gitops,
+                reconcile=reconcile,
+            )
             return function(applying=applying, **values)
 
         for option in reversed((phase, *_OPTIONS)):
@@ -117,8 +165,9 @@ def command(yes: bool, yes_interruption: bool, applying: ApplyOptions, **options
     """Apply the plan to the current context's cluster, phase by phase.
 
     Shows the plan and asks first. After each phase it waits until every pod is ready; before a plaintext port
-    is closed, every moved target must be up in Prometheus. It stops at the first step that fails, and goes on
-    when it is run again. Objects that Argo CD, Flux, Helm or OLM track are never changed.
+    is closed, every moved target must be up in Prometheus. It stops at the first step that fails and at the
+    first scrape that is lost, and goes on when it is run again. Objects that Argo CD, Flux, Helm or OLM track
+    are never changed.
     Exit codes: 0 everything chosen is secured, 1 stopped or held back, 2 could not run.
     """
     intent = make_intent(**options)

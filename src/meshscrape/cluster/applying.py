@@ -7,26 +7,36 @@ interrupted goes on where it stopped when it is run again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshscrape.cluster.api import Api, ApiError
 from meshscrape.cluster.dump import read_cluster, served_resources
+from meshscrape.cluster.effects import Effect
 from meshscrape.cluster.holding import holding
 from meshscrape.cluster.kinds import Resource
 from meshscrape.cluster.kubeconfig import Access
-from meshscrape.cluster.needs import absent_namespaces, created_namespaces, rights_of, rights_of_run
+from meshscrape.cluster.needs import (
+    absent_namespaces,
+    created_namespaces,
+    rights_of,
+    rights_of_run,
+    rights_to_follow,
+)
 from meshscrape.cluster.permissions import check_rights
 from meshscrape.cluster.proof import POLL_SECONDS, await_moved
-from meshscrape.cluster.rollouts import Pending, is_rolled_out, pending
+from meshscrape.cluster.repository import await_repository
+from meshscrape.cluster.reverts import other_managers, reconcile_seconds, taken_back
+from meshscrape.cluster.rollouts import is_rolled_out, pending
 from meshscrape.cluster.scraped import prometheus_pods
 from meshscrape.cluster.stopping import HalfDoneError, StoppedError, few
 from meshscrape.cluster.trackers import tracker
+from meshscrape.cluster.watching import ScrapeWatch
 from meshscrape.cluster.waves import Window, unproven, waves_of
 from meshscrape.cluster.writes import collection_path, merged, write_of
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.names import CONTROL_PLANE_GROUPS
-from meshscrape.kube.objects import Inventory, Manifest, Ref
+from meshscrape.kube.objects import Inventory, Object, Ref
 from meshscrape.observe.observation import Observation
 from meshscrape.plan.inverse.record import with_record
 from meshscrape.plan.model import Change, Phase, Plan
@@ -53,7 +63,11 @@ class ApplyOptions:
 
     `dry_run` sends every write to be checked by the API server and its webhooks, and changes nothing.
     `verb` is what the user runs again. `canaries` (`NAMESPACE/NAME`) go first in each phase, and `pause`
-    seconds pass between waves, which begin within `window` only.
+    seconds pass between waves, which begin within `window` only. The run stops when more than `max_lost`
+    scrapes are lost, or when a Prometheus has `max_series` head series (None: no bound). It waits up to
+    `gitops` seconds until the changes of tracked objects arrive from their repository (None: it refuses such
+    a plan). After each phase it waits `reconcile` seconds, then looks whether a change was taken back (None:
+    as long as the tools need that track objects in the same namespaces).
     """
 
     phases: tuple[Phase, ...] = ()
@@ -64,6 +78,10 @@ class ApplyOptions:
     canaries: frozenset[str] = frozenset()
     pause: float = 0.0
     window: Window | None = None
+    max_lost: int = 0
+    max_series: int | None = None
+    gitops: float | None = None
+    reconcile: float | None = None
 
 
 class Applier:
@@ -87,13 +105,31 @@ class Applier:
         self._told = told
         self._resources: list[Resource] = []
         self._skipped: set[Ref] = set()
+        self._written: set[tuple[Phase, Ref]] = set()
         self._made = 0
+        self._watch = ScrapeWatch(
+            self._api,
+            max_lost=options.max_lost,
+            max_series=options.max_series,
+            verb=options.verb,
+            told=told,
+        )
+        self._effect = Effect(
+            self._object,
+            self._pods,
+            timeout=options.timeout,
+            verb=options.verb,
+            told=told,
+            look=self._watch.look,
+        )
 
     async def read(self) -> PlannedCluster:
         """Read the cluster and plan. Raise InputError for a plan that cannot be applied."""
         managers = self._options.verb == "remove"
         reading = self._planner(Inventory(await read_cluster(self._access, self._told, managers=managers)))
-        refuse_unappliable(reading.plan, apart=self._access.control is not None)
+        waits = self._options.gitops is not None
+        refuse_unappliable(reading.plan, apart=self._access.control is not None, waits=waits)
+        self._watch.follow(reading.observation, reading.inventory)
         return reading
 
     async def apply(self, reading: PlannedCluster) -> PlannedCluster:
@@ -104,7 +140,9 @@ class Applier:
         written. Raises ApiError or UnavailableError when the first write fails, and HalfDoneError when a
         later one fails.
         """
-        changes = self._changes(reading.plan)
+        chosen = self._changes(reading.plan)
+        changes = [change for change in chosen if not tracker(change.before)]
+        tracked = [change for change in chosen if tracker(change.before)]
         if absent := absent_namespaces(changes, reading.inventory):
             raise InputError(
                 f"there is no namespace {few(sorted(absent))}, which new objects need",
@@ -116,14 +154,20 @@ class Applier:
         asked = () if self._options.dry_run else prometheus_pods(reading.observation, reading.inventory)[0]
         own = [change for change in changes if self._server(change.ref) is self._api]
         rights = [*rights_of(own, self._resources), *rights_of_run(asked)]
+        rights += rights_to_follow((change.ref for change in tracked), self._resources)
         await check_rights(self._api, rights, self._options.verb)
         if istio := [change for change in changes if change not in own]:
             await check_rights(self._control, list(rights_of(istio, self._resources)), self._options.verb)
         if self._options.dry_run:
+            for change in tracked:
+                self._told(f"not checked: {change.ref}: {tracker(change.before)} tracks it")
             await self._try(changes)
             return reading
         try:
             async with holding(self._api, self._options.holder):
+                await self._watch.begin(
+                    reading.observation, reading.inventory, touched_namespaces(reading.plan)
+                )
                 return await self._apply_phases(reading)
         except StoppedError:
             raise
@@ -181,22 +225,78 @@ class Applier:
             )
         if phase in (_PROVED_INVERSE if reading.plan.inverse else _PROVED):
             await self._await_scrapes(phase, reading)
-        changes = self._proven(phase, changes, reading)
-        self._told(f"phase {phase}: {len(changes)} changes")
-        waves = waves_of(changes, self._options.canaries)
+        tracked = {change.ref: tool for change in changes if (tool := tracker(change.before))}
+        own = [change for change in changes if change.ref not in tracked]
+        own = self._proven(phase, own, reading)
+        self._told(f"phase {phase}: {len(own)} changes")
+        waves = waves_of(own, self._options.canaries)
         for number, wave in enumerate(waves, 1):
             await self._turn(phase, number, len(waves))
             await self._apply_wave(phase, wave, reading.inventory)
+        if tracked:
+            await self._await_repository(phase, tracked, reading)
+        await self._reconcile(phase, reading)
         after = await self.read()
-        again = [each.ref for each in after.plan.changes if each.phase == phase]
-        if back := [ref for ref in again if ref not in self._skipped]:
-            raise StoppedError(
-                f"{few(back)} is not as it was applied: another manager took the change back",
-                where=f"phase {phase}",
-                remedy=f"change it where it is managed, then run {self._options.verb} again",
-                code="taken-back",
-            )
+        await self._refuse_reverts(phase, after)
         return after
+
+    async def _await_repository(
+        self, phase: Phase, tracked: Mapping[Ref, str], reading: PlannedCluster
+    ) -> None:
+        """Wait until the changes of tracked objects have arrived and taken effect."""
+        versions = _versions(tracked, reading.inventory)
+
+        async def plan() -> tuple[PlannedCluster, set[Ref]]:
+            now = await self.read()
+            return now, {change.ref for change in now.plan.changes if change.phase == phase}
+
+        await await_repository(
+            tracked,
+            read=lambda ref: self._object(ref, versions[ref]),
+            plan=plan,
+            look=self._watch.look,
+            told=self._told,
+            where=f"phase {phase}",
+            seconds=self._options.gitops or 0.0,
+            verb=self._options.verb,
+        )
+        await self._effect.arrived(f"phase {phase}", versions)
+
+    async def _reconcile(self, phase: Phase, reading: PlannedCluster) -> None:
+        """Wait for one reconcile interval, so that a tool that reverts changes has had its turn."""
+        seconds = self._options.reconcile
+        if seconds is None:
+            seconds = reconcile_seconds(reading.inventory, touched_namespaces(reading.plan))
+        if not seconds:
+            return
+        self._told(f"phase {phase}: waiting {seconds:.0f} s, whether another manager takes a change back")
+        await self._rest(seconds, f"phase {phase}")
+
+    async def _refuse_reverts(self, phase: Phase, after: PlannedCluster) -> None:
+        """Raise StoppedError if changes of this run are planned again."""
+        back = [ref for ref in taken_back(after.plan.changes, self._written) if ref not in self._skipped]
+        if not back:
+            return
+        found = after.inventory.get(back[0])
+        names: list[str] = []
+        if found is not None:
+            names = other_managers(await self._object(back[0], str(found.data.get("apiVersion"))))
+        who = f"; its latest other field manager is {names[0]}" if names else ""
+        raise StoppedError(
+            f"{few(back)} is not as it was applied: another manager took the change back{who}",
+            where=f"phase {phase}",
+            remedy="change it where it is managed (`meshscrape render --kustomize` writes patches), "
+            f"then run {self._options.verb} again",
+            code="taken-back",
+        )
+
+    async def _rest(self, seconds: float, where: str) -> None:
+        """Wait, and watch the scrapes meanwhile."""
+        clock = asyncio.get_running_loop().time
+        end = clock() + seconds
+        while (left := end - clock()) > 0:
+            await self._watch.look(where)
+            await asyncio.sleep(min(left, POLL_SECONDS))
 
     def _proven(self, phase: Phase, changes: list[Change], reading: PlannedCluster) -> list[Change]:
         """Return the changes without those that close ports of workloads whose scrape nothing proves.
@@ -219,25 +319,28 @@ class Applier:
         """Wait for the turn of a wave: for the pause after the one before, and for the window."""
         if number > 1 and self._options.pause:
             self._told(f"phase {phase}: pausing {self._options.pause:.0f} s before wave {number} of {count}")
-            await asyncio.sleep(self._options.pause)
+            await self._rest(self._options.pause, f"phase {phase}")
         window = self._options.window
         told = False
         while window is not None and (seconds := window.seconds_until(utcnow())):
             if not told:
                 self._told(f"phase {phase}: waiting for the window {window} before wave {number} of {count}")
             told = True
-            await asyncio.sleep(min(seconds, 60.0))
+            await self._rest(min(seconds, 60.0), f"phase {phase}")
 
     async def _apply_wave(self, phase: Phase, wave: list[Change], inventory: Inventory) -> None:
         healthy = [item for item in inventory if is_rolled_out(item.ref.kind) and pending(item) is None]
         for change in wave:
+            await self._watch.look(f"phase {phase}")
             await self._write(change)
             self._made += 1
+            self._written.add((phase, change.ref))
             self._told(f"phase {phase}: {change.action}d {change.ref}")
         touched = {change.ref.namespace for change in wave}
         watched = {item.ref for item in healthy if item.ref.namespace in touched}
         watched |= {change.ref for change in wave if change.after is not None}
-        await self._await_effect(phase, watched, inventory, wave)
+        versions = _versions(watched, inventory) | _versions_after(wave)
+        await self._effect.arrived(f"phase {phase}", versions)
 
     async def _write(self, change: Change) -> None:
         if self._options.verb == "apply" and change.before is not None and change.after is not None:
@@ -263,43 +366,16 @@ class Applier:
                 error.status, error.reason, error.what, where=str(change.ref), remedy=error.remedy
             ) from None
 
-    async def _await_effect(
-        self, phase: Phase, refs: Set[Ref], inventory: Inventory, changes: list[Change]
-    ) -> None:
-        """Wait until every object of `refs` is as its specification says."""
-        versions = {ref: str(found.data.get("apiVersion")) for ref in refs if (found := inventory.get(ref))}
-        versions |= {
-            change.ref: str(change.after.get("apiVersion")) for change in changes if change.after is not None
-        }
-        deadline = asyncio.get_running_loop().time() + self._options.timeout
-        shown = ""
-        while True:
-            missing = {ref: gap for ref in sorted(refs) if (gap := await self._gap(ref, versions[ref]))}
-            if not missing:
-                return
-            ref, gap = next(iter(missing.items()))
-            late = asyncio.get_running_loop().time() > deadline
-            if late or gap.failed:
-                raise StoppedError(
-                    gap.text if gap.failed else f"not within {self._options.timeout:.0f} s: {gap.text}",
-                    where=f"phase {phase}: {ref}",
-                    remedy=f"see why its pods are not ready, then run {self._options.verb} again: what was "
-                    "applied stays",
-                    code="rollout",
-                )
-            if (line := f"phase {phase}: waiting for {ref}: {gap.text}") != shown:
-                self._told(line)
-                shown = line
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _gap(self, ref: Ref, version: str) -> Pending | None:
+    async def _object(self, ref: Ref, version: str) -> Object:
+        """Return an object as it is now."""
         path = f"{collection_path(ref, version, self._resources)}/{ref.name}"
-        try:
-            return pending(Manifest(ref, await self._server(ref).get(path)))
-        except ApiError as error:
-            if error.status == _NOT_FOUND:
-                return None
-            raise
+        found: Object = await self._server(ref).get(path)
+        return found
+
+    async def _pods(self, namespace: str, selector: str) -> Object:
+        """Return the list of the pods that a label selector selects."""
+        found: Object = await self._api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
+        return found
 
     async def _await_scrapes(self, phase: Phase, reading: PlannedCluster) -> None:
         await await_moved(
@@ -312,13 +388,29 @@ class Applier:
             again=f"{self._options.verb}",
             vouched=bool(self._options.phases),
             told=self._told,
+            look=self._watch.look,
         )
 
 
-def refuse_unappliable(plan: Plan, *, apart: bool) -> None:
+def _versions(refs: Iterable[Ref], inventory: Inventory) -> dict[Ref, str]:
+    """Return the `apiVersion` of each object that exists."""
+    return {ref: str(found.data.get("apiVersion")) for ref in refs if (found := inventory.get(ref))}
+
+
+def _versions_after(changes: Iterable[Change]) -> dict[Ref, str]:
+    """Return the `apiVersion` of each object that changes leave."""
+    return {change.ref: str(change.after.get("apiVersion")) for change in changes if change.after is not None}
+
+
+def touched_namespaces(plan: Plan) -> frozenset[str]:
+    """Return the namespaces of the workloads and objects that a plan changes."""
+    return frozenset(ref.namespace for ref in (*plan.modes, *(change.ref for change in plan.changes)))
+
+
+def refuse_unappliable(plan: Plan, *, apart: bool, waits: bool) -> None:
     """Raise InputError for a plan that changes what another tool tracks, or another API server's objects.
 
-    `apart`: the user named that API server.
+    `apart`: the user named that API server. `waits`: the user lets the run wait for the tools.
     """
     if plan.apart and not apart:
         raise InputError(
@@ -326,6 +418,8 @@ def refuse_unappliable(plan: Plan, *, apart: bool) -> None:
             remedy="name it: --control-plane-kubeconfig FILE; or write files with `meshscrape render`",
             code="two-clusters",
         )
+    if waits:
+        return
     tracked: dict[str, list[Ref]] = {}
     for change in plan.changes:
         if tool := tracker(change.before):
@@ -333,7 +427,7 @@ def refuse_unappliable(plan: Plan, *, apart: bool) -> None:
     for tool, refs in tracked.items():
         raise InputError(
             f"{tool} tracks {few(refs)}, and would take the change back",
-            remedy="put what `meshscrape render --out DIR --kustomize` writes into its repository, or choose "
-            "other workloads with --namespace or --selector",
+            remedy="put what `meshscrape render --out DIR --kustomize` writes into its repository "
+            "(--wait-for-gitops waits for that), or choose other workloads with --namespace or --selector",
             code="tracked",
         )

@@ -53,6 +53,13 @@ def rights_of(changes: Iterable[Change], resources: Iterable[Resource]) -> Itera
             yield NeededRight("get", change.ref.group, plural, change.ref.namespace)
 
 
+def rights_to_follow(refs: Iterable[Ref], resources: Iterable[Resource]) -> Iterator[NeededRight]:
+    """Yield the rights to read objects that another tool changes."""
+    for ref in refs:
+        plural = collection_path(ref, "", resources).rpartition("/")[2]
+        yield NeededRight("get", ref.group, plural, ref.namespace)
+
+
 def rights_of_run(asked: Iterable[Ref]) -> Iterator[NeededRight]:
     """Yield the rights to hold the Lease, and to ask these Prometheus pods for their targets."""
     for verb in ("get", "create", "update"):

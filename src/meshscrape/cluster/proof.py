@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from meshscrape.cluster.api import Api, ApiError
@@ -34,12 +34,13 @@ async def await_moved(
     again: str,
     vouched: bool,
     told: Callable[[str], None],
+    look: Callable[[str], Awaitable[None]],
 ) -> None:
     """Wait until every Prometheus has all moved targets up, and none where they were before.
 
     Moved are the targets over mutual TLS; when a plan is taken back (`over` is `plaintext`), those in
     plaintext. Raises StoppedError after `seconds`, or if a scraper cannot be asked, unless the user has
-    `vouched` for it. `again` is what the user runs again.
+    `vouched` for it. `again` is what the user runs again. `look` watches the scrapes meanwhile.
     """
     refs = [workload.ref for workload in observation.workloads]
     pods, others = prometheus_pods(observation, inventory)
@@ -73,14 +74,14 @@ async def await_moved(
                 code="targets-down",
             )
         told(f"{where}: waiting for {len(down)} of {len(expected)} targets to move")
+        await look(where)
         await asyncio.sleep(POLL_SECONDS)
 
 
 async def targets_of(api: Api, pod: Ref) -> Any:
     """Return a Prometheus's answer about its targets. Raise StoppedError if it cannot be asked."""
-    path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{API_PORT}/proxy/api/v1/targets"
     try:
-        return await api.get(path, state="active")
+        return await prometheus_answer(api, pod, "/api/v1/targets", state="active")
     except (ApiError, UnavailableError) as error:
         raise StoppedError(
             f"Prometheus' API cannot be read through the API server: {error.what}",
@@ -88,3 +89,9 @@ async def targets_of(api: Api, pod: Ref) -> Any:
             remedy="look at its targets, then name the phase with --phase",
             code="unasked-scraper",
         ) from None
+
+
+async def prometheus_answer(api: Api, pod: Ref, path: str, **query: str) -> Any:
+    """Return the answer of a Prometheus pod's own API, asked through the API server."""
+    base = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}:{API_PORT}/proxy"
+    return await api.get(f"{base}{path}", **query)

@@ -5,11 +5,16 @@ The rules for workloads are those of `kubectl rollout status` (kubernetes/kubect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from meshscrape.cluster.stopping import one_line
 from meshscrape.kube.objects import Manifest, Object, as_list, dig
+
+# The reasons for which a container of a starting pod waits.
+_STARTING = ("ContainerCreating", "PodInitializing")
+_LONGEST = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,26 @@ def pending(manifest: Manifest) -> Pending | None:
 def is_rolled_out(kind: str) -> bool:
     """Return whether objects of this kind make pods that are replaced step by step."""
     return kind in _JUDGES
+
+
+def stuck_pods(pods: Iterable[Object]) -> list[str]:
+    """Return why containers of pods wait, if it is no step of a usual start; one text for each reason.
+
+    Such reasons are `ImagePullBackOff` and `CrashLoopBackOff`; the text has the kubelet's own message.
+    """
+    found: dict[str, str] = {}
+    for pod in pods:
+        statuses = [
+            *as_list(dig(pod, "status", "initContainerStatuses")),
+            *as_list(dig(pod, "status", "containerStatuses")),
+        ]
+        for status in statuses:
+            reason = str(dig(status, "state", "waiting", "reason", default=""))
+            if reason and reason not in _STARTING:
+                place = f"{dig(pod, 'metadata', 'name')}, container {dig(status, 'name')}"
+                told = one_line(str(dig(status, "state", "waiting", "message", default="")), _LONGEST)
+                found.setdefault(reason, f"{reason} in pod {place}" + (f": {told}" if told else ""))
+    return list(found.values())
 
 
 def _seen_generation(data: Object) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import OPERATED_BY
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref, as_list, dig, labels
+from meshscrape.kube.selectors import selector_text
 from meshscrape.kube.views.pod import pod_addresses
 from meshscrape.observe.model import Over, Scraper
 from meshscrape.observe.observation import Observation
@@ -28,6 +29,18 @@ def prometheus_pods(observation: Observation, inventory: Inventory) -> tuple[lis
         asked += ready
         others += [] if ready else [scraper.ref]
     return asked, others
+
+
+def prometheus_selectors(observation: Observation, inventory: Inventory) -> list[tuple[str, str]]:
+    """Return the namespace and label selector of the pods of each Prometheus, now and after restarts."""
+    found = []
+    for scraper in observation.scrapers:
+        if scraper.kind == "operator":
+            found.append((scraper.namespace, f"{OPERATED_BY}={scraper.name}"))
+        elif scraper.kind == "prometheus" and (workload := inventory.get(scraper.ref)):
+            text = selector_text(dig(workload.data, "spec", "selector", default={}))
+            found += [(scraper.namespace, text)] if text else []
+    return found
 
 
 def _pods_of(scraper: Scraper, observation: Observation, inventory: Inventory) -> list[Manifest]:

@@ -32,3 +32,9 @@ def few(items: Iterable[object]) -> str:
     named = list(dict.fromkeys(map(str, items)))
     more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
     return ", ".join(named[:_NAMED]) + more
+
+
+def one_line(text: str, longest: int) -> str:
+    """Return a server's text for one line: short, and without what would control a terminal."""
+    short = " ".join(text.split())[:longest]
+    return "".join(each if each.isprintable() else "?" for each in short)

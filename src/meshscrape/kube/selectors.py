@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from meshscrape.errors import InputError
 from meshscrape.istio.ports import shorten
-from meshscrape.kube.objects import as_mapping, selects
+from meshscrape.kube.objects import as_list, as_mapping, dig, selects
 
 T = TypeVar("T")
 
@@ -41,6 +41,16 @@ def _requirement(text: str, where: str) -> dict[str, Any]:
         where=where,
         remedy="write it as kubectl takes it, for example app=httpbin",
     )
+
+
+def selector_text(selector: Mapping[str, Any]) -> str:
+    """Return the text of a LabelSelector as a request's `labelSelector` has it."""
+    parts = [f"{key}={value}" for key, value in as_mapping(selector.get("matchLabels")).items()]
+    for each in as_list(selector.get("matchExpressions")):
+        key, values = dig(each, "key"), ",".join(map(str, as_list(dig(each, "values"))))
+        forms = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": f"{key}"}
+        parts.append(forms.get(str(dig(each, "operator")), f"!{key}"))
+    return ",".join(parts)
 
 
 def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshscrape.cluster.rollouts import pending
+from meshscrape.cluster.rollouts import pending, stuck_pods
 from meshscrape.kube.objects import Manifest, Ref
 
 
@@ -77,3 +77,24 @@ def test_an_object_with_conditions_waits_until_all_are_about_the_change() -> Non
 
 def test_an_object_without_a_status_has_taken_effect() -> None:
     assert gap("ConfigMap", {}, {}) is None
+
+
+def waiting(name: str, reason: str, message: str = "") -> dict[str, Any]:
+    """Return a pod with one container that waits."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {"metadata": {"name": name}, "status": {"containerStatuses": [{"name": "app", "state": state}]}}
+
+
+def test_tells_why_pods_are_stuck_once_for_each_reason() -> None:
+    """The reasons of a usual start are no reasons, and the kubelet's text becomes one line."""
+    pods = [
+        waiting("a", "ContainerCreating"),
+        waiting("b", "ImagePullBackOff", 'Back-off pulling\nimage "x"'),
+        waiting("c", "ImagePullBackOff"),
+        waiting("d", "CrashLoopBackOff"),
+        {},
+    ]
+    assert stuck_pods(pods) == [
+        'ImagePullBackOff in pod b, container app: Back-off pulling image "x"',
+        "CrashLoopBackOff in pod d, container app",
+    ]

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from meshscrape.cluster.scraped import expected_targets, health_by_target, left_targets, prometheus_pods
+from meshscrape.cluster.scraped import (
+    expected_targets,
+    health_by_target,
+    left_targets,
+    prometheus_pods,
+    prometheus_selectors,
+)
 from support.examples import secured
 from support.objects import (
     cluster,
@@ -80,3 +86,12 @@ def test_on_the_way_back_it_waits_for_plaintext_targets_and_for_the_end_of_the_s
     assert set(returned) == {"10.0.0.1:15020"}
     assert left_targets(observation, returned) == {"10.0.0.1:15092"}
     assert left_targets(observation, {}) == frozenset()
+
+
+def test_selects_the_pods_of_prometheus_also_after_a_restart() -> None:
+    objects = [*control_plane(), *plain_prometheus()]
+    (found,) = prometheus_selectors(observed(objects), cluster(objects))
+    namespace, selector = found
+    (workload,) = (each for each in plain_prometheus() if each["kind"] == "Deployment")
+    expected = workload["spec"]["selector"]["matchLabels"]
+    assert (namespace, selector) == ("monitoring", ",".join(f"{k}={v}" for k, v in expected.items()))

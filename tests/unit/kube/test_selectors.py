@@ -6,7 +6,7 @@ import pytest
 
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import selects
-from meshscrape.kube.selectors import parse_selector
+from meshscrape.kube.selectors import parse_selector, selector_text
 
 POD = {"app": "httpbin", "tier": "web", "empty": ""}
 
@@ -30,3 +30,15 @@ def test_mistakes_are_refused(text: str) -> None:
     """What kubectl would refuse is refused, naming the option."""
     with pytest.raises(InputError, match="--selector"):
         parse_selector(text)
+
+
+@pytest.mark.parametrize("text", ["", "a in (x)", "a in (x),b notin (y,z),c,!d"])
+def test_a_selector_has_one_text(text: str) -> None:
+    """What a request's labelSelector says is parsed to the same selector."""
+    selector = parse_selector(text) if text else {}
+    assert selector_text(selector) == text
+
+
+def test_match_labels_come_first() -> None:
+    selector = {"matchLabels": {"a": "x"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]}
+    assert selector_text(selector) == "a=x,b"
