@@ -37,7 +37,9 @@ _SAMPLE = re.compile(
     rb"[ \t]*(%s)[ \t]*(?:\{(%s)\}|(?=[ \t]))[ \t]*([^\s{}#\"]+)(?:[ \t]+(%s))?[ \t]*"
     % (NAME, IN_BRACES, TIMESTAMP)
 )
-_LABEL = re.compile(rb"(%s)[ \t]*=[ \t]*(%s)[ \t]*(?:,[ \t]*|\Z)" % (LABEL_NAME, LABEL_VALUE))
+_LABEL = rb"(%s)[ \t]*=[ \t]*(%s)[ \t]*(?:,[ \t]*|\Z)" % (LABEL_NAME, LABEL_VALUE)
+_EACH_LABEL = re.compile(_LABEL)
+_LABELS = re.compile(rb"(?:%s)*" % _LABEL)
 _DECIMAL = re.compile(rb"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _SPECIAL = re.compile(rb"[+-]?(?:inf|infinity)|nan", re.IGNORECASE)
 
@@ -111,15 +113,8 @@ def parse_labels(text: bytes) -> tuple[tuple[bytes, bytes], ...] | None:
 
     The labels keep their order, and their values keep their escapes.
     """
-    labels: list[tuple[bytes, bytes]] = []
-    position = 0
     stripped = text.strip(b" \t")
-    while position < len(stripped):
-        match = _LABEL.match(stripped, position)
-        if match is None:
-            return None
-        labels.append((match[1], match[2][1:-1]))
-        position = match.end()
-    if len({name for name, _ in labels}) != len(labels):
+    if _LABELS.fullmatch(stripped) is None:
         return None
-    return tuple(labels)
+    labels = tuple((name, value[1:-1]) for name, value in _EACH_LABEL.findall(stripped))
+    return labels if len({name for name, _ in labels}) == len(labels) else None

@@ -28,7 +28,10 @@ NAME = rb"[a-zA-Z_:][\w:]*+"
 # Labels that begin with __ are reserved for Prometheus itself.
 _LABEL_NAME = rb"(?!\d|__)\w++"
 # The numbers that Go's ParseFloat reads without overflow, up to a length. The caller checks longer numbers.
-_NUMBER = rb"(?:[+-]?+(?:(?:\d{1,24}+(?:\.\d*+)?+|\.\d++)(?:[eE](?:[+-]?+\d{1,2}+(?!\d)|-\d{3}+))?+|Inf)|NaN)"
+_NUMBER = (
+    rb"(?:[+-]?+(?:(?:\d{1,200}+(?:\.\d*+)?+|\.\d++)(?:[eE](?:[+-]?+\d{1,2}+(?!\d)|-\d{3}+))?+"
+    rb"|(?i:inf(?:inity)?+))|(?i:nan))"
+)
 # Whole numbers come first, because they are the most frequent.
 _END = rb"[ ](?:\d{1,15}+\n|" + _NUMBER + rb"(?:[ ]\d{1,18}+)?+\n)"
 _PLAIN = rb"[\x01-\x09\x0b-\x21\x23-\x5b\x5d-\x7f]"
@@ -71,6 +74,25 @@ _FAMILY_HEAD = rb"""
 _FAMILY_SAMPLE = rb"\g{name}(?> \g{p} | \g{h}_(?:bucket|sum|count) | \g{s}(?:_sum|_count)?+ )"
 _COMMENT = rb"[ \t]*+ \# (?! [ \t]++ (?:HELP|TYPE) [ \t\n] ) [^\n]*+ \n"
 _NOISE = rb"(?m)^(?: [ \t]*+\n | " + _COMMENT + rb")++"
+# Any valid lines, without comparing label names. It has no captures, which would cost 0.3 µs for each match.
+_LOOSE_LINES = (
+    rb"(?:NAME(?:\{(?:LABEL=VALUE(?:,LABEL=VALUE)*+,?+)?+\})?+"
+    + _END
+    + rb"|"
+    + _TYPE_LINE
+    + rb"|"
+    + _HELP_LINE
+) + rb")"
+# Spaces stay in valid lines, in lines of metadata, and in quotes, even if the last quote is missing.
+_NOT_HERE = (
+    rb"(?m)(?:^%s++ | ^[ \t]*+\#[^\n]*+" % _LOOSE_LINES
+    + rb""" | "[^"\\\n]*+ (?:\\.[^"\\\n]*+)*+ "?+) (*SKIP)(*FAIL)"""
+)
+_NEEDLESS = rb"^[ \t]++ | (?<![ \t])[ \t]++(?=[{},=]|$) | (?<=[{,=])[ \t]++"
+_NEEDED = rb"(?<![ \t])(?:[ \t]{2,}+|\t) | (?<=\})(?=[^ \t\n])"
+_SPACED_METADATA = rb"""(?m)^ (?! \#[ ](?:HELP|TYPE)[ ]NAME[ ](?![ \t]) )
+[ \t]*+\#[ \t]++(?<keyword>HELP|TYPE)[ \t]++(?<name>NAME)(?:[ \t]++|(?=\n))"""
+_OPENMETRICS_TYPE = rb"(?m)^\#[ ]TYPE[ ]NAME[ ]\K(?i:unknown|info|stateset|gaugehistogram)[ \t]*+$"
 
 
 def _first_labels() -> bytes:
@@ -126,12 +148,36 @@ def _compile(pattern: bytes) -> pcre2.Pattern:
 _FAMILIES = _compile(rb"\G(?:" + _FAMILY_HEAD + rb"(?:" + _run(_FAMILY_SAMPLE) + rb")*+)*+")
 _ANY_LINES = rb"(?:" + _run(b"NAME") + rb"|" + _TYPE_LINE + rb"|" + _HELP_LINE + rb")"
 _LINES = _compile(rb"\G" + _ANY_LINES + rb"*+")
-_LINE = rb"(?:NAME" + _first_labels() + _END + rb"|" + _TYPE_LINE + rb"|" + _HELP_LINE + rb")"
-_ODD = _compile(rb"(?m)^(?:(?!" + _LINE + rb")[^\n]*+\n)++")
+# A line where no valid line begins, and those after it that begin in no way as one.
+_OTHER = rb"(?m)^(?:%s++(*SKIP)(*FAIL)|[^\n]*+\n(?:(?![\w:]++[ {]|\#)[^\n]*+\n)*+)"
+_BROKEN, _ODD = (_compile(_OTHER % valid) for valid in (_LOOSE_LINES, _ANY_LINES))
 _NOISY = _compile(_NOISE)
 _STRAY_BACKSLASH = _compile(rb'\\[\\n"](*SKIP)(*FAIL)|\\')
+# Where this does not match, `tidied` has nothing to do.
+_UNTIDY = _compile(
+    rb"(?m)[ ][ ]|\t|^[ ]|[ ]$|[{,=][ ]|[ ][{},=]|\}[^ ]|^\#[ ](?:TYPE[ ]NAME[ ][isu]|HELP[ ]NAME$)"
+)
+# What `tidied` replaces, and by what.
+_TIDY = (
+    (_compile(_SPACED_METADATA), rb"# \g<keyword> \g<name> "),
+    (_compile(_OPENMETRICS_TYPE), b"untyped"),
+    (_compile(_NOT_HERE + b"|" + _NEEDLESS), b""),
+    (_compile(_NOT_HERE + b"|" + _NEEDED), b" "),
+)
 # Whether all of them are machine code.
-FAST = all(each.jit for each in (_FAMILIES, _LINES, _ODD, _NOISY, _STRAY_BACKSLASH))
+FAST = all(
+    each.jit
+    for each in (
+        _FAMILIES,
+        _LINES,
+        _BROKEN,
+        _ODD,
+        _NOISY,
+        _STRAY_BACKSLASH,
+        _UNTIDY,
+        *(each for each, _ in _TIDY),
+    )
+)
 
 
 def families_end(data: bytes, start: int) -> int:
@@ -146,12 +192,25 @@ def lines_end(data: bytes, start: int) -> int:
 
 def without_odd_lines(lines: bytes) -> bytes:
     """Return the valid lines of `lines` (whole lines)."""
-    return _without(_ODD, lines)
+    lines = _without(_BROKEN, lines)
+    return lines if lines_end(lines, 0) == len(lines) else _without(_ODD, lines)
 
 
 def without_noise(lines: bytes) -> bytes:
     """Return `lines` (whole lines) without blank lines and without comments other than HELP and TYPE."""
     return _without(_NOISY, lines)
+
+
+def tidied(lines: bytes) -> bytes:
+    """Return `lines` (whole lines) with one space wherever a parser needs one, and no other between parts.
+
+    Types that only OpenMetrics has become untyped. A malformed line stays malformed.
+    """
+    if _UNTIDY.search(lines) is None:
+        return lines
+    for pattern, replacement in _TIDY:
+        lines = _substituted(pattern, replacement, lines)
+    return lines
 
 
 def doubled_backslashes(data: bytes) -> bytes:

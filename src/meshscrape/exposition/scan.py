@@ -1,7 +1,8 @@
 """Mend lines that the fast patterns do not match, so that every parser reads them, or leave them out.
 
-Most applications never need it. It handles spaces where parsers tolerate them, carriage returns, OpenMetrics
-types, numbers of unusual length, lines with very many labels, and malformed lines.
+Most applications never need it. Spaces where parsers tolerate them, carriage returns and OpenMetrics types
+are mended in whole chunks. What is left (numbers of unusual length, lines with very many labels, malformed
+lines) is parsed line by line, up to a bound.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from meshscrape.exposition.grammar import (
 from meshscrape.exposition.patterns import (
     doubled_backslashes,
     lines_end,
+    tidied,
     without_noise,
     without_odd_lines,
 )
 
-# Lines of one source and scrape that are mended one by one, at about 10 µs each. Further odd lines count as
-# malformed and are removed together, so that one source cannot use up the time of the others.
-MAX_MENDED = 5_000
+# Parsing a line alone costs as much as 2 kB of other lines. So a source has a budget for it in each scrape. A
+# line takes 1, and 1 for each 100 bytes, and 10 more if it is malformed. When the budget is spent, other odd
+# lines count as malformed and are removed together.
+BUDGET = 1_000
+BYTES_OF_ONE, OF_MALFORMED = 100, 10
 
 # How many bytes of the first malformed line are kept for the log.
 SHOWN_BYTES = 120
@@ -41,7 +45,7 @@ class Mender:
     def __init__(self, is_distribution: Callable[[bytes], bool] = lambda _: False) -> None:
         """Begin a scrape. `is_distribution` says whether a known family is a histogram or a summary."""
         self._is_distribution = is_distribution
-        self._left = MAX_MENDED
+        self._left = BUDGET
         self.first_malformed = b""
 
     def canonical(self, data: bytes) -> tuple[bytes, int]:
@@ -55,25 +59,35 @@ class Mender:
         data = without_noise(data)
         if b"\\" in data:
             data = doubled_backslashes(data)
-        pieces: list[bytes] = []
+        end = lines_end(data, 0)
+        if end == len(data):
+            return data, 0
+        pieces = [data[:end]]
+        malformed = self._mend(tidied(data[end:]), pieces)
+        return b"".join(pieces), malformed
+
+    def _mend(self, data: bytes, pieces: list[bytes]) -> int:
+        """Append the valid lines of `data` to `pieces`; return the number of malformed ones."""
         distributions = _Distributions(pieces, self._is_distribution)
         malformed = position = 0
         while (end := lines_end(data, position)) < len(data):
             pieces.append(data[position:end])
-            if not self._left:
+            if self._left <= 0:
                 rest = without_odd_lines(data[end:])
-                malformed += data.count(b"\n", end) - rest.count(b"\n")
-                return b"".join((*pieces, rest)), malformed
-            self._left -= 1
+                pieces.append(rest)
+                return malformed + data.count(b"\n", end) - rest.count(b"\n")
             position = data.index(b"\n", end) + 1
-            mended = _mended(data[end : position - 1], distributions)
+            line = data[end : position - 1]
+            mended = _mended(line, distributions)
+            price = 1 + len(line) // BYTES_OF_ONE
             if mended is None:
                 malformed += 1
-                self.first_malformed = (
-                    self.first_malformed or data[end : min(position - 1, end + SHOWN_BYTES)]
-                )
+                self.first_malformed = self.first_malformed or line[:SHOWN_BYTES]
+                price += OF_MALFORMED
+            self._left -= price
             pieces.append(mended or b"")
-        return b"".join((*pieces, data[position:])), malformed
+        pieces.append(data[position:])
+        return malformed
 
 
 def render_metadata(metadata: Metadata) -> bytes:

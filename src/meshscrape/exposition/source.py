@@ -13,6 +13,11 @@ from meshscrape.exposition.openmetrics import OpenMetricsText
 
 # A source is cut off when more lines than this are malformed, and more than half of its lines.
 MAX_MALFORMED = 10_000
+# The same for lines that Prometheus cannot read either (it reads repeated metadata): for one, it would refuse
+# the whole scrape. A source may have this many, and more if it has ten times as many series.
+MAX_UNREADABLE = 1_000
+# A source is cut off when more of its families than this are left out: each costs 5 µs, whatever its size.
+MAX_DROPPED = 5_000
 # How many names of hidden families are kept for the health metrics.
 SHOWN_FAMILIES = 5
 LIMIT = "limit"
@@ -104,17 +109,15 @@ class SourceMerge(ABC):
         if self._is_dropped(name):
             return
         self.dropped_families += 1
+        self._dropped[name] = kind
         owners = self._families.owners(name, kind) - {self._owner}
         by = self._owner_name(min(owners)) if owners else LIMIT
         self.hidden[by] += 1
         if len(self.hidden_names) < SHOWN_FAMILIES:
             self.hidden_names.append((name.decode(), by))
         self._dropped_bytes += len(name)
-        if (
-            len(self._dropped) < self._limits.max_families
-            and self._dropped_bytes <= self._limits.max_name_bytes
-        ):
-            self._dropped[name] = kind
+        if self.dropped_families > MAX_DROPPED or self._dropped_bytes > self._limits.max_name_bytes:
+            self._cut("sent too many families that must be left out")
 
     def _is_dropped(self, name: bytes) -> bool:
         """Return whether a dropped family of this source has this name, or a series of this name."""
@@ -145,6 +148,7 @@ class LineMerge(SourceMerge):
         self._lines = LineBuffer(limits.max_line)
         self._doubtful = doubtful
         self._any_valid = False
+        self._unreadable = 0
 
     @property
     def problem(self) -> str:
@@ -174,7 +178,7 @@ class LineMerge(SourceMerge):
             self.truncated |= not self._openmetrics.ended
             rest = b"" if self._openmetrics.ended else rest
         if rest and not (complete and not self.truncated):
-            self.malformed_lines += 1
+            self._count_unreadable(1)
             self.truncated = True
             rest = b""
         return self._bounded(self._merged(rest + b"\n" if rest else b"", last=True))
@@ -187,9 +191,13 @@ class LineMerge(SourceMerge):
     def _series(self, lines: bytes) -> int:
         """Return the number of samples in the lines that `_merged` has just returned."""
 
+    def _count_unreadable(self, lines: int) -> None:
+        self.malformed_lines += lines
+        self._unreadable += lines
+
     def _bounded(self, lines: bytes) -> bytes:
         """Count the lines to send on; return those within the limit on series."""
-        self.malformed_lines += self._lines.taken_too_long()
+        self._count_unreadable(self._lines.taken_too_long())
         if self._doubtful and self.malformed_lines and not self.cut_off:
             self._cut("sent a malformed line, and its Content-Type is not one of expositions")
             return b""
@@ -203,6 +211,8 @@ class LineMerge(SourceMerge):
                 lines = _without_last(lines, excess)
         if self.malformed_lines > max(MAX_MALFORMED, self.series):
             self._cut("sent more malformed lines than valid ones")
+        elif self._unreadable > max(MAX_UNREADABLE, self.series // 10):
+            self._cut(f"sent more than {MAX_UNREADABLE} malformed lines, and one for ten series")
         return lines
 
 

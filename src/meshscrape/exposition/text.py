@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import compress
 
 from meshscrape.exposition.families import FamilyTable
 from meshscrape.exposition.grammar import NAME, UNTYPED
@@ -18,8 +19,9 @@ _COMMENT = re.compile(rb"\n# ")
 # chunk at most: in a chunk with more of them, each search costs more than it saves.
 _MARKS = 64
 _LINE_FEED = ord("\n")
-# Consecutive lines of one family. The input is canonical, so the next character shows where a name ends. The
-# group that closed last tells the kind of block: h, s or p (the type's name), lone or bare.
+# Consecutive lines of one family, or samples without their TYPE line. The input is canonical, so the next
+# character shows where a name ends. The group that closed last tells the kind of block: h, s or p (the type's
+# name), lone or bare.
 _BLOCK = re.compile(
     rb"""
     (?:\#\ HELP\ (?P<help>NAME)\ [^\n]*\n(?=\#\ TYPE\ (?P=help)\ ))?
@@ -29,10 +31,12 @@ _BLOCK = re.compile(
       | (?P<p>counter|gauge|untyped)\n(?:(?P=name)[{\ ][^\n]*\n)*
     )
   | \#\ HELP\ (?P<lone>NAME)\ [^\n]*\n
-  | (?P<bare>NAME)[{\ ][^\n]*\n(?:(?P=bare)[{\ ][^\n]*\n)*
+  | (?P<bare>NAME[{\ ][^\n]*\n(?:[^\#\n][^\n]*\n)*)
     """.replace(b"NAME", NAME),
     re.VERBOSE,
 )
+_SAMPLE_NAME = re.compile(b"^" + NAME, re.MULTILINE)
+_RUN_NAME = re.compile(rb"^(%s)[{ ].*\n(?:\1[{ ].*\n)*" % NAME, re.MULTILINE)
 _NAME, _BARE, _LONE = (_BLOCK.groupindex[group] for group in ("name", "bare", "lone"))
 
 
@@ -78,11 +82,13 @@ class TextMerge(LineMerge):
         if self._takes_whole(data):
             return data
         canonical, malformed = self._mender.canonical(data + self._held_help)
-        self.malformed_lines += malformed
+        self._count_unreadable(malformed)
         self.first_malformed = self._mender.first_malformed
         canonical = self._held_back(canonical, last=last)
         if not canonical or self._takes_whole(canonical):
             return canonical
+        if not canonical.startswith(b"# ") and _first_comment(canonical) == len(canonical):
+            return self._kept_samples(canonical)
         # The current family may continue from the previous chunk. Repeat its TYPE line in front, so that this
         # is no special case.
         header = b"# TYPE %s %s\n" % self._current if self._current else b""
@@ -148,6 +154,12 @@ class TextMerge(LineMerge):
             if begin < start:
                 kept_from = start if self._keeping else end
                 continue
+            if match.lastindex == _BARE:
+                kept = self._kept_samples(match[0])
+                if len(kept) != end - begin:
+                    pieces += (data[kept_from:begin], kept)
+                    kept_from = end
+                continue
             wanted_from = self._judge(match, begin, end)
             if wanted_from != begin:
                 pieces.append(data[kept_from:begin])
@@ -163,14 +175,16 @@ class TextMerge(LineMerge):
         """Return from where to keep a block: its begin, its first sample, or its end (keep nothing)."""
         group = match.lastindex or 0
         name, kind = match.group(_NAME, group)
-        if group == _BARE:
-            return begin if self._keeps_samples(kind) else end
         if group == _LONE:
             return begin if self._keeps_help(kind) else end
         if name in self._dropped:
             self._current, self._keeping, self._help_open = (name, kind), False, False
             return end
         samples_from = match.end(group) + 1
+        if self._families.get(name) == (kind, self._owner):
+            self.malformed_lines += 1
+            self._current, self._keeping, self._help_open = (name, kind), True, False
+            return samples_from
         if self._families.conflicts(name, kind) or not self._has_room(name):
             return samples_from if self._keeps_despite(name, kind) else end
         self._own(name, kind)
@@ -196,6 +210,22 @@ class TextMerge(LineMerge):
             self._families.add(name, kind, self._owner)
         self._current, self._keeping = (name, kind), True
         return True
+
+    def _kept_samples(self, data: bytes) -> bytes:
+        """Return those of the samples that are kept. There is no metadata between them, in any order."""
+        names = _RUN_NAME.findall(data)
+        first = dict.fromkeys(names)
+        families = self._families
+        new = [name for name in first if name not in families and families.parent(name) is None]
+        self._own_all([(name, UNTYPED) for name in new])  # if it fails, each is judged alone
+        keeps = {name: self._keeps_samples(name) for name in first}
+        self._keeps_samples(names[-1])
+        if all(keeps.values()):
+            return data
+        if not any(keeps.values()):
+            return b""
+        lines, names = data.split(b"\n"), _SAMPLE_NAME.findall(data)
+        return b"".join([line + b"\n" for line in compress(lines, map(keeps.__getitem__, names))])
 
     def _keeps_samples(self, name: bytes) -> bool:
         """Return whether to keep samples of this name that do not follow their TYPE line."""

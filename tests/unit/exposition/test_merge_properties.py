@@ -7,7 +7,9 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshscrape.exposition.grammar import parse_metadata, parse_sample
 from meshscrape.exposition.merge import Merger
+from meshscrape.exposition.scan import Mender
 from support.expositions import (
     bodies,
     check_text_structure,
@@ -82,3 +84,46 @@ def test_chunks_do_not_matter(body: bytes, places: list[int]) -> None:
     """The samples that come through do not depend on how the transport cut the body."""
     whole, cut = merge([[body]]), merge([split(body, places)])
     assert text_series(whole) == text_series(cut)
+
+
+PARTS = [
+    *' \t{}=,"\\#a1',
+    "  ",
+    '="',
+    '",',
+    "} ",
+    "{a",
+    "# TYPE a",
+    "# HELP a",
+    " gauge",
+    " unknown",
+    "b=",
+    '"c"',
+    "# ",
+    " 1",
+]
+
+
+@settings(max_examples=10 * EXAMPLES, deadline=None)
+@given(st.lists(st.sampled_from(PARTS), max_size=14), st.booleans())
+def test_a_line_is_mended_as_its_parser_reads_it(parts: list[str], almost_valid: bool) -> None:
+    """The patterns that mend whole chunks agree with the parser of one line, about spaces anywhere."""
+    line = "".join(parts)
+    if almost_valid:
+        line = 'a{b="c",d="e"} 1'[: len(parts)] + line + 'a{b="c",d="e"} 1'[len(parts) :]
+    # Backslashes are doubled before lines are parsed.
+    raw = line.encode()
+    canonical, malformed = Mender().canonical(raw + b"\n")
+    bare = raw.strip(b" \t")
+    if "\\" in line or not bare:
+        return
+    if bare.startswith(b"#"):
+        read = parse_metadata(bare)
+        again = parse_metadata(canonical[:-1])
+        comment = not canonical and not malformed
+        assert comment or (read is None) == (again is None) == bool(malformed)
+        assert read is None or again is None or (read.keyword, read.name) == (again.keyword, again.name)
+        return
+    sample = parse_sample(raw)
+    assert (sample is None) == bool(malformed)
+    assert sample is None or parse_sample(canonical[:-1]) == sample

@@ -47,6 +47,10 @@ HOSTILE = {
     "bytes beyond ASCII": b'a{x="' + b"\xc3" * 200_000 + b'"} 1\n',
     "braces": b"a{" * 100_000 + b"\n",
     "short lines": b"a{\n" * 60_000,
+    "spaces in braces": b"a{ " * 70_000 + b"\n",
+    "spaces before labels": b"a" + b" " * 200_000 + b'{x="1"} 1\n',
+    "quotes and spaces": b'a{x="' + b'\\" ' * 70_000 + b"\n",
+    "spaces in metadata": b"#" + b" " * 200_000 + b"TYPE a gauge\n",
     "labels of the line before": b'a{b="1",c="2"} 1\na{c="1",b="2",b="3"} 1\n' * 5_000,
 }
 
@@ -58,6 +62,11 @@ def test_time_is_linear_in_hostile_lines(kind: str) -> None:
     began = time.process_time()
     for read in (patterns.families_end, patterns.lines_end):
         assert read(data, 0) <= len(data)
-    for clean in (patterns.without_odd_lines, patterns.without_noise, patterns.doubled_backslashes):
+    for clean in (
+        patterns.without_odd_lines,
+        patterns.without_noise,
+        patterns.doubled_backslashes,
+        patterns.tidied,
+    ):
         clean(data)
     assert time.process_time() - began < 2

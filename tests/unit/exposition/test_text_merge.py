@@ -8,8 +8,8 @@ from prometheus_client.exposition import generate_latest
 
 from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.patterns import MAX_LABELS
-from meshscrape.exposition.scan import MAX_MENDED
-from meshscrape.exposition.source import MAX_MALFORMED, MergeLimits
+from meshscrape.exposition.scan import BUDGET, BYTES_OF_ONE, OF_MALFORMED
+from meshscrape.exposition.source import MAX_DROPPED, MAX_MALFORMED, MAX_UNREADABLE, MergeLimits
 from meshscrape.exposition.text import TextMerge
 from support.expositions import check_text_structure, text_series
 
@@ -272,27 +272,99 @@ def test_blank_lines_and_comments_are_not_malformed(flood: str) -> None:
     assert (source.malformed_lines, source.problem) == (0, "")
 
 
-def test_source_with_mostly_malformed_lines_is_cut_off() -> None:
-    """Beyond a bound nothing more of it is read; before it, each malformed line is counted."""
+@pytest.mark.parametrize(
+    ("valid", "malformed", "cut"),
+    [
+        (1, MAX_UNREADABLE, False),
+        (1, MAX_UNREADABLE + 1, True),
+        (10 * MAX_UNREADABLE + 10, MAX_UNREADABLE + 1, False),
+        (10 * MAX_UNREADABLE + 10, MAX_UNREADABLE + 2, True),
+    ],
+)
+def test_source_with_many_malformed_lines_is_cut_off(valid: int, malformed: int, cut: bool) -> None:
+    """At more than a number and more than a share of them; each is counted, and nothing more is read."""
     source = Merger().source("s")
-    chunk = b"a 1\n" + b"x\n" * 1000
-    chunks = 0
-    while not source.cut_off and chunks < 100:
-        source.feed(chunk)
-        chunks += 1
-    assert chunks == MAX_MALFORMED // 1000 + 1
-    assert source.malformed_lines == 1000 * chunks
-    assert source.problem == "sent more malformed lines than valid ones"
+    out = source.feed(b"a 1\n" * valid + b"x\n" * malformed)
+    assert (out.count(b"\n"), source.malformed_lines) == (valid, malformed)
+    problem = f"sent more than {MAX_UNREADABLE} malformed lines, and one for ten series"
+    assert source.problem == (problem if cut else "")
 
 
-def test_source_with_some_malformed_lines_is_not_cut_off() -> None:
-    """As many valid lines as malformed ones, and more of both than are mended one by one: all is counted."""
-    count = 2 * MAX_MENDED
-    out, (source,) = merged(b"a 1\na 1\nx\na  2\n" * count)
-    assert source.malformed_lines + out.count(b"\n") == 4 * count
-    assert out.count(b"a 1\n") == 2 * count
-    assert out.count(b"a 2\n") == MAX_MENDED // 2
-    assert (source.cut_off, source.problem) == ("", "")
+@pytest.mark.parametrize(("extra", "cut"), [(0, False), (1, True)])
+def test_source_that_only_repeats_metadata_is_cut_off(extra: int, cut: bool) -> None:
+    """Prometheus reads it, so there may be more of it; what was read before stays."""
+    line = b"# TYPE a gauge\n"
+    source = Merger().source("s")
+    assert source.feed(line + b"a 1\n" + line * (MAX_MALFORMED + extra)) == line + b"a 1\n"
+    assert source.malformed_lines == MAX_MALFORMED + extra
+    assert source.problem == ("sent more malformed lines than valid ones" if cut else "")
+
+
+def test_repeated_metadata_between_samples_is_not_cut_off() -> None:
+    """As several expositions one after the other have it."""
+    count = 2 * MAX_MALFORMED
+    out, (source,) = merged(b"# TYPE a gauge\na 1\n" * count)
+    assert out == b"# TYPE a gauge\n" + b"a 1\n" * count
+    assert (source.malformed_lines, source.problem) == (count - 1, "")
+
+
+ODD = b"a " + b"0" * (2 * BYTES_OF_ONE) + b"1\n"
+"""A valid line that is parsed alone: its number is too long for the pattern. It takes 3 of the budget."""
+
+
+def test_lines_are_mended_up_to_a_budget() -> None:
+    """Those that are parsed alone: what comes after the budget is spent counts as malformed."""
+    mended = -(-BUDGET // 3)
+    out, (source,) = merged(ODD * (mended + 2) + b"b 1\n")
+    assert out == ODD * mended + b"b 1\n"
+    assert (source.malformed_lines, source.problem) == (2, "")
+
+
+SPENT_BY = -(-BUDGET // (1 + OF_MALFORMED))
+"""So many malformed lines spend the budget."""
+
+
+@pytest.mark.parametrize(("malformed", "kept"), [(SPENT_BY - 1, 1), (SPENT_BY, 0)])
+def test_malformed_lines_spend_the_budget(malformed: int, kept: int) -> None:
+    """Sooner than mended ones; each is counted all the same, in whichever chunk."""
+    source = Merger().source("s")
+    out = source.feed(b"a 1\nx\n" * malformed) + source.feed(ODD + b"a 2\n")
+    assert out == b"a 1\n" * malformed + ODD * kept + b"a 2\n"
+    assert source.malformed_lines == malformed + 1 - kept
+
+
+def test_spaces_are_mended_in_any_number_of_lines() -> None:
+    """They take nothing of the budget, also when it is spent."""
+    count = 2 * BUDGET
+    out, (source,) = merged((b'a 1\na  2\n\ta{ x = "1, 2" , } 3\n' + b"x\n") * count + b"a 1\n" * 11 * count)
+    assert out == b'a 1\na 2\na{x="1, 2",} 3\n' * count + b"a 1\n" * 11 * count
+    assert (source.malformed_lines, source.problem) == (count, "")
+
+
+@pytest.mark.parametrize("metadata", [b"", b"# TYPE %d gauge\n"], ids=["samples alone", "typed"])
+@pytest.mark.parametrize(("families", "cut"), [(MAX_DROPPED, False), (MAX_DROPPED + 1, True)])
+def test_source_with_too_many_hidden_families_is_cut_off(metadata: bytes, families: int, cut: bool) -> None:
+    """Each takes time, so their number is limited."""
+    merger = Merger()
+    first, second = merger.source("one"), merger.source("two")
+    body = b"".join(metadata.replace(b"%d", b"a%d" % n) + b"a%d 1\n" % n for n in range(families))
+    assert first.feed(body) == body
+    assert second.feed(body + b"own 1\n") == b"own 1\n"
+    assert second.dropped_families == families
+    assert second.problem == ("sent too many families that must be left out" if cut else "")
+
+
+def test_samples_of_kept_and_dropped_families_may_alternate() -> None:
+    """Each is judged by its name, however often the name changes, in this chunk and the next."""
+    merger = Merger()
+    first, second = merger.source("one"), merger.source("two")
+    assert first.feed(b"# TYPE h histogram\nh_sum 1\na 1\n") == b"# TYPE h histogram\nh_sum 1\na 1\n"
+    body = b'b 1\na 2\nb{x="#"} 2\nh_count 3\nc 4\n\n'
+    kept = b'b 1\nb{x="#"} 2\nc 4\n'
+    assert second.feed(body) == second.feed(body) == kept
+    assert second.feed(body + b"# TYPE d gauge\nd 1\n" + body) == kept + b"# TYPE d gauge\nd 1\n" + kept
+    assert (second.dropped_families, second.hidden) == (2, {"one": 2})
+    assert second.series == 13
 
 
 def test_backslash_that_begins_no_escape_is_doubled() -> None:
