@@ -43,8 +43,8 @@ _OPTIONS = (
         type=click.Choice(["mesh", "namespace", "workload"]),
         default="workload",
         show_default=True,
-        help="Where native mode puts its settings: into each pod template, or into Istio's defaults for the "
-        "namespace or the mesh. Pods get defaults at their next restart.",
+        help="Where native and bootstrap mode put their settings: into each pod template, or into Istio's "
+        "defaults for the namespace or the mesh. Pods get defaults at their next restart.",
     ),
     click.option(
         "-n",
@@ -257,9 +257,9 @@ def _check_scope(scope: str, mode: str, namespaces: Sequence[str], selector: str
             where="--scope",
             remedy=f"omit {narrower}, or use a smaller scope",
         )
-    if mode in ("bootstrap", "legacy"):
+    if mode == "legacy":
         raise InputError(
-            f"Istio has no default for the {scope} in {mode} mode",
+            f"Istio has no default for the {scope} in legacy mode",
             where="--scope",
             remedy="use --scope workload",
         )

@@ -28,6 +28,7 @@ INTERCEPTION_MODE = "sidecar.istio.io/interceptionMode"
 USER_VOLUME = "sidecar.istio.io/userVolume"
 USER_VOLUME_MOUNT = "sidecar.istio.io/userVolumeMount"
 TEMPLATES = "inject.istio.io/templates"
+NATIVE_SIDECAR = "sidecar.istio.io/nativeSidecar"
 
 # Kubernetes numbers the revisions of a Deployment in this annotation.
 DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"

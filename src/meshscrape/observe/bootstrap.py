@@ -58,7 +58,7 @@ def override_of(
 ) -> Override | None:
     """Return the override that a proxy starts with, by annotation or by its own environment; or None."""
     if name := annotations.get(BOOTSTRAP_OVERRIDE):
-        return _read(Ref("", "ConfigMap", namespace, name), KEY, inventory)
+        return read_override(Ref("", "ConfigMap", namespace, name), KEY, inventory)
     if path := env.get(ISTIO_BOOTSTRAP_OVERRIDE):
         return _mounted(namespace, path, template, inventory)
     return None
@@ -76,13 +76,14 @@ def _mounted(namespace: str, path: str, template: Any, inventory: Inventory) -> 
             directory = str(objects.dig(mount, "mountPath", default="")).rstrip("/")
             name = volumes.get(objects.dig(mount, "name"))
             if directory and name and path.startswith(f"{directory}/"):
-                return _read(
+                return read_override(
                     Ref("", "ConfigMap", namespace, name), path.removeprefix(f"{directory}/"), inventory
                 )
     return None
 
 
-def _read(ref: Ref, key: str, inventory: Inventory) -> Override:
+def read_override(ref: Ref, key: str, inventory: Inventory) -> Override:
+    """Return the override in a key of a ConfigMap, or what is wrong with it."""
     config_map = inventory.get(ref)
     if config_map is None:
         return Override(ref, key, "missing")

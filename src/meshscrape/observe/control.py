@@ -24,6 +24,7 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest
 from meshscrape.kube.views.pod import env_of
 from meshscrape.observe.cluster import TAG_LABEL, Cluster
+from meshscrape.observe.injection_template import SIDECAR, TEMPLATE, InjectionTemplate, read_template
 from meshscrape.observe.model import ControlPlane, Flavour, MeshSettings
 
 DEFAULT = "default"
@@ -202,6 +203,10 @@ def _plane(
     values = _values(injector) or _operator_part(operator, "values")
     mesh = _mesh(parts.get("mesh"), operator, some)
     excluded = objects.dig(values, "global", "proxy", "excludeInboundPorts", default="")
+    injection = (
+        yaml_mapping(str(objects.dig(injector.data, "data", "config", default=""))) if injector else {}
+    )
+    template = read_template(str(objects.dig(injection, "templates", TEMPLATE, default="")))
     return ControlPlane(
         revision=revision,
         version=version,
@@ -213,7 +218,9 @@ def _plane(
         version_source=source,
         native_sidecars=_native_sidecars(env),
         env=env,
-        custom_templates=_custom_templates(injector),
+        custom_templates=_custom_templates(injection, template),
+        default_templates=tuple(map(str, objects.as_list(injection.get("defaultTemplates")))) or (SIDECAR,),
+        override_template=template,
     )
 
 
@@ -241,10 +248,10 @@ def _values(injector: Manifest | None) -> Mapping[str, Any]:
         return {}
 
 
-def _custom_templates(injector: Manifest | None) -> tuple[str, ...]:
-    text = objects.dig(injector.data, "data", "config", default="") if injector else ""
-    templates = objects.as_mapping(yaml_mapping(str(text)).get("templates"))
-    return tuple(sorted(str(name) for name in templates if name not in _STOCK_TEMPLATES))
+def _custom_templates(injection: Mapping[str, Any], own: InjectionTemplate | None) -> tuple[str, ...]:
+    known = _STOCK_TEMPLATES | ({TEMPLATE} if own else set())
+    templates = objects.as_mapping(injection.get("templates"))
+    return tuple(sorted(str(name) for name in templates if name not in known))
 
 
 def _istiod_env(istiod: Manifest | None) -> dict[str, str]:

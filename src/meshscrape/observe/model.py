@@ -9,6 +9,7 @@ from typing import Any, Literal
 from meshscrape.istio.names import ROOT_NAMESPACE
 from meshscrape.istio.versions import IstioVersion
 from meshscrape.kube.objects import Ref
+from meshscrape.observe.injection_template import InjectionTemplate
 
 Kind = Literal[
     "sidecar", "gateway-injected", "gateway-classic", "gateway-api", "waypoint", "asm-gateway", "ambient",
@@ -53,6 +54,8 @@ class ControlPlane:
     """A revision of a control plane. `version` is the version that its injector gives to new proxies.
 
     `external`: no istiod Deployment was found behind it. `version_source` names the source of the version.
+    `default_templates` are the injection templates of pods that name none, `override_template` is
+    meshscrape's among the known ones.
     """
 
     revision: str
@@ -66,6 +69,8 @@ class ControlPlane:
     native_sidecars: bool | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     custom_templates: tuple[str, ...] = ()
+    default_templates: tuple[str, ...] = ()
+    override_template: InjectionTemplate | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,10 @@ from meshscrape.kube.views.proxy import (
 )
 from meshscrape.observe.model import RunningPod
 
+_SHOWN = (
+    names.SECURE_PORT, names.SECURE_ENVOY_PORT, names.BOOTSTRAP_OVERRIDE, names.BOOTSTRAP_CHECKSUM,
+)  # fmt: skip
+
 
 def running_pod(pod: Manifest) -> RunningPod:
     """Return a pod as it runs: its own environment and annotations, and the image that was started."""
@@ -37,11 +41,7 @@ def running_pod(pod: Manifest) -> RunningPod:
         hardened=proxy is not None and closed and version.at_least("1.22") is not False,
         native_sidecar=proxy.native if proxy else None,
         injected=is_injected(annotations) or (proxy is not None and proxy.complete),
-        annotations={
-            key: str(annotations[key])
-            for key in (names.SECURE_PORT, names.SECURE_ENVOY_PORT, names.BOOTSTRAP_OVERRIDE)
-            if key in annotations
-        },
+        annotations={key: str(annotations[key]) for key in _SHOWN if key in annotations},
         ip=str(objects.dig(pod.data, "status", "podIP", default="")),
     )
 

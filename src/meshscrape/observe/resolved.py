@@ -11,14 +11,15 @@ from meshscrape.istio.names import ASM_GROUP
 from meshscrape.istio.ports import read_port
 from meshscrape.istio.versions import UNKNOWN, IstioVersion, image_version
 from meshscrape.kube import objects
-from meshscrape.kube.objects import Manifest
+from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.kube.views.peer_authentication import PeerAuthentications, peer_authentication
 from meshscrape.kube.views.proxy import config_annotation
 from meshscrape.observe import gateways
 from meshscrape.observe.application import application_ports
-from meshscrape.observe.bootstrap import Override, override_of
+from meshscrape.observe.bootstrap import KEY, Override, override_of, read_override
 from meshscrape.observe.cluster import Cluster
 from meshscrape.observe.control import DEFAULT, Control, split_ports
+from meshscrape.observe.injection_template import OVERRIDE_NAME, TEMPLATE, InjectionTemplate
 from meshscrape.observe.legacy import Legacy, LegacyPort
 from meshscrape.observe.model import Mode, RunningPod
 from meshscrape.observe.proxies import running_pod
@@ -48,9 +49,11 @@ class Resolver:
         """Return the workload with its versions, metrics ports, policies and running pods."""
         running = tuple(running_pod(pod) for pod in workload.pods)
         versions = self._versions(workload, running)
-        override = self._override(workload, versions.after)
+        template = self._template(workload)
+        override = self._override(workload, versions.after, template)
         legacy = self._legacy(workload)
-        metrics = metrics_ports(workload, versions.after, override, legacy)
+        metrics = metrics_ports(workload, versions.after, override, legacy, template)
+        checksum = template.checksums[workload.namespace] if template else ""
         services = self._services(workload)
         return ResolvedWorkload(
             **fields_of(workload),
@@ -62,7 +65,8 @@ class Resolver:
             services=services,
             override=override,
             legacy=legacy,
-            running=compared_pods(workload, versions, metrics, running, self.cluster.inventory),
+            running=compared_pods(workload, versions, metrics, running, self.cluster.inventory, checksum),
+            template_checksum=checksum,
         )
 
     def _versions(self, workload: DeclaredWorkload, running: tuple[RunningPod, ...]) -> ProxyVersions:
@@ -92,7 +96,7 @@ class Resolver:
             return None
         if workload.proxy is not None and workload.proxy.complete:
             return workload.proxy.native
-        wish = workload.annotations.get("sidecar.istio.io/nativeSidecar")
+        wish = workload.annotations.get(names.NATIVE_SIDECAR)
         if wish in ("true", "false") and workload.injection.injected:
             return wish == "true"
         native = {pod.native_sidecar for pod in running if pod.native_sidecar is not None}
@@ -101,7 +105,26 @@ class Resolver:
         plane = self.control.plane(workload.revision)
         return plane.native_sidecars if plane else None
 
-    def _override(self, workload: DeclaredWorkload, after: IstioVersion) -> Override | None:
+    def _template(self, workload: DeclaredWorkload) -> InjectionTemplate | None:
+        """Return the injection template that gives a new pod its bootstrap override; None without one."""
+        if workload.kind != "sidecar" or workload.injection.by == "manual":
+            return None
+        plane = self.control.plane(workload.revision)
+        template = plane.override_template if plane else None
+        if plane is None or template is None or workload.namespace not in template.checksums:
+            return None
+        wanted = workload.annotations.get(names.TEMPLATES)
+        chosen = plane.default_templates if wanted is None else split_ports(wanted)
+        own = names.BOOTSTRAP_OVERRIDE in workload.annotations
+        native = any(
+            (workload.proxy_metadata.get(key) or "0") != "0"
+            for key in (names.ENVOY_SECURE_MERGED_METRICS_PORT, names.ENVOY_SECURE_METRICS_PORT)
+        )
+        return None if own or native or TEMPLATE not in chosen else template
+
+    def _override(
+        self, workload: DeclaredWorkload, after: IstioVersion, template: InjectionTemplate | None
+    ) -> Override | None:
         annotations = workload.annotations if _honours_override(workload, after) else {}
         inventory = self.cluster.inventory
         templates = (workload.template, self._volumes_of_gateway(workload))
@@ -109,7 +132,10 @@ class Resolver:
             override_of(workload.namespace, annotations, workload.env, template, inventory)
             for template in templates
         )
-        return next((override for override in overrides if override), None)
+        found = next((override for override in overrides if override), None)
+        if found is None and template is not None:
+            return read_override(Ref("", "ConfigMap", workload.namespace, OVERRIDE_NAME), KEY, inventory)
+        return found
 
     def _volumes_of_gateway(self, workload: DeclaredWorkload) -> Mapping[str, Any]:
         """Return the pod template that a Gateway gives to its Deployment, which may not have it yet."""
@@ -144,7 +170,11 @@ class Resolver:
 
 
 def metrics_ports(
-    workload: DeclaredWorkload, after: IstioVersion, override: Override | None, legacy: tuple[LegacyPort, ...]
+    workload: DeclaredWorkload,
+    after: IstioVersion,
+    override: Override | None,
+    legacy: tuple[LegacyPort, ...],
+    template: InjectionTemplate | None = None,
 ) -> MetricsPorts:
     """Return the metrics ports of a workload once its proxy has the version `after`."""
     if not workload.in_mesh or workload.envoy_missing:
@@ -168,17 +198,22 @@ def metrics_ports(
         merged=merged,
         envoy=envoy,
         listening=tuple(sorted({*native, *overriding, *(port.port for port in legacy)})),
-        announced=_announced(workload, after, merged),
-        announced_envoy=workload.annotations.get(names.SECURE_ENVOY_PORT),
+        announced=_announced(workload, after, merged, template),
+        announced_envoy=workload.annotations.get(names.SECURE_ENVOY_PORT)
+        or (str(template.envoy_port) if template and template.envoy_port else None),
         hardened=hardened,
         half_hardened=half_hardened,
     )
 
 
-def _announced(workload: DeclaredWorkload, after: IstioVersion, merged: int | None) -> str | None:
+def _announced(
+    workload: DeclaredWorkload, after: IstioVersion, merged: int | None, template: InjectionTemplate | None
+) -> str | None:
     written = workload.annotations.get(names.SECURE_PORT)
     if written is not None:
         return str(written)
+    if template is not None and template.merged_port:
+        return str(template.merged_port)
     injects = workload.kind in ("sidecar", "gateway-injected") and workload.injection.by != "manual"
     return str(merged) if injects and merged and after.at_least("1.31") is not False else None
 

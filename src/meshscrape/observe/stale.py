@@ -30,11 +30,15 @@ def compared_pods(
     metrics: MetricsPorts,
     running: tuple[RunningPod, ...],
     inventory: Inventory,
+    checksum: str = "",
 ) -> tuple[RunningPod, ...]:
-    """Return the pods, each compared with a pod that would be created now."""
+    """Return the pods, each compared with a pod that would be created now.
+
+    `checksum` is that of the bootstrap override that the injection template gives new pods.
+    """
     newest = _newest_replica_set(workload.ref, workload.pods, inventory)
     return tuple(
-        _compared(pod, runs, workload, versions, metrics, newest)
+        _compared(pod, runs, workload, versions, metrics, newest, checksum)
         for pod, runs in zip(workload.pods, running, strict=True)
     )
 
@@ -46,6 +50,7 @@ def _compared(
     versions: ProxyVersions,
     metrics: MetricsPorts,
     newest: Ref | None,
+    checksum: str,
 ) -> RunningPod:
     if runs.phase in ("Succeeded", "Failed"):
         return runs
@@ -58,6 +63,7 @@ def _compared(
         differs.append("has a proxy that a new pod would not get")
     elif workload.in_mesh:
         differs += _settings(runs, versions.after, metrics)
+        differs += _override(pod, workload.annotations, checksum)
     if workload.manifest is not None and workload.ref.kind != "Pod":
         differs += _annotations(pod, workload.template)
     return replace(runs, current=not differs, differs=tuple(dict.fromkeys(differs)))
@@ -76,6 +82,16 @@ def _settings(runs: RunningPod, after: IstioVersion, metrics: MetricsPorts) -> l
     if runs.hardened != metrics.hardened:
         differs.append("plaintext ports are closed" if runs.hardened else "plaintext ports are open")
     return differs
+
+
+def _override(pod: Manifest, wanted: Mapping[str, str], checksum: str) -> list[str]:
+    """Return whether a pod lacks the injection template's bootstrap override, or has one no more wanted."""
+    here = objects.annotations(pod.data).get(names.BOOTSTRAP_CHECKSUM, "")
+    if checksum:
+        return [] if here == checksum else ["no bootstrap override of the injection template's"]
+    if here and names.BOOTSTRAP_CHECKSUM not in wanted:
+        return ["has a bootstrap override that a new pod would not get"]
+    return []
 
 
 def _annotations(pod: Manifest, template: Mapping[str, Any]) -> list[str]:

@@ -177,7 +177,8 @@ class ResolvedWorkload(DeclaredWorkload):
     """A workload with its effective versions, ports, policies and running pods.
 
     `services` select its pods; `override` is the bootstrap override that its proxy starts with; `legacy` are
-    the metrics ports of Sidecars and Gateways.
+    the metrics ports of Sidecars and Gateways. `template_checksum`: the injection template gives new pods
+    that override, with this checksum; empty if the pod template names the override itself.
     """
 
     versions: ProxyVersions
@@ -189,6 +190,7 @@ class ResolvedWorkload(DeclaredWorkload):
     override: Override | None
     legacy: tuple[LegacyPort, ...]
     running: tuple[RunningPod, ...]
+    template_checksum: str = ""
 
     @property
     def stale(self) -> tuple[str, ...]:

@@ -19,19 +19,14 @@ from meshscrape.istio.names import (
 )
 from meshscrape.kube.objects import Inventory, Ref, as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
+from meshscrape.observe.injection_template import OVERRIDE_NAME, VOLUME
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.plan.injected_overrides import by_template, plan_injected
 from meshscrape.plan.model import MANAGER, Refused
-from meshscrape.plan.workloads import (
-    GATEWAY_OVERRIDE_SINCE,
-    OVERRIDE_NAME,
-    Context,
-    PlannedWorkload,
-    restarts_of,
-)
+from meshscrape.plan.workloads import GATEWAY_OVERRIDE_SINCE, Context, PlannedWorkload, restarts_of
 
-VOLUME = "meshscrape-bootstrap"
 # Istio mounts the ConfigMap without `optional`, so no pod starts without it. That includes the pods of an
 # older revision after a rollback. So pruning tools must keep it as long as something refers to it.
 _KEPT = {
@@ -52,6 +47,8 @@ def plan_bootstrap(context: Context, target: PlannedWorkload) -> Refused | None:
     checksum = context.checksums[ref]
     if isinstance(checksum, Refused):
         return checksum
+    if by_template(context, target):
+        return plan_injected(context, target, checksum)
     noted = native.announcements(context.intent, workload) | {BOOTSTRAP_CHECKSUM: checksum}
     reason = "opens metrics ports that only the allow list may read"
     by_annotation = workload.kind in ("sidecar", "uninjected") or (

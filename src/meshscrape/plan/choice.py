@@ -13,9 +13,11 @@ from meshscrape.plan.workloads import (
     BOOTSTRAP_SINCE,
     NATIVE_SINCE,
     PARAMETERS_SINCE,
+    TEMPLATE_SINCE,
     Context,
     PlannedWorkload,
     has_override,
+    template_too_old,
     version_of,
 )
 
@@ -264,6 +266,8 @@ def unfit(mode: Decided, workload: ObservedWorkload, version: IstioVersion) -> R
             f"the Envoy of {version} does not know the allow list's matcher and would refuse every scraper",
             "use --mode legacy",
         )
+    if mode == "bootstrap" and workload.template_checksum and version.at_least(TEMPLATE_SINCE) is False:
+        return template_too_old(version)
     managed = workload.kind in ("gateway-api", "waypoint")
     if mode == "bootstrap" and managed and not version.at_least(PARAMETERS_SINCE):
         return Refused(

@@ -12,6 +12,7 @@ from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan import native, templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
+from meshscrape.plan.injected_overrides import unproven
 from meshscrape.plan.model import Gate, Missing, Refused
 from meshscrape.plan.reads import unexplained
 from meshscrape.plan.scope import close_wide, place_of, refresh, settled_places
@@ -57,12 +58,17 @@ def plan_hardening(context: Context, moved: set[str], scraped: bool) -> list[Gat
         if unmet := waits(target.workload) or places.get(place, ()):
             waiting.setdefault(unmet, []).append(target.ref)
             continue
-        changed = target.workload.metrics.hardened or _hardened(context, target)
+        # `before` was open. Where a default closes it, its own template needs no change.
+        changed = _closed_by_default(context, target, place) or _hardened(context, target)
         jobs = _readers(context, target.ref)
         if changed and jobs:
             planned.setdefault(tuple(map(_moved, jobs)), []).append(target.ref)
     gates = [Gate("hardening", tuple(refs), missing, True) for missing, refs in planned.items()]
     return gates + [Gate("hardening", tuple(refs), missing, False) for missing, refs in waiting.items()]
+
+
+def _closed_by_default(context: Context, target: PlannedWorkload, place: str) -> bool:
+    return bool(place) and target.workload.metrics.hardened
 
 
 def _waits(
@@ -79,6 +85,7 @@ def _waits(
         *_unmeasured(context, workload, unseen),
         *(() if scraped else (_NOBODY,)),
         *context.held.open.get(workload.ref, ()),
+        *unproven(context, workload),
     )
 
 

@@ -145,7 +145,8 @@ class Plan:
 
     `apart`: Istio's objects belong to another API server than the workloads (ASM). `autoscaled`: workloads
     whose `spec.replicas` an autoscaler sets, so the files leave it out. `inverse`: the changes take back what
-    meshscrape wrote.
+    meshscrape wrote. `chart_values` are values for Istio's chart as YAML, by revision: a plan does not set
+    them, because the next upgrade of the chart would revert that.
     """
 
     changes: tuple[Change, ...] = ()
@@ -156,6 +157,7 @@ class Plan:
     autoscaled: frozenset[Ref] = frozenset()
     outcome: Outcome = field(default_factory=Outcome)
     inverse: bool = False
+    chart_values: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def phases(self) -> tuple[Phase, ...]:

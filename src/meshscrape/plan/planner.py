@@ -18,6 +18,7 @@ from meshscrape.istio.names import (
 )
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.kube.objects import Inventory, Ref
+from meshscrape.observe.injection_template import OVERRIDE_NAME
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.references import counted, references
 from meshscrape.plan import native, templates
@@ -28,6 +29,7 @@ from meshscrape.plan.edited_objects import EditedObjects, Mutable
 from meshscrape.plan.gateways import ProxyPatch, patch_gateway
 from meshscrape.plan.hardening import plan_hardening
 from meshscrape.plan.holding import assess, held_gates, hold, label_notes
+from meshscrape.plan.injected_overrides import harmed_by_template, hold_injected
 from meshscrape.plan.injection import plan_injection
 from meshscrape.plan.legacy import plan_legacy
 from meshscrape.plan.migration import plan_removal
@@ -42,7 +44,6 @@ from meshscrape.plan.scrapers import new_prometheus, secured_scrapers
 from meshscrape.plan.scraping import plan_scraping
 from meshscrape.plan.upgrade import note_upgrade
 from meshscrape.plan.workloads import (
-    OVERRIDE_NAME,
     Context,
     Held,
     PlannedWorkload,
@@ -98,6 +99,7 @@ def _drafted(
         draft.phase = "listeners"
         open_wide(context)
         context.targets = [target for target in context.targets if _listeners(context, target)]
+        hold_injected(context)
         _look_again(context, joining=joining)
         draft.phase = "listeners"
         plan_network_policies(context, only_blocked=not intent.network_policy)
@@ -121,6 +123,7 @@ def _drafted(
     modes = {target.ref: target.mode for target in context.targets}
     apart = any(target.workload.flavour == "asm" for target in chosen)
     made = Plan(draft.changes(), draft.notes, tuple(gates), modes, apart, autoscaled(inventory))
+    made = replace(made, chart_values=context.chart_values)
     return replace(made, outcome=_outcome(made, chosen, context.delivered)), context
 
 
@@ -140,6 +143,7 @@ def _in_scope(context: Context, chosen: list[PlannedWorkload]) -> list[PlannedWo
         else:
             inside.append(target)
     context.held.workloads |= blocked_by_scope(context, inside)
+    context.held.workloads |= harmed_by_template(context, inside)
     return inside
 
 
@@ -242,7 +246,8 @@ def _open_ports(context: Context, target: PlannedWorkload) -> Refused | None:
 def _leave_override(context: Context, target: PlannedWorkload) -> Refused | None:
     """Remove our override from a template that gets other listeners: Envoy cannot run two on one port."""
     workload = target.workload
-    if target.mode == "bootstrap" or not has_override(context, workload):
+    # The injection template leaves out proxies with Istio's own secure ports.
+    if target.mode == "bootstrap" or workload.template_checksum or not has_override(context, workload):
         return None
     if workload.kind not in ("sidecar", "gateway-injected") or workload.bootstrap_override != OVERRIDE_NAME:
         return Refused(
@@ -283,7 +288,9 @@ def _port_taken(context: Context, target: PlannedWorkload) -> Refused | None:
 def _native(context: Context, target: PlannedWorkload) -> Refused | None:
     workload = target.workload
     if workload.is_gateway and workload.kind != "gateway-injected":
-        env = native.missing(workload, context.intent)
+        wide = context.intent.scope != "workload"
+        # A default would reach a Gateway's pods only when istiod makes its Deployment anew.
+        env = native.variables(context.intent, workload) if wide else native.missing(workload, context.intent)
         patch = ProxyPatch(env, native.announcements(context.intent, workload))
         return patch_gateway(context, target, patch, _REASON)
 

@@ -5,9 +5,9 @@ the root namespace (`pilot/pkg/model/proxy_config.go`). The injector and the Gat
 the environment and into the bootstrap. `global.proxy.excludeInboundPorts` of the chart is Istio's only place
 for excluded ports beside a pod annotation, and it is for the whole mesh. Nothing of this restarts a pod.
 
-What stays per workload: announcements of Gateway API gateways (only the injector writes them), classic and
-ASM gateways (their containers are complete), manually injected templates, bootstrap overrides, and excluded
-ports under STRICT where the chart's value is not used.
+What stays per workload: Gateway API gateways (their Deployment follows the Gateway), classic and ASM gateways
+(their containers are complete), manually injected templates, bootstrap overrides, and excluded ports under
+STRICT where the chart's value is not used. Bootstrap mode has an injection template (`injected_overrides`).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from meshscrape.plan.workloads import NATIVE_SINCE, Context, PlannedWorkload, de
 
 # Kinds of proxies that the injector or the Gateway controller makes from Istio's defaults.
 _REACHED = ("sidecar", "uninjected", "gateway-injected", "gateway-api", "waypoint")
+_MANAGED = ("gateway-api", "waypoint")
 _PROXY_CONFIG = "ProxyConfig"
 _PORT = names.ENVOY_SECURE_MERGED_METRICS_PORT
 # The ProxyConfig object that a plan makes where a place has none.
@@ -38,6 +39,15 @@ DEFAULTS_NAME = "meshscrape-defaults"
 
 
 def place_of(context: Context, workload: ObservedWorkload) -> str:
+    """Return the namespace of the ProxyConfig that gives a workload its settings; empty for none.
+
+    A Gateway's pods get settings through its overlay. istiod makes its Deployment anew when the Gateway, its
+    overlay or the Deployment changes, but not when a ProxyConfig does.
+    """
+    return "" if workload.kind in _MANAGED else reach_of(context, workload)
+
+
+def reach_of(context: Context, workload: ObservedWorkload) -> str:
     """Return the namespace of the ProxyConfig that reaches a workload in the wanted scope; empty for none.
 
     A ProxyConfig without a selector in the root namespace reaches the whole mesh, so a namespace's scope
@@ -48,9 +58,10 @@ def place_of(context: Context, workload: ObservedWorkload) -> str:
     if workload.kind not in _REACHED or (whole and workload.kind in ("sidecar", "gateway-injected")):
         return ""
     match context.intent.scope:
-        case "mesh":
+        # An injection template opens ports in the namespaces that it lists, so defaults close them there.
+        case "mesh" if context.intent.mode != "bootstrap":
             return root
-        case "namespace" if workload.namespace != root:
+        case "mesh" | "namespace" if workload.namespace != root:
             return workload.namespace
     return ""
 
@@ -68,10 +79,12 @@ def blocked_by_scope(context: Context, chosen: Collection[PlannedWorkload]) -> d
     return blocked
 
 
-def _by_place(context: Context, targets: Iterable[PlannedWorkload]) -> dict[str, list[PlannedWorkload]]:
+def _by_place(
+    context: Context, targets: Iterable[PlannedWorkload], modes: Container[str] = ("native",)
+) -> dict[str, list[PlannedWorkload]]:
     places: dict[str, list[PlannedWorkload]] = {}
     for target in targets:
-        if target.mode == "native" and (place := place_of(context, target.workload)):
+        if target.mode in modes and (place := place_of(context, target.workload)):
             places.setdefault(place, []).append(target)
     return places
 
@@ -81,7 +94,7 @@ def reached(context: Context, place: str) -> list[ObservedWorkload]:
     return [
         workload
         for workload in context.observation.workloads
-        if workload.in_mesh and place_of(context, workload) == place
+        if workload.in_mesh and reach_of(context, workload) == place
     ]
 
 
@@ -251,6 +264,14 @@ def _exclude_in(context: Context, manifest: Manifest, ports: Iterable[int]) -> R
             "Helm or istioctl made this ConfigMap, and its next upgrade reverts the change",
             _value(ports),
         )
+        context.draft.note(
+            manifest.ref,
+            "injector-follows",
+            "istiod injects by this ConfigMap only after the kubelet has written it into istiod's pod, up to "
+            "90 seconds later. Under STRICT, a pod made before then is not scraped",
+            "before pods restart, see that `kubectl -n NAMESPACE run probe --image=probe --dry-run=server "
+            f"-o yaml` prints {','.join(map(str, ports))} as excluded from interception",
+        )
     return None
 
 
@@ -262,7 +283,8 @@ def settled_places(
     `waits` returns what one workload waits for. The default reaches workloads that are not chosen, too.
     """
     places: dict[str, tuple[Missing, ...]] = {}
-    for place in _by_place(context, context.targets):
+    # Legacy mode has no default for its ports, so its workloads close their plaintext ports themselves.
+    for place in _by_place(context, context.targets, ("native", "bootstrap")):
         own = {target.ref: target.workload for target in context.targets}
         refs = {workload.ref: own.get(workload.ref, workload) for workload in reached(context, place)}
         refs |= {ref: workload for ref, workload in own.items() if place_of(context, workload) == place}

@@ -12,6 +12,7 @@ from meshscrape.istio.ports import MERGED, SECURE_MERGED, SECURE_STATS, STATS
 from meshscrape.istio.versions import UNKNOWN, IstioVersion
 from meshscrape.kube.objects import Inventory, Object, Ref, as_mapping, dig
 from meshscrape.observe.gateways import managed_deployment
+from meshscrape.observe.injection_template import OVERRIDE_NAME
 from meshscrape.observe.model import ControlPlane, ObservedJob
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
@@ -23,6 +24,8 @@ NATIVE_SINCE = "1.31"
 LOCALHOST_ONLY_SINCE = "1.22"
 PARAMETERS_SINCE = "1.26"
 GATEWAY_OVERRIDE_SINCE = "1.27"
+# The injection template needs a field of the injector's that older control planes do not have.
+TEMPLATE_SINCE = "1.30"
 # Envoy 1.24 added RBAC's matcher and the URI SAN input. An older Envoy would refuse every scraper.
 BOOTSTRAP_SINCE = "1.17"
 # The plaintext ports of a proxy: Envoy's statistics and the agent's merged metrics.
@@ -30,8 +33,6 @@ PLAINTEXT_PORTS = frozenset({STATS, MERGED})
 SECURE_PORTS = frozenset({SECURE_STATS, SECURE_MERGED})
 # Kinds of scrapers that a plan can give a certificate and jobs over mutual TLS.
 ABLE = ("prometheus", "operator", "vmagent")
-# The ConfigMap with the bootstrap override of a namespace's proxies.
-OVERRIDE_NAME = "meshscrape-bootstrap"
 _V1_SINCE = "1.22"
 _RESTARTED = ("Deployment", "StatefulSet", "DaemonSet")
 
@@ -58,7 +59,9 @@ class Context:
     `held` stays unchanged because changing it would make something worse. `observed` is the observation
     before the plan; `observation` includes workloads that join the mesh. `unmoved` are the scrape jobs with
     the drafted listeners and every pod still in its plaintext job. `delivered` are the workloads that get
-    settings from Istio's defaults, so that their templates stay as they are.
+    settings from Istio's defaults, so that their templates stay as they are. `templated` are the workloads
+    that get their bootstrap override from an injection template, each with the checksum to expect.
+    `chart_values` are the values to set in Istio's chart, by revision.
     """
 
     observation: Observation
@@ -73,6 +76,8 @@ class Context:
     held: Held = field(default_factory=Held)
     unmoved: tuple[ObservedJob, ...] = ()
     delivered: set[Ref] = field(default_factory=set)
+    templated: dict[Ref, str] = field(default_factory=dict)
+    chart_values: dict[str, str] = field(default_factory=dict)
 
     @property
     def split(self) -> bool:
@@ -197,6 +202,15 @@ def has_override(context: Context, workload: ObservedWorkload) -> bool:
     data = context.draft.get(Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override))
     text = str(dig(data, "data", BOOTSTRAP_FILE, default=""))
     return workload.bootstrap_override == OVERRIDE_NAME or f'"{PREFIX}_' in text
+
+
+def template_too_old(version: IstioVersion) -> Refused:
+    """Return why a control plane of this version cannot run the injection template."""
+    return Refused(
+        "template-too-old",
+        f"the injection template needs a control plane of {TEMPLATE_SINCE} or newer; this is {version}",
+        "plan with --scope workload",
+    )
 
 
 def istio_object(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshscrape.observe.injection_template import InjectionTemplate
 from meshscrape.observe.model import Pitfall
 from support.examples import CLUSTERS, secured
 from support.objects import (
@@ -215,6 +216,20 @@ def test_bootstrap_configmap_missing() -> None:
     elsewhere = override(listener())
     elsewhere["metadata"]["namespace"] = "other"
     assert only(found("bootstrap-configmap-missing", BOOT, "1.31.0", elsewhere))
+
+
+def test_template_configmap_missing() -> None:
+    """The injection template mounts it with `optional`: pods start, but nothing opens the announced port."""
+    plane = control_plane()
+    text = InjectionTemplate(15092, 0, {"default": "0123456789abcdef"}).text()
+    config = {"defaultTemplates": ["sidecar", "meshscrape"], "templates": {"meshscrape": text}}
+    plane[1]["data"]["config"] = json.dumps(config)
+    parts = [*plane, INJECTED, deployment()]
+    assert only(pitfalls("template-configmap-missing", parts)).severity == "error"
+    assert pitfalls("bootstrap-configmap-missing", parts) == []
+    there = override(listener())
+    there["metadata"]["name"] = "meshscrape-bootstrap"
+    assert pitfalls("template-configmap-missing", parts, there) == []
 
 
 def test_dump_without_config_maps_gives_only_a_warning() -> None:

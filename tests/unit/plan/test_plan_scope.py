@@ -22,6 +22,7 @@ from support.objects import (
     peer_authentication,
     pod_of,
     proxy_config,
+    rendered_gateway,
     service,
 )
 from support.planning import annotations, changed, codes, planned, ref, refs, settled
@@ -216,3 +217,18 @@ def test_plan_and_observe_list_pods_without_the_default() -> None:
         pitfall.ref.name for pitfall in found.pitfalls if pitfall.code == "pods-stale" and pitfall.ref
     ] == ["one"]
     assert ("listeners", "create", "ProxyConfig/meshscrape-defaults") in refs(plan)
+
+
+def test_a_gateway_by_the_gateway_api_gets_its_settings_from_its_overlay() -> None:
+    """istiod does not make its Deployment anew when a ProxyConfig changes."""
+    gateway, made = rendered_gateway("shop")
+    plan = settled(cluster(mesh(gateway, made)), scope="mesh")
+    overlay = changed(plan, "ConfigMap", f"meshscrape-{gateway['metadata']['name']}")["data"]["deployment"]
+    (proxy,) = yaml.safe_load(overlay)["spec"]["template"]["spec"]["containers"]
+    assert {each["name"]: each["value"] for each in proxy["env"]} == {PORT: "15092", CLOSED: "true"}
+
+
+def test_the_plan_says_that_the_webhook_follows_later() -> None:
+    """The kubelet writes the injector's changed ConfigMap into istiod's pod after a while."""
+    strict = peer_authentication("STRICT", "istio-system")
+    assert "injector-follows" in codes(planned(cluster(mesh(strict)), scope="mesh"))

@@ -10,6 +10,7 @@ from meshscrape.istio import names
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
 from meshscrape.observe.bootstrap import KEY
+from meshscrape.observe.injection_template import TEMPLATE
 from meshscrape.observe.model import Pitfall, Severity
 from meshscrape.observe.pitfalls.facts import Facts
 from meshscrape.observe.references import counted, references
@@ -69,7 +70,11 @@ def _missing(facts: Facts) -> Iterator[Pitfall]:
     current = {workload.ref for workload in facts.workloads}
     for workload in facts.workloads:
         override = workload.override
-        if workload.in_mesh and override is not None and override.problem == "missing":
+        if not workload.in_mesh or override is None or override.problem != "missing":
+            continue
+        if workload.template_checksum:
+            yield _without_ports(workload.ref, override.config_map)
+        else:
             yield _waits(workload.ref, override.config_map, severity)
     for kind in ("Pod", "ReplicaSet", "ControllerRevision", "Job"):
         for manifest in inventory.of_kind(kind):
@@ -95,6 +100,20 @@ def _waits(ref: Ref, config_map: Ref, severity: Severity) -> Pitfall:
         "template hang in ContainerCreating: no restart, no scaling and no rollback succeeds.",
         "Create the ConfigMap in the pod's namespace, and keep it as long as any pod, ReplicaSet, "
         "ControllerRevision or Job names it.",
+    )
+
+
+def _without_ports(ref: Ref, config_map: Ref) -> Pitfall:
+    """Report what a missing ConfigMap does where the injection template mounts it with `optional`."""
+    return Pitfall(
+        "template-configmap-missing",
+        "error",
+        ref,
+        f"The injection template {TEMPLATE} announces the secure ports of its new pods, and {config_map} is "
+        "not among these objects. If the cluster does not have it either, these pods start without the "
+        "ports, and no job reads them.",
+        "Create the ConfigMap (plan with the same --scope), or take the namespace out of the template in "
+        "the values of Istio's chart; then restart the pods.",
     )
 
 

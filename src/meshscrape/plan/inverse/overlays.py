@@ -10,13 +10,14 @@ from meshscrape.errors import InputError
 from meshscrape.istio.names import BOOTSTRAP_CHECKSUM
 from meshscrape.kube.objects import Ref, as_list, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
+from meshscrape.observe.injection_template import OVERRIDE_NAME
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.inverse import traces
 from meshscrape.plan.inverse.edits import take_fields
 from meshscrape.plan.inverse.evidence import Evidence
 from meshscrape.plan.inverse.owned import is_owned
-from meshscrape.plan.workloads import OVERRIDE_NAME, Context, restarts_of
+from meshscrape.plan.workloads import Context, restarts_of
 
 
 def take_gateway(

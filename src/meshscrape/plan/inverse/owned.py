@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshscrape.istio.names import (
+    BOOTSTRAP_CHECKSUM,
     ISTIO_NETWORKING,
     ISTIO_SECURITY,
     MANAGED_BY,
@@ -12,10 +13,11 @@ from meshscrape.istio.names import (
     NETWORKING_GROUP,
 )
 from meshscrape.kube.objects import Manifest, Object, Ref, dig, labels
+from meshscrape.observe.injection_template import OVERRIDE_NAME
 from meshscrape.observe.references import references
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import MANAGER, Phase
-from meshscrape.plan.workloads import OVERRIDE_NAME, Context
+from meshscrape.plan.workloads import Context
 from meshscrape.prometheus.scrape_proxy_pod import CONTAINER
 
 _PREFIX = f"{MANAGER}-"
@@ -78,7 +80,9 @@ def _phase(ref: Ref) -> Phase:
 def _override(context: Context, manifest: Manifest) -> None:
     """Delete a ConfigMap with a bootstrap override, unless a rollback could make pods that need it."""
     # Today's pods are replaced. Their ReplicaSet is what a rollback brings back.
-    users = [ref for ref in references(context.inventory, manifest.ref) if ref.kind != "Pod"]
+    left = _templated_pods(context, manifest.ref.namespace)
+    referring = references(context.inventory, manifest.ref)
+    users = sorted({*left, *(ref for ref in referring if ref.kind != "Pod")})
     if not users:
         context.draft.delete(manifest.ref, _REASON)
         return
@@ -86,6 +90,19 @@ def _override(context: Context, manifest: Manifest) -> None:
     context.draft.note(
         manifest.ref,
         "override-in-use",
-        f"{len(users)} objects refer to it, and none of their pods starts without it: {shown}",
+        f"{len(users)} objects refer to it, and none of their pods starts without it: {shown}"
+        if not left
+        else f"{len(users)} objects refer to it, and their pods lose their secure ports without it: {shown}",
         "remove again when they are gone; a rollback to an older revision needs it too",
     )
+
+
+def _templated_pods(context: Context, namespace: str) -> set[Ref]:
+    """Return the pods that an injection template gave the override: no change of theirs restarts them."""
+    return {
+        pod.ref
+        for workload in context.observed.workloads
+        if workload.namespace == namespace and BOOTSTRAP_CHECKSUM not in workload.annotations
+        for pod in workload.running
+        if BOOTSTRAP_CHECKSUM in pod.annotations
+    }

@@ -11,6 +11,7 @@ from meshscrape.istio.names import MONITORING_GROUP, OVERWRITTEN
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Inventory, Manifest, Ref, dig, selects, template_path
 from meshscrape.observe import observe
+from meshscrape.observe.injection_template import TEMPLATE
 from meshscrape.observe.observation import Observation
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.edited_objects import EditedObjects
@@ -58,7 +59,7 @@ def plan_inverse(observation: Observation, inventory: Inventory, intent: Inverse
     meshscrape go last. Fields that others wrote or changed since stay. A workload that no job would read
     afterwards is held back as a whole.
     """
-    held: dict[Ref, tuple[Missing, ...]] = {}
+    held = _templated(observation, intent)
     for _ in range(_ATTEMPTS):
         drafted, chosen = _drafted(observation, inventory, intent, held)
         after = observe(outlook(inventory, drafted), istio_version=intent.istio_version)
@@ -74,6 +75,24 @@ def plan_inverse(observation: Observation, inventory: Inventory, intent: Inverse
     unsettled = (Missing("unsettled", "no part of the plan is known to be safe", "remove fewer workloads"),)
     held |= dict.fromkeys(chosen, unsettled)
     return _drafted(observation, inventory, intent, held)[0]
+
+
+def _templated(observation: Observation, intent: InverseIntent) -> dict[Ref, tuple[Missing, ...]]:
+    """Return the workloads whose override comes from Istio's chart, with what its owner must do first."""
+    return {
+        workload.ref: (
+            Missing(
+                "template-stays",
+                f"the injection template {TEMPLATE} of Istio's chart still gives new pods of namespace "
+                f"{workload.namespace} the override",
+                "take the namespace out of the template's first line in the values of Istio's chart (the "
+                f"last one: remove {TEMPLATE} from templates and defaultTemplates), upgrade it, restart the "
+                "pods, and remove again",
+            ),
+        )
+        for workload in _chosen(observation, intent)
+        if workload.template_checksum
+    }
 
 
 def _drafted(

@@ -10,10 +10,9 @@ from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube import objects
 from meshscrape.kube.objects import as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
-from meshscrape.plan.bootstrap import VOLUME
+from meshscrape.observe.injection_template import OVERRIDE_NAME, VOLUME
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.inverse.taking import Taking, Test, anything, one_of
-from meshscrape.plan.workloads import OVERRIDE_NAME
 from meshscrape.prometheus import operator, scrape_proxy_pod, scraper_pod
 from meshscrape.prometheus.config import plain_job
 from meshscrape.prometheus.derived import is_derived, without_drop

@@ -39,6 +39,7 @@ def plan_text(plan: Plan, *, colour: bool = False) -> str:
     """Return the whole plan: phases with their changes, gates, notes, and a summary line at the end."""
     lines = [line for phase in plan.phases for line in _phase(plan, phase)]
     lines += [line for gate in plan.gates for line in _gate(gate)]
+    lines += _chart_values(plan)
     lines += _notes(plan.notes)
     lines.append(summary(plan))
     return "\n".join(_coloured(line) if colour else line for line in lines) + "\n"
@@ -125,6 +126,14 @@ def _gate(gate: Gate) -> Iterator[str]:
         yield f"#   {'waits for' if gate.planned else 'missing'}: {missing.text}"
         yield f"#     {missing.remedy}"
     yield ""
+
+
+def _chart_values(plan: Plan) -> Iterator[str]:
+    """Yield the values to set in Istio's chart, as comments: they are no change of the plan."""
+    for revision, values in plan.chart_values.items():
+        yield f"# values for Istio's chart, revision {revision or 'default'} (IstioOperator: in spec.values):"
+        yield from (f"#   {line}".rstrip() for line in values.splitlines())
+        yield ""
 
 
 def _notes(notes: Iterable[Note]) -> Iterator[str]:

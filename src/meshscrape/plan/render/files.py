@@ -17,6 +17,10 @@ HEAD = "# Made by meshscrape render. Apply the directories one after the other, 
 # Controllers keep state in these annotations; applying a file with them would reset it.
 _NUMBERED = (DEPLOYMENT_REVISION, "deprecated.daemonset.template.generation")
 ORIGINALS = "originals"
+VALUES_HEAD = (
+    "# Values for Istio's chart (IstioOperator: in spec.values). Add them to your own, and upgrade Istio\n"
+    "# with them after 3-listeners is applied. kubectl must not apply this file.\n"
+)
 CONTROL_PLANE, DATA_PLANE = "asm-control-plane", "cluster"
 
 
@@ -37,7 +41,14 @@ def plan_files(plan: Plan) -> dict[str, str]:
         assert data is not None  # noqa: S101 - a change has one of both
         files[f"{directory}/{name}"] = _head(change) + dump(clean(data))
     files |= _originals(plan)
+    for revision, values in plan.chart_values.items():
+        files[values_file(revision)] = VALUES_HEAD + values
     return dict(sorted(files.items()))
+
+
+def values_file(revision: str) -> str:
+    """Return the name of the file with the values of Istio's chart for a revision."""
+    return "istio-values.yaml" if revision in ("", "default") else f"istio-values-{revision}.yaml"
 
 
 def _applied(plan: Plan, change: Change) -> Object | None:

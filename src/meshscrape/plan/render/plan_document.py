@@ -47,6 +47,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
             }
             for gate in plan.gates
         ],
+        "chartValues": dict(plan.chart_values),
         "modes": [{"workload": _ref(ref), "mode": mode} for ref, mode in plan.modes.items()],
     }
 
