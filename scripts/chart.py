@@ -29,7 +29,7 @@ def chart_files() -> dict[str, str]:
     proxy = scrape_proxy_pod.ScrapeProxyPod(IMAGE, CA, TRUST_DOMAIN)
     parts = {
         "initContainers": scrape_proxy_pod.init_containers(proxy),
-        "volumes": scrape_proxy_pod.volumes(),
+        "volumes": scrape_proxy_pod.volumes(proxy),
         "volumeMounts": [scrape_proxy_pod.token_mount()],
         "scrapeClasses": [proxy_scrape_class()],
     }

@@ -126,14 +126,13 @@ def test_chart_renders_what_the_values_say(helm: Helm) -> None:
     objects = {(each["kind"], each["metadata"]["name"]): each for each in rendered}
     spec = yaml.safe_load(objects["ConfigMap", "ms-meshscrape-prometheus"]["data"]["spec.yaml"])
     image = f"{IMAGE['repository']}@sha256:{'0' * 64}"
-    wanted = scrape_proxy_pod.init_containers(
-        ScrapeProxyPod(image, "istiod.istio-system.svc:15012", "cluster.local", (ALIAS,))
-    )
+    proxy = ScrapeProxyPod(image, "istiod.istio-system.svc:15012", "cluster.local", (ALIAS,))
+    wanted = scrape_proxy_pod.init_containers(proxy)
     namespaces = ["--namespace", "shop", "--namespace", SPACE]
     arguments = [each["args"] for each in wanted]
     arguments[2][-2:-2] = namespaces
     assert spec["initContainers"] == wanted
-    assert spec["volumes"] == scrape_proxy_pod.volumes()
+    assert spec["volumes"] == scrape_proxy_pod.volumes(proxy)
     rule = objects["PrometheusRule", "ms-meshscrape-rules"]
     rules = [each for group in rule["spec"]["groups"] for each in group["rules"]]
     alerts = {each["alert"]: each for each in rules if "alert" in each}

@@ -26,8 +26,10 @@ from meshscrape.plan.model import Intent, Plan
 from meshscrape.plan.planner import plan
 from meshscrape.plan.reads import joined, parse_reads
 from meshscrape.prometheus.rules import RUNBOOK
+from meshscrape.prometheus.scrape_proxy_pod import CSI_DRIVER, ISTIOD
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_DIRECTORY = re.compile(r"(/[\w.-]+)+")
 _PORT = click.IntRange(1, 65535)
 DETAILED = "--detailed-exitcode"
 _OPTIONS = (
@@ -101,6 +103,15 @@ _OPTIONS = (
         metavar="REF",
         help="Image of the scrape proxy (see the Dockerfile); none is published. Without it, scrapes are "
         "direct and targets are not verified.",
+    ),
+    click.option(
+        "--proxy-certificates",
+        default=ISTIOD,
+        show_default=True,
+        metavar="SOURCE",
+        help=f"Source of the scrape proxy's certificate: {ISTIOD} (by an agent of its own), {CSI_DRIVER} (a "
+        "volume of cert-manager's driver), or the directory where a container of Prometheus's pod has "
+        "certificate files (an istio-proxy with OUTPUT_CERTS, spiffe-helper).",
     ),
     click.option(
         "--prometheus-namespace",
@@ -234,6 +245,13 @@ def plan_for(inventory: Inventory, intent: Intent) -> tuple[Observation, Plan]:
 
 def _check(options: Mapping[str, Any]) -> None:
     version, namespace = options["istio_version"], options["prometheus_namespace"]
+    source = options["proxy_certificates"]
+    if source not in (ISTIOD, CSI_DRIVER) and not _DIRECTORY.fullmatch(source):
+        raise InputError(
+            f"{source!a} is neither {ISTIOD}, {CSI_DRIVER} nor an absolute directory",
+            where="--proxy-certificates",
+            remedy="write a directory as /etc/certs",
+        )
     if version is not None and not parse_version(version).known:
         raise InputError(
             f"{version!r} is not a version of Istio", where="--istio-version", remedy="write it as 1.31.0"

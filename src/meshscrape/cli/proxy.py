@@ -33,8 +33,9 @@ def default_directory() -> Path:
     "credentials",
     multiple=True,
     metavar="[TRUST_DOMAIN=]DIR",
-    help="Directory with cert-chain.pem and key.pem (shown to targets) and root-cert.pem (verifies targets), "
-    "for targets of TRUST_DOMAIN; by default the certificate's own. Repeatable.",
+    help="Directory with certificate and key (shown to targets) and roots (verify targets), for targets of "
+    "TRUST_DOMAIN; by default the certificate's own. Files: cert-chain.pem, key.pem, root-cert.pem; or "
+    "tls.crt, tls.key, ca.crt; or svid.pem, svid_key.pem, svid_bundle.pem. Repeatable.",
 )
 @click.option(
     "--targets",

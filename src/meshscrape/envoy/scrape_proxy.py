@@ -28,7 +28,7 @@ from meshscrape.envoy.resources import (
 )
 from meshscrape.envoy.resources.values import Resource, discovery_response, file_source
 from meshscrape.errors import InputError
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
+from meshscrape.istio.layouts import Layout
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
@@ -97,23 +97,23 @@ def token_resource(tokens: Sequence[str]) -> Resource:
     return authorization.filter_resource(TOKEN, authorization.bearer_filter(tokens))
 
 
-def secret_files(directories: Mapping[str, str]) -> dict[str, Resource]:
-    """Return the SDS files, by name, for each trust domain's directory of credentials.
+def secret_files(directories: Mapping[str, tuple[str, Layout]]) -> dict[str, Resource]:
+    """Return the SDS files, by name, for each trust domain's directory of credentials with its file names.
 
-    A directory has cert-chain.pem and key.pem, which are presented to targets, and root-cert.pem.
+    Certificate and key are presented to targets, the roots verify them.
     """
     files: dict[str, Resource] = {}
-    for number, directory in enumerate(_ordered(directories).values()):
+    for number, (directory, layout) in enumerate(_ordered(directories).values()):
         files[_file("certificate", number)] = secrets.certificate_secret(
-            f"certificate-{number}", directory, CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE
+            f"certificate-{number}", directory, layout.chain, layout.key
         )
-        files[_file("roots", number)] = secrets.roots_secret(f"roots-{number}", directory, ROOTS_FILE)
+        files[_file("roots", number)] = secrets.roots_secret(f"roots-{number}", directory, layout.roots)
     return files
 
 
 def clusters_resource(
     identities: Iterable[SpiffeId],
-    directories: Mapping[str, str],
+    trust_domains: Iterable[str],
     files_dir: str,
     version: str,
     requests_per_connection: int = 0,
@@ -125,7 +125,7 @@ def clusters_resource(
     connection serves `requests_per_connection` scrapes, or any number (0). Raises InputError for an ID of a
     trust domain without a directory of credentials.
     """
-    numbers = {name: number for number, name in enumerate(_ordered(directories))}
+    numbers = {name: number for number, name in enumerate(sorted(trust_domains))}
     wanted, found = sorted(identities), []
     check_credentials(wanted, numbers)
     for identity in wanted:
@@ -267,7 +267,7 @@ def _access_log(path: str) -> Resource:
     return logs.file_log(path, LOG_FIELDS) if path else logs.standard_output_log(LOG_FIELDS)
 
 
-def _ordered(directories: Mapping[str, str]) -> dict[str, str]:
+def _ordered(directories: Mapping[str, tuple[str, Layout]]) -> dict[str, tuple[str, Layout]]:
     return dict(sorted(directories.items()))
 
 

@@ -149,16 +149,26 @@ class ObservedJob:
 
 
 @dataclass(frozen=True, slots=True)
+class ObservedScrapeProxy:
+    """A scrape proxy: its address for scrapes (empty: none), and the namespaces that it knows (none: all)."""
+
+    address: str
+    namespaces: tuple[str, ...] = ()
+
+
+NO_PROXY = ObservedScrapeProxy("")
+
+
+@dataclass(frozen=True, slots=True)
 class Scraper:
     """Something that scrapes: a Prometheus Deployment, a Prometheus object of the Operator, an agent.
 
     `product` is its display name. `output_certs` is where its sidecar writes the certificate, `certs_mount`
     where its own container sees it. `intercepts_inbound` and `intercepts_outbound` tell whether its sidecar
     intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has no sidecar,
-    and ztunnel carries its scrapes. `scrape_proxy` is the address of the scrape proxy in its pod that knows
-    all pods of the cluster. `takes_monitors`: it reads all monitors of the Prometheus Operator, with or
-    without a selector that matches. `stopped`: it has 0 replicas, so it reads nothing until a user scales
-    it up.
+    and ztunnel carries its scrapes. `scrape_proxy` is the scrape proxy in its pod. `takes_monitors`: it
+    reads all monitors of the Prometheus Operator, with or without a selector that matches. `stopped`: it has
+    0 replicas, so it reads nothing until a user scales it up.
     """
 
     ref: Ref
@@ -177,7 +187,7 @@ class Scraper:
     intercepts_outbound: bool = False
     ambient: bool = False
     takes_monitors: bool = False
-    scrape_proxy: str = ""
+    scrape_proxy: ObservedScrapeProxy = NO_PROXY
     stopped: bool = False
 
 

@@ -197,7 +197,7 @@ def _scraper(scraper: Scraper, read: bool) -> dict[str, Any]:
         "interceptsInbound": scraper.intercepts_inbound,
         "interceptsOutbound": scraper.intercepts_outbound,
         "ambient": scraper.ambient,
-        "scrapeProxy": scraper.scrape_proxy or None,
+        "scrapeProxy": scraper.scrape_proxy.address or None,
         "stopped": scraper.stopped,
     }
 

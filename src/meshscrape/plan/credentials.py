@@ -12,7 +12,6 @@ from meshscrape.istio.names import (
     INJECT,
     OPERATED_BY,
     PROXY_CONFIG_ANNOTATION,
-    PROXY_CONTAINER,
     REVISION,
     TLS_MODE,
     USER_VOLUME,
@@ -29,13 +28,12 @@ from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.injection import injection_labels
 from meshscrape.plan.model import Missing, Refused
-from meshscrape.plan.scrape_proxy import add_to_prometheus, add_to_template, proxy_for, rights
+from meshscrape.plan.proxy_pod import restarted_by_operator, scraping_container
+from meshscrape.plan.scrape_proxy import proxy_in
 from meshscrape.plan.scrapers import RIGHTS, new_objects, new_prometheus_ref, secured_scrapers
 from meshscrape.plan.workloads import Context, default_control_plane, restarts_of
 from meshscrape.prometheus import operator, scraper_pod
-from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
 
-_PROXY_REASON = "gets a scrape proxy, which verifies the SPIFFE ID of every target"
 _REASON = "gets a workload certificate: a sidecar that intercepts nothing and writes it to memory"
 
 
@@ -78,12 +76,15 @@ def _credentials(context: Context, scraper: Scraper) -> Refused | None:
             "scrape through ztunnel, with an AuthorizationPolicy for the metrics port; or scrape outside "
             "ambient mode: --prometheus addon",
         )
-    if proxy := proxy_for(context, operated=scraper.kind == "operator"):
-        return _proxied(context, scraper, proxy)
+    if proxy := proxy_in(context, scraper):
+        # The proxy follows the jobs, which come later (`plan_scrape_proxies`).
+        if isinstance(proxy, Refused):
+            return proxy
+        return None if scraper.kind == "operator" else _unsuitable(context, scraper)
     _note_interception(context, scraper)
     if scraper.kind == "operator":
         context.draft.edit(
-            scraper.ref, partial(_operated, context, scraper), _REASON, _restarted_by_operator(scraper)
+            scraper.ref, partial(_operated, context, scraper), _REASON, restarted_by_operator(scraper)
         )
         return None
     workload = context.observation.workload(scraper.ref)
@@ -104,33 +105,8 @@ def _unsuitable(context: Context, scraper: Scraper) -> Refused | None:
             "run it in the pod network, or use a new Prometheus: --prometheus addon",
         )
     template = templates.template_of(clone(context.object_of(scraper.ref)))
-    if _scraping_container(templates.child(template, "spec")) is None:
+    if scraping_container(templates.child(template, "spec")) is None:
         return Refused("no-container", "its pod template has no container", "give its complete manifest")
-    return None
-
-
-def _proxied(context: Context, scraper: Scraper, proxy: ScrapeProxyPod) -> Refused | None:
-    """Add a scrape proxy to a scraper's pod. It gets a certificate of its own, so no sidecar is needed."""
-    for role_or_binding in rights(scraper):
-        context.draft.ensure(role_or_binding, "the scrape proxy may list and watch pods")
-    if scraper.kind == "operator":
-
-        def operated(data: Mutable) -> None:
-            add_to_prometheus(templates.child(data, "spec"), proxy)
-
-        context.draft.edit(scraper.ref, operated, _PROXY_REASON, _restarted_by_operator(scraper))
-        return None
-    if refused := _unsuitable(context, scraper):
-        return refused
-
-    def deployed(data: Mutable) -> None:
-        template = templates.template_of(data)
-        if container := _scraping_container(templates.child(template, "spec")):
-            add_to_template(template, container, proxy)
-
-    workload = context.observation.workload(scraper.ref)
-    restarts = restarts_of(context, workload) if workload else ()
-    context.draft.edit(scraper.ref, deployed, _PROXY_REASON, restarts)
     return None
 
 
@@ -171,12 +147,6 @@ def _services_of(context: Context, scraper: Scraper) -> list[str]:
     ]
 
 
-def _restarted_by_operator(scraper: Scraper) -> tuple[str, ...]:
-    if scraper.ref.kind == "PrometheusAgent":
-        return (f"StatefulSet prom-agent-{scraper.name} of {scraper.namespace}, by the Operator",)
-    return (f"StatefulSet prometheus-{scraper.name} of {scraper.namespace}, by the Operator",)
-
-
 def _deployed(context: Context, scraper: Scraper, data: Mutable) -> None:
     """Add the certificate to the pod template of a Prometheus."""
     template = templates.template_of(data)
@@ -186,7 +156,7 @@ def _deployed(context: Context, scraper: Scraper, data: Mutable) -> None:
     if scraper.certs_mount:
         return
     _declare(template, spec, own)
-    if container := _scraping_container(spec):
+    if container := scraping_container(spec):
         templates.set_named(container, "volumeMounts", scraper_pod.volume_mount(own.volume, own.directory))
 
 
@@ -251,19 +221,6 @@ def _merged_mounts(text: str, own: _Certificates) -> str:
         raise InputError("neither a map nor a list", where=USER_VOLUME_MOUNT, remedy="correct it")
     merged = mounts | scraper_pod.user_volume_mount(own.volume, own.directory)
     return rewrite(text if text.lstrip().startswith("{") else "{}", merged)
-
-
-def _scraping_container(spec: Mutable) -> Mutable | None:
-    """Return the scraping container: by its image, else the first container that is not the proxy."""
-    containers = [container for container in as_list(spec.get("containers")) if isinstance(container, dict)]
-    others = [container for container in containers if container.get("name") != PROXY_CONTAINER]
-    named = [
-        container
-        for container in others
-        if "reload" not in str(container.get("name"))
-        and any(word in str(container.get("image")) for word in ("prometheus:", "/prometheus", "vmagent"))
-    ]
-    return next(iter(named or others), None)
 
 
 def _operated(context: Context, scraper: Scraper, data: Mutable) -> None:

@@ -13,6 +13,7 @@ from meshscrape.kube.objects import Inventory, Manifest, Object, Ref
 from meshscrape.plan.outcome import Outcome
 from meshscrape.plan.reads import Reads
 from meshscrape.prometheus.rules import RUNBOOK
+from meshscrape.prometheus.scrape_proxy_pod import ISTIOD
 
 Action = Literal["create", "update", "delete"]
 Phase = Literal["injection", "credentials", "listeners", "scrape", "hardening", "removal"]
@@ -47,7 +48,9 @@ class Intent:
     each pod is read. `scope`: where native mode's settings go: into each workload's template, or into Istio's
     defaults for the namespace or the mesh. `scrape_proxy`: scrape through a scrape proxy in Prometheus's
     pod (None: a new Prometheus without the Operator does). It runs from `proxy_image`; without one the jobs
-    are direct. `runbook` is where the alerts of a new Prometheus find their pages.
+    are direct. `proxy_certificates` is where the proxy's certificate comes from: `istiod`,
+    `csi-driver-spiffe`, or a directory in Prometheus's pod. `runbook` is where the alerts of a new Prometheus
+    find their pages.
     """
 
     mode: Mode = "auto"
@@ -70,6 +73,7 @@ class Intent:
     scope: Scope = "workload"
     scrape_proxy: bool | None = None
     proxy_image: str = ""
+    proxy_certificates: str = ISTIOD
     runbook: str = RUNBOOK
 
     @property

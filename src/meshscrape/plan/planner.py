@@ -36,6 +36,7 @@ from meshscrape.plan.migration import plan_removal
 from meshscrape.plan.model import LEGACY_PORT, Gate, Intent, Missing, Plan, Refused
 from meshscrape.plan.network_policy import plan_network_policies
 from meshscrape.plan.outcome import LEFT_ALONE, Outcome, outcome_of
+from meshscrape.plan.proxy_pod import plan_scrape_proxies
 from meshscrape.plan.readings import observe_unmoved
 from meshscrape.plan.reads import QUERY
 from meshscrape.plan.scaling import autoscaled
@@ -51,6 +52,7 @@ from meshscrape.plan.workloads import (
     has_override,
     restarts_of,
 )
+from meshscrape.prometheus.scrape_proxy_pod import CSI_DRIVER, ISTIOD
 from meshscrape.spiffe.ids import SpiffeId
 
 _REASON = "opens Istio's secure metrics ports"
@@ -107,6 +109,7 @@ def _drafted(
         plan_credentials(context)
         draft.phase = "scrape"
         moved = plan_scraping(context)
+        plan_scrape_proxies(context)
         draft.phase = "hardening"
         if intent.harden:
             gates = plan_hardening(context, moved, _scraped(context))
@@ -166,6 +169,12 @@ def _check(intent: Intent) -> None:
     for option, port in (("--merged-port", intent.merged_port), ("--envoy-port", intent.envoy_port)):
         if port not in own:
             refuse_reserved(port, option)
+    if intent.prometheus != "existing" and intent.proxy_certificates.startswith("/"):
+        raise InputError(
+            "the pod of a new Prometheus has no directory of certificate files",
+            where="--proxy-certificates",
+            remedy=f"use {ISTIOD} or {CSI_DRIVER}",
+        )
     if intent.merged_port == intent.envoy_port:
         raise InputError(
             f"both ports are {intent.merged_port}", where="--envoy-port", remedy="use two different ones"

@@ -1,20 +1,26 @@
-"""Decide whether a plan's scrape jobs go through a scrape proxy, and add the proxy to a Prometheus's pod."""
+"""Decide whether a plan's scrape jobs go through a scrape proxy, and what that proxy is."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 from meshscrape.istio.names import CA_ADDR
 from meshscrape.kube.objects import Ref, as_list, dig
 from meshscrape.kube.views.proxy import proxy_of
 from meshscrape.observe.model import Scraper
-from meshscrape.plan import templates
-from meshscrape.plan.edited_objects import Mutable
+from meshscrape.plan.certificate_files import certificate_files
+from meshscrape.plan.model import Refused
 from meshscrape.plan.workloads import Context, default_control_plane
-from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.kubernetes_sd import ProxyInPod
-from meshscrape.prometheus.operator import PROXY_SINCE, proxy_scrape_class
-from meshscrape.prometheus.scrape_proxy_pod import IN_POD, KUBERNETES_SINCE, ScrapeProxyPod
+from meshscrape.prometheus.operator import PROXY_SINCE
+from meshscrape.prometheus.scrape_proxy_pod import (
+    CSI_DRIVER,
+    CSI_FILES,
+    IN_POD,
+    KUBERNETES_SINCE,
+    ScrapeProxyPod,
+)
 
 _CA_PORT = 15012
 
@@ -33,7 +39,18 @@ def proxy_for(context: Context, *, operated: bool) -> ScrapeProxyPod | None:
         ca_address=_ca_address(context),
         trust_domain=mesh.trust_domain,
         aliases=mesh.trust_domain_aliases,
+        files=CSI_FILES if intent.proxy_certificates == CSI_DRIVER else None,
     )
+
+
+def proxy_in(context: Context, scraper: Scraper) -> ScrapeProxyPod | Refused | None:
+    """Return the scrape proxy of an existing Prometheus, with the certificate files of its pod."""
+    proxy = proxy_for(context, operated=scraper.kind == "operator")
+    directory = context.intent.proxy_certificates
+    if proxy is None or not directory.startswith("/"):
+        return proxy
+    files = certificate_files(context, scraper, directory)
+    return files if isinstance(files, Refused) else replace(proxy, files=files)
 
 
 def access_for(context: Context, scraper: Scraper) -> ProxyInPod | None:
@@ -76,25 +93,6 @@ def note_transport(context: Context, ref: Ref | None, *, operated: bool) -> None
         )
 
 
-def add_to_template(template: Mutable, container: Mutable, proxy: ScrapeProxyPod) -> None:
-    """Add the scrape proxy to the pod template of a Prometheus, and its token to the scraping container."""
-    _add(templates.child(template, "spec"), container, proxy)
-
-
-def add_to_prometheus(spec: Mutable, proxy: ScrapeProxyPod) -> None:
-    """Add the scrape proxy to the `spec` of a Prometheus object, with the scrape class of its token."""
-    _add(spec, spec, proxy)
-    templates.set_named(spec, "scrapeClasses", proxy_scrape_class())
-
-
-def _add(spec: Mutable, scraping: Mutable, proxy: ScrapeProxyPod) -> None:
-    for container in scrape_proxy_pod.init_containers(proxy):
-        templates.set_named(spec, "initContainers", container)
-    for volume in scrape_proxy_pod.volumes():
-        templates.set_named(spec, "volumes", volume)
-    templates.set_named(scraping, "volumeMounts", scrape_proxy_pod.token_mount())
-
-
 def _old_operator(context: Context) -> bool:
     version = context.observation.operator_version
     return version is not None and version < PROXY_SINCE
@@ -123,10 +121,3 @@ def _ca_address(context: Context) -> str:
     if told:
         return min(told, key=lambda address: (-told[address], address))
     return f"istiod.{context.observation.mesh.root_namespace}.svc:{_CA_PORT}"
-
-
-def rights(scraper: Scraper) -> list[Mutable]:
-    """Return the role to list and watch pods for an existing scraper's ServiceAccount, and its binding."""
-    return scrape_proxy_pod.rights(
-        f"{scraper.namespace}-{scraper.name}-scrape-proxy", scraper.namespace, scraper.service_account
-    )

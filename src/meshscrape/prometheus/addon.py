@@ -54,7 +54,7 @@ def _config_map(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _deployment(options: PrometheusOptions) -> dict[str, Any]:
-    credentials = scrape_proxy_pod.volumes() if options.proxy else [volume()]
+    credentials = scrape_proxy_pod.volumes(options.proxy) if options.proxy else [volume()]
     sidecars = scrape_proxy_pod.init_containers(options.proxy) if options.proxy else []
     template = {
         "metadata": {

@@ -81,7 +81,7 @@ def proxied_parts(proxy: ScrapeProxyPod) -> dict[str, Any]:
     """Return the fields of a Prometheus object's `spec` that make it scrape through a scrape proxy."""
     return {
         "initContainers": scrape_proxy_pod.init_containers(proxy),
-        "volumes": scrape_proxy_pod.volumes(),
+        "volumes": scrape_proxy_pod.volumes(proxy),
         "volumeMounts": [scrape_proxy_pod.token_mount()],
         "scrapeClasses": [proxy_scrape_class()],
     }

@@ -1,8 +1,9 @@
 """The scrape proxy as native sidecars of a Prometheus's pod.
 
 Three containers of one image share a volume in memory. The agent asks istiod for a workload certificate with
-the pod's own token, so that the pod needs no istio-proxy. Envoy carries the scrapes and outlives the third
-one, which follows the cluster's pods. Prometheus starts when Envoy uses the first list of pods.
+the pod's own token, so that the pod needs no istio-proxy; where something else in the pod has certificate
+files, there is no agent. Envoy carries the scrapes and outlives the third one, which follows the cluster's
+pods. Prometheus starts when Envoy uses the first list of pods.
 
 All run as user 1337. Istio never intercepts that user's traffic, so scrapes leave a pod with a sidecar
 directly.
@@ -10,6 +11,7 @@ directly.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +35,13 @@ _PROXY = f"{_DIRECTORY}/proxy"
 _ISTIO_TOKEN = "/var/run/secrets/meshscrape/token"  # noqa: S105
 _ROOTS = "/var/run/secrets/meshscrape/roots"
 _TOKEN_FILE = f"{TOKEN_DIRECTORY}/token"
+_SPIFFE_VOLUME = "scrape-proxy-spiffe"
+_SPIFFE_DIRECTORY = "/var/run/secrets/spiffe.io"
+# Every volume that a scrape proxy may have.
+VOLUMES = (VOLUME, TOKEN_VOLUME, _ISTIO_TOKEN_VOLUME, _ROOTS_VOLUME, _SPIFFE_VOLUME)
+# Where the certificate comes from: the proxy's own agent, or cert-manager's driver.
+ISTIOD, CSI_DRIVER = "istiod", "csi-driver-spiffe"
+_CSI_NAME = "spiffe.csi.cert-manager.io"
 _USER = 1337
 # The agent's own ports, on loopback: those of Istio's agent belong to a sidecar of the pod.
 _AGENT_PORTS = {names.STATUS_PORT: "15096", names.ENVOY_STATUS_PORT: "15097"}
@@ -42,34 +51,71 @@ DISCOVERY = f"127.0.0.1:{PROXY_DISCOVERY_PORT}"
 
 
 @dataclass(frozen=True, slots=True)
+class CertificateFiles:
+    """Certificate files that something else writes: their directory, and how the proxy mounts it.
+
+    `volume` is the volume to add, None for one that the pod has. `first`: the files are there before the
+    proxy starts.
+    """
+
+    directory: str
+    mount: Mapping[str, Any]
+    volume: Mapping[str, Any] | None = None
+    first: bool = True
+
+
+# `fsGroup` of a pod does not concern the proxy: the attribute makes the key readable by its group.
+CSI_FILES = CertificateFiles(
+    _SPIFFE_DIRECTORY,
+    {"name": _SPIFFE_VOLUME, "mountPath": _SPIFFE_DIRECTORY, "readOnly": True},
+    {
+        "name": _SPIFFE_VOLUME,
+        "csi": {
+            "driver": _CSI_NAME,
+            "readOnly": True,
+            "volumeAttributes": {f"{_CSI_NAME}/fs-group": str(_USER)},
+        },
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
 class ScrapeProxyPod:
     """The scrape proxy of one Prometheus: the image with meshscrape, its CA and its mesh.
 
     `ca_address` is istiod's `host:port`. `aliases` are other names of the trust domain that targets'
-    certificates may have.
+    certificates may have. `namespaces`: it follows the pods of these only; empty means all. `files`: its
+    certificate, where its own agent does not ask istiod for one.
     """
 
     image: str
     ca_address: str
     trust_domain: str
     aliases: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    files: CertificateFiles | None = None
 
 
 def init_containers(proxy: ScrapeProxyPod) -> list[dict[str, Any]]:
     """Return the native sidecars in the order to start them."""
-    return [_agent(proxy), _envoy(proxy), _routes(proxy)]
+    return [*([] if proxy.files else [_agent(proxy)]), _envoy(proxy), _routes(proxy)]
 
 
-def volumes() -> list[dict[str, Any]]:
+def volumes(proxy: ScrapeProxyPod) -> list[dict[str, Any]]:
     """Return the pod's volumes. What holds a key or a token is in memory."""
+    own: list[dict[str, Any]] = [
+        {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}},
+        {"name": TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+    ]
+    if proxy.files:
+        return [*own, *([dict(proxy.files.volume)] if proxy.files.volume else [])]
     token = {
         "audience": names.CA_TOKEN_AUDIENCE,
         "expirationSeconds": 43200,
         "path": "istio-token",
     }
     return [
-        {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}},
-        {"name": TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        *own,
         {"name": _ISTIO_TOKEN_VOLUME, "projected": {"sources": [{"serviceAccountToken": token}]}},
         {"name": _ROOTS_VOLUME, "configMap": {"name": names.CA_ROOT_CONFIG_MAP}},
     ]
@@ -80,23 +126,33 @@ def token_mount() -> dict[str, Any]:
     return {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY, "readOnly": True}
 
 
-def rights(name: str, namespace: str, account: str) -> list[dict[str, Any]]:
-    """Return a ClusterRole to list and watch pods, and its binding to a ServiceAccount."""
-    metadata = {"name": name, "labels": {names.MANAGED_BY: "meshscrape"}}
-    role = {"apiGroup": names.RBAC_GROUP, "kind": "ClusterRole", "name": name}
+def rights(name: str, namespace: str, account: str, places: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return the role to list and watch pods, and its binding to the ServiceAccount `namespace`/`account`.
+
+    In each namespace of `places`; without any, for the whole cluster.
+    """
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
+    if not places:
+        return _rights(name, {}, "ClusterRole", subject)
+    return [made for place in places for made in _rights(name, {"namespace": place}, "Role", subject)]
+
+
+def _rights(name: str, place: dict[str, str], kind: str, subject: dict[str, str]) -> list[dict[str, Any]]:
+    metadata = {"name": name, **place, "labels": {names.MANAGED_BY: "meshscrape"}}
+    api = f"{names.RBAC_GROUP}/v1"
     return [
         {
-            "apiVersion": f"{names.RBAC_GROUP}/v1",
-            "kind": "ClusterRole",
+            "apiVersion": api,
+            "kind": kind,
             "metadata": metadata,
             "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}],
         },
         {
-            "apiVersion": f"{names.RBAC_GROUP}/v1",
-            "kind": "ClusterRoleBinding",
+            "apiVersion": api,
+            "kind": f"{kind}Binding",
             "metadata": metadata,
-            "roleRef": role,
-            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+            "roleRef": {"apiGroup": names.RBAC_GROUP, "kind": kind, "name": name},
+            "subjects": [subject],
         },
     ]
 
@@ -135,21 +191,30 @@ def _agent(proxy: ScrapeProxyPod) -> dict[str, Any]:
 def _envoy(proxy: ScrapeProxyPod) -> dict[str, Any]:
     # It waits for its configuration, which the next container writes.
     words = ["proxy", "--role", "envoy", "--dir", _PROXY, "--wait", "3600"]
-    return _container(f"{CONTAINER}-envoy", proxy.image, words, "50m", "128Mi")
+    container = _container(f"{CONTAINER}-envoy", proxy.image, words, "50m", "128Mi")
+    _mount_files(container, proxy)
+    return container
 
 
 def _routes(proxy: ScrapeProxyPod) -> dict[str, Any]:
+    certificates = proxy.files.directory if proxy.files else _CERTIFICATES
     words = [
-        "proxy", "--role", "routes", "--kubernetes", "--credentials", _CERTIFICATES, "--dir", _PROXY,
+        "proxy", "--role", "routes", "--kubernetes", "--credentials", certificates, "--dir", _PROXY,
         "--token-file", _TOKEN_FILE, "--share-token", "--wait", "600",
         "--listen", IN_POD.address, "--discovery", DISCOVERY,
         # The jobs decide which of the applications' own ports are scraped; the proxy only has to know them.
         "--applications",
     ]  # fmt: skip
+    for namespace in proxy.namespaces:
+        words += ["--namespace", namespace]
     for alias in proxy.aliases:
         words += ["--trust-domain-alias", alias]
     container = _container(CONTAINER, proxy.image, words, "50m", "128Mi")
+    _mount_files(container, proxy)
     container["volumeMounts"].append({"name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY})
+    if proxy.files and not proxy.files.first:
+        # A container that starts later writes the files. It would wait for a probe that waits for the files.
+        return container
     probe = ["meshscrape", "proxy", "--check", "--discovery", DISCOVERY, "--token-file", _TOKEN_FILE]
     # A probe over the network would meet a sidecar's interception, and the proxy listens on loopback only.
     container["startupProbe"] = {
@@ -159,6 +224,11 @@ def _routes(proxy: ScrapeProxyPod) -> dict[str, Any]:
         "failureThreshold": 300,
     }
     return container
+
+
+def _mount_files(container: dict[str, Any], proxy: ScrapeProxyPod) -> None:
+    if proxy.files:
+        container["volumeMounts"].append(dict(proxy.files.mount))
 
 
 def restricted(user: int) -> dict[str, Any]:

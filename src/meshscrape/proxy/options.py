@@ -12,12 +12,11 @@ from pathlib import Path
 
 from meshscrape.errors import InputError
 from meshscrape.istio.host_port import host_port
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, ROOTS_FILE
 from meshscrape.proxy.discovery import Source
 from meshscrape.spiffe.bundles import load_bundle
 from meshscrape.spiffe.certificates import identity_of, load_certificates
 from meshscrape.spiffe.ids import SpiffeId
-from meshscrape.system.credentials import read_credential_files
+from meshscrape.system.credentials import layout_of, read_credential_files
 from meshscrape.system.files import UNREADABLE
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class ProxyOptions:
     """One scrape proxy.
 
     `listen` is for scrapes, `discovery` for HTTP SD and metrics. `directory` belongs to it while it runs.
-    `credentials` are directories with cert-chain.pem, key.pem and root-cert.pem, each with the trust domain
+    `credentials` are directories of credentials (`istio/layouts.py`), each with the trust domain
     of its targets; an empty name means the trust domain in the certificate. `aliases` are
     pairs of a trust domain and another name that its certificates may carry while it is being renamed.
     `share_token`: every user may read the token's file, which is in a volume of the pod.
@@ -102,7 +101,7 @@ def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for name, directory in credentials:
         files = read_credential_files(directory)
-        load_bundle(files.roots, str(directory / ROOTS_FILE))
+        load_bundle(files.roots, str(directory / layout_of(directory).roots))
         domain = name or _identity(files.chain, directory).trust_domain
         if domain in found:
             raise InputError(
@@ -128,4 +127,4 @@ def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
 
 
 def _identity(chain: bytes, directory: Path) -> SpiffeId:
-    return identity_of(load_certificates(chain, str(directory / CERTIFICATE_CHAIN_FILE))[0])
+    return identity_of(load_certificates(chain, str(directory / layout_of(directory).chain))[0])

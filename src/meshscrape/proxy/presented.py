@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from meshscrape.errors import MeshscrapeError, UnavailableError
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE
 from meshscrape.spiffe.certificates import load_certificates
 from meshscrape.spiffe.ids import SpiffeId
+from meshscrape.system.credentials import read_credential_files
 from meshscrape.system.envoy_admin import EnvoyAdmin
-from meshscrape.system.files import read_input
 from meshscrape.system.followed import Problem
 
 # Envoy reads its files within milliseconds of being live; a loaded machine needs more time (seconds).
@@ -71,8 +70,9 @@ class PresentedCertificates:
         return next((name for name in sorted(trust_domains) if self._serial(name) not in present), "")
 
     def _serial(self, trust_domain: str) -> int:
-        path = self._directories[trust_domain] / CERTIFICATE_CHAIN_FILE
-        return load_certificates(read_input(path, "the scraper's certificate"), str(path))[0].serial_number
+        directory = self._directories[trust_domain]
+        chain = read_credential_files(directory, key=False, roots=False).chain
+        return load_certificates(chain, str(directory))[0].serial_number
 
     def _not_accepted(self, trust_domain: str) -> UnavailableError:
         said = next((line for line in self._last_words().splitlines()[::-1] if _REJECTED in line), "")
@@ -80,5 +80,5 @@ class PresentedCertificates:
         return UnavailableError(
             f"Envoy does not accept the credentials for the trust domain {trust_domain}{reason}",
             where=str(self._directories[trust_domain]),
-            remedy="check that key.pem belongs to cert-chain.pem, and that Envoy itself can open the files",
+            remedy="check that the key belongs to the certificate, and that Envoy itself can open the files",
         )

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from meshscrape.envoy import scrape_proxy
 from meshscrape.errors import UnavailableError
+from meshscrape.istio.layouts import Layout
 from meshscrape.proxy.expectations import Expectations
 from meshscrape.proxy.host_table import HostTable
 from meshscrape.spiffe.ids import SpiffeId
@@ -25,7 +26,8 @@ _ROUTES_VERSION = f"http.{scrape_proxy.LISTENER}.rds.{scrape_proxy.ROUTES}.versi
 
 
 class Routing:
-    """Envoy's clusters and routes as files in `directory`; `credentials` maps trust domains to directories.
+    """Envoy's clusters and routes as files in `directory`; `credentials` maps trust domains to directories
+    and how their files are named.
 
     A connection to a target serves `requests_per_connection` scrapes; 0 means no limit.
     """
@@ -33,13 +35,13 @@ class Routing:
     def __init__(
         self,
         directory: Path,
-        credentials: Mapping[str, Path],
+        credentials: Mapping[str, tuple[str, Layout]],
         admin: EnvoyAdmin,
         requests_per_connection: int = 0,
         aliases: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         self._directory = directory
-        self._credentials = {name: str(path) for name, path in credentials.items()}
+        self._credentials = credentials
         self._admin = admin
         self._requests_per_connection = requests_per_connection
         self._aliases = aliases

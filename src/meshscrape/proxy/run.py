@@ -20,6 +20,7 @@ from meshscrape.proxy.access import LogPipe, parse_line
 from meshscrape.proxy.discovery import Discovery
 from meshscrape.proxy.expectations import Changed, Expectations
 from meshscrape.proxy.http_sd import HttpDiscovery, Index, handler
+from meshscrape.proxy.linked_credentials import LinkedCredentials
 from meshscrape.proxy.options import (
     ProxyOptions,
     aliases_by_domain,
@@ -104,9 +105,10 @@ class ScrapeProxy:
         with _own_directory(self._directory, keep=self._options.separate_envoy):
             self._credentials = await await_credentials(self._options.credentials, self._options.patience)
             await self._await_ports()
+            linked = LinkedCredentials(self._directory, self._credentials)
             routing = Routing(
                 self._directory,
-                self._credentials,
+                linked.places,
                 self._admin,
                 self._options.requests_per_connection,
                 aliases_by_domain(self._options.aliases, next(iter(self._credentials))),
@@ -119,11 +121,11 @@ class ScrapeProxy:
                 make_pipe(self._directory / PIPE)
             pipe = LogPipe(self._directory / PIPE, self._logged, keep=separate)
             try:
-                await self._serve(token, binary, routing)
+                await self._serve(token, binary, routing, linked)
             finally:
                 pipe.close()
 
-    async def _serve(self, token: str, binary: Path, routing: Routing) -> None:
+    async def _serve(self, token: str, binary: Path, routing: Routing, linked: LinkedCredentials) -> None:
         envoy = self._envoy = self._separate() if self._options.separate_envoy else self._supervised(binary)
         presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
         answers = handler(token, self._http, self._metrics, self._why_not_ready, self._index)
@@ -137,6 +139,7 @@ class ScrapeProxy:
             tasks.create_task(self._discovery.follow())
             tasks.create_task(guarded(follow, "the routing of targets"))
             tasks.create_task(guarded(check, "the check of credentials"))
+            tasks.create_task(guarded(linked.follow, "the links to credentials"))
 
     async def _await_ports(self) -> None:
         options = self._options

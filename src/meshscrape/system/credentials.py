@@ -1,4 +1,4 @@
-"""Read a directory of credentials, as agents publish it and as Istio writes it to OUTPUT_CERTS."""
+"""Read a directory of credentials in one of the layouts that are known (`istio/layouts.py`)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshscrape.errors import InputError
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
+from meshscrape.istio.layouts import Layout, layout_among
 from meshscrape.system.files import DATA_LINK, read_input
 
 _ATTEMPTS = 5
-_WHAT = {
-    CERTIFICATE_CHAIN_FILE: "the certificate",
-    PRIVATE_KEY_FILE: "the private key",
-    ROOTS_FILE: "the root certificates",
-}
 
 
 class CredentialFiles(NamedTuple):
@@ -26,18 +21,31 @@ class CredentialFiles(NamedTuple):
     roots: bytes
 
 
+def layout_of(directory: Path) -> Layout:
+    """Return how the files in a directory are named; as Istio names them if it has no certificate yet."""
+    try:
+        return layout_among(os.listdir(directory))
+    except OSError:
+        return layout_among(())
+
+
 def read_credential_files(directory: Path, *, key: bool = True, roots: bool = True) -> CredentialFiles:
     """Return the files of a directory of credentials, all from the same generation.
 
     `key` and `roots` say whether these are read too. Raises InputError, with the usual path of the file, when
     one cannot be read. The contents are not checked.
     """
-    names = (CERTIFICATE_CHAIN_FILE, *([PRIVATE_KEY_FILE] if key else []), *([ROOTS_FILE] if roots else []))
+    layout = layout_of(directory)
+    wanted = {
+        "the certificate": layout.chain,
+        "the private key": layout.key if key else "",
+        "the root certificates": layout.roots if roots else "",
+    }
     for attempt in range(_ATTEMPTS):
         generation = Path(os.path.realpath(directory / DATA_LINK))
         place = generation if generation.is_dir() else directory
         try:
-            found = {name: read_input(place / name, _WHAT[name]) for name in names}
+            found = [read_input(place / name, what) if name else b"" for what, name in wanted.items()]
         except InputError as error:
             # Meanwhile the agent may have switched to its next generation and removed this one.
             if attempt + 1 < _ATTEMPTS and place != directory:
@@ -46,5 +54,5 @@ def read_credential_files(directory: Path, *, key: bool = True, roots: bool = Tr
             raise InputError(
                 error.what, where=str(directory / name), remedy=error.remedy, code=error.code
             ) from error
-        return CredentialFiles(*(found.get(name, b"") for name in _WHAT))
+        return CredentialFiles(*found)
     raise AssertionError("every attempt returns or raises")

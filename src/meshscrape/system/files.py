@@ -301,8 +301,12 @@ def _fill_directory(generation: Path, files: Mapping[str, bytes], directory_mode
 
 def _link(path: Path, target: str) -> None:
     """Make `path` a link to `target` in one step, whatever was there; an equal link is left alone."""
-    if path.is_symlink() and os.readlink(path) == target:
-        return
+    if not path.is_symlink() or os.readlink(path) != target:
+        link_anew(path, target)
+
+
+def link_anew(path: Path, target: str) -> None:
+    """Make `path` a link to `target` by a rename, which whoever watches the directory sees."""
     staged = path.with_name(f"..tmp-{path.name}")
     with contextlib.suppress(FileNotFoundError):
         staged.unlink()

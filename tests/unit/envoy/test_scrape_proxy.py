@@ -9,11 +9,12 @@ import pytest
 
 from meshscrape.envoy import refusals, scrape_proxy
 from meshscrape.errors import InputError
+from meshscrape.istio.layouts import ISTIO
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
 OPTIONS = scrape_proxy.ScrapeProxyOptions("n", "127.0.0.1", 15094, "admin.sock", "/run/p", "/run/p/pipe")
-DIRECTORIES = {"west.example": "/west", "east.example": "/east"}
+DIRECTORIES = {"west.example": ("/west", ISTIO), "east.example": ("/east", ISTIO)}
 
 
 def _target(address: str, trust_domain: str = "east.example", path: str = "/metrics") -> Target:

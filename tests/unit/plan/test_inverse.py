@@ -109,9 +109,12 @@ def test_takes_the_scrape_proxy_back(file: Path, prometheus: Any) -> None:
     assert differences(back.apply(after), inventory) == []
 
 
-def test_takes_the_scrape_proxy_back_without_a_record() -> None:
+@pytest.mark.parametrize("source", ["istiod", "csi-driver-spiffe"])
+def test_takes_the_scrape_proxy_back_without_a_record(source: str) -> None:
     inventory = shop()
-    found = planned(inventory, mode="native", scrape_proxy=True, proxy_image="example.com/m:1")
+    found = planned(
+        inventory, mode="native", scrape_proxy=True, proxy_image="example.com/m:1", proxy_certificates=source
+    )
     assert "ClusterRole/monitoring-prometheus-scrape-proxy" in [name for _, _, name in refs(found)]
     after = found.apply(inventory)
     assert differences(taken(after).apply(after), inventory) == []

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from meshscrape.kube.objects import Inventory, Ref
+from meshscrape.errors import InputError
+from meshscrape.kube.objects import Inventory, Manifest, Ref
 from meshscrape.observe import observe
 from meshscrape.plan.model import Plan
 from support.objects import (
@@ -20,7 +21,7 @@ from support.objects import (
     peer_authentication,
     service,
 )
-from support.planning import changed, codes, planned, refs, settled, template
+from support.planning import changed, codes, planned, ref, refs, settled, template
 from support.scraping_objects import plain_prometheus, pod_monitor
 
 IMAGE = "registry.example/meshscrape:1"
@@ -190,3 +191,199 @@ def test_the_agent_asks_the_istiod_of_the_revision() -> None:
     assert told["TRUST_DOMAIN"] == "cluster.local"
     # As the API server stores an empty value: without one.
     assert told["INBOUND_CAPTURE_PORTS"] is None
+
+
+def in_namespaces(*names: str) -> tuple[dict[str, Any], ...]:
+    """A Prometheus in plaintext whose jobs find pods in these namespaces only."""
+    objects = plain_prometheus()
+    (config,) = [each for each in objects if each["kind"] == "ConfigMap"]
+    content = yaml.safe_load(config["data"]["prometheus.yml"])
+    for job in content["scrape_configs"]:
+        for discovery in job.get("kubernetes_sd_configs", ()):
+            discovery["namespaces"] = {"names": list(names)}
+    config["data"]["prometheus.yml"] = yaml.safe_dump(content)
+    return tuple(objects)
+
+
+def granted(plan: Plan) -> set[tuple[str, str, str]]:
+    """Action, kind and namespace of each role and binding of a plan."""
+    return {
+        (change.action, change.ref.kind, change.ref.namespace)
+        for change in plan.changes
+        if change.ref.group == "rbac.authorization.k8s.io"
+    }
+
+
+def arguments(plan: Plan) -> list[str]:
+    """The arguments of the container that follows pods."""
+    return next(
+        list(each["args"])
+        for each in template(plan, name="prometheus")["spec"]["initContainers"]
+        if each["name"] == "scrape-proxy"
+    )
+
+
+def test_jobs_in_namespaces_give_the_proxy_roles_there_only() -> None:
+    """It lists and watches pods where the jobs find them, and has no right anywhere else."""
+    inventory = mesh(in_namespaces("default", "shop"))
+    plan = settled(inventory, **PROXY)
+    assert granted(plan) == {
+        ("create", kind, namespace) for kind in ("Role", "RoleBinding") for namespace in ("default", "shop")
+    }
+    words = arguments(plan)
+    assert [words[at + 1] for at, word in enumerate(words) if word == "--namespace"] == ["default", "shop"]
+    assert verified(inventory, plan) == {ref("Deployment", "httpbin")}
+
+
+def test_a_job_in_every_namespace_gives_the_proxy_a_cluster_role() -> None:
+    """One job without namespaces is enough, and the roles of an earlier plan go."""
+    narrow = mesh(in_namespaces("default"))
+    narrowed = settled(narrow, **PROXY).apply(narrow)
+    config = Ref("", "ConfigMap", "monitoring", "prometheus")
+    manifest = narrowed.get(config)
+    assert manifest is not None
+    text = str(manifest.data["data"]["prometheus.yml"])
+    wide = {**manifest.data, "data": {"prometheus.yml": _everywhere(text)}}
+    plan = settled(narrowed.changed([Manifest(config, wide)], ()), **PROXY)
+    assert granted(plan) == {
+        ("create", "ClusterRole", ""), ("create", "ClusterRoleBinding", ""),
+        ("delete", "Role", "default"), ("delete", "RoleBinding", "default"),
+    }  # fmt: skip
+    assert "--namespace" not in arguments(plan)
+
+
+def _everywhere(text: str) -> str:
+    content = yaml.safe_load(text)
+    for job in content["scrape_configs"]:
+        for discovery in job.get("kubernetes_sd_configs", ()):
+            discovery.pop("namespaces", None)
+    return yaml.safe_dump(content)
+
+
+def test_monitors_in_namespaces_give_the_operators_proxy_roles_there_only() -> None:
+    """A monitor's namespaceSelector counts as a job's namespaces."""
+    inventory = operated()
+    (monitor,) = inventory.of_kind("PodMonitor")
+    data = {
+        **monitor.data,
+        "spec": {**monitor.data["spec"], "namespaceSelector": {"matchNames": ["default"]}},
+    }
+    plan = settled(inventory.changed([Manifest(monitor.ref, data)], ()), **PROXY)
+    assert granted(plan) == {("create", kind, "default") for kind in ("Role", "RoleBinding")}
+
+
+def test_a_proxy_that_does_not_know_the_jobs_namespace_verifies_nothing() -> None:
+    """A job in more namespaces than the proxy follows is not counted as scraped through it."""
+    inventory = mesh(in_namespaces("default"))
+    after = settled(inventory, **PROXY).apply(inventory)
+    prometheus = Ref("apps", "Deployment", "monitoring", "prometheus")
+    manifest = after.get(prometheus)
+    assert manifest is not None
+    text = yaml.safe_dump(manifest.data).replace("- default\n", "- elsewhere\n")
+    other = after.changed([Manifest(prometheus, yaml.safe_load(text))], ())
+    assert any(job.verified for job in observe(after).scrape_jobs)
+    assert not any(job.verified for job in observe(other).scrape_jobs)
+
+
+def test_a_csi_volume_brings_the_certificate_instead_of_an_agent() -> None:
+    """csi-driver-spiffe: no agent, no token for istiod, and a key that the proxy's group can read."""
+    plan = settled(mesh(plain_prometheus()), proxy_certificates="csi-driver-spiffe", **PROXY)
+    spec = template(plan, name="prometheus")["spec"]
+    assert [each["name"] for each in spec["initContainers"]] == SIDECARS[1:]
+    for container in spec["initContainers"]:
+        assert {
+            "name": "scrape-proxy-spiffe",
+            "mountPath": "/var/run/secrets/spiffe.io",
+            "readOnly": True,
+        } in (container["volumeMounts"])
+    volumes = {each["name"]: each for each in spec["volumes"]}
+    assert set(volumes) == {"config", "scrape-proxy", "scrape-proxy-token", "scrape-proxy-spiffe"}
+    assert volumes["scrape-proxy-spiffe"]["csi"]["driver"] == "spiffe.csi.cert-manager.io"
+    assert "startupProbe" in spec["initContainers"][-1]
+    assert "certificates-from-files" in codes(plan)
+    assert not unverified(plan)
+
+
+@pytest.mark.parametrize("prometheus", ["addon", "operator"])
+def test_a_new_prometheus_takes_its_certificate_from_the_csi_driver(prometheus: str) -> None:
+    """The same for a Prometheus that the plan writes."""
+    intent = {"prometheus": prometheus, "prometheus_namespace": "monitoring", **PROXY}
+    plan = settled(mesh(namespace("monitoring")), proxy_certificates="csi-driver-spiffe", **intent)
+    assert "scrape-proxy-agent" not in written(plan)
+    assert "spiffe.csi.cert-manager.io" in written(plan)
+    with pytest.raises(InputError, match="no directory of certificate files"):
+        planned(mesh(), proxy_certificates="/etc/certs", **intent)
+
+
+def helped(*, native: bool, mounted: str = "/run/spiffe") -> list[dict[str, Any]]:
+    """A Prometheus with a spiffe-helper beside it."""
+    objects = plain_prometheus()
+    spec = objects[0]["spec"]["template"]["spec"]
+    helper = {"name": "spiffe-helper", "image": "spiffe-helper", "volumeMounts": [
+        {"name": "svid", "mountPath": mounted}]}  # fmt: skip
+    if native:
+        spec["initContainers"] = [{**helper, "restartPolicy": "Always"}]
+    else:
+        spec["containers"].append(helper)
+    spec["volumes"].append({"name": "svid", "emptyDir": {"medium": "Memory"}})
+    return objects
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_files_of_another_container_are_mounted_where_it_has_them(native: bool) -> None:
+    """Without a startup probe where the writer starts later: each would wait for the other."""
+    plan = settled(mesh(helped(native=native)), proxy_certificates="/run/spiffe", **PROXY)
+    spec = template(plan, name="prometheus")["spec"]
+    own = {each["name"]: each for each in spec["initContainers"] if each["name"] in SIDECARS}
+    assert list(own) == SIDECARS[1:]
+    for container in own.values():
+        assert {"name": "svid", "mountPath": "/run/spiffe", "readOnly": True} in container["volumeMounts"]
+    words = own["scrape-proxy"]["args"]
+    assert words[words.index("--credentials") + 1] == "/run/spiffe"
+    assert ("startupProbe" in own["scrape-proxy"]) is native
+    assert ("starts-before-certificates" in codes(plan)) is not native
+    assert [each["name"] for each in spec["initContainers"]][-2:] == SIDECARS[1:]
+
+
+def test_files_of_an_istio_proxy_are_those_of_its_own_volume() -> None:
+    """OUTPUT_CERTS of the pod's istio-proxy, which the injector mounts by an annotation."""
+    notes = {
+        "sidecar.istio.io/inject": "true",
+        "sidecar.istio.io/nativeSidecar": "true",
+        "proxy.istio.io/config": "proxyMetadata:\n  OUTPUT_CERTS: /etc/istio-output-certs\n",
+        "sidecar.istio.io/userVolumeMount": '{"certs": {"mountPath": "/etc/istio-output-certs"}}',
+    }
+    objects = plain_prometheus(annotations=notes)
+    objects[0]["spec"]["template"]["metadata"]["labels"]["sidecar.istio.io/inject"] = "true"
+    objects[0]["spec"]["template"]["spec"]["volumes"].append(
+        {"name": "certs", "emptyDir": {"medium": "Memory"}}
+    )
+    plan = settled(mesh(objects), proxy_certificates="/etc/istio-output-certs", **PROXY)
+    routes = template(plan, name="prometheus")["spec"]["initContainers"][-1]
+    assert {"name": "certs", "mountPath": "/etc/istio-output-certs", "readOnly": True} in routes[
+        "volumeMounts"
+    ]
+    assert "startupProbe" in routes
+
+
+def test_a_directory_that_no_container_has_is_refused() -> None:
+    """The scraper stays as it is, and so do the plaintext ports that it reads."""
+    plan = settled(mesh(helped(native=True)), proxy_certificates="/run/typo", **PROXY)
+    assert "certificates-not-mounted" in written_codes(plan)
+    assert not [change for change in plan.changes if change.ref.name == "prometheus"]
+    assert not [change for change in plan.changes if change.phase == "hardening"]
+
+
+def written_codes(plan: Plan) -> set[str]:
+    """The codes of a plan's notes, and of what its gates wait for."""
+    return codes(plan) | {missing.code for gate in plan.gates for missing in gate.waits_for}
+
+
+def test_another_source_of_certificates_replaces_the_first() -> None:
+    """No container and no volume of the agent is left, and the way back leaves nothing either."""
+    inventory = mesh(plain_prometheus())
+    first = settled(inventory, **PROXY).apply(inventory)
+    plan = settled(first, proxy_certificates="csi-driver-spiffe", **PROXY)
+    spec = template(plan, name="prometheus")["spec"]
+    assert [each["name"] for each in spec["initContainers"]] == SIDECARS[1:]
+    assert "scrape-proxy-istio-token" not in [each["name"] for each in spec["volumes"]]

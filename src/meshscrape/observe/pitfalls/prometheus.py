@@ -156,7 +156,8 @@ def _certificates(scraper: Scraper, template: Mapping[str, Any], facts: Facts) -
             "Remove readOnly from the proxy's mount; the scraper's own may keep it.",
         )
     yield from _volume(scraper, template, annotations, name)
-    if not scraper.certs_mount:
+    # A scrape proxy in the pod shows the certificate instead of the scraper itself.
+    if not scraper.certs_mount and not scraper.scrape_proxy.address:
         yield Pitfall(
             "certificates-not-in-scraper",
             "error",

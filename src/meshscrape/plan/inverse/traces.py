@@ -164,8 +164,8 @@ def _scrape_proxy(taking: Taking, spec: tuple[str, ...]) -> None:
     """Take the containers and volumes of the scrape proxy out of the pod specification at `spec`."""
     for name in scrape_proxy_pod.CONTAINERS:
         taking.item(spec, "initContainers", name)
-    for volume in scrape_proxy_pod.volumes():
-        taking.item(spec, "volumes", str(volume["name"]))
+    for volume in scrape_proxy_pod.VOLUMES:
+        taking.item(spec, "volumes", volume)
 
 
 def _has_volume(taking: Taking, spec: tuple[str, ...]) -> bool:
