@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from meshscrape.cli.manifests import manifests_in
 from support.polling import eventually
 
 _OBJECT = "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: shop}\n"
@@ -22,6 +23,14 @@ _COMMAND = [sys.executable, "-m", "meshscrape", "observe", "-o", "json"]
 def observe(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
     """Run `meshscrape observe` to its end."""
     return subprocess.run([*_COMMAND, *arguments], capture_output=True, timeout=60, check=False, **options)
+
+
+def _apart(spaces: list[str], script: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a script in namespaces of its own."""
+    apart = ["unshare", *spaces, "/bin/sh", "-c"]
+    if subprocess.run([*apart, "exit 0"], check=False, capture_output=True).returncode:
+        pytest.skip("this machine gives no namespaces to an ordinary user")
+    return subprocess.run([*apart, script], capture_output=True, timeout=60, check=False)
 
 
 def assert_refused(done: subprocess.CompletedProcess[bytes], what: bytes) -> None:
@@ -88,6 +97,43 @@ def _is_taken(pipe: int) -> bool:
     """Return whether nothing is left in the pipe, so that its reader waits for more."""
     left = fcntl.ioctl(pipe, termios.FIONREAD, b"\0\0\0\0")
     return int.from_bytes(left, sys.byteorder) == 0
+
+
+def test_leaves_out_files_that_vanish_while_a_directory_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Editors and checkouts replace files. The objects of the others count; one line names what is gone."""
+    for name in "abc":
+        (tmp_path / f"{name}.yaml").write_text(_OBJECT.replace("web", name))
+    manifests = manifests_in(tmp_path)
+    first = next(manifests)
+    (tmp_path / "b.yaml").unlink()
+    assert [manifest.ref.name for manifest in (first, *manifests)] == ["a", "c"]
+    assert capsys.readouterr().err == (
+        f"meshscrape: {tmp_path / 'b.yaml'}: left out: No such file or directory\n"
+    )
+
+
+def test_names_a_directory_that_cannot_be_read(tmp_path: Path) -> None:
+    """The planner takes what it does not see for absent, so it must not be left out silently."""
+    (tmp_path / "a.yaml").write_text(_OBJECT)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    # Without a mapping of its user, even root has no right to directories with mode 0.
+    done = _apart(["--user"], f"exec {' '.join(_COMMAND)} -f {tmp_path}")
+    closed.chmod(0o700)
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1), done.stderr
+    assert f"{closed}: left out: Permission denied" in done.stderr.decode()
+
+
+def test_does_not_enter_file_systems_of_the_kernel(tmp_path: Path) -> None:
+    """`-f /` must not read /proc, whose directories vanish with their processes."""
+    (tmp_path / "a.yaml").write_text(_OBJECT)
+    (tmp_path / "proc").mkdir()
+    spaces = ["--user", "--map-root-user", "--mount", "--pid", "--fork"]
+    done = _apart(spaces, f"mount -t proc proc {tmp_path}/proc && exec {' '.join(_COMMAND)} -f {tmp_path}")
+    assert (done.returncode, done.stderr.count(b"\n")) == (0, 1), done.stderr
+    assert f"{tmp_path}/proc: left out" in done.stderr.decode()
 
 
 def test_each_skipped_document_is_one_line(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -89,13 +91,8 @@ def read_inventory(names: Sequence[str]) -> Inventory:
     if not names:
         return live_inventory()
     refuse_cluster_options()
-    notices: list[Notice] = []
-    try:
+    with _told() as notices:
         inventory = load_inventory(manifest for name in names for manifest in _manifests(name, notices))
-    finally:
-        for notice in notices:
-            word = "" if notice.code == SKIPPED else "warning: "
-            click.echo(f"meshscrape: {word}{notice}", err=True)
     if not len(inventory):
         where = ", ".join(_STANDARD_INPUT if name == "-" else name for name in names)
         raise InputError(
@@ -116,8 +113,21 @@ def named_files(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def manifests_in(directory: Path) -> Iterator[Manifest]:
-    """Return the objects in the files of a directory, at any depth."""
-    yield from _manifests(str(directory), [])
+    """Return the objects in the files of a directory, at any depth, with notices like `read_inventory`."""
+    with _told() as notices:
+        yield from _manifests(str(directory), notices)
+
+
+@contextmanager
+def _told() -> Iterator[list[Notice]]:
+    """Provide a list of notices, and write one line for each to standard error in the end."""
+    notices: list[Notice] = []
+    try:
+        yield notices
+    finally:
+        for notice in notices:
+            word = "" if notice.code == SKIPPED else "warning: "
+            click.echo(f"meshscrape: {word}{notice}", err=True)
 
 
 def _manifests(name: str, notices: list[Notice]) -> Iterator[Manifest]:
@@ -125,10 +135,28 @@ def _manifests(name: str, notices: list[Notice]) -> Iterator[Manifest]:
     if name == "-":
         yield from _read(_standard_input(), _STANDARD_INPUT, notices)
         return
-    for file in _files(path) if path.is_dir() else [path]:
+    if path.is_dir():
+        yield from _directory(path, notices)
+        return
+    try:
+        _refuse_device(path.stat().st_mode, name)
+        stream = path.open("rb")
+    except OSError as error:
+        raise _unreadable(error, name) from error
+    with stream:
+        yield from _read(stream, name, notices)
+
+
+def _directory(directory: Path, notices: list[Notice]) -> Iterator[Manifest]:
+    """Return the objects in the files of a directory. A file that vanishes meanwhile is left out."""
+    for file in _files(directory, notices):
         try:
-            _refuse_device(file.stat().st_mode, str(file))
+            if not stat.S_ISREG(file.stat().st_mode):
+                continue
             stream = file.open("rb")
+        except FileNotFoundError as error:
+            notices.append(_left_out(str(file), str(error.strerror)))
+            continue
         except OSError as error:
             raise _unreadable(error, str(file)) from error
         with stream:
@@ -202,12 +230,39 @@ def _unreadable(error: OSError, where: str) -> InputError:
     )
 
 
-def _files(directory: Path) -> list[Path]:
-    found = (path for path in directory.rglob("*") if path.suffix in _SUFFIXES and path.is_file())
-    return sorted(
-        path for path in found if path.name not in _OTHERS and not _hidden(path.relative_to(directory))
-    )
+def _files(directory: Path, notices: list[Notice]) -> list[Path]:
+    """Return what has a manifest's name in a directory, at any depth, without hidden files and directories.
+
+    Directories that cannot be read are left out with a notice, and so are file systems of the kernel
+    (/proc, /sys), which have no manifests and change while they are read.
+    """
+    files: list[Path] = []
+    device = directory.stat().st_dev
+
+    def unreadable(error: OSError) -> None:
+        # A directory that has vanished has no files.
+        if not isinstance(error, FileNotFoundError) and error.errno != errno.ESRCH:
+            notices.append(_left_out(str(error.filename), str(error.strerror)))
+
+    def enters(below: Path) -> bool:
+        try:
+            kernel = below.stat().st_dev != device and os.statvfs(below).f_blocks == 0
+        except OSError:
+            return True
+        if kernel:
+            notices.append(_left_out(str(below), "it is a file system of the kernel"))
+        return not kernel
+
+    for place, directories, names in os.walk(directory, onerror=unreadable):
+        shown = (name for name in directories if not name.startswith("."))
+        directories[:] = [name for name in shown if enters(Path(place, name))]
+        files += (
+            Path(place, name)
+            for name in names
+            if Path(name).suffix in _SUFFIXES and name not in _OTHERS and not name.startswith(".")
+        )
+    return sorted(files)
 
 
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+def _left_out(where: str, reason: str) -> Notice:
+    return Notice(Place(file=where), f"left out: {reason}", SKIPPED)
