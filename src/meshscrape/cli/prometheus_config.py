@@ -8,6 +8,7 @@ from typing import cast
 import click
 import yaml
 
+from meshscrape.cli.options import path_option
 from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
@@ -40,22 +41,18 @@ from meshscrape.prometheus.targets import JOBS
 @click.option(
     "--discovery", metavar="IP:PORT", help="With --proxy: its --discovery.  [default: same IP, port 15095]"
 )
-@click.option(
-    "--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --proxy: its token."
-)
+@path_option("--token-file", help="With --proxy: its token.")
 @click.option(
     "--job", "jobs", multiple=True, metavar="JOB", help="With --proxy: a job of the proxy; repeatable."
 )
 @click.option("--direct", is_flag=True, help="Scrape without a scrape proxy. Targets are not verified then.")
-@click.option(
+@path_option(
     "--certs",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="With --direct: directory with cert-chain.pem, key.pem and root-cert.pem (OUTPUT_CERTS).",
 )
-@click.option(
+@path_option(
     "--targets",
-    type=click.Path(path_type=Path),
     metavar="DIR",
     help="With --direct: directory with one JOB.json of targets per job (Prometheus's file_sd format).",
 )
@@ -106,30 +103,21 @@ def command(
     With --kubernetes, print jobs for a scraper in a cluster. With --proxy they scrape through the scrape
     proxy next to it (`meshscrape proxy --kubernetes`), otherwise directly with a workload certificate.
     """
-    chosen = cast(Collector, collector)
+    written_for = cast(Collector, collector)
     interval = parse_duration(
         scrape_interval or ("15s" if kubernetes else "5s"), "--scrape-interval"
     ).total_seconds()
     if kubernetes:
         _refuse_others("--kubernetes", direct=direct, targets=targets, discovery=discovery, job=jobs)
-        beside = None
-        if proxy is not None:
-            _refuse_others("--proxy", certs=certs)
-            beside = _proxy_in_pod(proxy, token_file)
-        else:
-            _refuse_others("--kubernetes without --proxy", **{"token-file": token_file})
-            say(
-                "warning: these jobs do not verify their targets (insecure_skip_verify); "
-                "add --proxy IP:PORT --token-file FILE for jobs through `meshscrape proxy --kubernetes`"
-            )
-        jobs_of = ClusterJobs(
+        beside = _beside_scraper(proxy, token_file, certs)
+        cluster_jobs = ClusterJobs(
             str(certs or CERTIFICATES), namespaces, keep_own_series=keep_own_series, proxy=beside
         )
         if existing is not None:
-            _refuse_others("--existing", **{"for": chosen == "otel"})
-            print(_with_secure_jobs(existing, jobs_of), end="")
+            _refuse_others("--existing", **{"for": written_for == "otel"})
+            print(_with_secure_jobs(existing, cluster_jobs), end="")
         else:
-            print(_of_cluster(chosen, jobs_of, interval), end="")
+            print(_of_cluster(written_for, cluster_jobs, interval), end="")
         return 0
     _refuse_others("a mesh on this machine", namespace=namespaces, existing=existing)
     if (certs or targets) and not direct:
@@ -149,7 +137,7 @@ def command(
     if isinstance(through, DirectScrapes):
         say("warning: these jobs do not verify their targets (insecure_skip_verify)")
     text = render(ScrapeOptions(through, interval, keep_own_series=keep_own_series))
-    print(text if chosen == "prometheus" else collector_text(chosen, yaml.safe_load(text)), end="")
+    print(text if written_for == "prometheus" else collector_text(written_for, yaml.safe_load(text)), end="")
     return 0
 
 
@@ -161,6 +149,19 @@ def _through_proxy(
     host = proxy.rpartition(":")[0]
     own = discovery or f"{host}:{PROXY_DISCOVERY_PORT}"
     return ScrapeProxyAccess(proxy, own, str(token_file.absolute()), jobs or JOBS)
+
+
+def _beside_scraper(proxy: str | None, token_file: Path | None, certs: Path | None) -> ProxyInPod | None:
+    """Return the scrape proxy of a scraper in a cluster. Without one, warn that targets are not verified."""
+    if proxy is not None:
+        _refuse_others("--proxy", certs=certs)
+        return _proxy_in_pod(proxy, token_file)
+    _refuse_others("--kubernetes without --proxy", **{"token-file": token_file})
+    say(
+        "warning: these jobs do not verify their targets (insecure_skip_verify); "
+        "add --proxy IP:PORT --token-file FILE for jobs through `meshscrape proxy --kubernetes`"
+    )
+    return None
 
 
 def _proxy_in_pod(proxy: str, token_file: Path | None) -> ProxyInPod:
