@@ -11,7 +11,7 @@ _NO_FILES, _FILES = ":4", ":0"
 
 
 def kubectl_words(command: click.Command, arguments: list[str]) -> list[str]:
-    """Return what can stand for the last of the arguments of `command`, one a line, then a directive.
+    """Return the completions of the last argument of `command`, one per line, then a directive.
 
     kubectl expects this of a plugin's completion: kubernetes.io/docs/tasks/extend-kubectl/kubectl-plugins
     """

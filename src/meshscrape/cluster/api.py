@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from meshscrape.cluster.credentials import Credentials, tls_context
 from meshscrape.cluster.kubeconfig import Access
+from meshscrape.cluster.stopping import one_line
 from meshscrape.errors import MeshscrapeError, UnavailableError
 from meshscrape.kube.objects import dig
 from meshscrape.system.http.client import FetchedResponse, FetchLimits, TooLargeError, fetch_stream
@@ -275,9 +276,7 @@ def _refused(status: int, document: Object, where: str) -> ApiError:
 
 
 def _told(document: Object, field: str) -> str:
-    """Return a text of the server's for one line: short, and without what would control a terminal."""
-    text = " ".join(str(document.get(field) or "")[: 2 * _MAX_MESSAGE].split())[:_MAX_MESSAGE]
-    return "".join(each if each.isprintable() else "?" for each in text)
+    return one_line(str(document.get(field) or ""), _MAX_MESSAGE)
 
 
 def _status_document(body: bytes) -> Object:

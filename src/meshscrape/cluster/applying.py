@@ -228,7 +228,7 @@ class Applier:
         tracked = {change.ref: tool for change in changes if (tool := tracker(change.before))}
         own = [change for change in changes if change.ref not in tracked]
         own = self._proven(phase, own, reading)
-        self._told(f"phase {phase}: {len(own)} changes")
+        self._told(f"phase {phase}: {len(own)} change{'s' * (len(own) != 1)}")
         waves = waves_of(own, self._options.canaries)
         for number, wave in enumerate(waves, 1):
             await self._turn(phase, number, len(waves))

@@ -56,7 +56,7 @@ class Credentials:
             token = access.token or _token_of(access)
             if token and not _TOKEN.fullmatch(token):
                 raise InputError(
-                    "the token has characters that no token has",
+                    "the token has characters that a token must not have",
                     where=access.token_file or access.place,
                     remedy="write the token alone",
                 )
@@ -227,6 +227,6 @@ def parse_exec_credential(printed: bytes, api_version: str, where: str) -> Crede
         )
     if token and not _TOKEN.fullmatch(token):
         raise UnauthenticatedError(
-            "the credential plugin gave a token with characters that no token has", where=where
+            "the credential plugin gave a token with characters that a token must not have", where=where
         )
     return Credential(token, Pem(chain), Pem(key), moment)

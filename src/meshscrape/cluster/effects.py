@@ -79,7 +79,7 @@ class Effect:
             raise
 
     async def _reason(self, ref: Ref, version: str) -> str:
-        """Return why the pods of a workload wait, as the kubelet says; empty when it does not."""
+        """Return the reasons that the kubelet gives why pods of a workload wait; empty without any."""
         if not is_rolled_out(ref.kind):
             return ""
         try:

@@ -116,7 +116,7 @@ def parse_kubeconfig(data: Any, path: Path, context: str = "") -> Access:
             f"server {server!r} is not an http:// or https:// URL", "write the API server's URL"
         )
     if "@" in server:
-        # It would be in every message about the server.
+        # The password would be in every message about the server.
         raise cluster.error("server has a user or a password", "use credentials of the kubeconfig's user")
     directory = path.parent
     return Access(

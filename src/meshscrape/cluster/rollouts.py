@@ -77,7 +77,7 @@ def _deployment(data: Object) -> Pending | None:
         return Pending(f"{updated} of {wanted} pods are new")
     old = _count(data, "status", "replicas") - updated
     if old > 0:
-        return Pending(f"{old} old pods are still there")
+        return Pending(f"{old} old pod{'s are' if old != 1 else ' is'} still there")
     available = _count(data, "status", "availableReplicas")
     return Pending(f"{available} of {updated} new pods are available") if available < updated else None
 

@@ -35,6 +35,6 @@ def few(items: Iterable[object]) -> str:
 
 
 def one_line(text: str, longest: int) -> str:
-    """Return a server's text for one line: short, and without what would control a terminal."""
-    short = " ".join(text.split())[:longest]
+    """Return the start of a server's text on one line, without characters that control a terminal."""
+    short = " ".join(text[: 2 * longest].split())[:longest]
     return "".join(each if each.isprintable() else "?" for each in short)

@@ -57,7 +57,7 @@ class ScrapeWatch:
             raise StoppedError(
                 "no Prometheus tells how many head series it has",
                 where="--max-head-series",
-                remedy="omit the option: agents have no head block, and others must be asked by hand",
+                remedy="omit the option: an agent has no head block; look at other scrapers yourself",
                 code="unasked-scraper",
             )
         await self.look("before the first change")
@@ -101,7 +101,7 @@ class ScrapeWatch:
             raise StoppedError(
                 f"{count} scrape{'s' * (count != 1)} lost: {few(self._lost)}",
                 where=where,
-                remedy=f"see why; then run {self._verb} again, it goes on (--max-lost-scrapes allows more); "
+                remedy=f"see why, then run {self._verb} again to go on (--max-lost-scrapes allows more); "
                 f"{self._back()}",
                 code="scrape-lost",
             )
@@ -112,7 +112,7 @@ class ScrapeWatch:
                 f"{pod} has {number} head series, the bound is {self._max_series}",
                 where=where,
                 remedy="wait until Prometheus has written a block (every two hours), or raise "
-                f"--max-head-series; then run {self._verb} again, it goes on; {self._back()}",
+                f"--max-head-series; then run {self._verb} again to go on; {self._back()}",
                 code="head-series",
             )
 

@@ -172,7 +172,7 @@ class TextMerge(LineMerge):
         return b"".join(pieces)
 
     def _judge(self, match: re.Match[bytes], begin: int, end: int) -> int:
-        """Return from where to keep a block: its begin, its first sample, or its end (keep nothing)."""
+        """Return where the kept part of a block begins: its start, its first sample, or its end (none)."""
         group = match.lastindex or 0
         name, kind = match.group(_NAME, group)
         if group == _LONE:

@@ -85,7 +85,7 @@ def _settings(runs: RunningPod, after: IstioVersion, metrics: MetricsPorts) -> l
 
 
 def _override(pod: Manifest, wanted: Mapping[str, str], checksum: str) -> list[str]:
-    """Return whether a pod lacks the injection template's bootstrap override, or has one no more wanted."""
+    """Return how a pod's bootstrap override differs from that of a new pod: it is missing, or not wanted."""
     here = objects.annotations(pod.data).get(names.BOOTSTRAP_CHECKSUM, "")
     if checksum:
         return [] if here == checksum else ["no bootstrap override of the injection template's"]

@@ -170,7 +170,7 @@ class _Certificates:
 
 
 def _certificates_of(scraper: Scraper, template: Mutable) -> _Certificates:
-    """Return the place of the certificate; reuse a volume that is already mounted there."""
+    """Return where the scraper's certificate is mounted; reuse a volume that is mounted there already."""
     directory = scraper.output_certs or scraper_pod.CERTIFICATES
     mounted = certs_volume(template, objects.annotations(template), directory)
     return _Certificates(directory, mounted[0] if mounted else scraper_pod.VOLUME, mounted is not None)

@@ -54,7 +54,7 @@ def _reached(workload: ObservedWorkload) -> bool:
 
 
 def plan_injected(context: Context, target: PlannedWorkload, checksum: str) -> Refused | None:
-    """Note that a workload gets its override from the template; exclude its ports where that must be."""
+    """Note that a workload gets its override from the template; exclude its ports where STRICT needs it."""
     workload = target.workload
     if target.version.at_least(TEMPLATE_SINCE) is False:
         return template_too_old(target.version)

@@ -19,10 +19,12 @@ IMAGE = "prom/prometheus:v3.10.0"
 
 @dataclass(frozen=True, slots=True)
 class PrometheusOptions:
-    """The options. All objects are in `namespace` and named `name`, including the ServiceAccount.
+    """The options of a new Prometheus. All objects, with the ServiceAccount, are named `name`.
+
+    `namespace`: where they are.
 
     `revision`: revision or tag of the control plane that injects it, if the namespace has no label for it.
-    `namespaces`: scrape only pods of these, with rights only there; empty means the whole cluster.
+    `namespaces`: scrape pods of these namespaces, with rights in them only; empty means the whole cluster.
     `harden`: close the plaintext metrics of Prometheus's own sidecar. `network_policy`: let only pods of
     `namespace` query Prometheus (addon). `keep_own_series`: keep `up` and `scrape_*` that an application
     exposes (for federation). `proxy`: scrape through a scrape proxy in the pod.

@@ -16,7 +16,7 @@ from meshscrape.prometheus.targets import Target
 
 @dataclass(slots=True, eq=False)
 class _Host:
-    """One virtual host: its addresses, each in binary form, and the whole in binary form (empty: to make)."""
+    """One virtual host: its addresses, each in binary form, and the whole (empty until it is made)."""
 
     expected: Expected
     authorities: dict[str, bytes] = field(default_factory=dict)

@@ -112,7 +112,7 @@ class RememberedSource:
 
 def encode(targets: Targets, now: float) -> bytes:
     """Return the content of the file; `now` is Unix time."""
-    # Target by target: the lists of twenty thousand at once would be the peak of the process's memory.
+    # Write target by target. The lists of twenty thousand at once would set the peak of the process's memory.
     jobs = (
         f"{json.dumps(job)}: [{', '.join(json.dumps(_fields(each)) for each in found)}]"
         for job, found in targets.items()

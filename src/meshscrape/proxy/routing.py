@@ -19,7 +19,7 @@ from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.files import write_atomic
 
 PATIENCE = 10.0
-# Envoy sends no event. Looking less and less often costs little while a busy machine lets it wait.
+# Envoy sends no event, so its statistics are polled: less and less often, to leave a busy machine time.
 _LOOK, _LONGEST_LOOK, _SLOWER = 0.01, 0.1, 1.3
 _CLUSTERS_VERSION = "cluster_manager.cds.version_text"
 _ROUTES_VERSION = f"http.{scrape_proxy.LISTENER}.rds.{scrape_proxy.ROUTES}.version_text"

@@ -73,7 +73,7 @@ def listen_tcp(host: str, port: int, backlog: int, *, receive_buffer: int = 0) -
 
 
 def holder(address: str, port: int) -> str:
-    """Return the process that listens there (`pid 12 (envoy)`); empty when /proc does not show it."""
+    """Return the process that listens at an address (`pid 12 (envoy)`); empty if /proc does not show it."""
     try:
         sockets = proc.listening_sockets()
     except (OSError, ValueError):

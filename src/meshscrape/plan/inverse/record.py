@@ -27,7 +27,7 @@ class Overwritten:
     applied: Mapping[str, Any] = field(default_factory=dict)
 
     def value(self, path: tuple[str, ...], today: object) -> object:
-        """Return what a field was before it became `today`, None if nothing tells."""
+        """Return the earlier value of a field that is `today` now; None if nothing tells it."""
         if (name := pointer(path)) in self.recorded:
             return clone(self.recorded[name])
         before = dig(self.applied, *path)
@@ -63,7 +63,7 @@ def with_record(before: Object, after: Object) -> Object:
 
 
 def _overwritten(before: Object, after: Object, path: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield the changed values that are no texts of several lines: those are merged, not overwritten."""
+    """Yield the changed values. Texts of several lines are left out: they are merged, not overwritten."""
     for key, old in before.items():
         new, place = after.get(key), (*path, key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):

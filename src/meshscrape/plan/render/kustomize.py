@@ -61,7 +61,7 @@ def _overlay(changes: list[Change], previous: str) -> dict[str, str]:
 
 
 def patch_of(before: Object, after: Object | None) -> dict[str, Any]:
-    """Return the strategic-merge patch from `before` to `after`; a patch that deletes the object for None."""
+    """Return the strategic-merge patch from `before` to `after`; it deletes the object if that is None."""
     metadata = clean(before)["metadata"]
     identity = {key: metadata[key] for key in ("name", "namespace") if key in metadata}
     head = {"apiVersion": before["apiVersion"], "kind": before["kind"]}
