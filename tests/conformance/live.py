@@ -22,6 +22,10 @@ class Live:
             text=True,
         )
 
+    def plain(self, *words: str) -> str:
+        """Return what a verb prints that needs no cluster."""
+        return subprocess.run([self._command, *words], capture_output=True, text=True, check=True).stdout
+
     def run(self, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a verb to its end."""
         process = self.start(verb, *words)

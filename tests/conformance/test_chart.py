@@ -45,6 +45,8 @@ EVERYTHING = {
 }  # fmt: skip
 CASES: Mapping[str, dict[str, Any]] = {
     "a Deployment": {"image": IMAGE},
+    "a StatefulSet": {"image": IMAGE, "prometheus": {"kind": "StatefulSet"}},
+    "a DaemonSet": {"image": IMAGE, "prometheus": {"kind": "DaemonSet"}},
     "a Prometheus object, everything set": EVERYTHING,
     "rules and dashboard alone": {"proxy": {"enabled": False}},
 }
@@ -117,6 +119,57 @@ def test_chart_is_accepted_installed_and_taken_away(kube: Kube, helm: Helm, spac
         "Helm chart: helm lint, template, install, uninstall",
         f"{len(CASES)} sets of values; the API server takes {', '.join(sorted(kinds))}; nothing is left",
         helm=programs.BY_NAME["helm"].version,
+    )
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
+def test_patch_adds_the_proxy_to_an_owner_of_pods(
+    kube: Kube, helm: Helm, space: str, tmp_path: Path, kind: str, row: Row
+) -> None:
+    """What was there stays; the same patch again changes nothing."""
+    labels = {"app": "own"}
+    container = {
+        "name": "prometheus",
+        "image": "docker.io/prom/prometheus:v3.10.0",
+        "volumeMounts": [{"name": "config", "mountPath": "/etc/prometheus"}],
+    }
+    pod = {
+        "nodeSelector": {"nowhere": "true"},
+        "initContainers": [{"name": "prepare", "image": "docker.io/library/pause:1"}],
+        "containers": [container, {"name": "reloader", "image": "docker.io/library/pause:1"}],
+        "volumes": [{"name": "config", "emptyDir": {}}],
+    }
+    own = {
+        "apiVersion": "apps/v1",
+        "kind": kind,
+        "metadata": {"name": "own", "namespace": space},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+            **({"serviceName": "own", "replicas": 2} if kind == "StatefulSet" else {}),
+        },
+    }
+    kube.apply(own)
+    (config,) = [
+        each
+        for each in helm.template({"image": IMAGE, "prometheus": {"kind": kind, "name": "own"}})
+        if each["metadata"]["name"] == "ms-meshscrape-prometheus"
+    ]
+    patch = tmp_path / "patch.yaml"
+    patch.write_text(config["data"]["patch.yaml"])
+    words = ("-n", space, "patch", kind.lower(), "own", "--patch-file", str(patch))
+    kube(*words)
+    patched = kube.get("-n", space, kind.lower(), "own")
+    spec = patched["spec"]["template"]["spec"]
+    assert [each["name"] for each in spec["containers"]] == ["prometheus", "reloader"]
+    names = {each["name"] for each in spec["initContainers"]}
+    assert names == {"prepare", *scrape_proxy_pod.CONTAINERS}
+    mounts = [each["name"] for each in spec["containers"][0]["volumeMounts"]]
+    assert set(mounts) == {"config", scrape_proxy_pod.TOKEN_VOLUME}
+    assert "no change" in kube(*words)
+    row(
+        f"Helm chart: its patch on a {kind}",
+        "own containers, volumes and mounts stay; patched again: no change",
     )
 
 

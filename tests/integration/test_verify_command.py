@@ -110,6 +110,10 @@ def test_only_and_skip_select_checks(world: World) -> None:
         (("--as", "default/nobody"), "no workload default/nobody in the mesh"),
         (("-o", "xml"), "xml"),
         (("--state", "nowhere"), "no mesh is running"),
+        (("--mesh", "nowhere"), "both name a mesh"),
+        (("--image", "meshscrape:1"), "--image: needs --kubernetes"),
+        (("--ports", "http"), "--ports"),
+        (("--metrics", "0"), "--metrics: needs --watch"),
     ],
 )
 def test_unusable_options_exit_2(world: World, arguments: tuple[str, ...], words: str) -> None:
@@ -119,6 +123,36 @@ def test_unusable_options_exit_2(world: World, arguments: tuple[str, ...], words
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_scraper_with_a_token_alone_gets_its_certificate_from_the_ca(world: World, tmp_path: Path) -> None:
+    """--mesh reads a document; without credential files the key never leaves the process."""
+    status = json.loads(json.dumps(world.status))
+    status["workloads"][0]["credentials"] = ""
+    file = tmp_path / "mesh.json"
+    file.write_text(json.dumps(status))
+    command = [sys.executable, "-m", "meshscrape", "verify", "--mesh", str(file), "-o", "json", *QUICK]
+    done = subprocess.run(command, env=world.environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    report = json.loads(done.stdout)
+    assert report["scraper"] == "spiffe://cluster.local/ns/istio-system/sa/prometheus"
+    assert {each["outcome"] for each in report["checks"] if each["check"] == "scraper-admitted"} == {"passed"}
+    assert list(world.temporary.iterdir()) == []
+
+
+def test_a_token_that_the_ca_refuses_is_exit_2(world: World, tmp_path: Path) -> None:
+    """One line that says so, and not the token."""
+    status = json.loads(json.dumps(world.status))
+    token = tmp_path / "token"
+    token.write_text("no-token")
+    status["workloads"][0] |= {"credentials": "", "token": str(token)}
+    file = tmp_path / "mesh.json"
+    file.write_text(json.dumps(status))
+    command = [sys.executable, "-m", "meshscrape", "verify", "--mesh", str(file)]
+    done = subprocess.run(command, env=world.environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stderr.splitlines()), done.stdout) == (2, 1, ""), done.stderr
+    assert "the CA does not accept the credentials" in done.stderr
+    assert "no-token" not in done.stderr
 
 
 def test_a_scraper_without_its_files_is_exit_2(world: World) -> None:

@@ -13,6 +13,9 @@ from meshscrape.errors import InputError
 
 _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
 
+# Verbs that need their rights in some namespaces only.
+_IN_NAMESPACES = ("proxy", "verify-image")
+
 
 @click.command()
 @click.argument("verb", type=click.Choice(list(RULES)), metavar="VERB")
@@ -30,13 +33,15 @@ _ACCOUNT = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-.a-z0-9]*[a-z0-
     "namespaces",
     multiple=True,
     metavar="NAME",
-    help="For proxy: grant the rights only in this namespace (repeatable). Default: in the whole cluster.",
+    help="For proxy and verify-image: grant the rights only in this namespace (repeatable).  [default: the "
+    "whole cluster]",
 )
 def command(verb: str, account: str, namespaces: tuple[str, ...]) -> None:
     """Write the Role that VERB needs in a cluster, and its binding, as YAML.
 
-    VERB is observe, plan, render, apply, remove, verify or proxy. No verb reads a Secret; only `apply` and
-    `remove` change objects. Apply it with kubectl. Exit codes: 0 written, 2 error.
+    VERB is observe, plan, render, apply, remove, verify, verify-image or proxy. No verb reads a Secret; only
+    `apply` and `remove` change objects. verify-image is what `verify --image` needs besides verify: it makes
+    Jobs, and removes them. Apply it with kubectl. Exit codes: 0 written, 2 error.
     """
     if not _ACCOUNT.fullmatch(account):
         raise InputError(
@@ -44,7 +49,7 @@ def command(verb: str, account: str, namespaces: tuple[str, ...]) -> None:
             where="--service-account",
             remedy="write it as NAMESPACE/NAME",
         )
-    if namespaces and verb != "proxy":
+    if namespaces and verb not in _IN_NAMESPACES:
         raise InputError(
             f"{verb} reads the whole cluster: rights in single namespaces are not enough",
             where="--namespace",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import shutil
 import signal
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -18,16 +18,20 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from meshscrape.cli.live import chosen_access, cluster_options, progress
+from meshscrape.cli import verify_cluster
+from meshscrape.cli.live import cluster_options
 from meshscrape.cli.output import coloured, print_document
+from meshscrape.cli.verify_cluster import ClusterOptions
 from meshscrape.errors import InputError
 from meshscrape.istio.durations import parse_duration
-from meshscrape.local.state import default_state_path, read_status
+from meshscrape.istio.ports import parse_port
+from meshscrape.local.state import default_state_path, read_document, read_status
 from meshscrape.system import life
 from meshscrape.verify.findings import Report
+from meshscrape.verify.open_ports import Bounds
 from meshscrape.verify.reports import Format, document, render
 from meshscrape.verify.run import VerifyOptions, check_options, verify
-from meshscrape.verify.watch import WatchOptions, metrics_address
+from meshscrape.verify.watch import LONGEST_RUN, VerifyOnce, WatchOptions, metrics_address
 
 _UNLIMITED = 100_000
 _REDRAW = 0.05
@@ -101,7 +105,7 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
     "scraper",
     default="",
     metavar="NAMESPACE/NAME",
-    help="Scrape as this workload.  [default: the mesh's Prometheus]",
+    help="Scrape as this workload. With --image: as this Prometheus.  [default: the mesh's Prometheus]",
 )
 @click.option(
     "--only", multiple=True, callback=_names, metavar="CHECK,…", help="Run only these checks (repeatable)."
@@ -141,23 +145,24 @@ def _names(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> fr
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress bar.")
 @click.option(
-    "--kubernetes",
-    is_flag=True,
-    help="Verify the mesh of a cluster by what its API server and its Prometheus tell.",
+    "--mesh",
+    "mesh_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Verify the mesh that this status document describes, instead of a state directory's.",
 )
 @click.option(
-    "-n",
-    "--namespace",
-    "namespaces",
-    multiple=True,
-    metavar="NAME",
-    help="With --kubernetes: limit to workloads of this namespace (repeatable).",
+    "--ports",
+    default="",
+    metavar="PORT,…",
+    help="At addresses of other machines, look for metrics on these ports.  [default: the usual ones]",
 )
+@verify_cluster.options
 @cluster_options
 def command(
     state: Path | None, output: str, scraper: str, only: frozenset[str], skip: frozenset[str],
     patience: float, watching: bool, interval: str, metrics: str | None, page_file: Path | None,
-    quiet: bool, kubernetes: bool, namespaces: tuple[str, ...],
+    quiet: bool, mesh_file: Path | None, ports: str, cluster: ClusterOptions,
 ) -> int:  # fmt: skip
     """Connect to every port of the mesh as the scraper, a stranger and an attacker, and judge the answers.
 
@@ -168,36 +173,48 @@ def command(
         from meshscrape.cli.verify_page import check_page
 
         check_page(page_file)
-    if kubernetes:
-        report = _cluster(namespaces, only, skip, quiet)
-        print_report(report, output)
-        return report.exit_code
-    place = state or default_state_path(os.environ)
-    options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience)
-    if watching:
+    if metrics is not None and not watching:
+        raise InputError("needs --watch", where="--metrics", remedy="add --watch")
+    options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience, scan=_bounds(ports))
+    check_options(options)
+    if cluster.kubernetes:
+        source = verify_cluster.runs(cluster, options, quiet)
+    else:
+        source = _local_runs(state, mesh_file, options, quiet)
+    with source as verify_once:
+        if not watching:
+            return _once(verify_once, output, page_file)
         from meshscrape.cli.verify_watch import watch
 
-        asked = _watch_options(options, interval, metrics, output)
-        with ProgressBar(quiet) as progress:
-            return watch(place, asked, output == "json", progress, page_file)
-    if metrics is not None:
-        raise InputError("needs --watch", where="--metrics", remedy="add --watch")
-    return _once(place, options, output, page_file, quiet)
+        asked = _watch_options(interval, metrics, output, cluster.seconds)
+        return watch(verify_once, asked, output == "json", page_file)
 
 
-def _cluster(namespaces: tuple[str, ...], only: frozenset[str], skip: frozenset[str], quiet: bool) -> Report:
-    from meshscrape.cluster.verifying import verify_cluster
+@contextmanager
+def _local_runs(
+    state: Path | None, mesh_file: Path | None, options: VerifyOptions, quiet: bool
+) -> Iterator[VerifyOnce]:
+    """Provide verifications of a local mesh, or of the one that a file describes."""
+    if state is not None and mesh_file is not None:
+        raise InputError("both name a mesh", where="--state and --mesh", remedy="omit one of them")
+    place = state or default_state_path(os.environ)
+    with ProgressBar(quiet) as progress:
 
-    check_options(VerifyOptions(only=only, skip=skip))
-    access = chosen_access()
-    with progress(access) as told:
-        shown = (lambda line: None) if quiet else told
-        report = asyncio.run(verify_cluster(access, namespaces, shown))
-    kept = [each for each in report.checks if (not only or each.check in only) and each.check not in skip]
-    return replace(report, checks=tuple(kept))
+        async def verify_once() -> Report:
+            return await verify(
+                read_document(mesh_file) if mesh_file else read_status(place), options, progress
+            )
+
+        yield verify_once
 
 
-def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, output: str) -> WatchOptions:
+def _bounds(ports: str) -> Bounds:
+    """Return the bounds of a search for open ports, with these ports if there are any."""
+    named = tuple(parse_port(each.strip(), "--ports") for each in ports.split(",") if each.strip())
+    return Bounds(ports=named) if named else Bounds()
+
+
+def _watch_options(interval: str, metrics: str | None, output: str, longest: float) -> WatchOptions:
     seconds = parse_duration(interval, "--interval").total_seconds()
     if not _SHORTEST <= seconds <= _LONGEST:
         raise InputError("out of range", where="--interval", remedy="use 1s to 24h")
@@ -207,16 +224,15 @@ def _watch_options(options: VerifyOptions, interval: str, metrics: str | None, o
             where="-o",
             remedy="use -o table or -o json",
         )
-    check_options(options)
-    return WatchOptions(options, seconds, metrics=metrics_address(metrics) if metrics is not None else None)
+    address = metrics_address(metrics) if metrics is not None else None
+    # The Jobs of a cluster have their own limit. Reading the cluster and removing them comes on top.
+    return WatchOptions(seconds, longest=LONGEST_RUN + longest, metrics=address)
 
 
-def _once(place: Path, options: VerifyOptions, output: str, page_file: Path | None, quiet: bool) -> int:
-    status = read_status(place)
+def _once(verify_once: VerifyOnce, output: str, page_file: Path | None) -> int:
     # The process ends after one run, so collecting cycles among the probes costs more than it frees.
     gc.disable()
-    with ProgressBar(quiet) as progress:
-        report = life.run(verify(status, options, progress))
+    report = life.run(verify_once())
     if isinstance(report, signal.Signals):
         return life.exit_code(report)
     if page_file is not None:

@@ -15,19 +15,15 @@ from meshscrape.cli.verify_page import write_page
 from meshscrape.errors import MeshscrapeError
 from meshscrape.istio.host_port import host_port
 from meshscrape.istio.names import DOCUMENT_VERSION
-from meshscrape.local.state import read_status
 from meshscrape.system import life
 from meshscrape.system.clock import utcnow
 from meshscrape.verify.findings import Finding
 from meshscrape.verify.reports import document, summary
-from meshscrape.verify.run import Progress
-from meshscrape.verify.watch import METRICS_PATH, Run, Watch, WatchOptions
+from meshscrape.verify.watch import METRICS_PATH, Run, VerifyOnce, Watch, WatchOptions
 
 
-def watch(
-    state: Path, options: WatchOptions, as_json: bool, progress: Progress, page_file: Path | None
-) -> int:
-    """Watch the mesh of `state` until a signal. Return the last run's exit code, 128 + signal before a run.
+def watch(verify_once: VerifyOnce, options: WatchOptions, as_json: bool, page_file: Path | None) -> int:
+    """Verify again and again until a signal. Return the last run's exit code, 128 + signal before a run.
 
     Each run is a line on stdout (with `as_json` a document per line). `page_file` is written after each run.
     """
@@ -46,7 +42,7 @@ def watch(
     def listening(host: str, port: int) -> None:
         say(f"metrics on http://{host_port(host, port)}{METRICS_PATH}")
 
-    watching = Watch(lambda: read_status(state), options, tell, progress, listening)
+    watching = Watch(verify_once, options, tell, listening)
     # It runs until a signal; the last run decides, when there was one.
     ended = life.run(watching.run())
     if watching.history.number or not isinstance(ended, signal.Signals):

@@ -103,10 +103,10 @@ class Api:
                 raise TooLargeError(more, where=self._where(path))
             return self._json(body, path)
 
-    async def text(self, path: str) -> str:
-        """Return the beginning of a document that need not be JSON. Raise ApiError if refused."""
-        async for response in self._responses(path, {}, REQUEST):
-            return (await _body(response, _MAX_ERROR)).decode(errors="replace")
+    async def text(self, path: str, *, limit: int = _MAX_ERROR, **query: str) -> str:
+        """Return the first `limit` bytes of a document that need not be JSON. Raise ApiError if refused."""
+        async for response in self._responses(path, query, REQUEST):
+            return (await _body(response, limit)).decode(errors="replace")
         raise AssertionError("an answer or an error")
 
     async def ask(self, path: str) -> tuple[int, str]:

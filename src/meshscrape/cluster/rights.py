@@ -49,6 +49,13 @@ _APPLY: list[dict[str, Any]] = [
     },
     {"apiGroups": [leases.GROUP], "resources": ["leases"], "verbs": ["get", "create", "update"]},
 ]
+# The Jobs of `verify --image`, and what belongs to them.
+_JOBS: list[dict[str, Any]] = [
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "delete"]},
+    {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": ["create", "delete"]},
+    {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["list"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+]
 # Verb -> its rules.
 RULES = {
     "observe": reading_rules(),
@@ -57,6 +64,7 @@ RULES = {
     "apply": _APPLY,
     "remove": _APPLY,
     "verify": [*reading_rules(), {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["get"]}],
+    "verify-image": _JOBS,
     "proxy": _PODS,
 }
 

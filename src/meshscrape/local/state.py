@@ -190,11 +190,18 @@ def read_status(path: Path) -> dict[str, Any]:
         raise UnavailableError(
             "the mesh has not published its status yet", where=str(state.path), remedy="try again in a moment"
         )
-    data = read_input(state.status_file, "the status of the mesh")
+    return read_document(state.status_file)
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """Return the status document in a file. Raise InputError if it is none."""
+    data = read_input(path, "the status of the mesh")
     try:
-        document: dict[str, Any] = json.loads(data)
-    except ValueError:
+        document = json.loads(data)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
         raise InputError(
-            "is not a status document", where=str(state.status_file), remedy="remove it; `up` writes it again"
-        ) from None
+            "is not a status document", where=str(path), remedy="remove it; `up` writes it again"
+        )
     return document

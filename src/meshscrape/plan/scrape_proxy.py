@@ -6,9 +6,10 @@ from collections import Counter
 from dataclasses import replace
 
 from meshscrape.istio.names import CA_ADDR
-from meshscrape.kube.objects import Ref, as_list, dig
+from meshscrape.kube.objects import Inventory, Ref, as_list, dig
 from meshscrape.kube.views.proxy import proxy_of
 from meshscrape.observe.model import Scraper
+from meshscrape.observe.observation import Observation
 from meshscrape.plan.certificate_files import certificate_files
 from meshscrape.plan.model import Refused
 from meshscrape.plan.workloads import Context, default_control_plane
@@ -36,7 +37,7 @@ def proxy_for(context: Context, *, operated: bool) -> ScrapeProxyPod | None:
     mesh = context.observation.mesh
     return ScrapeProxyPod(
         image=intent.proxy_image,
-        ca_address=_ca_address(context),
+        ca_address=ca_address(context.observation, context.inventory),
         trust_domain=mesh.trust_domain,
         aliases=mesh.trust_domain_aliases,
         files=CSI_FILES if intent.proxy_certificates == CSI_DRIVER else None,
@@ -107,17 +108,17 @@ def _native_sidecars(context: Context) -> bool:
     )
 
 
-def _ca_address(context: Context) -> str:
+def ca_address(observation: Observation, inventory: Inventory) -> str:
     """Return the address of the mesh's CA: istiod's Service, or for an external CA what proxies are told."""
-    plane = default_control_plane(context.observation)
+    plane = default_control_plane(observation)
     if plane is not None and not plane.external:
         name = "istiod" if plane.revision in ("", "default") else f"istiod-{plane.revision}"
         return f"{name}.{plane.namespace}.svc:{_CA_PORT}"
     told = Counter(
         proxy.env[CA_ADDR]
-        for pod in context.inventory.of_kind("Pod", "")
+        for pod in inventory.of_kind("Pod", "")
         if (proxy := proxy_of(pod.data)) is not None and proxy.env.get(CA_ADDR)
     )
     if told:
         return min(told, key=lambda address: (-told[address], address))
-    return f"istiod.{context.observation.mesh.root_namespace}.svc:{_CA_PORT}"
+    return f"istiod.{observation.mesh.root_namespace}.svc:{_CA_PORT}"

@@ -41,6 +41,8 @@ _RPC_DEADLINE = 10.0
 # Certificates expire on whole seconds, and the server's clock may be a little behind.
 _MARGIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(seconds=60)
+# The life of a certificate that a workload's token is exchanged for. A run takes minutes at most.
+_LIFE = timedelta(hours=1)
 _LOOK = 0.1
 
 
@@ -89,26 +91,21 @@ class Identities:
     """Every identity of one verification, as TLS contexts. It waits for short-lived ones to expire."""
 
     def __init__(
-        self, mesh: MeshStatus, scraper: MeshWorkload, life: timedelta, stranger: Signer | None,
-        waiting: Callable[[timedelta], None],
+        self, mesh: MeshStatus, scraper: MeshWorkload, roots: bytes, own: IdentityFiles, life: timedelta,
+        stranger: Signer | None, waiting: Callable[[timedelta], None],
     ) -> None:  # fmt: skip
         self._mesh = mesh
         self._waiting = waiting
-        self._roots = _trust_bundle(mesh, scraper)
+        self._roots = roots
         self._contexts: dict[str, TlsContexts] = {}
         self._scraper = scraper
         self._life = life
-        own = read_credentials(Path(scraper.credentials))
-        if own.not_after <= utcnow():
-            raise InputError(
-                f"the scraper's own certificate ended {own.not_after:%Y-%m-%d %H:%M:%S} UTC",
-                where=scraper.credentials, remedy="find out why its agent does not renew it",
-            )  # fmt: skip
         self._add("scraper", own)
         self._add("stranger", look_alike(own.identity, stranger, utcnow()))
         self._identity = own.identity
         self._own = own
         self._short_lived: asyncio.Task[tuple[IdentityFiles, TlsContexts]] | None = None
+        self._neighbours: dict[str, asyncio.Task[TlsContexts]] = {}
 
     async def contexts(self, identity: Identity) -> TlsContexts | None:
         """Return how to open TLS as `identity`, or None for no TLS. "expired" returns once it has expired.
@@ -121,7 +118,10 @@ class Identities:
             case "anonymous":
                 return self._contexts.get("") or self._add("", None)
             case "workload":
-                return self._neighbour(identity.workload)
+                title = identity.workload
+                if title not in self._neighbours:
+                    self._neighbours[title] = asyncio.create_task(self._neighbour(title))
+                return await asyncio.shield(self._neighbours[title])
             case "short-lived" | "expired":
                 if self._short_lived is None:
                     self._short_lived = asyncio.create_task(self._issue())
@@ -142,32 +142,24 @@ class Identities:
         )
 
     async def close(self) -> None:
-        """Cancel the request for a short-lived certificate, if there is one."""
-        if self._short_lived is not None:
-            self._short_lived.cancel()
-            await asyncio.gather(self._short_lived, return_exceptions=True)
+        """Cancel the requests for certificates that are still under way."""
+        waiting = [*self._neighbours.values(), *([self._short_lived] if self._short_lived else [])]
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _neighbour(self, title: str) -> TlsContexts:
-        if title not in self._contexts:
-            try:
-                self._add(title, read_credentials(Path(self._mesh.workload(title).credentials)))
-            except MeshscrapeError as error:
-                raise UnavailableIdentity(str(error)) from error
-        return self._contexts[title]
+    async def _neighbour(self, title: str) -> TlsContexts:
+        try:
+            workload = self._mesh.workload(title)
+            return self._add(title, await _credentials_of(self._mesh, workload, self._roots))
+        except MeshscrapeError as error:
+            raise UnavailableIdentity(str(error)) from error
 
     async def _issue(self) -> tuple[IdentityFiles, TlsContexts]:
-        key = generate_key()
         try:
-            token = _read_token(self._scraper.token)
-            chain, _ = await create_certificate(
-                self._mesh.ca_address, self._roots, make_csr(key, self._identity), self._life,
-                token=token, client_credentials=None if token else Path(self._scraper.credentials),
-                deadline=_RPC_DEADLINE,
-            )  # fmt: skip
-            leaf = load_certificates(chain[0], self._mesh.ca_address)[0]
+            issued = await _issued(self._mesh, self._scraper, self._roots, self._life)
         except MeshscrapeError as error:
             raise UnavailableIdentity(f"no short-lived certificate: {error}") from error
-        issued = IdentityFiles(b"".join(chain), key_to_pem(key), self._identity, leaf.not_valid_after_utc)
         return issued, self._add("short-lived", issued)
 
     async def _outlive(self, not_after: datetime) -> None:
@@ -208,7 +200,14 @@ async def identities(
     `life` is requested for the short-lived certificate. `waiting` is called with the time until it expires.
     Raises MeshscrapeError when the scraper's own credentials cannot be used.
     """
-    made = Identities(mesh, scraper, life, stranger, waiting)
+    roots = _trust_bundle(mesh, scraper)
+    own = await _credentials_of(mesh, scraper, roots)
+    if own.not_after <= utcnow():
+        raise InputError(
+            f"the scraper's own certificate ended {own.not_after:%Y-%m-%d %H:%M:%S} UTC",
+            where=scraper.credentials, remedy="find out why its agent does not renew it",
+        )  # fmt: skip
+    made = Identities(mesh, scraper, roots, own, life, stranger, waiting)
     try:
         yield made
     finally:
@@ -233,9 +232,29 @@ def _context() -> ssl.SSLContext:
     return context
 
 
+async def _credentials_of(mesh: MeshStatus, workload: MeshWorkload, roots: bytes) -> IdentityFiles:
+    """Return a workload's credentials: those of its agent, or else what the CA issues for its token."""
+    if workload.credentials:
+        return read_credentials(Path(workload.credentials))
+    return await _issued(mesh, workload, roots, _LIFE)
+
+
+async def _issued(mesh: MeshStatus, workload: MeshWorkload, roots: bytes, life: timedelta) -> IdentityFiles:
+    """Return a new certificate of `workload` from the mesh's CA. The key stays in memory."""
+    key, identity = generate_key(), workload.spiffe_id
+    token = _read_token(workload.token)
+    chain, _ = await create_certificate(
+        mesh.ca_address, roots, make_csr(key, identity), life,
+        token=token, client_credentials=None if token else Path(workload.credentials),
+        deadline=_RPC_DEADLINE,
+    )  # fmt: skip
+    leaf = load_certificates(chain[0], mesh.ca_address)[0]
+    return IdentityFiles(b"".join(chain), key_to_pem(key), identity_of(leaf), leaf.not_valid_after_utc)
+
+
 def _trust_bundle(mesh: MeshStatus, scraper: MeshWorkload) -> bytes:
-    own = Path(scraper.credentials) / _ROOTS
-    path = own if own.exists() else Path(mesh.ca_root)
+    own = Path(scraper.credentials) / _ROOTS if scraper.credentials else None
+    path = own if own is not None and own.exists() else Path(mesh.ca_root)
     pem = read_input(path, "the trust bundle")
     return certificates_to_pem(load_certificates(pem, str(path)))
 

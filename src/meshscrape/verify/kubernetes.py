@@ -61,7 +61,7 @@ class AskedTarget:
 
 def visits_of(observation: Observation) -> Iterator[PodVisit]:
     """Yield the requests that the checks need: to every running pod with a secure port."""
-    for workload in _secured(observation):
+    for workload in secured(observation):
         for pod in workload.running:
             yield PodVisit(pod.ref, "http", HEALTH, _CONTROL)
             for port in workload.metrics.listening:
@@ -73,14 +73,20 @@ def visits_of(observation: Observation) -> Iterator[PodVisit]:
 
 def judge_pods(observation: Observation, answers: Mapping[PodVisit, PodAnswer]) -> Iterator[CheckResult]:
     """Yield the results of the checks as a stranger."""
-    for workload in _secured(observation):
+    for workload in secured(observation):
         for pod in workload.running:
             control = answers.get(PodVisit(pod.ref, "http", HEALTH, _CONTROL), PodAnswer(0, "not asked"))
             yield from _of_pod(workload, pod.ref, control, answers)
 
 
-def _secured(observation: Observation) -> list[ObservedWorkload]:
+def secured(observation: Observation) -> list[ObservedWorkload]:
+    """Return the workloads with a secure port."""
     return [workload for workload in observation.workloads if workload.metrics.listening]
+
+
+def title_of(workload: ObservedWorkload) -> str:
+    """Return NAMESPACE/NAME, as reports spell a workload."""
+    return f"{workload.namespace}/{workload.name}"
 
 
 def _of_pod(
@@ -89,7 +95,7 @@ def _of_pod(
     def result(
         check: str, port: int, outcome: Outcome, seen: str, expected: str, remedy: str = ""
     ) -> CheckResult:
-        return CheckResult(check, str(workload.ref), f"{pod.name}:{port}", outcome, seen, expected, remedy)
+        return CheckResult(check, title_of(workload), f"{pod.name}:{port}", outcome, seen, expected, remedy)
 
     def unreached(check: str, port: int, expected: str) -> CheckResult:
         reason = f"not checked: the API server cannot reach the pod ({control.text or control.status})"
@@ -149,7 +155,7 @@ def judge_targets(
             "prometheus-target", str(scraper), "its API", "skipped", f"not asked: {reason}",
             "an answer with its targets", "grant pods/proxy, or look at its page of targets",
         )  # fmt: skip
-    for workload in _secured(observation):
+    for workload in secured(observation):
         for pod in workload.running:
             yield from _of_targets(workload, pod.ref, pod.ip, targets)
 
@@ -164,7 +170,7 @@ def _of_targets(
         return
     if not readers:
         yield CheckResult(
-            "prometheus-target", str(workload.ref), pod.name, "failed", "no target on its secure ports",
+            "prometheus-target", title_of(workload), pod.name, "failed", "no target on its secure ports",
             expected, "see meshscrape plan: no scrape job reads it", "broken",
         )  # fmt: skip
     for scraper, target in readers:
@@ -172,25 +178,22 @@ def _of_targets(
         state = f"{target.health} in {scraper}" + (f": {target.error}" if target.error else "")
         remedy = "" if up else "see its error on Prometheus' page of targets"
         yield CheckResult(
-            "prometheus-target", str(workload.ref), target.url, "passed" if up else "failed", state, expected,
+            "prometheus-target", title_of(workload), target.url, "passed" if up else "failed", state, expected,
             remedy, "broken",
         )  # fmt: skip
         yield CheckResult(
-            "prometheus-scheme", str(workload.ref), target.url, "passed" if secure else "noted",
+            "prometheus-scheme", title_of(workload), target.url, "passed" if secure else "noted",
             "https" if secure else "http: through a scrape proxy, which speaks TLS", "https",
         )  # fmt: skip
 
 
-def unmade(done: Iterable[CheckResult]) -> Iterator[CheckResult]:
-    """Yield a note with the checks of `verify` that need a client inside the pod network."""
+def unmade(done: Iterable[CheckResult], *, inside: bool) -> Iterator[CheckResult]:
+    """Yield a note with the checks of `verify` that were not made; `inside` if pods have made others."""
     made = {result.check for result in done}
     names = ", ".join(check for check in CHECKS if check not in made)
-    yield CheckResult(
-        "not-checked",
-        "",
-        "",
-        "noted",
-        f"they need a client inside the cluster: {names}",
-        "",
-        severity="skipped",
-    )
+    reason = "they are made on a local mesh only" if inside else "they need a client inside the cluster"
+    remedy = "" if inside else "add --image REF: short-lived Jobs make most of them"
+    if names:
+        yield CheckResult(
+            "not-checked", "", "", "noted", f"{reason}: {names}", "", remedy, severity="skipped"
+        )

@@ -59,6 +59,11 @@ class MeshWorkload:
         """Return NAMESPACE/NAME, as reports and options spell it."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def has_identity(self) -> bool:
+        """Return whether verification can use this workload's identity: by its credentials or its token."""
+        return bool(self.credentials or self.token)
+
     def allows(self, identity: SpiffeId) -> bool:
         """Return whether the allow list of this workload's secure ports contains `identity`."""
         return any(_matches(entry, identity) for entry in self.scrapers)

@@ -176,6 +176,8 @@ def _checked_elsewhere(workload: MeshWorkload) -> set[int]:
 
 
 def _unlisted(mesh: MeshStatus, workload: MeshWorkload) -> MeshWorkload | None:
-    """Return a workload with credentials that may not scrape `workload`, preferably not that one itself."""
-    candidates = [peer for peer in mesh.workloads if peer.credentials and not workload.allows(peer.spiffe_id)]
+    """Return a workload with an identity that may not scrape `workload`, preferably not that one itself."""
+    candidates = [
+        peer for peer in mesh.workloads if peer.has_identity and not workload.allows(peer.spiffe_id)
+    ]
     return next((peer for peer in candidates if peer is not workload), next(iter(candidates), None))

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from io import StringIO
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from meshscrape.istio.names import DOCUMENT_VERSION
-from meshscrape.verify.findings import CheckResult, Finding, Outcome, Report, count, grouped
+from meshscrape.verify.findings import (
+    CheckResult,
+    Finding,
+    Outcome,
+    Report,
+    SeenCertificate,
+    count,
+    grouped,
+)
+from meshscrape.verify.registry import CHECKS
 
 Format: TypeAlias = Literal["table", "json", "junit"]
 
@@ -51,7 +61,29 @@ def document(report: Report) -> dict[str, object]:
         "summary": {outcome: count(report.checks, outcome) for outcome in _WORDS},
         "findings": [_finding(finding) for finding in report.findings],
         "checks": [_check(result) for result in report.checks],
+        "certificates": [_certificate(seen) for seen in report.certificates],
     }
+
+
+def parse_report(text: str) -> Report:
+    """Return the report in the text of a VerifyReport document. Raise ValueError if it is none.
+
+    The remedy and severity of a check that passed are not in the document. They are the registry's.
+    """
+    try:
+        told = json.loads(text)
+        found = {(each["check"], each["workload"], each["target"]): each for each in told["findings"]}
+        if (told["apiVersion"], told["kind"]) != (DOCUMENT_VERSION, "VerifyReport"):
+            raise ValueError(f"it is {told['apiVersion']} {told['kind']}")
+        return Report(
+            tuple(_result(each, found) for each in told["checks"]),
+            str(told["scraper"]),
+            datetime.fromisoformat(told["started"]),
+            float(told["seconds"]),
+            tuple(_seen_certificate(each) for each in told.get("certificates", ())),
+        )
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"it is no {DOCUMENT_VERSION} VerifyReport ({error!r})") from None
 
 
 def summary(report: Report) -> str:
@@ -85,6 +117,39 @@ def _check(result: CheckResult) -> dict[str, object]:
         "seen": result.seen,
         "expected": result.expected,
     }
+
+
+def _result(told: Mapping[str, Any], found: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> CheckResult:
+    if told["outcome"] not in _WORDS:
+        raise ValueError(f"an unknown outcome {told['outcome']!r}")
+    check = CHECKS.get(told["check"])
+    finding = found.get((told["check"], told["workload"], told["target"]), {})
+    return CheckResult(
+        str(told["check"]), str(told["workload"]), str(told["target"]), told["outcome"], str(told["seen"]),
+        str(told["expected"]), str(finding.get("remedy", check.remedy if check else "")),
+        check.severity if check else "broken", int(told["cases"]),
+    )  # fmt: skip
+
+
+def _certificate(seen: SeenCertificate) -> dict[str, object]:
+    return {
+        "role": seen.role,
+        "workload": seen.workload,
+        "target": seen.target,
+        "name": seen.name,
+        "serial": seen.serial,
+        "notBefore": seen.not_before.isoformat(timespec="seconds"),
+        "notAfter": seen.not_after.isoformat(timespec="seconds"),
+    }
+
+
+def _seen_certificate(told: Mapping[str, Any]) -> SeenCertificate:
+    if told["role"] not in ("server", "scraper", "root"):
+        raise ValueError(f"an unknown role {told['role']!r}")
+    return SeenCertificate(
+        told["role"], str(told["workload"]), str(told["target"]), str(told["name"]), str(told["serial"]),
+        datetime.fromisoformat(told["notBefore"]), datetime.fromisoformat(told["notAfter"]),
+    )  # fmt: skip
 
 
 def _table(report: Report, color: bool, width: int) -> str:

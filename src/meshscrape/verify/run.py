@@ -236,7 +236,7 @@ def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
             remedy="declare one in the manifest, or run `meshscrape verify --as NAMESPACE/NAME`",
         )
     scraper = mesh.workload(wanted)
-    if not scraper.credentials:
+    if not scraper.has_identity:
         raise InputError(f"workload {wanted} has no credentials", remedy="name another scraper with --as")
     return scraper
 

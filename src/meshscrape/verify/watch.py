@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from time import monotonic
+from typing import Any
 
 from meshscrape.errors import MeshscrapeError
 from meshscrape.istio.host_port import parse_host_port
@@ -15,19 +16,20 @@ from meshscrape.system.clock import utcnow
 from meshscrape.system.http.server import HttpServer, Request, Response, ServerLimits, routes
 from meshscrape.verify.findings import Report
 from meshscrape.verify.history import Changes, History, changes, render
-from meshscrape.verify.run import Progress, VerifyOptions, verify
 
 log = logging.getLogger(__name__)
 
 METRICS_PATH = "/metrics"
+# Seconds that a run may take.
+LONGEST_RUN = 300.0
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _JITTER = 0.1
 _LOOPBACK = "127.0.0.1"
 _LIMITS = ServerLimits(connections=32, requests=4)
 _draw = random.SystemRandom()
 
-# Returns the current status document. It is read again for each run, because workloads come and go.
-ReadStatus = Callable[[], Mapping[str, object]]
+# Makes one verification. It finds the mesh anew, because workloads come and go.
+VerifyOnce = Callable[[], Coroutine[Any, Any, Report]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,8 @@ class WatchOptions:
     `metrics` is None for no metrics. The interval varies by a tenth, so that many watchers spread out.
     """
 
-    verify: VerifyOptions
     interval: float = 60.0
-    longest: float = 300.0
+    longest: float = LONGEST_RUN
     metrics: tuple[str, int] | None = None
 
 
@@ -64,14 +65,13 @@ class Watch:
     """A watch, until it is cancelled. `tell` gets every run, `listening` the address of the metrics."""
 
     def __init__(
-        self, read_status: ReadStatus, options: WatchOptions, tell: Callable[[Run], None],
-        progress: Progress, listening: Callable[[str, int], None] = lambda host, port: None,
+        self, verify_once: VerifyOnce, options: WatchOptions, tell: Callable[[Run], None],
+        listening: Callable[[str, int], None] = lambda host, port: None,
     ) -> None:  # fmt: skip
         self.history = History(options.interval)
-        self._read_status = read_status
+        self._verify_once = verify_once
         self._options = options
         self._tell = tell
-        self._progress = progress
         self._listening = listening
 
     async def run(self) -> None:
@@ -91,7 +91,7 @@ class Watch:
         before, report = self.history.report, None
         try:
             async with asyncio.timeout(self._options.longest):
-                report = await verify(self._read_status(), self._options.verify, self._progress)
+                report = await self._verify_once()
         except TimeoutError:
             self.history = self.history.after_failure(f"it did not end within {self._options.longest:g} s")
         except MeshscrapeError as error:

@@ -20,6 +20,7 @@ from conformance.cluster.machine import log, run
 from conformance.cluster.volumes import MissingError, Tokens, Volumes
 
 LONGEST_GRACE = 10.0
+PULL_FAILED = "ErrImagePull"  # kubelet's own word
 REPORT_EVERY, REFRESH_EVERY = 0.3, 3.0
 
 
@@ -79,7 +80,7 @@ class Pod:
             self._wait_for_volumes()
             self._start_containers()
         except NoImageError as error:
-            self._message = f"ErrImagePull: {error}"
+            self._message = f"{PULL_FAILED}: {error}"
             log(self.namespace, self.name, self._message)
         except Exception as error:
             if not self.stopping:
@@ -242,7 +243,8 @@ def status(
         return container.started if init.get("restartPolicy") == "Always" else container.succeeded
 
     first = of(inits, "PodInitializing")
-    second = of(mains, "PodInitializing" if inits else "ContainerCreating")
+    pulled = not message.startswith(PULL_FAILED)
+    second = of(mains, ("PodInitializing" if inits else "ContainerCreating") if pulled else PULL_FAILED)
     complete = all(initialized(init) for init in inits)
     native = [s["ready"] for s, c in zip(first, inits, strict=True) if c.get("restartPolicy") == "Always"]
     ready = complete and all(s["ready"] for s in second) and all(native)

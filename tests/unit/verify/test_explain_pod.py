@@ -9,6 +9,7 @@ from meshscrape.observe import observe
 from meshscrape.observe.observation import Observation
 from meshscrape.verify.explain.pod import explain_pod, find_pod
 from meshscrape.verify.findings import CheckResult
+from meshscrape.verify.kubernetes import title_of
 from support.objects import cluster, control_plane, deployment, injected_namespace, pod_of, proxy_config
 
 SECURE = {"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}
@@ -26,7 +27,12 @@ def test_a_target_that_is_up_is_healthy() -> None:
     seen = mesh()
     workload, pod = find_pod(seen, "default/web-1")
     up = CheckResult(
-        "prometheus-target", str(workload.ref), f"https://{pod.ip}:15092/stats/prometheus", "passed", "up", ""
+        "prometheus-target",
+        title_of(workload),
+        f"https://{pod.ip}:15092/stats/prometheus",
+        "passed",
+        "up",
+        "",
     )
     (found,) = explain_pod(seen, workload, pod, [up])
     assert found.broken is None
@@ -38,7 +44,7 @@ def test_the_first_broken_step_ends_the_explanation() -> None:
     seen = mesh()
     workload, pod = find_pod(seen, "default/web-1")
     results = [
-        CheckResult(check, str(workload.ref), "web-1:15092", "failed", "HTTP 200", "none", "close it")
+        CheckResult(check, title_of(workload), "web-1:15092", "failed", "HTTP 200", "none", "close it")
         for check in ("plain-http", "no-certificate")
     ]
     (found,) = explain_pod(seen, workload, pod, results)

@@ -129,7 +129,10 @@ def test_finds_targets_that_are_down_or_missing() -> None:
 def test_lists_what_was_not_checked() -> None:
     seen = mesh(**CLOSED)
     done = list(judge_pods(seen, answered(seen)))
-    (left,) = unmade(done)
+    (left,) = unmade(done, inside=False)
     assert left.outcome == "noted"
     assert all(check in left.seen for check in ("unlisted-workload", "expired-certificate", "exposition"))
     assert not any(f" {each.check}," in left.seen for each in done)
+    assert "--image" in left.remedy
+    (left,) = unmade(done, inside=True)
+    assert "local mesh" in left.seen and not left.remedy

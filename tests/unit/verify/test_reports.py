@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 import pytest
 
-from meshscrape.verify.findings import CheckResult, Outcome, Report
-from meshscrape.verify.reports import render
+from meshscrape.verify.findings import CheckResult, Outcome, Report, SeenCertificate
+from meshscrape.verify.reports import parse_report, render
 
 
 def result(
@@ -53,6 +54,34 @@ def test_json_is_versioned_and_complete() -> None:
         "remedy": "remedy",
     }
     assert len(document["checks"]) == 5
+
+
+def test_a_report_is_read_back_from_its_document() -> None:
+    """Results, certificates and the scraper are the same; a passed check has its registered texts."""
+    at = datetime(2030, 1, 1, tzinfo=UTC)
+    seen = SeenCertificate("server", "default/x", "127.9.1.1:15091", "spiffe://d/ns/x/sa/y", "ab", at, at)
+    made = replace(EVERY, certificates=(seen,))
+    back = parse_report(render(made, "json"))
+    assert back.certificates == (seen,)
+    assert back.findings == made.findings
+    assert [(each.outcome, each.seen, each.cases) for each in back.checks] == [
+        (each.outcome, each.seen, each.cases) for each in made.checks
+    ]
+    assert (back.scraper, back.started, back.seconds) == (made.scraper, made.started, made.seconds)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "Traceback", "[]", "{}", "null", '{"apiVersion": "meshscrape.io/v1", "kind": "MeshStatus"}',
+        render(EVERY, "json").replace('"passed",', '"splendid",'),
+        render(EVERY, "json").replace("VerifyReport", "Plan"),
+        render(EVERY, "json")[:-100],
+    ],
+)  # fmt: skip
+def test_a_text_that_is_no_report_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        parse_report(text)
 
 
 def test_junit_counts_what_it_holds() -> None:

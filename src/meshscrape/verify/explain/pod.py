@@ -15,6 +15,7 @@ from meshscrape.verify.explain.explanation import Explanation
 from meshscrape.verify.explain.scraper import Step, StepOutcome
 from meshscrape.verify.explain.target import ExplainTarget
 from meshscrape.verify.findings import CheckResult, Outcome
+from meshscrape.verify.kubernetes import title_of
 
 _OUTCOMES: dict[Outcome, StepOutcome] = {
     "passed": "ok", "failed": "broken", "skipped": "skipped", "blocked": "skipped", "noted": "note",
@@ -114,7 +115,7 @@ def _steps(
             yield Step(pitfall.code, "broken", pitfall.text, pitfall.remedy)
     yield _jobs(observation, workload.ref, port)
     for result in results:
-        if _about(result, workload.ref, pod, port):
+        if _about(result, title_of(workload), pod, port):
             yield Step(result.check, _OUTCOMES[result.outcome], result.seen, result.remedy)
 
 
@@ -125,8 +126,8 @@ def _jobs(observation: Observation, ref: Ref, port: int) -> Step:
     return Step("scrape job", "ok", ", ".join(f"{job.name} over {job.over}" for job in jobs))
 
 
-def _about(result: CheckResult, ref: Ref, pod: RunningPod, port: int) -> bool:
-    own = result.workload == str(ref)
+def _about(result: CheckResult, title: str, pod: RunningPod, port: int) -> bool:
+    own = result.workload == title
     return own and (
         result.target == f"{pod.ref.name}:{port}"
         or result.target == pod.ref.name
