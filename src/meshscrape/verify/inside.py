@@ -133,6 +133,10 @@ def join(
     kept out by the network, which is as good as a refusal.
     """
     workloads = {title_of(each): each for each in secured(observation)}
+    declared = {
+        title: {ADMIN_PORT, *(port.number for port in each.container_ports)}
+        for title, each in workloads.items()
+    }
     pods = {pod.ip: pod.ref.name for each in workloads.values() for pod in each.running if pod.ip}
     alive = {
         each.target for each in scraper.checks if (each.check, each.outcome) == ("scraper-admitted", "passed")
@@ -140,7 +144,7 @@ def join(
     results: dict[tuple[str, str, str], list[CheckResult]] = {}
     both = (*scraper.checks, *(_by_network(each, alive, stranger_namespace) for each in stranger.checks))
     for each in both:
-        if workload := workloads.get(each.workload):
+        if (workload := workloads.get(each.workload)) and not _needless(each, declared[each.workload]):
             shown = replace(_with_mode(each, workload), target=_place(each.target, pods))
             results.setdefault((shown.workload, shown.check, shown.target), []).append(shown)
     for group in results.values():
@@ -158,6 +162,8 @@ def _workload(workload: ObservedWorkload, domain: str) -> Object:
         "spiffeId": workload.spiffe_id,
         "ports": {"secure": {"envoy": stats, "merged": merged}, "plaintext": plaintext},
         "hardened": metrics.hardened,
+        "istioAgent": True,
+        "istioListeners": metrics.mode != "bootstrap",
         "scrapers": sorted(_admitted(workload, domain)),
     }
 
@@ -192,6 +198,13 @@ def _by_network(result: CheckResult, alive: set[str], namespace: str) -> CheckRe
         seen = result.seen.removeprefix("could not be checked: ")
         return replace(result, outcome="passed", seen=f"not reachable from namespace {namespace}: {seen}")
     return result
+
+
+def _needless(result: CheckResult, declared: set[int]) -> bool:
+    """Return whether a port that only other workloads declare was tried in vain."""
+    port = result.target.rpartition(":")[2]
+    tried = result.check in ("exposed-metrics", "exposed-admin") and result.outcome == "passed"
+    return tried and port.isdigit() and int(port) not in declared
 
 
 def _place(target: str, pods: dict[str, str]) -> str:

@@ -32,6 +32,7 @@ from meshscrape.verify.ports import Port
 _ENVOY = ("envoy_",)
 _MERGED = ("envoy_", "istio_agent_", scraped.SOURCE_UP)
 _LEAST_RSA_BITS = 2048
+_REDIRECTS = (301, 302, 307, 308)
 
 
 def admitted(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
@@ -92,15 +93,42 @@ def unauthorized(observation: Observation, port: Port, now: datetime) -> CheckVe
 
 
 def path_refused(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
-    """Pass a client error, or a connection that the server ends."""
+    """Pass a client error, or a connection that the server ends.
+
+    Istio's own listeners redirect some paths to their normal form, which is no answer with content. Istio's
+    bootstrap lets Envoy ignore a fragment: then the metrics themselves are served, which is a note.
+    """
+    if port.istio_listeners and isinstance(observation, Answered) and observation.status in _REDIRECTS:
+        return CheckVerdict("passed", f"HTTP {observation.status}")
+    if port.istio_agent and _serves_metrics(observation):
+        return CheckVerdict("noted", "HTTP 200 with the metrics themselves")
+    return _refused_request(observation, port, now)
+
+
+def method_refused(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
+    """Pass a client error, or a connection that the server ends. Istio's own listeners ignore the method."""
+    if port.istio_listeners and _serves_metrics(observation):
+        return CheckVerdict("noted", "HTTP 200 with the metrics: Istio's listeners ignore the method")
+    return _refused_request(observation, port, now)
+
+
+def _serves_metrics(observation: Observation) -> bool:
+    return (
+        isinstance(observation, Answered) and observation.status == 200 and scraped.is_exposition(observation)
+    )
+
+
+def _refused_request(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     if isinstance(observation, Answered) and observation.status in (400, 403, 404, 405, 501):
         return CheckVerdict("passed", f"HTTP {observation.status}")
     return refused_below_http(observation, port, now)
 
 
 def closed(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
-    """Pass when nothing accepts a connection."""
+    """Pass when nothing accepts a connection. Istio's agent accepts it, and answers its own pod only."""
     match observation:
+        case Answered(status=403) if port.istio_agent and port.role == "merged":
+            return CheckVerdict("passed", "HTTP 403: Istio's agent answers its own pod only")
         case ConnectionRefused() | Unreachable() | TimedOut(phase="connect") as nobody:
             return CheckVerdict("passed", describe(nobody))
         case NotObserved() as unable:
@@ -169,6 +197,10 @@ def legacy_refused(observation: Observation, port: Port, now: datetime) -> Check
 def not_resumed(observation: Observation, port: Port, now: datetime) -> CheckVerdict:
     """Pass when the second connection needed a full handshake."""
     match observation:
+        case Answered(resumed=True) if port.istio_listeners:
+            return CheckVerdict(
+                "noted", "the second connection resumed the session of the first, as Istio's listeners allow"
+            )
         case Answered(resumed=True):
             return CheckVerdict("failed", "the second connection resumed the session of the first")
         case Answered():

@@ -178,8 +178,8 @@ def _of_targets(
         state = f"{target.health} in {scraper}" + (f": {target.error}" if target.error else "")
         remedy = "" if up else "see its error on Prometheus' page of targets"
         yield CheckResult(
-            "prometheus-target", title_of(workload), target.url, "passed" if up else "failed", state, expected,
-            remedy, "broken",
+            "prometheus-target", title_of(workload), target.url, "passed" if up else "failed", state,
+            expected, remedy, "broken",
         )  # fmt: skip
         yield CheckResult(
             "prometheus-scheme", title_of(workload), target.url, "passed" if secure else "noted",

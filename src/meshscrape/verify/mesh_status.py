@@ -29,7 +29,8 @@ class MeshWorkload:
     """One workload as its status describes it; ports that are off are None.
 
     `announced` are the URLs that discovery gives to Prometheus, as Prometheus shows them; `message` tells why
-    the workload is not ready.
+    the workload is not ready. `istio_agent` and `istio_listeners`: its agent, and the listeners of its secure
+    ports, are Istio's own.
     """
 
     name: str
@@ -53,6 +54,8 @@ class MeshWorkload:
     ready: bool = True
     message: str = ""
     announced: tuple[str, ...] = ()
+    istio_agent: bool = False
+    istio_listeners: bool = False
 
     @property
     def title(self) -> str:
@@ -142,6 +145,8 @@ def _workload(entry: Mapping[str, object]) -> MeshWorkload:
         ready=entry.get("ready") is not False,
         message=_text(entry, "message", ""),
         announced=tuple(_text(_as_mapping(target, "targets"), "url") for target in _list(entry, "targets")),
+        istio_agent=entry.get("istioAgent") is True,
+        istio_listeners=entry.get("istioListeners") is True,
     )
 
 

@@ -34,7 +34,8 @@ class Port:
     what a merged port must contain. `neighbour` is a workload that must not read the port. `exposure` tells
     the owner of an open port: "hidden" (the workload's, not announced), "announced", or "outside" (a process
     beside the mesh); `paths` are requested there. `found` tells how an address was searched, `unable` why a
-    port cannot be checked. `headers` admit a request to the scrape proxy.
+    port cannot be checked. `headers` admit a request to the scrape proxy. `istio_agent` and
+    `istio_listeners`: Istio's own serve the plaintext and the secure ports, with what they do differently.
     """
 
     role: Role
@@ -53,6 +54,8 @@ class Port:
     found: str = ""
     unable: str = ""
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    istio_agent: bool = False
+    istio_listeners: bool = False
 
     @property
     def target(self) -> str:
@@ -102,8 +105,9 @@ def open_ports(
 
 def _workload_ports(mesh: MeshStatus, workload: MeshWorkload) -> Iterator[Port]:
     base = Port(
-        "secure-stats", workload.title, "", spiffe_id=str(workload.spiffe_id), hardened=workload.hardened
-    )
+        "secure-stats", workload.title, "", spiffe_id=str(workload.spiffe_id), hardened=workload.hardened,
+        istio_agent=workload.istio_agent, istio_listeners=workload.istio_listeners,
+    )  # fmt: skip
     neighbour = _unlisted(mesh, workload)
     secure = replace(base, strict=True, neighbour=neighbour.title if neighbour else "")
     sources = tuple(f"application:{port.port}" for port in workload.application if port.metrics)

@@ -135,7 +135,7 @@ PORT_CHECKS: tuple[PortCheck, ...] = (
         proves="methods other than GET and HEAD are refused (HTTP 400, 403, 404 or 405)",
         remedy="match GET and HEAD in the route",
         severity="hole",
-        ask=questions.methods, judge=each_alone(judges.path_refused),
+        ask=questions.methods, judge=each_alone(judges.method_refused),
     ),
     PortCheck(
         name="plaintext-closed",

@@ -113,6 +113,12 @@ class ExpositionLines:
     first: str
 
 
+def is_exposition(answer: Answered) -> bool:
+    """Return whether every line of the answer's body, as far as it was read, belongs to an exposition."""
+    lines = exposition_lines(answer.body, whole=answer.end == "whole")
+    return bool(lines.samples and lines.types and not lines.malformed)
+
+
 def exposition_lines(body: bytes, *, whole: bool) -> ExpositionLines:
     """Count the lines of a body by kind; count the last line only if the body is `whole`."""
     lines = body.split(b"\n")

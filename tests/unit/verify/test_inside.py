@@ -10,6 +10,8 @@ import pytest
 from meshscrape.errors import InputError
 from meshscrape.observe import observe
 from meshscrape.observe.observation import Observation
+from meshscrape.verify import judges
+from meshscrape.verify.check import JudgeOne
 from meshscrape.verify.findings import CheckResult, Outcome, Report
 from meshscrape.verify.inside import (
     STRANGER_CHECKS,
@@ -21,7 +23,7 @@ from meshscrape.verify.inside import (
     scraper_among,
 )
 from meshscrape.verify.mesh_status import parse_mesh
-from meshscrape.verify.observations import ConnectionRefused, TimedOut, describe
+from meshscrape.verify.observations import Answered, ConnectionRefused, TimedOut, describe
 from meshscrape.verify.ports import announced_ports
 from meshscrape.verify.registry import CHECKS
 from support.objects import cluster, control_plane, deployment, injected_namespace, pod_of, proxy_config
@@ -156,3 +158,46 @@ def test_results_about_verifiers_themselves_are_left_out() -> None:
 
 def test_checks_of_the_stranger_are_registered() -> None:
     assert set(STRANGER_CHECKS) <= set(CHECKS)
+
+
+METRICS = b"# TYPE up gauge\nup 1\n"
+NOW = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def answer(status: int = 200, body: bytes = METRICS, *, resumed: bool = False) -> Answered:
+    return Answered(status, (), body, "whole", resumed)
+
+
+@pytest.mark.parametrize(
+    ("judge", "seen", "native", "ours"),
+    [
+        (judges.path_refused, answer(307, b""), "passed", "failed"),
+        (judges.path_refused, answer(), "noted", "noted"),
+        (judges.path_refused, answer(200, b'{"version": "1"}'), "failed", "failed"),
+        (judges.method_refused, answer(), "noted", "failed"),
+        (judges.method_refused, answer(200, b"OK"), "failed", "failed"),
+        (judges.method_refused, answer(405, b""), "passed", "passed"),
+        (judges.not_resumed, answer(resumed=True), "noted", "failed"),
+    ],
+)  # fmt: skip
+def test_what_istio_does_differently_is_no_finding_but_content_is(
+    judge: JudgeOne, seen: Answered, native: Outcome, ours: Outcome
+) -> None:
+    """Redirects, any method and resumption are Istio's. In bootstrap mode the listeners are ours."""
+    for observation, expected in ((mesh(), native), (bootstrap(mesh()), ours)):
+        ports = announced_ports(parse_mesh(mesh_document(observation)))
+        (port,) = (each for each in ports if each.is_secure)
+        assert judge(seen, port, NOW).outcome == expected
+
+
+def test_agent_that_answers_its_own_pod_only_is_closed() -> None:
+    ports = {each.role: each for each in announced_ports(parse_mesh(mesh_document(mesh(**CLOSED))))}
+    assert judges.closed(answer(403, b""), ports["merged"], NOW).outcome == "passed"
+    assert judges.closed(answer(403, b""), ports["stats"], NOW).outcome == "failed"
+    assert judges.closed(answer(), ports["merged"], NOW).outcome == "failed"
+
+
+def test_port_of_another_workload_is_shown_only_if_it_serves_something() -> None:
+    for outcome, shown in (("passed", []), ("failed", ["exposed-metrics"])):
+        stranger = report(result("exposed-metrics", outcome, target="10.0.0.7:9999"))  # type: ignore[arg-type]
+        assert list(joined(mesh(), report(), stranger)) == shown
