@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.applications import applications
 from support.forgery import Forge
@@ -56,12 +57,23 @@ def test_pods_of_a_trust_domain_without_credentials_are_one_line(tmp_path: Path)
     assert "other.example" in line
 
 
-def test_credentials_without_a_spiffe_id_are_one_line(tmp_path: Path) -> None:
-    """Then the trust domain of the pods is not known."""
+def test_an_empty_credentials_directory_is_one_line(tmp_path: Path) -> None:
+    """The line names the directory."""
     empty = tmp_path / "empty"
     empty.mkdir()
     options = kubeconfig(tmp_path, "http://127.9.9.8:6443")
     assert str(empty) in refused(tmp_path, "--credentials", str(empty), *options)
+
+
+def test_a_certificate_without_a_spiffe_id_is_one_line(tmp_path: Path) -> None:
+    """Then the trust domain of the pods is not known."""
+    forge, directory = Forge(), tmp_path / "nameless"
+    pair = forge.leaf(dns=["prometheus.istio-system.svc"])
+    publish(directory, {"cert-chain.pem": pair.chain, "key.pem": pair.key, "root-cert.pem": forge.root})
+    options = kubeconfig(tmp_path, "http://127.9.9.8:6443")
+    line = refused(tmp_path, "--credentials", str(directory), *options)
+    assert str(directory / "cert-chain.pem") in line
+    assert "URI name" in line
 
 
 def test_a_right_that_was_taken_away_is_not_ready_although_old_targets_are_known(tmp_path: Path) -> None:

@@ -56,19 +56,7 @@ class Forge:
         self._key: _Key = ec.generate_private_key(ec.SECP256R1())
         self._chain = b""
         self._name = _name(name)
-        now = datetime.now(UTC)
-        self._root = (
-            x509.CertificateBuilder()
-            .subject_name(self._name)
-            .issuer_name(self._name)
-            .public_key(self._key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - 24 * HOUR)
-            .not_valid_after(now + 24 * HOUR)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(_usage(signs=True), critical=True)
-            .sign(self._key, hashes.SHA256())
-        )
+        self._root = self._sign_authority(self)
 
     @classmethod
     def below(cls, pair: Pair) -> Forge:
@@ -84,12 +72,18 @@ class Forge:
         """Return a CA below this one, with an RSA key. Its leaves come with its certificate."""
         forge = Forge(name)
         forge._key = rsa.generate_private_key(65537, rsa_bits)
+        certificate = self._sign_authority(forge)
+        forge._chain = certificate.public_bytes(serialization.Encoding.PEM) + self._chain
+        return forge
+
+    def _sign_authority(self, subject: Forge) -> x509.Certificate:
+        """Return a CA certificate of `subject`, signed with this CA's key."""
         now = datetime.now(UTC)
-        certificate = (
+        return (
             x509.CertificateBuilder()
-            .subject_name(forge._name)
+            .subject_name(subject._name)
             .issuer_name(self._name)
-            .public_key(forge._key.public_key())
+            .public_key(subject._key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - 24 * HOUR)
             .not_valid_after(now + 24 * HOUR)
@@ -97,8 +91,6 @@ class Forge:
             .add_extension(_usage(signs=True), critical=True)
             .sign(self._key, hashes.SHA256())
         )
-        forge._chain = certificate.public_bytes(serialization.Encoding.PEM) + self._chain
-        return forge
 
     @property
     def root(self) -> bytes:

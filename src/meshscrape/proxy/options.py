@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place
 from meshscrape.istio.host_port import host_port
 from meshscrape.proxy.discovery import Source
 from meshscrape.spiffe.bundles import load_bundle
@@ -127,4 +127,9 @@ def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
 
 
 def _identity(chain: bytes, directory: Path) -> SpiffeId:
-    return identity_of(load_certificates(chain, str(directory / layout_of(directory).chain))[0])
+    path = str(directory / layout_of(directory).chain)
+    leaf = load_certificates(chain, path)[0]
+    try:
+        return identity_of(leaf)
+    except InputError as error:
+        raise error.at(Place(file=path)) from None
