@@ -8,7 +8,9 @@ from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
 
+from support.distribution import FilesOnOneWorker
 from support.upstream import ABSENT, CRDS
 
 # As much as a user may have without asking; the usual soft limit of 1024 is for programs that use select(2).
@@ -24,11 +26,10 @@ settings.register_profile("meshscrape", deadline=None, suppress_health_check=[He
 settings.load_profile("meshscrape")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep on one worker what shares fixtures, the tests of one file or of one package (--dist loadgroup)."""
-    for item in items:
-        shared = item.getparent(pytest.Package)
-        item.add_marker(pytest.mark.xdist_group(shared.nodeid if shared else item.nodeid.partition("::")[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesOnOneWorker:
+    """Keep on one worker what shares fixtures. Otherwise every worker makes them for itself."""
+    return FilesOnOneWorker(config, log)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
