@@ -38,8 +38,13 @@ class Fault:
     replacement: ast.AST
 
     def __str__(self) -> str:
+        return f"{self.node.lineno} {self.text}"  # type: ignore[attr-defined]
+
+    @property
+    def text(self) -> str:
+        """Return the fault without its line."""
         before, after = (_one_line(ast.unparse(each)) for each in (self.node, self.replacement))
-        return f"{self.node.lineno} {self.function}: {before}  ->  {after}"  # type: ignore[attr-defined]
+        return f"{self.function}: {before}  ->  {after}"
 
     def apply(self) -> None:
         """Change the tree. There is no way back."""

@@ -9,6 +9,8 @@ quickest first. A fault costs some milliseconds more than its tests.
 
 Faults that change only what is computed while modules are imported or tests are collected are not found out:
 a table that a test makes of a function's results, for example. Look at a survivor before you believe it.
+Faults that change nothing that can be seen are in `scripts/equivalent-faults.txt`, each with its reason: they
+are not tried. A line there that is no fault of its module any more is reported.
 Exit status 1 when a fault survives, 2 when tests fail without a fault or the time is over too early.
 """
 
@@ -41,6 +43,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("exposition", "plan", "spiffe")
 MODULES = ("ca.admission", "ca.frames", "ca.rotation", "verify.exposure", "verify.judges")
 JOBS = 2
+EQUIVALENT = ROOT / "scripts/equivalent-faults.txt"
 # A fault that makes a loop endless or a list grow is noticed by its time and its memory.
 PATIENCE, SLOWER = 10.0, 5
 MORE_MEMORY = 2 << 30
@@ -97,6 +100,7 @@ class Session:
     ) -> None:
         """`sample` faults of each module are tried (0: all), and no more are begun after `seconds`."""
         self.survivors = self.untried = 0
+        self._equivalent = _equivalent()
         self._subjects = subjects
         self._sample = sample
         self._end = time.monotonic() + seconds
@@ -147,7 +151,7 @@ class Session:
         self._say(f"{len(items)} tests pass in {sum(self._took.values()):.0f} s")
 
     def _try_all(self, subject: Subject) -> None:
-        every = chosen = faults(subject.tree)
+        every = chosen = self._worth_trying(subject)
         if 0 < self._sample < len(every):
             drawn = random.Random(1).sample(range(len(every)), self._sample)  # noqa: S311
             chosen = [every[index] for index in sorted(drawn)]
@@ -171,9 +175,27 @@ class Session:
         self.untried += untried
         self._say(f"{subject.name}: {tried} of {len(every)} faults, {survived} survive, {took:.0f} s")
 
+    def _worth_trying(self, subject: Subject) -> list[Fault]:
+        """Return the faults of a module without the known equivalent ones."""
+        every = faults(subject.tree)
+        known = self._equivalent.get(subject.name, set())
+        for stale in sorted(known - {fault.text for fault in every}):
+            self._say(f"  {EQUIVALENT.name}: {subject.name} has no fault {stale}")
+        return [fault for fault in every if fault.text not in known]
+
     def _survived(self, subject: Subject, fault: Fault, why: str = "") -> None:
         self.survivors += 1
         self._say(f"  {subject.name}:{fault}{why}")
+
+
+def _equivalent() -> dict[str, set[str]]:
+    """Return the faults that change nothing that can be seen, by their modules."""
+    known: dict[str, set[str]] = defaultdict(set)
+    for line in EQUIVALENT.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            module, _, fault = line.partition("  |  ")[0].partition(": ")
+            known[module].add(fault.strip())
+    return known
 
 
 def _forked(subject: Subject, fault: Fault, tests: list[pytest.Item]) -> int:

@@ -54,7 +54,7 @@ def choose(accept: str | None) -> Format:
     Everything else gets text, also a malformed header: a scrape is never refused because of its header.
     """
     best = dict.fromkeys(Format, 0.0)
-    for entry in (accept or "").split(","):
+    for entry in accept.split(",") if accept else ():
         media, parameters = _media_type(entry)
         quality = _quality(parameters.get("q", "1"))
         if media == _PROTOBUF and _FAMILIES.items() <= parameters.items():

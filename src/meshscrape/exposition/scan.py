@@ -96,10 +96,8 @@ def render_metadata(metadata: Metadata) -> bytes:
 
 
 def _mended(line: bytes, distributions: _Distributions) -> bytes | None:
-    """Return the line in canonical form; empty for a blank line, None for a malformed one."""
+    """Return the line in canonical form; None for a malformed one. There are no blank lines any more."""
     bare = line.strip(b" \t")
-    if not bare:
-        return b""
     if not _is_utf8(bare):
         return None
     if bare.startswith(b"#"):

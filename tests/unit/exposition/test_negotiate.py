@@ -75,6 +75,7 @@ def test_sources_are_asked_for_what_can_be_merged() -> None:
         ("application/openmetrics-text", Format.TEXT, True),
         ("application/openmetrics-text; version=2.0.0", None, True),
         ("text/plain; version=0.0.3", None, True),
+        ("text/plain; version=X0.0.4", None, True),
         ("text/plain; charset=utf-16", None, True),
         ("text/html; charset=utf-16", None, True),
         ("application/xml", None, True),
