@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ import click
 
 from meshscrape.cli.intent import live_intent_options, make_intent, plan_for
 from meshscrape.cli.live import chosen_access, progress
+from meshscrape.cli.options import Decorator, gathered, seconds_option
 from meshscrape.cli.output import coloured, say
 from meshscrape.cluster.applying import Applier, ApplyOptions, PlannedCluster
 from meshscrape.cluster.kubeconfig import Access
@@ -36,12 +36,11 @@ _OPTIONS = (
         type=click.Choice(["server"]),
         help="Let the API server and its webhooks check every change; change nothing.",
     ),
-    click.option(
+    seconds_option(
         "--timeout",
         default=600.0,
-        show_default=True,
-        type=click.FloatRange(1, 86400),
-        metavar="SECONDS",
+        least=1,
+        most=86400,
         help="How long a phase may take until its pods are ready and its targets are up.",
     ),
     click.option(
@@ -52,12 +51,11 @@ _OPTIONS = (
         help="Restart this workload first in each phase (repeatable). The others follow namespace by "
         "namespace, when it is ready.",
     ),
-    click.option(
+    seconds_option(
         "--pause",
         default=0.0,
-        show_default=True,
-        type=click.FloatRange(0, 86400),
-        metavar="SECONDS",
+        least=0,
+        most=86400,
         help="Wait this long between the waves of a phase.",
     ),
     click.option(
@@ -109,7 +107,7 @@ _OPTIONS = (
 )
 
 
-def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def live_options(phases: Sequence[Phase]) -> Decorator:
     """Return a decorator that adds the options of a run on a cluster, most of them as `applying`."""
     phase = click.option(
         "--phase",
@@ -118,44 +116,36 @@ def live_options(phases: Sequence[Phase]) -> Callable[[Callable[..., Any]], Call
         type=click.Choice(phases),
         help="Run this phase only (repeatable). Default: all, each when the one before has taken effect.",
     )
+    return gathered((phase, *_OPTIONS), "applying", _applying)
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapped(
-            *,
-            phases: tuple[Phase, ...],
-            dry_run: str | None,
-            timeout: float,
-            canaries: tuple[str, ...],
-            pause: float,
-            window: str | None,
-            max_lost: int,
-            max_series: int | None,
-            gitops: float | None,
-            reconcile: float | None,
-            **values: Any,
-        ) -> Any:
-            applying = ApplyOptions(
-                phases=phases,
-                timeout=timeout,
-                dry_run=bool(dry_run),
-                holder=f"{socket.gethostname()}/{os.getpid()}",
-                verb=str(click.get_current_context().info_name),
-                canaries=frozenset(canaries),
-                pause=pause,
-                window=Window.parse(window) if window else None,
-                max_lost=max_lost,
-                max_series=max_series,
-                gitops=gitops,
-                reconcile=reconcile,
-            )
-            return function(applying=applying, **values)
 
-        for option in reversed((phase, *_OPTIONS)):
-            wrapped = option(wrapped)
-        return wrapped
-
-    return decorate
+def _applying(
+    *,
+    phases: tuple[Phase, ...],
+    dry_run: str | None,
+    timeout: float,
+    canaries: tuple[str, ...],
+    pause: float,
+    window: str | None,
+    max_lost: int,
+    max_series: int | None,
+    gitops: float | None,
+    reconcile: float | None,
+) -> ApplyOptions:
+    return ApplyOptions(
+        phases=phases,
+        timeout=timeout,
+        dry_run=bool(dry_run),
+        holder=f"{socket.gethostname()}/{os.getpid()}",
+        verb=str(click.get_current_context().info_name),
+        canaries=frozenset(canaries),
+        pause=pause,
+        window=Window.parse(window) if window else None,
+        max_lost=max_lost,
+        max_series=max_series,
+        gitops=gitops,
+        reconcile=reconcile,
+    )
 
 
 @click.command()
