@@ -37,6 +37,10 @@ class Prometheus:
         found: list[Object] = self._get(f"/api/v1/query?query={quote(expression)}")["result"]
         return found
 
+    def now(self) -> float:
+        """Return its own time."""
+        return float(self._get("/api/v1/query?query=time()")["result"][1])
+
     def version(self) -> str:
         """Return Prometheus' own version; a program of the Go module knows only the module's."""
         told = self._get("/api/v1/status/buildinfo")["version"]

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from conformance import shop
+from conformance import proxied, shop
 from conformance.kube import Kube, until
 from conformance.migration import Migration
 from conformance.prometheus import Prometheus
 from conformance.watch import Watch
 
 Row = Callable[..., None]
-IMAGE = "registry.example/meshscrape:test"
-PROXY = ("--scrape-proxy", "--proxy-image", IMAGE)
+PROXY = ("--scrape-proxy", "--proxy-image", proxied.IMAGE)
 PORT = {"native": 15092, "bootstrap": 15092, "legacy": 15091}
-# Ends the process that follows pods, as its own user, inside its pod.
-KILL = """
-import os, pathlib, signal
-own = os.readlink("/proc/self/ns/net")
-for entry in pathlib.Path("/proc").iterdir():
-    try:
-        words = (entry / "cmdline").read_bytes().split(b"\\0")
-        if b"routes" in words and os.readlink(entry / "ns/net") == own:
-            os.kill(int(entry.name), signal.SIGKILL)
-    except (OSError, ValueError):
-        continue
-"""
 
 
 @dataclass(frozen=True)
@@ -50,9 +38,10 @@ class Case:
 
 
 CASES = (Case("native", "existing"), Case("bootstrap", "addon"), Case("native", "operator"))
+WHOLE = (Case("legacy", "existing"), Case("legacy", "operator"))
 
 
-def proxied(prometheus: Prometheus, kube: Kube, mode: str) -> list[str]:
+def scraped(prometheus: Prometheus, kube: Kube, mode: str) -> list[str]:
     """Wait until every workload of the shop is up through the proxy; return the targets' URLs."""
     addresses = shop.addresses(kube)
     targets = prometheus.wait_for_up(set(addresses.values()))
@@ -64,7 +53,7 @@ def proxied(prometheus: Prometheus, kube: Kube, mode: str) -> list[str]:
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
-    "case", [*CASES, pytest.param(Case("legacy", "existing"), marks=pytest.mark.whole)], ids=str
+    "case", [*CASES, *(pytest.param(each, marks=pytest.mark.whole) for each in WHOLE)], ids=str
 )
 def test_planned_scrape_proxy_verifies_every_target(
     kube: Kube, meshscrape: Path, tmp_path: Path, case: Case, row: Row
@@ -80,7 +69,7 @@ def test_planned_scrape_proxy_verifies_every_target(
         # Istio's add-on has such jobs of its own, for the API server: those stay as they were.
         assert _unverified(tmp_path / "out", "*") == _unverified(tmp_path / "out/originals", "*.yaml")
         prometheus = existing or shop.rendered(kube, case.prometheus)
-        urls = proxied(prometheus, kube, case.mode)
+        urls = scraped(prometheus, kube, case.mode)
         last = migration.plan()
         assert last.returncode == 0, last.stdout
         verified = {job["name"] for job in migration.observe()["scrapeJobs"] if job["verified"]}
@@ -93,6 +82,8 @@ def test_planned_scrape_proxy_verifies_every_target(
         )
         if case.mode == "bootstrap":
             _disturb(kube, prometheus, row)
+        if case == Case("legacy", "operator"):
+            _spread(kube, row)
 
 
 def _unverified(directory: Path, pattern: str) -> int:
@@ -116,15 +107,10 @@ def _disturb(kube: Kube, prometheus: Prometheus, row: Row) -> None:
         if name in ("productpage", "httpbin-gateway")
     }
     assert steady
-    (pod,) = kube.pods(prometheus.namespace, prometheus.selector)
-    place = ("-n", prometheus.namespace, "exec", pod["metadata"]["name"], "-c", "scrape-proxy", "--")
-    before = _restarts(kube, prometheus)
-    # What runs in a container ends with its main process, so this command does, too.
-    kube.run(*place, "python3", "-c", KILL)
-    until(lambda: _restarts(kube, prometheus) > before, "the kubelet starts the killed process again")
+    proxied.kill(kube, prometheus)
     kube("-n", shop.NAMESPACE, "rollout", "restart", "deployment/httpbin")
     kube.rollout(shop.NAMESPACE, "deployment/httpbin")
-    urls = proxied(prometheus, kube, "bootstrap")
+    urls = scraped(prometheus, kube, "bootstrap")
     lost = prometheus.down_samples(steady, 120)
     assert lost == 0
     row(
@@ -133,8 +119,51 @@ def _disturb(kube: Kube, prometheus: Prometheus, row: Row) -> None:
     )
 
 
-def _restarts(kube: Kube, prometheus: Prometheus) -> int:
-    # While a native sidecar starts again, the pod is not counted as running.
-    (pod,) = kube.get("-n", prometheus.namespace, "pods", "-l", prometheus.selector)["items"]
-    statuses = pod["status"]["initContainerStatuses"]
-    return sum(int(each["restartCount"]) for each in statuses if each["name"] == "scrape-proxy")
+def _spread(kube: Kube, row: Row) -> None:
+    """Give the Prometheus of the Operator two shards of two replicas, then end one of the four pods."""
+    space, kind = "monitoring", "prometheuses.monitoring.coreos.com"
+    (found,) = kube.get("-n", space, kind)["items"]
+    more = json.dumps({"spec": {"shards": 2, "replicas": 2}})
+    kube("-n", space, "patch", kind, found["metadata"]["name"], "--type=merge", "-p", more)
+    until(lambda: len(kube.pods(space, shop.OPERATED)) == 4, "four pods of Prometheus run")
+    kube.rollout(space, *kube("-n", space, "get", "statefulset", "-o", "name").split())
+    addresses = set(shop.addresses(kube).values())
+    shards: dict[str, list[Prometheus]] = {}
+    for pod in kube.pods(space, shop.OPERATED):
+        labels = pod["metadata"]["labels"]
+        one = Prometheus(kube, space, f"statefulset.kubernetes.io/pod-name={pod['metadata']['name']}")
+        shards.setdefault(labels["operator.prometheus.io/shard"], []).append(one)
+    assert sorted(map(len, shards.values())) == [2, 2]
+    seen: list[list[set[str]]] = []
+
+    def divided() -> bool:
+        seen[:] = [[_scraped(each, addresses) for each in replicas] for replicas in shards.values()]
+        first, second = (replicas[0] for replicas in seen)
+        alike = all(replicas[0] == replicas[1] for replicas in seen)
+        return alike and first | second == addresses and not first & second
+
+    until(divided, "each target is up in both replicas of exactly one shard", detail=lambda: seen)
+    larger = max(zip(shards.values(), seen, strict=True), key=lambda each: len(each[1][0]))
+    (ended, stays), (targets, _) = larger
+    began, before = stays.now(), stays.scrapes(targets, 600)
+    kube("-n", space, "delete", "pod", ended.selector.partition("=")[2], "--timeout=120s")
+    kube.rollout(space, *kube("-n", space, "get", "statefulset", "-o", "name").split())
+    until(divided, "the new pod scrapes what the old one did", detail=lambda: seen)
+    until(lambda: stays.scrapes(targets, 600) >= before + 3 * len(targets), "three more scrapes of each")
+    seconds = stays.now() - began
+    lost = stays.down_samples(targets, seconds)
+    assert lost == 0
+    row(
+        "scrape proxy: two shards of two replicas by the Operator, one of the four pods ended",
+        f"each of {len(addresses)} targets up in both replicas of one shard; the other replica: "
+        f"{stays.scrapes(targets, seconds)} scrapes, 0 lost",
+        Prometheus=stays.version(),
+    )
+
+
+def _scraped(prometheus: Prometheus, addresses: set[str]) -> set[str]:
+    """Return which of the addresses a pod of Prometheus scrapes; none if one of them is down."""
+    found = prometheus.of(addresses)
+    if any(each["health"] != "up" for each in found):
+        return set()
+    return {each["discoveredLabels"]["__address__"].rpartition(":")[0] for each in found}

@@ -55,6 +55,7 @@ class Container:
         self.code: int | None = None
         self.restarts, self.since = 0, utc_now()
         self.started = self.ready = self.leaving = self.succeeded = False
+        self.was_started = False  # in this or an earlier run of the container
         self._root = self.directory / "root"
 
     # --- life -------------------------------------------------------------------------------------
@@ -218,6 +219,7 @@ class Container:
             pause = 0.2
             if not self.started:
                 self.started = startup is None or self._probe(startup)
+                self.was_started |= self.started
             elif readiness is None:
                 self.ready = True
             elif self._probe(readiness):

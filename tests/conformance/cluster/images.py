@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -10,9 +11,11 @@ from pathlib import Path
 
 from conformance.cluster import programs
 from conformance.cluster.api import Object
+from meshscrape.local.binaries import find_prometheus
 
 NEWER, OLDER = "1.31.0", "1.30.0"  # the tags that stand for the two pinned versions of Istio
 PLAIN = ("prometheus", "prometheus-operator", "prometheus-config-reloader")  # one program, whatever the tag
+PROMETHEUS_2 = "v2"  # the tag that stands for Debian's Prometheus 2, in the whole tier
 COLLECTOR = "opentelemetry-collector-contrib"  # in the whole tier, with two components only
 NOBODY = 65534
 QUIET = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
@@ -54,6 +57,9 @@ class Images:
         for name in PLAIN:
             self._put(name, "any", programs.program(name), f"usr/local/bin/{name}")
         if whole:
+            debian = find_prometheus(os.environ)
+            if debian is not None:
+                self._put("prometheus", PROMETHEUS_2, debian.server, "usr/local/bin/prometheus")
             self._put(COLLECTOR, "any", programs.program("collector"), f"usr/local/bin/{COLLECTOR}")
             self._proxy(OLDER, "istio-1.30", "pilot-agent-1.30", envoy)
             self._put(
@@ -92,7 +98,12 @@ class Images:
                 return Image(("/usr/local/bin/pilot-agent",), (layer,))
             return Image(("/usr/local/bin/pilot-discovery",), (layer,), user=1337)
         if name in (*PLAIN, COLLECTOR):
-            return Image((f"/usr/local/bin/{name}",), (self.layer(name, "any"),), user=NOBODY, fixed=True)
+            layer = self.layer(name, PROMETHEUS_2 if (name, tag) == ("prometheus", PROMETHEUS_2) else "any")
+            if not layer.is_dir():
+                raise NoImageError(
+                    f"{image}: Prometheus 2 is not installed (Debian: apt-get install prometheus)"
+                )
+            return Image((f"/usr/local/bin/{name}",), (layer,), user=NOBODY, fixed=True)
         if name == "vmagent" and (installed := shutil.which(name)):
             return Image((installed,), user=NOBODY, fixed=True)
         if name.endswith("httpbin"):

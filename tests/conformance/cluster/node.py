@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from conformance.cluster.images import Images
 from conformance.cluster.machine import log
 
 NAME = "node-1"
+# Asks for an address, as Calico's CNI plugin knows it: a JSON list of one.
+WANTED_ADDRESS = "cni.projectcalico.org/ipAddrs"
 POLL_EVERY = 0.4
 FIRST, LAST = 10, 250  # last numbers of the pods' addresses
 RESOURCES = {"cpu": "8", "memory": "16Gi", "pods": "200", "ephemeral-storage": "50Gi"}
@@ -97,10 +100,23 @@ class Node:
         elif running is not None:
             running.pod = pod
         elif pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-            with self._lock:
-                address = f"{self._subnet}.{self._numbers.pop(0)}"
+            address = self._take(meta.get("annotations") or {})
+            if address is None:  # another pod has it still: the next round asks again
+                return
             self._pods[meta["uid"]] = running = pods.Pod(self.facts, pod, address)
             running.start()
+
+    def _take(self, annotations: dict[str, str]) -> str | None:
+        """Return a free address, or the wanted one; None while that belongs to another pod."""
+        with self._lock:
+            wanted = WANTED_ADDRESS in annotations
+            number = self._numbers[0]
+            if wanted:
+                number = int(json.loads(annotations[WANTED_ADDRESS])[0].rpartition(".")[2])
+            if number not in self._numbers:
+                return None
+            self._numbers.remove(number)
+            return f"{self._subnet}.{number}"
 
     def _bind(self, path: str, name: str) -> None:
         try:

@@ -100,6 +100,8 @@ class Pod:
         run("ip", "link", "set", outside, "master", self.node.bridge, "up")
         setup = (
             f"ip link set {inside} name eth0 && ip link set lo up && ip addr add {self.address}/24 dev eth0"
+            # Others may know the address as that of a pod that is gone: a gratuitous ARP corrects them.
+            " && echo 1 > /proc/sys/net/ipv4/conf/eth0/arp_notify"
             f" && ip link set eth0 up && ip route add default via {self.node.address}"
             " && echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start"
         )
@@ -240,7 +242,8 @@ def status(
         container = containers.get(init["name"])
         if container is None:
             return False
-        return container.started if init.get("restartPolicy") == "Always" else container.succeeded
+        # A pod that was initialized stays so while a native sidecar starts again.
+        return container.was_started if init.get("restartPolicy") == "Always" else container.succeeded
 
     first = of(inits, "PodInitializing")
     pulled = not message.startswith(PULL_FAILED)

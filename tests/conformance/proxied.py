@@ -1,0 +1,334 @@
+"""A namespace whose pods are scraped through scrape proxies, which reach the API server by a gate."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from conformance import prober, samples, scraper, shop
+from conformance.api_gate import Gate
+from conformance.cluster.node import WANTED_ADDRESS
+from conformance.kube import Kube, Object, until
+from conformance.prometheus import Prometheus
+from conformance.scraper import FILE, Program
+from meshscrape.local.binaries import find_prometheus
+from meshscrape.prometheus import scrape_proxy_pod
+from meshscrape.prometheus.kubernetes_sd import ready
+from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
+
+SPACE = "proxied"
+IMAGE = "registry.example/meshscrape:test"
+LIFETIME = "60s"  # of every certificate; renewed at half of it
+ANNOUNCED = "announced/"  # before the names of jobs with HTTP SD
+MERGED, ENVOY = "istio-secure-merged-metrics", "istio-secure-envoy-metrics"
+APPLICATION = "istio-secure-application-metrics"
+OWN = "meshscrape-scrape-proxy"
+PROMETHEUS_2 = Program(
+    "docker.io/prom/prometheus:v2", (f"--config.file={FILE}", "--storage.tsdb.path=/data"), "prometheus"
+)
+# Ends the process that follows pods, as its own user, inside its pod.
+KILL = """
+import os, pathlib, signal
+own = os.readlink("/proc/self/ns/net")
+for entry in pathlib.Path("/proc").iterdir():
+    try:
+        words = (entry / "cmdline").read_bytes().split(b"\\0")
+        if b"routes" in words and os.readlink(entry / "ns/net") == own:
+            os.kill(int(entry.name), signal.SIGKILL)
+    except (OSError, ValueError):
+        continue
+"""
+
+
+def restarts(kube: Kube, prometheus: Prometheus) -> int:
+    """Return how often the process that follows pods was started again."""
+    (pod,) = kube.pods(prometheus.namespace, prometheus.selector)
+    statuses = pod["status"]["initContainerStatuses"]
+    return sum(int(each["restartCount"]) for each in statuses if each["name"] == scrape_proxy_pod.CONTAINER)
+
+
+def kill(kube: Kube, prometheus: Prometheus) -> None:
+    """Kill the process that follows pods, and wait until the kubelet has started it again."""
+    (pod,) = kube.pods(prometheus.namespace, prometheus.selector)
+    place = ("-n", prometheus.namespace, "exec", pod["metadata"]["name"], "-c", scrape_proxy_pod.CONTAINER)
+    before = restarts(kube, prometheus)
+    # What runs in a container ends with its main process, so this command does, too.
+    kube.run(*place, "--", "python3", "-c", KILL)
+    until(lambda: restarts(kube, prometheus) > before, "the kubelet starts the killed process again")
+
+
+@dataclass
+class Tally:
+    """The scrapes of the targets that stayed, while a block ran."""
+
+    scrapes: int = 0
+
+
+@dataclass
+class Mesh:
+    """The namespace: what stays in it, what comes and goes, and the Prometheus that reads it."""
+
+    kube: Kube
+    gate: Gate
+    prometheus: Prometheus
+    steady: dict[str, str] = field(default_factory=dict)  # the address of each workload that stays
+
+    def expected(self) -> set[tuple[str, str]]:
+        """Return job and URL of every target that stays."""
+        found = set()
+        for address in self.steady.values():
+            found |= endpoints(address)
+        own = f"http://{self.steady['productpage']}:9080/metrics"
+        return found | {(APPLICATION, own), (ANNOUNCED + APPLICATION, own)}
+
+    def up(self, prometheus: Prometheus, wanted: set[tuple[str, str]]) -> None:
+        """Wait until these targets are there and up, and no others of their hosts."""
+        hosts = {url.split("/")[2].rpartition(":")[0] for _, url in wanted}
+        seen: list[Object] = []
+
+        def good() -> bool:
+            seen[:] = prometheus.of(hosts)
+            there = sorted((each["scrapePool"], each["scrapeUrl"]) for each in seen)
+            return there == sorted(wanted) and all(each["health"] == "up" for each in seen)
+
+        def detail() -> list[object]:
+            return [
+                (each["scrapePool"], each["scrapeUrl"], each["health"], each["lastError"][:200])
+                for each in seen
+            ]
+
+        until(good, f"{sorted(wanted)} are up", detail=detail)
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[Tally]:
+        """Count the scrapes of the targets that stay while the block runs; fail if one is lost or missing."""
+        self.up(self.prometheus, self.expected())
+        began, tally = self.prometheus.now(), Tally()
+        yield tally
+        self.up(self.prometheus, self.expected())
+        seconds = max(1, round(self.prometheus.now() - began))
+        addresses = set(self.steady.values())
+        lost = self.prometheus.down_samples(addresses, seconds)
+        assert lost == 0, f"{lost} scrapes were lost in {seconds} s"
+        # The proxy's own job has a fixed target, so it shows how many scrapes there can have been.
+        counts = {
+            (each["metric"]["job"], each["metric"]["instance"]): int(float(each["value"][1]))
+            for each in self.prometheus.query(f"count_over_time(up[{seconds}s])")
+        }
+        (most,) = (count for (job, _), count in counts.items() if job == OWN)
+        for job, url in self.expected():
+            count = counts.get((job, url.split("/")[2]), 0)
+            # Each target has its own moment within the interval, at both ends.
+            assert count >= most - 2, f"{job} {url}: {count} scrapes in {seconds} s, {most} of a fixed target"
+            tally.scrapes += count
+
+    def number(self, expression: str) -> float:
+        """Return the value of a query that has one; 0 without a value."""
+        found = self.prometheus.query(expression)
+        return float(found[0]["value"][1]) if found else 0.0
+
+    def reachable(self) -> bool:
+        """Return whether the proxy says that it follows the API server."""
+        return self.number("min(meshscrape_scrape_proxy_source_up)") == 1
+
+    def log(self) -> str:
+        """Return what the process that follows pods has said."""
+        words = ("logs", "prometheus", "-c", scrape_proxy_pod.CONTAINER)
+        return self.kube("-n", SPACE, *words)
+
+    @contextlib.contextmanager
+    def guest(self, name: str, account: str = "guest", address: str = "") -> Iterator[str]:
+        """Provide a pod that comes and goes, ready, with some address or a given one; return the address."""
+        self.kube.apply(guest(name, account, address))
+        try:
+            yield self.arrived(name)
+        finally:
+            self.kube("-n", SPACE, "delete", "pod", name, "--ignore-not-found", "--timeout=120s")
+
+    def arrived(self, name: str) -> str:
+        """Wait until a pod is ready, and return its address."""
+        self.kube("-n", SPACE, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=300s")
+        return str(self.kube.get("-n", SPACE, "pod", name)["status"]["podIP"])
+
+    def before_first_success(self, address: str) -> dict[str, int]:
+        """Return how many scrapes of a new pod failed before its first success, at most, by way."""
+        found = {"drop-in": 0, "HTTP SD": 0}
+        for each in self.prometheus.query(f'up{{instance=~"{address}:.*"}}[300s]'):
+            values = [value for _, value in each["values"]]
+            way = "HTTP SD" if each["metric"]["job"].startswith(ANNOUNCED) else "drop-in"
+            found[way] = max(found[way], values.index("1"))
+        return found
+
+
+def endpoints(address: str) -> set[tuple[str, str]]:
+    """Return job and URL of the secure ports of a pod, in both ways of discovery."""
+    found = set()
+    for job, port in ((MERGED, 15092), (ENVOY, 15091)):
+        url = f"http://{address}:{port}/stats/prometheus"
+        found |= {(job, url), (ANNOUNCED + job, url)}
+    return found
+
+
+@contextlib.contextmanager
+def mesh(kube: Kube, meshscrape: Path, gate: Gate) -> Iterator[Mesh]:
+    """Provide the namespace: httpbin and productpage stay, one Prometheus 3 reads them in both ways."""
+    with kube.namespace(SPACE, **shop.INJECTED):
+        kube.apply(
+            [
+                {
+                    "apiVersion": "security.istio.io/v1",
+                    "kind": "PeerAuthentication",
+                    "metadata": prober.named(SPACE, "default"),
+                    "spec": {"mtls": {"mode": "STRICT"}},
+                },
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": prober.named(SPACE, "gate")}
+                | {"data": {"ca.crt": gate.ca}},
+                *accounts("guest", "impostor"),
+            ]
+        )
+        kube.apply([_secured(each) for each in (*samples.httpbin(), *shop.productpage())], "-n", SPACE)
+        kube.rollout(SPACE)
+        prometheus = start(kube, meshscrape, gate, "prometheus", scraper.PROMETHEUS)
+        steady = {name: kube.address(SPACE, f"app={name}") for name in ("httpbin", "productpage")}
+        yield Mesh(kube, gate, prometheus, steady)
+
+
+def accounts(*names: str) -> list[Object]:
+    """Return ServiceAccounts."""
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": prober.named(SPACE, name)}
+        for name in names
+    ]
+
+
+def _annotations() -> dict[str, str]:
+    """Return the annotations of a pod with both secure ports, under STRICT, with short certificates."""
+    return {
+        "proxy.istio.io/config": samples.proxy_metadata(**samples.SECURE_PORTS, SECRET_TTL=LIFETIME),
+        "prometheus.istio.io/secure-port": "15092",
+        "prometheus.istio.io/secure-envoy-port": "15091",
+        "traffic.sidecar.istio.io/excludeInboundPorts": "15091,15092",
+    }
+
+
+def _secured(value: Object) -> Object:
+    return samples.annotate(value, **_annotations()) if value["kind"] == "Deployment" else value
+
+
+def guest(name: str, account: str, address: str) -> Object:
+    """Return a pod that does nothing; its sidecar is what is scraped."""
+    wanted = {WANTED_ADDRESS: json.dumps([address])} if address else {}
+    container = {"name": "pause", "image": "registry.k8s.io/pause:3.10"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            **prober.named(SPACE, name),
+            "labels": {"app": name},
+            "annotations": _annotations() | wanted,
+        },
+        "spec": {
+            "serviceAccountName": account,
+            "terminationGracePeriodSeconds": 2,
+            "containers": [container],
+        },
+    }
+
+
+def prometheus_2_is_there() -> bool:
+    """Return whether this machine has a Prometheus beside those that are built."""
+    return find_prometheus(os.environ) is not None
+
+
+# --- scrapers -------------------------------------------------------------------------------------
+
+
+def start(kube: Kube, meshscrape: Path, gate: Gate, name: str, program: Program) -> Prometheus:
+    """Start a scraper with a scrape proxy beside it; both reach the API server through the gate."""
+    return scraper.start(kube, pod(gate, name, program), configuration(meshscrape, program))
+
+
+def configuration(meshscrape: Path, program: Program) -> str:
+    """Return jobs in both ways of discovery: drop-in, and HTTP SD; the latter have a prefix."""
+    proxy = scrape_proxy_pod.IN_POD
+    words = ("prometheus-config", "--scrape-interval", "1s", "--for", program.collector)
+    access = ("--proxy", proxy.address, "--token-file", proxy.token_file)
+
+    def made(*more: str) -> Any:
+        command = [str(meshscrape), *words, *access, *more]
+        return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    whole, announced = made("--kubernetes", "--namespace", SPACE), made()
+    whole["scrape_configs"].append(_application(whole["scrape_configs"][0]))
+    for job in announced["scrape_configs"]:
+        if "http_sd_configs" in job:
+            job["job_name"] = ANNOUNCED + job["job_name"]
+        whole["scrape_configs"].append(job)
+    return str(yaml.safe_dump(whole, sort_keys=False))
+
+
+def _application(job: Object) -> Object:
+    """Return a job for productpage's own port, made of one that goes through the proxy."""
+    own = copy.deepcopy(job)
+    keep = {
+        "source_labels": [
+            "__meta_kubernetes_pod_label_app",
+            "__meta_kubernetes_pod_container_port_number",
+        ],
+        "regex": "productpage;9080",
+        "action": "keep",
+    }
+    return own | {"job_name": APPLICATION, "metrics_path": "/metrics", "relabel_configs": [ready(), keep]}
+
+
+def pod(gate: Gate, name: str, program: Program) -> Object:
+    """Return the pod of a scraper with the sidecars that a plan gives it."""
+    access = [
+        {"name": "KUBERNETES_SERVICE_HOST", "value": gate.host},
+        {"name": "KUBERNETES_SERVICE_PORT", "value": str(gate.port)},
+    ]
+    mount = {"name": "api", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True}
+    proxy = ScrapeProxyPod(IMAGE, "istiod.istio-system.svc:15012", "cluster.local", namespaces=(SPACE,))
+    agent, envoy, routes = scrape_proxy_pod.init_containers(proxy)
+    agent["env"].append({"name": "SECRET_TTL", "value": LIFETIME})
+    routes["env"] = access
+    routes["volumeMounts"].append(mount)
+    value = scraper.pod(SPACE, name, program)
+    value["metadata"]["labels"]["sidecar.istio.io/inject"] = "false"
+    value["metadata"]["annotations"] = {}
+    spec = value["spec"]
+    (container,) = spec["containers"]
+    container["env"] = access
+    container["volumeMounts"] = [
+        *(each for each in container["volumeMounts"] if each["name"] != "certificates"),
+        mount,
+        scrape_proxy_pod.token_mount(),
+    ]
+    spec["initContainers"] = [agent, envoy, routes]
+    spec["automountServiceAccountToken"] = False
+    spec["volumes"] = [
+        *(each for each in spec["volumes"] if each["name"] != "certificates"),
+        *scrape_proxy_pod.volumes(proxy),
+        _api_access(),
+    ]
+    return value
+
+
+def _api_access() -> Object:
+    """Return what a pod usually gets for the API server, with the certificate of the gate."""
+    namespace = {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    sources = [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 3600}},
+        {"configMap": {"name": "gate"}},
+        {"downwardAPI": {"items": [namespace]}},
+    ]
+    return {"name": "api", "projected": {"sources": sources}}
