@@ -70,12 +70,38 @@ def envoy_statistics(_: int) -> Iterator[bytes]:
         yield b"".join(lines)
 
 
-# Lines without end that a source may send; the merge must not spend more on them than on valid ones.
-FLOODS = {
-    "blank lines": b"\n",
-    "comments": b"# nothing to see here\n",
-    "malformed lines": b"nothing to see here\n",
-    "valid and malformed lines": b"x 1\nx\n",
+def _repeated(line: bytes) -> Callable[[int], bytes]:
+    return lambda size: line * (size // len(line))
+
+
+def _numbered(line: bytes) -> Callable[[int], bytes]:
+    """Return lines with another number each."""
+
+    def lines(size: int) -> bytes:
+        return b"".join(line.replace(b"%d", b"%d" % number) for number in range(size // len(line)))
+
+    return lines
+
+
+# Bodies of a size that a source may send; the merge should not spend more on them than on valid lines.
+FLOODS: dict[str, Callable[[int], bytes]] = {
+    "blank lines": _repeated(b"\n"),
+    "comments": _repeated(b"# nothing to see here\n"),
+    "malformed lines": _repeated(b"nothing to see here\n"),
+    "malformed lines, as short as can be": _repeated(b"x\n"),
+    "valid and malformed lines": _repeated(b"x 1\nx\n"),
+    "a malformed line after 99 valid ones": _repeated(b"x 1\n" * 99 + b"x\n"),
+    "blank and valid lines": _repeated(b"\nx 1\n"),
+    "labels that repeat a name": _repeated(b'x{a="b",a="c"} 1\n'),
+    "lines that are not UTF-8": _repeated(b'x{a="\xff"} 1\n'),
+    "lines with two spaces": _repeated(b"x  1\n"),
+    "lines of 33 labels": _repeated(b"x{%s} 1\n" % b",".join(b'l%d="v"' % n for n in range(33))),
+    "lines of 200 kB": _repeated(b"x" * 200_000 + b"\n"),
+    "one line without end": _repeated(b"x"),
+    "repeated TYPE lines": _repeated(b"# TYPE x gauge\n"),
+    "repeated TYPE lines between samples": _repeated(b"# TYPE x gauge\nx 1\n"),
+    "two names in turn": _repeated(b"x 1\ny 1\n"),
+    "a family in each line": _numbered(b"x%d 1\n"),
 }
 
 CORPORA: dict[str, Callable[[int], Iterator[bytes]]] = {

@@ -5,6 +5,7 @@ Applications do not use these names: an agent never exposes a bare `process_*` o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -93,8 +94,9 @@ def health_names() -> list[tuple[bytes, bytes]]:
 def health_families(sources: Iterable[SourceHealth]) -> list[Family]:
     """Return the families that describe the health of each source, in the order of the sources."""
     healths = list(sources)
+    labelled = [({"source": one.name}, one) for one in healths]
     families = [
-        Family(name, kind, text, [({"source": one.name}, float(getattr(one, field))) for one in healths])
+        Family(name, kind, text, [(labels, float(getattr(one, field))) for labels, one in labelled])
         for name, kind, field, text in _HEALTH
     ]
     return [
@@ -134,14 +136,16 @@ def health_families(sources: Iterable[SourceHealth]) -> list[Family]:
 def render_families(families: Iterable[Family]) -> bytes:
     """Return `families` in the text format, without the families that have no samples."""
     lines: list[str] = []
+    last: Mapping[str, str] | str = ""
+    text = ""
     for family in families:
         if not family.samples:
             continue
         lines.append(_metadata_text(family.name, family.kind, family.help))
-        lines += [
-            f"{family.name}{labels if isinstance(labels, str) else label_text(labels)} {_number(value)}\n"
-            for labels, value in family.samples
-        ]
+        for labels, value in family.samples:
+            if labels is not last:  # the families of one source's health share its labels
+                last, text = labels, labels if isinstance(labels, str) else label_text(labels)
+            lines.append(f"{family.name}{text} {_number(value)}\n")
     return "".join(lines).encode()
 
 
@@ -164,8 +168,10 @@ def _escaped(text: str, *, quotes: bool) -> str:
 
 def _number(value: float) -> str:
     value = float(value)
+    if -1e15 < value < 1e15:
+        return str(int(value)) if value.is_integer() else repr(value)
     if value != value:
         return "NaN"
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+    return repr(value)

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from meshscrape.exposition.families import FamilyTable
 from meshscrape.exposition.grammar import LABEL_NAME, NAME
 from meshscrape.exposition.health import Family
-from meshscrape.exposition.source import MergeLimits, OwnerName, SourceMerge
+from meshscrape.exposition.source import MAX_DROPPED, TOO_MANY_DROPPED, MergeLimits, OwnerName, SourceMerge
 
 # A source is cut off at a larger family (bytes), because a message is held in memory until it is whole.
 MAX_MESSAGE = 16 << 20
@@ -24,6 +24,9 @@ MAX_MESSAGE = 16 << 20
 # and the buckets of a native histogram.
 MAX_METRICS = 50_000
 MAX_BUCKETS = 10_000
+# A source is cut off at more malformed families: each costs some microseconds, even if it is empty. For one,
+# Prometheus would refuse the whole scrape.
+MAX_MALFORMED_FAMILIES = 1_000
 _MAX_LENGTH_BYTES = 5
 
 _PACKAGE = "io.prometheus.client"
@@ -127,6 +130,7 @@ class ProtobufMerge(SourceMerge):
         super().__init__(families, owner, limits, owner_name)
         self._trusted = trusted
         self._held = bytearray()
+        self._left_out = 0
 
     @property
     def problem(self) -> str:
@@ -184,10 +188,15 @@ class ProtobufMerge(SourceMerge):
             return b""
         if not (self._trusted or _is_valid(family)):
             self.malformed_lines += 1
+            if self.malformed_lines > MAX_MALFORMED_FAMILIES:
+                self._cut(f"sent more than {MAX_MALFORMED_FAMILIES} malformed families")
             return b""
         name, kind = family.name.encode(), _KINDS[family.type][0]
         if self._is_dropped(name) or self._families.conflicts(name, kind) or not self._has_room(name):
             self._drop(name, kind)
+            self._left_out += 1  # also if it is the same family as before
+            if self._left_out > MAX_DROPPED:
+                self._cut(TOO_MANY_DROPPED)
             return b""
         self._own(name, kind)
         self.series += count

@@ -18,6 +18,7 @@ MAX_MALFORMED = 10_000
 MAX_UNREADABLE = 1_000
 # A source is cut off when more of its families than this are left out: each costs 5 µs, whatever its size.
 MAX_DROPPED = 5_000
+TOO_MANY_DROPPED = "sent too many families that must be left out"
 # How many names of hidden families are kept for the health metrics.
 SHOWN_FAMILIES = 5
 LIMIT = "limit"
@@ -117,7 +118,7 @@ class SourceMerge(ABC):
             self.hidden_names.append((name.decode(), by))
         self._dropped_bytes += len(name)
         if self.dropped_families > MAX_DROPPED or self._dropped_bytes > self._limits.max_name_bytes:
-            self._cut("sent too many families that must be left out")
+            self._cut(TOO_MANY_DROPPED)
 
     def _is_dropped(self, name: bytes) -> bool:
         """Return whether a dropped family of this source has this name, or a series of this name."""

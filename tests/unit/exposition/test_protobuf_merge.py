@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from meshscrape.exposition.health import Family
 from meshscrape.exposition.merge import Merger
 from meshscrape.exposition.protobuf import (
+    MAX_MALFORMED_FAMILIES,
     MAX_MESSAGE,
     MAX_METRICS,
     MetricFamily,
     ProtobufMerge,
     render_protobuf,
 )
-from meshscrape.exposition.source import MergeLimits
+from meshscrape.exposition.source import MAX_DROPPED, MergeLimits
 
 
 def delimited(*families: Any) -> bytes:
@@ -100,6 +101,27 @@ def test_family_that_prometheus_would_refuse_is_left_out(fault: str) -> None:
     out, (source,) = merged(before + delimited(REFUSED[fault]) + after)
     assert out == before + after
     assert (source.malformed_lines, source.problem) == (1, "")
+
+
+FLOODS = {
+    "malformed families": (b"\x00", MAX_MALFORMED_FAMILIES, "sent more than 1000 malformed families"),
+    "one family again and again": (
+        delimited(gauge("own")),
+        MAX_DROPPED,
+        "sent too many families that must be left out",
+    ),
+}
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+@pytest.mark.parametrize("flood", FLOODS)
+def test_source_with_too_many_families_to_leave_out_is_cut_off(flood: str, extra: int) -> None:
+    """Each costs time, however small it is; what follows the last one is not read."""
+    message, most, why = FLOODS[flood]
+    own, after = delimited(gauge("own")), delimited(gauge("after"))
+    out, (source,) = merged(own + message * (most + extra) + after)
+    assert out == (own if extra else own + after)
+    assert source.problem == (why if extra else "")
 
 
 def test_repeated_label_is_refused() -> None:

@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
@@ -500,13 +501,8 @@ def _connected_at_once(host: str, port: int) -> socket.socket | None:
     The kernel usually completes such a connection while it is asked for. asyncio would wait for two rounds
     of the event loop, a tenth of the agent's CPU for a small scrape.
     """
-    try:
-        address = ip_address(host)
-    except ValueError:
+    if (family := _loopback(host)) is None:
         return None
-    if not address.is_loopback:
-        return None
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     if sock.connect_ex((host, port)) in (0, errno.EINPROGRESS):
         ready = select.poll()
@@ -515,6 +511,18 @@ def _connected_at_once(host: str, port: int) -> socket.socket | None:
             return sock
     sock.close()
     return None
+
+
+@lru_cache(maxsize=64)
+def _loopback(host: str) -> socket.AddressFamily | None:
+    """Return the family of a numeric address of this machine, else None."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if not address.is_loopback:
+        return None
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
 async def _open_unix(path: str) -> _Arrival:
