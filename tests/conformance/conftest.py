@@ -13,10 +13,13 @@ from pathlib import Path
 import pytest
 
 from conformance import rows
+from conformance.api_server import ApiServer
+from conformance.api_server import running as alone
 from conformance.cluster import machine, programs
 from conformance.cluster.istio import Installer
 from conformance.cluster.processes import running
 from conformance.kube import Capabilities, Kube
+from conformance.lone_mesh import mesh_on
 
 OURS = Capabilities("a cluster of processes", local_images=True)
 SEEN: list[rows.Row] = []
@@ -147,3 +150,24 @@ def meshscrape() -> Path:
     command = Path(sys.executable).parent / "meshscrape"
     assert os.access(command, os.X_OK), f"{command} is missing: run make setup"
     return command
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+    """An API server alone, with the kinds of Istio, the Gateway API and the Operator."""
+    with alone(tmp_path_factory.mktemp("api-server")) as found:
+        yield found
+
+
+@pytest.fixture
+def mesh(api_server: ApiServer) -> Iterator[ApiServer]:
+    """A mesh on the API server alone, whose workloads have no pods."""
+    with mesh_on(api_server) as found:
+        yield found
+
+
+@pytest.fixture
+def lone_row(request: pytest.FixtureRequest, api_server: ApiServer) -> Callable[..., None]:
+    """Note what was seen on the API server alone."""
+    version = json.loads(api_server("get", "--raw", "/version"))["gitVersion"]
+    return note(request, "an API server alone", {"Kubernetes": version})

@@ -16,6 +16,7 @@ RUNS_PODS = (  # whatever makes others first
     "prometheuses.monitoring.coreos.com",
     "gateways.gateway.networking.k8s.io",
     "statefulsets.apps",
+    "daemonsets.apps",
     "deployments.apps",
     "pods",
 )

@@ -5,108 +5,23 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conformance.api_server import ApiServer, running
-from conformance.conftest import note
+from conformance.api_server import ApiServer
 from conformance.kube import until
-from meshscrape.kube.objects import stable
-from support.objects import control_plane, deployment, injected_namespace, namespace
-from support.scraping_objects import permissions, plain_prometheus
+from conformance.lone_mesh import COMMAND, NAMES, SCRAPER, idle, objects, run, start
+from support.objects import deployment
 
-NAMES = "deployments,configmaps,namespaces"
 RBAC = "rbac.authorization.k8s.io/v1"
-# Its Prometheus has no pod, so that nothing but its name shows that it scrapes.
-SCRAPER = ("--scraper", "spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus")
-COMMAND = Path(sys.executable).parent / "meshscrape"
-SPACES = ("shop", "monitoring")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
-    """An API server with the kinds of Istio, the Gateway API and the Operator."""
-    with running(tmp_path_factory.mktemp("api-server")) as found:
-        yield found
-
-
-@pytest.fixture
-def row(request: pytest.FixtureRequest, server: ApiServer) -> Callable[..., None]:
-    """Note what was seen on it."""
-    version = json.loads(server("get", "--raw", "/version"))["gitVersion"]
-    return note(request, "an API server alone", {"Kubernetes": version})
-
-
-@pytest.fixture
-def mesh(server: ApiServer) -> Iterator[ApiServer]:
-    """A mesh on it, whose workloads have no pods: nothing but the API server runs."""
-    things = [
-        namespace("istio-system"),
-        injected_namespace("shop"),
-        namespace("monitoring"),
-        *control_plane(),
-        *(idle(deployment(name, "shop")) for name in ("web", "cart")),
-        *map(idle, plain_prometheus()),
-        *permissions(namespace="monitoring"),
-    ]
-    server.apply([each for each in things if each["kind"] == "Namespace"])
-    server.apply([served(each) for each in things if each["kind"] != "Namespace"])
-    yield server
-    for space in (*SPACES, "istio-system"):
-        server("-n", space, "delete", "deployments,configmaps,services,leases", "--all")
-    server("delete", "mutatingwebhookconfigurations", "--all")
-
-
-def idle(thing: Any) -> Any:
-    """A workload without replicas, complete enough for an API server."""
-    if thing["kind"] != "Deployment":
-        return thing
-    template = thing["spec"]["template"]
-    container = {"image": "example.com/web:1"} | template["spec"]["containers"][0]
-    spec = template["spec"] | {"containers": [container]}
-    return {**thing, "spec": {**thing["spec"], "replicas": 0, "template": {**template, "spec": spec}}}
-
-
-def served(thing: Any) -> Any:
-    """An object as kubectl sends it."""
-    return idle({key: value for key, value in thing.items() if key != "status"})
-
-
-def start(kubeconfig: Path, verb: str, *words: str) -> subprocess.Popen[str]:
-    """Start a verb on the API server of a kubeconfig."""
-    place = () if verb == "rbac" else ("--kubeconfig", str(kubeconfig))
-    return subprocess.Popen(
-        [str(COMMAND), verb, *place, *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def run(server: ApiServer | Path, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a verb on an API server, or with a kubeconfig, to its end."""
-    process = start(server if isinstance(server, Path) else server.kubeconfig, verb, *words)
-    out, errors = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
-
-
-def objects(server: ApiServer) -> dict[str, Any]:
-    """The objects that a plan could change, without what changes by itself."""
-    found = {}
-    for each in server.get(NAMES, "-A")["items"]:
-        if each["metadata"].get("namespace", each["metadata"]["name"]) in SPACES:
-            found[f"{each['kind']} {each['metadata']['name']}"] = stable(each)
-    return found
 
 
 @pytest.mark.parametrize("mode", ["native", "bootstrap", "legacy"])
-def test_remove_restores_every_object(mesh: ApiServer, mode: str, row: Callable[..., None]) -> None:
+def test_remove_restores_every_object(mesh: ApiServer, mode: str, lone_row: Callable[..., None]) -> None:
     """After apply, and after a second manager's edit: equal objects, with that edit."""
     before = objects(mesh)
     plan = ("--mode", mode, "-n", "shop", *SCRAPER)
@@ -127,7 +42,7 @@ def test_remove_restores_every_object(mesh: ApiServer, mode: str, row: Callable[
     assert after == before
     again = run(mesh, "remove", "--yes", "--yes-plaintext")
     assert (again.returncode, again.stdout) == (0, "Nothing to do.\n"), (again.stdout, again.stderr)
-    row(
+    lone_row(
         f"apply and remove on an API server: {mode}",
         "the originals are back, with an edit of another manager",
     )
@@ -150,7 +65,7 @@ def test_kubectl_commands_of_a_dump_restore_every_object(mesh: ApiServer, tmp_pa
 
 
 def test_a_user_with_the_rights_of_rbac_may_apply_and_one_without_is_told_each(
-    mesh: ApiServer, row: Callable[..., None]
+    mesh: ApiServer, lone_row: Callable[..., None]
 ) -> None:
     before = objects(mesh)
     mesh.apply(run(mesh, "rbac", "apply", "--service-account", "default/applier").stdout)
@@ -164,10 +79,10 @@ def test_a_user_with_the_rights_of_rbac_may_apply_and_one_without_is_told_each(
     for right in ("patch deployments.apps in shop", "patch configmaps in monitoring", "create leases"):
         assert refused.stderr.count(f"no right to {right}") == 1, refused.stderr
     assert objects(mesh) == before
-    row("apply without rights", "one line for each missing right, exit code 2, nothing changed")
+    lone_row("apply without rights", "one line for each missing right, exit code 2, nothing changed")
 
 
-def test_istio_objects_of_another_api_server(mesh: ApiServer, row: Callable[..., None]) -> None:
+def test_istio_objects_of_another_api_server(mesh: ApiServer, lone_row: Callable[..., None]) -> None:
     """As with ASM: each of two users may use the objects of one API server only, and both are needed."""
     before = objects(mesh)
     proxy = {"name": "istio-proxy", "image": "registry.aliyuncs.com/acs/proxyv2:v1.18.0.1-g0a1b2c3-aliyun"}
@@ -197,7 +112,7 @@ def test_istio_objects_of_another_api_server(mesh: ApiServer, row: Callable[...,
     assert back.returncode == 0, (back.stdout, back.stderr)
     assert objects(mesh) == before
     assert not mesh.get("-n", "shop", "sidecars.networking.istio.io")["items"]
-    row("apply and remove with a second kubeconfig for Istio's objects", "each object by its own user")
+    lone_row("apply and remove with a second kubeconfig for Istio's objects", "each object by its own user")
 
 
 def test_an_absent_namespace_is_told_before_the_first_write(mesh: ApiServer) -> None:
@@ -285,7 +200,7 @@ def test_a_rollout_that_hangs_stops_the_run(mesh: ApiServer) -> None:
     assert after["Deployment cart"] == before["Deployment cart"]
 
 
-def test_an_api_server_that_goes_away_in_the_middle(mesh: ApiServer, row: Callable[..., None]) -> None:
+def test_an_api_server_that_goes_away_in_the_middle(mesh: ApiServer, lone_row: Callable[..., None]) -> None:
     """The run says how many changes are made; when the API server is back, it goes on."""
     words = ("-n", "shop", "--yes", "--canary", "shop/web", "--pause", "8")
     process = start(mesh.kubeconfig, "apply", *words)
@@ -304,12 +219,12 @@ def test_an_api_server_that_goes_away_in_the_middle(mesh: ApiServer, row: Callab
     # The Lease of the run that could not give it back expires.
     until(lambda: "changes this cluster" not in run(mesh, "apply", *words[:3]).stderr, "the Lease expires")
     assert run(mesh, "apply", "-n", "shop", "--yes", *SCRAPER, "--phase", "hardening").returncode == 0
-    row("API server stopped during apply", "exit code 2 with the number of changes; run again: finished")
+    lone_row("API server stopped during apply", "exit code 2 with the number of changes; run again: finished")
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["reverts", "forces"])
 def test_another_manager_that_takes_changes_back(
-    mesh: ApiServer, forced: bool, row: Callable[..., None]
+    mesh: ApiServer, forced: bool, lone_row: Callable[..., None]
 ) -> None:
     """Argo CD's way and Flux' way: the run stops and names the object."""
     web = mesh.get("-n", "shop", "deployment", "web")
@@ -334,7 +249,7 @@ def test_another_manager_that_takes_changes_back(
         thread.join()
     assert done.returncode == 1, (done.stdout, done.stderr)
     assert "shop/web" in done.stderr.splitlines()[-1], done.stderr
-    row(
+    lone_row(
         f"a manager that {'forces its fields' if forced else 'replaces the object'}",
         "apply stops and names it",
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from meshscrape.cluster.api import Api, ApiError
-from meshscrape.cluster.dump import read_cluster, served_resources
+from meshscrape.cluster.dump import AT_ONCE, read_cluster, served_resources
 from meshscrape.cluster.effects import Effect
 from meshscrape.cluster.holding import holding
 from meshscrape.cluster.kinds import Resource
@@ -27,7 +27,7 @@ from meshscrape.cluster.permissions import check_rights
 from meshscrape.cluster.proof import POLL_SECONDS, await_moved
 from meshscrape.cluster.repository import await_repository
 from meshscrape.cluster.reverts import other_managers, reconcile_seconds, taken_back
-from meshscrape.cluster.rollouts import is_rolled_out, pending
+from meshscrape.cluster.rollouts import ROLLED_OUT, pending
 from meshscrape.cluster.scraped import prometheus_pods
 from meshscrape.cluster.stopping import HalfDoneError, StoppedError, few
 from meshscrape.cluster.trackers import tracker
@@ -161,7 +161,7 @@ class Applier:
         if self._options.dry_run:
             for change in tracked:
                 self._told(f"not checked: {change.ref}: {tracker(change.before)} tracks it")
-            await self._try(changes)
+            await self._try(merged(changes), created_namespaces(changes))
             return reading
         try:
             async with holding(self._api, self._options.holder):
@@ -203,14 +203,18 @@ class Applier:
         wanted = self._options.phases or plan.phases
         return [change for change in plan.changes if change.phase in wanted]
 
-    async def _try(self, changes: list[Change]) -> None:
-        """Let the API server check every change; it changes nothing."""
-        fresh = created_namespaces(changes)
-        for change in merged(changes):
+    async def _try(self, changes: list[Change], fresh: frozenset[str]) -> None:
+        """Let the API server check every change; it changes nothing. `fresh`: namespaces yet to be made."""
+        turns = asyncio.Semaphore(AT_ONCE)
+
+        async def one(change: Change) -> None:
+            async with turns:
+                await self._write(change)
+
+        for change in changes:
             if change.ref.namespace in fresh:
                 self._told(f"not checked: {change.ref}: the plan itself creates its namespace")
-            else:
-                await self._write(change)
+        await asyncio.gather(*(one(change) for change in changes if change.ref.namespace not in fresh))
 
     async def _apply_phase(self, phase: Phase, reading: PlannedCluster, shown: set[Ref]) -> PlannedCluster:
         """Apply one phase in waves, each until it has taken effect; return the cluster after it."""
@@ -329,17 +333,17 @@ class Applier:
             await self._rest(min(seconds, 60.0), f"phase {phase}")
 
     async def _apply_wave(self, phase: Phase, wave: list[Change], inventory: Inventory) -> None:
-        healthy = [item for item in inventory if is_rolled_out(item.ref.kind) and pending(item) is None]
+        touched = {change.ref.namespace for change in wave}
+        places = [(space, kind) for space in touched for kind in ROLLED_OUT if space]
+        near = [item for place in places for item in inventory.in_namespace(*place)]
+        healthy = {item.ref for item in near if pending(item) is None}
         for change in wave:
             await self._watch.look(f"phase {phase}")
             await self._write(change)
             self._made += 1
             self._written.add((phase, change.ref))
             self._told(f"phase {phase}: {change.action}d {change.ref}")
-        touched = {change.ref.namespace for change in wave}
-        watched = {item.ref for item in healthy if item.ref.namespace in touched}
-        watched |= {change.ref for change in wave if change.after is not None}
-        versions = _versions(watched, inventory) | _versions_after(wave)
+        versions = _versions(healthy, inventory) | _versions_after(wave)
         await self._effect.arrived(f"phase {phase}", versions)
 
     async def _write(self, change: Change) -> None:

@@ -119,3 +119,5 @@ _JUDGES: Mapping[str, Callable[[Object], Pending | None]] = {
     "StatefulSet": _stateful_set,
     "DaemonSet": _daemon_set,
 }
+# The kinds whose pods are replaced step by step.
+ROLLED_OUT = tuple(_JUDGES)

@@ -66,8 +66,9 @@ def expected_targets(
                 read = set(own) if over == "mtls" else PLAINTEXT_PORTS.intersection(own)
                 ports.setdefault(ref, set()).update(read)
     found: dict[str, str] = {}
+    workloads = {workload.ref: workload for workload in observation.workloads}
     for ref in refs:
-        workload = observation.workload(ref)
+        workload = workloads.get(ref)
         for pod in workload.pods if workload else ():
             if _is_ready(pod.data):
                 for address in pod_addresses(pod.data)[:1]:

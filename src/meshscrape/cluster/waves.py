@@ -60,11 +60,14 @@ def waves_of(changes: Sequence[Change], canaries: Collection[str]) -> list[list[
     deletions = [change for change in changes if change.action == "delete"]
     quiet = [change for change in changes if change.action != "delete" and not change.restarts]
     restarting = [change for change in changes if change.action != "delete" and change.restarts]
-    first = [change for change in restarting if f"{change.ref.namespace}/{change.ref.name}" in canaries]
-    rest = [change for change in restarting if change not in first]
-    spaces = dict.fromkeys(change.ref.namespace for change in rest)
-    by_space = [[change for change in rest if change.ref.namespace == space] for space in sorted(spaces)]
-    return [wave for wave in (quiet, first, *by_space, deletions) if wave]
+    first: list[Change] = []
+    by_space: dict[str, list[Change]] = {}
+    for change in restarting:
+        chosen = f"{change.ref.namespace}/{change.ref.name}" in canaries
+        (first if chosen else by_space.setdefault(change.ref.namespace, [])).append(change)
+    return [
+        wave for wave in (quiet, first, *(by_space[space] for space in sorted(by_space)), deletions) if wave
+    ]
 
 
 def interrupted(changes: Iterable[Change], inventory: Inventory) -> dict[Ref, str]:
@@ -93,17 +96,16 @@ def _interruption(data: Object) -> str:
 
 def unproven(changes: Iterable[Change], observation: Observation, inventory: Inventory) -> set[Ref]:
     """Return the objects of the changes whose workloads have no ready pod: no scrape proves them."""
-    found = set()
-    for change in changes:
-        for workload in observation.workloads:
-            own = {workload.ref, workload.gateway_ref}
-            gateway = inventory.get(workload.gateway_ref) if workload.gateway_ref else None
-            name = dig(gateway.data, "spec", "infrastructure", "parametersRef", "name") if gateway else None
-            if name:
-                own.add(Ref("", "ConfigMap", workload.namespace, str(name)))
-            if change.ref in own and not any(map(_is_ready, (pod.data for pod in workload.pods))):
-                found.add(change.ref)
-    return found
+    without: set[Ref | None] = set()
+    for workload in observation.workloads:
+        if any(map(_is_ready, (pod.data for pod in workload.pods))):
+            continue
+        without |= {workload.ref, workload.gateway_ref}
+        gateway = inventory.get(workload.gateway_ref) if workload.gateway_ref else None
+        name = dig(gateway.data, "spec", "infrastructure", "parametersRef", "name") if gateway else None
+        if name:
+            without.add(Ref("", "ConfigMap", workload.namespace, str(name)))
+    return {change.ref for change in changes if change.ref in without}
 
 
 def _is_ready(pod: Object) -> bool:

@@ -16,17 +16,14 @@ Operation = dict[str, Any]
 def json_patch(before: Object, after: Object) -> list[Operation]:
     """Return the JSON Patch from one object to the other, which fails when what it changes is not as before.
 
-    A list is replaced as a whole. What is added to a mapping of plain values (annotations, labels, data)
-    tests the whole mapping, because a missing key cannot be tested.
+    A list is replaced as a whole. A field that is added must still be absent: the API server takes a test for
+    null as a test for that, which RFC 6902 leaves open.
     """
     return list(_operations(before, after, ()))
 
 
 def _operations(before: Object, after: Object, path: tuple[str, ...]) -> Iterator[Operation]:
-    added = [key for key in after if key not in before]
-    if added and before and all(not isinstance(value, Mapping | list) for value in before.values()):
-        yield {"op": "test", "path": pointer(path), "value": before}
-    for key in (*before, *added):
+    for key in (*before, *(key for key in after if key not in before)):
         field = (*path, key)
         if ".".join(field) in _LEFT:
             continue
@@ -35,6 +32,7 @@ def _operations(before: Object, after: Object, path: tuple[str, ...]) -> Iterato
             yield {"op": "test", "path": pointer(field), "value": old}
             yield {"op": "remove", "path": pointer(field)}
         elif key not in before:
+            yield {"op": "test", "path": pointer(field), "value": None}
             yield {"op": "add", "path": pointer(field), "value": new}
         elif isinstance(old, Mapping) and isinstance(new, Mapping):
             yield from _operations(old, new, field)

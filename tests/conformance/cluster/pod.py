@@ -20,8 +20,8 @@ from conformance.cluster.machine import log, run
 from conformance.cluster.volumes import MissingError, Tokens, Volumes
 
 LONGEST_GRACE = 10.0
-PULL_FAILED = "ErrImagePull"  # kubelet's own word
 REPORT_EVERY, REFRESH_EVERY = 0.3, 3.0
+PULL_ONCE = 2.0  # seconds until a missing image is waited for
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Pod:
         self.path = f"/api/v1/namespaces/{self.namespace}/pods/{self.name}"
         self.directory = node.state / "pods" / self.uid
         self.containers: dict[str, Container] = {}
+        self._unpulled: dict[str, Unpulled] = {}
         self.stopping = self.gone = False
         self._holder: subprocess.Popen[bytes] | None = None
         self._message, self._since = "", utc_now()
@@ -79,9 +80,6 @@ class Pod:
             threading.Thread(target=self._report_always, name=f"{self.name}/status", daemon=True).start()
             self._wait_for_volumes()
             self._start_containers()
-        except NoImageError as error:
-            self._message = f"{PULL_FAILED}: {error}"
-            log(self.namespace, self.name, self._message)
         except Exception as error:
             if not self.stopping:
                 self._message = f"{type(error).__name__}: {error}"
@@ -121,7 +119,9 @@ class Pod:
 
     def _start_containers(self) -> None:
         for spec in self.spec.get("initContainers", []):
-            container = self._add(spec)
+            container = self._pull(spec)
+            if container is None:
+                return
             if spec.get("restartPolicy") == "Always":
                 container.keep()
                 while not self.stopping and not container.started:
@@ -131,11 +131,22 @@ class Pod:
         for spec in self.spec["containers"]:
             if self.stopping:
                 return
-            container = self._add(spec)
+            container = self._pull(spec)
+            if container is None:  # the others start, as with the real kubelet
+                continue
             container.keep()
             hook = spec.get("lifecycle", {}).get("postStart", {}).get("exec")
             while hook and not self.stopping and container.run(hook["command"]) != 0:
                 time.sleep(0.3)
+
+    def _pull(self, spec: Object) -> Container | None:
+        """Return a container, or None if nothing stands for its image: its status says so from then on."""
+        try:
+            return self._add(spec)
+        except NoImageError as error:
+            self._unpulled[spec["name"]] = Unpulled(str(spec.get("image")), str(error), time.monotonic())
+            log(self.namespace, self.name, spec["name"], f"ErrImagePull: {error}")
+            return None
 
     def _add(self, spec: Object) -> Container:
         assert self._holder is not None
@@ -216,6 +227,10 @@ class Pod:
         value = status(
             self.spec, self.containers, self.address, self.node.address, self._since, self._message
         )
+        for each in (*value["initContainerStatuses"], *value["containerStatuses"]):
+            if each["name"] in self._unpulled:
+                each["state"] = {"waiting": self._unpulled[each["name"]].waiting(time.monotonic())}
+        keep_transitions(value["conditions"], (self._last or {}).get("conditions", []))
         if value == self._last:
             return
         ready = any(c["type"] == "Ready" and c["status"] == "True" for c in value["conditions"])
@@ -224,6 +239,30 @@ class Pod:
         self._was_ready = ready
         self.node.api.merge(f"{self.path}/status", {"status": value})
         self._last = value
+
+
+@dataclass(frozen=True)
+class Unpulled:
+    """An image that nothing stands for, and since when."""
+
+    image: str
+    problem: str
+    since: float
+
+    def waiting(self, now: float) -> Object:
+        """Return what the kubelet says: first the error, then that it waits before it tries again."""
+        if now - self.since < PULL_ONCE:
+            return {"reason": "ErrImagePull", "message": self.problem}
+        message = f'Back-off pulling image "{self.image}": ErrImagePull: {self.problem}'
+        return {"reason": "ImagePullBackOff", "message": message}
+
+
+def keep_transitions(conditions: list[Object], before: list[Object]) -> None:
+    """Give each condition the time when its status changed: now, or that of the status before."""
+    known = {(each["type"], each["status"]): each["lastTransitionTime"] for each in before}
+    now = utc_now()
+    for each in conditions:
+        each["lastTransitionTime"] = known.get((each["type"], each["status"]), now)
 
 
 def status(
@@ -246,8 +285,7 @@ def status(
         return container.was_started if init.get("restartPolicy") == "Always" else container.succeeded
 
     first = of(inits, "PodInitializing")
-    pulled = not message.startswith(PULL_FAILED)
-    second = of(mains, ("PodInitializing" if inits else "ContainerCreating") if pulled else PULL_FAILED)
+    second = of(mains, "PodInitializing" if inits else "ContainerCreating")
     complete = all(initialized(init) for init in inits)
     native = [s["ready"] for s, c in zip(first, inits, strict=True) if c.get("restartPolicy") == "Always"]
     ready = complete and all(s["ready"] for s in second) and all(native)
@@ -278,5 +316,6 @@ def phase(spec: Object, initialized: bool, statuses: list[Object]) -> str:
     ended = [s["state"]["terminated"]["exitCode"] for s in statuses if "terminated" in s["state"]]
     if len(ended) == len(statuses) and spec.get("restartPolicy", "Always") != "Always":
         return "Failed" if any(ended) else "Succeeded"
-    begun = any("running" in s["state"] or s["restartCount"] for s in statuses)
+    # Each of them: a container that was never started, for want of its image, keeps a pod pending.
+    begun = all("waiting" not in s["state"] or s["restartCount"] for s in statuses)
     return "Running" if initialized and begun else "Pending"

@@ -61,10 +61,17 @@ def test_a_patch_changes_what_differs_and_leaves_the_rest() -> None:
     assert applied(json_patch(before, after), now) == {**after, "status": {"replicas": 9}}
 
 
-@pytest.mark.parametrize("annotations", [{"config": "theirs"}, {"config": "old", "another": "theirs"}])
-def test_a_patch_fails_where_another_manager_wrote_the_same_mapping(annotations: dict[str, str]) -> None:
+def test_a_patch_fails_where_another_manager_added_the_same_field() -> None:
     patch = json_patch(deployment({"config": "old"}), deployment({"config": "old", "another": "ours"}))
-    assert applied(patch, deployment(annotations)) is None
+    assert applied(patch, deployment({"config": "old", "another": "theirs"})) is None
+    kept = applied(patch, deployment({"config": "theirs"}))
+    assert kept is not None and kept["metadata"]["annotations"] == {"config": "theirs", "another": "ours"}
+
+
+def test_a_patch_fails_where_another_manager_added_a_mapping_that_was_absent() -> None:
+    before, after = deployment({}), deployment({"config": "ours"})
+    del before["metadata"]["annotations"]
+    assert applied(json_patch(before, after), deployment({"config": "theirs"})) is None
 
 
 def test_a_patch_fails_where_another_manager_wrote_the_same_field() -> None:

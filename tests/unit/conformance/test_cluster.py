@@ -122,6 +122,7 @@ def test_exit_code_reaches_kubectl() -> None:
     [
         ("Always", [{"running": {}}], "Running"),
         ("Always", [{"waiting": {}}], "Pending"),
+        ("Always", [{"running": {}}, {"waiting": {}}], "Pending"),
         ("Never", [{"terminated": {"exitCode": 0}}], "Succeeded"),
         ("Never", [{"terminated": {"exitCode": 0}}, {"terminated": {"exitCode": 1}}], "Failed"),
         ("Never", [{"terminated": {"exitCode": 0}}, {"running": {}}], "Running"),
@@ -133,6 +134,27 @@ def test_phase_follows_containers(
     """A pod's phase is that of its containers together."""
     statuses = [{"state": state, "restartCount": 0} for state in states]
     assert pod.phase({"restartPolicy": restarts}, True, statuses) == expected
+
+
+def test_missing_image_is_told_as_the_kubelet_does() -> None:
+    """First the failed attempt, then that the next one waits, with the failure in its message."""
+    missing = pod.Unpulled("x:1", "not found", 100.0)
+    assert missing.waiting(100.5) == {"reason": "ErrImagePull", "message": "not found"}
+    later = missing.waiting(110.0)
+    assert later["reason"] == "ImagePullBackOff"
+    assert later["message"] == 'Back-off pulling image "x:1": ErrImagePull: not found'
+
+
+def test_condition_keeps_the_time_of_its_last_change() -> None:
+    """A condition that is as before keeps its time, and one that changed has a new one."""
+    before = [
+        {"type": "Ready", "status": "False", "lastTransitionTime": "then"},
+        {"type": "Initialized", "status": "True", "lastTransitionTime": "then"},
+    ]
+    now = [{**each, "status": "True", "lastTransitionTime": "start"} for each in before]
+    pod.keep_transitions(now, before)
+    assert [each["lastTransitionTime"] == "then" for each in now] == [False, True]
+    assert now[0]["lastTransitionTime"] != "start"
 
 
 def _pod(name: str, ready: str, **meta: object) -> dict[str, object]:
