@@ -16,6 +16,7 @@ from conformance.live import Live
 from conformance.prometheus import Prometheus
 
 Row = Callable[..., None]
+pytestmark = pytest.mark.whole
 SPACE = shop.NAMESPACE
 YES = ("--yes", "--yes-interruption")
 PLAN = ("--mode", "native", "-n", SPACE)
