@@ -173,6 +173,7 @@ def _uri(text: str) -> x509.UniformResourceIdentifier:
     return x509.UniformResourceIdentifier(text)
 
 
+@cache
 def cases() -> dict[str, Chain]:
     """Every chain by what is odd about it."""
     found: dict[str, Chain] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ SOURCE = ROOT / "src"
 EFFECTS = {"now", "utcnow", "today", "open", "read_text", "read_bytes", "write_text", "write_bytes", "exists"}
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Return every module of the package by its dotted name; packages are named by themselves."""
     found = {}
@@ -24,6 +26,13 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """Return the syntax tree of a file."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def purity_lists() -> tuple[list[str], list[str]]:
     """Return the pure and the effectful entries as pyproject.toml declares them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -41,11 +50,11 @@ def covers(entry: str, module: str) -> bool:
 def is_documentation_only(path: Path) -> bool:
     """Return whether a module holds a docstring and nothing else."""
     return all(
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        for node in ast.parse(path.read_text()).body
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in parsed(path).body
     )
 
 
+@cache
 def pure_modules() -> dict[str, Path]:
     """Return the modules that the pure list covers."""
     pure, _ = purity_lists()
@@ -76,7 +85,7 @@ def test_pure_module_reads_no_clock_and_no_file(name: str) -> None:
     """A pure module calls nothing that reads a clock or a file."""
     calls = [
         node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-        for node in ast.walk(ast.parse(pure_modules()[name].read_text()))
+        for node in ast.walk(parsed(pure_modules()[name]))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name)
     ]
     assert [called for called in calls if called in EFFECTS] == []
@@ -86,7 +95,7 @@ def test_class_names_are_unique() -> None:
     """One word has one meaning: no two public classes of the package share a name."""
     places: dict[str, list[str]] = {}
     for name, path in modules().items():
-        for node in ast.parse(path.read_text()).body:
+        for node in parsed(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(name)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import meshscrape
@@ -41,6 +42,7 @@ def _literals(source: str) -> list[tuple[str, int]]:
     ]
 
 
+@cache
 def _places() -> dict[str, list[str]]:
     """Return where each string constant of the package stands, `names.py` left out."""
     places: dict[str, list[str]] = defaultdict(list)
