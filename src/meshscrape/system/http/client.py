@@ -1,40 +1,32 @@
 """A small HTTP/1.1 client that streams: one request over TCP or a Unix socket, with deadlines and limits.
 
-It never follows redirects, keeps no connection and holds no more than a few chunks. httpcore would take 7 MB
-of memory, for a pool of connections that a local scrape does not need.
+It never follows redirects, keeps no connection and holds no more than a few chunks. h11 implements the
+protocol in 1 MB of memory; httpcore takes 7 MB, for a pool of connections that a local scrape does not need.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
-import select
-import socket
 import ssl
 import zlib
-from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
+import h11
+
 from meshscrape.errors import InputError, UnavailableError
 from meshscrape.istio.host_port import host_port
+from meshscrape.system.http.arrival import Arrival, TransportArrival, open_tcp, open_unix
 from meshscrape.system.http.body import CloseReader, FramingError, body_reader
-from meshscrape.system.http.head import HeadError, ResponseHead, request_head, response_head
 
-READ_SIZE = 1 << 18
 INFLATE_SIZE = 1 << 18
 # Interim answers (RFC 9110, section 15.2) before the one that counts.
 MAX_INTERIM = 8
-UNIX_PATH_MAX = 107  # sockaddr_un.sun_path holds 108 bytes with the terminating NUL (unix(7))
-
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 _ESCAPE = "write only ASCII, without spaces: %20 for a space, %C3%A9 for é"
@@ -110,7 +102,7 @@ async def fetch_stream(
     await exchange.connect(unix_socket, address, tls, server_name, tunnel)
     try:
         if admit is not None and tls is not None:
-            admit(cast(_Transported, exchange.arrival).transport.get_extra_info("ssl_object"))
+            admit(cast(TransportArrival, exchange.arrival).transport.get_extra_info("ssl_object"))
         yield await exchange.ask(method, sent_headers(url, headers or {}, body), body, decode)
     finally:
         exchange.close()
@@ -163,142 +155,6 @@ async def fetch(
         return response.status, b"".join([chunk async for chunk in response.body])
 
 
-class _Arrival(ABC):
-    """A connection and the pieces of bytes that arrive on it; asyncio's streams would copy them twice."""
-
-    def __init__(self) -> None:
-        self.at_eof = False
-        self._pieces: deque[bytes] = deque()
-        self._size = 0
-        self._error: OSError | None = None
-        self._changed = asyncio.Event()
-
-    @abstractmethod
-    async def send(self, data: bytes) -> None:
-        """Send a request. A refused or reset one is ignored: the missing answer gives a better error."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close at once: all that is needed has been read, and an abandoned body must not keep a socket."""
-
-    @abstractmethod
-    def _pause(self) -> None:
-        """Read no more for now."""
-
-    @abstractmethod
-    def _resume(self) -> None:
-        """Read on, after `_pause` or without it."""
-
-    def _arrived(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self._size += len(data)
-        if self._size >= READ_SIZE:
-            self._pause()
-        self._changed.set()
-
-    def _ended(self, error: OSError | None) -> None:
-        self._error = error
-        self.at_eof = True
-        self._changed.set()
-
-    async def read(self) -> bytes:
-        """Return the next piece, empty at the end. Raise OSError when the connection broke."""
-        while not self._pieces:
-            if self._error is not None:
-                raise self._error
-            if self.at_eof:
-                return b""
-            self._changed.clear()
-            await self._changed.wait()
-        piece = self._pieces.popleft()
-        self._size -= len(piece)
-        if not self._pieces and not self.at_eof:
-            self._resume()
-        return piece
-
-
-class _Transported(_Arrival, asyncio.Protocol):
-    """A connection of asyncio, which may have TLS."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.transport: asyncio.Transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """See asyncio.Protocol."""
-        self.transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        """See asyncio.Protocol."""
-        self._arrived(data)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """See asyncio.Protocol."""
-        self._ended(error if isinstance(error, OSError) else None)
-
-    async def send(self, data: bytes) -> None:
-        """See _Arrival."""
-        self.transport.write(data)
-
-    def close(self) -> None:
-        """See _Arrival."""
-        self.transport.abort()
-
-    def _pause(self) -> None:
-        self.transport.pause_reading()
-
-    def _resume(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.resume_reading()
-
-
-class _Direct(_Arrival):
-    """A connected socket without TLS. A transport would take two rounds of the event loop more."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        super().__init__()
-        self._socket = sock
-        self._descriptor = sock.fileno()  # asyncio formats what it looks up, which is slow for a socket
-        self._loop = asyncio.get_running_loop()
-        self._reading = False
-        self._resume()
-
-    async def send(self, data: bytes) -> None:
-        """See _Arrival."""
-        with contextlib.suppress(OSError):
-            await self._loop.sock_sendall(self._socket, data)
-
-    def close(self) -> None:
-        """See _Arrival."""
-        self._pause()
-        self._socket.close()
-
-    def _readable(self) -> None:
-        try:
-            data = self._socket.recv(READ_SIZE)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._pause()
-            self._ended(error)
-            return
-        if data:
-            self._arrived(data)
-        else:
-            self._pause()
-            self._ended(None)
-
-    def _pause(self) -> None:
-        if self._reading:
-            self._loop.remove_reader(self._descriptor)
-            self._reading = False
-
-    def _resume(self) -> None:
-        if not self._reading:
-            self._loop.add_reader(self._descriptor, self._readable)
-            self._reading = True
-
-
 @dataclass(slots=True)
 class _Exchange:
     """One connection with its one request."""
@@ -306,11 +162,12 @@ class _Exchange:
     url: str
     limits: FetchLimits
     deadline: float = field(init=False)
-    arrival: _Arrival = field(init=False)
-    beyond: bytes = b""  # what was read beyond the header
+    connection: h11.Connection = field(init=False)
+    arrival: Arrival = field(init=False)
 
     def __post_init__(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + self.limits.total
+        self.connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=self.limits.header_bytes)
 
     async def connect(
         self,
@@ -326,7 +183,7 @@ class _Exchange:
         try:
             async with self._timeout(self.limits.connect):
                 if unix_socket is not None:
-                    self.arrival = await _open_unix(os.fspath(unix_socket))
+                    self.arrival = await open_unix(os.fspath(unix_socket))
                     return
                 secure = parts.scheme == "https"
                 host, number = address or (parts.hostname or "", port or (443 if secure else 80))
@@ -334,7 +191,7 @@ class _Exchange:
                     name = server_name or host
                     self.arrival = await self._through(tunnel, host, number, tls if secure else None, name)
                     return
-                self.arrival = await _open_tcp(host, number, tls if secure else None, server_name)
+                self.arrival = await open_tcp(host, number, tls if secure else None, server_name)
         except TimeoutError as error:
             raise UnavailableError("no connection within the deadline", where=self.url) from error
         except OSError as error:
@@ -342,10 +199,10 @@ class _Exchange:
 
     async def _through(
         self, tunnel: tuple[str, int], host: str, port: int, tls: ssl.SSLContext | None, name: str
-    ) -> _Arrival:
+    ) -> Arrival:
         """Return a connection that an HTTP proxy has opened (RFC 9110, section 9.3.6)."""
         loop = asyncio.get_running_loop()
-        _, raw = await loop.create_connection(_Transported, *tunnel)
+        _, raw = await loop.create_connection(TransportArrival, *tunnel)
         place = host_port(host, port)
         await raw.send(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
         head = b""
@@ -362,7 +219,7 @@ class _Exchange:
             )
         if tls is None:
             return raw
-        arrival = _Transported()
+        arrival = TransportArrival()
         secured = await loop.start_tls(raw.transport, arrival, tls, server_hostname=name)
         if secured is None:
             raise UnavailableError("the connection ended in the TLS handshake", where=self.url)
@@ -373,22 +230,29 @@ class _Exchange:
         self, method: str, headers: list[tuple[str, str]], body: bytes, decode: bool
     ) -> FetchedResponse:
         try:
-            data = request_head(method, sent_target(self.url), headers) + body
-        except HeadError as error:
+            request = h11.Request(method=method, target=sent_target(self.url), headers=headers)
+            data = self.connection.send(request) or b""
+            if body:
+                data += self.connection.send(h11.Data(data=body)) or b""
+            data += self.connection.send(h11.EndOfMessage()) or b""
+        except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise InputError(
                 f"the request cannot be written ({error})", where=self.url, remedy=_ESCAPE
             ) from error
         await self.arrival.send(data)
-        head = await self._head()
+        answer = await self._event()
         for _ in range(MAX_INTERIM):
-            if head.status >= 200:
+            if not isinstance(answer, h11.InformationalResponse):
                 break
-            head = await self._head()
-        if head.status < 200:
+            answer = await self._event()
+        if not isinstance(answer, h11.Response):
             raise UnavailableError("never came to its answer", where=self.url)
-        names = {name.lower(): value for name, value in head.fields}
-        response = FetchedResponse(head.status, names, _nothing())
-        response.head, response.raw_headers = (head.version, head.reason), head.fields
+        names = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
+        response = FetchedResponse(answer.status_code, names, _nothing())
+        response.head = (answer.http_version.decode("latin-1"), answer.reason.decode("latin-1"))
+        response.raw_headers = tuple(
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers.raw_items()
+        )
         response.body = self._decoded(response, method) if decode else self._raw(response, method)
         return response
 
@@ -409,7 +273,7 @@ class _Exchange:
             yield piece
 
     async def _raw(self, response: FetchedResponse, method: str) -> AsyncIterator[bytes]:
-        data = self.beyond
+        data, _ = self.connection.trailing_data
         try:
             body = body_reader(response.status, method, response.headers)
             while not body.ended:
@@ -440,18 +304,17 @@ class _Exchange:
             response.complete = False
             raise TruncatedError("the gzip body ended in the middle", where=self.url)
 
-    async def _head(self) -> ResponseHead:
-        """Return the next header; keep what was read beyond it."""
+    async def _event(self) -> h11.Event | type[h11.PAUSED]:
+        """Return h11's next event of the header."""
         place = "before the answer"
         try:
-            while (head := response_head(self.beyond, self.limits.header_bytes)) is None:
-                if not (piece := await self.read(place)):
-                    raise TruncatedError(f"closed the connection {place}", where=self.url)
-                self.beyond += piece
-        except HeadError as error:
+            while (event := self.connection.next_event()) is h11.NEED_DATA:
+                self.connection.receive_data(await self.read(place))
+        except h11.RemoteProtocolError as error:
+            if self.arrival.at_eof:
+                raise TruncatedError(f"closed the connection {place}", where=self.url) from error
             raise UnavailableError(f"did not answer in HTTP/1.1 ({error})", where=self.url) from error
-        self.beyond = self.beyond[head.size :]
-        return head
+        return event  # type: ignore[return-value]
 
     async def read(self, place: str) -> bytes:
         try:
@@ -483,68 +346,3 @@ def _parse(url: str) -> tuple[SplitResult, int | None]:
 async def _nothing() -> AsyncIterator[bytes]:
     return
     yield b""
-
-
-async def _open_tcp(host: str, port: int, tls: ssl.SSLContext | None, server_name: str) -> _Arrival:
-    create = asyncio.get_running_loop().create_connection
-    name = (server_name or host) if tls is not None else None
-    if (sock := _connected_at_once(host, port)) is None:
-        return (await create(_Transported, host, port, ssl=tls, server_hostname=name))[1]
-    if tls is None:
-        return _Direct(sock)
-    return (await create(_Transported, sock=sock, ssl=tls, server_hostname=name))[1]
-
-
-def _connected_at_once(host: str, port: int) -> socket.socket | None:
-    """Return a connection to an address of this machine if it is there without waiting, else None.
-
-    The kernel usually completes such a connection while it is asked for. asyncio would wait for two rounds
-    of the event loop, a tenth of the agent's CPU for a small scrape.
-    """
-    if (family := _loopback(host)) is None:
-        return None
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    if sock.connect_ex((host, port)) in (0, errno.EINPROGRESS):
-        ready = select.poll()
-        ready.register(sock, select.POLLOUT)
-        if ready.poll(0) and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            return sock
-    sock.close()
-    return None
-
-
-@lru_cache(maxsize=64)
-def _loopback(host: str) -> socket.AddressFamily | None:
-    """Return the family of a numeric address of this machine, else None."""
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return None
-    if not address.is_loopback:
-        return None
-    return socket.AF_INET if address.version == 4 else socket.AF_INET6
-
-
-async def _open_unix(path: str) -> _Arrival:
-    """Connect to a Unix socket at a path of any length.
-
-    A long path is replaced by the path of its directory's descriptor in /proc, which is short.
-    """
-    if len(os.fsencode(path)) <= UNIX_PATH_MAX:
-        return await _connected_unix(path)
-    directory, name = os.path.split(path)
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        return await _connected_unix(f"/proc/self/fd/{descriptor}/{name}")
-    finally:
-        os.close(descriptor)
-
-
-async def _connected_unix(path: str) -> _Arrival:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-    try:
-        await asyncio.get_running_loop().sock_connect(sock, path)
-    except BaseException:
-        sock.close()
-        raise
-    return _Direct(sock)
