@@ -25,6 +25,8 @@ from support.scrape_proxy import credentials
 
 PODS, ACCOUNTS = 10_000, 500
 LISTEN, DISCOVERY = "127.9.5.1:15094", "127.9.5.1:15095"
+SHARE = "127.9.5.1:15098"
+FOLLOWER_LISTEN, FOLLOWER_DISCOVERY = "127.9.5.2:15094", "127.9.5.2:15095"
 API = ("127.9.5.1", 16443)
 CHANGES, RATE, WINDOW = 15, 20, 30.0
 # Padding, so that a pod is as large as one of Istio's (bytes).
@@ -51,6 +53,7 @@ def run(rounds: int) -> list[Row]:
             spent = {pid: seconds / WINDOW * 100 for pid, seconds in cost.items()}
             late = _latency(cluster, token)
             last = {pid: memory(pid).resident for pid in (process.pid, envoy)}
+            following = _following(directory, cluster)
     note = f"{PODS} pods of {cluster.size} bytes, {ACCOUNTS} ServiceAccounts, two secure ports each"
     number = int(RATE * WINDOW)
     return [
@@ -67,7 +70,35 @@ def run(rounds: int) -> list[Row]:
         Row("a change after steady change until its route is live", late, "s"),
         Row(f"memory of the Python process after {number} changes", last[process.pid], "MB"),
         Row(f"memory of its Envoy after {number} changes", last[envoy], "MB"),
+        *following,
     ]
+
+
+def _following(directory: Path, cluster: _Cluster) -> list[Row]:
+    """Return rows about a second proxy that follows the first over mutual TLS."""
+    own = directory / "follower"
+    own.mkdir()
+    words = [
+        "--follow", SHARE, "--credentials", str(directory / "scraper"), "--dir", str(own / "proxy"),
+        "--listen", FOLLOWER_LISTEN, "--discovery", FOLLOWER_DISCOVERY,
+    ]  # fmt: skip
+    began = time.monotonic()
+    with _running(words, own / "log") as process:
+        ready = time.monotonic() - began
+        envoy = _envoy_of(process.pid)
+        token = (own / "proxy/token").read_text().strip()
+        samples = [_latency(cluster, token, FOLLOWER_LISTEN) for _ in range(CHANGES)]
+        before = {pid: cpu_seconds(pid) for pid in (process.pid, envoy)}
+        cluster.change_steadily(RATE, WINDOW)
+        spent = {pid: (cpu_seconds(pid) - began) / WINDOW * 100 for pid, began in before.items()}
+        return [
+            Row("a follower: ready after the start", ready, "s"),
+            Row("a follower: a single change until its route is live, p50", median(samples), "s"),
+            Row(f"a follower: CPU of Python at {RATE} changes a second", spent[process.pid], "% of a core"),
+            Row(f"a follower: CPU of Envoy at {RATE} changes a second", spent[envoy], "% of a core"),
+            Row("a follower: memory of the Python process", memory(process.pid).resident, "MB"),
+            Row("a follower: memory of its Envoy", memory(envoy).resident, "MB"),
+        ]
 
 
 class _Cluster:
@@ -172,11 +203,11 @@ class _Cluster:
             writer.write(event)
 
 
-def _latency(cluster: _Cluster, token: str) -> float:
+def _latency(cluster: _Cluster, token: str, listen: str = LISTEN) -> float:
     """Return the seconds from a change of a pod until the proxy has a route to its new address."""
     time.sleep(2)
     address, began = cluster.change(), time.monotonic()
-    host, port = LISTEN.rsplit(":", 1)
+    host, port = listen.rsplit(":", 1)
     headers = {"Authorization": f"Bearer {token}", "X-Prometheus-Scrape-Timeout-Seconds": "0.1"}
     while time.monotonic() - began < 60:
         # The target does not exist, so Envoy answers after the scrape's timeout.
@@ -216,12 +247,18 @@ def _proxy(directory: Path, cluster: _Cluster) -> Iterator[subprocess.Popen[byte
         "users": [user], "current-context": "bench",
     }  # fmt: skip
     config.write_text(json.dumps(document))
-    log = directory / "log"
-    command = [
-        sys.executable, "-m", "meshscrape", "proxy", "--kubernetes", "--kubeconfig", str(config),
-        "--credentials", str(scraper), "--dir", str(directory / "proxy"),
-        "--listen", LISTEN, "--discovery", DISCOVERY,
+    words = [
+        "--kubernetes", "--kubeconfig", str(config), "--credentials", str(scraper),
+        "--dir", str(directory / "proxy"), "--listen", LISTEN, "--discovery", DISCOVERY, "--share", SHARE,
     ]  # fmt: skip
+    with _running(words, directory / "log") as process:
+        yield process
+
+
+@contextlib.contextmanager
+def _running(words: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `meshscrape proxy` until it is ready, then for the block."""
+    command = [sys.executable, "-m", "meshscrape", "proxy", *words]
     with log.open("wb") as output:
         process = subprocess.Popen(bound_to_parent(command), stdout=output, stderr=output)
     try:

@@ -40,6 +40,8 @@ class Serving:
     directory: Path | None
     token_file: Path | None
     role: str
+    share: str
+    share_with: tuple[str, ...]
     share_token: bool
     remote: bool
     wait: float
@@ -88,6 +90,15 @@ _SERVING = (
         help="Run Envoy and what keeps its routes together, or each as a process of its own with the same "
         "--dir. An Envoy of its own goes on when the other process dies.",
     ),
+    text_option(
+        "--share", metavar="IP:PORT",
+        help="Tell other scrape proxies (--follow) the targets here, over mutual TLS with the first "
+        "--credentials. Its own SPIFFE ID may ask.",
+    ),
+    text_option(
+        "--share-with", metavar="SPIFFE_ID", multiple=True,
+        help="With --share: this SPIFFE ID may ask too. Repeatable.",
+    ),
     click.option(
         "--share-token", is_flag=True,
         help="Make the token file readable by every user (0644): for a volume that only the containers of "
@@ -134,6 +145,7 @@ def command(serving: Serving, chosen: ChosenSources, check: bool) -> int:
 def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.proxy.options import ProxyOptions
+    from meshscrape.spiffe.ids import SpiffeId
 
     if not serving.credentials:
         raise InputError("there are no credentials", remedy="give --credentials DIR")
@@ -146,6 +158,8 @@ def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
         credentials=credentials,
         sources=sources_of(chosen, serving.own, credentials, serving.wait),
         aliases=[_alias(text) for text in serving.aliases],
+        share=parse_host_port(serving.share, "--share") if serving.share else None,
+        share_with=[SpiffeId.parse(text) for text in serving.share_with],
         share_token=serving.share_token,
         separate_envoy=serving.role == "routes",
         remote=serving.remote,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,9 @@ class ChosenSources:
     targets: tuple[str, ...]
     meshes: tuple[Path, ...]
     follow: str
+    follow_id: str
     follow_token_file: Path | None
+    follow_plaintext: bool
     kubernetes: bool
     kubeconfig: Path | None
     context: str
@@ -49,10 +52,21 @@ _OPTIONS = (
     ),
     text_option(
         "--follow", metavar="IP:PORT",
-        help="Scrape the targets of another scrape proxy (its --discovery), which watches a cluster for "
-        "several.",
+        help="Scrape the targets of another scrape proxy (its --share), which watches a cluster for several. "
+        "Mutual TLS with the first --credentials.",
     ),
-    path_option("--follow-token-file", help="The other proxy's token, for --follow."),
+    text_option(
+        "--follow-id", metavar="SPIFFE_ID",
+        help="With --follow: the other proxy's SPIFFE ID.  [default: that of the first --credentials]",
+    ),
+    path_option(
+        "--follow-token-file",
+        help="With --follow: ask the other proxy's --discovery with its token instead, in plaintext.",
+    ),
+    click.option(
+        "--follow-plaintext", is_flag=True,
+        help="With --follow-token-file: send the token in plaintext to another machine.",
+    ),
     click.option("--kubernetes", is_flag=True, help="Scrape the pods of a Kubernetes cluster."),
     path_option(
         "--kubeconfig",
@@ -110,7 +124,7 @@ def _sources(
     if chosen.kubernetes:
         yield RememberedSource(_pods(chosen, credentials, patience), own / LAST_TARGETS)
     if chosen.follow:
-        yield RememberedSource(_shared(chosen.follow, chosen.follow_token_file), own / LAST_SHARED)
+        yield RememberedSource(_shared(chosen, credentials, patience), own / LAST_SHARED)
     if chosen.meshes:
         from meshscrape.local.discovery import mesh_source
 
@@ -134,14 +148,37 @@ def _pods(chosen: ChosenSources, credentials: Sequence[tuple[str, Path]], patien
     )
 
 
-def _shared(address: str, token_file: Path | None) -> Source:
+def _shared(chosen: ChosenSources, credentials: Sequence[tuple[str, Path]], patience: float) -> Source:
+    """Return the source of `--follow`: over mutual TLS, or with a token in plaintext if that is asked for."""
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.prometheus.targets import JOBS
-    from meshscrape.proxy.shared import SharedSource
+    from meshscrape.proxy.shared import SharedSource, VerifiedLink, plaintext_link
+    from meshscrape.spiffe.ids import SpiffeId
 
-    if token_file is None:
-        raise InputError("--follow needs the other proxy's token", remedy="add --follow-token-file FILE")
-    return SharedSource(parse_host_port(address, "--follow"), token_file, JOBS)
+    address = parse_host_port(chosen.follow, "--follow")
+    if chosen.follow_token_file is None:
+        expected = SpiffeId.parse(chosen.follow_id) if chosen.follow_id else None
+        return SharedSource(address, VerifiedLink(credentials, expected, patience), JOBS)
+    if chosen.follow_id:
+        raise InputError(
+            "a proxy that is asked in plaintext proves no SPIFFE ID",
+            where="--follow-id",
+            remedy="omit --follow-token-file, or --follow-id",
+        )
+    if not _is_loopback(address[0]) and not chosen.follow_plaintext:
+        raise InputError(
+            "the token would cross the network in plaintext",
+            where="--follow",
+            remedy="use the other proxy's --share without --follow-token-file, or add --follow-plaintext",
+        )
+    return SharedSource(address, plaintext_link(chosen.follow_token_file), JOBS)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _job_and_file(text: str) -> tuple[str, Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -27,6 +28,8 @@ from meshscrape.envoy.resources import (
     wire,
 )
 from meshscrape.envoy.resources.values import Resource, discovery_response, file_source
+from meshscrape.envoy.shared_targets import LISTENER as SHARED
+from meshscrape.envoy.shared_targets import SharedTargets, shared_cluster, shared_listener
 from meshscrape.errors import InputError
 from meshscrape.istio.layouts import Layout
 from meshscrape.prometheus.targets import Target
@@ -67,7 +70,7 @@ class ScrapeProxyOptions:
 
     It listens on `address`:`port`. `admin_socket` is relative to its working directory; `files_dir`
     (absolute) holds what it watches; `access_log` is the named pipe for its lines, or empty for
-    standard output.
+    standard output. It shares its targets as `shared` says, with the `sharing`th trust domain's certificate.
     """
 
     node_id: str
@@ -76,15 +79,24 @@ class ScrapeProxyOptions:
     admin_socket: str
     files_dir: str
     access_log: str
+    shared: SharedTargets | None = None
+    sharing: int = 0
 
 
 def bootstrap(options: ScrapeProxyOptions) -> Resource:
     """Return Envoy's bootstrap (config.bootstrap.v3.Bootstrap) as data for `json.dumps`, without secrets."""
     limit = dict([listeners.connection_limit(LISTENER, bounds.PROXY_CONNECTIONS)])
+    static = {"listeners": [_listener(options)]}
+    if shared := options.shared:
+        name, most = listeners.connection_limit(SHARED, bounds.SECURE_CONNECTIONS)
+        limit[name] = most
+        secret = partial(_secret, options.files_dir, options.sharing)
+        static["listeners"].append(shared_listener(shared, secret("certificate"), secret("roots")))
+        static["clusters"] = [shared_cluster(shared)]
     return {
         "node": {"id": options.node_id, "cluster": LISTENER},
         "admin": server.admin(options.admin_socket),
-        "static_resources": {"listeners": [_listener(options)]},
+        "static_resources": static,
         "dynamic_resources": {"cds_config": file_source(f"{options.files_dir}/{CLUSTERS_FILE}")},
         "overload_manager": server.overload_manager(bounds.PROXY_CONNECTIONS),
         "layered_runtime": server.static_runtime({**limit, **rsa_keys.RUNTIME}),
@@ -131,8 +143,8 @@ def clusters_resource(
     for identity in wanted:
         number = numbers[identity.trust_domain]
         socket = tls.mutual_tls_client(
-            secrets.secret_reference(f"certificate-{number}", f"{files_dir}/{_file('certificate', number)}"),
-            secrets.secret_reference(f"roots-{number}", f"{files_dir}/{_file('roots', number)}"),
+            _secret(files_dir, number, "certificate"),
+            _secret(files_dir, number, "roots"),
             *(str(each) for each in accepted(identity, aliases)),
         )
         found.append(
@@ -269,6 +281,10 @@ def _access_log(path: str) -> Resource:
 
 def _ordered(directories: Mapping[str, tuple[str, Layout]]) -> dict[str, tuple[str, Layout]]:
     return dict(sorted(directories.items()))
+
+
+def _secret(files_dir: str, number: int, kind: str) -> Resource:
+    return secrets.secret_reference(f"{kind}-{number}", f"{files_dir}/{_file(kind, number)}")
 
 
 def _file(kind: str, number: int) -> str:

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 from cryptography import x509
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
-from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE
 from meshscrape.spiffe.certificates import identity_of
 from meshscrape.system.http.client import (
     FetchedResponse,
@@ -25,6 +24,7 @@ from meshscrape.system.http.client import (
     sent_target,
     unasked,
 )
+from meshscrape.system.mutual_tls import client_context
 
 
 class RefusedError(MeshscrapeError):
@@ -98,7 +98,7 @@ async def answered(
     """
     where = f"{endpoint.address}:{endpoint.port}"
     limits = FetchLimits(patience, patience, math.inf, body_bytes=sys.maxsize)
-    tls = _context(credentials) if endpoint.identity else None
+    tls = client_context(credentials) if endpoint.identity else None
 
     def admit(connection: ssl.SSLObject) -> None:
         seen = str(identity_of(x509.load_der_x509_certificate(connection.getpeercert(True) or b"")))
@@ -167,23 +167,6 @@ async def _raise_alert(endpoint: Endpoint, url: str, tls: ssl.SSLContext, patien
         )
     except UnavailableError as error:
         _raise_refusal(error, f"{endpoint.address}:{endpoint.port}")
-
-
-def _context(credentials: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A workload certificate has no host name: the SPIFFE ID is compared instead.
-    context.check_hostname = False
-    try:
-        context.load_verify_locations(str(credentials / ROOTS_FILE))
-        context.load_cert_chain(
-            str(credentials / CERTIFICATE_CHAIN_FILE), str(credentials / PRIVATE_KEY_FILE)
-        )
-    except OSError as error:
-        raise InputError(
-            f"the credentials are unusable: {error.strerror or error}", where=str(credentials)
-        ) from error
-    return context
 
 
 def _raise_refusal(error: UnavailableError, where: str) -> None:

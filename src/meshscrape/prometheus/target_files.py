@@ -10,8 +10,9 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 from meshscrape.errors import InputError
@@ -82,19 +83,46 @@ def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
     return tuple(found.values())
 
 
-def parse_http_sd(data: bytes, where: str) -> tuple[Target, ...]:
-    """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). Raise InputError for anything else."""
+Known = Mapping[tuple[str, str], Target]
+
+
+def parse_http_sd(data: bytes, where: str, known: Known = MappingProxyType({})) -> tuple[Target, ...]:
+    """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). Raise InputError for anything else.
+
+    `known` are targets by authority and path. One that did not change is the same object in the result: this
+    takes a third of the time, and a comparison by identity finds the others.
+    """
     try:
         groups = json.loads(data)
     except (ValueError, RecursionError):
         raise InputError("this is no answer of HTTP SD", where=where, remedy="check the address") from None
     found: list[Target] = []
     for number, group in enumerate(groups if isinstance(groups, list) else (), start=1):
+        if known and (same := _unchanged(group, known)) is not None:
+            found.append(same)
+            continue
         labels = dict(group.get("labels") or {}) if isinstance(group, dict) else {}
         labels.pop(_SCHEME_LABEL, None)
         labels[IDENTITY_LABEL] = labels.pop(META_IDENTITY_LABEL, None)
         found += _targets({**group, "labels": labels} if labels else group, f"{where}: group {number}")
     return tuple(found)
+
+
+def _unchanged(group: Any, known: Known) -> Target | None:
+    """Return the known target that `http_sd` writes as exactly this group."""
+    try:
+        (authority,), labels = group["targets"], group["labels"]
+        target = known[authority, labels[_PATH_LABEL]]
+        same = (
+            len(group) == 2
+            and len(labels) == len(target.labels) + 3
+            and labels[_SCHEME_LABEL] == "http"
+            and labels[META_IDENTITY_LABEL] == str(target.spiffe_id)
+            and all(labels[name] == value for name, value in target.labels.items())
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
+    return target if same else None
 
 
 def _document(data: bytes, where: str) -> Any:

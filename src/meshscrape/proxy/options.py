@@ -33,7 +33,8 @@ class ProxyOptions:
     of its targets; an empty name means the trust domain in the certificate. `aliases` are
     pairs of a trust domain and another name that its certificates may carry while it is being renamed.
     `share_token`: every user may read the token's file, which is in a volume of the pod.
-    With `separate_envoy`, something else starts and ends Envoy (see `separate_envoy`).
+    With `separate_envoy`, something else starts and ends Envoy (see `separate_envoy`). At `share` other
+    proxies ask for its targets over mutual TLS: those with its own SPIFFE ID, and `share_with`.
     """
 
     listen: tuple[str, int]
@@ -44,6 +45,8 @@ class ProxyOptions:
     sources: Sequence[Source]
     aliases: Sequence[tuple[str, str]] = ()
     share_token: bool = False
+    share: tuple[str, int] | None = None
+    share_with: Sequence[SpiffeId] = ()
     remote: bool = False
     separate_envoy: bool = False
     workers: int = 1
@@ -55,16 +58,22 @@ class ProxyOptions:
 def check_addresses(options: ProxyOptions) -> None:
     """Raise InputError if other machines could reach the proxy, unless `remote` allows that."""
     for host, port in (options.listen, options.discovery):
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            raise InputError(f"{host!a} is not an IP address", remedy="write 127.0.0.1:15094") from None
+        address = _check_ip(host)
         if not address.is_loopback and not options.remote:
             raise InputError(
                 "other machines can reach this address; with the token they can scrape like Prometheus",
                 where=host_port(host, port),
                 remedy="listen on 127.0.0.1, or add --remote",
             )
+    if options.share is not None:
+        _check_ip(options.share[0])
+
+
+def _check_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        raise InputError(f"{host!a} is not an IP address", remedy="write 127.0.0.1:15094") from None
 
 
 async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:
@@ -124,6 +133,11 @@ def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:
             continue
         ends[name] = leaf.not_valid_after_utc.timestamp()
     return ends
+
+
+def own_identity(directory: Path) -> SpiffeId:
+    """Return the SPIFFE ID of the certificate in a directory. Raise InputError without one."""
+    return _identity(read_credential_files(directory, key=False, roots=False).chain, directory)
 
 
 def _identity(chain: bytes, directory: Path) -> SpiffeId:

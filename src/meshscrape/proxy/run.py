@@ -13,13 +13,14 @@ from pathlib import Path
 
 from meshscrape.envoy import scrape_proxy
 from meshscrape.envoy.bootstrap import envoy_arguments
+from meshscrape.envoy.shared_targets import SharedTargets
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.prometheus.targets import Target
 from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
 from meshscrape.proxy.discovery import Discovery
 from meshscrape.proxy.expectations import Changed, Expectations
-from meshscrape.proxy.http_sd import HttpDiscovery, Index, handler
+from meshscrape.proxy.http_sd import TARGETS, HttpDiscovery, Index, handler
 from meshscrape.proxy.linked_credentials import LinkedCredentials
 from meshscrape.proxy.options import (
     ProxyOptions,
@@ -27,6 +28,7 @@ from meshscrape.proxy.options import (
     await_credentials,
     certificate_ends,
     check_addresses,
+    own_identity,
 )
 from meshscrape.proxy.presented import PresentedCertificates
 from meshscrape.proxy.routing import Routing
@@ -47,6 +49,7 @@ from meshscrape.system.tasks import guarded
 logger = logging.getLogger(__name__)
 
 ADMIN_SOCKET = "admin.sock"
+SHARE_SOCKET = "share.sock"
 BOOTSTRAP = "bootstrap.json"
 PIPE = "access.pipe"
 LOG = "envoy.log"
@@ -129,8 +132,11 @@ class ScrapeProxy:
         envoy = self._envoy = self._separate() if self._options.separate_envoy else self._supervised(binary)
         presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
         answers = handler(token, self._http, self._metrics, self._why_not_ready, self._index)
+        # Envoy has verified who asks there.
+        socket = self._directory / SHARE_SOCKET if self._options.share else None
         async with (
             HttpServer(answers, addresses=[self._options.discovery]),
+            HttpServer(self._http.answer, unix_socket=socket),
             asyncio.TaskGroup() as tasks,
         ):
             follow = partial(self._follow, routing, presented)
@@ -144,7 +150,12 @@ class ScrapeProxy:
     async def _await_ports(self) -> None:
         options = self._options
         remedies = {options.listen[1]: "change --listen", options.discovery[1]: "change --discovery"}
-        own = [options.discovery] if options.separate_envoy else [options.listen, options.discovery]
+        own = [options.discovery]
+        if not options.separate_envoy:
+            own.append(options.listen)
+            if options.share:
+                own.append(options.share)
+                remedies[options.share[1]] = "change --share"
         await await_free(own, remedies, PORTS_PATIENCE)
 
     def _write_static(self, token: str) -> None:
@@ -156,6 +167,8 @@ class ScrapeProxy:
             admin_socket=ADMIN_SOCKET,
             files_dir=str(self._directory),
             access_log="" if self._options.separate_envoy else str(self._directory / PIPE),
+            shared=self._shared(),
+            sharing=sorted(self._credentials).index(next(iter(self._credentials))),
         )
         files = {
             scrape_proxy.TOKEN_FILE: scrape_proxy.token_resource([token]),
@@ -163,6 +176,15 @@ class ScrapeProxy:
         }
         for name, resource in files.items():
             write_atomic(self._directory / name, json.dumps(resource, indent=1).encode())
+
+    def _shared(self) -> SharedTargets | None:
+        """Return where the targets are shared: with the first credentials, whose identity may always ask."""
+        if self._options.share is None:
+            return None
+        own = own_identity(next(iter(self._credentials.values())))
+        paths = tuple(f"{TARGETS}{job}" for job in self._discovery.jobs)
+        followers = tuple(dict.fromkeys((own, *self._options.share_with)))
+        return SharedTargets(*self._options.share, followers, paths, SHARE_SOCKET)
 
     def _separate(self) -> SeparateEnvoy:
         return SeparateEnvoy(self._admin, self._counters.forget_connections)
@@ -284,7 +306,7 @@ def _own_directory(directory: Path, *, keep: bool = False) -> Iterator[None]:
         remove_staged(directory)
         yield
     finally:
-        for name in () if keep else (ADMIN_SOCKET, PIPE, scrape_proxy.TOKEN_FILE):
+        for name in () if keep else (ADMIN_SOCKET, SHARE_SOCKET, PIPE, scrape_proxy.TOKEN_FILE):
             with contextlib.suppress(OSError):
                 (directory / name).unlink()
         lock.release()

@@ -1,13 +1,15 @@
-"""Listen on TCP sockets; find out whether an address is free, and which process uses it if not."""
+"""Listen on sockets; find out whether an address is free, and which process uses it if not."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import time
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 from meshscrape.errors import InputError
 from meshscrape.istio.host_port import host_port
@@ -68,6 +70,31 @@ def listen_tcp(host: str, port: int, backlog: int, *, receive_buffer: int = 0) -
     except OSError as error:
         listening.close()
         raise _refusal(host, port, "choose another address", error) from error
+    listening.setblocking(False)
+    return listening
+
+
+def listen_unix(path: Path, backlog: int) -> socket.socket:
+    """Return a Unix socket that listens at `path`, which only this user can open, in the place of an old one.
+
+    Raises InputError when it cannot be made.
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        # The address of a Unix socket is short; the path of a directory's descriptor always is.
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            listening.bind(f"/proc/self/fd/{directory}/{path.name}")
+        finally:
+            os.close(directory)
+        listening.listen(backlog)
+    except OSError as error:
+        listening.close()
+        raise InputError(f"cannot listen: {error.strerror or error}", where=str(path)) from error
+    finally:
+        os.umask(before)
     listening.setblocking(False)
     return listening
 

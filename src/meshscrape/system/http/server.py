@@ -10,11 +10,12 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import h11
 
 from meshscrape.errors import MeshscrapeError
-from meshscrape.system.net import listen_tcp
+from meshscrape.system.net import listen_tcp, listen_unix
 
 log = logging.getLogger(__name__)
 
@@ -77,19 +78,24 @@ def routes(table: Mapping[str, Handler]) -> Handler:
 
 
 class HttpServer:
-    """A server that runs `handler` on addresses between `start()` and `stop()`, or in `async with`."""
+    """A server that runs `handler` on addresses between `start()` and `stop()`, or in `async with`.
+
+    It may also listen on a Unix socket that only the user of the process can open.
+    """
 
     def __init__(
         self,
         handler: Handler,
         *,
         addresses: Sequence[tuple[str, int]] = (),
+        unix_socket: Path | None = None,
         limits: ServerLimits | None = None,
     ) -> None:
         self.handler = handler
         self.limits = limits or ServerLimits()
         self.requests = asyncio.Semaphore(self.limits.requests)
         self._addresses = tuple(addresses)
+        self._unix_socket = unix_socket
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
@@ -105,6 +111,8 @@ class HttpServer:
         try:
             for host, port in self._addresses:
                 self._sockets.append(listen_tcp(host, port, BACKLOG))
+            if self._unix_socket:
+                self._sockets.append(listen_unix(self._unix_socket, BACKLOG))
             for sock in self._sockets:
                 self._servers.append(
                     await asyncio.start_server(self._accepted, sock=sock, limit=READ_SIZE, backlog=BACKLOG)
