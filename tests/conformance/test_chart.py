@@ -124,9 +124,18 @@ def test_chart_is_accepted_installed_and_taken_away(kube: Kube, helm: Helm, spac
 
 @pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
 def test_patch_adds_the_proxy_to_an_owner_of_pods(
-    kube: Kube, helm: Helm, space: str, tmp_path: Path, kind: str, row: Row
+    kube: Kube, helm: Helm, tmp_path: Path, kind: str, row: Row
 ) -> None:
     """What was there stays; the same patch again changes nothing."""
+    with kube.namespace("owners") as space:
+        _patch_twice(kube, helm, tmp_path, kind, space)
+    row(
+        f"Helm chart: its patch on a {kind}",
+        "own containers, volumes and mounts stay; patched again: no change",
+    )
+
+
+def _patch_twice(kube: Kube, helm: Helm, tmp_path: Path, kind: str, space: str) -> None:
     labels = {"app": "own"}
     container = {
         "name": "prometheus",
@@ -167,10 +176,6 @@ def test_patch_adds_the_proxy_to_an_owner_of_pods(
     mounts = [each["name"] for each in spec["containers"][0]["volumeMounts"]]
     assert set(mounts) == {"config", scrape_proxy_pod.TOKEN_VOLUME}
     assert "no change" in kube(*words)
-    row(
-        f"Helm chart: its patch on a {kind}",
-        "own containers, volumes and mounts stay; patched again: no change",
-    )
 
 
 def test_chart_renders_what_the_values_say(helm: Helm) -> None:

@@ -110,18 +110,48 @@ def test_interrupted_run_leaves_nothing(kube: Kube, secured: tuple[Live, Prometh
     row("verify --kubernetes --image, interrupted", "exit code 130; Jobs, pods and what they need are gone")
 
 
+@pytest.mark.whole
 @pytest.mark.timeout(300)
-def test_image_that_is_missing_is_one_line(kube: Kube, secured: tuple[Live, Prometheus]) -> None:
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("docker.io/nobody/absent:1", "its image cannot be pulled (ErrImagePull)"),
+        ("docker.io/kennethreitz/httpbin:1", "it has not ended within 10 s: its pod is Running"),
+        ("docker.io/library/python:3", "it ended with 2: "),
+    ],
+    ids=["missing", "endless", "another"],
+)
+def test_image_of_no_use_is_one_line(
+    kube: Kube, secured: tuple[Live, Prometheus], image: str, said: str
+) -> None:
     """And nothing is left of the attempt."""
     live, _ = secured
-    words = ["docker.io/nobody/absent:1" if each == IMAGE else each for each in INSIDE]
-    done = live.run(*words)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
-    (line,) = done.stderr.splitlines()
-    assert "its image cannot be pulled" in line
+    _fails_in_one_line(live, said, image)
     assert left(kube) == []
 
 
+@pytest.mark.whole
+@pytest.mark.timeout(300)
+def test_refused_pod_is_one_line(kube: Kube, secured: tuple[Live, Prometheus]) -> None:
+    """An admission plugin refuses the stranger's pod, and says why."""
+    live, _ = secured
+    kube("-n", OUTSIDE, "create", "quota", "none", "--hard=pods=0")
+    try:
+        until(lambda: kube.get("-n", OUTSIDE, "quota", "none").get("status"), "the quota is in force")
+        _fails_in_one_line(live, "its pod is refused: pods", IMAGE)
+        assert left(kube) == []
+    finally:
+        kube("-n", OUTSIDE, "delete", "quota", "none")
+
+
+def _fails_in_one_line(live: Live, said: str, image: str) -> None:
+    done = live.run(*(image if word == IMAGE else word for word in INSIDE), "--timeout", "10")
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert said in line
+
+
+@pytest.mark.whole
 @pytest.mark.timeout(300)
 def test_missing_rights_are_named_before_anything_is_made(
     kube: Kube, secured: tuple[Live, Prometheus], meshscrape: Path, tmp_path: Path, row: Row

@@ -28,6 +28,18 @@ class ClusterOptions:
     stranger: str = "default"
     pull_secret: str = ""
     seconds: float = 300.0
+    labels: tuple[tuple[str, str], ...] = ()
+
+
+def _labels(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Return the labels KEY=VALUE."""
+    pairs = []
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or not equals:
+            raise InputError(f"{value!a} is not a label", where="--scraper-label", remedy="write KEY=VALUE")
+        pairs.append((key, text))
+    return tuple(pairs)
 
 
 _OPTIONS = (
@@ -60,6 +72,14 @@ _OPTIONS = (
         help="With --image: the stranger's Job and ServiceAccount are made in this namespace.",
     ),
     click.option(
+        "--scraper-label",
+        "labels",
+        multiple=True,
+        callback=_labels,
+        metavar="KEY=VALUE",
+        help="With --image: a label for the scraper's pod, which network policies want (repeatable).",
+    ),
+    click.option(
         "--pull-secret",
         default="",
         metavar="NAME",
@@ -83,17 +103,17 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def collected(
         kubernetes: bool, namespaces: tuple[str, ...], image: str, stranger: str, pull_secret: str,
-        seconds: float, **others: Any,
+        seconds: float, labels: tuple[tuple[str, str], ...], **others: Any,
     ) -> Any:  # fmt: skip
-        chosen = ClusterOptions(kubernetes, namespaces, image, stranger, pull_secret, seconds)
+        chosen = ClusterOptions(kubernetes, namespaces, image, stranger, pull_secret, seconds, labels)
         for option, value in (("--image", image), ("--namespace", namespaces)):
             if value and not kubernetes:
                 raise InputError("needs --kubernetes", where=option, remedy="add --kubernetes")
         return function(**others, cluster=chosen)
 
     made: Callable[..., Any] = collected
-    for each in reversed(_OPTIONS):
-        made = each(made)
+    for option in reversed(_OPTIONS):
+        made = option(made)
     return made
 
 
@@ -105,7 +125,14 @@ def runs(cluster: ClusterOptions, asked: VerifyOptions, quiet: bool) -> Iterator
 
     access = chosen_access()
     inside = (
-        InsideOptions(cluster.image, cluster.stranger, cluster.seconds, asked.scraper, cluster.pull_secret)
+        InsideOptions(
+            cluster.image,
+            cluster.stranger,
+            cluster.seconds,
+            asked.scraper,
+            cluster.pull_secret,
+            cluster.labels,
+        )
         if cluster.image
         else None
     )
@@ -120,9 +147,9 @@ def runs(cluster: ClusterOptions, asked: VerifyOptions, quiet: bool) -> Iterator
                     say(f"no right to {right}")
                 raise
             kept = tuple(
-                each
-                for each in report.checks
-                if (not asked.only or each.check in asked.only) and each.check not in asked.skip
+                result
+                for result in report.checks
+                if (not asked.only or result.check in asked.only) and result.check not in asked.skip
             )
             return replace(report, checks=kept)
 

@@ -25,10 +25,14 @@ _TOKENS = "/var/run/secrets/meshscrape/token"
 _ROOTS = "/var/run/secrets/meshscrape/roots"
 # Istio never intercepts the traffic of this user.
 _USER = 1337
-# Seconds that an ended Job stays, if nobody removes it.
+# A Job ends by itself this many seconds after the command gives up waiting, if nobody removes it.
+_LONGER = 30
+# Seconds that an ended Job stays then.
 _KEPT = 600
 # The API server takes objects of 1 MiB and a little more in all (etcd's limit).
 MOST_BYTES = 900_000
+# How the Job controller begins its event.
+_CREATING = "Error creating: "
 # What the API server says about a pod whose ServiceAccount is not there (yet).
 _NO_ACCOUNT = "error looking up service account"
 # Reasons of a waiting container that do not go away by themselves.
@@ -39,7 +43,8 @@ _STUCK = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNever
 class VerifierJob:
     """A verifier's Job: its name, image, the document of the mesh, and how many seconds it may take.
 
-    `own_account`: the ServiceAccount is made for the Job. `ports` are tried for metrics.
+    `own_account`: the ServiceAccount is made for the Job. `ports` are tried for metrics. `labels` are more
+    labels of its pod, for network policies. The pod is never ready, so that no Service leads to it.
     """
 
     name: str
@@ -50,6 +55,7 @@ class VerifierJob:
     ports: tuple[int, ...] = ()
     own_account: bool = False
     pull_secret: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def path(self) -> str:
@@ -125,6 +131,7 @@ def job_object(job: VerifierJob) -> dict[str, Any]:
                 "args": arguments,
                 "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
                 "securityContext": restricted(_USER),
+                "readinessProbe": {"exec": {"command": ["false"]}, "periodSeconds": 60},
                 "volumeMounts": [
                     {"name": "mesh", "mountPath": _DIRECTORY, "readOnly": True},
                     {"name": "token", "mountPath": _TOKENS, "readOnly": True},
@@ -143,9 +150,12 @@ def job_object(job: VerifierJob) -> dict[str, Any]:
         "spec": {
             # A finding ends the pod with 1. To run it again would find the same.
             "backoffLimit": 0,
-            "activeDeadlineSeconds": max(1, int(job.seconds)),
+            "activeDeadlineSeconds": int(job.seconds) + _LONGER,
             "ttlSecondsAfterFinished": _KEPT,
-            "template": {"metadata": {"labels": _labels() | {names.INJECT: "false"}}, "spec": spec},
+            "template": {
+                "metadata": {"labels": _labels() | dict(job.labels) | {names.INJECT: "false"}},
+                "spec": spec,
+            },
         },
     }
 
@@ -177,12 +187,12 @@ def size_of(job: VerifierJob) -> int:
 def job_state(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> JobState:
     """Return the state of a Job from itself, its pods and the events about it."""
     if not pods:
-        told = [each for each in events if dig(each, "reason") == "FailedCreate"]
+        told = [event for event in events if dig(event, "reason") == "FailedCreate"]
         # The ServiceAccount is made after the Job, which tries again then.
-        final = [text for each in told if _NO_ACCOUNT not in (text := str(dig(each, "message")))]
-        stuck = f"its pod is refused: {final[-1]}" if final else _failed(job)
+        final = [text for event in told if _NO_ACCOUNT not in (text := str(dig(event, "message")))]
+        stuck = f"its pod is refused: {final[-1].removeprefix(_CREATING)}" if final else _failed(job)
         return JobState(stuck=stuck, waiting="its pod is not created yet")
-    pod = max(pods, key=lambda each: str(dig(each, "metadata", "creationTimestamp", default="")))
+    pod = max(pods, key=lambda candidate: str(dig(candidate, "metadata", "creationTimestamp", default="")))
     name = str(dig(pod, "metadata", "name"))
     for status in as_list(dig(pod, "status", "containerStatuses")):
         code = dig(status, "state", "terminated", "exitCode")
@@ -198,17 +208,17 @@ def job_state(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> 
 
 
 def _failed(job: Object) -> str:
-    for each in as_list(dig(job, "status", "conditions")):
-        if dig(each, "type") == "Failed" and dig(each, "status") == "True":
-            return f"{dig(each, 'reason', default='Failed')}: {dig(each, 'message', default='')}"
+    for condition in as_list(dig(job, "status", "conditions")):
+        if dig(condition, "type") == "Failed" and dig(condition, "status") == "True":
+            return f"{dig(condition, 'reason', default='Failed')}: {dig(condition, 'message', default='')}"
     return ""
 
 
 def _waiting(pod: Object) -> str:
-    for each in as_list(dig(pod, "status", "conditions")):
-        if dig(each, "type") == "PodScheduled" and dig(each, "status") == "False":
-            message = dig(each, "message", default="")
-            return f"its pod is not scheduled ({dig(each, 'reason', default='')}): {message}"
+    for condition in as_list(dig(pod, "status", "conditions")):
+        if dig(condition, "type") == "PodScheduled" and dig(condition, "status") == "False":
+            message = dig(condition, "message", default="")
+            return f"its pod is not scheduled ({dig(condition, 'reason', default='')}): {message}"
     told = dig(pod, "status", "message", default="") or ""
     return f"its pod is {dig(pod, 'status', 'phase', default='Pending')}{': ' * bool(told)}{told}"
 

@@ -59,7 +59,8 @@ class InsideOptions:
     """How to verify from inside: the verifiers' image, the stranger's namespace, and seconds for each Job.
 
     `scraper` is NAMESPACE/NAME of the scraper to scrape as, by default the first that reads a secure port.
-    `pull_secret` is the name of a Secret for the image, which each of the two namespaces has.
+    `pull_secret` is the name of a Secret for the image, which each of the two namespaces has. `labels` are
+    more labels of the scraper's pod.
     """
 
     image: str
@@ -67,6 +68,7 @@ class InsideOptions:
     seconds: float = 300.0
     scraper: str = ""
     pull_secret: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 async def verify_cluster(
@@ -183,7 +185,7 @@ def _jobs(
 
     as_scraper = Verifier(scraper.namespace, scraper.service_account, SCRAPER_CHECKS)
     as_stranger = Verifier(inside.namespace, f"{name}-stranger", STRANGER_CHECKS)
-    return job("scraper", as_scraper), replace(
+    return replace(job("scraper", as_scraper), labels=inside.labels), replace(
         job("stranger", as_stranger), own_account=True, ports=ports_to_try(limited)
     )
 

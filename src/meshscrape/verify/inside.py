@@ -38,7 +38,7 @@ _WORST: tuple[Outcome, ...] = ("failed", "skipped", "blocked", "noted", "passed"
 # A sidecar that intercepts inbound traffic accepts connections to every port, so ports are not searched for.
 _MOST_PORTS = 64
 _UNREACHED = tuple(
-    f"could not be checked: {describe(each)}" for each in (TimedOut("connect"), ConnectionRefused())
+    f"could not be checked: {describe(silence)}" for silence in (TimedOut("connect"), ConnectionRefused())
 )
 
 
@@ -73,11 +73,11 @@ def scraper_among(observation: Observation, wanted: str) -> Scraper:
     reading = {
         job.scraper for job in observation.scrape_jobs if job.scraper and (job.over == "mtls" or job.verified)
     }
-    known = [each for each in observation.scrapers if not each.stopped and each.spiffe_id]
-    for each in known:
-        if f"{each.namespace}/{each.name}" == wanted or (not wanted and each.ref in reading):
-            return each
-    names = ", ".join(sorted(f"{each.namespace}/{each.name}" for each in known)) or "none"
+    known = [scraper for scraper in observation.scrapers if not scraper.stopped and scraper.spiffe_id]
+    for scraper in known:
+        if f"{scraper.namespace}/{scraper.name}" == wanted or (not wanted and scraper.ref in reading):
+            return scraper
+    names = ", ".join(sorted(f"{scraper.namespace}/{scraper.name}" for scraper in known)) or "none"
     raise InputError(
         f"no scraper {wanted}" if wanted else "no scraper reads a secure port",
         where="--as",
@@ -114,13 +114,16 @@ def mesh_document(
             "rootCertificate": files.roots if files else "unknown",
         },
         "prometheus": {"workload": verifier.title} if verifier else None,
-        "workloads": [*own, *(_workload(each, domain) for each in secured(observation) if _addresses(each))],
+        "workloads": [
+            *own,
+            *(_workload(workload, domain) for workload in secured(observation) if _addresses(workload)),
+        ],
     }
 
 
 def ports_to_try(observation: Observation) -> tuple[int, ...]:
     """Return the ports to try for metrics and for Envoy's admin API: what the pods' containers declare."""
-    declared = {port.number for each in secured(observation) for port in each.container_ports}
+    declared = {port.number for workload in secured(observation) for port in workload.container_ports}
     return (ADMIN_PORT, *sorted(declared - {ADMIN_PORT}))[:_MOST_PORTS]
 
 
@@ -132,20 +135,22 @@ def join(
     A target is written POD:PORT. A stranger that cannot even connect to a port that admits the scraper is
     kept out by the network, which is as good as a refusal.
     """
-    workloads = {title_of(each): each for each in secured(observation)}
+    workloads = {title_of(workload): workload for workload in secured(observation)}
     declared = {
-        title: {ADMIN_PORT, *(port.number for port in each.container_ports)}
-        for title, each in workloads.items()
+        title: {ADMIN_PORT, *(port.number for port in workload.container_ports)}
+        for title, workload in workloads.items()
     }
-    pods = {pod.ip: pod.ref.name for each in workloads.values() for pod in each.running if pod.ip}
+    pods = {pod.ip: pod.ref.name for workload in workloads.values() for pod in workload.running if pod.ip}
     alive = {
-        each.target for each in scraper.checks if (each.check, each.outcome) == ("scraper-admitted", "passed")
+        result.target
+        for result in scraper.checks
+        if (result.check, result.outcome) == ("scraper-admitted", "passed")
     }
     results: dict[tuple[str, str, str], list[CheckResult]] = {}
-    both = (*scraper.checks, *(_by_network(each, alive, stranger_namespace) for each in stranger.checks))
-    for each in both:
-        if (workload := workloads.get(each.workload)) and not _needless(each, declared[each.workload]):
-            shown = replace(_with_mode(each, workload), target=_place(each.target, pods))
+    both = (*scraper.checks, *(_by_network(result, alive, stranger_namespace) for result in stranger.checks))
+    for result in both:
+        if (workload := workloads.get(result.workload)) and not _needless(result, declared[result.workload]):
+            shown = replace(_with_mode(result, workload), target=_place(result.target, pods))
             results.setdefault((shown.workload, shown.check, shown.target), []).append(shown)
     for group in results.values():
         yield _joined(group)
@@ -216,6 +221,6 @@ def _place(target: str, pods: dict[str, str]) -> str:
 
 def _joined(group: Sequence[CheckResult]) -> CheckResult:
     """Return the worst of several results of one check and port, with what the others saw if it differs."""
-    worst = min(group, key=lambda each: _WORST.index(each.outcome))
-    same = [each.seen for each in group if each.outcome == worst.outcome]
-    return replace(worst, seen="; ".join(dict.fromkeys(same)), cases=sum(each.cases for each in group))
+    worst = min(group, key=lambda result: _WORST.index(result.outcome))
+    same = [result.seen for result in group if result.outcome == worst.outcome]
+    return replace(worst, seen="; ".join(dict.fromkeys(same)), cases=sum(result.cases for result in group))

@@ -152,8 +152,9 @@ def judge_targets(
     """Yield the results of the checks as the scraper: what each Prometheus pod says of every secured pod."""
     for scraper, reason in unasked:
         yield CheckResult(
-            "prometheus-target", str(scraper), "its API", "skipped", f"not asked: {reason}",
-            "an answer with its targets", "grant pods/proxy, or look at its page of targets",
+            "prometheus-target", f"{scraper.namespace}/{scraper.name}", "its API", "skipped",
+            f"not asked: {reason}", "an answer with its targets",
+            "grant pods/proxy, or look at its page of targets",
         )  # fmt: skip
     for workload in secured(observation):
         for pod in workload.running:

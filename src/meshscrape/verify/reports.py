@@ -72,15 +72,18 @@ def parse_report(text: str) -> Report:
     """
     try:
         told = json.loads(text)
-        found = {(each["check"], each["workload"], each["target"]): each for each in told["findings"]}
+        found = {
+            (finding["check"], finding["workload"], finding["target"]): finding
+            for finding in told["findings"]
+        }
         if (told["apiVersion"], told["kind"]) != (DOCUMENT_VERSION, "VerifyReport"):
             raise ValueError(f"it is {told['apiVersion']} {told['kind']}")
         return Report(
-            tuple(_result(each, found) for each in told["checks"]),
+            tuple(_result(check, found) for check in told["checks"]),
             str(told["scraper"]),
             datetime.fromisoformat(told["started"]),
             float(told["seconds"]),
-            tuple(_seen_certificate(each) for each in told.get("certificates", ())),
+            tuple(_seen_certificate(certificate) for certificate in told.get("certificates", ())),
         )
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"it is no {DOCUMENT_VERSION} VerifyReport ({error!r})") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -46,9 +47,19 @@ def test_job_meets_the_restricted_pod_security_standard() -> None:
     assert {kind for volume in spec["volumes"] for kind in volume} == {"name", "configMap", "projected"}
 
 
+def test_pod_with_the_labels_of_the_scraper_is_never_ready() -> None:
+    """Network policies admit it, and no Service leads to it; a sidecar is never injected."""
+    labels = (("app", "prometheus"), ("sidecar.istio.io/inject", "true"))
+    template = job_object(replace(JOB, labels=labels))["spec"]["template"]
+    assert template["metadata"]["labels"]["app"] == "prometheus"
+    assert template["metadata"]["labels"]["sidecar.istio.io/inject"] == "false"
+    (container,) = template["spec"]["containers"]
+    assert container["readinessProbe"]["exec"]["command"] == ["false"]
+
+
 def test_job_ends_and_goes_by_itself_with_all_that_belongs_to_it() -> None:
     spec = job_object(JOB)["spec"]
-    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (0, 120)
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (0, 150)
     assert spec["ttlSecondsAfterFinished"] > 0
     made = owned_objects(JOB, "1-2")
     assert [data["kind"] for _, data in made] == ["ServiceAccount", "ConfigMap"]
@@ -111,9 +122,13 @@ def test_refused_pod_is_told_but_not_a_missing_account_that_is_being_made() -> N
         return {"reason": "FailedCreate", "message": message}
 
     account = event('pods "verify-1-" is forbidden: error looking up service account outside/verify-1')
-    policy = event('pods "verify-1-x" is forbidden: violates PodSecurity "restricted:latest"')
+    policy = event('Error creating: pods "verify-1-x" is forbidden: violates PodSecurity "restricted:latest"')
     assert job_state({}, (), (account,)) == JobState(waiting="its pod is not created yet")
-    assert "violates PodSecurity" in job_state({}, (), (account, policy)).stuck
+    stuck = job_state({}, (), (account, policy)).stuck
+    assert (
+        stuck
+        == 'its pod is refused: pods "verify-1-x" is forbidden: violates PodSecurity "restricted:latest"'
+    )
 
 
 def test_job_that_failed_without_an_exit_code_says_why() -> None:
