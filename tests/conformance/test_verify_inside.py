@@ -89,6 +89,9 @@ def test_jobs_prove_a_secured_shop_and_leave_nothing(
     assert left(kube) == []
     text = page.read_text()
     assert "<svg" in text and all(name in text for name in pods)
+    # Each pod's secure port is drawn with what the scraper got.
+    assert text.count("✓ scraped (") == len(pods)
+    assert "open to every client" not in text
     row(
         "verify --kubernetes --image: Jobs as the scraper and as a stranger",
         f"{sum(each['outcome'] == 'passed' for each in clean['checks'])} checks passed, no finding, in a "

@@ -100,7 +100,12 @@ async def verify_cluster(
     if inside is None:
         done, asked = await _results(api, inventory, observation, limited, told)
         report = Report(
-            (), f"the API server and {asked}", started, 0.0, (), parse_mesh(mesh_document(limited))
+            (),
+            f"the API server and {asked}",
+            started,
+            0.0,
+            (),
+            parse_mesh(mesh_document(limited, by_name=True)),
         )
     else:
         report = await _from_inside(api, inventory, observation, limited, inside, told)
@@ -162,7 +167,9 @@ async def _from_inside(
     await check_rights(api, list(needed_rights(jobs)), "verify-image")
     scraper, stranger = await reports_of(api, jobs, told)
     checks = tuple(join(limited, scraper, stranger, inside.namespace))
-    return replace(scraper, checks=checks, mesh=parse_mesh(jobs[0].mesh))
+    proxy = scraper_among(observation, inside.scraper).scrape_proxy.address
+    shown = mesh_document(limited, jobs[0].verifier, by_name=True, scrape_proxy=proxy)
+    return replace(scraper, checks=checks, mesh=parse_mesh(shown))
 
 
 def _jobs(

@@ -30,8 +30,8 @@ SCRAPER_CHECKS = (
     "methods", "plaintext-closed",
 )  # fmt: skip
 STRANGER_CHECKS = (
-    "plain-http", "no-certificate", "unlisted-workload", "plaintext-closed", "exposed-metrics",
-    "exposed-admin",
+    "plain-http", "no-certificate", "unlisted-workload", "plaintext-closed", "plaintext-open",
+    "exposed-metrics", "exposed-admin",
 )  # fmt: skip
 _WITH_ALLOW_LIST = ("bootstrap", "legacy")
 _WORST: tuple[Outcome, ...] = ("failed", "skipped", "blocked", "noted", "passed")
@@ -87,13 +87,16 @@ def scraper_among(observation: Observation, wanted: str) -> Scraper:
 
 
 def mesh_document(
-    observation: Observation, verifier: Verifier | None = None, files: VerifierFiles | None = None
-) -> Object:
+    observation: Observation, verifier: Verifier | None = None, files: VerifierFiles | None = None,
+    *, by_name: bool = False, scrape_proxy: str = "",
+) -> Object:  # fmt: skip
     """Return the MeshStatus document of the secured workloads, with the verifier as its scraper.
 
-    Plaintext ports are there only where they must be closed: where they are open, the API server's check
-    says so.
+    Open plaintext ports are there unless the verifier tries paths and methods: Istio's agent has more than
+    metrics on them. `by_name`: names of pods instead of their addresses, as reports show them. `scrape_proxy`
+    is the address of the proxy that the scraper reads through.
     """
+    open_too = verifier is None or "paths" not in verifier.checks
     domain = observation.mesh.trust_domain
     own = []
     if verifier is not None and files is not None:
@@ -114,9 +117,14 @@ def mesh_document(
             "rootCertificate": files.roots if files else "unknown",
         },
         "prometheus": {"workload": verifier.title} if verifier else None,
+        "scrapeProxy": {"address": scrape_proxy} if scrape_proxy else None,
         "workloads": [
             *own,
-            *(_workload(workload, domain) for workload in secured(observation) if _addresses(workload)),
+            *(
+                _workload(workload, domain, open_too=open_too, by_name=by_name)
+                for workload in secured(observation)
+                if _addresses(workload)
+            ),
         ],
     }
 
@@ -156,13 +164,13 @@ def join(
         yield _joined(group)
 
 
-def _workload(workload: ObservedWorkload, domain: str) -> Object:
+def _workload(workload: ObservedWorkload, domain: str, *, open_too: bool, by_name: bool) -> Object:
     metrics = workload.metrics
     stats = next((port for port in metrics.listening if port == (metrics.envoy or SECURE_STATS)), None)
     merged = next((port for port in metrics.listening if port != stats), None)
-    plaintext = {"envoy": STATS, "merged": MERGED} if metrics.hardened else {}
+    plaintext = {"envoy": STATS, "merged": MERGED} if metrics.hardened or open_too else {}
     return {
-        **_entry(workload.namespace, workload.name, _addresses(workload)),
+        **_entry(workload.namespace, workload.name, _addresses(workload, by_name=by_name)),
         "kind": "gateway" if workload.is_gateway else "sidecar",
         "spiffeId": workload.spiffe_id,
         "ports": {"secure": {"envoy": stats, "merged": merged}, "plaintext": plaintext},
@@ -177,8 +185,8 @@ def _entry(namespace: str, name: str, addresses: Sequence[str]) -> dict[str, obj
     return {"namespace": namespace, "name": name, "addresses": list(addresses), "ports": {}, "pids": {}}
 
 
-def _addresses(workload: ObservedWorkload) -> list[str]:
-    return [pod.ip for pod in workload.running if pod.ip]
+def _addresses(workload: ObservedWorkload, *, by_name: bool = False) -> list[str]:
+    return [pod.ref.name if by_name else pod.ip for pod in workload.running if pod.ip]
 
 
 def _admitted(workload: ObservedWorkload, domain: str) -> Iterable[str]:

@@ -125,7 +125,10 @@ def _of_pod(
                 "restart the pod if it is older than its template; see meshscrape observe",
             )  # fmt: skip
         elif answer.status == 200:
-            yield result("plaintext-closed", port, "noted", "HTTP 200: not hardened yet", expected)
+            open_to_all = "anyone can read it without TLS: HTTP 200"
+            yield result(
+                "plaintext-open", port, "noted", open_to_all, expected, CHECKS["plaintext-open"].remedy
+            )
         elif reached:
             answered = f"HTTP {answer.status}" if answer.status else answer.text or "refused"
             yield result("plaintext-closed", port, "passed", answered, expected)

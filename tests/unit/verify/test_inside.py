@@ -13,7 +13,9 @@ from meshscrape.observe.observation import Observation
 from meshscrape.verify import judges
 from meshscrape.verify.check import JudgeOne
 from meshscrape.verify.findings import CheckResult, Outcome, Report
+from meshscrape.verify.html.picture import picture
 from meshscrape.verify.inside import (
+    SCRAPER_CHECKS,
     STRANGER_CHECKS,
     Verifier,
     VerifierFiles,
@@ -32,6 +34,7 @@ from support.scraping_objects import prometheus, secure_job
 SECURE = {"ENVOY_SECURE_MERGED_METRICS_PORT": "15092"}
 CLOSED = {"METRICS_LOCALHOST_ACCESS_ONLY": "true"}
 FILES = VerifierFiles("istiod.istio-system.svc:15012", "/roots/root-cert.pem", "/token/istio-token")
+SCRAPER = Verifier("istio-system", "prometheus", SCRAPER_CHECKS)
 STRANGER = Verifier("default", "stranger", STRANGER_CHECKS)
 TARGET = "10.0.0.7:15092"
 
@@ -89,8 +92,10 @@ def test_verifier_gets_a_document_with_every_pod_and_its_own_token() -> None:
 def test_plaintext_ports_are_visited_where_they_must_be_closed(
     settings: dict[str, str], plaintext: set[int]
 ) -> None:
-    ports = announced_ports(parse_mesh(mesh_document(mesh(**settings))))
-    assert {port.number for port in ports if port.role in ("stats", "merged")} == plaintext
+    """As the scraper, who tries paths and methods. A stranger only looks whether they are open."""
+    for verifier, numbers in ((SCRAPER, plaintext), (STRANGER, {15020, 15090})):
+        ports = announced_ports(parse_mesh(mesh_document(mesh(**settings), verifier, FILES)))
+        assert {port.number for port in ports if port.role in ("stats", "merged")} == numbers
 
 
 def test_allow_list_decides_whether_the_stranger_is_a_neighbour() -> None:
@@ -156,8 +161,23 @@ def test_results_about_verifiers_themselves_are_left_out() -> None:
     assert joined(mesh(), report(), report(own)) == {}
 
 
-def test_checks_of_the_stranger_are_registered() -> None:
-    assert set(STRANGER_CHECKS) <= set(CHECKS)
+def test_checks_of_verifiers_are_registered() -> None:
+    assert {*SCRAPER_CHECKS, *STRANGER_CHECKS} <= set(CHECKS)
+
+
+def test_picture_has_the_results_at_the_ports_of_the_pods() -> None:
+    """Also what is noted, in its own words."""
+    seen = mesh()
+    scraper = report(result("scraper-admitted", "passed"))
+    stranger = report(result("no-certificate", "passed"))
+    for noted, said in (((), "refused"), ((result("paths", "noted"),), "noted: paths")):
+        results = tuple(join(seen, scraper, replace(stranger, checks=(*stranger.checks, *noted)), "outside"))
+        shown = parse_mesh(mesh_document(seen, SCRAPER, by_name=True, scrape_proxy="http://127.0.0.1:15094"))
+        drawn = str(picture(replace(report(*results), mesh=shown), shown))
+        assert "scraped (1 check)" in drawn
+        assert "mutual TLS, identity checked" in drawn
+        assert said in drawn
+        assert "open to every client" not in drawn
 
 
 METRICS = b"# TYPE up gauge\nup 1\n"

@@ -86,7 +86,7 @@ def test_finds_a_port_that_answers_a_stranger(answers: Any, check: str, port: st
 def test_plaintext_of_a_workload_that_is_not_hardened_is_a_note() -> None:
     seen = mesh()
     found = outcomes(judge_pods(seen, answered(seen, http15020=200)))
-    assert found["plaintext-closed", "15020"] == "noted"
+    assert found["plaintext-open", "15020"] == "noted"
 
 
 def test_refusals_prove_nothing_where_the_api_server_cannot_reach_the_pod() -> None:

@@ -241,6 +241,8 @@ def _state(results: Sequence[CheckResult], good: str) -> tuple[State, str]:
     if unsure:
         return "unsure", f"unchecked: {', '.join(unsure)}"
     noted = [result.check for result in results if result.outcome == "noted"]
-    if noted:
+    if any(check.exposes for check in map(port_check, noted) if check):
         return "warn", "open to every client"
+    if noted:
+        return "warn", f"noted: {', '.join(noted)}"
     return "ok", f"{good} ({len(results)} check{'s' if len(results) > 1 else ''})"
