@@ -282,6 +282,8 @@ FLOODS = {
     "lines that are not UTF-8": "x\udcff 1\n",
     "many labels": "x{" + ",".join(f'l{n}="1"' for n in range(40)) + "} 1\n",
     "families of Prometheus": "# TYPE up gauge\nup 1\n",
+    "two names in turn": "x_total 1\ny_total 1\n",
+    "repeated metadata": "# TYPE x_total counter\nx_total 1\n",
 }
 
 

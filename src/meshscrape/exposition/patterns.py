@@ -153,9 +153,10 @@ _OTHER = rb"(?m)^(?:%s++(*SKIP)(*FAIL)|[^\n]*+\n(?:(?![\w:]++[ {]|\#)[^\n]*+\n)*
 _BROKEN, _ODD = (_compile(_OTHER % valid) for valid in (_LOOSE_LINES, _ANY_LINES))
 _NOISY = _compile(_NOISE)
 _STRAY_BACKSLASH = _compile(rb'\\[\\n"](*SKIP)(*FAIL)|\\')
-# Where this does not match, `tidied` has nothing to do.
+# Where this does not match, `tidied` has nothing to do, except perhaps in the first line. No part begins with
+# `^`, so that PCRE2 skips the bytes with which none begins.
 _UNTIDY = _compile(
-    rb"(?m)[ ][ ]|\t|^[ ]|[ ]$|[{,=][ ]|[ ][{},=]|\}[^ ]|^\#[ ](?:TYPE[ ]NAME[ ][isu]|HELP[ ]NAME$)"
+    rb"[ ][ \n]|\t|\n[ ]|[{,=][ ]|[ ][{},=]|\}[^ ]|\n\#[ ](?:TYPE[ ]NAME[ ][isu]|HELP[ ]NAME\n|[ \t])"
 )
 # What `tidied` replaces, and by what.
 _TIDY = (
@@ -206,7 +207,7 @@ def tidied(lines: bytes) -> bytes:
 
     Types that only OpenMetrics has become untyped. A malformed line stays malformed.
     """
-    if _UNTIDY.search(lines) is None:
+    if not lines.startswith((b" ", b"#")) and _UNTIDY.search(lines) is None:
         return lines
     for pattern, replacement in _TIDY:
         lines = _substituted(pattern, replacement, lines)

@@ -72,14 +72,18 @@ class Mender:
         malformed = position = 0
         while (end := lines_end(data, position)) < len(data):
             pieces.append(data[position:end])
-            if self._left <= 0:
+            position = data.index(b"\n", end) + 1
+            price = 1 + (position - end) // BYTES_OF_ONE
+            if price > self._left:
+                self._left = 0
+                self.first_malformed = (
+                    self.first_malformed or data[end : min(position - 1, end + SHOWN_BYTES)]
+                )
                 rest = without_odd_lines(data[end:])
                 pieces.append(rest)
                 return malformed + data.count(b"\n", end) - rest.count(b"\n")
-            position = data.index(b"\n", end) + 1
             line = data[end : position - 1]
             mended = _mended(line, distributions)
-            price = 1 + len(line) // BYTES_OF_ONE
             if mended is None:
                 malformed += 1
                 self.first_malformed = self.first_malformed or line[:SHOWN_BYTES]

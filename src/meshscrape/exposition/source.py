@@ -117,8 +117,12 @@ class SourceMerge(ABC):
         if len(self.hidden_names) < SHOWN_FAMILIES:
             self.hidden_names.append((name.decode(), by))
         self._dropped_bytes += len(name)
-        if self.dropped_families > MAX_DROPPED or self._dropped_bytes > self._limits.max_name_bytes:
+        if self._too_many_dropped:
             self._cut(TOO_MANY_DROPPED)
+
+    @property
+    def _too_many_dropped(self) -> bool:
+        return self.dropped_families > MAX_DROPPED or self._dropped_bytes > self._limits.max_name_bytes
 
     def _is_dropped(self, name: bytes) -> bool:
         """Return whether a dropped family of this source has this name, or a series of this name."""

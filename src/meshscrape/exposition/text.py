@@ -150,6 +150,8 @@ class TextMerge(LineMerge):
             begin, end = match.span()
             if begin != position:
                 break
+            if self._too_many_dropped:
+                return b"".join((*pieces, data[kept_from:begin]))
             position = end
             if begin < start:
                 kept_from = start if self._keeping else end
@@ -217,8 +219,8 @@ class TextMerge(LineMerge):
         first = dict.fromkeys(names)
         families = self._families
         new = [name for name in first if name not in families and families.parent(name) is None]
-        self._own_all([(name, UNTYPED) for name in new])  # if it fails, each is judged alone
-        keeps = {name: self._keeps_samples(name) for name in first}
+        self._own_all([(name, UNTYPED) for name in new[: self._families_left]])  # else each is judged alone
+        keeps = {name: not self._too_many_dropped and self._keeps_samples(name) for name in first}
         self._keeps_samples(names[-1])
         if all(keeps.values()):
             return data

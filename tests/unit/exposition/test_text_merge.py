@@ -314,7 +314,7 @@ ODD = b"a " + b"0" * (2 * BYTES_OF_ONE) + b"1\n"
 
 def test_lines_are_mended_up_to_a_budget() -> None:
     """Those that are parsed alone: what comes after the budget is spent counts as malformed."""
-    mended = -(-BUDGET // 3)
+    mended = BUDGET // 3
     out, (source,) = merged(ODD * (mended + 2) + b"b 1\n")
     assert out == ODD * mended + b"b 1\n"
     assert (source.malformed_lines, source.problem) == (2, "")
@@ -344,12 +344,12 @@ def test_spaces_are_mended_in_any_number_of_lines() -> None:
 @pytest.mark.parametrize("metadata", [b"", b"# TYPE %d gauge\n"], ids=["samples alone", "typed"])
 @pytest.mark.parametrize(("families", "cut"), [(MAX_DROPPED, False), (MAX_DROPPED + 1, True)])
 def test_source_with_too_many_hidden_families_is_cut_off(metadata: bytes, families: int, cut: bool) -> None:
-    """Each takes time, so their number is limited."""
+    """Each takes time, so their number is limited; what follows is not judged."""
     merger = Merger()
     first, second = merger.source("one"), merger.source("two")
     body = b"".join(metadata.replace(b"%d", b"a%d" % n) + b"a%d 1\n" % n for n in range(families))
     assert first.feed(body) == body
-    assert second.feed(body + b"own 1\n") == b"own 1\n"
+    assert second.feed(b"own 1\n" + body + b"more 1\n") == b"own 1\n" + (b"" if cut else b"more 1\n")
     assert second.dropped_families == families
     assert second.problem == ("sent too many families that must be left out" if cut else "")
 
