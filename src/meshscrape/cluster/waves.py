@@ -25,14 +25,21 @@ class Window:
     @classmethod
     def parse(cls, text: str, where: str = "--window") -> Window:
         """Return the window that `HH:MM-HH:MM` spells. Raise InputError for other text."""
-        found = _WINDOW.fullmatch(text)
+        match = _WINDOW.fullmatch(text)
         try:
-            parts = [int(part) for part in found.groups()] if found else []
-            return cls(time(parts[0], parts[1]), time(parts[2], parts[3]))
+            parts = [int(part) for part in match.groups()] if match else []
+            window = cls(time(parts[0], parts[1]), time(parts[2], parts[3]))
         except (ValueError, IndexError):
             raise InputError(
                 f"{text!r} is not a time of day", where=where, remedy="write it as 22:00-05:30, in UTC"
             ) from None
+        if window.begin == window.end:
+            raise InputError(
+                "a window that ends when it begins is never open",
+                where=where,
+                remedy="omit it, or give another end",
+            )
+        return window
 
     def seconds_until(self, now: datetime) -> float:
         """Return how long to wait at `now` (in UTC) until the window is open; 0 if it is."""

@@ -62,3 +62,11 @@ def test_names_of_families_that_are_left_out_are_limited() -> None:
     assert (third.dropped_families, third.problem) == (2, "")
     third.feed(typed(b"d"))
     assert third.problem == "sent too many families that must be left out"
+
+
+def test_help_takes_no_family() -> None:
+    """A family with HELP is one family, like one without."""
+    source = Merger(limits=MergeLimits(max_families=3)).source("s")
+    first = b"# HELP a text\n" + typed(b"a")
+    assert source.feed(first) == first
+    assert source.feed(bare(b"b", b"c", b"d")) == bare(b"b", b"c")

@@ -422,6 +422,8 @@ def test_trusted_source_is_judged_by_its_families_only() -> None:
     assert envoy.feed(odd) == odd
     assert envoy.feed(b"e{} 2\n# TYPE f gauge\nf{} 1\n") == b"e{} 2\n# TYPE f gauge\nf{} 1\n"
     assert envoy.feed(b"# TYPE ours gauge\nours{} 1\n# TYPE g gauge\ng{} 1\n") == b"# TYPE g gauge\ng{} 1\n"
+    assert envoy.feed(b"# TYPE ours gauge\n") == envoy.feed(b"ours{} 2\n") == b""
+    assert envoy.feed(b"ours{} 3\n# TYPE h gauge\nh{} 1\n") == b"# TYPE h gauge\nh{} 1\n"
     envoy.finish()
     later = merger.source("application:1")
     assert later.feed(b"f 1\nown 1\n") == b"own 1\n"
@@ -526,6 +528,19 @@ def test_a_dropped_family_stays_dropped_in_every_chunk() -> None:
     chunks = (b"# TYPE a gauge\na 2\n", b"# TYPE a gauge\na 3\n", b"a 4\n")
     assert b"".join(map(second.feed, chunks)) + second.finish() == b""
     assert second.dropped_families == 1
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_family_continues_in_the_next_chunk_as_it_began(kept: bool) -> None:
+    """Its samples are kept or left out, also if that chunk has families that end otherwise."""
+    merger = Merger()
+    merger.source("one").feed(b"# TYPE theirs gauge\ntheirs 1\n")
+    second = merger.source("two")
+    name, other = (b"own", b"theirs") if kept else (b"theirs", b"own")
+    began = b"# TYPE %s gauge\n%s 1\n" % (name, name)
+    assert second.feed(began) == began * kept
+    following = b"# TYPE %s gauge\n%s 3\n" % (other, other)
+    assert second.feed(b"%s 2\n" % name + following) == (b"own 2\n" if kept else following)
 
 
 def test_families_beyond_the_limit_are_left_out() -> None:
