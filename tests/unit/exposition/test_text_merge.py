@@ -567,6 +567,20 @@ def test_a_type_that_comes_late_still_owns_its_series(first: bytes, second: byte
 
 HELP_ALONE = {
     "of a dropped family": ((b"a 1\n", b"b 1\n# TYPE a gauge\n# HELP a text\na 2\n"), b"a 1\nb 1\n", 0, 1),
+    "of the family of the samples before": ((b"a 1\n# HELP a late\na 2\n",), b"a 1\na 2\n", 1, 0),
+    "after a late TYPE line": ((b"a 1\n# TYPE a gauge\n# HELP a late\na 2\n",), b"a 1\na 2\n", 2, 0),
+    "twice, without a TYPE line": (
+        (b"# HELP a text\n# HELP a again\na 1\n",),
+        b"# HELP a text\na 1\n",
+        1,
+        0,
+    ),
+    "twice after its TYPE line": (
+        (b"# TYPE a gauge\n# HELP a text\n# HELP a again\na 1\n",),
+        b"# TYPE a gauge\n# HELP a text\na 1\n",
+        1,
+        0,
+    ),
     "of an earlier family": ((b"a 1\nb 2\n# HELP a late\n",), b"a 1\nb 2\n", 1, 0),
     "of another source's family": ((b"a 1\n", b"b 1\n# HELP a other\n"), b"a 1\nb 1\n", 0, 1),
     "of a family that comes": ((b"b 1\n# HELP a text\n", b"a 2\n"), b"b 1\n# HELP a text\n", 0, 1),
@@ -580,3 +594,29 @@ def test_help_without_its_type_line(case: str) -> None:
     out, sources = merged(*bodies)
     assert out == expected
     assert (sources[-1].malformed_lines, sources[-1].dropped_families) == (malformed, dropped)
+
+
+def test_help_alone_takes_a_family() -> None:
+    """So it is left out beyond the limit, with the samples of its name."""
+    body = b"# TYPE a gauge\na 1\n# HELP b text\nb 1\n"
+    out, (source,) = merged(body, limits=MergeLimits(max_families=1))
+    assert (out, source.dropped_families) == (b"# TYPE a gauge\na 1\n", 1)
+
+
+def test_a_family_with_a_late_type_continues_in_the_next_chunk() -> None:
+    """Its TYPE line is left out; its samples before and after it are not."""
+    source = Merger().source("s")
+    assert source.feed(b"a 1\n# TYPE a gauge\na 2\n") == b"a 1\na 2\n"
+    following = b"a 3\n# TYPE b gauge\nb 1\n"
+    assert source.feed(following) == following
+
+
+def test_a_dropped_family_that_is_typed_again_stays_dropped() -> None:
+    """In the same chunk and in the next one."""
+    merger = Merger()
+    merger.source("one").feed(b"# TYPE a gauge\na 1\n")
+    second = merger.source("two")
+    assert second.feed(b"# TYPE a gauge\na 2\n# TYPE b gauge\nb 1\n") == b"# TYPE b gauge\nb 1\n"
+    assert second.feed(b"# TYPE a gauge\na 3\n") == b""
+    assert second.feed(b"a 4\n# TYPE c gauge\nc 1\n") == b"# TYPE c gauge\nc 1\n"
+    assert second.dropped_families == 1
