@@ -79,6 +79,6 @@ def test_legacy_mode_goes_on_and_can_be_left() -> None:
 
 def test_nothing_is_said_without_another_version() -> None:
     """The version of the objects, or none."""
-    for version in ("1.31.0", None):
-        plan = planned(secured("1.31.0", "native"), istio_version=version)
-        assert told(plan, "upgrade-fits") == []
+    for version in ("1.29.2", None):
+        plan = planned(secured("1.29.2", "bootstrap"), mode="bootstrap", istio_version=version)
+        assert told(plan, "upgrade-fits") == told(plan, "upgrade-unfit") == []
