@@ -148,6 +148,16 @@ def test_one_workload_that_a_default_harms_holds_back_its_scope(other: Any, code
     assert code in codes(whole)
 
 
+def test_a_default_does_not_reach_a_sidecar_that_was_injected_by_hand() -> None:
+    """Its settings were written when `istioctl kube-inject` ran, so nothing can harm it."""
+    other = deployment("other", "shop", port=15092)
+    sidecar = {"name": "istio-proxy", "image": "istio/proxyv2:1.31.0", "args": ["proxy", "sidecar"]}
+    other["spec"]["template"]["spec"]["containers"].append(sidecar)
+    plan = settled(cluster(mesh(other)), scope="namespace")
+    assert {c.ref.namespace for c in plan.changes if c.ref.kind == "ProxyConfig"} == {"default", "shop"}
+    assert "manually-injected" in codes(plan)
+
+
 def test_a_workload_that_opts_out_lets_the_others_go_on() -> None:
     """Its own annotation beats every default."""
     other = deployment("other", "shop", port=15092, annotations=proxy_config({PORT: "0"}))
@@ -178,6 +188,15 @@ def test_gateways_of_the_root_namespace_keep_their_own_settings() -> None:
     plan = settled(cluster(mesh(gateway)), scope="namespace")
     assert changed_workloads(plan) == {"istio-system/gw"}
     assert {c.ref.namespace for c in plan.changes if c.ref.kind == "ProxyConfig"} == {"default", "shop"}
+
+
+def test_an_injected_gateway_gets_the_default_of_its_namespace() -> None:
+    """The injector fills in its proxy, so a ProxyConfig reaches it."""
+    gateway = own_proxy("gw", namespace="shop", labels={"sidecar.istio.io/inject": "true"},
+                        annotations={"inject.istio.io/templates": "gateway"})  # fmt: skip
+    plan = settled(cluster(mesh(gateway)), scope="namespace")
+    assert changed_workloads(plan) == set()
+    assert "gw" in {each.name for each in plan.outcome.secured}
 
 
 def test_workloads_that_join_the_mesh_get_the_default() -> None:
