@@ -265,6 +265,8 @@ class Applier:
             verb=self._options.verb,
         )
         await self._effect.arrived(f"phase {phase}", versions)
+        # A tool that brings a change and takes it back later is noticed like any other manager.
+        self._written |= {(phase, ref) for ref in tracked}
 
     async def _reconcile(self, phase: Phase, reading: PlannedCluster) -> None:
         """Wait for one reconcile interval, so that a tool that reverts changes has had its turn."""
