@@ -16,12 +16,18 @@ import re2
 from meshscrape.kube import objects
 
 _REFERENCE = re.compile(r"\$(?:\$|(\d+)|\{(\w+)\}|([A-Za-z_]\w*))")
+_LITERAL = re.compile(r"[A-Za-z0-9_]*")
+_PREFIX = re.compile(r"([A-Za-z0-9_]+)\(\.[+*]\)")
 _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One relabeling rule, with Prometheus's defaults filled in; `pattern` is None for an invalid regex."""
+    """One relabeling rule, with Prometheus's defaults filled in; `pattern` is None for an invalid regex.
+
+    Most rules are simple, and a cluster has many targets: `literal` is the only text that the regex matches,
+    `prefix` is what every match begins with, and `copies`: `replace` gives the whole value to the target.
+    """
 
     action: str
     sources: tuple[str, ...]
@@ -29,6 +35,9 @@ class Rule:
     pattern: Any
     target: str
     replacement: str
+    literal: str | None = None
+    prefix: str = ""
+    copies: bool = False
 
 
 def rules_of(configs: Any) -> tuple[Rule, ...]:
@@ -44,13 +53,17 @@ def _rule(config: Mapping[str, Any]) -> Rule:
     if isinstance(regex, list):
         # VictoriaMetrics allows a list of alternatives.
         regex = "|".join(map(str, regex))
+    target, replacement = str(fields.get("target_label") or ""), str(fields.get("replacement", "$1"))
     return Rule(
         action=str(fields.get("action") or "replace").lower(),
         sources=tuple(map(str, objects.as_list(fields.get("source_labels")))),
         separator=str(fields.get("separator", ";")),
         pattern=_compiled(str(regex)),
-        target=str(fields.get("target_label") or ""),
-        replacement=str(fields.get("replacement", "$1")),
+        target=target,
+        replacement=replacement,
+        literal=str(regex) if _LITERAL.fullmatch(str(regex)) else None,
+        prefix=found[1] if (found := _PREFIX.fullmatch(str(regex))) else "",
+        copies=regex in ("(.*)", "(.+)") and replacement == "$1" and "$" not in target,
     )
 
 
@@ -77,6 +90,8 @@ def _apply(rule: Rule, labels: dict[str, str]) -> bool:
     value = rule.separator.join(labels.get(name, "") for name in rule.sources)
     match rule.action:
         case "keep" | "drop":
+            if rule.literal is not None:
+                return (value == rule.literal) == (rule.action == "keep")
             matched = rule.pattern is not None and rule.pattern.search(value) is not None
             return matched == (rule.action == "keep")
         case "replace":
@@ -87,6 +102,8 @@ def _apply(rule: Rule, labels: dict[str, str]) -> bool:
             labels[rule.target] = value.lower() if rule.action == "lowercase" else value.upper()
         case "labelmap":
             for name, copied in list(labels.items()):
+                if not name.startswith(rule.prefix):
+                    continue
                 if rule.pattern is not None and (groups := rule.pattern.search(name)):
                     labels[_expand(rule.replacement, groups)] = copied
         case "labeldrop" | "labelkeep":
@@ -98,6 +115,13 @@ def _apply(rule: Rule, labels: dict[str, str]) -> bool:
 
 
 def _replace(rule: Rule, value: str, labels: dict[str, str]) -> None:
+    if rule.copies:
+        # An empty value does not match `(.+)`, and removes the label with `(.*)`.
+        if value:
+            labels[rule.target] = value
+        elif rule.pattern.search("") is not None:
+            labels.pop(rule.target, None)
+        return
     groups = rule.pattern.search(value) if rule.pattern is not None else None
     if groups is None:
         return
@@ -109,6 +133,9 @@ def _replace(rule: Rule, value: str, labels: dict[str, str]) -> None:
 
 
 def _expand(template: str, groups: Any) -> str:
+    if "$" not in template:
+        return template
+
     def group(reference: re.Match[str]) -> str:
         name = reference[1] or reference[2] or reference[3]
         if name is None:

@@ -15,7 +15,7 @@ from meshscrape.istio.names import MONITORING_GROUP, SECURE_PORT_META
 from meshscrape.istio.ports import MERGED
 from meshscrape.kube.objects import Inventory, Manifest, Object, Ref, as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import dump, load_text
-from meshscrape.observe import observe
+from meshscrape.observe import observe_jobs
 from meshscrape.observe.model import ObservedJob, Scraper
 from meshscrape.plan.edited_objects import Mutable, clone
 from meshscrape.plan.model import Plan
@@ -43,7 +43,7 @@ class PlaintextReading:
 def observe_unmoved(context: Context) -> tuple[ObservedJob, ...]:
     """Return the scrape jobs with the drafted listeners, and with every pod still in its plaintext job."""
     drafted = Plan(context.draft.changes()).apply(context.inventory)
-    return observe(_without_drops(drafted), istio_version=context.intent.istio_version).scrape_jobs
+    return observe_jobs(_without_drops(drafted), istio_version=context.intent.istio_version)
 
 
 def readings_of(context: Context, scraper: Scraper) -> list[PlaintextReading]:

@@ -21,9 +21,9 @@ from meshscrape.istio import names
 from meshscrape.kube.objects import Manifest, Ref, as_mapping, dig, oldest
 from meshscrape.kube.views.proxy import annotation_metadata
 from meshscrape.kube.yaml_text import load_text, rewrite
-from meshscrape.observe import observe
+from meshscrape.observe import resolve_workloads
 from meshscrape.observe.control import injector_of
-from meshscrape.observe.workload import ObservedWorkload
+from meshscrape.observe.workload import ObservedWorkload, ResolvedWorkload, fields_of
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.model import MANAGER, Missing, Plan, Refused
@@ -72,9 +72,9 @@ def blocked_by_scope(context: Context, chosen: Collection[PlannedWorkload]) -> d
     A default reaches every proxy of its scope. So one workload that it would harm holds back all of them.
     """
     blocked: dict[Ref, tuple[Missing, ...]] = {}
-    refs = {target.ref for target in chosen}
+    refs, inside = {target.ref for target in chosen}, reached(context)
     for place, targets in _by_place(context, chosen).items():
-        if missing := tuple(_in_the_way(context, place, targets, refs)):
+        if missing := tuple(_in_the_way(context, inside.get(place, []), targets, refs)):
             blocked |= {target.ref: missing for target in targets if target.ref not in context.held.workloads}
     return blocked
 
@@ -89,21 +89,24 @@ def _by_place(
     return places
 
 
-def reached(context: Context, place: str) -> list[ObservedWorkload]:
-    """Return the workloads with a proxy that a default at `place` reaches, chosen or not."""
-    return [
-        workload
-        for workload in context.observation.workloads
-        if workload.in_mesh and reach_of(context, workload) == place
-    ]
+def reached(context: Context) -> dict[str, list[ObservedWorkload]]:
+    """Return the workloads with a proxy that a default at each place reaches, chosen or not."""
+    places: dict[str, list[ObservedWorkload]] = {}
+    for workload in context.observation.workloads:
+        if workload.in_mesh and (place := reach_of(context, workload)):
+            places.setdefault(place, []).append(workload)
+    return places
 
 
 def _in_the_way(
-    context: Context, place: str, targets: list[PlannedWorkload], chosen: Container[Ref]
+    context: Context,
+    inside: list[ObservedWorkload],
+    targets: list[PlannedWorkload],
+    chosen: Container[Ref],
 ) -> Iterable[Missing]:
     harms: dict[str, tuple[list[Ref], str, str]] = {}
     joining = [target.workload for target in targets if not target.workload.in_mesh]
-    for workload in [*reached(context, place), *joining]:
+    for workload in [*inside, *joining]:
         if opted_out(workload):
             continue
         code, text, remedy = _harmed(context, workload, chosen)
@@ -168,17 +171,22 @@ def close_wide(context: Context, place: str) -> bool:
 def refresh(context: Context) -> None:
     """Observe the targets with the drafted changes, so that later steps only add what is still missing."""
     drafted = Plan(context.draft.changes()).apply(context.inventory)
-    observation = observe(drafted, istio_version=context.intent.istio_version)
+    resolved = resolve_workloads(drafted, istio_version=context.intent.istio_version)
     before = {workload.ref: workload.metrics for workload in context.observed.workloads}
-    workloads = {workload.ref: workload for workload in observation.workloads}
-    context.targets = [
-        replace(target, workload=workloads.get(target.ref, target.workload)) for target in context.targets
-    ]
+    workloads = {workload.ref: workload for workload in resolved}
+    context.targets = [_refreshed(target, workloads.get(target.ref)) for target in context.targets]
     context.delivered |= {
         target.ref
         for target in context.targets
         if place_of(context, target.workload) and target.workload.metrics != before.get(target.ref)
     }
+
+
+def _refreshed(target: PlannedWorkload, resolved: ResolvedWorkload | None) -> PlannedWorkload:
+    if resolved is None:
+        return target
+    workload = ObservedWorkload(**fields_of(resolved), scraped_by=target.workload.scraped_by)
+    return replace(target, workload=workload)
 
 
 def _set(context: Context, place: str, wanted: Mapping[str, str], reason: str) -> None:
@@ -284,10 +292,11 @@ def settled_places(
     """
     places: dict[str, tuple[Missing, ...]] = {}
     # Legacy mode has no default for its ports, so its workloads close their plaintext ports themselves.
-    for place in _by_place(context, context.targets, ("native", "bootstrap")):
-        own = {target.ref: target.workload for target in context.targets}
-        refs = {workload.ref: own.get(workload.ref, workload) for workload in reached(context, place)}
-        refs |= {ref: workload for ref, workload in own.items() if place_of(context, workload) == place}
+    own = {target.ref: target.workload for target in context.targets}
+    inside = reached(context)
+    for place, targets in _by_place(context, context.targets, ("native", "bootstrap")).items():
+        refs = {workload.ref: own.get(workload.ref, workload) for workload in inside.get(place, ())}
+        refs |= {target.ref: target.workload for target in targets}
         still_open = [ref for ref, workload in refs.items() if not workload.metrics.hardened]
         waiting = [ref for ref in still_open if waits(refs[ref])]
         if any(ref in own for ref in still_open):
