@@ -16,6 +16,8 @@ import re2
 from meshscrape.kube import objects
 
 _REFERENCE = re.compile(r"\$(?:\$|(\d+)|\{(\w+)\}|([A-Za-z_]\w*))")
+# Stands for a number that `hashmod` makes of an address.
+_HASHED = "(hashmod)"
 _LITERAL = re.compile(r"[A-Za-z0-9_]*")
 _PREFIX = re.compile(r"([A-Za-z0-9_]+)\(\.[+*]\)")
 _CAMEL = re.compile(r"(?<!^)(?=[A-Z])")
@@ -89,6 +91,11 @@ def relabel(labels: Mapping[str, str], rules: Sequence[Rule]) -> dict[str, str] 
 def _apply(rule: Rule, labels: dict[str, str]) -> bool:
     value = rule.separator.join(labels.get(name, "") for name in rule.sources)
     match rule.action:
+        case "hashmod":
+            labels[rule.target] = _HASHED
+        case "keep" | "drop" if any(labels.get(name) == _HASHED for name in rule.sources):
+            # Some shard reads the target, and the address of a pod to come is unknown. So this one may.
+            return True
         case "keep" | "drop":
             if rule.literal is not None:
                 return (value == rule.literal) == (rule.action == "keep")

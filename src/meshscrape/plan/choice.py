@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
 from meshscrape.istio.versions import IstioVersion
-from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects
+from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects, template_path
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import Decided, Refused
 from meshscrape.plan.workloads import (
@@ -163,6 +163,12 @@ def _unchangeable(context: Context, workload: ObservedWorkload) -> Refused | Non
             "standalone",
             f"a standalone {workload.ref.kind}: no controller recreates its pods when it changes",
             "change its template at its source and create it again; meshscrape does not delete it",
+        )
+    if template_path(workload.ref.kind) is None:
+        return Refused(
+            "template-owned",
+            f"a plan does not change objects of kind {workload.ref.kind}",
+            "set the labels and annotations that a plan sets on a Deployment in its pod template",
         )
     if owner := owner_of(context, workload):
         return Refused(

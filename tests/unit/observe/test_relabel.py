@@ -28,3 +28,10 @@ def test_shortcuts_do_not_change_the_result(labels: dict[str, str], configs: lis
     rules = rules_of(configs)
     plain = [replace(rule, literal=None, prefix="", copies=False) for rule in rules]
     assert relabel(labels, rules) == relabel(labels, plain)
+
+
+def test_a_shard_may_read_every_target() -> None:
+    """`hashmod` decides by the address, which a restarted pod changes."""
+    shard = {"source_labels": ["__address__"], "modulus": 2, "target_label": "__tmp", "action": "hashmod"}
+    only = {"source_labels": ["__tmp"], "regex": "0", "action": "keep"}
+    assert relabel({"__address__": "10.0.0.7:15020"}, rules_of([shard, only])) is not None

@@ -17,6 +17,7 @@ from support.objects import (
     istio,
     meta,
     namespace,
+    pod_of,
     proxy_config,
     service,
 )
@@ -160,6 +161,28 @@ def test_a_template_of_another_controller_is_left_alone(api: str, kind: str) -> 
     assert plan.changes == ()
     assert "template-owned" in codes(plan)
     assert plan.outcome.refused == ("Deployment.apps default/httpbin",)
+
+
+def test_a_rollout_is_left_alone_and_named() -> None:
+    """Argo Rollouts makes the ReplicaSets of a Rollout, and nothing changes for its sake."""
+    made = deployment("httpbin-5d8f6c7b9", kind="ReplicaSet")
+    made["metadata"]["ownerReferences"] = [
+        {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "httpbin", "controller": True}
+    ]
+    rollout = {**deployment(), "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
+    objects = [
+        *control_plane(),
+        injected_namespace(),
+        made,
+        pod_of(deployment()),
+        rollout,
+        plain_prometheus(),
+    ]
+    plan = settled(cluster(objects))
+    assert plan.changes == ()
+    assert [(note.code, note.ref and note.ref.kind) for note in plan.notes if note.refused] == [
+        ("template-owned", "Rollout")
+    ]
 
 
 def test_the_operators_own_stateful_set_is_not_touched() -> None:
