@@ -41,7 +41,7 @@ def observe(inventory: Inventory, *, istio_version: str | None = None, upgraded:
         )
         for workload in resolved
     )
-    unread = unread_scrapers(scrapers, jobs)
+    unread = unread_scrapers(scrapers, jobs, unreadable)
     facts = Facts(
         cluster=cluster,
         control=control,

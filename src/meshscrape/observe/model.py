@@ -168,7 +168,8 @@ class Scraper:
     intercepts its traffic; scrapes pass through the sidecar in the second case. `ambient`: it has no sidecar,
     and ztunnel carries its scrapes. `scrape_proxy` is the scrape proxy in its pod. `takes_monitors`: it
     reads all monitors of the Prometheus Operator, with or without a selector that matches. `stopped`: it has
-    0 replicas, so it reads nothing until a user scales it up.
+    0 replicas, so it reads nothing until a user scales it up. `paused`: its Operator applies no change of it
+    or of its monitors.
     """
 
     ref: Ref
@@ -189,6 +190,7 @@ class Scraper:
     takes_monitors: bool = False
     scrape_proxy: ObservedScrapeProxy = NO_PROXY
     stopped: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True, slots=True)

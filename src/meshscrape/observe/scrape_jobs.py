@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from meshscrape.istio.host_port import host_port
 from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, Ref
-from meshscrape.observe.declared_jobs import DeclaredJob, is_endpoints
+from meshscrape.observe.declared_jobs import DeclaredJob, Unreadable, is_endpoints
 from meshscrape.observe.discovery import META, Labels, pod_targets, predicted, service_targets, shapes
 from meshscrape.observe.model import ObservedJob, Over, Scraper
 from meshscrape.observe.relabel import relabel
@@ -99,16 +99,21 @@ def observed_jobs(
     return tuple(scrape_jobs)
 
 
-def unread_scrapers(scrapers: Iterable[Scraper], jobs: Iterable[DeclaredJob]) -> tuple[Scraper, ...]:
+def unread_scrapers(
+    scrapers: Iterable[Scraper], jobs: Iterable[DeclaredJob], unreadable: Iterable[Unreadable] = ()
+) -> tuple[Scraper, ...]:
     """Return the scrapers whose jobs are not all among the objects.
 
-    A job with static targets counts as known, even when no workload here is a target of it.
+    `unreadable` are configurations that are missing or cannot be read. A job with static targets counts as
+    known, even when no workload here is a target of it.
     """
     certain = {job.scraper.ref for job in jobs if job.scraper and not job.elsewhere}
+    broken = {configuration.ref for configuration in unreadable}
     return tuple(
         scraper
         for scraper in scrapers
         if scraper.kind in _CONFIGURED_ELSEWHERE
+        or scraper.ref in broken
         or (scraper.kind in _CONFIGURED_HERE and scraper.ref not in certain and not scraper.takes_monitors)
     )
 

@@ -209,6 +209,7 @@ def _operated(
         takes_monitors=objects.dig(allocator, "enabled") is True
         and objects.dig(allocator, "prometheusCR", "enabled") is True,
         stopped=_stopped(manifest),
+        paused=objects.dig(manifest.data, "spec", "paused") is True,
     )
 
 

@@ -280,6 +280,13 @@ def _unknown_certificate(view: _View, reader: ObservedJob) -> Iterator[Missing]:
 def _wrong_with_scraper(view: _View, reader: ObservedJob) -> Iterator[Missing]:
     """Return the reasons why the scraper could not read anything over mutual TLS."""
     scraper = view.result.scraper(reader.scraper)
+    known = view.result.before.scrape_jobs
+    if scraper and scraper.paused and not any(_key(job) == _key(reader) for job in known):
+        yield Missing(
+            "operator-paused",
+            f"{scraper.ref} is paused: its Operator applies no change of it or of its monitors",
+            "set spec.paused to false, and plan again",
+        )
     # A scrape proxy runs as a user whose traffic Istio does not intercept.
     if scraper and scraper.injected and scraper.intercepts_outbound and not reader.verified:
         yield Missing(

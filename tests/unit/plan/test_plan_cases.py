@@ -170,19 +170,28 @@ def test_a_rollout_is_left_alone_and_named() -> None:
         {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "httpbin", "controller": True}
     ]
     rollout = {**deployment(), "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
-    objects = [
-        *control_plane(),
-        injected_namespace(),
-        made,
-        pod_of(deployment()),
-        rollout,
-        plain_prometheus(),
-    ]
-    plan = settled(cluster(objects))
+    things = [*control_plane(), injected_namespace(), made, pod_of(deployment()), rollout]
+    plan = settled(cluster(things, plain_prometheus()))
     assert plan.changes == ()
     assert [(note.code, note.ref and note.ref.kind) for note in plan.notes if note.refused] == [
         ("template-owned", "Rollout")
     ]
+
+
+def test_a_paused_prometheus_object_holds_its_scrapes_back() -> None:
+    """The Operator would apply neither the certificate nor the monitors."""
+    paused = operated_prometheus(paused=True)
+    plan = settled(mesh(paused, pod_monitor("plain", secure=False)))
+    assert "operator-paused" in codes(plan)
+    assert "hardening" not in {change.phase for change in plan.changes}
+
+
+def test_jobs_in_a_missing_secret_keep_plaintext_ports_open() -> None:
+    """They may read any port."""
+    more = operated_prometheus(additionalScrapeConfigs={"name": "more", "key": "jobs.yaml"})
+    plan = settled(mesh(more, pod_monitor("plain", secure=False)))
+    assert "reader-unknown" in codes(plan)
+    assert "hardening" not in {change.phase for change in plan.changes}
 
 
 def test_the_operators_own_stateful_set_is_not_touched() -> None:
