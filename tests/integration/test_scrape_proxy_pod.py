@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from meshscrape.prometheus import scrape_proxy_pod
-from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
+from meshscrape.prometheus.scrape_proxy_pod import CSI_FILES, CertificateFiles, ScrapeProxyPod
+from meshscrape.system.files import publish
 from meshscrape.system.processes import bound_to_parent
 from support.addresses import loopback
 from support.applications import applications
@@ -35,12 +36,15 @@ FIELDS = {
 class PodProcesses:
     """The sidecars of one pod: its volumes are directories, its loopback address is another one."""
 
-    def __init__(self, directory: Path, ca: CaProcess, config: Path) -> None:
+    def __init__(
+        self, directory: Path, ca: CaProcess, config: Path, files: CertificateFiles | None = None
+    ) -> None:
         self.address, self._directory, self._config = loopback(), directory, config
         self._volumes = {
             "/run/meshscrape": directory / "run",
             scrape_proxy_pod.TOKEN_DIRECTORY: directory / "token-volume",
             "/var/run/secrets/meshscrape": directory / "secrets",
+            "/var/run/secrets/spiffe.io": directory / "spiffe",
         }
         for volume in self._volumes.values():
             volume.mkdir()
@@ -49,7 +53,12 @@ class PodProcesses:
             (secrets / name).mkdir()
         (secrets / "token/istio-token").write_text(ca.token("monitoring", "prometheus"))
         (secrets / "roots/root-cert.pem").write_bytes(ca.root_pem)
-        planned = scrape_proxy_pod.init_containers(ScrapeProxyPod("image", ca.address, "cluster.local"))
+        # What cert-manager's driver writes; without `files`, nothing reads it.
+        own = ca.issue("monitoring", "prometheus")
+        names = {"tls.crt": own.chain_pem, "tls.key": own.key_pem, "ca.crt": ca.root_pem}
+        publish(directory / "spiffe", names)
+        proxy = ScrapeProxyPod("image", ca.address, "cluster.local", files=files)
+        planned = scrape_proxy_pod.init_containers(proxy)
         self.containers = {each["name"]: each for each in planned}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -106,8 +115,8 @@ class PodProcesses:
         return text.replace("127.0.0.1:150", f"{self.address}:150")
 
 
-@pytest.fixture
-def pod(tmp_path: Path) -> Iterator[tuple[PodProcesses, str]]:
+@pytest.fixture(params=[None, CSI_FILES], ids=["istiod", "csi-driver-spiffe"])
+def pod(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[PodProcesses, str]]:
     """A mesh's CA, an API server with one pod, that pod, and the sidecars; the pod's address and port."""
     address = loopback()
     listed = {**POD, "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}
@@ -121,7 +130,7 @@ def pod(tmp_path: Path) -> Iterator[tuple[PodProcesses, str]]:
         pair = Pair(issued.chain_pem, issued.key_pem)
         target = stack.enter_context(tls_target(Target(address), pair, ca.root_pem, tmp_path))
         kubeconfig(tmp_path, f"http://{api}:{ports['api']}")
-        processes = PodProcesses(tmp_path, ca, tmp_path / "kubeconfig")
+        processes = PodProcesses(tmp_path, ca, tmp_path / "kubeconfig", request.param)
         stack.callback(processes.stop)
         yield processes, target.authority
 
@@ -135,7 +144,8 @@ def test_planned_containers_scrape_with_a_certificate_of_the_mesh(pod: tuple[Pod
     eventually(lambda: processes.probe() == 0, within=60, what="a startup probe that succeeds")
     assert processes.scrape(authority) == 200
     assert processes.scrape("10.9.9.9:15092") == 404
-    for name in ("scrape-proxy", "scrape-proxy-agent"):
-        processes.running[name].kill()
-        processes.running[name].wait(10)
+    for name, process in processes.running.items():
+        if name != "scrape-proxy-envoy":
+            process.kill()
+            process.wait(10)
     assert processes.scrape(authority) == 200
