@@ -27,7 +27,7 @@ _ROOTS = "/var/run/secrets/meshscrape/roots"
 _USER = 1337
 # A Job ends by itself this many seconds after the command gives up waiting, if nobody removes it.
 _LONGER = 30
-# Seconds that an ended Job stays then.
+# How many seconds an ended Job stays.
 _KEPT = 600
 # The API server takes objects of 1 MiB and a little more in all (etcd's limit).
 MOST_BYTES = 900_000
@@ -148,7 +148,7 @@ def job_object(job: VerifierJob) -> dict[str, Any]:
         "kind": "Job",
         "metadata": _metadata(job),
         "spec": {
-            # A finding ends the pod with 1. To run it again would find the same.
+            # A finding ends the pod with 1. Running it again would find the same.
             "backoffLimit": 0,
             "activeDeadlineSeconds": int(job.seconds) + _LONGER,
             "ttlSecondsAfterFinished": _KEPT,

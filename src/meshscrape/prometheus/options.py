@@ -21,8 +21,7 @@ IMAGE = "prom/prometheus:v3.10.0"
 class PrometheusOptions:
     """The options of a new Prometheus. All objects, with the ServiceAccount, are named `name`.
 
-    `namespace`: where they are.
-
+    `namespace`: where the objects are.
     `revision`: revision or tag of the control plane that injects it, if the namespace has no label for it.
     `namespaces`: scrape pods of these namespaces, with rights in them only; empty means the whole cluster.
     `harden`: close the plaintext metrics of Prometheus's own sidecar. `network_policy`: let only pods of

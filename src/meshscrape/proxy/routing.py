@@ -26,8 +26,9 @@ _ROUTES_VERSION = f"http.{scrape_proxy.LISTENER}.rds.{scrape_proxy.ROUTES}.versi
 
 
 class Routing:
-    """Envoy's clusters and routes as files in `directory`; `credentials` maps trust domains to directories
-    and how their files are named.
+    """Envoy's clusters and routes as files in `directory`.
+
+    `credentials` maps trust domains to directories and to how their files are named.
 
     A connection to a target serves `requests_per_connection` scrapes; 0 means no limit.
     """

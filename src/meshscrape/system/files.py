@@ -306,7 +306,7 @@ def _link(path: Path, target: str) -> None:
 
 
 def link_anew(path: Path, target: str) -> None:
-    """Make `path` a link to `target` by a rename, which whoever watches the directory sees."""
+    """Make `path` a link to `target` by a rename, so that a watcher of the directory notices it."""
     staged = path.with_name(f"..tmp-{path.name}")
     with contextlib.suppress(FileNotFoundError):
         staged.unlink()

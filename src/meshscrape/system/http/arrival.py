@@ -158,7 +158,7 @@ class SocketArrival(Arrival):
 async def open_tcp(host: str, port: int, tls: ssl.SSLContext | None, server_name: str) -> Arrival:
     """Connect to `host`:`port`, with TLS where there is a context; `server_name` (or the host) goes as SNI.
 
-    Raises OSError where nobody accepts.
+    Raises OSError if nothing accepts the connection.
     """
     create = asyncio.get_running_loop().create_connection
     name = (server_name or host) if tls is not None else None
@@ -203,7 +203,7 @@ async def open_unix(path: str) -> Arrival:
     """Connect to a Unix socket at a path of any length.
 
     A long path is replaced by the path of its directory's descriptor in /proc, which is short. Raises OSError
-    where nobody accepts.
+    if nothing accepts the connection.
     """
     if len(os.fsencode(path)) <= UNIX_PATH_MAX:
         return await _connected_unix(path)
