@@ -21,11 +21,11 @@ setup: .venv/.ready ## make .venv with everything in it
 up: setup ## start a mesh on this machine and show it until Ctrl-C
 	@$(BIN)/meshscrape up $(ARGS) $(MESH)
 
-# Three workers on two cores, because tests wait for most of their time. The tests of a file stay on one worker
+# Four workers on two cores, because tests wait for most of their time. The tests of a file stay on one worker
 # (tests/support/distribution.py). Envoys set the limit: those of one file take at most 29 of the 128 inotify
 # instances that a user has by default.
 test: setup ## run every test
-	@$(BIN)/pytest -n 3 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/pytest -n 4 --no-loadscope-reorder $(ARGS)
 
 upstream: setup ## fetch the CRDs and sample manifests that tests read (needs Go)
 	@$(BIN)/python scripts/upstream.py
