@@ -118,7 +118,7 @@ class Mesh:
         seconds = max(1, round(self.prometheus.now() - began))
         addresses = set(self.steady.values())
         lost = self.prometheus.down_samples(addresses, seconds)
-        assert lost == 0, f"{lost} scrapes were lost in {seconds} s"
+        assert lost == 0, f"{lost} scrapes were lost in {seconds} s: {self._why(seconds)}"
         # The proxy's own job has a fixed target, so it shows how many scrapes there can have been.
         counts = {
             (each["metric"]["job"], each["metric"]["instance"]): int(float(each["value"][1]))
@@ -130,6 +130,16 @@ class Mesh:
             # Each target has its own moment within the interval, at both ends.
             assert count >= most - 2, f"{job} {url}: {count} scrapes in {seconds} s, {most} of a fixed target"
             tally.scrapes += count
+
+    def _why(self, seconds: int) -> str:
+        """Return what the proxy refused meanwhile, and how often Prometheus did not reach the proxy itself.
+
+        What is in neither of the two was too late for Prometheus.
+        """
+        asked = f"sum by (reason, target) (increase(meshscrape_scrape_refusals_total[{seconds}s])) > 0"
+        refused = [(each["metric"], each["value"][1]) for each in self.prometheus.query(asked)]
+        missed = self.number(f'sum(count_over_time((up{{job="{OWN}"}} == 0)[{seconds}s:1s]))')
+        return f"refused {refused}, own metrics missed {missed:.0f} times"
 
     def number(self, expression: str) -> float:
         """Return the value of a query that has one; 0 without a value."""
@@ -252,13 +262,15 @@ def prometheus_2_is_there() -> bool:
 # --- scrapers -------------------------------------------------------------------------------------
 
 
-def start(kube: Kube, meshscrape: Path, gate: Gate, name: str, program: Program) -> Prometheus:
+def start(
+    kube: Kube, meshscrape: Path, gate: Gate, name: str, program: Program, *, drop_in: bool = True
+) -> Prometheus:
     """Start a scraper with a scrape proxy beside it; both reach the API server through the gate."""
-    return scraper.start(kube, pod(gate, name, program), configuration(meshscrape, program))
+    return scraper.start(kube, pod(gate, name, program), configuration(meshscrape, program, drop_in))
 
 
-def configuration(meshscrape: Path, program: Program) -> str:
-    """Return jobs in both ways of discovery: drop-in, and HTTP SD; the latter have a prefix."""
+def configuration(meshscrape: Path, program: Program, drop_in: bool) -> str:
+    """Return jobs in both ways of discovery, or with HTTP SD alone; those of HTTP SD have a prefix."""
     proxy = scrape_proxy_pod.IN_POD
     words = ("prometheus-config", "--scrape-interval", "1s", "--for", program.collector)
     access = ("--proxy", proxy.address, "--token-file", proxy.token_file)
@@ -267,12 +279,13 @@ def configuration(meshscrape: Path, program: Program) -> str:
         command = [str(meshscrape), *words, *access, *more]
         return yaml.safe_load(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    whole, announced = made("--kubernetes", "--namespace", SPACE), made()
-    whole["scrape_configs"].append(_application(whole["scrape_configs"][0]))
-    for job in announced["scrape_configs"]:
+    whole = made()
+    for job in whole["scrape_configs"]:
         if "http_sd_configs" in job:
             job["job_name"] = ANNOUNCED + job["job_name"]
-        whole["scrape_configs"].append(job)
+    if drop_in:
+        jobs = made("--kubernetes", "--namespace", SPACE)["scrape_configs"]
+        whole["scrape_configs"] += [*jobs, _application(jobs[0])]
     return str(yaml.safe_dump(whole, sort_keys=False))
 
 
