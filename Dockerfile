@@ -1,4 +1,5 @@
-# Not built by the project's own checks (they run without a container engine); report what differs for you.
+# Not built by the project's own checks (they run without a container engine); the target `proxy` was built and run by hand once.
+# Report what differs for you.
 #
 #   docker build -t meshscrape .                          the local mesh: `meshscrape up` with its example
 #   docker build -t meshscrape-proxy --target proxy .     the scrape proxy of a cluster (plan --proxy-image)
