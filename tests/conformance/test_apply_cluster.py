@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from conformance import shop
+from conformance import api_gate, shop
+from conformance.api_gate import Gate
 from conformance.kube import Kube, until
 from conformance.live import Live
 from conformance.prometheus import Prometheus
@@ -185,3 +188,72 @@ def undo(kube: Kube) -> None:
     for name in KINDS:
         kube("-n", SPACE, "rollout", "undo", name)
     kube.rollout(SPACE, *KINDS)
+
+
+@contextlib.contextmanager
+def through_a_gate(kube: Kube, directory: Path) -> Iterator[tuple[Gate, Path]]:
+    """A gate in front of the API server, and a kubeconfig of an administrator that leads through it."""
+    name = "gated"
+    subject = {"kind": "ServiceAccount", "name": name, "namespace": "default"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"}
+    things = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": role,
+            "subjects": [subject],
+        },
+    ]
+    kube.apply(things)
+    try:
+        with api_gate.running(kube, directory) as gate:
+            token = kube("-n", "default", "create", "token", name).strip()
+            authority = base64.b64encode(gate.ca.encode()).decode()
+            server = {"server": f"https://{gate.host}:{gate.port}", "certificate-authority-data": authority}
+            file = directory / "gated"
+            file.write_text(
+                json.dumps(
+                    {
+                        "current-context": name,
+                        "clusters": [{"name": name, "cluster": server}],
+                        "users": [{"name": name, "user": {"token": token}}],
+                        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+                    }
+                )
+            )
+            yield gate, file
+    finally:
+        kube("delete", "clusterrolebinding", name)
+        kube("-n", "default", "delete", "serviceaccount", name)
+
+
+@pytest.mark.timeout(1200)
+def test_an_api_server_that_goes_away_in_the_middle(
+    kube: Kube, meshscrape: Path, live: Live, prometheus: Prometheus, tmp_path: Path, row: Row
+) -> None:
+    """The run says how much is made; pods and Prometheus go on, and so does the next run."""
+    with through_a_gate(kube, tmp_path) as (gate, kubeconfig):
+        words = ("--canary", f"{SPACE}/httpbin", "--pause", "300")
+        process = Live(meshscrape, kubeconfig).start("apply", *PLAN, *YES, *words)
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "phase listeners: pausing" in line:
+                break
+        with gate.closed():
+            lines += process.stderr.readlines()
+            assert process.wait(120) == 2, lines
+    last = lines[-1]
+    assert "made and stay" in last and "run apply again" in last, lines
+    prometheus.wait_for_up(set(shop.addresses(kube).values()))
+    # The Lease of the run that could not give it back lasts for a minute.
+    until(lambda: "changes this cluster" not in live.run("apply", *PLAN, *YES).stderr, "the Lease expires")
+    again = live.run("plan", *PLAN)
+    assert again.returncode == 0, again.stdout
+    row(
+        "API server away from apply in its middle",
+        "exit code 2 with the number of changes, every target up meanwhile; run again: finished",
+    )
