@@ -72,3 +72,22 @@ def test_the_budget_is_spent_to_its_last_line() -> None:
     """A short line takes 1 of it."""
     line = b"a %s\n" % ODD_NUMBER
     assert Mender().canonical(line * (BUDGET + 1)) == (line * BUDGET, 1)
+
+
+def test_a_line_longer_than_the_budget_is_remembered_and_spends_it() -> None:
+    """No line is parsed alone after it, and its beginning stays the remembered one."""
+    mender = Mender()
+    line = b"?" * (BUDGET * BYTES_OF_ONE)
+    assert mender.canonical(b"a 1\n" + line + b"\n") == (b"a 1\n", 1)
+    assert mender.first_malformed == line[:SHOWN_BYTES]
+    assert mender.canonical(b"a 1e+100\n") == (b"", 1)
+    assert mender.first_malformed == line[:SHOWN_BYTES]
+
+
+def test_the_first_line_without_a_budget_is_remembered() -> None:
+    """Whole, if it is short, and without the line after it."""
+    mender = Mender()
+    mended = b"a 1e+100\n" * BUDGET
+    assert mender.canonical(mended) == (mended, 0)
+    assert mender.canonical(b"a b\na 1\n") == (b"a 1\n", 1)
+    assert mender.first_malformed == b"a b"
