@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshscrape.exposition.scan import BUDGET, SHOWN_BYTES, Mender
+from meshscrape.exposition.scan import BUDGET, BYTES_OF_ONE, SHOWN_BYTES, Mender
 
 HISTOGRAM = b"# TYPE h histogram\n"
 ODD_NUMBER = b"1e+100"
