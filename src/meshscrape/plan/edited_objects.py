@@ -19,6 +19,9 @@ _RANKS = {
     "CronJob": 5,
 }  # fmt: skip
 
+# `shards` is the Prometheus Operator's.
+_SCALE = ("replicas", "shards")
+
 Mutable = dict[str, Any]
 
 
@@ -101,7 +104,7 @@ class EditedObjects:
         return True
 
     def ensure(self, wanted: Object, reason: str, restarts: tuple[str, ...] = ()) -> bool:
-        """Create an object of our own or update it; keep fields that others added.
+        """Create an object of our own or update it; keep fields that others added, and its scale.
 
         If an object of the same name is not ours, leave it alone, add a note and return False.
         """
@@ -120,6 +123,7 @@ class EditedObjects:
                 ),
             )
             return False
+        wanted = _scaled_as(before, wanted)
         if not covers(before, wanted):
             after = _brought_up_to_date(before, wanted)
             self._record(ref, before, after, reason, restarts)
@@ -189,6 +193,13 @@ def covers(present: Any, wanted: Any) -> bool:
     if isinstance(wanted, list):
         return isinstance(present, list) and len(present) == len(wanted) and all(map(covers, present, wanted))
     return bool(present == wanted)
+
+
+def _scaled_as(present: Object, wanted: Object) -> Object:
+    """Return `wanted` with the scale of `present`: how many pods run is another's choice."""
+    spec = present.get("spec")
+    scale = {key: spec[key] for key in _SCALE if key in spec} if isinstance(spec, Mapping) else {}
+    return {**wanted, "spec": {**wanted["spec"], **scale}} if scale and "spec" in wanted else wanted
 
 
 def _brought_up_to_date(before: Object, wanted: Object) -> Mutable:

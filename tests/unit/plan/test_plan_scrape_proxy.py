@@ -387,3 +387,25 @@ def test_another_source_of_certificates_replaces_the_first() -> None:
     spec = template(plan, name="prometheus")["spec"]
     assert [each["name"] for each in spec["initContainers"]] == SIDECARS[1:]
     assert "scrape-proxy-istio-token" not in [each["name"] for each in spec["volumes"]]
+
+
+@pytest.mark.parametrize(
+    ("prometheus", "kind", "scale"),
+    [("addon", "Deployment", {"replicas": 2}), ("operator", "Prometheus", {"replicas": 2, "shards": 3})],
+)
+def test_a_prometheus_of_the_plan_keeps_the_scale_that_it_was_given(
+    prometheus: str, kind: str, scale: dict[str, int]
+) -> None:
+    """A second plan changes nothing; one that changes its pods leaves their number alone."""
+    where = {"prometheus": prometheus, "prometheus_namespace": "monitoring"}
+    inventory = mesh(namespace("monitoring"))
+    first = planned(inventory, **where)
+    after = first.apply(inventory)
+    made = next(each for each in after if each.ref.kind == kind and each.ref.namespace == "monitoring")
+    scaled = after.replace(
+        Manifest(made.ref, {**made.data, "spec": {**made.data["spec"], **scale}}, made.where)
+    )
+    assert refs(planned(scaled, **where)) == []
+    proxied = settled(scaled, **where, **PROXY)
+    spec = changed(proxied, kind)["spec"]
+    assert {key: spec[key] for key in scale} == scale
