@@ -24,7 +24,8 @@ PAGE = 500
 # The API server sends a bookmark about once a minute (kubernetes.io/docs/reference/using-api/api-concepts).
 SILENCE_SECONDS = 150.0
 WATCH_SECONDS = 3600
-REQUEST = FetchLimits(connect=5.0, read=30.0, total=60.0, body_bytes=1 << 28)
+# A busy API server takes seconds for a TLS handshake; client-go waits for 10 s, and for 30 s without TLS.
+REQUEST = FetchLimits(connect=15.0, read=30.0, total=60.0, body_bytes=1 << 28)
 WATCH = FetchLimits(connect=5.0, read=SILENCE_SECONDS, total=WATCH_SECONDS + 60.0, body_bytes=1 << 40)
 _MAX_EVENT = 1 << 24
 _MAX_ERROR = 1 << 16
