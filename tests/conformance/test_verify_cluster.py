@@ -20,8 +20,9 @@ YES = ("--yes", "--yes-interruption")
 def report(live: Live, code: int) -> Any:
     """The document of a verification that ends with a code."""
     done = live.run("verify", "--kubernetes", "-n", shop.NAMESPACE, "-o", "json")
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return json.loads(done.stdout)
+    document = json.loads(done.stdout)
+    assert done.returncode == code, (document["findings"], done.stderr)
+    return document
 
 
 def outcomes(document: Any, check: str) -> list[str]:

@@ -171,17 +171,20 @@ def test_credentials_that_envoy_rejects_later_are_reported_once(
         assert proxy.said().count("KEY_VALUES_MISMATCH") == 1
 
 
-def test_a_taken_port_is_named(tmp_path: Path, target: tuple[Target, Forge]) -> None:
-    """A second proxy at the same address says who has the port, and the first one goes on."""
+@pytest.mark.parametrize("option", ["--listen", "--discovery"])
+def test_a_taken_port_is_named(tmp_path: Path, target: tuple[Target, Forge], option: str) -> None:
+    """A second proxy at an address of the first says who has the port, and the first one goes on."""
     served, forge = target
     with _proxy(tmp_path, served, forge) as proxy:
+        taken = {"--listen": proxy.listen, "--discovery": proxy.discovery}
+        (other,) = taken.keys() - {option}
         done = meshscrape(
             "proxy", "--dir", str(tmp_path / "second"), "--targets", str(proxy.file),
             "--credentials", str(tmp_path / "scraper"),
-            "--listen", proxy.listen, "--discovery", proxy.discovery,
+            option, taken[option], other, f"{loopback()}:{free_port()}",
         )  # fmt: skip
         assert done.returncode == 2
-        assert "taken" in done.stderr and "--listen" in done.stderr
+        assert "taken" in done.stderr and option in done.stderr
         assert proxy.scrape(served.authority).status == 200
 
 

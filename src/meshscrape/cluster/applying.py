@@ -178,11 +178,16 @@ class Applier:
 
     async def _apply_phases(self, reading: PlannedCluster) -> PlannedCluster:
         shown = {change.ref for change in reading.plan.changes}
+        last: Phase | None = None
         for phase in self._options.phases or reading.plan.phases:
             if any(change.phase == phase for change in reading.plan.changes):
                 reading = await self._apply_phase(phase, reading, shown)
+                last = phase
         if reading.plan.inverse:
             await self._await_scrapes("removal", reading)
+        elif last in _PROVED:
+            # The phase has restarted pods, which Prometheus must find again.
+            await self._await_scrapes(last, reading)
         return reading
 
     def _server(self, ref: Ref) -> Api:
