@@ -194,7 +194,11 @@ def job_state(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> 
         return JobState(stuck=stuck, waiting="its pod is not created yet")
     pod = max(pods, key=lambda candidate: str(dig(candidate, "metadata", "creationTimestamp", default="")))
     name = str(dig(pod, "metadata", "name"))
+    waiting = _waiting(pod)
     for status in as_list(dig(pod, "status", "containerStatuses")):
+        # A webhook may have added other containers.
+        if dig(status, "name") != CONTAINER:
+            continue
         code = dig(status, "state", "terminated", "exitCode")
         if isinstance(code, int):
             return JobState(name, code)
@@ -204,7 +208,9 @@ def job_state(job: Object, pods: Sequence[Object], events: Sequence[Object]) -> 
             return JobState(
                 name, stuck=f"its image cannot be pulled ({reason}){': ' * bool(message)}{message}"
             )
-    return JobState(name, stuck=_failed(job), waiting=_waiting(pod))
+        if message:
+            waiting = f"its container does not start ({reason}): {message}"
+    return JobState(name, stuck=_failed(job), waiting=waiting)
 
 
 def _failed(job: Object) -> str:

@@ -45,7 +45,16 @@ async def reports_of(api: Api, jobs: Sequence[VerifierJob], told: Callable[[str]
     except BaseExceptionGroup as failures:
         raise first_failure(failures) from None
     finally:
-        await _remove(api, made, told)
+        await _whole(asyncio.create_task(_remove(api, made, told)))
+
+
+async def _whole(removal: asyncio.Task[None]) -> None:
+    """Wait until everything is removed, also when a signal cancels the wait."""
+    try:
+        await asyncio.shield(removal)
+    except asyncio.CancelledError:
+        await removal
+        raise
 
 
 async def _create(api: Api, job: VerifierJob, made: list[tuple[VerifierJob, str]]) -> None:

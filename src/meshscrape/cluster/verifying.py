@@ -35,6 +35,7 @@ from meshscrape.verify.inside import (
     mesh_document,
     ports_to_try,
     scraper_among,
+    untried,
 )
 from meshscrape.verify.kubernetes import (
     AskedTarget,
@@ -166,7 +167,7 @@ async def _from_inside(
     jobs = _jobs(inventory, observation, limited, inside)
     await check_rights(api, list(needed_rights(jobs)), "verify-image")
     scraper, stranger = await reports_of(api, jobs, told)
-    checks = tuple(join(limited, scraper, stranger, inside.namespace))
+    checks = (*join(limited, scraper, stranger, inside.namespace), *untried(limited))
     proxy = scraper_among(observation, inside.scraper).scrape_proxy.address
     shown = mesh_document(limited, jobs[0].verifier, by_name=True, scrape_proxy=proxy)
     return replace(scraper, checks=checks, mesh=parse_mesh(shown))

@@ -11,6 +11,7 @@ from meshscrape.cluster.losses import SeenTarget, TargetHistory, head_series, is
 from meshscrape.cluster.proof import prometheus_answer, targets_of
 from meshscrape.cluster.scraped import prometheus_selectors
 from meshscrape.cluster.stopping import StoppedError, few
+from meshscrape.errors import UnavailableError
 from meshscrape.kube.objects import Inventory, Object, Ref, as_list, dig
 from meshscrape.observe.observation import Observation
 
@@ -142,6 +143,6 @@ class ScrapeWatch:
     async def _series(self, pod: Ref) -> int | None:
         try:
             document: Any = await prometheus_answer(self._api, pod, "/api/v1/status/tsdb", limit="1")
-        except ApiError:
+        except (ApiError, UnavailableError):
             return None
         return head_series(document)

@@ -98,7 +98,7 @@ def bootstrap(options: ScrapeProxyOptions) -> Resource:
         "admin": server.admin(options.admin_socket),
         "static_resources": static,
         "dynamic_resources": {"cds_config": file_source(f"{options.files_dir}/{CLUSTERS_FILE}")},
-        "overload_manager": server.overload_manager(bounds.PROXY_CONNECTIONS),
+        "overload_manager": server.overload_manager(sum(limit.values())),
         "layered_runtime": server.static_runtime({**limit, **rsa_keys.RUNTIME}),
         "stats_config": {"stats_matcher": {"inclusion_list": {"patterns": _STATS}}},
     }

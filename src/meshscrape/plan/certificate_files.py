@@ -10,6 +10,7 @@ from meshscrape.kube import objects
 from meshscrape.kube.objects import Manifest, as_list, dig
 from meshscrape.observe.model import Scraper
 from meshscrape.observe.mounts import proxy_mounts
+from meshscrape.observe.scraper_images import scraping_container
 from meshscrape.observe.scrapers import operated_template
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import clone
@@ -34,13 +35,26 @@ def certificate_files(context: Context, scraper: Scraper, directory: str) -> Cer
         )
     _, mount = found[0]
     wanted = {key: mount[key] for key in ("name", "mountPath", "subPath") if key in mount}
-    writers = {container for container, each in found if each.get("name") == mount.get("name")}
+    reader = _reader(scraper, template)
+    writers = {
+        container
+        for container, each in found
+        if each.get("name") == mount.get("name") and each.get("readOnly") is not True and container != reader
+    }
     return CertificateFiles(
         directory,
         {**wanted, "readOnly": True},
         first=_is_filled(template, str(mount.get("name")))
         or _start_first(context, scraper, template, writers),
     )
+
+
+def _reader(scraper: Scraper, template: Any) -> str:
+    """Return the name of the container that scrapes, which reads the files."""
+    if scraper.kind == "operator":
+        return "prometheus"
+    scraping = scraping_container(template)
+    return str(scraping.container.get("name")) if scraping else ""
 
 
 def _template(context: Context, scraper: Scraper) -> Any:
@@ -79,12 +93,15 @@ def _is_filled(template: Any, volume: str) -> bool:
 
 
 def _start_first(context: Context, scraper: Scraper, template: Any, writers: set[str]) -> bool:
-    """Return whether one of the containers starts before the proxy's: as an init container."""
+    """Return whether all containers that may write the files start before the proxy's.
+
+    Which of them writes the certificate is not known. The proxy must not wait for one that starts later: none
+    of those starts before the proxy is ready.
+    """
     init = {str(dig(each, "name")) for each in as_list(dig(template, "spec", "initContainers"))}
-    if writers & init:
-        return True
-    if PROXY_CONTAINER not in writers:
-        return False
+    later = writers - init
+    if later != {PROXY_CONTAINER}:
+        return bool(writers) and not later
     # The injector puts a native sidecar in front of all other init containers.
     workload = context.observation.workload(scraper.ref)
     if workload is not None and workload.versions.native_sidecar is not None:

@@ -122,10 +122,19 @@ def _add(spec: Mutable, scraping: Mutable, proxy: ScrapeProxyPod) -> None:
     _drop(spec, "initContainers", {*scrape_proxy_pod.CONTAINERS} - {each["name"] for each in containers})
     _drop(spec, "volumes", {*scrape_proxy_pod.VOLUMES} - {each["name"] for each in volumes})
     for container in containers:
+        if "startupProbe" not in container:
+            _without_probe(spec, container["name"])
         templates.set_named(spec, "initContainers", container)
     for volume in volumes:
         templates.set_named(spec, "volumes", volume)
     templates.set_named(scraping, "volumeMounts", scrape_proxy_pod.token_mount())
+
+
+def _without_probe(spec: Mutable, name: str) -> None:
+    """Remove the probe of an earlier plan: the pod would not start if it waits for files that come later."""
+    for present in as_list(spec.get("initContainers")):
+        if dig(present, "name") == name:
+            present.pop("startupProbe", None)
 
 
 def _drop(spec: Mutable, key: str, names: Collection[str]) -> None:

@@ -131,8 +131,23 @@ def mesh_document(
 
 def ports_to_try(observation: Observation) -> tuple[int, ...]:
     """Return the ports to try for metrics and for Envoy's admin API: what the pods' containers declare."""
-    declared = {port.number for workload in secured(observation) for port in workload.container_ports}
-    return (ADMIN_PORT, *sorted(declared - {ADMIN_PORT}))[:_MOST_PORTS]
+    return _declared(observation)[:_MOST_PORTS]
+
+
+def untried(observation: Observation) -> Iterator[CheckResult]:
+    """Yield a finding if there are more declared ports than one Job tries."""
+    if left := _declared(observation)[_MOST_PORTS:]:
+        shown = ", ".join(map(str, left[:5])) + (", …" if len(left) > 5 else "")
+        yield CheckResult(
+            "exposed-metrics", "", "", "skipped", f"not tried: {len(left)} declared ports ({shown})",
+            f"at most {_MOST_PORTS} ports in one run", "verify namespace by namespace: --namespace NAME",
+            "skipped",
+        )  # fmt: skip
+
+
+def _declared(observation: Observation) -> tuple[int, ...]:
+    ports = {port.number for workload in secured(observation) for port in workload.container_ports}
+    return (ADMIN_PORT, *sorted(ports - {ADMIN_PORT}))
 
 
 def join(
@@ -143,12 +158,10 @@ def join(
     A target is written POD:PORT. A stranger that cannot even connect to a port that admits the scraper is
     kept out by the network, which is as good as a refusal.
     """
-    workloads = {title_of(workload): workload for workload in secured(observation)}
-    declared = {
-        title: {ADMIN_PORT, *(port.number for port in workload.container_ports)}
-        for title, workload in workloads.items()
-    }
-    pods = {pod.ip: pod.ref.name for workload in workloads.values() for pod in workload.running if pod.ip}
+    # Two kinds of workloads can have one name: the pod's address tells them apart.
+    owners = {pod.ip: workload for workload in secured(observation) for pod in workload.running if pod.ip}
+    titles = {title_of(workload): workload for workload in secured(observation)}
+    pods = {pod.ip: pod.ref.name for workload in owners.values() for pod in workload.running if pod.ip}
     alive = {
         result.target
         for result in scraper.checks
@@ -157,7 +170,8 @@ def join(
     results: dict[tuple[str, str, str], list[CheckResult]] = {}
     both = (*scraper.checks, *(_by_network(result, alive, stranger_namespace) for result in stranger.checks))
     for result in both:
-        if (workload := workloads.get(result.workload)) and not _needless(result, declared[result.workload]):
+        workload = owners.get(_host(result.target)) or titles.get(result.workload)
+        if workload is not None and not _needless(result, workload):
             shown = replace(_with_mode(result, workload), target=_place(result.target, pods))
             results.setdefault((shown.workload, shown.check, shown.target), []).append(shown)
     for group in results.values():
@@ -213,11 +227,18 @@ def _by_network(result: CheckResult, alive: set[str], namespace: str) -> CheckRe
     return result
 
 
-def _needless(result: CheckResult, declared: set[int]) -> bool:
+def _needless(result: CheckResult, workload: ObservedWorkload) -> bool:
     """Return whether a port that only other workloads declare was tried in vain."""
+    declared = {ADMIN_PORT, *(port.number for port in workload.container_ports)}
     port = result.target.rpartition(":")[2]
     tried = result.check in ("exposed-metrics", "exposed-admin") and result.outcome == "passed"
     return tried and port.isdigit() and int(port) not in declared
+
+
+def _host(target: str) -> str:
+    """Return the address of a target `ADDRESS:PORT`, or of one without a port."""
+    host, colon, port = target.rpartition(":")
+    return host.strip("[]") if colon and port.isdigit() and not target.endswith("::" + port) else target
 
 
 def _place(target: str, pods: dict[str, str]) -> str:

@@ -117,6 +117,18 @@ def test_state_of_a_pod(pods: list[dict[str, Any]], said: JobState) -> None:
     assert job_state({}, pods, ()) == said
 
 
+def test_a_container_that_a_webhook_added_is_not_the_verifier() -> None:
+    """Its end says nothing about the checks; why the verifier's own does not start is said."""
+    added = {"name": "vault-agent", "state": {"terminated": {"exitCode": 0}}}
+    waits = {"reason": "CreateContainerConfigError", "message": 'configmap "x" not found'}
+    own = {"name": "verify", "state": {"waiting": waits}}
+    state = job_state({}, [pod(containerStatuses=[added, own])], ())
+    assert state.code is None
+    assert (
+        state.waiting == 'its container does not start (CreateContainerConfigError): configmap "x" not found'
+    )
+
+
 def test_refused_pod_is_told_but_not_a_missing_account_that_is_being_made() -> None:
     def event(message: str) -> dict[str, str]:
         return {"reason": "FailedCreate", "message": message}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from meshscrape.envoy import refusals, scrape_proxy
+from meshscrape.envoy.shared_targets import SharedTargets
 from meshscrape.errors import InputError
 from meshscrape.istio.layouts import ISTIO
 from meshscrape.prometheus.targets import Target
@@ -25,6 +27,17 @@ def _clusters(*targets: Target) -> dict[str, Any]:
     identities = {target.spiffe_id for target in targets}
     resource: Any = scrape_proxy.clusters_resource(identities, DIRECTORIES, "/run/p", "7")
     return {each["name"]: each for each in resource["resources"]}
+
+
+def test_connections_of_one_listener_leave_room_for_the_other() -> None:
+    """Machines that reach the port for other proxies cannot use up what Prometheus needs."""
+    shared = SharedTargets("10.0.0.9", 15096, (SpiffeId("t", "/ns/a/sa/b"),), ("/x",), "/run/p/sock")
+    made = scrape_proxy.bootstrap(replace(OPTIONS, shared=shared))
+    own: dict[str, int] = made["layered_runtime"]["layers"][0]["static_layer"]
+    bounds = [value for key, value in own.items() if key.endswith("connection_limit")]
+    (monitor,) = made["overload_manager"]["resource_monitors"]
+    assert len(bounds) == 2
+    assert monitor["typed_config"]["max_active_downstream_connections"] >= sum(bounds)
 
 
 def test_targets_of_one_identity_share_a_cluster() -> None:

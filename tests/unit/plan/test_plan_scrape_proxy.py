@@ -345,6 +345,22 @@ def test_files_of_another_container_are_mounted_where_it_has_them(native: bool) 
     assert [each["name"] for each in spec["initContainers"]][-2:] == SIDECARS[1:]
 
 
+def test_a_proxy_waits_for_no_files_that_may_come_later() -> None:
+    """An init container that prepares the volume is not the writer; a probe of an earlier plan goes."""
+    probing = planned(mesh(helped(native=True)), proxy_certificates="/run/spiffe", **PROXY)
+    mount = {"name": "svid", "mountPath": "/run/spiffe"}
+    early = template(probing, name="prometheus")["spec"]["initContainers"]
+    objects = helped(native=False)
+    spec = objects[0]["spec"]["template"]["spec"]
+    prepares = {"name": "prepare", "image": "busybox", "volumeMounts": [mount]}
+    spec["initContainers"] = [prepares, *(each for each in early if each["name"] in SIDECARS)]
+    plan = settled(mesh(objects), proxy_certificates="/run/spiffe", **PROXY)
+    after = {each["name"]: each for each in template(plan, name="prometheus")["spec"]["initContainers"]}
+    assert "startupProbe" in next(each for each in early if each["name"] == "scrape-proxy")
+    assert "startupProbe" not in after["scrape-proxy"]
+    assert "starts-before-certificates" in codes(plan)
+
+
 def test_files_of_an_istio_proxy_are_those_of_its_own_volume() -> None:
     """OUTPUT_CERTS of the pod's istio-proxy, which the injector mounts by an annotation."""
     notes = {

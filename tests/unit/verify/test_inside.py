@@ -23,6 +23,7 @@ from meshscrape.verify.inside import (
     mesh_document,
     ports_to_try,
     scraper_among,
+    untried,
 )
 from meshscrape.verify.mesh_status import parse_mesh
 from meshscrape.verify.observations import Answered, ConnectionRefused, TimedOut, describe
@@ -107,6 +108,39 @@ def test_allow_list_decides_whether_the_stranger_is_a_neighbour() -> None:
 
 def test_declared_ports_and_the_admin_port_are_tried() -> None:
     assert ports_to_try(mesh()) == (15000, 8080)
+
+
+def test_declared_ports_beyond_the_most_are_a_finding() -> None:
+    """A port that was not tried must not count as closed."""
+    seen = mesh()
+    (web,) = (each for each in seen.workloads if each.name == "web")
+    (declared,) = web.container_ports
+    many = replace(web, container_ports=tuple(replace(declared, number=number) for number in range(1, 70)))
+    assert list(untried(seen)) == []
+    (left,) = untried(replace(seen, workloads=(many,)))
+    assert left.outcome == "skipped"
+    assert left.seen == "not tried: 6 declared ports (64, 65, 66, 67, 68, …)"
+
+
+def test_two_kinds_of_one_name_are_told_apart_by_the_address() -> None:
+    """A hole in the allow list of one is not excused by the other's mode."""
+    seen = mesh()
+    (web,) = (each for each in seen.workloads if each.name == "web")
+    limited = next(each for each in bootstrap(seen).workloads if each.name == "web")
+    (pod,) = web.running
+    native = replace(
+        web,
+        ref=replace(web.ref, kind="StatefulSet"),
+        running=(replace(pod, ref=replace(pod.ref, name="web-0"), ip="10.0.0.8"),),
+    )
+    for workloads in ((limited, native), (native, limited)):
+        both = replace(seen, workloads=workloads)
+        stranger = report(
+            result("unlisted-workload", "failed"),
+            result("unlisted-workload", "failed", target="10.0.0.8:15092"),
+        )
+        found = {each.target: each.outcome for each in join(both, report(), stranger, "outside")}
+        assert found == {"web-1:15092": "failed", "web-0:15092": "noted"}
 
 
 def test_scraper_is_one_that_reads_a_secure_port() -> None:
