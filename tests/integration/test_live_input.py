@@ -142,6 +142,18 @@ def test_names_a_cluster_that_does_not_answer(tmp_path: Path) -> None:
     assert url in done.stderr
 
 
+@pytest.mark.parametrize(("verb", "reads_files"), [("plan", True), ("apply", False)])
+def test_without_a_kubeconfig_only_verbs_that_read_files_ask_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str, reads_files: bool
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    done = meshscrape(verb)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert ("(FILE)" in done.stderr) is reads_files
+
+
 @pytest.mark.parametrize("verb", ["observe", "plan"])
 def test_does_not_read_files_and_a_cluster_at_once(tmp_path: Path, verb: str) -> None:
     file = kubeconfig(tmp_path, "http://127.0.0.1:1")

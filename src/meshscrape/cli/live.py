@@ -107,13 +107,15 @@ def chosen_access() -> Access:
     """Return the access to the cluster that the options name."""
     from meshscrape.cluster.access import find_access
 
-    meta = click.get_current_context().meta
+    context = click.get_current_context()
+    meta = context.meta
     try:
         found = find_access(meta.get(_KUBECONFIG), meta.get(_CONTEXT) or "")
         control = meta.get(_CONTROL)
         return replace(found, control=find_access(control)) if control else found
     except InputError as error:
-        if error.code != "no-cluster":
+        reads_files = any(isinstance(parameter, click.Argument) for parameter in context.command.params)
+        if error.code != "no-cluster" or not reads_files:
             raise
         raise InputError(
             "there is neither a kubeconfig nor a file to read",

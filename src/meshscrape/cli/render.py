@@ -77,7 +77,7 @@ def write_directory(directory: Path, files: Mapping[str, str]) -> None:
     if directory.exists() and not (overview.is_file() and overview.read_text().startswith(HEAD)):
         if not directory.is_dir() or any(directory.iterdir()):
             raise InputError(
-                "contains files that `render` did not write",
+                "contains files that `render` did not write" if directory.is_dir() else "is not a directory",
                 where=str(directory),
                 remedy="name a new or empty directory",
             )

@@ -408,6 +408,8 @@ class TestCommands:
         with pytest.raises(InputError, match="did not write"):
             write_directory(tmp_path / "mine", {"PLAN.txt": "x"})
         assert (tmp_path / "mine" / "note").read_text() == "mine"
+        with pytest.raises(InputError, match="is not a directory"):
+            write_directory(tmp_path / "mine" / "note", {"PLAN.txt": "x"})
 
     def test_a_failed_rendering_leaves_the_old_one(self, tmp_path: Path) -> None:
         """Never half-written: a name that cannot be written leaves everything as it was."""
