@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import socket
 import ssl
 import stat
@@ -22,6 +21,7 @@ from meshscrape.envoy.bootstrap import bootstrap, dynamic_files
 from meshscrape.envoy.listener_table import listeners_table
 from meshscrape.envoy.options import GatewayRoute, Upstream
 from meshscrape.istio.settings import InboundPort
+from meshscrape.system.proc import socket_inodes
 from support.addresses import free_port, loopback
 from support.envoy import start_envoy, write_resources
 from support.polling import eventually
@@ -85,7 +85,7 @@ def test_the_admin_api_is_a_private_socket(sidecar: Sidecar) -> None:
 
 def test_envoy_opens_no_abstract_socket(sidecar: Sidecar) -> None:
     """Hot restart's socket, on which any process of the pod could stop Envoy, does not exist."""
-    inodes = _socket_inodes(sidecar.envoy.pid)
+    inodes = socket_inodes(sidecar.envoy.pid)
     lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
     names = {line[7] for line in lines if len(line) > 7 and line[6] in inodes}
     assert not any(name.startswith("@") for name in names)
@@ -351,17 +351,8 @@ def _chains(config: dict[str, Any], name: str) -> list[dict[str, Any]]:
     return chains
 
 
-def _socket_inodes(pid: int) -> set[str]:
-    found = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(descriptor)
-        if target.startswith("socket:["):
-            found.add(target[8:-1])
-    return found
-
-
 def _listening_ports(pid: int) -> set[int]:
-    inodes = _socket_inodes(pid)
+    inodes = socket_inodes(pid)
     ports = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

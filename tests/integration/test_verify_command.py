@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import pytest
 
 from meshscrape.local.state import StateDirectory, hold_state
+from meshscrape.system.proc import socket_inodes
 from support.ca import ca_process
 from support.polling import eventually
 from support.subject import Identities, Spoiled, mesh_status, subject
@@ -191,7 +192,7 @@ def test_interrupted_run_exits_with_the_signals_status(world: World, sent: signa
         world.command(), env=world.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     with process:
-        eventually(lambda: sockets(process.pid) > 4, what="connections of the run")
+        eventually(lambda: len(socket_inodes(process.pid)) > 4, what="connections of the run")
         process.send_signal(sent)
         output, errors = process.communicate(timeout=20)
     assert process.returncode == 128 + sent
@@ -202,7 +203,7 @@ def test_no_key_touches_a_disk(world: World) -> None:
     """Nothing is written, so that a run that is killed leaves nothing either."""
     process = subprocess.Popen(world.command(), env=world.environment, stdout=subprocess.DEVNULL)
     try:
-        eventually(lambda: sockets(process.pid) > 4, what="connections of the run")
+        eventually(lambda: len(socket_inodes(process.pid)) > 4, what="connections of the run")
         assert list(world.temporary.iterdir()) == []
     finally:
         process.kill()
@@ -237,8 +238,3 @@ def test_progress_is_shown_only_on_terminals(world: World, quiet: bool) -> None:
         os.close(ours)
     assert json.loads(done.stdout)["clean"] is True
     assert (b"verify" in b"".join(shown)) is not quiet
-
-
-def sockets(pid: int) -> int:
-    """How many sockets a process has open."""
-    return sum(os.readlink(each).startswith("socket:") for each in Path(f"/proc/{pid}/fd").iterdir())

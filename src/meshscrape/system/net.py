@@ -106,7 +106,7 @@ def holder(address: str, port: int) -> str:
     except (OSError, ValueError):
         return ""
     wanted = ip_address(address)
-    inodes = [each.inode for each in sockets if each.port == port and _covers(each.address, wanted)]
+    inodes = {socket.inode for socket in sockets if socket.port == port and _covers(socket.address, wanted)}
     for pid, _ in proc.holders(inodes):
         if (stat := proc.stat_of(pid)) is not None:
             return f"pid {pid} ({stat.command})"

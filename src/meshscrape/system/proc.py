@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Set
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
@@ -85,17 +85,28 @@ def parse_listening(table: str) -> Iterator[ListeningSocket]:
             yield ListeningSocket(_address(host), int(port, 16), fields[9])
 
 
-def holders(inodes: Collection[str]) -> Iterator[tuple[int, set[str]]]:
+def holders(inodes: Set[str]) -> Iterator[tuple[int, set[str]]]:
     """Yield each process that holds some of these sockets, with their inodes.
 
     Processes that /proc does not show to this user are missing.
     """
-    wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    for pid in process_ids() if wanted else ():
-        with contextlib.suppress(OSError):
-            held = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")} & wanted.keys()
-            if held:
-                yield pid, {wanted[each] for each in held}
+    for pid in process_ids() if inodes else ():
+        held = socket_inodes(pid) & inodes
+        if held:
+            yield pid, held
+
+
+def socket_inodes(pid: int) -> set[str]:
+    """Return the inodes of the sockets that a process has open; of a process that is gone or hidden, none."""
+    inodes = set()
+    with contextlib.suppress(OSError):
+        for descriptor in os.scandir(f"/proc/{pid}/fd"):
+            # The process may close this one meanwhile; its others still count.
+            with contextlib.suppress(OSError):
+                target = os.readlink(descriptor.path)
+                if target.startswith("socket:["):
+                    inodes.add(target[len("socket:[") : -1])
+    return inodes
 
 
 def _address(hexadecimal: str) -> IPv4Address | IPv6Address:
