@@ -1,8 +1,7 @@
 """The process that is the node: it has namespaces of its own, and the whole cluster runs below it.
 
-Started by `processes.Cluster` as `python -m conformance.cluster.node_process`. It ends when its standard
-input ends,
-so it also stops when whoever started it is killed.
+Started by `processes.Cluster`. It ends when its standard input ends, so it also stops when the process that
+started it is killed.
 """
 
 from __future__ import annotations
@@ -22,6 +21,9 @@ from conformance.cluster.machine import log, run
 from conformance.cluster.node import POLL_EVERY, Node
 
 BRIDGE, UPLINK = "pods", "uplink"
+# Without an address of its own a bridge takes the lowest one of its ports, so that it changes as pods come and
+# go. Until the old address has left the ARP caches, connections to the API server time out: up to 40 s were seen.
+BRIDGE_MAC = "02:00:0a:f4:00:01"
 TMPFS_SIZE = "6g"
 
 
@@ -78,7 +80,7 @@ def main() -> None:
 def make_network(address: str) -> None:
     """Make the pods' bridge in this process's network namespace, with the uplink to the machine."""
     run("ip", "link", "set", "lo", "up")
-    run("ip", "link", "add", BRIDGE, "type", "bridge")
+    run("ip", "link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge")
     run("ip", "addr", "add", f"{address}/24", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
     run("ip", "link", "set", UPLINK, "master", BRIDGE, "up")
