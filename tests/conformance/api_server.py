@@ -13,11 +13,10 @@ from conformance.cluster import certificates, programs
 from conformance.cluster.control_plane import commands
 from conformance.cluster.machine import environment
 from conformance.kube import Capabilities, Kube, until
-from support.addresses import free_port
+from support.addresses import free_port, loopback
 from support.upstream import CRDS
 
 NAMES = ("etcd", "kube-apiserver", "kubectl")
-HERE = "127.0.0.1"
 
 
 class ApiServer(Kube):
@@ -25,16 +24,21 @@ class ApiServer(Kube):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.port = free_port(HERE)
-        self.pki = certificates.write(directory / "pki", HERE)
+        # An address of its own: nothing else takes its port while it is stopped.
+        self.address = loopback()
+        self.port = free_port(self.address)
+        self.pki = certificates.write(directory / "pki", self.address)
         file = directory / "kubeconfig"
-        certificates.write_kubeconfig(file, self.pki, HERE, self.port)
+        certificates.write_kubeconfig(file, self.pki, self.address, self.port)
         super().__init__(programs.program("kubectl"), file, Capabilities("an API server alone"))
-        urls = (f"http://{HERE}:{free_port(HERE)}", f"http://{HERE}:{free_port(HERE)}")
-        self._commands = commands(self.pki, HERE, directory, file, etcd=urls, port=self.port)
+        urls = (self._free_url(), self._free_url())
+        self._commands = commands(self.pki, self.address, directory, file, etcd=urls, port=self.port)
         # It has no node whose address it could announce as that of the Service `kubernetes`.
         self._commands["kube-apiserver"].append("--endpoint-reconciler-type=none")
         self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def _free_url(self) -> str:
+        return f"http://{self.address}:{free_port(self.address)}"
 
     def start(self, name: str) -> None:
         """Start one of the processes."""

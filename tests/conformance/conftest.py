@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import os
@@ -22,8 +23,9 @@ from conformance.kube import Capabilities, Kube
 from conformance.lone_mesh import mesh_on
 
 OURS = Capabilities("a cluster of processes", local_images=True)
-SEEN: list[rows.Row] = []
-RAN: set[str] = set()
+# What the process that writes the page has been told so far; the scenarios may run in others.
+ROWS: dict[str, list[rows.Row]] = {}
+FAILED: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -52,18 +54,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Note which scenarios ran; a failed one loses its rows."""
-    if report.when == "call":
-        RAN.add(scenario(report.nodeid))
+    """Note what a scenario that ran saw; a failed one loses its rows."""
+    name = scenario(report.nodeid)
     if report.failed:
-        SEEN[:] = [row for row in SEEN if row.scenario != scenario(report.nodeid)]
+        FAILED.add(name)
+    if report.when == "call" or report.failed:
+        ROWS[name] = []
+    if report.when == "teardown" and name in ROWS and name not in FAILED:
+        ROWS[name] = [rows.Row(*cells) for key, cells in report.user_properties if key == "row"]
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the page."""
     file = session.config.getoption("--rows")
-    if file and RAN:
-        rows.write(file, SEEN, RAN)
+    if file and ROWS and not hasattr(session.config, "workerinput"):
+        rows.write(file, [row for own in ROWS.values() for row in own], ROWS)
 
 
 def scenario(nodeid: str) -> str:
@@ -127,7 +132,8 @@ def note(request: pytest.FixtureRequest, on: str, versions: dict[str, str]) -> C
         text = ", ".join(f"{name} {value}" for name, value in (versions | more).items())
         tier = "whole" if request.node.get_closest_marker("whole") else "core"
         when = datetime.datetime.now(datetime.UTC).date().isoformat()
-        SEEN.append(rows.Row(scenario(request.node.nodeid), what, seen, tier, on, text, when))
+        row = rows.Row(scenario(request.node.nodeid), what, seen, tier, on, text, when)
+        request.node.user_properties.append(("row", dataclasses.astuple(row)))
 
     return add
 

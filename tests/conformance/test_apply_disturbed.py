@@ -18,10 +18,11 @@ from typing import Any
 import pytest
 import yaml
 
-from conformance.api_server import HERE, ApiServer
+from conformance.api_server import ApiServer
 from conformance.cluster import certificates
 from conformance.kube import until
 from conformance.lone_mesh import COMMAND, SCRAPER, objects, run, start
+from support.addresses import loopback
 
 NOTE = "proxy.istio.io/config"
 ARGO = "argocd-controller"
@@ -237,10 +238,11 @@ def refusing(server: ApiServer, directory: Path) -> Iterator[list[str]]:
         def log_message(self, *_: object) -> None:
             """Write no log."""
 
-    pki = certificates.write(directory / "webhook", HERE)
+    here = loopback()
+    pki = certificates.write(directory / "webhook", here)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pki.pair("apiserver"))
-    with ThreadingHTTPServer((HERE, 0), Handler) as listening:
+    with ThreadingHTTPServer((here, 0), Handler) as listening:
         listening.socket = context.wrap_socket(listening.socket, server_side=True)
         thread = threading.Thread(target=listening.serve_forever, daemon=True)
         thread.start()
@@ -253,7 +255,7 @@ def refusing(server: ApiServer, directory: Path) -> Iterator[list[str]]:
         hook = {
             "name": "frozen.example.com",
             "clientConfig": {
-                "url": f"https://{HERE}:{listening.server_port}/",
+                "url": f"https://{here}:{listening.server_port}/",
                 "caBundle": base64.b64encode(pki.ca.read_bytes()).decode(),
             },
             "rules": [rule],

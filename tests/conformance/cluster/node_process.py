@@ -21,8 +21,8 @@ from conformance.cluster.machine import log, run
 from conformance.cluster.node import POLL_EVERY, Node
 
 BRIDGE, UPLINK = "pods", "uplink"
-# Without an address of its own a bridge takes the lowest one of its ports, so that it changes as pods come and
-# go. Until the old address has left the ARP caches, connections to the API server time out: up to 40 s were seen.
+# Without an address of its own a bridge takes the lowest one of its ports, so it changes as pods come and go.
+# Until the old one has left the ARP caches, connections to the API server time out: up to 40 s were seen.
 BRIDGE_MAC = "02:00:0a:f4:00:01"
 TMPFS_SIZE = "6g"
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from conformance import rows
+
+TESTS = Path(__file__).parents[2]
 
 
 def _row(scenario: str, what: str = "w") -> rows.Row:
@@ -38,3 +43,42 @@ def test_page_without_mark_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"page\.md"):
         rows.write(file, [_row("a")], {"a"})
     assert file.read_text() == "# Other\n"
+
+
+SCENARIOS = """
+def test_passes(local_row):
+    local_row("what passes", "this")
+
+def test_fails(local_row):
+    local_row("what fails", "that")
+    raise AssertionError
+"""
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "a worker"])
+def test_rows_of_passed_scenarios_reach_the_page(tmp_path: Path, workers: tuple[str, ...]) -> None:
+    """The page is written once, with what was seen wherever a scenario ran."""
+    (tmp_path / "test_scenarios.py").write_text(SCENARIOS)
+    file = tmp_path / "page.md"
+    file.write_text(
+        rows.page([_row("test_scenarios.py::test_fails"), _row("test_other.py::test_kept")], "# Page")
+    )
+    options = (
+        "-q",
+        "-p",
+        "conformance.conftest",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "/dev/null",
+        "--rows",
+        file,
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, *workers, tmp_path],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+    )
+    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert [row.what for row in rows.parse(file.read_text())] == ["w", "what passes"]
