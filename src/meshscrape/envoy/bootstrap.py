@@ -99,18 +99,20 @@ def _node(options: SidecarOptions) -> Resource:
 
 
 def _listeners(options: SidecarOptions) -> list[Resource]:
-    found = [metrics.metrics_listener(options, port) for port in metrics.metrics_ports(options)]
-    found += [traffic.inbound_listener(options, inbound) for inbound in _inbound(options)]
+    resources = [metrics.metrics_listener(options, port) for port in metrics.metrics_ports(options)]
+    resources += [traffic.inbound_listener(options, inbound) for inbound in _inbound(options)]
     if options.gateway_port is not None:
-        found.append(traffic.gateway_listener(options, options.gateway_port))
-    return found
+        resources.append(traffic.gateway_listener(options, options.gateway_port))
+    return resources
 
 
 def _clusters(options: SidecarOptions) -> list[Resource]:
-    found = [metrics.metrics_cluster(port) for port in metrics.metrics_ports(options)]
-    found += [traffic.inbound_cluster(options, inbound) for inbound in _inbound(options)]
-    found += [traffic.upstream_cluster(options, each) for each in traffic.upstreams(options.routes)]
-    return found
+    resources = [metrics.metrics_cluster(port) for port in metrics.metrics_ports(options)]
+    resources += [traffic.inbound_cluster(options, inbound) for inbound in _inbound(options)]
+    resources += [
+        traffic.upstream_cluster(options, upstream) for upstream in traffic.upstreams(options.routes)
+    ]
+    return resources
 
 
 def _inbound(options: SidecarOptions) -> tuple[InboundPort, ...]:
@@ -127,7 +129,7 @@ def _connection_limits(options: SidecarOptions) -> dict[str, int]:
         f"{port.name}_{port.port}": bounds.SECURE_CONNECTIONS if port.secure else bounds.PLAINTEXT_CONNECTIONS
         for port in metrics.metrics_ports(options)
     }
-    limits |= {f"inbound_{each.port}": bounds.TRAFFIC_CONNECTIONS for each in _inbound(options)}
+    limits |= {f"inbound_{inbound.port}": bounds.TRAFFIC_CONNECTIONS for inbound in _inbound(options)}
     if options.gateway_port is not None:
         limits[traffic.gateway_name(options.gateway_port)] = bounds.TRAFFIC_CONNECTIONS
     return limits

@@ -44,7 +44,7 @@ def _listeners(config_dump: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _rows(listener: Mapping[str, Any]) -> Iterator[ListenerRow]:
-    others = (each["address"] for each in listener.get("additional_addresses", ()))
+    others = (additional["address"] for additional in listener.get("additional_addresses", ()))
     for address in (listener["address"], *others):
         if "socket_address" not in address:
             continue

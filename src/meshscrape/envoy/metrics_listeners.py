@@ -88,7 +88,7 @@ def _ports(options: SidecarOptions) -> Iterator[MetricsPort]:
     closed = options.localhost_only
     stats = (options.inside_address,) if closed else options.everywhere
     # The agent itself has the merged port of the inside address.
-    merged = () if closed else tuple(each for each in pod if each != options.inside_address)
+    merged = () if closed else tuple(address for address in pod if address != options.inside_address)
     yield MetricsPort("metrics", stats, options.stats_port, STATS_PATHS, admin, False, STATS_QUERIES)
     yield MetricsPort("merged_metrics", merged, options.merged_port, MERGED_PATHS, agent, False)
     yield MetricsPort("health", pod, options.health_port, HEALTH_PATHS, agent, False)

@@ -57,10 +57,12 @@ def override(options: OverrideOptions) -> Resource:
 
     The allow list is in the file SCRAPERS_FILE beside it, which Envoy follows while it runs.
     """
-    found = _listeners(options)
-    limits = dict(listeners.connection_limit(str(each["name"]), bounds.SECURE_CONNECTIONS) for each in found)
+    resources = _listeners(options)
+    limits = dict(
+        listeners.connection_limit(str(listener["name"]), bounds.SECURE_CONNECTIONS) for listener in resources
+    )
     layer = {"name": PREFIX, "static_layer": limits}
-    return {"static_resources": {"listeners": found}, "layered_runtime": {"layers": [layer]}}
+    return {"static_resources": {"listeners": resources}, "layered_runtime": {"layers": [layer]}}
 
 
 def allow_list(scrapers: tuple[Scraper, ...]) -> Resource:
@@ -100,7 +102,7 @@ def _listener(
         table.append(routes.get_route(path, cluster, bounds.SCRAPE_TIMEOUT, queries))
         table.append(routes.other_methods(path))
     # Not every Envoy of Istio has zstd, and Envoy does not start with an unknown extension.
-    gzip = [each for each in http.compressors() if str(each["name"]).endswith("gzip")]
+    gzip = [compressor for compressor in http.compressors() if str(compressor["name"]).endswith("gzip")]
     manager = http.Manager(
         name=name,
         routes=routes.route_configuration(name, table, hidden=[client_keys.CLIENT_HEADER]),

@@ -162,8 +162,8 @@ CATALOGUE: tuple[Refusal, ...] = (
     ),
 )  # fmt: skip
 
-REASONS = tuple(each.reason for each in CATALOGUE)
-_BY_REASON = {each.reason: each for each in CATALOGUE}
+REASONS = tuple(refusal.reason for refusal in CATALOGUE)
+_BY_REASON = {refusal.reason: refusal for refusal in CATALOGUE}
 
 
 def refusal_of(reason: str) -> Refusal | None:

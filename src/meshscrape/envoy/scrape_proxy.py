@@ -138,16 +138,16 @@ def clusters_resource(
     trust domain without a directory of credentials.
     """
     numbers = {name: number for number, name in enumerate(sorted(trust_domains))}
-    wanted, found = sorted(identities), []
+    wanted, resources = sorted(identities), []
     check_credentials(wanted, numbers)
     for identity in wanted:
         number = numbers[identity.trust_domain]
         socket = tls.mutual_tls_client(
             _secret(files_dir, number, "certificate"),
             _secret(files_dir, number, "roots"),
-            *(str(each) for each in accepted(identity, aliases)),
+            *(str(spelling) for spelling in accepted(identity, aliases)),
         )
-        found.append(
+        resources.append(
             clusters.addressed_cluster(
                 str(identity),
                 socket,
@@ -158,7 +158,7 @@ def clusters_resource(
                 requests_per_connection=requests_per_connection,
             )
         )
-    return discovery_response(version, found)
+    return discovery_response(version, resources)
 
 
 def accepted(identity: SpiffeId, aliases: Mapping[str, Sequence[str]]) -> tuple[SpiffeId, ...]:
@@ -183,12 +183,12 @@ def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
     Raises InputError when two different SPIFFE IDs are expected at one address.
     """
     # There may be twenty thousand targets, and most addresses have one path.
-    found: dict[str, Expected] = {}
+    expectations: dict[str, Expected] = {}
     for target in targets:
         authority = target.authority
-        known = found.get(authority)
+        known = expectations.get(authority)
         if known is None:
-            found[authority] = target.spiffe_id, (target.path,)
+            expectations[authority] = target.spiffe_id, (target.path,)
             continue
         expected, paths = known
         if expected != target.spiffe_id:
@@ -197,8 +197,8 @@ def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
                 remedy="announce each address with one identity",
             )
         if target.path not in paths:
-            found[authority] = expected, tuple(sorted((*paths, target.path)))
-    return dict(sorted(found.items()))
+            expectations[authority] = expected, tuple(sorted((*paths, target.path)))
+    return dict(sorted(expectations.items()))
 
 
 def host_of(expected: Expected, authorities: Sequence[str]) -> Resource:
@@ -258,14 +258,14 @@ def _listener(options: ScrapeProxyOptions) -> Resource:
         filters=(token, authorization.only_plain_gets(), deadline, *server_keys.strong_servers_only()),
         replies=tuple(
             http.refusal(
-                each.status,
-                each.reason,
-                f"{each.reason}: {each.meaning}{each.detail}; {each.remedy}\n",
-                logs.condition(each.when),
+                refusal.status,
+                refusal.reason,
+                f"{refusal.reason}: {refusal.meaning}{refusal.detail}; {refusal.remedy}\n",
+                logs.condition(refusal.when),
                 REASON_HEADER,
             )
-            for each in CATALOGUE
-            if each.when
+            for refusal in CATALOGUE
+            if refusal.when
         ),
         access_log=(_access_log(options.access_log),),
         absolute_form=True,

@@ -44,7 +44,7 @@ def shared_listener(shared: SharedTargets, certificate: Resource, roots: Resourc
 
     `certificate` and `roots` are the references of the proxy's own secrets.
     """
-    allowed = authorization.scrapers_filter([SpiffeScraper(each) for each in shared.followers])
+    allowed = authorization.scrapers_filter([SpiffeScraper(follower) for follower in shared.followers])
     manager = http.Manager(
         name=LISTENER,
         routes=_routes(shared.paths),

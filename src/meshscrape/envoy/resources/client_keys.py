@@ -35,8 +35,8 @@ def strong_keys_only() -> tuple[Resource, Resource]:
     }
     state = typed(_FILTER_STATE, on_downstream_tls_handshake=[certificate])
     # Without the first part, a certificate that Envoy could not write as text would pass.
-    seen, short = _state({"prefix": rsa_keys.CERTIFICATE}), _state(_regex(rsa_keys.short_key()))
-    strong = {"and_ids": {"ids": [seen, {"not_id": short}]}}
+    readable, short = _state({"prefix": rsa_keys.CERTIFICATE}), _state(_regex(rsa_keys.short_key()))
+    strong = {"and_ids": {"ids": [readable, {"not_id": short}]}}
     policy = {"permissions": [{"any": True}], "principals": [strong]}
     rules = {"action": "ALLOW", "policies": {"strong key": policy}}
     return (

@@ -181,7 +181,7 @@ def compressors(content_types: Sequence[str] = METRICS_TYPES) -> tuple[Resource,
 def _compressor(name: str, library: Resource, content_types: Sequence[str]) -> Resource:
     common = {
         "min_content_length": 1024,
-        "content_type_matcher": [{"exact": each} for each in content_types],
+        "content_type_matcher": [{"exact": content_type} for content_type in content_types],
     }
     config = typed(
         f"{_FILTERS}.compressor.v3.Compressor",

@@ -38,7 +38,7 @@ def listener(
         "access_log": list(access_log),
     }
     if others:
-        resource["additional_addresses"] = [{"address": socket_address(each, port)} for each in others]
+        resource["additional_addresses"] = [{"address": socket_address(other, port)} for other in others]
     if inspect_tls:
         inspector = typed("envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector")
         resource["listener_filters"] = [

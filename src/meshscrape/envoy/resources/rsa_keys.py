@@ -55,7 +55,7 @@ def containing(*wanted: _Bytes) -> str:
 
     Base64 writes three bytes as four characters, so there is one spelling for each place modulo three.
     """
-    spellings = [_spelling(each, before) for before in range(3) for each in wanted]
+    spellings = [_spelling(sequence, before) for before in range(3) for sequence in wanted]
     return f".*{_one_of(spellings)}.*"
 
 
@@ -78,7 +78,7 @@ def _spelling(wanted: _Bytes, before: int) -> list[str]:
     after = -(before + len(wanted)) % 3
     bits = "".join(_bits([*[ANY] * before, *wanted, *[ANY] * after]))
     characters = [_character(bits[start : start + 6]) for start in range(0, len(bits), 6)]
-    known = [number for number, each in enumerate(characters) if each != _ANY_CHARACTER]
+    known = [number for number, character in enumerate(characters) if character != _ANY_CHARACTER]
     return characters[known[0] : known[-1] + 1]
 
 
@@ -96,7 +96,7 @@ def _character(bits: str) -> str:
     ]
     if len(possible) == 64:
         return _ANY_CHARACTER
-    plain = "".join(each for each in possible if each.isalnum())
-    encoded = [f"%{ord(each):02X}" for each in possible if not each.isalnum()]
+    plain = "".join(character for character in possible if character.isalnum())
+    encoded = [f"%{ord(character):02X}" for character in possible if not character.isalnum()]
     choices = [*([f"[{plain}]"] if plain else []), *encoded]
     return choices[0] if len(choices) == 1 else f"(?:{'|'.join(choices)})"

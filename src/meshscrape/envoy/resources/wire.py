@@ -69,10 +69,10 @@ def discovery_response(type_url: str, version: str, resource: Iterable[bytes]) -
 def _message(message: str, resource: Mapping[str, Any]) -> bytes:
     fields = _FIELDS[message]
     return b"".join(
-        _field(*fields[name], each)
+        _field(*fields[name], element)
         for name, value in resource.items()
         if name != _TYPE
-        for each in (value if isinstance(value, list) else (value,))
+        for element in (value if isinstance(value, list) else (value,))
     )
 
 
@@ -97,9 +97,9 @@ def _bytes(number: int, value: bytes) -> bytes:
 
 
 def _varint(value: int) -> bytes:
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    found.append(value)
-    return bytes(found)
+    encoded.append(value)
+    return bytes(encoded)
