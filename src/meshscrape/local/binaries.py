@@ -62,24 +62,24 @@ def find_prometheus(env: Mapping[str, str]) -> Prometheus | None:
 
 async def ensure_prometheus(env: Mapping[str, str], progress: Progress) -> Prometheus:
     """Return `find_prometheus`, or fetch Debian's package; raise MissingBinaryError if neither works."""
-    found = find_prometheus(env)
-    if found is not None:
-        return found
+    prometheus = find_prometheus(env)
+    if prometheus is not None:
+        return prometheus
     cache = cache_directory(env)
     try:
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
         async with _lock(cache / "prometheus.lock", progress):
-            found = find_prometheus(env)
-            if found is None:
+            prometheus = find_prometheus(env)
+            if prometheus is None:
                 await _fetch(cache, env, progress)
-                found = find_prometheus(env)
+                prometheus = find_prometheus(env)
     except OSError as error:
         raise MissingBinaryError(
             f"Prometheus cannot be unpacked here ({error.strerror})", where=str(cache), remedy=REMEDY
         ) from error
-    if found is None:
+    if prometheus is None:
         raise MissingBinaryError("Debian's package has no usr/bin/prometheus", remedy=REMEDY)
-    return found
+    return prometheus
 
 
 def _named(env: Mapping[str, str], variable: str) -> Path | None:
@@ -97,8 +97,8 @@ def _named(env: Mapping[str, str], variable: str) -> Path | None:
 
 
 def _which(name: str, env: Mapping[str, str]) -> Path | None:
-    found = shutil.which(name, path=env.get("PATH", os.defpath))
-    return Path(found).absolute() if found else None
+    executable = shutil.which(name, path=env.get("PATH", os.defpath))
+    return Path(executable).absolute() if executable else None
 
 
 def _cached(env: Mapping[str, str]) -> Path | None:
@@ -207,13 +207,13 @@ def main() -> int:
         print(f"meshscrape: {line}", file=sys.stderr, flush=True)
 
     try:
-        found = asyncio.run(ensure_prometheus(os.environ, progress))
+        prometheus = asyncio.run(ensure_prometheus(os.environ, progress))
     except MeshscrapeError as error:
         print(f"meshscrape: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    print(found.server)
+    print(prometheus.server)
     return 0
 
 

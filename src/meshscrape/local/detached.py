@@ -74,9 +74,9 @@ async def _ready(process: subprocess.Popen[bytes], state: StateDirectory) -> dic
             return document
         await asyncio.sleep(_LOOK)
     waiting = [
-        f"{each['namespace']}/{each['name']}: {each['message']}"
-        for each in document.get("workloads", ())
-        if not each["ready"]
+        f"{workload['namespace']}/{workload['name']}: {workload['message']}"
+        for workload in document.get("workloads", ())
+        if not workload["ready"]
     ]
     raise UnavailableError(
         f"not every workload is ready after {READY_BOUND:g} s",

@@ -20,11 +20,11 @@ def mesh_source(state: Path) -> FileSource:
     return FileSource(StateDirectory.at(state).status_file, JOBS, parse_status)
 
 
-def parse_status(data: bytes, where: str) -> Targets:
+def parse_status(content: bytes, where: str) -> Targets:
     """Return the targets in a status document by job. Raise InputError for another document."""
     try:
-        document: Mapping[str, Any] = json.loads(data)
-        found: dict[str, list[Target]] = {job: [] for job in JOBS}
+        document: Mapping[str, Any] = json.loads(content)
+        by_job: dict[str, list[Target]] = {job: [] for job in JOBS}
         for workload in document["workloads"]:
             labels = {
                 "namespace": workload["namespace"], "pod": workload["pod"], "workload": workload["name"],
@@ -32,10 +32,10 @@ def parse_status(data: bytes, where: str) -> Targets:
             identity = SpiffeId.parse(workload["spiffeId"])
             for entry in workload["targets"]:
                 address, port, path = _parts(entry["url"])
-                found[entry["job"]].append(Target(address, port, identity, labels, path))
+                by_job[entry["job"]].append(Target(address, port, identity, labels, path))
     except (InputError, ValueError, KeyError, TypeError):
         raise InputError("this is not the status document of a mesh", where=where) from None
-    return {job: tuple(targets) for job, targets in found.items()}
+    return {job: tuple(targets) for job, targets in by_job.items()}
 
 
 def _parts(url: str) -> tuple[str, int, str]:

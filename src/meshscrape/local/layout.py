@@ -87,7 +87,7 @@ class WorkloadPlan:
     @property
     def prometheus(self) -> ApplicationPlan | None:
         """Return the application that is Prometheus, if this workload has one."""
-        return next((each for each in self.applications if each.prometheus), None)
+        return next((application for application in self.applications if application.prometheus), None)
 
     @property
     def scrapers_file(self) -> Path:
@@ -107,7 +107,9 @@ class WorkloadPlan:
     @property
     def scrape_proxy(self) -> ScrapeProxyPlace | None:
         """Return the addresses of Prometheus's scrape proxy, if it has one."""
-        return next((each.scrape_proxy for each in self.applications if each.scrape_proxy), None)
+        return next(
+            (application.scrape_proxy for application in self.applications if application.scrape_proxy), None
+        )
 
     @property
     def scraper_credentials(self) -> Path:

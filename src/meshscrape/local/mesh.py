@@ -114,8 +114,8 @@ class LocalMesh:
         self._trust_domain = mesh.trust_domain
         self._plans = self._plan(mesh)
         if self.prometheus_plan is not None:
-            found = await ensure_prometheus(self._options.environment, self._report)
-            self._site = replace(self._site, prometheus=found.server)
+            binaries = await ensure_prometheus(self._options.environment, self._report)
+            self._site = replace(self._site, prometheus=binaries.server)
             self._plans = self._plan(mesh)
         for address in (self._subnet.ca_address, self._subnet.ca_metrics_address):
             host, port = parse_host_port(address)
@@ -187,8 +187,8 @@ class LocalMesh:
             prometheus={"url": url, "workload": plan.title} if url and plan else None,
             scrape_proxy=self._scrape_proxy(),
             workloads=[
-                workload_entry(each.running, self.health, each.failure, self.files.shown_url)
-                for each in self._slots.values()
+                workload_entry(slot.running, self.health, slot.failure, self.files.shown_url)
+                for slot in self._slots.values()
             ],
         )
 
@@ -206,12 +206,10 @@ class LocalMesh:
         for job, targets in self.files.targets.items():
             for target in targets:
                 url = self.files.shown_url(target)
-                seen = self.health.get((job, url))
-                if seen is None or seen.health != "up":
-                    known = (
-                        (seen.last_error or seen.health) if seen else "Prometheus has not discovered it yet"
-                    )
-                    missing.append((job, url, known))
+                status = self.health.get((job, url))
+                if status is None or status.health != "up":
+                    problem = "Prometheus has not discovered it yet"
+                    missing.append((job, url, status.last_error or status.health if status else problem))
         return missing
 
     def _plan(self, mesh: MeshSpec) -> dict[Key, WorkloadPlan]:
@@ -317,7 +315,7 @@ class LocalMesh:
     def _update_targets(self) -> None:
         if self.prometheus_plan is not None:
             running = [slot.running for slot in self._slots.values() if slot.running.joined]
-            self._publisher.write_targets(each.plan.scraped for each in running)
+            self._publisher.write_targets(workload.plan.scraped for workload in running)
 
     def problems(self) -> list[str]:
         """Return the problems of the mesh as a whole, one line each; workloads have their own messages."""
@@ -331,8 +329,8 @@ class LocalMesh:
         while True:
             url = self.prometheus_url
             try:
-                seen = await observe_targets(url) if url else []
-                self.health = {(each.job, each.url): each for each in seen}
+                targets = await observe_targets(url) if url else []
+                self.health = {(target.job, target.url): target for target in targets}
             except UnavailableError:
                 self.health = {}
             self._changed.set()
@@ -346,7 +344,7 @@ class LocalMesh:
                 self._changed.clear()
                 self._update_targets()
                 slots = self._slots.values()
-                if len(slots) == len(self._plans) and all(each.running.ready for each in slots):
+                if len(slots) == len(self._plans) and all(slot.running.ready for slot in slots):
                     self.phase = READY
                     self.ready.set()
                 self._publisher.publish(self.document())
@@ -375,5 +373,5 @@ def _check(plan: WorkloadPlan) -> None:
     check_free(dict.fromkeys(wanted), remedies)
 
 
-def _parse(data: bytes, where: str) -> MeshSpec:
-    return parse_mesh(load_documents(data.decode("utf-8", "replace"), where), where=where)
+def _parse(content: bytes, where: str) -> MeshSpec:
+    return parse_mesh(load_documents(content.decode("utf-8", "replace"), where), where=where)

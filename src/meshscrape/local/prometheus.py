@@ -75,10 +75,10 @@ class PrometheusFiles:
         self.targets = by_job(workloads)
         groups = file_sd if self.direct else target_file
         for job, targets in self.targets.items():
-            data = (json.dumps(groups(targets), indent=1) + "\n").encode()
-            if self._written.get(job) != data:
-                write_atomic(Path(targets_file(str(self.targets_directory), job)), data)
-                self._written[job] = data
+            content = (json.dumps(groups(targets), indent=1) + "\n").encode()
+            if self._written.get(job) != content:
+                write_atomic(Path(targets_file(str(self.targets_directory), job)), content)
+                self._written[job] = content
 
     def shown_url(self, target: Target) -> str:
         """Return the target's URL as Prometheus shows it."""
@@ -132,7 +132,7 @@ async def observe_targets(url: str) -> list[TargetHealth]:
         raise UnavailableError(f"Prometheus answers {status}", where=url)
     try:
         active = json.loads(body)["data"]["activeTargets"]
-        return [_health(each) for each in active]
+        return [_health(entry) for entry in active]
     except (ValueError, KeyError, TypeError) as error:
         raise UnavailableError("Prometheus's answer is malformed", where=url) from error
 

@@ -101,11 +101,11 @@ async def answered(
     tls = client_context(credentials) if endpoint.identity else None
 
     def admit(connection: ssl.SSLObject) -> None:
-        seen = str(identity_of(x509.load_der_x509_certificate(connection.getpeercert(True) or b"")))
-        tell(f"* {connection.version()}, server is {seen}")
-        if seen != endpoint.identity:
+        identity = str(identity_of(x509.load_der_x509_certificate(connection.getpeercert(True) or b"")))
+        tell(f"* {connection.version()}, server is {identity}")
+        if identity != endpoint.identity:
             raise RefusedError(
-                f"{seen} answers, {endpoint.identity} was expected; nothing was sent",
+                f"{identity} answers, {endpoint.identity} was expected; nothing was sent",
                 where=where,
                 remedy="find out who listens there",
             )

@@ -195,9 +195,9 @@ def read_status(path: Path) -> dict[str, Any]:
 
 def read_document(path: Path) -> dict[str, Any]:
     """Return the status document in a file. Raise InputError if it is none."""
-    data = read_input(path, "the status of the mesh")
+    content = read_input(path, "the status of the mesh")
     try:
-        document = json.loads(data)
+        document = json.loads(content)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):

@@ -77,7 +77,9 @@ def workload_entry(
         "pids": {
             "agent": running.agent.pid,
             "envoy": running.envoy_pid,
-            "application": [each.pid for each in running.applications if each.pid is not None],
+            "application": [
+                application.pid for application in running.applications if application.pid is not None
+            ],
         },
         "targets": _targets(running, health, shown_url),
         "ready": running.ready,
@@ -108,7 +110,12 @@ def _ports(plan: WorkloadPlan) -> dict[str, Any]:
     settings = plan.settings
     metrics = {source.port: source.path for source in plan.scraped.sources}
     if not settings.envoy:
-        own = [port for each in plan.applications if not each.scrape_proxy for _, port in each.listens]
+        own = [
+            port
+            for application in plan.applications
+            if not application.scrape_proxy
+            for _, port in application.listens
+        ]
         return {
             "secure": {},
             "plaintext": {},
@@ -143,14 +150,14 @@ def _targets(
     for job, targets in targets_of(running.plan.scraped).items():
         for target in targets:
             url = shown_url(target)
-            seen = health.get((job, url))
+            status = health.get((job, url))
             entries.append(
                 {
                     "job": job,
                     "url": url,
-                    "health": seen.health if seen else "unknown",
-                    "lastScrape": (seen.last_scrape or None) if seen else None,
-                    "lastError": seen.last_error if seen else "",
+                    "health": status.health if status else "unknown",
+                    "lastScrape": (status.last_scrape or None) if status else None,
+                    "lastError": status.last_error if status else "",
                 }
             )
     return entries

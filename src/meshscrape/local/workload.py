@@ -54,8 +54,8 @@ class RunningWorkload:
         self.certificate: CertificateSeen | None = None
         self.agent = Supervisor(f"agent of {plan.title}", self._start_agent)
         self.applications = [
-            Supervisor(f"application {each.name} of {plan.title}", partial(self._start, each))
-            for each in plan.applications
+            Supervisor(f"application {application.name} of {plan.title}", partial(self._start, application))
+            for application in plan.applications
         ]
         self._tokens = tokens
         self._changed = changed
@@ -72,7 +72,7 @@ class RunningWorkload:
     @property
     def restarts(self) -> int:
         """Return how often its processes were restarted."""
-        return sum(each.restarts for each in (self.agent, *self.applications))
+        return sum(supervisor.restarts for supervisor in (self.agent, *self.applications))
 
     @property
     def envoy_pid(self) -> int | None:
@@ -168,8 +168,8 @@ class RunningWorkload:
         if agent is None or not self.plan.settings.envoy:
             self._envoy = None
         elif self._envoy is None or self._envoy[0] != agent or not is_child(self._envoy[1], agent):
-            found = child_named(agent, "envoy")
-            self._envoy = (agent, found) if found else None
+            pid = child_named(agent, "envoy")
+            self._envoy = (agent, pid) if pid else None
 
     async def _readiness(self) -> tuple[bool, str]:
         settings = self.plan.settings
@@ -196,7 +196,7 @@ class RunningWorkload:
 
     def _problems(self, said: Sequence[str]) -> list[str]:
         """Return the problems of a ready workload; `said` is its agent's answer, in lines."""
-        logs = [each.log_problem for each in (self.agent, *self.applications)]
+        logs = [supervisor.log_problem for supervisor in (self.agent, *self.applications)]
         return [line[:500] for line in (*said[1:2], self._token.text, *logs) if line]
 
     def _present_certificate(self) -> CertificateSeen | None:

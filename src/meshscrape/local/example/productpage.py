@@ -34,8 +34,8 @@ SECONDS = Histogram("productpage_request_seconds", "Time to answer.", ["route"])
 STOCK = Gauge("productpage_stock_items", "Items in stock.", ["product"])
 
 app = Flask(__name__)
-for key, item in PRODUCTS.items():
-    STOCK.labels(key).set(item.stock)
+for key, product in PRODUCTS.items():
+    STOCK.labels(key).set(product.stock)
 
 
 @app.before_request
