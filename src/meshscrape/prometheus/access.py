@@ -28,7 +28,7 @@ def access(options: PrometheusOptions, resources: Resources, own: bool = False) 
     cluster_name = f"{options.namespace}-{options.name}"
     if not options.namespaces:
         return objects + _granted(options, resources, "Cluster", cluster_name, "")
-    wanted = {*options.namespaces, *(each.namespace for each in options.applications)}
+    wanted = {*options.namespaces, *(application.namespace for application in options.applications)}
     for namespace in sorted(wanted | ({options.namespace} if own else set())):
         objects += _granted(options, resources, "", cluster_name, namespace)
     return objects

@@ -47,10 +47,10 @@ def prometheus_config(options: PrometheusOptions) -> dict[str, Any]:
 
 
 def _config_map(options: PrometheusOptions) -> dict[str, Any]:
-    data = {"prometheus.yml": dump(prometheus_config(options))}
+    files = {"prometheus.yml": dump(prometheus_config(options))}
     if options.rules:
-        data["rules.yml"] = rules_file(options.rules)
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": options.metadata(), "data": data}
+        files["rules.yml"] = rules_file(options.rules)
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": options.metadata(), "data": files}
 
 
 def _deployment(options: PrometheusOptions) -> dict[str, Any]:

@@ -52,19 +52,19 @@ def _prometheus(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _vmagent(config: Mapping[str, Any]) -> dict[str, Any]:
-    result = _without(config, _VMAGENT_TOP)
-    if "global" in result:
-        result["global"] = _without(result["global"], _VMAGENT_GLOBAL)
-    result["scrape_configs"] = [_vmagent_job(job) for job in config.get("scrape_configs", ())]
-    return result
+    kept = _without(config, _VMAGENT_TOP)
+    if "global" in kept:
+        kept["global"] = _without(kept["global"], _VMAGENT_GLOBAL)
+    kept["scrape_configs"] = [_vmagent_job(job) for job in config.get("scrape_configs", ())]
+    return kept
 
 
 def _vmagent_job(job: Mapping[str, Any]) -> dict[str, Any]:
-    found = _without(job, _VMAGENT_JOB)
-    for key, value in found.items():
+    kept = _without(job, _VMAGENT_JOB)
+    for key, value in kept.items():
         if key.endswith("_sd_configs"):
-            found[key] = [_without(each, _VMAGENT_DISCOVERY) for each in value]
-    return found
+            kept[key] = [_without(discovery, _VMAGENT_DISCOVERY) for discovery in value]
+    return kept
 
 
 def _otel(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,14 +79,14 @@ def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         return value.replace("$", "$$")
     if isinstance(value, Mapping):
-        return {key: _escaped(each) for key, each in value.items()}
+        return {key: _escaped(nested) for key, nested in value.items()}
     if isinstance(value, list | tuple):
-        return [_escaped(each) for each in value]
+        return [_escaped(nested) for nested in value]
     return value
 
 
-def _without(data: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    return {key: value for key, value in data.items() if key not in names}
+def _without(fields: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key not in names}
 
 
 _VARIANTS: Mapping[Collector, Callable[[Mapping[str, Any]], dict[str, Any]]] = {

@@ -41,14 +41,14 @@ def with_secure_jobs(
     with a secure port.
     """
     wanted = {job["job_name"]: job for job in wanted_jobs(config, jobs, plaintext_jobs)}
-    found = []
+    present = []
     for job in config.get("scrape_configs") or ():
         name = job.get("job_name")
         if name in wanted:
-            found.append(_corrected(job, wanted.pop(name)))
+            present.append(_corrected(job, wanted.pop(name)))
         else:
-            found.append(_moved(job) if name in plaintext_jobs else dict(job))
-    return {**config, "scrape_configs": [*found, *wanted.values()]}
+            present.append(_moved(job) if name in plaintext_jobs else dict(job))
+    return {**config, "scrape_configs": [*present, *wanted.values()]}
 
 
 def existing_advice(
@@ -115,7 +115,7 @@ def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
         for job in config.get("scrape_configs") or ()
         if job.get("scheme", "http") == "http"
         and job.get("job_name") not in SECURE_JOBS
-        and any(each.get("role") == "pod" for each in job.get("kubernetes_sd_configs") or ())
+        and any(discovery.get("role") == "pod" for discovery in job.get("kubernetes_sd_configs") or ())
     )
 
 

@@ -87,7 +87,7 @@ def secure_jobs(options: ClusterJobs) -> list[dict[str, Any]]:
         _job(job, options, options.namespaces, (*_annotated(annotation), *labels()))
         for job, annotation in SECURE_JOBS.items()
     ]
-    return jobs + [_application_job(each, options) for each in options.applications]
+    return jobs + [_application_job(application, options) for application in options.applications]
 
 
 def drop_secured() -> Rule:

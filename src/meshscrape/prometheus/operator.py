@@ -54,7 +54,7 @@ def operator(options: PrometheusOptions) -> tuple[dict[str, Any], ...]:
         *access(options, (*PODS, *SERVICES), own=True),
         _prometheus(options),
         *pod_monitors(options),
-        *(application_monitor(each, options) for each in options.applications),
+        *(application_monitor(application, options) for application in options.applications),
         _own_monitor(options),
     ]
     if options.rules:
@@ -108,7 +108,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
     """Return the monitor of an application's own port: of its Service if selectable, else of its pods."""
     job = f"{APPLICATION_JOB}/{application.namespace}/{application.name}"
     of_service = bool(application.service_labels and application.service_port)
-    found = (
+    rules = (
         [*anchor()[:1], *labels()] if of_service else [*anchor(), *application_rules(application), *labels()]
     )
     endpoint = {
@@ -118,7 +118,7 @@ def application_monitor(application: ApplicationPort, options: PrometheusOptions
         "followRedirects": False,
         # See `kubernetes_sd`: Envoy may offer HTTP/2 for an application that only supports HTTP/1.1.
         "enableHttp2": False,
-        "relabelings": [*_ready(options), *map(camel_rule, found), _job_label(job)],
+        "relabelings": [*_ready(options), *map(camel_rule, rules), _job_label(job)],
         **_sample_rules(options),
     }
     chosen = application.service_labels if of_service else application.labels
@@ -219,12 +219,12 @@ def _ready(options: PrometheusOptions) -> list[dict[str, Any]]:
 
 def _limits(options: PrometheusOptions) -> dict[str, Any]:
     """Return the enforced limits of one scrape for all monitors."""
-    found: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
     if options.sample_limit:
-        found["enforcedSampleLimit"] = options.sample_limit
+        limits["enforcedSampleLimit"] = options.sample_limit
     if options.body_size_limit:
-        found["enforcedBodySizeLimit"] = options.body_size_limit
-    return found
+        limits["enforcedBodySizeLimit"] = options.body_size_limit
+    return limits
 
 
 def _sample_rules(options: PrometheusOptions) -> dict[str, Any]:

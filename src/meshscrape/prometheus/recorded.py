@@ -70,6 +70,6 @@ def recorded_dashboard(text: str) -> str:
     """Return the dashboard (JSON text) with the queries of `QUERIES` replaced by recorded series."""
     return re.sub(
         r'(?<="expr": )"(?:[^"\\]|\\.)*"',
-        lambda found: json.dumps(QUERIES.get(json.loads(found[0]), json.loads(found[0]))),
+        lambda match: json.dumps(QUERIES.get(json.loads(match[0]), json.loads(match[0]))),
         text,
     )

@@ -104,8 +104,11 @@ def all_groups(options: RuleOptions) -> list[dict[str, Any]]:
     """Return the list for `groups`, of a rules file and of a PrometheusRule alike: recordings and alerts."""
     label = options.cluster_label
     rules = [
-        {**each.rule(), "expr": _by_cluster(each.expression, label) if label else each.expression}
-        for each in RECORDINGS
+        {
+            **recording.rule(),
+            "expr": _by_cluster(recording.expression, label) if label else recording.expression,
+        }
+        for recording in RECORDINGS
     ]
     return [{"name": GROUP, "rules": rules}, *rule_groups(options)]
 

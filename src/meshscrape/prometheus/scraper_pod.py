@@ -26,8 +26,8 @@ def pod_labels(revision: str = "") -> dict[str, str]:
     `files/injection-template.yaml`, since 1.14 at least). `revision` is a revision or tag of the control
     plane, for namespaces without an injection label.
     """
-    found = {names.INJECT: "true", names.TLS_MODE: "disabled"}
-    return found | {names.REVISION: revision} if revision else found
+    labels = {names.INJECT: "true", names.TLS_MODE: "disabled"}
+    return labels | {names.REVISION: revision} if revision else labels
 
 
 def pod_annotations(harden: bool = False) -> dict[str, str]:

@@ -62,50 +62,50 @@ def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def parse_target_file(data: bytes, where: str) -> tuple[Target, ...]:
+def parse_target_file(content: bytes, where: str) -> tuple[Target, ...]:
     """Parse a target file into its targets, in order; `where` is its name for errors.
 
     The address must be an IP address with a port (a name could resolve differently later), the path must not
     have a query, and the identity must be a SPIFFE ID. Otherwise an InputError names the group.
     """
-    groups = _document(data, where)
+    groups = _document(content, where)
     if not isinstance(groups, list):
         raise InputError("is not a list of target groups", where=where, remedy="write file_sd groups")
-    found: dict[tuple[str, str], Target] = {}
+    targets: dict[tuple[str, str], Target] = {}
     for number, group in enumerate(groups, start=1):
         for target in _targets(group, f"{where}: group {number}"):
-            if found.setdefault((target.authority, target.path), target) is not target:
+            if targets.setdefault((target.authority, target.path), target) is not target:
                 raise InputError(
                     f"{target.authority}{target.path} occurs twice",
                     where=f"{where}: group {number}",
                     remedy="announce each target once",
                 )
-    return tuple(found.values())
+    return tuple(targets.values())
 
 
 Known = Mapping[tuple[str, str], Target]
 
 
-def parse_http_sd(data: bytes, where: str, known: Known = MappingProxyType({})) -> tuple[Target, ...]:
+def parse_http_sd(answer: bytes, where: str, known: Known = MappingProxyType({})) -> tuple[Target, ...]:
     """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). Raise InputError for anything else.
 
     `known` are targets by authority and path. One that did not change is the same object in the result: this
     takes a third of the time, and a comparison by identity finds the others.
     """
     try:
-        groups = json.loads(data)
+        groups = json.loads(answer)
     except (ValueError, RecursionError):
         raise InputError("this is no answer of HTTP SD", where=where, remedy="check the address") from None
-    found: list[Target] = []
+    targets: list[Target] = []
     for number, group in enumerate(groups if isinstance(groups, list) else (), start=1):
         if known and (same := _unchanged(group, known)) is not None:
-            found.append(same)
+            targets.append(same)
             continue
         labels = dict(group.get("labels") or {}) if isinstance(group, dict) else {}
         labels.pop(_SCHEME_LABEL, None)
         labels[IDENTITY_LABEL] = labels.pop(META_IDENTITY_LABEL, None)
-        found += _targets({**group, "labels": labels} if labels else group, f"{where}: group {number}")
-    return tuple(found)
+        targets += _targets({**group, "labels": labels} if labels else group, f"{where}: group {number}")
+    return tuple(targets)
 
 
 def _unchanged(group: Any, known: Known) -> Target | None:
@@ -125,9 +125,9 @@ def _unchanged(group: Any, known: Known) -> Target | None:
     return target if same else None
 
 
-def _document(data: bytes, where: str) -> Any:
+def _document(content: bytes, where: str) -> Any:
     try:
-        text = data.decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise InputError("is not UTF-8", where=where) from None
     return load_text(text, where)
@@ -137,7 +137,7 @@ def _targets(group: Any, where: str) -> list[Target]:
     if not isinstance(group, dict) or not group.keys() <= {"targets", "labels"}:
         raise InputError("is not a target group", where=where, remedy="write {targets: […], labels: {…}}")
     addresses, labels = group.get("targets"), group.get("labels") or {}
-    if not isinstance(addresses, list) or not all(isinstance(each, str) for each in addresses):
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
         raise InputError("`targets` is not a list of addresses", where=where)
     if not isinstance(labels, dict):
         raise InputError("`labels` is not a mapping", where=where)
@@ -149,7 +149,7 @@ def _targets(group: Any, where: str) -> list[Target]:
         name: value for name, value in labels.items()
         if name not in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL)
     }  # fmt: skip
-    return [Target(*_address(each, where), identity, kept, path) for each in addresses]
+    return [Target(*_address(address, where), identity, kept, path) for address in addresses]
 
 
 def _check_label(name: Any, value: Any, where: str) -> None:
@@ -201,14 +201,14 @@ def _path(path: str, where: str) -> str:
 
 
 def _address(text: str, where: str) -> tuple[str, int]:
-    found = _parsed_address(text)
-    if found is None:
+    endpoint = _parsed_address(text)
+    if endpoint is None:
         raise InputError(
             f"{text[:100]!a} is not an IP address with a port",
             where=where,
             remedy="write 10.0.0.7:15092 or [fd00::7]:15092",
         )
-    return found
+    return endpoint
 
 
 # A cache, because a file with thousands of targets is read again as a whole when one target changes.

@@ -78,15 +78,15 @@ def targets_of(workload: ScrapedWorkload) -> dict[str, list[Target]]:
     def target(port: int, path: str = MERGED_PATH) -> Target:
         return Target(workload.address, port, workload.spiffe_id, labels, path)
 
-    found: dict[str, list[Target]] = {}
+    targets: dict[str, list[Target]] = {}
     if workload.secure_merged_port:
-        found[MERGED_JOB] = [target(workload.secure_merged_port)]
+        targets[MERGED_JOB] = [target(workload.secure_merged_port)]
     if workload.secure_envoy_port:
-        found[ENVOY_JOB] = [target(workload.secure_envoy_port)]
+        targets[ENVOY_JOB] = [target(workload.secure_envoy_port)]
     own = [s for s in workload.sources if s.port in workload.mtls_ports and s.scheme == "http"]
     if own:
-        found[APPLICATION_JOB] = [target(source.port, source.path) for source in own]
-    return found
+        targets[APPLICATION_JOB] = [target(source.port, source.path) for source in own]
+    return targets
 
 
 def by_job(workloads: Iterable[ScrapedWorkload]) -> dict[str, list[Target]]:
