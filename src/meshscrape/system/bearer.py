@@ -22,16 +22,16 @@ def load_token(path: Path, *, shared: bool = False) -> str:
     that only the containers of one pod mount, which run as different users.
     """
     try:
-        seen = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         private = path.parent
         if not private.exists():
             private_dir(private)
         mode = 0o644 if shared else 0o600
         write_atomic(path, f"{secrets.token_urlsafe(_BYTES)}\n".encode(), mode=mode)
-        seen = path.stat()
-    open_to_others = stat.S_IMODE(seen.st_mode) & (0o022 if shared else 0o077)
-    if open_to_others or seen.st_uid not in (os.geteuid(), 0):
+        status = path.stat()
+    open_to_others = stat.S_IMODE(status.st_mode) & (0o022 if shared else 0o077)
+    if open_to_others or status.st_uid not in (os.geteuid(), 0):
         raise InputError(
             f"other users can {'change' if shared else 'read'} the token",
             where=str(path),

@@ -45,7 +45,7 @@ def read_credential_files(directory: Path, *, key: bool = True, roots: bool = Tr
         generation = Path(os.path.realpath(directory / DATA_LINK))
         place = generation if generation.is_dir() else directory
         try:
-            found = [read_input(place / name, what) if name else b"" for what, name in wanted.items()]
+            contents = [read_input(place / name, what) if name else b"" for what, name in wanted.items()]
         except InputError as error:
             # Meanwhile the agent may have switched to its next generation and removed this one.
             if attempt + 1 < _ATTEMPTS and place != directory:
@@ -54,5 +54,5 @@ def read_credential_files(directory: Path, *, key: bool = True, roots: bool = Tr
             raise InputError(
                 error.what, where=str(directory / name), remedy=error.remedy, code=error.code
             ) from error
-        return CredentialFiles(*found)
+        return CredentialFiles(*contents)
     raise AssertionError("every attempt returns or raises")

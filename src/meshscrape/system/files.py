@@ -25,7 +25,7 @@ _STAGED = re.compile(r"\..+\.[a-z0-9_]{8}")
 _GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
+def write_atomic(path: Path, content: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
     """Replace `path` by a file with `data`; a reader sees the whole old file or the whole new one.
 
     The mode is set before the first byte is written. A `durable` file is on the disk when this returns, and a
@@ -35,7 +35,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
     name = ""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        _fill(descriptor, data, mode, durable)
+        _fill(descriptor, content, mode, durable)
         os.rename(name, path)
         if durable:
             sync_directory(path.parent)
@@ -43,11 +43,11 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, durable: bool = 
         if name:
             with contextlib.suppress(OSError):
                 os.unlink(name)
-        if not _holds(path, data, mode):
+        if not _holds(path, content, mode):
             raise _unwritable(path, error) from error
 
 
-def create_atomic(path: Path, data: bytes, mode: int = 0o600) -> bool:
+def create_atomic(path: Path, content: bytes, mode: int = 0o600) -> bool:
     """Make the durable file `path` with `data` unless it exists; return whether this call made it.
 
     When several processes call it at once, exactly one makes the file, and all find the same file afterwards.
@@ -56,7 +56,7 @@ def create_atomic(path: Path, data: bytes, mode: int = 0o600) -> bool:
     name = ""
     try:
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        _fill(descriptor, data, mode, durable=True)
+        _fill(descriptor, content, mode, durable=True)
         # Unlike a rename, a link never replaces an existing file.
         os.link(name, path)
         sync_directory(path.parent)
@@ -108,7 +108,7 @@ def publish(
         if generation.name and Path(_present_generation(directory)).name != generation.name:
             shutil.rmtree(generation, ignore_errors=True)
         on_disk = not os.path.isabs(_present_generation(directory))
-        if on_disk and all(_holds(directory / name, data, mode) for name, data in files.items()):
+        if on_disk and all(_holds(directory / name, content, mode) for name, content in files.items()):
             return
         raise _unwritable(directory, error) from error
     _sweep(directory, keep={present, generation.name})
@@ -126,8 +126,8 @@ def _remove_from_memory(generation: Path) -> None:
     if generation.parent != _MEMORY or not _GENERATION.fullmatch(generation.name):
         return
     with contextlib.suppress(OSError):
-        seen = generation.lstat()
-        if stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.geteuid():
+        status = generation.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
             shutil.rmtree(generation)
 
 
@@ -144,18 +144,18 @@ def read_input(path: Path, what: str, limit: int = LARGEST_INPUT) -> bytes:
         _check_regular(os.stat(path), path, what)
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            seen = os.fstat(descriptor)
-            _check_regular(seen, path, what)
-            data = file.read(limit + 1) if seen.st_size <= limit else b""
+            status = os.fstat(descriptor)
+            _check_regular(status, path, what)
+            content = file.read(limit + 1) if status.st_size <= limit else b""
     except OSError as error:
         raise unreadable(path, what, error) from error
-    if seen.st_size > limit or len(data) > limit:
+    if status.st_size > limit or len(content) > limit:
         raise InputError(f"{what} is longer than {limit} bytes", where=str(path), remedy="name another file")
-    return data
+    return content
 
 
-def _check_regular(seen: os.stat_result, path: Path, what: str) -> None:
-    if not stat.S_ISREG(seen.st_mode):
+def _check_regular(status: os.stat_result, path: Path, what: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{what} is not a regular file", where=str(path), remedy="name a regular file")
 
 
@@ -179,16 +179,16 @@ def private_dir(path: Path, mode: int = 0o700) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=mode)
-        seen = path.lstat()
-        if not stat.S_ISDIR(seen.st_mode):
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
             raise InputError("is not a directory", where=str(path), remedy="remove it or name another")
-        if seen.st_uid != os.geteuid():
+        if status.st_uid != os.geteuid():
             raise InputError(
-                f"belongs to user {seen.st_uid}, not to this one",
+                f"belongs to user {status.st_uid}, not to this one",
                 where=str(path),
                 remedy="name a directory of your own",
             )
-        if stat.S_IMODE(seen.st_mode) != mode:
+        if stat.S_IMODE(status.st_mode) != mode:
             path.chmod(mode)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -234,8 +234,8 @@ class DirectoryLock:
         (overlays).
         """
         with contextlib.suppress(OSError):
-            seen = directory.stat()
-            file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
+            status = directory.stat()
+            file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
             for line in Path("/proc/locks").read_text().splitlines():
                 fields = line.split()
                 if fields[1] == "FLOCK" and fields[5] == file:
@@ -255,10 +255,10 @@ def remove_staged(directory: Path) -> None:
         _sweep(directory, keep={present})
 
 
-def _holds(path: Path, data: bytes, mode: int) -> bool:
+def _holds(path: Path, content: bytes, mode: int) -> bool:
     """Return whether the file already has this content and mode: then a full disk does no harm."""
     try:
-        return read_input(path, "", len(data)) == data and stat.S_IMODE(path.stat().st_mode) == mode
+        return read_input(path, "", len(content)) == content and stat.S_IMODE(path.stat().st_mode) == mode
     except (OSError, InputError):
         return False
 
@@ -267,15 +267,15 @@ def _prepare(directory: Path, mode: int) -> None:
     directory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=mode)
-    seen = directory.stat()
-    if seen.st_uid == os.geteuid() and stat.S_IMODE(seen.st_mode) != mode:
+    status = directory.stat()
+    if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != mode:
         directory.chmod(mode)
 
 
-def _fill(descriptor: int, data: bytes, mode: int, durable: bool = False) -> None:
+def _fill(descriptor: int, content: bytes, mode: int, durable: bool = False) -> None:
     with os.fdopen(descriptor, "wb") as file:
         os.fchmod(file.fileno(), mode)
-        file.write(data)
+        file.write(content)
         if durable:
             file.flush()
             os.fsync(file.fileno())
@@ -292,9 +292,9 @@ def _fill_directory(generation: Path, files: Mapping[str, bytes], directory_mode
         if os.fstat(inside).st_uid != os.geteuid():
             raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(generation))
         os.fchmod(inside, directory_mode)
-        for name, data in files.items():
+        for name, content in files.items():
             new = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            _fill(os.open(name, new, 0o600, dir_fd=inside), data, mode)
+            _fill(os.open(name, new, 0o600, dir_fd=inside), content, mode)
     finally:
         os.close(inside)
 

@@ -33,10 +33,10 @@ class Stamp(NamedTuple):
 def stamp_of(path: Path) -> Stamp | None:
     """Return the stamp of the file that `path` names now (links are followed), or None without a file."""
     try:
-        seen = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return Stamp(seen.st_ino, seen.st_mtime_ns, seen.st_size)
+    return Stamp(status.st_ino, status.st_mtime_ns, status.st_size)
 
 
 class Problem:
@@ -108,9 +108,9 @@ class FollowedFile(Generic[T]):
         # Take the stamp first: a change between the two steps is then found at the next poll, and never
         # missed.
         self._seen = stamp = stamp_of(self.path)
-        data = read_input(self.path, self._what, self._limit)
-        self._values = [self._parse(data, str(self.path))]
-        self._stamp, self._digest = stamp, _digest(data)
+        content = read_input(self.path, self._what, self._limit)
+        self._values = [self._parse(content, str(self.path))]
+        self._stamp, self._digest = stamp, _digest(content)
         return self.value
 
     def changed(self) -> bool:
@@ -127,11 +127,11 @@ class FollowedFile(Generic[T]):
             return False
         self._stamp = None
         try:
-            data = read_input(self.path, self._what, self._limit)
+            content = read_input(self.path, self._what, self._limit)
             self._stamp = stamp
-            new = _digest(data) != self._digest
+            new = _digest(content) != self._digest
             if new:
-                self._values, self._digest = [self._parse(data, str(self.path))], _digest(data)
+                self._values, self._digest = [self._parse(content, str(self.path))], _digest(content)
         except MeshscrapeError as error:
             self.problem.note(error)
             return False
@@ -146,5 +146,5 @@ class FollowedFile(Generic[T]):
                 yield self.value
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()

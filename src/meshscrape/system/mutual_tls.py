@@ -38,10 +38,10 @@ def admit_only(expected: SpiffeId, where: str) -> Callable[[ssl.SSLObject], None
     """Return a check for `fetch_stream`: raise UnauthenticatedError if another SPIFFE ID answers."""
 
     def admit(connection: ssl.SSLObject) -> None:
-        seen = identity_of(x509.load_der_x509_certificate(connection.getpeercert(True) or b""))
-        if seen != expected:
+        identity = identity_of(x509.load_der_x509_certificate(connection.getpeercert(True) or b""))
+        if identity != expected:
             raise UnauthenticatedError(
-                f"{seen} answers, {expected} was expected; nothing was sent",
+                f"{identity} answers, {expected} was expected; nothing was sent",
                 where=where,
                 remedy="find out who listens there",
             )

@@ -69,7 +69,12 @@ def _is_child(pid: int, parent: int, name: str) -> bool:
 
 def listening_sockets() -> list[ListeningSocket]:
     """Return every TCP socket of this network namespace that listens. Raises OSError, ValueError."""
-    return [each for table in _TABLES if table.exists() for each in parse_listening(table.read_text("ascii"))]
+    return [
+        listening
+        for table in _TABLES
+        if table.exists()
+        for listening in parse_listening(table.read_text("ascii"))
+    ]
 
 
 def parse_listening(table: str) -> Iterator[ListeningSocket]:

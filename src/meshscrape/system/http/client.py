@@ -231,15 +231,15 @@ class _Exchange:
     ) -> FetchedResponse:
         try:
             request = h11.Request(method=method, target=sent_target(self.url), headers=headers)
-            data = self.connection.send(request) or b""
+            message = self.connection.send(request) or b""
             if body:
-                data += self.connection.send(h11.Data(data=body)) or b""
-            data += self.connection.send(h11.EndOfMessage()) or b""
+                message += self.connection.send(h11.Data(data=body)) or b""
+            message += self.connection.send(h11.EndOfMessage()) or b""
         except (h11.LocalProtocolError, UnicodeEncodeError) as error:
             raise InputError(
                 f"the request cannot be written ({error})", where=self.url, remedy=_ESCAPE
             ) from error
-        await self.arrival.send(data)
+        await self.arrival.send(message)
         answer = await self._event()
         for _ in range(MAX_INTERIM):
             if not isinstance(answer, h11.InformationalResponse):

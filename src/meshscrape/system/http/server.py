@@ -103,7 +103,7 @@ class HttpServer:
     @property
     def addresses(self) -> tuple[tuple[str, int], ...]:
         """Return the TCP addresses where it listens, in the given order, with a real port in place of 0."""
-        names = [each.getsockname() for each in self._sockets]
+        names = [listening.getsockname() for listening in self._sockets]
         return tuple((name[0], name[1]) for name in names)
 
     async def start(self) -> None:
@@ -268,8 +268,8 @@ class _Conversation:
 
 
 def _combined(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    combined: dict[str, str] = {}
     for raw_name, raw_value in headers:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
-        found[name] = f"{found[name]}, {value}" if name in found else value
-    return found
+        combined[name] = f"{combined[name]}, {value}" if name in combined else value
+    return combined
