@@ -179,17 +179,17 @@ class Connection(asyncio.Transport):
         assert self._tls is not None  # noqa: S101 - set before the socket is read
         while not self._closing:
             try:
-                data = self._tls.read(_CHUNK)
+                plaintext = self._tls.read(_CHUNK)
             except ssl.SSLWantReadError:
                 # TLS itself may have an answer to send, such as a key update.
                 return self._flush()
             except ssl.SSLError:
                 return self.end(Cause.PROTOCOL)
-            if not data:
+            if not plaintext:
                 return self.end(Cause.PEER)
-            if not self._budget.spend(data):
+            if not self._budget.spend(plaintext):
                 return self.end(Cause.FLOOD)
-            self._pass_on(data)
+            self._pass_on(plaintext)
 
     def _pass_on(self, data: bytes) -> None:
         try:

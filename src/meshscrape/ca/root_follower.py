@@ -45,7 +45,7 @@ class RootFollower:
         service: CertificateService,
         metrics: Metrics,
         reopen: Callable[[], Authority],
-        seen: Stamp | None,
+        state: Stamp | None,
         limits: Limits,
     ) -> None:
         """Prepare to serve.
@@ -58,7 +58,7 @@ class RootFollower:
         self._service = service
         self._metrics = metrics
         self._reopen = reopen
-        self._seen = seen
+        self._seen = state
         protocols = GrpcServer([service])
         bounds = limits_of_process(limits)
         self._server = BoundedServer(protocols.protocol, service.identify, metrics, bounds)

@@ -90,7 +90,7 @@ def open_present(directory: Path, trust_domain: str, now: datetime) -> Authority
             )
     certificate, path = roots[rotation.signing]
     signer = Signer(
-        certificate, _key_of(directory, certificate), (), tuple(roots[each][0] for each in rotation.trusted)
+        certificate, _key_of(directory, certificate), (), tuple(roots[name][0] for name in rotation.trusted)
     )
     authority = Authority(trust_domain, signer, certificate)
     path_to_root([certificate], [certificate], now, purposes=(), where=str(path))
@@ -190,13 +190,13 @@ def held_record(directory: Path) -> Iterator[RotationRecord]:
 
 
 def _roots(directory: Path) -> Mapping[str, tuple[x509.Certificate, Path]]:
-    found = {}
+    roots = {}
     for place in (directory, directory / ROTATION):
         path = place / CA_CERTIFICATE
         certificate = _certificate(path)
         if certificate is not None:
-            found[fingerprint(certificate)] = (certificate, path)
-    return found
+            roots[fingerprint(certificate)] = (certificate, path)
+    return roots
 
 
 def _certificate(path: Path) -> x509.Certificate | None:

@@ -58,8 +58,8 @@ def _directory(who: str, directory: Path, roots: Sequence[x509.Certificate]) -> 
         trusted = load_certificates(files.roots, str(directory))
     except InputError:
         return RootUse(who, problem="has no usable certificate yet")
-    found = frozenset(map(fingerprint, trusted)) & frozenset(map(fingerprint, roots))
-    return RootUse(who, found, found, frozenset({_issuer(chain, roots)}))
+    known = frozenset(map(fingerprint, trusted)) & frozenset(map(fingerprint, roots))
+    return RootUse(who, known, known, frozenset({_issuer(chain, roots)}))
 
 
 async def _envoy(who: str, socket: Path, roots: Sequence[x509.Certificate]) -> list[RootUse]:
@@ -68,8 +68,8 @@ async def _envoy(who: str, socket: Path, roots: Sequence[x509.Certificate]) -> l
         certs, secrets = await asyncio.gather(admin.certs(), admin.secrets())
     except UnavailableError:
         return [RootUse(who, problem="does not answer on its admin socket")]
-    seen = envoy_use(who, certs, secrets, roots)
-    return [seen] if seen else []
+    use = envoy_use(who, certs, secrets, roots)
+    return [use] if use else []
 
 
 def envoy_use(
@@ -85,7 +85,9 @@ def envoy_use(
     secrets contain the certificates themselves. A root counts only if both contain it.
     """
     domains = {trust_domain_of(root) for root in roots}
-    contexts = [each for each in certs.get("certificates", ()) if _trust_domain(each) in (*domains, None)]
+    contexts = [
+        context for context in certs.get("certificates", ()) if _trust_domain(context) in (*domains, None)
+    ]
     if not contexts:
         return None
     bundles = _secrets(secrets, "validation_context", "trusted_ca")
@@ -116,7 +118,7 @@ def _issuer(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate]
 
 
 def _serials(context: Mapping[str, Any], part: str) -> Iterator[int]:
-    return (int(each["serial_number"], 16) for each in context.get(part, ()))
+    return (int(certificate["serial_number"], 16) for certificate in context.get(part, ()))
 
 
 def _trust_domain(context: Mapping[str, Any]) -> str | None:

@@ -36,9 +36,9 @@ async def look(directory: Path, rotation: Rotation, users: Sequence[RootUser]) -
     """Return which users lag behind the rotation of the CA in `directory`; change nothing."""
     roots = known_roots(directory)
     both = [roots[name] for name in (rotation.old, rotation.new) if name in roots]
-    seen = await use_of_roots(users, both)
-    missing = unconfirmed(rotation, published_bundle(directory), seen)
-    return Progress(rotation, tuple(missing), len(seen))
+    uses = await use_of_roots(users, both)
+    missing = unconfirmed(rotation, published_bundle(directory), uses)
+    return Progress(rotation, tuple(missing), len(uses))
 
 
 @dataclass(frozen=True, slots=True)

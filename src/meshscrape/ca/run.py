@@ -85,7 +85,7 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
     async with contextlib.AsyncExitStack() as stack:
         lock = DirectoryLock(options.directory, "a CA")
         stack.callback(lock.release)
-        seen = record_state(options.directory)
+        state = record_state(options.directory)
         authority = open_authority(options)
         tokens = _token_authenticator(options)
         metrics = Metrics(authority.not_after)
@@ -98,7 +98,7 @@ async def running_ca(options: CaOptions) -> AsyncIterator[RunningCa]:
         listening = listen_tcp(host, port, BACKLOG, receive_buffer=RECEIVE_BUFFER)
         address = host_port(*listening.getsockname()[:2])
         reopen = partial(open_authority, options)
-        roots = RootFollower(options.directory, names, service, metrics, reopen, seen, options.limits)
+        roots = RootFollower(options.directory, names, service, metrics, reopen, state, options.limits)
         stack.callback(roots.stop)
         tasks = await stack.enter_async_context(background())
         roots.start(listening, authority, tasks)

@@ -38,18 +38,18 @@ def read_key(path: Path, what: str) -> PrivateKey:
     # moves to another file in between.
     try:
         with path.open("rb") as file:
-            seen, pem = os.fstat(file.fileno()), file.read()
+            status, pem = os.fstat(file.fileno()), file.read()
     except OSError as error:
         raise unreadable(path, what, error) from error
-    mode = stat.S_IMODE(seen.st_mode)
+    mode = stat.S_IMODE(status.st_mode)
     if mode & 0o077:
         raise InputError(
             f"other users can read {what} (mode {mode:04o})",
             where=str(path),
             remedy=f"chmod 600 {path}, and make a new key if another user may have read it",
         )
-    if seen.st_uid not in (0, os.geteuid()):
+    if status.st_uid not in (0, os.geteuid()):
         raise InputError(
-            f"{what} belongs to user {seen.st_uid}", where=str(path), remedy=f"chown {os.geteuid()} {path}"
+            f"{what} belongs to user {status.st_uid}", where=str(path), remedy=f"chown {os.geteuid()} {path}"
         )
     return load_key(pem, str(path))
