@@ -53,5 +53,5 @@ class AllowListFile:
             logger.info("the allow list has changed: %s", ", ".join(map(str, in_force)) or "nobody")
 
 
-def _parse(data: bytes, where: str) -> Scrapers:
-    return parse_scrapers_file(data.decode("utf-8", "replace"), where)
+def _parse(content: bytes, where: str) -> Scrapers:
+    return parse_scrapers_file(content.decode("utf-8", "replace"), where)

@@ -149,21 +149,21 @@ class CredentialRenewer:
         """Remove files that the agent keeps in memory."""
         self._publication.close()
 
-    async def changed_from(self, seen: Issued | None) -> None:
+    async def changed_from(self, issued: Issued | None) -> None:
         """Wait until a certificate other than `seen` is in use."""
-        while self.issued is seen:
+        while self.issued is issued:
             await self._news.wait()
 
     def _inherit(self) -> bool:
         """Use the certificate that an earlier agent left, if it is still valid; return whether it was."""
         pem, _ = self._roots.value
-        found = self._publication.left_by_predecessor(self._ca.identity, pem, utcnow())
-        if found is None:
+        inherited = self._publication.left_by_predecessor(self._ca.identity, pem, utcnow())
+        if inherited is None:
             return False
         # If the CA's roots differ now, this counts as a change, and the certificate is renewed.
-        _, self._roots_used = _parse_roots(found.bundle, str(self._credentials))
-        logger.info("using the predecessor's certificate, %r", found)
-        self._use(found)
+        _, self._roots_used = _parse_roots(inherited.bundle, str(self._credentials))
+        logger.info("using the predecessor's certificate, %r", inherited)
+        self._use(inherited)
         self._inherited = True
         return True
 
@@ -285,7 +285,7 @@ def _scraper_roots(path: Path | None) -> FollowedFile[bytes] | None:
 
 def _parse_roots(pem: bytes, where: str) -> tuple[bytes, Fingerprints]:
     """Return the roots to verify the CA with, as PEM and as fingerprints in their order."""
-    return pem, tuple(fingerprint(each) for each in load_bundle(pem, where))
+    return pem, tuple(fingerprint(root) for root in load_bundle(pem, where))
 
 
 def _draw() -> float:

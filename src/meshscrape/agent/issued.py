@@ -51,5 +51,5 @@ def judge(
     if identity != expected:
         raise InputError(f"the certificate is {identity}'s, not {expected}'s", where=where)
     path = path_to_root(certificates, load_bundle(bundle, where), now, where=where)
-    not_after = min(each.not_valid_after_utc for each in path)
+    not_after = min(certificate.not_valid_after_utc for certificate in path)
     return Issued(key, chain, bundle, leaf.serial_number, not_after, now)

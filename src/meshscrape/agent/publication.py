@@ -100,9 +100,9 @@ class Publication:
                 read_input(directory / name, "the predecessor's credentials")
                 for name in (CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROOTS_FILE)
             )
-            found = judge(key, chain, roots, expected=identity, now=now, where=str(directory))
+            issued = judge(key, chain, roots, expected=identity, now=now, where=str(directory))
             begin = load_certificates(chain, str(directory))[0].not_valid_before_utc
         except MeshscrapeError:
             return None
         # The time of receipt was not recorded. Use notBefore instead: at worst the agent renews early.
-        return replace(found, bundle=bundle, received_at=begin)
+        return replace(issued, bundle=bundle, received_at=begin)

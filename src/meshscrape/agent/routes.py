@@ -29,11 +29,11 @@ def parse_routes(text: bytes, where: str) -> tuple[GatewayRoute, ...]:
         raise InputError(f"not JSON ({error})", where=where, remedy=_REMEDY) from error
     if not isinstance(items, list):
         raise InputError("not a list of routes", where=where, remedy=_REMEDY)
-    return tuple(_route(item, f"{where}: [{index}]") for index, item in enumerate(items))
+    return tuple(_route(entry, f"{where}: [{index}]") for index, entry in enumerate(items))
 
 
-def _route(item: object, where: str) -> GatewayRoute:
-    route = _fields(item, {"prefix": str, "upstream": dict}, where)
+def _route(entry: object, where: str) -> GatewayRoute:
+    route = _fields(entry, {"prefix": str, "upstream": dict}, where)
     prefix = route["prefix"]
     if not prefix.startswith("/"):
         raise InputError("the prefix does not begin with /", where=where, remedy=_REMEDY)
@@ -50,11 +50,11 @@ def _route(item: object, where: str) -> GatewayRoute:
     )
 
 
-def _fields(item: object, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
+def _fields(entry: object, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
     """Return `item` if it is an object with exactly the keys and types of `kinds`; InputError otherwise."""
-    if not isinstance(item, dict) or item.keys() != kinds.keys():
+    if not isinstance(entry, dict) or entry.keys() != kinds.keys():
         raise InputError(f"not an object with {', '.join(kinds)}", where=where, remedy=_REMEDY)
     for key, kind in kinds.items():
-        if type(item[key]) is not kind:
+        if type(entry[key]) is not kind:
             raise InputError(f"{key} is not of type {kind.__name__}", where=where, remedy=_REMEDY)
-    return item
+    return entry
