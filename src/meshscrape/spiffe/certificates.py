@@ -44,7 +44,7 @@ class Signer:
     @property
     def not_after(self) -> datetime:
         """Return when the first certificate of the signer's chain ends."""
-        return min(each.not_valid_after_utc for each in (self.certificate, *self.intermediates))
+        return min(certificate.not_valid_after_utc for certificate in (self.certificate, *self.intermediates))
 
 
 def make_csr(key: PrivateKey, spiffe_id: SpiffeId) -> bytes:
@@ -120,7 +120,7 @@ def load_certificates(pem: bytes, where: str) -> tuple[x509.Certificate, ...]:
 
 def certificates_to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
     """Return the certificates as one PEM text, in their order."""
-    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
+    return b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in certificates)
 
 
 def identity_of(certificate: x509.Certificate) -> SpiffeId:

@@ -45,7 +45,7 @@ class IdTemplate:
         if any(not facts.get(name) for name in _PLACE.findall(self.text)):
             return None
         try:
-            return SpiffeId(trust_domain, _PLACE.sub(lambda found: facts[found[1]], self.text))
+            return SpiffeId(trust_domain, _PLACE.sub(lambda match: facts[match[1]], self.text))
         except InputError:
             return None
 
