@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from meshscrape.cli.assumptions import read_assumptions
+from meshscrape.cli.complaints import complain, usage_line
 from meshscrape.cli.live import cluster_options
 from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.errors import InputError, MeshscrapeError
@@ -314,7 +314,7 @@ class DetailedExitCode(click.Command):
         except click.UsageError as error:
             if not detailed:
                 raise
-            error.show()
+            complain(usage_line(error))
             raise click.exceptions.Exit(1) from error
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -328,5 +328,5 @@ class DetailedExitCode(click.Command):
 
 def fail(error: MeshscrapeError) -> NoReturn:
     """Write one line to standard error and exit with 1."""
-    print(f"meshscrape: {error}", file=sys.stderr)
+    complain(str(error))
     raise click.exceptions.Exit(1)

@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from meshscrape import __version__
+from meshscrape.cli.complaints import complain, usage_line
 from meshscrape.cli.words import VARIABLE
 from meshscrape.errors import MeshscrapeError
 
@@ -118,13 +119,16 @@ def main(program: str = "meshscrape") -> None:
     _replace_closed_streams()
     try:
         code = meshscrape.main(prog_name=program, complete_var=VARIABLE, standalone_mode=False)
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        _leave(2)
+    except click.UsageError as error:
+        complain(usage_line(error))
         _leave(2)
     except (click.Abort, KeyboardInterrupt):
         _leave(130)
     except MeshscrapeError as error:
-        print(f"meshscrape: {error}", file=sys.stderr)
+        complain(str(error))
         _leave(error.exit_code)
     except BrokenPipeError:
         _leave(141)
@@ -133,13 +137,13 @@ def main(program: str = "meshscrape") -> None:
         # after it completed a word for a shell.
         _leave(141 if leaving.code else 0)
     except ModuleNotFoundError as error:
-        print(f"meshscrape: {_not_installed(error)}", file=sys.stderr)
+        complain(_not_installed(error))
         _leave(MeshscrapeError.exit_code)
     except OSError as error:
-        print(f"meshscrape: {_system_error(error)}", file=sys.stderr)
+        complain(_system_error(error))
         _leave(MeshscrapeError.exit_code)
     except Exception as error:
-        print(f"meshscrape: {_bug(error)}", file=sys.stderr)
+        complain(_bug(error))
         _leave(MeshscrapeError.exit_code)
     _leave(code if isinstance(code, int) else 0)
 
@@ -197,7 +201,7 @@ def _leave(code: int) -> NoReturn:
         except OSError as error:
             _silence(stream.fileno())
             if stream is sys.stdout:
-                print(f"meshscrape: the output cannot be written: {error.strerror}", file=sys.stderr)
+                complain(f"the output cannot be written: {error.strerror}; make room")
             code = MeshscrapeError.exit_code
     sys.exit(code)
 
