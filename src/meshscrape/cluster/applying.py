@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from meshscrape.cluster.api import Api, ApiError
 from meshscrape.cluster.dump import AT_ONCE, read_cluster, served_resources
 from meshscrape.cluster.effects import Effect
-from meshscrape.cluster.holding import holding
+from meshscrape.cluster.holding import HeldLease, holding
 from meshscrape.cluster.kinds import Resource
 from meshscrape.cluster.kubeconfig import Access
 from meshscrape.cluster.needs import (
@@ -164,11 +164,11 @@ class Applier:
             await self._try(merged(changes), created_namespaces(changes))
             return reading
         try:
-            async with holding(self._api, self._options.holder):
+            async with holding(self._api, self._options.holder) as lease:
                 await self._watch.begin(
                     reading.observation, reading.inventory, touched_namespaces(reading.plan)
                 )
-                return await self._apply_phases(reading)
+                return await self._apply_phases(reading, lease)
         except StoppedError:
             raise
         except MeshscrapeError as error:
@@ -176,12 +176,12 @@ class Applier:
                 raise
             raise HalfDoneError(error, self._made, self._options.verb) from None
 
-    async def _apply_phases(self, reading: PlannedCluster) -> PlannedCluster:
+    async def _apply_phases(self, reading: PlannedCluster, lease: HeldLease) -> PlannedCluster:
         shown = {change.ref for change in reading.plan.changes}
         last: Phase | None = None
         for phase in self._options.phases or reading.plan.phases:
             if any(change.phase == phase for change in reading.plan.changes):
-                reading = await self._apply_phase(phase, reading, shown)
+                reading = await self._apply_phase(phase, reading, shown, lease)
                 last = phase
         if reading.plan.inverse:
             await self._await_scrapes("removal", reading)
@@ -221,7 +221,9 @@ class Applier:
                 self._told(f"not checked: {change.ref}: the plan itself creates its namespace")
         await asyncio.gather(*(one(change) for change in changes if change.ref.namespace not in fresh))
 
-    async def _apply_phase(self, phase: Phase, reading: PlannedCluster, shown: set[Ref]) -> PlannedCluster:
+    async def _apply_phase(
+        self, phase: Phase, reading: PlannedCluster, shown: set[Ref], lease: HeldLease
+    ) -> PlannedCluster:
         """Apply one phase in waves, each until it has taken effect; return the cluster after it."""
         changes = [change for change in reading.plan.changes if change.phase == phase]
         fresh = [change.ref for change in changes if change.ref not in shown]
@@ -243,7 +245,9 @@ class Applier:
             await self._turn(phase, number, len(waves))
             await self._apply_wave(phase, wave, reading.inventory)
         if tracked:
-            await self._await_repository(phase, tracked, reading)
+            async with lease.patient():
+                await self._await_repository(phase, tracked, reading)
+            await self._effect.arrived(f"phase {phase}", _versions(tracked, reading.inventory))
         await self._reconcile(phase, reading)
         after = await self.read()
         await self._refuse_reverts(phase, after)
@@ -252,7 +256,7 @@ class Applier:
     async def _await_repository(
         self, phase: Phase, tracked: Mapping[Ref, str], reading: PlannedCluster
     ) -> None:
-        """Wait until the changes of tracked objects have arrived and taken effect."""
+        """Wait until the changes of tracked objects have arrived."""
         versions = _versions(tracked, reading.inventory)
 
         async def plan() -> tuple[PlannedCluster, set[Ref]]:
@@ -269,7 +273,6 @@ class Applier:
             seconds=self._options.gitops or 0.0,
             verb=self._options.verb,
         )
-        await self._effect.arrived(f"phase {phase}", versions)
         # A tool that brings a change and takes it back later is noticed like any other manager.
         self._written |= {(phase, ref) for ref in tracked}
 

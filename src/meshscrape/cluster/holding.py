@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 
 from meshscrape.cluster import lease as leases
 from meshscrape.cluster.api import Api, ApiError
@@ -17,28 +16,62 @@ from meshscrape.system.tasks import background
 _NOT_FOUND, _CONFLICT = 404, 409
 
 
+class HeldLease:
+    """The Lease of a run that holds it."""
+
+    def __init__(self, api: Api, holder: str) -> None:
+        self._api = api
+        self._holder = holder
+        self._patient = False
+
+    async def renew(self) -> None:
+        """Renew the Lease at an interval, for ever. Raise StoppedError when another run holds it."""
+        while True:
+            await asyncio.sleep(leases.RENEW_SECONDS)
+            try:
+                await self.confirm()
+            except StoppedError:
+                raise
+            except MeshscrapeError:
+                if not self._patient:
+                    raise
+
+    async def confirm(self) -> None:
+        """Renew the Lease now. Raise StoppedError when another run holds it."""
+        await _hold(self._api, self._holder, self._holder)
+
+    @asynccontextmanager
+    async def patient(self) -> AsyncIterator[None]:
+        """Let a block, which writes nothing, go on while the Lease cannot be renewed.
+
+        The Lease may expire meanwhile. So leaving the block confirms it: nothing is written if another run
+        holds it by then.
+        """
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+        await self.confirm()
+
+
 @asynccontextmanager
-async def holding(api: Api, holder: str) -> AsyncIterator[None]:
+async def holding(api: Api, holder: str) -> AsyncIterator[HeldLease]:
     """Hold the Lease. Raise StoppedError when another run holds it, also in the middle.
 
     An error while it is given back hides no other one: the Lease expires by itself.
     """
-    await _hold(api, holder, holder)
+    held = HeldLease(api, holder)
+    await held.confirm()
     try:
         async with background() as tasks:
-            tasks.start(partial(_renew, api, holder), "renewal of the Lease")
-            yield
+            tasks.start(held.renew, "renewal of the Lease")
+            yield held
     except BaseException:
         with suppress(MeshscrapeError):
             await _hold(api, "", holder)
         raise
     await _hold(api, "", holder)
-
-
-async def _renew(api: Api, holder: str) -> None:
-    while True:
-        await asyncio.sleep(leases.RENEW_SECONDS)
-        await _hold(api, holder, holder)
 
 
 async def _hold(api: Api, value: str, holder: str) -> None:
