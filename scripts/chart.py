@@ -1,4 +1,4 @@
-"""Write the files of the Helm chart that the package defines: containers, jobs, monitors, rules, dashboard.
+"""Write the files of the Helm chart that the package defines: containers, jobs, rights, rules, dashboard.
 
 `make chart` runs it. `tests/unit/test_chart.py` fails when a file is not what this would write.
 """
@@ -16,7 +16,7 @@ from meshscrape.prometheus.kubernetes_sd import ClusterJobs, secure_jobs
 from meshscrape.prometheus.operator import pod_monitors, proxy_scrape_class
 from meshscrape.prometheus.options import PrometheusOptions
 from meshscrape.prometheus.recorded import recorded_dashboard
-from meshscrape.prometheus.rules import RuleOptions, rules_file
+from meshscrape.prometheus.rules import RuleOptions, rules_file, verifier_rules
 
 CHART = Path(__file__).parent.parent / "charts/meshscrape"
 # The chart's templates replace these with values.
@@ -41,6 +41,7 @@ def chart_files() -> dict[str, str]:
         "jobs.yaml": MADE + dump(secure_jobs(ClusterJobs("", proxy=scrape_proxy_pod.IN_POD))),
         "monitors.yaml": MADE + dump({"monitors": monitors}),
         "verifier-rules.yaml": MADE + dump(RULES["verify"]),
+        "verifier-alerts.yaml": MADE + dump(verifier_rules()),
         "rules.yaml": rules_file(RuleOptions()),
         "dashboard.json": recorded_dashboard(board),
     }

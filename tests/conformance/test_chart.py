@@ -16,6 +16,7 @@ import yaml
 from conformance import operator, shop
 from conformance.cluster import programs
 from conformance.kube import Kube, Object, until
+from conformance.live import Live
 from conformance.migration import Migration
 from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.recorded import GROUP
@@ -25,6 +26,9 @@ from support.documents import faults
 Row = Callable[..., None]
 CHART = Path(__file__).parents[2] / "charts/meshscrape"
 SPACE = "chart"
+NOTE = "proxy.istio.io/config"
+YES = ("--yes", "--yes-interruption")
+HOLE = 'meshscrape_check_failed{check="plaintext-closed",workload="httpbin"}'
 IMAGE = {"repository": "docker.io/meshscrape/meshscrape", "tag": "test"}
 ALIAS = "old.example"
 EVERYTHING = {
@@ -49,6 +53,15 @@ CASES: Mapping[str, dict[str, Any]] = {
     "a DaemonSet": {"image": IMAGE, "prometheus": {"kind": "DaemonSet"}},
     "a Prometheus object, everything set": EVERYTHING,
     "rules and dashboard alone": {"proxy": {"enabled": False}},
+    "a verifier that stays": {
+        "image": IMAGE,
+        "verifier": {"enabled": True, "kind": "Deployment", "prometheusLabels": {"app": "prometheus"}},
+    },
+    "a verifier that stays, for a Prometheus object": {
+        "image": IMAGE,
+        "prometheus": {"kind": "Prometheus", "namespace": SPACE},
+        "verifier": {"enabled": True, "kind": "Deployment", "namespaces": ["shop"]},
+    },
 }
 
 
@@ -83,6 +96,13 @@ class Helm:
 def helm(kube: Kube, tmp_path: Path) -> Helm:
     """The pinned helm."""
     return Helm(kube.kubeconfig, tmp_path / "helm")
+
+
+@pytest.fixture
+def rendering(tmp_path: Path) -> Helm:
+    """The pinned helm without a cluster: `helm template` needs none."""
+    programs.built("helm")
+    return Helm(tmp_path / "kubeconfig", tmp_path / "helm")
 
 
 @pytest.fixture
@@ -213,6 +233,74 @@ def test_chart_renders_what_the_values_say(helm: Helm) -> None:
     assert board["panels"]
 
 
+def rendered(helm: Helm, **verifier: Any) -> dict[tuple[str, str], Object]:
+    """Return what the chart renders with a verifier, by kind and name."""
+    values = {
+        "image": IMAGE,
+        "prometheus": {"namespace": "monitoring"},
+        "verifier": {"enabled": True, **verifier},
+    }
+    return {(each["kind"], each["metadata"]["name"]): each for each in helm.template(values)}
+
+
+VERIFIER = "ms-meshscrape-verifier"
+
+
+def test_verifier_that_stays_is_confined(rendering: Helm) -> None:
+    """A restricted pod; only Prometheus's pods may read its metrics, whose own labels are kept."""
+    labels = {"app.kubernetes.io/name": "prometheus"}
+    objects = rendered(rendering, kind="Deployment", interval="30s", prometheusLabels=labels)
+    assert ("CronJob", VERIFIER) not in objects
+    template = objects["Deployment", VERIFIER]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    context = container["securityContext"]
+    assert (context["runAsNonRoot"], context["readOnlyRootFilesystem"]) == (True, True)
+    assert (context["capabilities"], context["allowPrivilegeEscalation"]) == ({"drop": ["ALL"]}, False)
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    (port,) = container["ports"]
+    assert container["args"] == [
+        "verify", "--kubernetes", "--quiet", "--watch", "--interval", "30s",
+        "--metrics", f"0.0.0.0:{port['containerPort']}",
+    ]  # fmt: skip
+    policy = objects["NetworkPolicy", VERIFIER]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    ((admitted,), (open_port,)) = policy["ingress"][0]["from"], policy["ingress"][0]["ports"]
+    assert admitted["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+    assert admitted["podSelector"] == {"matchLabels": labels}
+    assert open_port["port"] == port["containerPort"]
+    (job,) = yaml.safe_load(objects["ConfigMap", VERIFIER]["data"]["jobs.yaml"])
+    assert job["honor_labels"] is True
+
+
+def test_verifier_of_some_namespaces_may_connect_to_their_pods_only(rendering: Helm) -> None:
+    """And to Prometheus's. It reads objects of every namespace, because a part of a mesh cannot be judged."""
+    objects = rendered(rendering, namespaces=["shop"])
+    reading = objects["ClusterRole", f"{SPACE}-{VERIFIER}"]["rules"]
+    assert {verb for rule in reading for verb in rule["verbs"]} == {"list"}
+    assert not [rule for rule in reading if "pods/proxy" in rule["resources"]]
+    everything = rendered(rendering)["ClusterRole", f"{SPACE}-{VERIFIER}"]["rules"]
+    (visiting,) = (rule for rule in everything if "pods/proxy" in rule["resources"])
+    assert visiting["verbs"] == ["get"]
+    values = {
+        "image": IMAGE, "prometheus": {"namespace": "monitoring"},
+        "verifier": {"enabled": True, "namespaces": ["shop"]},
+    }  # fmt: skip
+    roles = {
+        each["metadata"]["namespace"]: each["rules"]
+        for each in rendering.template(values)
+        if each["kind"] == "Role" and each["metadata"]["name"] == f"{SPACE}-{VERIFIER}"
+    }
+    assert roles == {"shop": [visiting], "monitoring": [visiting]}
+
+
+def test_alert_misses_a_verifier_that_stays(rendering: Helm) -> None:
+    """Where none is to be there, its absence is no alert."""
+    for kind, groups in (("Deployment", 1), ("CronJob", 0)):
+        text = rendered(rendering, kind=kind)["ConfigMap", "ms-meshscrape-rules"]["data"]["rules.yaml"]
+        names = [group["name"] for group in yaml.safe_load(text)["groups"]]
+        assert names.count("meshscrape-verifier") == groups
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -220,6 +308,7 @@ def test_chart_renders_what_the_values_say(helm: Helm) -> None:
         ({"image": IMAGE, "prometeus": {}}, "prometeus"),
         ({"image": IMAGE, "prometheus": {"kind": "Pod"}}, "kind"),
         ({"image": IMAGE, "mesh": {"caAddress": "istiod"}}, "caAddress"),
+        ({"image": IMAGE, "verifier": {"kind": "DaemonSet"}}, "kind"),
     ],
     ids=str,
 )  # fmt: skip
@@ -277,6 +366,82 @@ def test_chart_puts_the_scrape_proxy_beside_an_existing_prometheus(
             Prometheus=prometheus.version(),
             helm=programs.BY_NAME["helm"].version,
         )
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(900)
+def test_verifier_that_stays_tells_prometheus_of_a_hole(
+    kube: Kube, helm: Helm, meshscrape: Path, row: Row
+) -> None:
+    """A pod that is older than its hardened template serves metrics in plaintext; then it restarts."""
+    live = Live(meshscrape, kube.kubeconfig)
+    with shop.shop(kube, strict=True), shop.found(kube, "existing") as prometheus:
+        assert prometheus is not None
+        prometheus.wait_for_up(set(shop.addresses(kube).values()))
+        done = live.run("apply", "--mode", "native", "--no-harden", "-n", shop.NAMESPACE, *YES)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        values = {
+            "image": IMAGE, "proxy": {"enabled": False},
+            "verifier": {
+                "enabled": True, "kind": "Deployment", "interval": "5s", "namespaces": [shop.NAMESPACE],
+                "prometheusLabels": dict([shop.PROMETHEUS.split("=")]),
+            },
+        }  # fmt: skip
+        space = prometheus.namespace
+        done = helm.run("install", "meshscrape", str(CHART), "--namespace", space, values=values)
+        assert done.returncode == 0, done.stderr
+        try:
+            kube.rollout(space, "deployment/meshscrape-verifier")
+            _may_no_more_than_it_must(kube, space)
+            data = kube.get("-n", space, "configmap", "meshscrape-verifier")["data"]
+            _add_jobs(kube, space, yaml.safe_load(data["jobs.yaml"]))
+            until(lambda: prometheus.query("meshscrape_verify_last_run_success == 1"), "a run is made", 180.0)
+            assert prometheus.query(HOLE) == []
+            kube("-n", shop.NAMESPACE, "rollout", "pause", "deployment/httpbin")
+            _harden(kube, "httpbin")
+            (hole,) = until(lambda: prometheus.query(f"{HOLE} == 1"), "the hole is seen", 180.0)
+            kube("-n", shop.NAMESPACE, "rollout", "resume", "deployment/httpbin")
+            until(lambda: prometheus.query(f"{HOLE} == 0"), "it is closed", 180.0)
+        finally:
+            helm.run("uninstall", "meshscrape", "--namespace", space)
+        metric = hole["metric"]
+        assert (metric["namespace"], metric["severity"]) == (shop.NAMESPACE, "hole")
+        row(
+            "Helm chart: a verifier that stays, scraped by an existing Prometheus",
+            "a pod older than its hardened template: meshscrape_check_failed is 1, and 0 after its restart",
+            Prometheus=prometheus.version(),
+            helm=programs.BY_NAME["helm"].version,
+        )
+
+
+def _may_no_more_than_it_must(kube: Kube, space: str) -> None:
+    """What a workload could do with the verifier's token."""
+    account = f"--as=system:serviceaccount:{space}:meshscrape-verifier"
+    asked = {
+        ("get", "pods/proxy", shop.NAMESPACE): "yes",
+        ("get", "pods/proxy", space): "yes",
+        ("get", "pods/proxy", "default"): "no",
+        ("list", "secrets", shop.NAMESPACE): "no",
+        ("create", "pods", space): "no",
+        ("create", "pods/proxy", shop.NAMESPACE): "no",
+        ("create", "serviceaccounts/token", space): "no",
+    }
+    answers = {
+        question: kube.run("auth", "can-i", *question[:2], "-n", question[2], account).stdout.strip()
+        for question in asked
+    }
+    assert answers == asked
+
+
+def _harden(kube: Kube, name: str) -> None:
+    """Close the plaintext ports in the template of a Deployment of the shop."""
+    deployment = kube.get("-n", shop.NAMESPACE, "deployment", name)
+    note = deployment["spec"]["template"]["metadata"]["annotations"][NOTE]
+    settings = yaml.safe_load(note)
+    settings["proxyMetadata"]["METRICS_LOCALHOST_ACCESS_ONLY"] = "true"
+    metadata = {"annotations": {NOTE: yaml.safe_dump(settings)}}
+    patch = {"spec": {"template": {"metadata": metadata}}}
+    kube("-n", shop.NAMESPACE, "patch", "deployment", name, "-p", json.dumps(patch))
 
 
 def _verified(kube: Kube, namespace: str) -> Object:

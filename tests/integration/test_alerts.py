@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from meshscrape.prometheus.recorded import QUERIES
-from meshscrape.prometheus.rules import RuleOptions, rule_groups, rules_file
+from meshscrape.prometheus.rules import RuleOptions, rule_groups, rules_file, verifier_rules
 from support.dashboard import dashboard
 from support.promtool import check_rules, run
 
@@ -204,6 +204,28 @@ def test_alerts_keep_the_label_of_the_cluster(tmp_path: Path) -> None:
     )
     cases = [_in_cluster(case) for case in CASES if case.firing and case.alert != absent.alert]
     tests = [_test(case) for case in (*cases, absent)]
+    document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "tests.yml").write_text(yaml.safe_dump(document))
+    done = run("test", "rules", str(tmp_path / "tests.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+LAST = "meshscrape_verify_last_run_success"
+KEPT = "meshscrape_verify_interval_seconds"
+VERIFIED = [
+    Case("no verifier at all", "MeshVerifyNotRunning", {'up{job="prometheus"}': "1x30"}, "20m", ({},)),
+    Case("a verifier that went", "MeshVerifyNotRunning", {KEPT: "60x5 _x30", LAST: "1x5 _x30"}, "30m", ({},)),
+    Case("no run of it could be made", "MeshVerifyNotRunning", {KEPT: "60x30", LAST: "0x30"}, "20m", ({},)),
+    Case("a verifier that restarts", "MeshVerifyNotRunning", {KEPT: "60x5 _x8 60x30", LAST: "1x40"}, "22m"),
+    Case("a verifier that runs", "MeshVerifyNotRunning", {KEPT: "60x30", LAST: "1x30"}, "20m"),
+]
+
+
+def test_a_verifier_that_must_run_is_missed(tmp_path: Path) -> None:
+    """The chart has this rule beside its verifier: without series, the other rules would stay silent."""
+    rules = [{**rule, "annotations": {}} for rule in verifier_rules()]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "verifier", "rules": rules}]}))
+    tests = [_test(case) for case in VERIFIED]
     document = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": tests}
     (tmp_path / "tests.yml").write_text(yaml.safe_dump(document))
     done = run("test", "rules", str(tmp_path / "tests.yml"))

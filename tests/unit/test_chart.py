@@ -65,8 +65,22 @@ def test_every_value_is_in_the_schema_and_has_a_default() -> None:
         {"mesh": {**VALUES["mesh"], "caAddress": "istiod"}}, {"mesh": {**VALUES["mesh"], "caAddress": '":1'}},
         {"mesh": {**VALUES["mesh"], "trustDomain": "spiffe://cluster.local"}},
         {"proxy": {"namespaces": "shop"}}, {"rules": {"without": ["TargetDown"]}},
+        {"verifier": {"kind": "Job"}}, {"verifier": {"interval": "5"}}, {"verifier": {"address": "pod"}},
+        {"verifier": {"interval": "5m --skip=plain-http"}},
     ],
     ids=str,
 )  # fmt: skip
 def test_refuses_wrong_values(wrong: dict[str, Any]) -> None:
     assert not Draft7Validator(SCHEMA).is_valid({**VALUES, **wrong})
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        {"verifier": {"kind": "Deployment", "interval": "30s", "address": "[::]"}},
+        {"verifier": {"prometheusLabels": {"app": "prometheus"}, "monitorLabels": {"release": "main"}}},
+    ],
+    ids=str,
+)
+def test_accepts_values_of_a_verifier_that_stays(right: dict[str, Any]) -> None:
+    Draft7Validator(SCHEMA).validate({**VALUES, **right})

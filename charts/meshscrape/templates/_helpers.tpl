@@ -42,3 +42,58 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- toYaml $parts -}}
 {{- end -}}
+
+{{- define "meshscrape.verifier" -}}
+{{- printf "%s-verifier" (include "meshscrape.name" .) -}}
+{{- end -}}
+
+{{- define "meshscrape.verifierPort" -}}
+9464
+{{- end -}}
+
+{{- define "meshscrape.verifierSelector" -}}
+app.kubernetes.io/name: meshscrape
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: verifier
+{{- end -}}
+
+{{/* The pod's spec of the verifier. `more` has further arguments of `meshscrape verify`. */}}
+{{- define "meshscrape.verifierPod" -}}
+{{- $root := .root -}}
+serviceAccountName: {{ include "meshscrape.verifier" $root }}
+enableServiceLinks: false
+containers:
+  - name: verify
+    image: {{ include "meshscrape.image" $root }}
+    args:
+      - verify
+      - --kubernetes
+      - --quiet
+      {{- range .more }}
+      - {{ . | quote }}
+      {{- end }}
+      {{- range $root.Values.verifier.namespaces }}
+      - --namespace
+      - {{ . | quote }}
+      {{- end }}
+    {{- if eq $root.Values.verifier.kind "Deployment" }}
+    ports:
+      - name: metrics
+        containerPort: {{ include "meshscrape.verifierPort" $root }}
+        protocol: TCP
+    {{- end }}
+    resources:
+      requests:
+        cpu: 50m
+        memory: 128Mi
+    securityContext:
+      allowPrivilegeEscalation: false
+      capabilities:
+        drop: [ALL]
+      readOnlyRootFilesystem: true
+      runAsNonRoot: true
+      runAsUser: 1337
+      runAsGroup: 1337
+      seccompProfile:
+        type: RuntimeDefault
+{{- end -}}

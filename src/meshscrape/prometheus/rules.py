@@ -361,6 +361,23 @@ def _verify() -> Iterator[Alert]:
     )
 
 
+def verifier_rules(runbook: str = RUNBOOK) -> list[dict[str, Any]]:
+    """Return the rules for a mesh in which `meshscrape verify --watch` must always run.
+
+    If it is gone, its results are gone, too, and the alerts about them are resolved.
+    """
+    alert = Alert(
+        "MeshVerifyNotRunning",
+        "absent(meshscrape_verify_interval_seconds)\nor meshscrape_verify_last_run_success == 0",
+        "15m",
+        "warning",
+        "The mesh is not verified",
+        "Prometheus gets no results of `meshscrape verify --watch`, or none of its runs could be made for 15 "
+        "minutes. See its pod and its log.",
+    )
+    return [alert.rule(runbook)]
+
+
 def _authority() -> Iterator[Alert]:
     crowded = 'meshscrape_ca_connections_ended_total{cause="evicted"}'
     yield Alert(
