@@ -195,13 +195,13 @@ class Applier:
         return self._control if ref.group in CONTROL_PLANE_GROUPS else self._api
 
     async def _served(self) -> list[Resource]:
-        found = await served_resources(self._api)
+        here = await served_resources(self._api)
         if self._control is self._api:
-            return found
+            return here
         istio = await served_resources(self._control)
         return [
-            *(each for each in found if each.group not in CONTROL_PLANE_GROUPS),
-            *(each for each in istio if each.group in CONTROL_PLANE_GROUPS),
+            *(resource for resource in here if resource.group not in CONTROL_PLANE_GROUPS),
+            *(resource for resource in istio if resource.group in CONTROL_PLANE_GROUPS),
         ]
 
     def _changes(self, plan: Plan) -> list[Change]:
@@ -291,10 +291,10 @@ class Applier:
         back = [ref for ref in taken_back(after.plan.changes, self._written) if ref not in self._skipped]
         if not back:
             return
-        found = after.inventory.get(back[0])
+        manifest = after.inventory.get(back[0])
         names: list[str] = []
-        if found is not None:
-            names = other_managers(await self._object(back[0], str(found.data.get("apiVersion"))))
+        if manifest is not None:
+            names = other_managers(await self._object(back[0], str(manifest.data.get("apiVersion"))))
         who = f"; its latest other field manager is {names[0]}" if names else ""
         raise StoppedError(
             f"{few(back)} is not as it was applied: another manager took the change back{who}",
@@ -383,13 +383,13 @@ class Applier:
     async def _object(self, ref: Ref, version: str) -> Object:
         """Return an object as it is now."""
         path = f"{collection_path(ref, version, self._resources)}/{ref.name}"
-        found: Object = await self._server(ref).get(path)
-        return found
+        data: Object = await self._server(ref).get(path)
+        return data
 
     async def _pods(self, namespace: str, selector: str) -> Object:
         """Return the list of the pods that a label selector selects."""
-        found: Object = await self._api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
-        return found
+        pods: Object = await self._api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
+        return pods
 
     async def _await_scrapes(self, phase: Phase, reading: PlannedCluster) -> None:
         await await_moved(
@@ -408,7 +408,7 @@ class Applier:
 
 def _versions(refs: Iterable[Ref], inventory: Inventory) -> dict[Ref, str]:
     """Return the `apiVersion` of each object that exists."""
-    return {ref: str(found.data.get("apiVersion")) for ref in refs if (found := inventory.get(ref))}
+    return {ref: str(manifest.data.get("apiVersion")) for ref in refs if (manifest := inventory.get(ref))}
 
 
 def _versions_after(changes: Iterable[Change]) -> dict[Ref, str]:

@@ -47,9 +47,9 @@ async def _read(
     """Return the objects of one API server; `istio`: only those of Istio's groups, or only the others."""
     api = Api(access, SharedJson().decode)
     resources = [
-        each
-        for each in await served_resources(api)
-        if istio is None or (each.group in CONTROL_PLANE_GROUPS) is istio
+        resource
+        for resource in await served_resources(api)
+        if istio is None or (resource.group in CONTROL_PLANE_GROUPS) is istio
     ]
     turns = asyncio.Semaphore(AT_ONCE)
 
@@ -77,10 +77,10 @@ async def _read(
 
 async def served_resources(api: Api) -> list[Resource]:
     """Return the resources to read that this API server serves. A group that does not answer is an error."""
-    found: list[Resource] = []
+    resources: list[Resource] = []
     for group, version in groups_to_read(await api.get("/apis")):
-        found += resources_to_read(group, version, await api.get(group_path(group, version)))
-    return found
+        resources += resources_to_read(group, version, await api.get(group_path(group, version)))
+    return resources
 
 
 async def _list(api: Api, resource: Resource, *, managers: bool) -> list[Manifest]:

@@ -77,15 +77,15 @@ async def holding(api: Api, holder: str) -> AsyncIterator[HeldLease]:
 async def _hold(api: Api, value: str, holder: str) -> None:
     """Write `value` as the Lease's holder, for the run `holder`."""
     try:
-        found = await api.get(f"{leases.PATH}/{leases.NAME}")
+        lease = await api.get(f"{leases.PATH}/{leases.NAME}")
     except ApiError as error:
         if error.status != _NOT_FOUND:
             raise
         await api.send("POST", leases.PATH, leases.lease(value, utcnow()))
         return
-    if other := leases.other_holder(found, holder, utcnow()):
+    if other := leases.other_holder(lease, holder, utcnow()):
         raise _held(api, other)
-    version = str((found.get("metadata") or {}).get("resourceVersion", ""))
+    version = str((lease.get("metadata") or {}).get("resourceVersion", ""))
     try:
         await api.send("PUT", f"{leases.PATH}/{leases.NAME}", leases.lease(value, utcnow(), version))
     except ApiError as error:

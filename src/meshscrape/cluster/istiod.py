@@ -20,15 +20,17 @@ async def with_told_versions(api: Api, manifests: list[Manifest]) -> list[Manife
     Without the right to pods/proxy, or without an answer, the version stays unknown.
     """
     told = {
-        each.ref: version
-        for each in istiods_of_unknown_version(Inventory(manifests))
-        if (version := await _version(api, each, manifests))
+        manifest.ref: version
+        for manifest in istiods_of_unknown_version(Inventory(manifests))
+        if (version := await _version(api, manifest, manifests))
     }
     if not told:
         return manifests
     return [
-        Manifest(each.ref, _annotated(each, told[each.ref]), each.where) if each.ref in told else each
-        for each in manifests
+        Manifest(manifest.ref, _annotated(manifest, told[manifest.ref]), manifest.where)
+        if manifest.ref in told
+        else manifest
+        for manifest in manifests
     ]
 
 

@@ -68,11 +68,11 @@ def group_path(group: str, version: str) -> str:
 def groups_to_read(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return group and preferred version of each group to read, from the answer to `/apis` (APIGroupList)."""
     served = (as_mapping(group) for group in as_list(document.get("groups")))
-    found = [
+    versions = [
         (str(group.get("name")), str(dig(group, "preferredVersion", "version", default="")))
         for group in served
     ]
-    return [("", "v1"), *sorted((name, version) for name, version in found if version and name in READ)]
+    return [("", "v1"), *sorted((name, version) for name, version in versions if version and name in READ)]
 
 
 def resources_to_read(group: str, version: str, document: Mapping[str, Any]) -> list[Resource]:

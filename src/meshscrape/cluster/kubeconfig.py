@@ -143,12 +143,12 @@ def _proxy(cluster: _Section) -> tuple[str, int] | None:
     text = cluster.text("proxy-url")
     if not text:
         return None
-    found = _PROXY.fullmatch(text)
-    if found is None:
+    address = _PROXY.fullmatch(text)
+    if address is None:
         raise cluster.error(
             f"proxy-url {text!r} is not supported", "use http://HOST:PORT, without a user and a path"
         )
-    return found["host"].strip("[]"), int(found["port"] or 80)
+    return address["host"].strip("[]"), int(address["port"] or 80)
 
 
 def merge(files: list[tuple[Path, Any]]) -> tuple[Any, Path]:
@@ -233,7 +233,7 @@ def _exec_plugin(user: _Section, directory: Path) -> ExecPlugin | None:
     if not command:
         raise section.error("command is missing", "name the credential plugin")
     arguments = section.data.get("args") or []
-    if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
+    if not isinstance(arguments, list) or not all(isinstance(argument, str) for argument in arguments):
         raise section.error("args is not a list of texts", "quote every argument")
     variables = [(str(entry.get("name")), str(entry.get("value"))) for entry in section.entries("env")]
     return ExecPlugin(

@@ -33,15 +33,15 @@ def lease(holder: str, now: datetime, version: str = "") -> dict[str, Any]:
     }
 
 
-def other_holder(found: Object, holder: str, now: datetime) -> str:
+def other_holder(data: Object, holder: str, now: datetime) -> str:
     """Return the other holder of a Lease at `now`; empty when it is free, expired, or of this holder."""
-    other = str(dig(found, "spec", "holderIdentity", default="") or "")
+    other = str(dig(data, "spec", "holderIdentity", default="") or "")
     try:
-        renewed = datetime.fromisoformat(str(dig(found, "spec", "renewTime", default="")))
+        renewed = datetime.fromisoformat(str(dig(data, "spec", "renewTime", default="")))
     except ValueError:
         return ""
     if renewed.tzinfo is None:
         renewed = renewed.replace(tzinfo=UTC)
-    seconds = dig(found, "spec", "leaseDurationSeconds", default=0)
+    seconds = dig(data, "spec", "leaseDurationSeconds", default=0)
     lasts = timedelta(seconds=seconds if isinstance(seconds, int) else 0)
     return other if other != holder and now < renewed + lasts else ""

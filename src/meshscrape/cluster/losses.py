@@ -66,38 +66,38 @@ class TargetHistory:
         failed scrape is returned once.
         """
         alive = {target.uid for target in targets if target.health != "down"}
-        found = []
+        failures = []
         for target in targets:
             replaced = target.uid in self._up_pods and target.uid not in alive
             scrape = (*target.place, target.at)
             failed = target.health == "down" and (target.place in self._up or replaced)
             if failed and scrape not in self._reported:
                 self._reported.add(scrape)
-                found.append(target)
+                failures.append(target)
         for target in targets:
             if target.health == "up":
                 self._up.add(target.place)
                 self._up_pods.add(target.uid)
-        return found
+        return failures
 
 
 def seen_targets(document: Mapping[str, Any], namespaces: Collection[str]) -> Iterator[SeenTarget]:
     """Yield the targets of pods of `namespaces` in an answer to `/api/v1/targets`."""
-    for each in as_list(dig(document, "data", "activeTargets")):
-        found = {**as_mapping(dig(each, "discoveredLabels")), **as_mapping(dig(each, "labels"))}
-        names = next(((str(found[a]), str(found[b])) for a, b in _NAMES if found.keys() >= {a, b}), None)
+    for target in as_list(dig(document, "data", "activeTargets")):
+        labels = {**as_mapping(dig(target, "discoveredLabels")), **as_mapping(dig(target, "labels"))}
+        names = next(((str(labels[a]), str(labels[b])) for a, b in _NAMES if labels.keys() >= {a, b}), None)
         pod = Ref("", "Pod", *names) if names else None
         if pod is None or pod.namespace not in namespaces:
             continue
-        health = str(dig(each, "health", default="unknown"))
+        health = str(dig(target, "health", default="unknown"))
         yield SeenTarget(
             pod,
-            str(found.get(_UID) or pod),
-            str(dig(each, "scrapePool", default="")),
-            _QUERY.sub("", str(dig(each, "scrapeUrl", default=""))),
+            str(labels.get(_UID) or pod),
+            str(dig(target, "scrapePool", default="")),
+            _QUERY.sub("", str(dig(target, "scrapeUrl", default=""))),
             health if health in ("up", "down") else "unknown",  # type: ignore[arg-type]
-            one_line(_QUERY.sub("", str(dig(each, "lastError", default=""))), _LONGEST),
-            _time(dig(each, "lastScrape")),
+            one_line(_QUERY.sub("", str(dig(target, "lastError", default=""))), _LONGEST),
+            _time(dig(target, "lastScrape")),
         )
 
 
@@ -116,13 +116,13 @@ def is_lost(target: SeenTarget, pod: Object | None) -> bool:
 
 def head_series(document: Mapping[str, Any]) -> int | None:
     """Return the series in the head block, from an answer to `/api/v1/status/tsdb`."""
-    found = dig(document, "data", "headStats", "numSeries")
-    return found if isinstance(found, int) and not isinstance(found, bool) else None
+    series = dig(document, "data", "headStats", "numSeries")
+    return series if isinstance(series, int) and not isinstance(series, bool) else None
 
 
 def _time(text: object) -> datetime:
     try:
-        found = datetime.fromisoformat(str(text))
+        moment = datetime.fromisoformat(str(text))
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

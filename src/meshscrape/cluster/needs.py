@@ -85,4 +85,4 @@ def _places(changes: Iterable[Change]) -> Iterator[str]:
 
 
 def _known(inventory: Inventory) -> frozenset[str]:
-    return frozenset(each.ref.name for each in inventory.of_kind("Namespace", ""))
+    return frozenset(namespace.ref.name for namespace in inventory.of_kind("Namespace", ""))

@@ -59,11 +59,11 @@ class PodCache:
 
     def targets(self, jobs: Iterable[str]) -> dict[str, tuple[Target, ...]]:
         """Return all targets by job, in the order in which their pods came."""
-        found: dict[str, list[Target]] = {job: [] for job in jobs}
+        by_job: dict[str, list[Target]] = {job: [] for job in jobs}
         for targets in self._pods.values():
             for job, own in targets.items():
-                found[job].extend(own)
-        return {job: tuple(own) for job, own in found.items()}
+                by_job[job].extend(own)
+        return {job: tuple(own) for job, own in by_job.items()}
 
     def __len__(self) -> int:
         return len(self._pods)

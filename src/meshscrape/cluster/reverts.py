@@ -18,21 +18,21 @@ _CONTROLLERS = ("kube-controller-manager", "kubelet", "kube-scheduler")
 
 def reconcile_seconds(objects: Iterable[Manifest], namespaces: Collection[str]) -> float:
     """Return the longest reconcile interval of the tools that track objects of `namespaces`; else 0."""
-    tools = {tracker(each.data) for each in objects if each.ref.namespace in namespaces}
+    tools = {tracker(manifest.data) for manifest in objects if manifest.ref.namespace in namespaces}
     return max((_INTERVALS.get(tool, 0.0) for tool in tools), default=0.0)
 
 
 def taken_back(changes: Iterable[Change], written: Collection[tuple[Phase, Ref]]) -> list[Ref]:
     """Return the objects whose change is planned again although this run has written it."""
-    return list(dict.fromkeys(each.ref for each in changes if (each.phase, each.ref) in written))
+    return list(dict.fromkeys(change.ref for change in changes if (change.phase, change.ref) in written))
 
 
 def other_managers(data: Object) -> list[str]:
     """Return the field managers that wrote an object, the latest first, without meshscrape and Kubernetes."""
     entries = [
-        (str(dig(each, "time", default="")), str(dig(each, "manager", default="")))
-        for each in as_list(dig(data, "metadata", "managedFields"))
-        if not dig(each, "subresource")
+        (str(dig(entry, "time", default="")), str(dig(entry, "manager", default="")))
+        for entry in as_list(dig(data, "metadata", "managedFields"))
+        if not dig(entry, "subresource")
     ]
     names = [name for _, name in sorted(entries, reverse=True)]
     return [name for name in dict.fromkeys(names) if name and name not in (MANAGER, *_CONTROLLERS)]

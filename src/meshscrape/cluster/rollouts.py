@@ -28,8 +28,8 @@ class Pending:
 def pending(manifest: Manifest) -> Pending | None:
     """Return what is missing until the object is as its specification says; None when nothing is."""
     data = manifest.data
-    seen = _seen_generation(data)
-    if seen is not None and seen < int(dig(data, "metadata", "generation", default=0) or 0):
+    generation = _seen_generation(data)
+    if generation is not None and generation < int(dig(data, "metadata", "generation", default=0) or 0):
         return Pending("its controller has not seen the change yet")
     judge = _JUDGES.get(manifest.ref.kind)
     return judge(data) if judge else None
@@ -45,7 +45,7 @@ def stuck_pods(pods: Iterable[Object]) -> list[str]:
 
     Such reasons are `ImagePullBackOff` and `CrashLoopBackOff`; the text has the kubelet's own message.
     """
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for pod in pods:
         statuses = [
             *as_list(dig(pod, "status", "initContainerStatuses")),
@@ -56,8 +56,8 @@ def stuck_pods(pods: Iterable[Object]) -> list[str]:
             if reason and reason not in _STARTING:
                 place = f"{dig(pod, 'metadata', 'name')}, container {dig(status, 'name')}"
                 told = one_line(str(dig(status, "state", "waiting", "message", default="")), _LONGEST)
-                found.setdefault(reason, f"{reason} in pod {place}" + (f": {told}" if told else ""))
-    return list(found.values())
+                reasons.setdefault(reason, f"{reason} in pod {place}" + (f": {told}" if told else ""))
+    return list(reasons.values())
 
 
 def _seen_generation(data: Object) -> int | None:

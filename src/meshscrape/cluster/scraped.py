@@ -33,14 +33,14 @@ def prometheus_pods(observation: Observation, inventory: Inventory) -> tuple[lis
 
 def prometheus_selectors(observation: Observation, inventory: Inventory) -> list[tuple[str, str]]:
     """Return the namespace and label selector of the pods of each Prometheus, now and after restarts."""
-    found = []
+    selectors = []
     for scraper in observation.scrapers:
         if scraper.kind == "operator":
-            found.append((scraper.namespace, f"{OPERATED_BY}={scraper.name}"))
+            selectors.append((scraper.namespace, f"{OPERATED_BY}={scraper.name}"))
         elif scraper.kind == "prometheus" and (workload := inventory.get(scraper.ref)):
             text = selector_text(dig(workload.data, "spec", "selector", default={}))
-            found += [(scraper.namespace, text)] if text else []
-    return found
+            selectors += [(scraper.namespace, text)] if text else []
+    return selectors
 
 
 def _pods_of(scraper: Scraper, observation: Observation, inventory: Inventory) -> list[Manifest]:
@@ -65,15 +65,15 @@ def expected_targets(
             for ref, own in job.ports_of.items():
                 read = set(own) if over == "mtls" else PLAINTEXT_PORTS.intersection(own)
                 ports.setdefault(ref, set()).update(read)
-    found: dict[str, str] = {}
+    targets: dict[str, str] = {}
     workloads = {workload.ref: workload for workload in observation.workloads}
     for ref in refs:
         workload = workloads.get(ref)
         for pod in workload.pods if workload else ():
             if _is_ready(pod.data):
                 for address in pod_addresses(pod.data)[:1]:
-                    found |= {host_port(address, port): str(pod.ref) for port in ports.get(ref, ())}
-    return found
+                    targets |= {host_port(address, port): str(pod.ref) for port in ports.get(ref, ())}
+    return targets
 
 
 def left_targets(observation: Observation, returned: Mapping[str, str]) -> frozenset[str]:
@@ -97,17 +97,19 @@ def health_by_target(documents: Iterable[Mapping[str, Any]]) -> dict[str, str]:
 
     A target that one replica cannot scrape is not up.
     """
-    found: dict[str, str] = {}
+    states: dict[str, str] = {}
     for document in documents:
         for target in as_list(dig(document, "data", "activeTargets")):
             place = _AUTHORITY.match(str(dig(target, "scrapeUrl", default="")))
             health = str(dig(target, "health", default="unknown"))
-            if place is not None and found.get(place[1], "up") == "up":
-                found[place[1]] = health
-    return found
+            if place is not None and states.get(place[1], "up") == "up":
+                states[place[1]] = health
+    return states
 
 
 def _is_ready(pod: Object) -> bool:
     conditions = as_list(dig(pod, "status", "conditions"))
-    ready = any(dig(each, "type") == "Ready" and dig(each, "status") == "True" for each in conditions)
+    ready = any(
+        dig(condition, "type") == "Ready" and dig(condition, "status") == "True" for condition in conditions
+    )
     return ready and not dig(pod, "metadata", "deletionTimestamp")

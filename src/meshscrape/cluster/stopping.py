@@ -37,4 +37,4 @@ def few(items: Iterable[object]) -> str:
 def one_line(text: str, longest: int) -> str:
     """Return the start of a server's text on one line, without characters that control a terminal."""
     short = " ".join(text[: 2 * longest].split())[:longest]
-    return "".join(each if each.isprintable() else "?" for each in short)
+    return "".join(character if character.isprintable() else "?" for character in short)

@@ -16,10 +16,10 @@ def proxied_targets(pod: Any, mesh: TargetMesh) -> Mapping[str, tuple[Target, ..
 
     Raises InputError for a pod whose namespace or ServiceAccount can have no SPIFFE ID.
     """
-    found: dict[str, list[Target]] = {}
+    by_job: dict[str, list[Target]] = {}
     for target in targets_of(pod, mesh):
-        found.setdefault(JOB_OF[target.metrics], []).extend(
+        by_job.setdefault(JOB_OF[target.metrics], []).extend(
             Target(address, target.port, target.identity, target.labels, target.path, main=not number)
             for number, address in enumerate(target.addresses)
         )
-    return {job: tuple(targets) for job, targets in found.items()}
+    return {job: tuple(targets) for job, targets in by_job.items()}

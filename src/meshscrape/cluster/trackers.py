@@ -25,5 +25,5 @@ def tracker(data: Object | None) -> str:
     if data is None:
         return ""
     marks = {**objects.labels(data), **objects.annotations(data)}
-    found = next((tool for mark, tool in _MARKS.items() if mark in marks), "")
-    return found or ("Helm" if marks.get(MANAGED_BY) == "Helm" else "")
+    tool = next((tool for mark, tool in _MARKS.items() if mark in marks), "")
+    return tool or ("Helm" if marks.get(MANAGED_BY) == "Helm" else "")

@@ -85,13 +85,13 @@ async def _report(api: Api, job: VerifierJob, told: Callable[[str], None]) -> Re
 
 async def _state(api: Api, job: VerifierJob) -> JobState:
     space = job.verifier.namespace
-    found = await api.get(job.path)
+    data = await api.get(job.path)
     pods = (await api.get(core_path(space, "pods"), labelSelector=job.selector)).get("items") or []
     events: list[Object] = []
     if not pods:
         about = f"involvedObject.kind=Job,involvedObject.name={job.name}"
         events = (await api.get(core_path(space, "events"), fieldSelector=about)).get("items") or []
-    return job_state(found, pods, events)
+    return job_state(data, pods, events)
 
 
 async def _read(api: Api, job: VerifierJob, state: JobState) -> Report:

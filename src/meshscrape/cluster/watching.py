@@ -123,15 +123,15 @@ class ScrapeWatch:
 
     async def _pods(self) -> list[Ref]:
         """Return the running pods of every Prometheus, as they are now."""
-        found = []
+        pods = []
         for namespace, selector in self._selectors:
             answer = await self._api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)
             for item in as_list(answer.get("items")):
                 if dig(item, "status", "phase") == "Running" and not dig(
                     item, "metadata", "deletionTimestamp"
                 ):
-                    found.append(Ref("", "Pod", namespace, str(dig(item, "metadata", "name"))))
-        return found
+                    pods.append(Ref("", "Pod", namespace, str(dig(item, "metadata", "name"))))
+        return pods
 
     async def _pod(self, ref: Ref) -> Object | None:
         """Return a pod as it is now. A list needs no other right than the reading did."""

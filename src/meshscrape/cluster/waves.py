@@ -82,12 +82,12 @@ def interrupted(changes: Iterable[Change], inventory: Inventory) -> dict[Ref, st
 
     A Deployment of one replica that rolls is not among them: its new pod is ready before the old one ends.
     """
-    found: dict[Ref, str] = {}
+    reasons: dict[Ref, str] = {}
     for change in changes:
         manifest = inventory.get(change.ref)
         if change.restarts and manifest is not None and (reason := _interruption(manifest.data)):
-            found[change.ref] = reason
-    return found
+            reasons[change.ref] = reason
+    return reasons
 
 
 def _interruption(data: Object) -> str:
@@ -117,4 +117,6 @@ def unproven(changes: Iterable[Change], observation: Observation, inventory: Inv
 
 def _is_ready(pod: Object) -> bool:
     conditions = dig(pod, "status", "conditions", default=[])
-    return any(dig(each, "type") == "Ready" and dig(each, "status") == "True" for each in conditions)
+    return any(
+        dig(condition, "type") == "Ready" and dig(condition, "status") == "True" for condition in conditions
+    )

@@ -60,11 +60,11 @@ def merged(changes: Iterable[Change]) -> list[Change]:
 
     A change of a later phase begins with what an earlier one has made, which a dry run does not make.
     """
-    found: dict[Ref, Change] = {}
+    latest: dict[Ref, Change] = {}
     for change in changes:
-        before = found[change.ref].before if change.ref in found else change.before
-        found[change.ref] = replace(change, before=before, action=_action(before, change.after))
-    return [change for change in found.values() if (change.before, change.after) != (None, None)]
+        before = latest[change.ref].before if change.ref in latest else change.before
+        latest[change.ref] = replace(change, before=before, action=_action(before, change.after))
+    return [change for change in latest.values() if (change.before, change.after) != (None, None)]
 
 
 def _action(before: Object | None, after: Object | None) -> Action:
@@ -75,7 +75,9 @@ def _action(before: Object | None, after: Object | None) -> Action:
 
 def collection_path(ref: Ref, api_version: str, resources: Iterable[Resource]) -> str:
     """Return the path of the objects like `ref`, in its namespace."""
-    plural = next((each.plural for each in resources if (each.group, each.kind) == (ref.group, ref.kind)), "")
+    plural = next(
+        (known.plural for known in resources if (known.group, known.kind) == (ref.group, ref.kind)), ""
+    )
     if not plural:
         raise InputError(
             "the API server does not serve this kind",
