@@ -70,6 +70,7 @@ ISTIO_INSTALL = "install.istio.io"
 RBAC_GROUP = "rbac.authorization.k8s.io"
 DISCOVERY_GROUP = "discovery.k8s.io"
 MONITORING_GROUP = "monitoring.coreos.com"
+ROLLOUTS_GROUP = "argoproj.io"
 MONITORING_V1 = "monitoring.coreos.com/v1"
 # The apiVersion of the documents that meshscrape writes.
 DOCUMENT_VERSION = "meshscrape.io/v1"

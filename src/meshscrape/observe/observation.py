@@ -38,7 +38,13 @@ class Observation:
     plaintext_components: tuple[PlaintextComponent, ...] = ()
     pitfalls: tuple[Pitfall, ...] = ()
     next_steps: Mapping[Ref, str] = field(default_factory=dict)
+    _by_ref: Mapping[Ref, ObservedWorkload] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # The first of several workloads with one reference counts.
+        by_ref = {workload.ref: workload for workload in reversed(self.workloads)}
+        object.__setattr__(self, "_by_ref", by_ref)
 
     def workload(self, ref: Ref) -> ObservedWorkload | None:
-        """Return the workload of this reference, or None (a linear search)."""
-        return next((workload for workload in self.workloads if workload.ref == ref), None)
+        """Return the workload of this reference, or None."""
+        return self._by_ref.get(ref)

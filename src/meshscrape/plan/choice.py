@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED
+from meshscrape.istio.names import INJECT, NAMESPACE_INJECTION, NEVER_INJECTED, ROLLOUTS_GROUP
 from meshscrape.istio.versions import IstioVersion
-from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, selects, template_path
+from meshscrape.kube.objects import Ref, as_list, as_mapping, dig, labels, selects, template_path
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import Decided, Refused
 from meshscrape.plan.workloads import (
@@ -32,6 +32,7 @@ def choose(context: Context) -> list[PlannedWorkload]:
     chosen = list(chosen_workloads(context))
     if not context.intent.inject:
         _note_outside(context, chosen)
+    _note_rollouts(context)
     targets = []
     for workload in chosen:
         if workload.kind == "ambient":
@@ -82,6 +83,22 @@ def _note_outside(context: Context, chosen: list[ObservedWorkload]) -> None:
                 "no-sidecar",
                 "it has no sidecar, so it is left alone",
                 "add it to the mesh with --inject",
+            )
+
+
+def _note_rollouts(context: Context) -> None:
+    """Note the chosen Rollouts of Argo Rollouts without pods: nothing else shows what they run."""
+    intent, known = context.intent, {workload.ref for workload in context.observation.workloads}
+    for rollout in context.inventory.of_kind("Rollout", ROLLOUTS_GROUP):
+        elsewhere = intent.namespaces and rollout.ref.namespace not in intent.namespaces
+        pod_labels = labels(dig(rollout.data, "spec", "template"))
+        unselected = intent.selector is not None and not selects(intent.selector, pod_labels)
+        if rollout.ref not in known and not elsewhere and not unselected:
+            context.draft.note(
+                rollout.ref,
+                "pods-unknown",
+                "none of its pods is among the objects, so it is left alone",
+                "give its pods and ReplicaSets too",
             )
 
 

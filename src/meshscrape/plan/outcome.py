@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from meshscrape.kube.objects import Ref
 
 # Codes of notes about chosen workloads without a proxy that a plan could secure.
-LEFT_ALONE = frozenset({"ambient", "host-network", "opted-out", "no-envoy"})
+LEFT_ALONE = frozenset({"ambient", "host-network", "opted-out", "no-envoy", "pods-unknown"})
 
 
 @dataclass(frozen=True, slots=True)

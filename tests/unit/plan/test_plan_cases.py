@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from meshscrape.kube.objects import Inventory
+from meshscrape.plan.render.diff import summary
 from support.objects import (
     cluster,
     control_plane,
@@ -303,6 +304,19 @@ def test_a_workload_without_envoy_stays_as_it_is(notes: dict[str, str]) -> None:
     assert not [ref for ref in refs(plan) if ref[2] == "Deployment/httpbin"]
     assert [ref.name for ref in plan.outcome.left] == ["httpbin"]
     assert "no-envoy" in codes(plan)
+
+
+def test_a_rollout_without_pods_is_named() -> None:
+    """It is not "Nothing to do.": its ReplicaSets and pods would show what it runs."""
+    rollout = {**deployment("web", "default"), "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
+    before = cluster(control_plane(), injected_namespace(), rollout)
+    plan = planned(before)
+    assert [str(ref) for ref in plan.outcome.left] == ["Rollout.argoproj.io default/web"]
+    assert "pods-unknown" in codes(plan)
+    assert summary(plan) == "Nothing planned; 1 left alone (Rollout.argoproj.io default/web)."
+    for elsewhere in ({"namespaces": ("shop",)}, {"selector": {"matchLabels": {"app": "other"}}}):
+        assert "pods-unknown" not in codes(planned(before, **elsewhere))
+    assert "pods-unknown" in codes(planned(before, selector={"matchLabels": {"app": "web"}}))
 
 
 def test_an_operator_that_knows_no_scrape_class_is_held_back() -> None:
