@@ -14,11 +14,13 @@ import yaml
 from conformance import samples, shop
 from conformance.cluster.istio import Installer
 from conformance.kube import Kube, Object, until
+from conformance.live import Live
 from conformance.migration import Migration
 from conformance.watch import Watch
 from meshscrape.observe.injection_template import InjectionTemplate, chart_values
 
 Row = Callable[..., None]
+YES = ("--yes", "--yes-interruption")
 SPACE = "places"
 CHECKSUM = "meshscrape.io/bootstrap-checksum"
 ROOT = "istio-system"
@@ -185,6 +187,56 @@ def test_an_injection_template_opens_ports_without_a_condition(
                 "targets up over HTTPS; without the ConfigMap a pod starts, and its agent logs it",
                 Prometheus=prometheus.version(),
             )
+
+
+@pytest.mark.whole
+@pytest.mark.timeout(1500)
+def test_remove_takes_an_injection_template_back(
+    kube: Kube, installer: Installer, meshscrape: Path, tmp_path: Path, row: Row
+) -> None:
+    """It waits until Istio's chart has no template for the namespace and no pod runs with it."""
+    options = ("--mode", "bootstrap", "--scope", "namespace", "-n", shop.NAMESPACE)
+    live = Live(meshscrape, kube.kubeconfig)
+    back = ("remove", "-n", shop.NAMESPACE, *YES, "--yes-plaintext")
+    with shop.shop(kube, strict=False), shop.found(kube, "existing") as prometheus:
+        assert prometheus is not None
+        prometheus.wait_for_up(set(shop.addresses(kube).values()))
+        migration = Migration(kube, meshscrape, tmp_path, options)
+        # The ConfigMaps, and nothing that needs the template.
+        first = live.run("apply", *options, *YES)
+        assert first.returncode == 1, (first.stdout, first.stderr)
+        values = yaml.safe_load((migration.render() / "istio-values.yaml").read_text())
+        with charted(installer, values):
+            until(lambda: _has_template(kube), "the webhook uses the template")
+            _restart(kube)
+            second = live.run("apply", *options, *YES)
+            assert second.returncode == 0, (second.stdout, second.stderr)
+            _restart(kube)
+            secured = prometheus.wait_for_up(set(shop.addresses(kube).values()))
+            assert all(target["scrapeUrl"].startswith("https://") for target in secured)
+            held = live.run(*back)
+            assert (held.returncode, "of Istio's chart still gives" in held.stdout) == (1, True), held.stdout
+        # The webhook reads the chart's usual ConfigMap again, a while after the upgrade.
+        until(lambda: not _has_template(kube), "the webhook uses the usual templates")
+        _restart(kube)
+        done = live.run(*back)
+        assert done.returncode == 0, (done.stdout, done.stderr)
+        targets = prometheus.wait_for_up(set(shop.addresses(kube).values()))
+        assert all(target["scrapeUrl"].startswith("http://") for target in targets)
+        assert not kube.has("-n", shop.NAMESPACE, "configmap", "meshscrape-bootstrap")
+        row(
+            "remove of bootstrap mode by an injection template",
+            f"held back while Istio's chart has the template; then {len(targets)} targets up over HTTP and "
+            "the ConfigMap is gone",
+            Prometheus=prometheus.version(),
+        )
+
+
+def _restart(kube: Kube) -> None:
+    """Restart every Deployment of the shop, and wait until it runs."""
+    names = kube("-n", shop.NAMESPACE, "get", "deployment", "-o", "name").split()
+    kube("-n", shop.NAMESPACE, "rollout", "restart", *names)
+    kube.rollout(shop.NAMESPACE, *names)
 
 
 def _has_template(kube: Kube) -> bool:
