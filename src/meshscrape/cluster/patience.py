@@ -9,7 +9,7 @@ from meshscrape.cluster.stopping import StoppedError
 
 # An upgrade of a managed control plane takes some minutes.
 OUTAGE_SECONDS = 900.0
-# An API server that has just started may refuse requests until it has read who may do what.
+# An API server that has just started may refuse requests until it has read the roles and their bindings.
 REFUSED_SECONDS = 30.0
 _EXPIRED, _BUSY = 410, 429
 _REFUSALS: dict[int, Literal["credentials", "right"]] = {401: "credentials", 403: "right"}
