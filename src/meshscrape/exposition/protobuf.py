@@ -160,7 +160,7 @@ class ProtobufMerge(SourceMerge):
             length, start = _length(self._held, position)
             if start < 0:
                 break
-            if length > MAX_MESSAGE or start - position > _MAX_LENGTH_BYTES:
+            if length > MAX_MESSAGE:
                 self._cut("sent a family that is too large, or no protobuf")
                 break
             if start + length > len(self._held):
@@ -223,14 +223,17 @@ def render_protobuf(families: Iterable[Family]) -> bytes:
 
 
 def _length(data: bytes | bytearray, position: int) -> tuple[int, int]:
-    """Return the varint at `position` and where it ends; the end is -1 if it is incomplete."""
+    """Return the varint at `position` and where it ends; the end is -1 if it is incomplete.
+
+    A varint of too many bytes counts as a length beyond MAX_MESSAGE.
+    """
     value = shift = 0
-    for place in range(position, min(len(data), position + _MAX_LENGTH_BYTES + 1)):
+    for place in range(position, min(len(data), position + _MAX_LENGTH_BYTES)):
         value |= (data[place] & 0x7F) << shift
         shift += 7
         if data[place] < 0x80:
             return value, place + 1
-    return (0, -1) if len(data) - position <= _MAX_LENGTH_BYTES else (MAX_MESSAGE + 1, position)
+    return (0, -1) if len(data) - position < _MAX_LENGTH_BYTES else (MAX_MESSAGE + 1, position)
 
 
 def _varint(value: int) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from meshscrape.exposition.health import (
     Family,
     SourceHealth,
@@ -55,9 +57,17 @@ def test_health_names_what_is_hidden_and_why() -> None:
         assert line in body
 
 
+def test_healthy_source_has_no_problem() -> None:
+    """The problem is a series of a source that is down only."""
+    body = render_families(health_families([SourceHealth("envoy", True, 1, 1, 1, 0, 0, 0)]))
+    assert b'meshscrape_source_up{source="envoy"} 1\n' in body
+    assert b"meshscrape_source_problem_info" not in body
+
+
 def test_reserved_names_are_the_rendered_ones() -> None:
     """Every family of the health is reserved, so that no application can pretend to be healthy."""
-    assert [name.decode() for name, _ in health_names()] == [f.name for f in health_families([])]
+    rendered = [(family.name.encode(), family.kind.encode()) for family in health_families([])]
+    assert health_names() == rendered
 
 
 def test_odd_characters_are_read_back() -> None:
@@ -71,3 +81,28 @@ def test_odd_characters_are_read_back() -> None:
 def test_a_family_without_samples_is_not_rendered() -> None:
     """No sources, no lines."""
     assert render_families(health_families([])) == b""
+
+
+def test_families_behind_one_without_samples_are_rendered() -> None:
+    """Labels may be rendered already, or none."""
+    families = [
+        Family("none", "gauge", "", []),
+        Family("a", "gauge", "A.", [("", 1), ('{x="1"}', 2)]),
+    ]
+    assert render_families(families) == b'# HELP a A.\n# TYPE a gauge\na 1\na{x="1"} 2\n'
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3.0, "3"),
+        (-0.5, "-0.5"),
+        (1e300, "1e+300"),
+        (float("nan"), "NaN"),
+        (float("inf"), "+Inf"),
+        (float("-inf"), "-Inf"),
+    ],
+)
+def test_numbers_are_written_as_prometheus_writes_them(value: float, text: str) -> None:
+    """Whole ones without a point."""
+    assert render_families([Family("a", "gauge", "", [({}, value)])]).decode().endswith(f"\na {text}\n")

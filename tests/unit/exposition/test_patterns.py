@@ -70,3 +70,17 @@ def test_time_is_linear_in_hostile_lines(kind: str) -> None:
     ):
         clean(data)
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("line", "tidy"),
+    [
+        (b" a 1\n", b"a 1\n"),
+        (b"# TYPE a unknown\n", b"# TYPE a untyped\n"),
+        (b"a 1\n# TYPE b info\n", b"a 1\n# TYPE b untyped\n"),
+        (b"a 1\n", b"a 1\n"),
+    ],
+)
+def test_the_first_line_is_tidied_too(line: bytes, tidy: bytes) -> None:
+    """Although no line feed comes before it."""
+    assert patterns.tidied(line) == tidy
