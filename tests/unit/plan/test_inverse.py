@@ -14,7 +14,7 @@ from meshscrape.kube.manifests import load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory, stable
 from meshscrape.observe import observe
 from meshscrape.plan.edited_objects import clone
-from meshscrape.plan.inverse.evidence import Evidence, wrote
+from meshscrape.plan.inverse.evidence import Evidence
 from meshscrape.plan.inverse.planner import InverseIntent, plan_inverse
 from meshscrape.plan.inverse.record import with_record
 from meshscrape.plan.model import INVERSE_PHASES, Plan
@@ -234,47 +234,6 @@ def managed(*entries: tuple[str, str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 NOTES = {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {"f:proxy.istio.io/config": {}}}}}}
-PORTS = {
-    "f:spec": {
-        "f:template": {
-            "f:metadata": {"f:annotations": {"f:traffic.sidecar.istio.io/excludeInboundPorts": {}}}
-        }
-    }
-}
-AT = ("spec", "template", "metadata", "annotations", "proxy.istio.io/config")
-
-
-@pytest.mark.parametrize(
-    ("entries", "answer"),
-    [
-        ([], None),
-        ([("meshscrape", "2026-01-02T00:00:00Z", NOTES)], True),
-        ([("kubectl", "2026-01-01T00:00:00Z", NOTES)], False),
-        # Another manager changed the field after meshscrape wrote to the object.
-        (
-            [("meshscrape", "2026-01-01T00:00:00Z", PORTS), ("kubectl-edit", "2026-01-02T00:00:00Z", NOTES)],
-            True,
-        ),
-        # It was there before meshscrape wrote something else.
-        ([("meshscrape", "2026-01-02T00:00:00Z", PORTS), ("kubectl", "2026-01-01T00:00:00Z", NOTES)], False),
-    ],
-)
-def test_managed_fields_show_who_wrote(entries: Any, answer: bool | None) -> None:
-    assert wrote({"metadata": {"managedFields": managed(*entries)}}, AT) is answer
-
-
-def test_managed_fields_of_list_items_are_found_by_their_key() -> None:
-    fields = {
-        "f:spec": {
-            "f:containers": {
-                'k:{"name":"istio-proxy"}': {"f:env": {'k:{"name":"A"}': {".": {}, "f:value": {}}}}
-            }
-        }
-    }
-    data = {"metadata": {"managedFields": managed(("meshscrape", "2026-01-01T00:00:00Z", fields))}}
-    proxy = ("spec", "containers", ("name", "istio-proxy"), "env")
-    assert wrote(data, (*proxy, ("name", "A"))) is True
-    assert wrote(data, (*proxy, ("name", "B"))) is False
 
 
 def test_keeps_fields_that_another_manager_wrote_before() -> None:

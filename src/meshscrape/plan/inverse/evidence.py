@@ -42,7 +42,7 @@ def wrote(data: Object, path: FieldPath) -> bool | None:
     if any(_covers(entry.get("fieldsV1"), path) for entry in ours):
         return True
     last = max((_time(entry) for entry in ours), default="")
-    others = [entry for entry in entries if entry not in ours and _covers(entry.get("fieldsV1"), path)]
+    others = [entry for entry in entries if _covers(entry.get("fieldsV1"), path)]
     return bool(last) and any(_time(entry) >= last for entry in others)
 
 
@@ -53,10 +53,10 @@ def _time(entry: Object) -> str:
 
 def _covers(fields: object, path: FieldPath) -> bool:
     """Return whether a set of fields (fieldsV1) contains a path, or an atomic field around it."""
-    for step in path:
+    for depth, step in enumerate(path):
         if not isinstance(fields, Mapping):
             return False
-        if not fields and step is not path[0]:
+        if depth and not fields:
             return True
         child = next(_children(fields, step), None)
         if child is None:

@@ -28,7 +28,7 @@ def judge_inverse(
     for job in before.scrape_jobs:
         if job.over != "mtls":
             continue
-        for ref in job.ports_of.keys() | job.ports_after.keys():
+        for ref in {**job.ports_of, **job.ports_after}:
             workload = workloads.get(ref)
             if workload is None or ref in faults:
                 continue

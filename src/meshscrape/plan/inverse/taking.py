@@ -79,12 +79,11 @@ class Taking:
         self, path: tuple[str, ...], key: str, ports: Iterable[str], everywhere: Iterable[str] = ()
     ) -> None:
         """Take ports out of a list in one text; `everywhere` is the list that meshscrape began with."""
-        text = dig(self.data, *path, key)
+        text, before = (dig(data, *path, key) for data in (self.data, self.original))
         taken = set(ports)
-        if not isinstance(text, str) or not taken & set(_parts(text)):
+        if not taken & set(_parts(text)):
             return
-        before = dig(self.original, *path, key) if self.original is not None else None
-        taken -= set(_parts(str(before or "")))
+        taken -= set(_parts(before))
         if self.original is None and not self._ours((*path, key)):
             self.kept.append(key)
             return
@@ -107,8 +106,8 @@ class Taking:
         if config is None:
             self.kept.append(PROXY_CONFIG_ANNOTATION)
             return
-        before = dig(self.original, *path, PROXY_CONFIG_ANNOTATION) if self.original is not None else None
-        original = None if self.original is None else (_mapping(str(before or "")) or {})
+        before = dig(self.original, *path, PROXY_CONFIG_ANNOTATION)
+        original = None if self.original is None else (_mapping(before) or {})
         written = self.written((*path, PROXY_CONFIG_ANNOTATION))
         inner = Taking(config, original, lambda _: written, recorded=self.recorded)
         for name, ours in variables.items():
@@ -214,12 +213,15 @@ class Taking:
             path = path[:-1]
 
 
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _parts(text: object) -> list[str]:
+    """Return the parts of a text between commas; none for anything else."""
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else []
 
 
-def _mapping(text: str) -> Mutable | None:
-    """Return the mapping that a text spells; None for other text."""
+def _mapping(text: object) -> Mutable | None:
+    """Return the mapping that a text spells; None for anything else."""
+    if not isinstance(text, str):
+        return None
     try:
         mapping = load_text(text, PROXY_CONFIG_ANNOTATION)
     except InputError:
