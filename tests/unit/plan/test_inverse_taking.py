@@ -28,6 +28,10 @@ def after(
     return taking.data, taking.kept
 
 
+def test_accepts_one_of_several_values() -> None:
+    assert [one_of("a", "b")(value) for value in ("a", "b", "c")] == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("data", "left"),
     [

@@ -64,7 +64,7 @@ def take_override(context: Context, workload: ObservedWorkload) -> None:
     if not workload.bootstrap_override or workload.bootstrap_override == OVERRIDE_NAME:
         return
     ref = Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override)
-    text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE, default=""))
+    text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE))
     try:
         bootstrap = load_text(text, f"{ref}: {overrides.BOOTSTRAP_FILE}")
     except InputError:
@@ -87,7 +87,7 @@ def _strip(bootstrap: dict[str, Any]) -> bool:
         camel = group.split("_")[0] + group.split("_")[1].capitalize()
         place = bootstrap.get(camel if camel in bootstrap else group)
         items = as_list(dig(place, key))
-        own = [item for item in items if not overrides.is_ours(str(dig(item, "name", default="")))]
+        own = [item for item in items if not overrides.is_ours(str(dig(item, "name")))]
         if not isinstance(place, dict) or len(own) == len(items):
             continue
         stripped = True

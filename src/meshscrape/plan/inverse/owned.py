@@ -30,7 +30,7 @@ _REASON = "meshscrape made it, and nothing needs it any more"
 
 def is_owned(data: Object) -> bool:
     """Return whether meshscrape made an object: by its label and the name that a plan gives."""
-    name = str(dig(data, "metadata", "name", default=""))
+    name = str(dig(data, "metadata", "name"))
     named = _PREFIX in name or name.endswith(f"-{CONTAINER}")
     return labels(data).get(MANAGED_BY) == MANAGER and named
 

@@ -76,14 +76,12 @@ def _announcements(taking: Taking, path: tuple[str, ...]) -> None:
 
 def take_overlay(taking: Taking, everywhere: Iterable[str], *, listeners: bool) -> None:
     """Take back what a ConfigMap with the overlay of a Gateway's Deployment contains: one of both phases."""
-    text = dig(taking.data, "data", _OVERLAY)
-    overlay = load_text(str(text or ""), _OVERLAY)
+    overlay = _overlay(taking.data)
     if not isinstance(overlay, dict):
         return
-    before = load_text(str(dig(taking.original, "data", _OVERLAY, default="")), _OVERLAY) or {}
     inner = Taking(
         overlay,
-        None if taking.original is None else before,
+        None if taking.original is None else (_overlay(taking.original) or {}),
         lambda _: taking.written(("data", _OVERLAY)),
         recorded=taking.recorded,
     )
@@ -93,7 +91,13 @@ def take_overlay(taking: Taking, everywhere: Iterable[str], *, listeners: bool) 
         take_hardening(inner, ("spec", "template"))
     taking.kept += inner.kept
     pruned = _without_empty(overlay)
-    taking.data["data"][_OVERLAY] = rewrite(str(text), pruned) if pruned else ""
+    data = taking.data["data"]
+    data[_OVERLAY] = rewrite(data[_OVERLAY], pruned) if pruned else ""
+
+
+def _overlay(config_map: objects.Object | None) -> Any:
+    text = dig(config_map, "data", _OVERLAY)
+    return load_text(text, _OVERLAY) if isinstance(text, str) else None
 
 
 def _without_empty(value: Any) -> Any:
@@ -212,7 +216,7 @@ def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[s
     known = {dig(job, "job_name"): job for job in as_list(dig(original, "scrape_configs"))}
     left, kept = [], []
     for job in as_list(config.get("scrape_configs")):
-        name = str(dig(job, "job_name", default=""))
+        name = str(dig(job, "job_name"))
         if not isinstance(job, dict):
             left.append(job)
         elif not _is_secure(job, name):
