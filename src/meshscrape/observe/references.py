@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from meshscrape.istio.names import BOOTSTRAP_OVERRIDE
@@ -55,6 +55,12 @@ def _refers(template: Any, name: str) -> bool:
         if any(dig(source, "configMap", "name") == name for source in sources):
             return True
     return False
+
+
+def first(things: Sequence[object], most: int) -> str:
+    """Return the first of several things by name, and how many more there are: `a, b, c and 2 more`."""
+    more = len(things) - most
+    return ", ".join(map(str, things[:most])) + (f" and {more} more" if more > 0 else "")
 
 
 def counted(refs: Iterable[Ref]) -> str:

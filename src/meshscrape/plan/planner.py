@@ -20,7 +20,7 @@ from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS, refuse_reserved
 from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe.injection_template import OVERRIDE_NAME
 from meshscrape.observe.observation import Observation
-from meshscrape.observe.references import counted, references
+from meshscrape.observe.references import counted, first, references
 from meshscrape.plan import native, templates
 from meshscrape.plan.bootstrap import plan_bootstrap
 from meshscrape.plan.choice import choose
@@ -344,7 +344,7 @@ def _assumed_rights(context: Context) -> None:
 def _hints(context: Context) -> None:
     """Note which components may list pods for an unknown purpose. This does not hold anything back."""
     if listers := context.observation.unknown_listers:
-        shown = ", ".join(map(str, listers[:3])) + (f" and {len(listers) - 3} more" if listers[3:] else "")
+        shown = first(listers, 3)
         context.draft.note(
             None,
             "may-read",
@@ -387,11 +387,11 @@ def _stale(context: Context) -> None:
         return
     for target in context.targets:
         if names := target.workload.stale:
-            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
             context.draft.note(
                 target.ref,
                 "pods-stale",
-                f"{shown} still run{'s' * (len(names) == 1)} with an older configuration than the template's",
+                f"{first(names, 3)} still run{'s' * (len(names) == 1)} with an older configuration than the "
+                "template's",
                 f"kubectl -n {target.workload.namespace} rollout restart "
                 f"{target.ref.kind.lower()}/{target.ref.name}",
             )

@@ -23,6 +23,7 @@ from meshscrape.kube.views.proxy import annotation_metadata
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe import resolve_workloads
 from meshscrape.observe.control import injector_of
+from meshscrape.observe.references import first
 from meshscrape.observe.workload import ObservedWorkload, ResolvedWorkload, fields_of
 from meshscrape.plan import templates
 from meshscrape.plan.edited_objects import Mutable
@@ -113,8 +114,7 @@ def _in_the_way(
         if code:
             harms.setdefault(code, ([], text, remedy))[0].append(workload.ref)
     for code, (refs, text, remedy) in harms.items():
-        shown = ", ".join(map(str, refs[:3])) + (f" and {len(refs) - 3} more" if refs[3:] else "")
-        yield Missing(code, f"the default would also reach {shown}: {text}", remedy)
+        yield Missing(code, f"the default would also reach {first(refs, 3)}: {text}", remedy)
 
 
 def _harmed(context: Context, workload: ObservedWorkload, chosen: Container[Ref]) -> tuple[str, str, str]:
@@ -305,9 +305,8 @@ def settled_places(
 
 
 def _waits_for(refs: list[Ref]) -> Missing:
-    shown = ", ".join(map(str, refs[:3])) + (f" and {len(refs) - 3} more" if refs[3:] else "")
     return Missing(
         "scope-waits",
-        f"{shown}: the default would close plaintext ports that must stay open",
+        f"{first(refs, 3)}: the default would close plaintext ports that must stay open",
         "see the other gates; or close the ports of single workloads with --scope workload",
     )

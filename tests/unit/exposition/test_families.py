@@ -81,3 +81,12 @@ def test_names_that_are_taken_are_refused_together(
         families.add(name, kind, 0)
     assert families.add_all([*found, (b"z", b"gauge")], 1) is False
     assert b"z" not in families
+
+
+def test_a_summary_has_no_buckets() -> None:
+    """So that name is free, also after its other series."""
+    families = FamilyTable()
+    families.add(b"x", b"summary", 0)
+    assert not families.conflicts(b"x_bucket", b"gauge")
+    assert families.add_all([(b"x_bucket", b"gauge")], 1) is True
+    assert families.owners(b"x_bucket", b"gauge") == {1}

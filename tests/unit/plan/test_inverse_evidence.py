@@ -29,6 +29,7 @@ def entry(manager: str, time: str | None, *names: str) -> dict[str, Any]:
     [
         ([], None),
         ([entry("meshscrape", FIRST, "a")], True),
+        ([entry("meshscrape", FIRST, "a"), entry("meshscrape", THEN, "b")], True),
         ([entry("kubectl", FIRST, "a")], False),
         ([entry("meshscrape", FIRST, "b"), entry("kubectl", THEN, "a")], True),
         ([entry("meshscrape", FIRST, "b"), entry("kubectl", FIRST, "a")], True),
@@ -40,8 +41,8 @@ def entry(manager: str, time: str | None, *names: str) -> dict[str, Any]:
         ([{"manager": "meshscrape", "time": FIRST}], False),
     ],
     ids=[
-        "no record", "meshscrape", "another", "another since", "another at the same time", "another before",
-        "another field since", "no time", "no times", "no fields", "nothing",
+        "no record", "meshscrape", "meshscrape twice", "another", "another since",
+        "another at the same time", "another before", "another field since", "no time", "no times", "no fields", "nothing",
     ],
 )  # fmt: skip
 def test_managed_fields_show_who_wrote(entries: Any, answer: bool | None) -> None:

@@ -89,9 +89,9 @@ def test_a_workload_that_was_read_must_be_read(now: bool, later: bool) -> None:
         SHUT: "still-closed"
     }
     assert judged(before, [job("plaintext", *ALL, ports=[8080])]) == {WEB: unread, SHUT: unread}
-    assert judged(before, [replace(job("plaintext", *ALL), ports_after={WEB: (), SHUT: ()})]) == {
-        WEB: unread, SHUT: unread,
-    }  # fmt: skip
+    for over in ("plaintext", "mtls"):
+        nothing = replace(job(over, *ALL), ports_after=dict.fromkeys(ALL, ()))
+        assert judged(before, [nothing]) == {WEB: unread, SHUT: unread}
 
 
 def test_a_plaintext_job_may_end() -> None:

@@ -122,11 +122,12 @@ def test_an_overwritten_value_comes_back() -> None:
         ("15091, 15092,80", "15091", False, {"annotations": {"ports": "15091,80"}}, []),
         ("80,15092", "80", None, {"annotations": {"ports": "80"}}, []),
         ("15091, 443", "15091", None, {"annotations": {"ports": "15091, 443"}}, []),
+        ("15091, ,443", None, None, {"annotations": {"ports": "443"}}, []),
         ("15091,443", "", False, {"annotations": {"ports": "443"}}, []),
     ],
     ids=[
         "only ours", "with what the mesh excludes", "with others", "another's", "not ours", "no text",
-        "one was there", "others were there", "nothing is new", "nothing was there",
+        "one was there", "others were there", "nothing is new", "an empty part", "nothing was there",
     ],
 )  # fmt: skip
 def test_takes_ports_out_of_a_list(text: Any, original: Any, written: Any, left: Any, kept: Any) -> None:
@@ -168,6 +169,7 @@ def test_takes_variables_out_of_the_configuration_of_a_proxy(spelling: str) -> N
 def test_an_annotation_that_was_the_only_one_goes_with_its_mapping() -> None:
     data = {"annotations": {CONFIG: "proxyMetadata: {ours: '1'}\n"}}
     assert after(data, lambda taking: taking.proxy_config(("annotations",), OURS)) == ({}, [])
+    assert after(data, lambda taking: taking.proxy_config(("annotations",), OURS), {}) == ({}, [])
 
 
 def test_configuration_that_another_wrote_stays() -> None:

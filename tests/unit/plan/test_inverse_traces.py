@@ -148,6 +148,15 @@ def test_an_overlay_is_again_what_its_original_says() -> None:
         assert after({"data": {"deployment": text}}, take)[0] == {"data": {"deployment": text}}
 
 
+def test_the_text_of_an_overlay_is_one_field() -> None:
+    """So its managed fields tell about all of it."""
+    asked = []
+    overlay = overlaid({"spec": {"containers": [{"name": "istio-proxy", "env": env(SHUT)}]}})
+    taking = Taking(overlay, None, lambda path: bool(asked.append(path)))
+    traces.take_overlay(taking, (), listeners=False)
+    assert asked == [("data", "deployment")]
+
+
 COPIED = {"a": "b"}
 
 

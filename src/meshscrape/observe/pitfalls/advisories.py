@@ -15,6 +15,7 @@ from meshscrape.kube.objects import Manifest
 from meshscrape.observe.authorization import AuthorizationPolicies
 from meshscrape.observe.model import Pitfall
 from meshscrape.observe.pitfalls.facts import Facts
+from meshscrape.observe.references import first
 from meshscrape.observe.workload import ObservedWorkload
 
 # The first fixed release of each line that gets fixes.
@@ -41,13 +42,13 @@ def advisory_pitfalls(facts: Facts) -> Iterator[Pitfall]:
             for version in affected:
                 by_version.setdefault(str(version), []).append(f"{workload.namespace}/{workload.name}")
     for release, workloads in sorted(by_version.items()):
-        shown = ", ".join(workloads[:3]) + (f" and {len(workloads) - 3} more" if len(workloads) > 3 else "")
         yield Pitfall(
             "proxy-advisories",
             "warning",
             None,
             f"Proxies of {release} have CVE-2026-73511, -73551, -73552 and -73553: path parameters and "
-            f"non-UTF-8 headers pass authorization rules. Such rules keep strangers out of {shown}.",
+            "non-UTF-8 headers pass authorization rules. Such rules keep strangers out of "
+            f"{first(workloads, 3)}.",
             "Upgrade Istio to 1.29.7, 1.30.4 or newer and restart the pods. Allow exact paths instead of "
             "denying some.",
         )

@@ -14,7 +14,7 @@ from meshscrape.istio.names import (
 )
 from meshscrape.kube.objects import Manifest, Object, Ref, dig, labels
 from meshscrape.observe.injection_template import OVERRIDE_NAME
-from meshscrape.observe.references import references
+from meshscrape.observe.references import first, references
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.model import MANAGER, Phase
 from meshscrape.plan.workloads import Context
@@ -58,7 +58,6 @@ def delete_owned(
             continue
         if whole or (_of_workload(ref) and (ref.namespace, _workload_of(ref)) in gone):
             context.draft.delete(ref, _REASON)
-    context.draft.phase = "removal"
 
 
 def _of_workload(ref: Ref) -> bool:
@@ -86,7 +85,7 @@ def _override(context: Context, manifest: Manifest) -> None:
     if not users:
         context.draft.delete(manifest.ref, _REASON)
         return
-    shown = ", ".join(map(str, users[:5])) + (f" and {len(users) - 5} more" if users[5:] else "")
+    shown = first(users, 5)
     context.draft.note(
         manifest.ref,
         "override-in-use",

@@ -13,6 +13,7 @@ from meshscrape.kube.objects import Inventory, Manifest, Ref, dig, selects, temp
 from meshscrape.observe import observe
 from meshscrape.observe.injection_template import TEMPLATE
 from meshscrape.observe.observation import Observation
+from meshscrape.observe.references import first
 from meshscrape.observe.workload import ObservedWorkload
 from meshscrape.plan.edited_objects import EditedObjects
 from meshscrape.plan.holding import outlook
@@ -232,11 +233,10 @@ def _note_evidence(context: Context, evidence: Evidence) -> None:
 def _note_staying(context: Context, staying: list[ObservedWorkload]) -> None:
     refs = [workload.ref for workload in staying]
     if refs and any(_has_jobs(manifest) for manifest in context.inventory):
-        shown = ", ".join(map(str, refs[:5])) + (f" and {len(refs) - 5} more" if refs[5:] else "")
         context.draft.note(
             None,
             "jobs-stay",
-            f"the scrape jobs over mutual TLS stay, because they read {shown}",
+            f"the scrape jobs over mutual TLS stay, because they read {first(refs, 5)}",
             "pods that lose their secure port return to their plaintext job by themselves",
         )
 

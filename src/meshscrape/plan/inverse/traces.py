@@ -194,7 +194,7 @@ def _scraper_metadata(taking: Taking, path: tuple[str, ...]) -> None:
     mounts = load_text(text, names.USER_VOLUME_MOUNT) if isinstance(text, str) else None
     if isinstance(mounts, dict) and set(mounts) == {scraper_pod.VOLUME}:
         taking.key(notes, names.USER_VOLUME_MOUNT)
-    elif isinstance(mounts, dict) and scraper_pod.VOLUME in mounts:
+    elif isinstance(mounts, dict):
         left = {key: value for key, value in mounts.items() if key != scraper_pod.VOLUME}
         dig(taking.data, *notes)[names.USER_VOLUME_MOUNT] = rewrite(str(text), left)
 
@@ -222,7 +222,7 @@ def take_jobs(config: Mutable, original: Any, *, written: bool | None) -> list[s
         elif not _is_secure(job, name):
             _without_rule(job, "relabel_configs")
             left.append(job)
-        elif original is not None and name in known:
+        elif name in known:
             left.append(known[name])
         elif original is not None or written is True or _is_planned(job):
             continue
