@@ -42,7 +42,8 @@ def entry(manager: str, time: str | None, *names: str) -> dict[str, Any]:
     ],
     ids=[
         "no record", "meshscrape", "meshscrape twice", "another", "another since",
-        "another at the same time", "another before", "another field since", "no time", "no times", "no fields", "nothing",
+        "another at the same time", "another before", "another field since", "no time",
+        "no times", "no fields", "nothing",
     ],
 )  # fmt: skip
 def test_managed_fields_show_who_wrote(entries: Any, answer: bool | None) -> None:
