@@ -136,7 +136,7 @@ def health_families(sources: Iterable[SourceHealth]) -> list[Family]:
 def render_families(families: Iterable[Family]) -> bytes:
     """Return `families` in the text format, without the families that have no samples."""
     lines: list[str] = []
-    last: Mapping[str, str] | str = ""
+    last: Mapping[str, str] | str | None = None
     text = ""
     for family in families:
         if not family.samples:
@@ -172,6 +172,4 @@ def _number(value: float) -> str:
         return str(int(value)) if value.is_integer() else repr(value)
     if value != value:
         return "NaN"
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return repr(value)
+    return {math.inf: "+Inf", -math.inf: "-Inf"}.get(value) or repr(value)

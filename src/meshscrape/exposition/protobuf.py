@@ -20,6 +20,7 @@ from meshscrape.exposition.source import MAX_DROPPED, TOO_MANY_DROPPED, MergeLim
 
 # A source is cut off at a larger family (bytes), because a message is held in memory until it is whole.
 MAX_MESSAGE = 16 << 20
+_TOO_LARGE = MAX_MESSAGE + 1
 # A family is judged in one step, which must not block the event loop for long. So its metrics are limited,
 # and the buckets of a native histogram.
 MAX_METRICS = 50_000
@@ -142,8 +143,8 @@ class ProtobufMerge(SourceMerge):
         self._held += self._within_bytes(chunk)
         over = self.cut_off  # by the limit on bytes: the families within the limit are still merged
         pieces: list[bytes] = []
-        for start, end in self._messages():
-            pieces.append(self._judged(bytes(self._held[start:end])))
+        for begin, start, end in self._messages():
+            pieces.append(self._judged(bytes(self._held[begin:end]), start - begin))
             if self.cut_off != over:
                 break
         return b"".join(pieces)
@@ -153,25 +154,28 @@ class ProtobufMerge(SourceMerge):
         self.truncated = self.truncated or bool(self._held)
         return b""
 
-    def _messages(self) -> Iterator[tuple[int, int]]:
-        """Yield (start, end) of each whole message including its length; forget them at the end."""
+    def _messages(self) -> Iterator[tuple[int, int, int]]:
+        """Yield where each whole message's length begins, where it begins and ends; then forget them."""
         position = 0
         while True:
-            length, start = _length(self._held, position)
-            if start < 0:
+            read = _length(self._held, position)
+            if read is None:
                 break
+            length, start = read
             if length > MAX_MESSAGE:
                 self._cut("sent a family that is too large, or no protobuf")
                 break
             if start + length > len(self._held):
                 break
-            yield position, start + length
+            yield position, start, start + length
             position = start + length
         del self._held[:position]
 
-    def _judged(self, message: bytes) -> bytes:
-        """Return the message, with its length, if it is valid and its names are free; else nothing."""
-        _, start = _length(message, 0)
+    def _judged(self, message: bytes, start: int) -> bytes:
+        """Return the message if it is valid and its names are free; else nothing.
+
+        It begins at `start`, behind its length.
+        """
         try:
             family = MetricFamily.FromString(message[start:])
         except DecodeError:
@@ -222,8 +226,8 @@ def render_protobuf(families: Iterable[Family]) -> bytes:
     return b"".join(pieces)
 
 
-def _length(data: bytes | bytearray, position: int) -> tuple[int, int]:
-    """Return the varint at `position` and where it ends; the end is -1 if it is incomplete.
+def _length(data: bytearray, position: int) -> tuple[int, int] | None:
+    """Return the varint at `position` and where it ends; None if it is incomplete.
 
     A varint of too many bytes counts as a length beyond MAX_MESSAGE.
     """
@@ -233,7 +237,7 @@ def _length(data: bytes | bytearray, position: int) -> tuple[int, int]:
         shift += 7
         if data[place] < 0x80:
             return value, place + 1
-    return (0, -1) if len(data) - position < _MAX_LENGTH_BYTES else (MAX_MESSAGE + 1, position)
+    return None if len(data) - position < _MAX_LENGTH_BYTES else (_TOO_LARGE, position)
 
 
 def _varint(value: int) -> bytes:
