@@ -72,38 +72,47 @@ class Prometheus:
         until(good, f"{sorted(addresses)} are up in {job or 'one job each'}", timeout, detail)
         return list(seen)
 
-    def down_samples(self, addresses: set[str], seconds: float) -> int:
-        """Return how many scrapes of these addresses were lost within the last seconds."""
-        series = self.query(_window(addresses, max(seconds, HISTORY)))
-        newest = max((when for each in series for when, _ in each["values"]), default=0.0)
-        return sum(when >= newest - seconds for when in lost(series))
+    def lost_scrapes(self, addresses: set[str], seconds: float) -> list[str]:
+        """Return each lost scrape of these addresses within the last seconds: of what, after how long."""
+        window = _window(addresses, max(seconds, HISTORY))
+        ups = self.query(f"up{window}")
+        newest = max((when for series in ups for when, _ in series["values"]), default=0.0)
+        failed = [scrape for scrape in lost(ups) if scrape[1] >= newest - seconds]
+        took = {
+            (series["metric"]["instance"], when): value
+            for series in (self.query(f"scrape_duration_seconds{window}") if failed else ())
+            for when, value in series["values"]
+        }
+        return [f"{instance} after {took.get((instance, when), '?')} s" for instance, when in failed]
 
     def scrapes(self, addresses: set[str], seconds: float) -> int:
         """Return how many scrapes of these addresses there were within the last seconds."""
-        return self._number(f"sum(count_over_time({_window(addresses, seconds)}))")
+        return self._number(f"sum(count_over_time(up{_window(addresses, seconds)}))")
 
     def _number(self, expression: str) -> int:
         found = self.query(expression)
         return int(float(found[0]["value"][1])) if found else 0
 
 
-def lost(series: list[Object]) -> list[float]:
-    """Return when scrapes failed, from the series of `up` with all their samples, in no order.
+def lost(ups: list[Object]) -> list[tuple[str, float]]:
+    """Return which scrapes failed, by instance and time, from the series of `up` with all their samples.
 
     Counted is what failed after the first success of an address, in whatever job: Prometheus discovers the
     pod of a gateway as soon as it runs, a second or two before its Envoy listens.
     """
-    samples: dict[str, list[tuple[float, bool]]] = {}
-    for each in series:
-        host = each["metric"]["instance"].rpartition(":")[0]
-        samples.setdefault(host, []).extend((float(when), value == "1") for when, value in each["values"])
+    samples: dict[str, list[tuple[str, float, bool]]] = {}
+    for series in ups:
+        instance = series["metric"]["instance"]
+        samples.setdefault(instance.rpartition(":")[0], []).extend(
+            (instance, float(when), value == "1") for when, value in series["values"]
+        )
     failed = []
-    for found in samples.values():
-        first = min((when for when, good in found if good), default=math.inf)
-        failed += [when for when, good in found if not good and when > first]
+    for scrapes in samples.values():
+        first = min((when for _, when, good in scrapes if good), default=math.inf)
+        failed += [(instance, when) for instance, when, good in scrapes if not good and when > first]
     return failed
 
 
 def _window(addresses: set[str], seconds: float) -> str:
     hosts = "|".join(address.replace(".", r"\\.") for address in sorted(addresses))
-    return f'up{{instance=~"({hosts}):.*"}}[{max(1, round(seconds))}s]'
+    return f'{{instance=~"({hosts}):.*"}}[{max(1, round(seconds))}s]'

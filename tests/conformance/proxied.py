@@ -117,8 +117,8 @@ class Mesh:
         self.up(self.prometheus, self.expected())
         seconds = max(1, round(self.prometheus.now() - began))
         addresses = set(self.steady.values())
-        lost = self.prometheus.down_samples(addresses, seconds)
-        assert lost == 0, f"{lost} scrapes were lost in {seconds} s: {self._why(seconds)}"
+        lost = self.prometheus.lost_scrapes(addresses, seconds)
+        assert not lost, f"{len(lost)} scrapes were lost in {seconds} s: {lost[:20]}; {self._why(seconds)}"
         # The proxy's own job has a fixed target, so it shows how many scrapes there can have been.
         counts = {
             (each["metric"]["job"], each["metric"]["instance"]): int(float(each["value"][1]))

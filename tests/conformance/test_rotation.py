@@ -48,15 +48,12 @@ def test_renewed_certificates_lose_no_scrape(kube: Kube, meshscrape: Path, autho
         began = time.monotonic()
         seen = _watch(kube, reader, sorted(addresses))
         elapsed = time.monotonic() - began
-        failed, scrapes = (
-            count(addresses, elapsed) for count in (prometheus.down_samples, prometheus.scrapes)
-        )
-        assert failed == 0, f"{failed} of {scrapes} scrapes failed"
+        failed, scrapes = prometheus.lost_scrapes(addresses, elapsed), prometheus.scrapes(addresses, elapsed)
+        assert not failed, f"{len(failed)} of {scrapes} scrapes failed: {failed}"
         assert scrapes > RENEWALS * len(addresses)
         row(
             f"rotation: {agents} with certificates of {authority}, {LIFETIME} each",
-            f"{seen} certificates seen of {len(addresses)} proxies and Prometheus, "
-            f"{scrapes} scrapes, {failed} lost",
+            f"{seen} certificates seen of {len(addresses)} proxies and Prometheus, {scrapes} scrapes, 0 lost",
             Prometheus=prometheus.version(),
         )
 

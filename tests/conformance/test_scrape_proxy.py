@@ -111,8 +111,8 @@ def _disturb(kube: Kube, prometheus: Prometheus, row: Row) -> None:
     kube("-n", shop.NAMESPACE, "rollout", "restart", "deployment/httpbin")
     kube.rollout(shop.NAMESPACE, "deployment/httpbin")
     urls = scraped(prometheus, kube, "bootstrap")
-    lost = prometheus.down_samples(steady, 120)
-    assert lost == 0
+    lost = prometheus.lost_scrapes(steady, 120)
+    assert not lost
     row(
         "scrape proxy: its Python process killed, a workload restarted",
         f"{len(urls)} targets up again, 0 scrapes of the other targets lost",
@@ -151,8 +151,8 @@ def _spread(kube: Kube, row: Row) -> None:
     until(divided, "the new pod scrapes what the old one did", detail=lambda: seen)
     until(lambda: stays.scrapes(targets, 600) >= before + 3 * len(targets), "three more scrapes of each")
     seconds = stays.now() - began
-    lost = stays.down_samples(targets, seconds)
-    assert lost == 0
+    lost = stays.lost_scrapes(targets, seconds)
+    assert not lost
     row(
         "scrape proxy: two shards of two replicas by the Operator, one of the four pods ended",
         f"each of {len(addresses)} targets up in both replicas of one shard; the other replica: "

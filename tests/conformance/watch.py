@@ -32,9 +32,9 @@ class Watch:
         began = time.monotonic()
         # As many scrapes as fit: the interval is one second.
         until(lambda: time.monotonic() - began > 3, "three more scrapes")
-        lost = self._prometheus.down_samples(addresses, 60)
-        assert lost == 0, f"{lost} scrapes failed in {phase}"
-        self.down += lost
+        lost = self._prometheus.lost_scrapes(addresses, 60)
+        assert not lost, f"scrapes failed in {phase}: {lost}"
+        self.down += len(lost)
 
 
 class Losses:

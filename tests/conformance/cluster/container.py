@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from conformance.cluster import machine
 from conformance.cluster.api import Object
 from conformance.cluster.environment import expand
 from conformance.cluster.images import Image
@@ -146,16 +147,17 @@ class Container:
         self.directory.mkdir(parents=True, exist_ok=True)
         script = self.directory / "start.sh"
         script.write_text("\n".join(self._script()) + "\n")
-        enter = ["nsenter", "-t", str(self.setting.holder), "-n", "unshare", "-m", "sh", str(script)]
+        enter = ["nice", "-n", str(machine.PREFERRED), "nsenter", "-t", str(self.setting.holder), "-n"]
         with open(self.setting.log, "ab") as out:
             self.process = subprocess.Popen(
-                [*enter, *command],
+                [*enter, "unshare", "-m", "sh", str(script), *command],
                 env=values,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
             )
+        machine.prefer(self.process.pid)
         self.since, self.code = utc_now(), None
 
     def _script(self) -> list[str]:

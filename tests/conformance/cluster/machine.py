@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 COMMANDS = {
     "go": "Go 1.26 or later (https://go.dev/dl)",
@@ -20,6 +22,9 @@ COMMANDS = {
     "chroot": "coreutils",
     "curl": "curl",
 }
+
+# How nice pods are: what else runs on the same few cores, such as the API server, must not cost a scrape.
+PREFERRED = -10
 
 
 class MachineError(Exception):
@@ -56,6 +61,15 @@ def run(*command: object, check: bool = True, stdin: str | None = None) -> subpr
         output = (done.stderr.strip() or done.stdout.strip())[-2000:]
         raise RuntimeError(f"{' '.join(words[:6])} ended with {done.returncode}: {output}")
     return done
+
+
+def prefer(session: int) -> None:
+    """Let the processes of a session run before others, where the kernel shares out time by session.
+
+    `nice` alone counts within a session there (sched(7), the autogroup feature).
+    """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{session}/autogroup").write_text(str(PREFERRED))
 
 
 def environment(**more: str) -> Mapping[str, str]:

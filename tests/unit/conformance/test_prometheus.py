@@ -14,13 +14,13 @@ def series(instance: str, *values: tuple[int, str]) -> dict[str, Any]:
 
 def test_failure_after_success_is_lost_scrape() -> None:
     """A scrape that fails after another one succeeded is lost."""
-    assert lost([series("10.0.0.1:15020", (1, "1"), (2, "0"), (3, "1"))]) == [2.0]
+    assert lost([series("10.0.0.1:15020", (1, "1"), (2, "0"), (3, "1"))]) == [("10.0.0.1:15020", 2.0)]
 
 
 def test_job_that_takes_over_must_not_fail() -> None:
     """The first scrape on another port of the same pod counts: the pod was read before."""
     before, after = series("10.0.0.1:15020", (1, "1")), series("10.0.0.1:15092", (2, "0"), (3, "1"))
-    assert lost([after, before]) == [2.0]
+    assert lost([after, before]) == [("10.0.0.1:15092", 2.0)]
 
 
 def test_pod_that_was_not_read_yet_loses_nothing() -> None:
