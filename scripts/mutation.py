@@ -7,8 +7,11 @@ function. Then a process is forked for each fault. It puts the broken function's
 right one, wherever the function is in use already, and runs the tests that call it until one fails, the
 quickest first. A fault costs some milliseconds more than its tests.
 
-Faults that change only what is computed while modules are imported or tests are collected are not found out:
-a table that a test makes of a function's results, for example. Look at a survivor before you believe it.
+A function that no test calls may have run when its module was imported: one that builds a pattern, for
+example. A fault of it is tried in a new process, which imports the broken module and runs all of the tests.
+
+Faults that change only what is computed while tests are collected are not found out: a table that a test
+makes of a function's results, for example. Look at a survivor before you believe it.
 Faults that change nothing that can be seen are in `scripts/equivalent-faults.txt`, each with its reason: they
 are not tried. A line there that is no fault of its module any more is reported.
 Exit status 1 when a fault survives, 2 when tests fail without a fault or the time is over too early.
@@ -21,15 +24,18 @@ import ast
 import functools
 import gc
 import importlib
+import importlib.util
 import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 
@@ -76,6 +82,28 @@ class Subject:
             if getattr(user, "__code__", None) is right:
                 user.__code__ = broken
 
+    def import_broken(self, fault: Fault) -> None:
+        """Let the module be broken when it is imported, and the functions that run then."""
+        fault.apply()
+        broken = compile(self.tree, str(self.path), "exec")
+        own, place = f"meshscrape.{self.name}", self.path
+
+        class Loader(SourceFileLoader):
+            def get_code(self, fullname: str) -> CodeType:
+                return broken
+
+        class Finder:
+            @staticmethod
+            def find_spec(name: str, *_: object) -> ModuleSpec | None:
+                loader = Loader(name, str(place))
+                return (
+                    importlib.util.spec_from_file_location(name, place, loader=loader)
+                    if name == own
+                    else None
+                )
+
+        sys.meta_path.insert(0, Finder)
+
     def _running(self, name: str) -> CodeType | None:
         """Return the code of a function by its qualified name, whatever it is wrapped in."""
         found: object = importlib.import_module(f"meshscrape.{self.name}")
@@ -96,12 +124,21 @@ class Session:
     """A plugin of pytest that runs the tests for each fault, instead of once."""
 
     def __init__(
-        self, subjects: list[Subject], sample: int, seconds: float, say: Callable[[str], None]
+        self,
+        subjects: list[Subject],
+        paths: list[str],
+        sample: int,
+        seconds: float,
+        say: Callable[[str], None],
     ) -> None:
-        """`sample` faults of each module are tried (0: all), and no more are begun after `seconds`."""
+        """`sample` faults of each module are tried (0: all), and no more are begun after `seconds`.
+
+        `paths` are those of the tests.
+        """
         self.survivors = self.untried = 0
         self._equivalent = _equivalent()
         self._subjects = subjects
+        self._paths = paths
         self._sample = sample
         self._end = time.monotonic() + seconds
         self._say = say
@@ -163,13 +200,13 @@ class Session:
                 waiting.clear()
             while waiting and len(running) < JOBS:
                 fault = waiting.pop()
-                if tests := self._tests[subject.name, fault.function]:
-                    bound = PATIENCE + SLOWER * sum(self._took[item.nodeid] for item in tests)
-                    running[_forked(subject, fault, tests)] = fault, time.monotonic() + bound
-                else:
-                    self._survived(subject, fault, " (no test calls it)")
+                tests = self._tests[subject.name, fault.function]
+                pid = _forked(subject, fault, tests) if tests else _imported(subject, fault, self._paths)
+                took = sum(self._took[item.nodeid] for item in tests) if tests else sum(self._took.values())
+                running[pid] = fault, time.monotonic() + PATIENCE + SLOWER * took
             for fault in _unnoticed(running):
-                self._survived(subject, fault)
+                called = bool(self._tests[subject.name, fault.function])
+                self._survived(subject, fault, "" if called else " (no test calls it)")
         survived, took = self.survivors - before, time.monotonic() - began
         tried = len(chosen) - untried
         self.untried += untried
@@ -220,6 +257,13 @@ def _forked(subject: Subject, fault: Fault, tests: list[pytest.Item]) -> int:
         os._exit(status)
 
 
+def _imported(subject: Subject, fault: Fault, paths: list[str]) -> int:
+    """Import the broken module in a new process, and run all tests there until one fails."""
+    number = [str(other) for other in faults(subject.tree)].index(str(fault))
+    command = [sys.executable, __file__, subject.name, "--imported", str(number), "--tests", *paths]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+
+
 def _forget_results() -> None:
     """Empty the caches of functions, which the right code has filled."""
     for each in gc.get_objects():
@@ -258,14 +302,20 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=0, help="faults of each module (default: all)")
     parser.add_argument("--minutes", type=float, default=60, help="begin no fault after this (default: 60)")
     parser.add_argument("--tests", nargs="*", help="tests to run (default: those of the modules' packages)")
+    parser.add_argument("--imported", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     # pytest takes standard output away while it runs tests.
     terminal = os.fdopen(os.dup(1), "w", buffering=1)
     os.chdir(ROOT)
     subjects = _subjects(options.modules)
     tests = options.tests or sorted({f"tests/unit/{each.name.partition('.')[0]}" for each in subjects})
-    session = Session(subjects, options.sample, options.minutes * 60, lambda text: print(text, file=terminal))
-    if pytest.main(["-q", "-p", "no:cacheprovider", "--disable-warnings", *tests], [session]) not in (0, 5):
+    quiet = ["-q", "-p", "no:cacheprovider", "--disable-warnings"]
+    if options.imported is not None:
+        subjects[0].import_broken(faults(subjects[0].tree)[options.imported])
+        return NOTICED if pytest.main([*quiet, "-x", *tests]) else 0
+    seconds = options.minutes * 60
+    session = Session(subjects, tests, options.sample, seconds, lambda text: print(text, file=terminal))
+    if pytest.main([*quiet, *tests], [session]) not in (0, 5):
         return 2
     print(f"{session.survivors} faults survive, {session.untried} were not tried", file=terminal)
     return 2 if session.untried else int(session.survivors > 0)

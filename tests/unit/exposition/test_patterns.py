@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import time
@@ -84,3 +85,33 @@ def test_time_is_linear_in_hostile_lines(kind: str) -> None:
 def test_the_first_line_is_tidied_too(line: bytes, tidy: bytes) -> None:
     """Although no line feed comes before it."""
     assert patterns.tidied(line) == tidy
+
+
+def labelled(*names: str) -> bytes:
+    """Return a sample with these labels."""
+    return "a{{{}}} 1\n".format(",".join(f'{name}="1"' for name in names)).encode()
+
+
+NAMES = [f"l{number}" for number in range(patterns.MAX_LABELS + 1)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, patterns.MAX_LABELS])
+def test_samples_are_read_at_once(count: int) -> None:
+    """Whatever the number of their labels, up to a limit, and whether or not those of the next one differ."""
+    line = labelled(*NAMES[:count])
+    for last in (line, line.replace(b"}", b",}") if count else line, labelled("x"), b"a 1\n"):
+        lines = line + line + last + line
+        assert patterns.lines_end(lines, 0) == len(lines)
+        family = b"# TYPE a gauge\n" + lines
+        assert patterns.families_end(family + b"b 1\n", 0) == len(family)
+    assert patterns.lines_end(line + labelled(*NAMES), 0) == len(line)
+
+
+@pytest.mark.parametrize(("first", "second"), list(itertools.combinations(range(4), 2)))
+def test_a_line_that_repeats_a_label_is_not_read(first: int, second: int) -> None:
+    """Whichever labels it repeats, behind a line of the same number of labels too."""
+    names = NAMES[:4]
+    names[second] = names[first]
+    for before in (b"", b"a 1\n", labelled(*NAMES[:4])):
+        assert patterns.lines_end(before + labelled(*names), 0) == len(before)
+        assert patterns.without_odd_lines(before + labelled(*names)) == before

@@ -61,7 +61,7 @@ def _without_parameters(data: Mutable) -> None:
 
 def take_override(context: Context, workload: ObservedWorkload) -> None:
     """Take meshscrape's listeners out of a user's own bootstrap override."""
-    if not workload.bootstrap_override or workload.bootstrap_override == OVERRIDE_NAME:
+    if workload.bootstrap_override == OVERRIDE_NAME:
         return
     ref = Ref("", "ConfigMap", workload.namespace, workload.bootstrap_override)
     text = str(dig(context.object_of(ref), "data", overrides.BOOTSTRAP_FILE))
@@ -85,10 +85,10 @@ def _strip(bootstrap: dict[str, Any]) -> bool:
     stripped = False
     for group, key in (("static_resources", "listeners"), ("layered_runtime", "layers")):
         camel = group.split("_")[0] + group.split("_")[1].capitalize()
-        place = bootstrap.get(camel if camel in bootstrap else group)
+        place: Any = bootstrap.get(camel if camel in bootstrap else group)
         items = as_list(dig(place, key))
         own = [item for item in items if not overrides.is_ours(str(dig(item, "name")))]
-        if not isinstance(place, dict) or len(own) == len(items):
+        if len(own) == len(items):
             continue
         stripped = True
         if own:
