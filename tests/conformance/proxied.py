@@ -23,10 +23,11 @@ from conformance.scraper import FILE, Program
 from meshscrape.local.binaries import find_prometheus
 from meshscrape.prometheus import scrape_proxy_pod
 from meshscrape.prometheus.kubernetes_sd import ready
-from meshscrape.prometheus.scrape_proxy_pod import ScrapeProxyPod
+from meshscrape.prometheus.scrape_proxy_pod import CertificateFiles, ScrapeProxyPod
 
 SPACE = "proxied"
 IMAGE = "registry.example/meshscrape:test"
+CERTIFICATES_MOUNT = {"name": "certificates", "mountPath": prober.CERTIFICATES, "readOnly": True}
 LIFETIME = "60s"  # of every certificate; renewed at half of it
 ANNOUNCED = "announced/"  # before the names of jobs with HTTP SD
 MERGED, ENVOY = "istio-secure-merged-metrics", "istio-secure-envoy-metrics"
@@ -234,7 +235,7 @@ def _secured(value: Object) -> Object:
     return samples.annotate(value, **_annotations()) if value["kind"] == "Deployment" else value
 
 
-def guest(name: str, account: str, address: str) -> Object:
+def guest(name: str, account: str, address: str, space: str = SPACE) -> Object:
     """Return a pod that does nothing; its sidecar is what is scraped."""
     wanted = {WANTED_ADDRESS: json.dumps([address])} if address else {}
     container = {"name": "pause", "image": "registry.k8s.io/pause:3.10"}
@@ -242,7 +243,7 @@ def guest(name: str, account: str, address: str) -> Object:
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
-            **prober.named(SPACE, name),
+            **prober.named(space, name),
             "labels": {"app": name},
             "annotations": _annotations() | wanted,
         },
@@ -262,11 +263,39 @@ def prometheus_2_is_there() -> bool:
 # --- scrapers -------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Variation:
+    """How a scrape proxy differs from the usual one.
+
+    It follows the pods of `namespaces`. With `share` other proxies may follow it; with `follow`, it follows
+    the proxy at this address in place of the API server. With `files`, the pod's istio-proxy writes its
+    certificate. `account` is the ServiceAccount of the pod, by default one of the pod's own name.
+    """
+
+    namespaces: tuple[str, ...] = (SPACE,)
+    share: bool = False
+    follow: str = ""
+    files: bool = False
+    account: str = ""
+
+
+USUAL = Variation()
+SHARE_PORT = 15098
+
+
 def start(
-    kube: Kube, meshscrape: Path, gate: Gate, name: str, program: Program, *, drop_in: bool = True
+    kube: Kube,
+    meshscrape: Path,
+    gate: Gate,
+    name: str,
+    program: Program,
+    *,
+    drop_in: bool = True,
+    variation: Variation = USUAL,
 ) -> Prometheus:
     """Start a scraper with a scrape proxy beside it; both reach the API server through the gate."""
-    return scraper.start(kube, pod(gate, name, program), configuration(meshscrape, program, drop_in))
+    value = pod(gate, name, program, variation)
+    return scraper.start(kube, value, configuration(meshscrape, program, drop_in))
 
 
 def configuration(meshscrape: Path, program: Program, drop_in: bool) -> str:
@@ -303,22 +332,37 @@ def _application(job: Object) -> Object:
     return own | {"job_name": APPLICATION, "metrics_path": "/metrics", "relabel_configs": [ready(), keep]}
 
 
-def pod(gate: Gate, name: str, program: Program) -> Object:
+def pod(gate: Gate, name: str, program: Program, variation: Variation = USUAL) -> Object:
     """Return the pod of a scraper with the sidecars that a plan gives it."""
     access = [
         {"name": "KUBERNETES_SERVICE_HOST", "value": gate.host},
         {"name": "KUBERNETES_SERVICE_PORT", "value": str(gate.port)},
     ]
     mount = {"name": "api", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": True}
-    proxy = ScrapeProxyPod(IMAGE, "istiod.istio-system.svc:15012", "cluster.local", namespaces=(SPACE,))
-    agent, envoy, routes = scrape_proxy_pod.init_containers(proxy)
-    agent["env"].append({"name": "SECRET_TTL", "value": LIFETIME})
-    routes["env"] = access
-    routes["volumeMounts"].append(mount)
-    value = scraper.pod(SPACE, name, program)
-    value["metadata"]["labels"]["sidecar.istio.io/inject"] = "false"
-    value["metadata"]["annotations"] = {}
+    proxy = ScrapeProxyPod(
+        IMAGE,
+        "istiod.istio-system.svc:15012",
+        "cluster.local",
+        namespaces=variation.namespaces,
+        files=CertificateFiles(prober.CERTIFICATES, CERTIFICATES_MOUNT) if variation.files else None,
+    )
+    *agents, envoy, routes = scrape_proxy_pod.init_containers(proxy)
+    for agent in agents:
+        agent["env"].append({"name": "SECRET_TTL", "value": LIFETIME})
+    if variation.follow:
+        _follow(routes, variation)
+    else:
+        routes["env"] = list(access)
+        routes["volumeMounts"].append(mount)
+    if variation.share:
+        routes["env"].append({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
+        routes["args"] += ["--share", f"$(POD_IP):{SHARE_PORT}"]
+    value = scraper.pod(SPACE, name, program, SECRET_TTL=LIFETIME)
+    if not variation.files:
+        value["metadata"]["labels"]["sidecar.istio.io/inject"] = "false"
+        value["metadata"]["annotations"] = {}
     spec = value["spec"]
+    spec["serviceAccountName"] = variation.account or name
     (container,) = spec["containers"]
     container["env"] = access
     container["volumeMounts"] = [
@@ -326,14 +370,23 @@ def pod(gate: Gate, name: str, program: Program) -> Object:
         mount,
         scrape_proxy_pod.token_mount(),
     ]
-    spec["initContainers"] = [agent, envoy, routes]
+    spec["initContainers"] = [*agents, envoy, routes]
     spec["automountServiceAccountToken"] = False
     spec["volumes"] = [
-        *(each for each in spec["volumes"] if each["name"] != "certificates"),
+        *(each for each in spec["volumes"] if variation.files or each["name"] != "certificates"),
         *scrape_proxy_pod.volumes(proxy),
         _api_access(),
     ]
     return value
+
+
+def _follow(routes: Object, variation: Variation) -> None:
+    """Let the container follow another proxy; it gets no access to the API server."""
+    pairs = [word for name in variation.namespaces for word in ("--namespace", name)]
+    own = routes["args"][: -len(pairs)]
+    assert routes["args"] == [*own, *pairs]
+    routes["args"] = [word for word in own if word not in ("--kubernetes", "--applications")]
+    routes["args"] += ["--follow", f"{variation.follow}:{SHARE_PORT}"]
 
 
 def _api_access() -> Object:

@@ -6,14 +6,16 @@ import contextlib
 import itertools
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from conformance import api_gate, proxied, scraper
+from conformance import api_gate, prober, proxied, scraper, shop
 from conformance.kube import Kube, until
-from conformance.proxied import ANNOUNCED, LIFETIME, MERGED, SPACE, Mesh
+from conformance.prometheus import Prometheus
+from conformance.proxied import ANNOUNCED, LIFETIME, MERGED, SPACE, Mesh, Variation
 from conformance.scraper import Program
 from meshscrape.cluster.api import SILENCE_SECONDS
 
@@ -306,3 +308,121 @@ def _fewest_renewals(mesh: Mesh, began: float) -> float:
         "scrape_proxy_certificate_expiration_timestamp_seconds",
     )
     return min(mesh.number(f"min(changes(meshscrape_{each}[{seconds}s]))") for each in counted)
+
+
+def _announced(*addresses: str) -> set[tuple[str, str]]:
+    """Return job and URL of the secure ports of pods, with HTTP SD."""
+    return {
+        endpoint
+        for address in addresses
+        for endpoint in proxied.endpoints(address)
+        if endpoint[0].startswith(ANNOUNCED)
+    }
+
+
+def _announced_steady(mesh: Mesh) -> set[tuple[str, str]]:
+    """Return job and URL of every target that stays, with HTTP SD."""
+    return {endpoint for endpoint in mesh.expected() if endpoint[0].startswith(ANNOUNCED)}
+
+
+def test_replicas_share_one_watch(mesh: Mesh, kube: Kube, meshscrape: Path, row: Row) -> None:
+    """One replica's proxy watches pods; the other's follows it, without access to the API server."""
+    names = ("replica-0", "replica-1")
+    steady = set(mesh.steady.values())
+    with mesh.undisturbed() as tally, contextlib.ExitStack() as pods:
+        for name in names:
+            pods.callback(kube, "-n", SPACE, "delete", "pod", name, "--ignore-not-found", "--timeout=120s")
+
+        def started(name: str, variation: Variation) -> Prometheus:
+            return proxied.start(
+                kube, meshscrape, mesh.gate, name, scraper.PROMETHEUS, drop_in=False, variation=variation
+            )
+
+        first = started(names[0], Variation(share=True, account="prometheus"))
+        shared = kube.address(SPACE, f"app={names[0]}")
+        second = started(names[1], Variation(follow=shared, account="prometheus"))
+        for replica in (first, second):
+            mesh.up(replica, _announced_steady(mesh))
+        with mesh.guest("shared") as address:
+            for replica in (first, second):
+                mesh.up(replica, _announced(address))
+        until(lambda: not first.of({address}) and not second.of({address}), "the pod is no target")
+        began = second.now()
+        proxied.kill(kube, first)
+        with mesh.guest("again") as other:
+            for replica in (first, second):
+                mesh.up(replica, _announced(other))
+        seconds = second.now() - began
+        lost = second.down_samples(steady, seconds)
+        scrapes = second.scrapes(steady, seconds)
+        assert lost == 0 and scrapes > 0
+    row(
+        "scrape proxy: two replicas, one of which follows the other (`--share`, `--follow`)",
+        "pods that come and go are scraped by both, also after the first one's Python process was killed; "
+        f"the second: {scrapes} scrapes meanwhile, 0 lost; the other Prometheus: {tally.scrapes}, 0 lost",
+        Prometheus=second.version(),
+    )
+
+
+def test_certificates_of_an_istio_proxy_in_the_pod(
+    mesh: Mesh, kube: Kube, meshscrape: Path, row: Row
+) -> None:
+    """The proxy has no agent: it shows what the pod's istio-proxy writes (OUTPUT_CERTS) and renews."""
+    renewed = "min(changes(meshscrape_scrape_proxy_certificate_expiration_timestamp_seconds[300s]))"
+    steady = set(mesh.steady.values())
+    with mesh.undisturbed() as tally:
+        other = proxied.start(
+            kube, meshscrape, mesh.gate, "files", scraper.PROMETHEUS, variation=Variation(files=True)
+        )
+        try:
+            mesh.up(other, mesh.expected())
+            until(lambda: other.query(renewed + " >= 1"), "the certificate is renewed", 180)
+            mesh.up(other, mesh.expected())
+            scrapes = other.scrapes(steady, 60)
+            assert other.down_samples(steady, 60) == 0
+        finally:
+            kube("-n", SPACE, "delete", "pod", "files", "--timeout=120s")
+    row(
+        f"scrape proxy with the certificate files of an istio-proxy (OUTPUT_CERTS, {LIFETIME} each)",
+        f"{len(mesh.expected())} targets up, also after a renewal; {scrapes} scrapes in a minute, 0 lost; "
+        f"the other Prometheus: {tally.scrapes}, 0 lost",
+        Prometheus=other.version(),
+    )
+
+
+ELSEWHERE = "elsewhere"
+
+
+def test_rights_in_two_namespaces(mesh: Mesh, kube: Kube, meshscrape: Path, row: Row) -> None:
+    """Roles as `meshscrape rbac` writes them are enough; without one, the other namespace is followed."""
+    words = ["rbac", "proxy", "--service-account", f"{SPACE}/spread", "-n", SPACE, "-n", ELSEWHERE]
+    roles = subprocess.run([str(meshscrape), *words], capture_output=True, text=True, check=True).stdout
+    with mesh.undisturbed() as tally, kube.namespace(ELSEWHERE, **shop.INJECTED):
+        meta = prober.named(ELSEWHERE, "guest")
+        kube.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta})
+        kube.apply(proxied.guest("guest", "guest", "", ELSEWHERE))
+        kube("apply", "-f", "-", stdin=roles)
+        kube("-n", ELSEWHERE, "wait", "--for=condition=Ready", "pod/guest", "--timeout=300s")
+        address = kube.address(ELSEWHERE, "app=guest")
+        variation = Variation(namespaces=(SPACE, ELSEWHERE))
+        other = proxied.start(
+            kube, meshscrape, mesh.gate, "spread", scraper.PROMETHEUS, drop_in=False, variation=variation
+        )
+        try:
+            mesh.up(other, _announced(address) | _announced_steady(mesh))
+            kube("-n", ELSEWHERE, "delete", "rolebinding", "meshscrape-proxy")
+            mesh.gate.cut()
+            reachable = "min(meshscrape_scrape_proxy_source_up)"
+            until(lambda: other.query(f"{reachable} == 0"), "its metrics say that a namespace is missing")
+            with mesh.guest("beside") as new:
+                mesh.up(other, _announced(address, new))
+            kube("apply", "-f", "-", stdin=roles)
+            until(lambda: other.query(f"{reachable} == 1"), "the proxy follows both namespaces again")
+        finally:
+            kube("-n", SPACE, "delete", "pod", "spread", "--timeout=120s")
+    row(
+        "scrape proxy: Roles in two namespaces (`meshscrape rbac proxy`), one taken away and given back",
+        "both scraped; without the Role its last target stays, the other namespace's new pod is scraped, and "
+        f"source_up is 0, then 1; the other Prometheus: {tally.scrapes} scrapes, 0 lost",
+        Prometheus=other.version(),
+    )

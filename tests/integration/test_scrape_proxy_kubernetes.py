@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -138,6 +140,42 @@ def test_identities_of_another_shape_are_expected_by_a_template(tmp_path: Path) 
         try:
             assert proxy.scrape(target.authority).status == 200
             assert proxy.scrape("127.9.9.9:15092").reason == "unknown-target"
+        finally:
+            assert proxy.stop() == 0
+
+
+def on_the_node(name: str, port: int, address: str) -> dict[str, Any]:
+    """A pod with the node's network, of the ServiceAccount `name`, with its secure port."""
+    meta = {"name": name, "namespace": "shop", "uid": name}
+    meta |= {"annotations": {"prometheus.istio.io/secure-port": str(port)}}
+    spec = {**POD["spec"], "serviceAccountName": name, "hostNetwork": True}
+    status = {**POD["status"], "hostIP": address, "podIP": address, "podIPs": [{"ip": address}]}
+    return {"metadata": meta, "spec": spec, "status": status}
+
+
+def test_pods_with_the_nodes_network_are_told_apart_by_their_ports(tmp_path: Path) -> None:
+    """They share an address. Where two announce the same port, neither is scraped; the others are."""
+    forge, address = Forge(), loopback()
+    proxy = RunningProxy(tmp_path, loopback(), [str(credentials(tmp_path / "scraper", forge))])
+    proxy.announce([])
+    pods = {"first": 15092, "second": 15192, "third": 15292, "fourth": 15292}
+    items = [on_the_node(name, port, address) for name, port in pods.items()]
+    document = {"metadata": {"resourceVersion": "7"}, "items": items}
+    with contextlib.ExitStack() as stack:
+        ports = stack.enter_context(applications(api := loopback(), {"api": lists_pods(document=document)}))
+        targets = {}
+        for name in ("first", "second", "third"):
+            own = tmp_path / name
+            own.mkdir()
+            pair = forge.leaf(f"spiffe://cluster.local/ns/shop/sa/{name}")
+            target = Target(address, name.encode(), port=pods[name])
+            targets[name] = stack.enter_context(tls_target(target, pair, forge.root, own))
+        proxy.start(*kubeconfig(tmp_path, f"http://{api}:{ports['api']}"))
+        try:
+            assert proxy.scrape(targets["first"].authority).body == "first"
+            assert proxy.scrape(targets["second"].authority).body == "second"
+            assert proxy.scrape(targets["third"].authority).reason == "unknown-target"
+            assert proxy.metric("meshscrape_scrape_proxy_current") == 0
         finally:
             assert proxy.stop() == 0
 

@@ -6,12 +6,14 @@ import contextlib
 import http.client
 import json
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshscrape.prometheus.targets import MERGED_JOB
+from meshscrape.system.files import write_atomic
 from support.addresses import loopback
 from support.forgery import Forge, Pair
 from support.mesh import meshscrape
@@ -32,10 +34,14 @@ class Sharing:
         scraper = str(credentials(directory / "scraper", forge))
         self.proxy = RunningProxy(directory / "first", loopback(), [scraper])
         self.proxy.announce([])
-        file = directory / "shared.json"
-        file.write_text(json.dumps([group(target.authority, WEB)]))
+        self._file = file = directory / "shared.json"
+        self.share(group(target.authority, WEB))
         self.address = f"{self.proxy.address}:15098"
         self._options = ["--targets", f"{MERGED_JOB}={file}", "--share", self.address]
+
+    def share(self, *groups: Mapping[str, Any]) -> None:
+        """Replace the targets that the proxy shares."""
+        write_atomic(self._file, json.dumps(groups).encode())
 
     def start(self, *more: str) -> None:
         """Start the proxy that shares."""
@@ -105,6 +111,32 @@ def test_a_proxy_follows_another_one_over_mutual_tls(sharing: Sharing) -> None:
     follows(sharing, sharing.follower(), follow, f"scrape proxy at {sharing.address}")
 
 
+def test_a_change_reaches_the_follower(sharing: Sharing) -> None:
+    """A target comes, and the one that was there goes; a Prometheus may read the same list at the port."""
+    sharing.start()
+    second = sharing.follower()
+    second.start("--follow", sharing.address)
+    new = f"{loopback()}:15092"
+    try:
+        first = second.http_sd(MERGED_JOB)
+        assert [address for entry in first for address in entry["targets"]] == [sharing.target.authority]
+        sharing.share(group(new, WEB))
+        eventually(lambda: second.scrape(sharing.target.authority).reason == "unknown-target")
+        assert second.scrape(new).reason == "unreachable"
+        assert second.http_sd(MERGED_JOB) == sharing.proxy.http_sd(MERGED_JOB)
+        assert sharing.asked(sharing.forge.leaf(SCRAPER)) == 200
+    finally:
+        assert second.stop() == 0
+
+
+def test_a_first_start_without_the_other_proxy_is_one_line(sharing: Sharing) -> None:
+    """There are no targets of an earlier run then, which is no news."""
+    second = sharing.follower()
+    second.launch("--follow", sharing.address)
+    assert second.process.wait(60) == 2
+    assert len(second.said().splitlines()) == 1, second.said()
+
+
 def test_a_proxy_follows_another_one_of_its_machine_with_a_token(sharing: Sharing) -> None:
     """On loopback the token does not cross a network."""
     sharing.start()
@@ -163,8 +195,13 @@ def test_a_follower_that_is_not_named_ends_with_one_line(sharing: Sharing) -> No
         (["--follow", "10.0.0.5:15095", "--follow-token-file", "/t"], "--follow-plaintext"),
         (["--follow", "a.example:15095", "--follow-token-file", "/t"], "--follow-plaintext"),
         (["--follow", "127.0.0.1:15095", "--follow-token-file", "/t", "--follow-id", SCRAPER], "--follow-id"),
-        (["--follow", "10.0.0.5:15095", "--follow-id", "web"], "not a SPIFFE ID"),
-        (["--follow", "127.0.0.1:15095", "--share", "a.example:1"], "not an IP address"),
+        (["--follow", "10.0.0.5:15095", "--follow-id", "web"], "--follow-id: 'web' is not a SPIFFE ID"),
+        (["--follow", "10.0.0.5:15095", "--share-with", "web"], "--share-with: 'web' is not a SPIFFE ID"),
+        (["--follow", "127.0.0.1:15095", "--share", "a.example:1"], "write 10.0.0.5:1"),
+        (
+            ["--follow", "127.0.0.1:15095", "--discovery", "localhost:7"],
+            "--discovery: 'localhost' is not an IP",
+        ),
     ],
 )
 def test_unsafe_or_contradictory_ways_are_one_line(tmp_path: Path, options: list[str], words: str) -> None:

@@ -31,7 +31,7 @@ class Seen:
 
 @dataclass(slots=True)
 class Target:
-    """A server at `address`:15092 that answers every GET with `body`."""
+    """A server at `address`:`port` that answers every GET with `body`."""
 
     address: str
     body: bytes = b"shown 1\n"
@@ -41,10 +41,11 @@ class Target:
     connections: int = 0
     # Answers wait for this event, if there is one.
     released: threading.Event | None = None
+    port: int = PORT
 
     @property
     def authority(self) -> str:
-        return f"{self.address}:{PORT}"
+        return f"{self.address}:{self.port}"
 
 
 @contextlib.contextmanager
@@ -94,7 +95,7 @@ def tls_target(
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    with serving(_Server((target.address, PORT), Handler)):
+    with serving(_Server((target.address, target.port), Handler)):
         yield target
 
 

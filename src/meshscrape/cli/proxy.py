@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshscrape.cli.options import gathered, path_option, seconds_option, text_option
-from meshscrape.cli.proxy_sources import ChosenSources, source_options, sources_of
+from meshscrape.cli.proxy_sources import ChosenSources, source_options, sources_of, spiffe_id
 from meshscrape.errors import InputError
 from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
 
@@ -145,7 +145,6 @@ def command(serving: Serving, chosen: ChosenSources, check: bool) -> int:
 def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.proxy.options import ProxyOptions
-    from meshscrape.spiffe.ids import SpiffeId
 
     if not serving.credentials:
         raise InputError("there are no credentials", remedy="give --credentials DIR")
@@ -159,7 +158,7 @@ def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
         sources=sources_of(chosen, serving.own, credentials, serving.wait),
         aliases=[_alias(text) for text in serving.aliases],
         share=parse_host_port(serving.share, "--share") if serving.share else None,
-        share_with=[SpiffeId.parse(text) for text in serving.share_with],
+        share_with=[spiffe_id(text, "--share-with") for text in serving.share_with],
         share_token=serving.share_token,
         separate_envoy=serving.role == "routes",
         remote=serving.remote,

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 import click
 
 from meshscrape.cli.options import gathered, path_option, text_option
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, Place
 
 if TYPE_CHECKING:
     from meshscrape.proxy.discovery import Source
+    from meshscrape.spiffe.ids import SpiffeId
 
 LAST_TARGETS = "last-targets.json"
 LAST_SHARED = "last-shared-targets.json"
@@ -152,13 +153,12 @@ def _shared(chosen: ChosenSources, credentials: Sequence[tuple[str, Path]], pati
     """Return the source of `--follow`: over mutual TLS, or with a token in plaintext if that is asked for."""
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.prometheus.targets import JOBS
-    from meshscrape.proxy.shared import SharedSource, VerifiedLink, plaintext_link
-    from meshscrape.spiffe.ids import SpiffeId
+    from meshscrape.proxy.following import FollowedProxy, VerifiedLink, plaintext_link
 
     address = parse_host_port(chosen.follow, "--follow")
     if chosen.follow_token_file is None:
-        expected = SpiffeId.parse(chosen.follow_id) if chosen.follow_id else None
-        return SharedSource(address, VerifiedLink(credentials, expected, patience), JOBS)
+        expected = spiffe_id(chosen.follow_id, "--follow-id") if chosen.follow_id else None
+        return FollowedProxy(address, VerifiedLink(credentials, expected, patience), JOBS)
     if chosen.follow_id:
         raise InputError(
             "a proxy that is asked in plaintext proves no SPIFFE ID",
@@ -171,7 +171,17 @@ def _shared(chosen: ChosenSources, credentials: Sequence[tuple[str, Path]], pati
             where="--follow",
             remedy="use the other proxy's --share without --follow-token-file, or add --follow-plaintext",
         )
-    return SharedSource(address, plaintext_link(chosen.follow_token_file), JOBS)
+    return FollowedProxy(address, plaintext_link(chosen.follow_token_file), JOBS)
+
+
+def spiffe_id(text: str, option: str) -> SpiffeId:
+    """Return the SPIFFE ID of an option's value. Raise InputError, which names the option, for other text."""
+    from meshscrape.spiffe.ids import SpiffeId
+
+    try:
+        return SpiffeId.parse(text)
+    except InputError as error:
+        raise error.at(Place(text=option)) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -8,11 +8,9 @@ Source: Prometheus, "Configuration", <file_sd_config> and "HTTP SD".
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any
 
 from meshscrape.errors import InputError
@@ -83,48 +81,6 @@ def parse_target_file(content: bytes, where: str) -> tuple[Target, ...]:
     return tuple(targets.values())
 
 
-Known = Mapping[tuple[str, str], Target]
-
-
-def parse_http_sd(answer: bytes, where: str, known: Known = MappingProxyType({})) -> tuple[Target, ...]:
-    """Parse the answer of a scrape proxy's HTTP SD (see `http_sd`). Raise InputError for anything else.
-
-    `known` are targets by authority and path. One that did not change is the same object in the result: this
-    takes a third of the time, and a comparison by identity finds the others.
-    """
-    try:
-        groups = json.loads(answer)
-    except (ValueError, RecursionError):
-        raise InputError("this is no answer of HTTP SD", where=where, remedy="check the address") from None
-    targets: list[Target] = []
-    for number, group in enumerate(groups if isinstance(groups, list) else (), start=1):
-        if known and (same := _unchanged(group, known)) is not None:
-            targets.append(same)
-            continue
-        labels = dict(group.get("labels") or {}) if isinstance(group, dict) else {}
-        labels.pop(_SCHEME_LABEL, None)
-        labels[IDENTITY_LABEL] = labels.pop(META_IDENTITY_LABEL, None)
-        targets += _targets({**group, "labels": labels} if labels else group, f"{where}: group {number}")
-    return tuple(targets)
-
-
-def _unchanged(group: Any, known: Known) -> Target | None:
-    """Return the known target that `http_sd` writes as exactly this group."""
-    try:
-        (authority,), labels = group["targets"], group["labels"]
-        target = known[authority, labels[_PATH_LABEL]]
-        same = (
-            len(group) == 2
-            and len(labels) == len(target.labels) + 3
-            and labels[_SCHEME_LABEL] == "http"
-            and labels[META_IDENTITY_LABEL] == str(target.spiffe_id)
-            and all(labels[name] == value for name, value in target.labels.items())
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-    return target if same else None
-
-
 def _document(content: bytes, where: str) -> Any:
     try:
         text = content.decode("utf-8")
@@ -142,17 +98,18 @@ def _targets(group: Any, where: str) -> list[Target]:
     if not isinstance(labels, dict):
         raise InputError("`labels` is not a mapping", where=where)
     for name, value in labels.items():
-        _check_label(name, value, where)
-    identity = _identity(labels.get(IDENTITY_LABEL), where)
-    path = _path(labels.get(_PATH_LABEL, MERGED_PATH), where)
+        check_label(name, value, where)
+    identity = expected_identity(labels.get(IDENTITY_LABEL), where)
+    path = check_path(labels.get(_PATH_LABEL, MERGED_PATH), where)
     kept = {
         name: value for name, value in labels.items()
-        if name not in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL)
+        if not is_label_of_target(name)
     }  # fmt: skip
     return [Target(*_address(address, where), identity, kept, path) for address in addresses]
 
 
-def _check_label(name: Any, value: Any, where: str) -> None:
+def check_label(name: Any, value: Any, where: str) -> None:
+    """Raise InputError for what cannot be a label of a target."""
     if not isinstance(name, str) or not isinstance(value, str) or (kind := _kind_of_label(name)) == "none":
         raise InputError(f"{str(name)[:100]!a} is not a label with a text value", where=where)
     if name == _SCHEME_LABEL and value != "https":
@@ -178,7 +135,8 @@ def _kind_of_label(name: str) -> str:
     return "reserved" if name.startswith("__") and not known else "kept"
 
 
-def _identity(text: str | None, where: str) -> SpiffeId:
+def expected_identity(text: str | None, where: str) -> SpiffeId:
+    """Return the SPIFFE ID of a workload. Raise InputError for anything else."""
     if text is None:
         raise InputError(
             "no expected SPIFFE ID", where=where, remedy=f"add the label {IDENTITY_LABEL}: spiffe://…"
@@ -192,7 +150,8 @@ def _identity(text: str | None, where: str) -> SpiffeId:
     return identity
 
 
-def _path(path: str, where: str) -> str:
+def check_path(path: str, where: str) -> str:
+    """Return the path of a target as it is. Raise InputError for one that is not plain."""
     if not _is_plain_path(path):
         raise InputError(
             f"{path[:100]!a} is not a plain path", where=where, remedy="omit the query, %XX, // and dots"
@@ -221,8 +180,13 @@ def _is_plain_path(path: str) -> bool:
     return _PATH.fullmatch(path) is not None and "//" not in path and not dots
 
 
-@lru_cache(1 << 16)
-def _parsed_address(text: str) -> tuple[str, int] | None:
+def is_label_of_target(name: str) -> bool:
+    """Return whether a target file writes a field of the target as this label."""
+    return name in (IDENTITY_LABEL, _PATH_LABEL, _SCHEME_LABEL)
+
+
+def parse_authority(text: str) -> tuple[str, int] | None:
+    """Return IP address and port of `IP:port` (IPv6 in brackets); None for anything else."""
     match = _AUTHORITY.fullmatch(text)
     if match is None:
         return None
@@ -234,3 +198,7 @@ def _parsed_address(text: str) -> tuple[str, int] | None:
     if not 0 < port < 65536 or address.is_unspecified or address.is_multicast:
         return None
     return str(address), port
+
+
+# Cached for the same reason.
+_parsed_address = lru_cache(1 << 16)(parse_authority)

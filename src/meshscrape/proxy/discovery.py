@@ -64,7 +64,7 @@ class FileSource:
 
     def __init__(self, path: Path, jobs: Sequence[str], parse: Callable[[bytes, str], Targets]) -> None:
         self.jobs = tuple(jobs)
-        self._file = FollowedFile(path, f"the targets in {path}", parse)
+        self._file = FollowedFile(path, "the targets", parse)
 
     @property
     def name(self) -> str:
@@ -104,8 +104,8 @@ class SourceState:
         """
         error = self.problem.error
         wrong = any(
-            isinstance(each, InputError | UnauthenticatedError) or getattr(each, "status", 0) in _REFUSALS
-            for each in (error, getattr(error, "__cause__", None))
+            isinstance(cause, InputError | UnauthenticatedError) or getattr(cause, "status", 0) in _REFUSALS
+            for cause in (error, getattr(error, "__cause__", None))
         )
         return str(error) if self.remembered and wrong else ""
 
@@ -116,8 +116,10 @@ class Discovery:
     def __init__(self, sources: Iterable[Source], check: Check = lambda targets, divisible: None) -> None:
         """Begin with no targets. `check` raises InputError for targets of one source that are unusable."""
         self.states = [
-            SourceState(each, each.snapshots(), Problem(f"some targets of {each.name} stay as they were"))
-            for each in sources
+            SourceState(
+                source, source.snapshots(), Problem(f"some targets of {source.name} stay as they were")
+            )
+            for source in sources
         ]
         self.changed = asyncio.Event()
         self._check = check
@@ -160,7 +162,7 @@ class Discovery:
         return changed
 
     def _check_all(self, snapshot: Snapshot) -> None:
-        self._check([target for found in snapshot.targets.values() for target in found], snapshot.divisible)
+        self._check([target for part in snapshot.targets.values() for target in part], snapshot.divisible)
 
     @property
     def jobs(self) -> tuple[str, ...]:
@@ -169,23 +171,23 @@ class Discovery:
 
     def by_job(self) -> dict[str, list[Sequence[Target]]]:
         """Return what the sources tell now by job, every job present, without a copy."""
-        found: dict[str, list[Sequence[Target]]] = {job: [] for job in self.jobs}
+        by_job: dict[str, list[Sequence[Target]]] = {job: [] for job in self.jobs}
         for state in self.states:
             for job, targets in state.targets.items():
-                found[job].append(targets)
-        return found
+                by_job[job].append(targets)
+        return by_job
 
     def __iter__(self) -> Iterator[Target]:
         """Return all targets of all sources."""
-        return (target for state in self.states for found in state.targets.values() for target in found)
+        return (target for state in self.states for part in state.targets.values() for target in part)
 
     def targets(self) -> dict[str, list[Target]]:
         """Return all targets by job, every job present."""
-        found: dict[str, list[Target]] = {job: [] for job in self.jobs}
+        by_job: dict[str, list[Target]] = {job: [] for job in self.jobs}
         for state in self.states:
             for job, targets in state.targets.items():
-                found[job].extend(targets)
-        return found
+                by_job[job].extend(targets)
+        return by_job
 
 
 def _date(state: SourceState, snapshot: Snapshot) -> None:

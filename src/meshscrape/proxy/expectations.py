@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
@@ -73,12 +74,14 @@ class Expectations:
     def at(self, address: str) -> tuple[Target, ...]:
         """Return the targets at an address, without contested ports."""
         targets, contested = self._at.get(address, ()), self._contested.get(address)
-        return tuple(each for each in targets if each.authority not in contested) if contested else targets
+        if not contested:
+            return targets
+        return tuple(target for target in targets if target.authority not in contested)
 
     @property
     def contested(self) -> tuple[str, ...]:
         """Return the contested `IP:port`s in their order. None is scraped: the right identity is unknown."""
-        return tuple(sorted(authority for found in self._contested.values() for authority in found))
+        return tuple(sorted(chain.from_iterable(self._contested.values())))
 
     @property
     def identities(self) -> frozenset[SpiffeId]:

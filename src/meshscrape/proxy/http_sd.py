@@ -15,6 +15,7 @@ from meshscrape.system.http.server import Handler, Request, Response
 
 INDEX = "/targets"
 TARGETS = "/targets/"
+CHANGES = "/changes"
 METRICS = "/metrics"
 READY = "/healthz/ready"
 ETAG = "ETag"
@@ -71,11 +72,12 @@ class Index:
 def handler(
     token: str,
     discovery: HttpDiscovery,
+    changes: Handler,
     metrics: Callable[[], bytes],
     why_not_ready: Callable[[], str],
     index: Callable[[], Index],
 ) -> Handler:
-    """Serve `GET`/`HEAD` of `/targets`, `/targets/JOB`, `/metrics` and `/healthz/ready`.
+    """Serve `GET`/`HEAD` of `/targets`, `/targets/JOB`, `/changes`, `/metrics` and `/healthz/ready`.
 
     Requests without the token get 401.
     """
@@ -92,6 +94,8 @@ def handler(
             return Response(200, index().body(), content_type="application/json")
         if request.path.startswith(TARGETS):
             return await discovery.answer(request)
+        if request.path == CHANGES:
+            return await changes(request)
         if request.path == METRICS:
             return Response(200, metrics(), content_type=content_type(Format.TEXT))
         if request.path == READY:

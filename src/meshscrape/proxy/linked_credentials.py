@@ -41,8 +41,8 @@ class LinkedCredentials:
         """Look for changed files for ever."""
         while True:
             await asyncio.sleep(LOOK)
-            for each in self._linked:
-                each.look()
+            for files in self._linked:
+                files.look()
 
 
 class _Linked:

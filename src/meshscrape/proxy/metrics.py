@@ -115,18 +115,20 @@ def render(
 def _target_families(counters: ScrapeCounters) -> list[Family]:
     known = list(counters.by_route.values())
     refusals: list[Sample] = [
-        ({"reason": reason, **each.labels}, count)
-        for each in known
-        for reason, count in sorted(each.refusals.items())
+        ({"reason": reason, **figures.labels}, count)
+        for figures in known
+        for reason, count in sorted(figures.refusals.items())
     ]
     refusals += [
         ({"reason": reason, **_NOBODY}, count) for reason, count in sorted(counters.strangers.items())
     ]
 
     def each_target(value: Callable[[TargetFigures], float]) -> list[Sample]:
-        return [(each.text, value(each)) for each in known]
+        return [(figures.text, value(figures)) for figures in known]
 
-    ends: list[Sample] = [(each.text, each.not_after.timestamp()) for each in known if each.not_after]
+    ends: list[Sample] = [
+        (figures.text, figures.not_after.timestamp()) for figures in known if figures.not_after
+    ]
     return [
         Family(
             "meshscrape_scrape_refusals_total", "counter",
@@ -134,16 +136,17 @@ def _target_families(counters: ScrapeCounters) -> list[Family]:
         ),
         Family(
             "meshscrape_scrape_requests_total", "counter", "Requests for the target, failed ones included.",
-            each_target(lambda each: each.scrapes),
+            each_target(lambda figures: figures.scrapes),
         ),
         Family(
             "meshscrape_scrape_handshakes_total", "counter",
             "TLS handshakes with the target that succeeded: its SPIFFE ID was checked.",
-            each_target(lambda each: each.handshakes),
+            each_target(lambda figures: figures.handshakes),
         ),
         Family(
             "meshscrape_scrape_reused_connections_total", "counter",
-            "Scrapes on a connection that an earlier one had made.", each_target(lambda each: each.reused),
+            "Scrapes on a connection that an earlier one had made.",
+            each_target(lambda figures: figures.reused),
         ),
         Family(
             "meshscrape_scrape_target_certificate_expiration_timestamp_seconds", "gauge",
@@ -158,22 +161,22 @@ def _source_families(discovery: Discovery) -> list[Family]:
     return [
         Family(
             "meshscrape_scrape_proxy_targets", "gauge", "Targets that discovery announces.",
-            [({"job": job}, len(found)) for job, found in targets.items()],
+            [({"job": job}, len(told)) for job, told in targets.items()],
         ),
         Family(
             "meshscrape_scrape_proxy_source_up", "gauge",
             "Whether the source was usable at its last read; if not, its last targets stay in use.",
-            [({"source": each.source.name}, float(each.problem.error is None)) for each in states],
+            [({"source": state.source.name}, float(state.problem.error is None)) for state in states],
         ),
         Family(
             "meshscrape_scrape_proxy_source_as_of_timestamp_seconds", "gauge",
             "When the source last told all its targets: while it is not up, what is used is from then.",
-            [({"source": each.source.name}, each.as_of) for each in states],
+            [({"source": state.source.name}, state.as_of) for state in states],
         ),
         Family(
             "meshscrape_scrape_proxy_source_failures_total", "counter",
             "Changes of the source that were unusable.",
-            [({"source": each.source.name}, each.problem.count) for each in states],
+            [({"source": state.source.name}, state.problem.count) for state in states],
         ),
     ]  # fmt: skip
 

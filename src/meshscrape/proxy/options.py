@@ -57,8 +57,8 @@ class ProxyOptions:
 
 def check_addresses(options: ProxyOptions) -> None:
     """Raise InputError if other machines could reach the proxy, unless `remote` allows that."""
-    for host, port in (options.listen, options.discovery):
-        address = _check_ip(host)
+    for option, (host, port) in (("--listen", options.listen), ("--discovery", options.discovery)):
+        address = _check_ip(host, port, option, "127.0.0.1")
         if not address.is_loopback and not options.remote:
             raise InputError(
                 "other machines can reach this address; with the token they can scrape like Prometheus",
@@ -66,14 +66,18 @@ def check_addresses(options: ProxyOptions) -> None:
                 remedy="listen on 127.0.0.1, or add --remote",
             )
     if options.share is not None:
-        _check_ip(options.share[0])
+        _check_ip(*options.share, "--share", "10.0.0.5")
 
 
-def _check_ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def _check_ip(
+    host: str, port: int, option: str, example: str
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     try:
         return ipaddress.ip_address(host)
     except ValueError:
-        raise InputError(f"{host!a} is not an IP address", remedy="write 127.0.0.1:15094") from None
+        raise InputError(
+            f"{host[:100]!a} is not an IP address", where=option, remedy=f"write {example}:{port}"
+        ) from None
 
 
 async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: float) -> dict[str, Path]:
@@ -99,27 +103,27 @@ async def await_credentials(credentials: Sequence[tuple[str, Path]], patience: f
 
 def aliases_by_domain(aliases: Sequence[tuple[str, str]], first: str) -> dict[str, tuple[str, ...]]:
     """Return the other names of each trust domain; an empty one stands for `first`."""
-    found: dict[str, tuple[str, ...]] = {}
+    others: dict[str, tuple[str, ...]] = {}
     for domain, alias in aliases:
-        found[domain or first] = (*found.get(domain or first, ()), alias)
-    return found
+        others[domain or first] = (*others.get(domain or first, ()), alias)
+    return others
 
 
 def trust_domains(credentials: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Return the directories by trust domain. Raise InputError for missing files and a repeated domain."""
-    found: dict[str, Path] = {}
+    directories: dict[str, Path] = {}
     for name, directory in credentials:
         files = read_credential_files(directory)
         load_bundle(files.roots, str(directory / layout_of(directory).roots))
         domain = name or _identity(files.chain, directory).trust_domain
-        if domain in found:
+        if domain in directories:
             raise InputError(
                 f"two credential directories have the trust domain {domain}",
                 where=str(directory),
                 remedy="write TRUST_DOMAIN=DIR",
             )
-        found[domain] = directory.absolute()
-    return found
+        directories[domain] = directory.absolute()
+    return directories
 
 
 def certificate_ends(directories: Mapping[str, Path]) -> dict[str, float]:

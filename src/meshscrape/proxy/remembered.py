@@ -8,13 +8,12 @@ import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
-from meshscrape.prometheus.targets import Target
+from meshscrape.prometheus.target_rows import parse_target_row, target_row
 from meshscrape.proxy.discovery import Snapshot, Source, Targets
-from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.clock import utcnow
 from meshscrape.system.files import read_input, write_atomic
 
@@ -103,42 +102,42 @@ class RememberedSource:
             logger.warning("the targets cannot be kept for the next start: %s", error)
 
     def _read(self) -> Snapshot | None:
+        """Return the targets of an earlier run; None without any, as at the very first start."""
+        if not self._path.exists():
+            return None
         try:
-            return decode(read_input(self._path, "the last targets"))
+            return decode(read_input(self._path, "the last targets"), str(self._path))
         except InputError as error:
-            logger.info("there are no last targets (%s)", error)
+            logger.warning("the targets of an earlier run cannot be used: %s", error)
             return None
 
 
 def encode(targets: Targets, now: float) -> bytes:
     """Return the content of the file; `now` is Unix time."""
-    # Write target by target. The lists of twenty thousand at once would set the peak of the process's memory.
-    jobs = (
-        f"{json.dumps(job)}: [{', '.join(json.dumps(_fields(each)) for each in found)}]"
-        for job, found in targets.items()
-    )
-    return f'{{"asOf": {now!r}, "targets": {{{", ".join(jobs)}}}}}'.encode()
+    # Write target by target into one buffer. The lists of twenty thousand at once, or several copies of the
+    # text, would set the peak of the process's memory.
+    text = BytesIO()
+    text.write(f'{{"asOf": {now!r}, "targets": {{'.encode())
+    for number, (job, rows) in enumerate(targets.items()):
+        text.write(f"{', ' if number else ''}{json.dumps(job)}: [".encode())
+        for place, target in enumerate(rows):
+            text.write(f"{', ' if place else ''}{json.dumps(target_row(target))}".encode())
+        text.write(b"]")
+    text.write(b"}}")
+    return text.getvalue()
 
 
-def _fields(target: Target) -> list[Any]:
-    identity = str(target.spiffe_id)
-    return [target.address, target.port, identity, dict(target.labels), target.path, target.main]
-
-
-def decode(data: bytes) -> Snapshot:
+def decode(data: bytes, where: str = "") -> Snapshot:
     """Return what `encode` wrote. Raise InputError for anything else."""
     try:
         document = json.loads(data)
-        targets = {str(job): tuple(map(_target, found)) for job, found in document["targets"].items()}
+        targets = {
+            str(job): tuple(parse_target_row(row, where) for row in rows)
+            for job, rows in document["targets"].items()
+        }
         return Snapshot(targets, None, float(document["asOf"]), divisible=True)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"these are not targets ({type(error).__name__})") from None
-
-
-def _target(fields: Any) -> Target:
-    address, port, identity, labels, path, main = fields
-    names = {str(name): str(value) for name, value in labels.items()}
-    return Target(str(address), int(port), SpiffeId.parse(identity), names, str(path), bool(main))
+        raise InputError(f"these are not targets ({type(error).__name__})", where=where) from None
 
 
 def _too_old(error: MeshscrapeError) -> MeshscrapeError:

@@ -132,8 +132,8 @@ class Routing:
             status, body = await self._admin.get(query)
         except UnavailableError:
             return ""
-        found = json.loads(body)["stats"] if status == 200 else []
-        return next((str(each["value"]) for each in found if each.get("name") == statistic), "")
+        statistics = json.loads(body)["stats"] if status == 200 else []
+        return next((str(reading["value"]) for reading in statistics if reading.get("name") == statistic), "")
 
 
 def _json(resource: Mapping[str, object]) -> str:

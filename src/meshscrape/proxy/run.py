@@ -20,7 +20,7 @@ from meshscrape.proxy import metrics
 from meshscrape.proxy.access import LogPipe, parse_line
 from meshscrape.proxy.discovery import Discovery
 from meshscrape.proxy.expectations import Changed, Expectations
-from meshscrape.proxy.http_sd import TARGETS, HttpDiscovery, Index, handler
+from meshscrape.proxy.http_sd import CHANGES, TARGETS, HttpDiscovery, Index, handler
 from meshscrape.proxy.linked_credentials import LinkedCredentials
 from meshscrape.proxy.options import (
     ProxyOptions,
@@ -33,6 +33,7 @@ from meshscrape.proxy.options import (
 from meshscrape.proxy.presented import PresentedCertificates
 from meshscrape.proxy.routing import Routing
 from meshscrape.proxy.separate_envoy import SeparateEnvoy, become_envoy, make_pipe
+from meshscrape.proxy.sharing import TargetSharing
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system import life
 from meshscrape.system.bearer import load_token
@@ -40,7 +41,7 @@ from meshscrape.system.clock import utcnow
 from meshscrape.system.envoy_admin import EnvoyAdmin
 from meshscrape.system.envoy_process import find_envoy, start_envoy
 from meshscrape.system.files import DirectoryLock, private_dir, remove_staged, write_atomic
-from meshscrape.system.http.server import HttpServer
+from meshscrape.system.http.server import HttpServer, Request, Response
 from meshscrape.system.net import await_free
 from meshscrape.system.processes import Process
 from meshscrape.system.supervisor import Policy, Supervisor
@@ -89,6 +90,7 @@ class ScrapeProxy:
         self._admin = EnvoyAdmin(self._directory / ADMIN_SOCKET, timeout=2.0)
         self._discovery = Discovery(options.sources, self._check)
         self._http = HttpDiscovery(self._discovery.jobs)
+        self._sharing = TargetSharing(self._discovery.by_job)
         self._counters = metrics.ScrapeCounters()
         self._figures = metrics.ProxyFigures()
         self._contested: tuple[str, ...] = ()
@@ -131,12 +133,14 @@ class ScrapeProxy:
     async def _serve(self, token: str, binary: Path, routing: Routing, linked: LinkedCredentials) -> None:
         envoy = self._envoy = self._separate() if self._options.separate_envoy else self._supervised(binary)
         presented = PresentedCertificates(self._admin, self._credentials, lambda: envoy.tail(50))
-        answers = handler(token, self._http, self._metrics, self._why_not_ready, self._index)
+        answers = handler(
+            token, self._http, self._sharing.answer, self._metrics, self._why_not_ready, self._index
+        )
         # Envoy has verified who asks there.
         socket = self._directory / SHARE_SOCKET if self._options.share else None
         async with (
             HttpServer(answers, addresses=[self._options.discovery]),
-            HttpServer(self._http.answer, unix_socket=socket),
+            HttpServer(self._shared_answer, unix_socket=socket),
             asyncio.TaskGroup() as tasks,
         ):
             follow = partial(self._follow, routing, presented)
@@ -146,6 +150,10 @@ class ScrapeProxy:
             tasks.create_task(guarded(follow, "the routing of targets"))
             tasks.create_task(guarded(check, "the check of credentials"))
             tasks.create_task(guarded(linked.follow, "the links to credentials"))
+
+    async def _shared_answer(self, request: Request) -> Response:
+        """Answer another proxy, or a Prometheus, that Envoy has let in at `--share`."""
+        return await (self._sharing if request.path == CHANGES else self._http).answer(request)
 
     async def _await_ports(self) -> None:
         options = self._options
@@ -182,7 +190,7 @@ class ScrapeProxy:
         if self._options.share is None:
             return None
         own = own_identity(next(iter(self._credentials.values())))
-        paths = tuple(f"{TARGETS}{job}" for job in self._discovery.jobs)
+        paths = (CHANGES, *(f"{TARGETS}{job}" for job in self._discovery.jobs))
         followers = tuple(dict.fromkeys((own, *self._options.share_with)))
         return SharedTargets(*self._options.share, followers, paths, SHARE_SOCKET)
 
@@ -213,6 +221,8 @@ class ScrapeProxy:
         while True:
             await self._discovery.changed.wait()
             self._discovery.changed.clear()
+            # Followers verify their targets themselves, so they need not wait for this proxy's Envoy.
+            self._sharing.changed()
             began = time.monotonic()
             done = await self._apply(routing)
             # Envoy reads all routes again after every change. Changes that go on are gathered, so that this
@@ -284,7 +294,7 @@ class ScrapeProxy:
 
     def _index(self) -> Index:
         problems = {
-            each.source.name: each.problem.text for each in self._discovery.states if each.problem.error
+            state.source.name: state.problem.text for state in self._discovery.states if state.problem.error
         }
         return Index(self._discovery.jobs, problems, self._contested, self._figures.current)
 
@@ -312,5 +322,5 @@ def _own_directory(directory: Path, *, keep: bool = False) -> Iterator[None]:
         lock.release()
 
 
-def _without(found: Iterable[Sequence[Target]], authorities: frozenset[str]) -> list[Target]:
-    return [target for targets in found for target in targets if target.authority not in authorities]
+def _without(parts: Iterable[Sequence[Target]], authorities: frozenset[str]) -> list[Target]:
+    return [target for targets in parts for target in targets if target.authority not in authorities]

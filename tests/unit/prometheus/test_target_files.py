@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshscrape.errors import InputError
-from meshscrape.prometheus.target_files import http_sd, parse_http_sd, parse_target_file, target_file
+from meshscrape.prometheus.target_files import http_sd, parse_target_file, target_file
 from meshscrape.prometheus.targets import Target
 from meshscrape.spiffe.ids import SpiffeId
 
@@ -160,30 +160,3 @@ def test_http_sd_sends_prometheus_to_the_proxy() -> None:
             },
         }
     ]  # fmt: skip
-
-
-_LISTS = st.lists(_TARGETS, max_size=4, unique_by=lambda target: (target.authority, target.path))
-
-
-@given(_LISTS, _LISTS)
-def test_known_targets_change_nothing_but_the_objects(before: list[Target], after: list[Target]) -> None:
-    """Whatever was known, the answer counts; a target that did not change stays the same object."""
-    known = {(target.authority, target.path): target for target in [*before, *after[:2]]}
-    read = parse_http_sd(json.dumps(http_sd(after)).encode(), WHERE, known)
-    assert list(read) == after
-    assert all(found is target for found, target in zip(read, after[:2], strict=False))
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"pod": "y-0"}, {"__meta_meshscrape_spiffe_id": "spiffe://cluster.local/ns/a/sa/other"}, {"zone": "b"}],
-)
-def test_a_changed_label_or_identity_of_a_known_target_counts(change: dict[str, str]) -> None:
-    """An address that another workload has now is never read as the known one."""
-    target = Target("10.0.0.7", 15092, SpiffeId.parse(ID), {"pod": "x-0"}, "/metrics")
-    (group,) = http_sd([target])
-    group["labels"] |= change
-    known = {(target.authority, target.path): target}
-    (read,) = parse_http_sd(json.dumps([group]).encode(), WHERE, known)
-    assert read != target
-    assert (read,) == parse_http_sd(json.dumps([group]).encode(), WHERE)

@@ -1,4 +1,4 @@
-"""Another scrape proxy's targets as a source: several proxies share one that watches the cluster."""
+"""Follow another scrape proxy: its targets as a source, so that several proxies share one watch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from meshscrape.errors import MeshscrapeError, UnauthenticatedError, UnavailableError
 from meshscrape.istio.host_port import host_port
-from meshscrape.prometheus.target_files import parse_http_sd
-from meshscrape.prometheus.targets import Target
+from meshscrape.proxy.changes import Replica, pause_after
 from meshscrape.proxy.discovery import Snapshot
-from meshscrape.proxy.http_sd import ETAG, TARGETS
+from meshscrape.proxy.http_sd import CHANGES
 from meshscrape.proxy.options import await_credentials, own_identity
 from meshscrape.spiffe.ids import SpiffeId
 from meshscrape.system.credentials import layout_of
@@ -23,7 +22,9 @@ from meshscrape.system.followed import Stamp, stamp_of
 from meshscrape.system.http.client import FetchLimits, fetch_stream
 from meshscrape.system.mutual_tls import admit_only, client_context
 
-LOOK, PAUSE_FACTOR, LONGEST_PAUSE = 1.0, 5.0, 3.0
+# How often the other proxy is asked while it fails, or does not hold requests (seconds).
+LOOK = 1.0
+# `read` is longer than the other proxy holds a request.
 _LIMITS = FetchLimits(connect=3.0, read=10.0, total=30.0, body_bytes=1 << 26)
 
 
@@ -72,74 +73,90 @@ def plaintext_link(token_file: Path) -> Callable[[], Awaitable[Link]]:
     return link
 
 
-class SharedSource:
-    """A source that asks another proxy for its targets again and again; unchanged answers are short."""
+class FollowedProxy:
+    """A source that asks another proxy what changed, again and again.
+
+    The other proxy holds each request until something changes, so a change arrives at once.
+    """
 
     def __init__(
         self, address: tuple[str, int], link: Callable[[], Awaitable[Link]], jobs: Sequence[str]
     ) -> None:
         self.jobs = tuple(jobs)
-        self._address = address
+        self._place = host_port(*address)
         self._link = link
-        self._tags: dict[str, str] = {}
-        self._targets: dict[str, tuple[Target, ...]] = dict.fromkeys(jobs, ())
+        self._replica = Replica(jobs)
 
     @property
     def name(self) -> str:
         """Return the other proxy's address, for messages and as a label."""
-        return f"scrape proxy at {host_port(*self._address)}"
+        return f"scrape proxy at {self._place}"
 
     async def snapshots(self) -> AsyncIterator[Snapshot]:
         """See `Source.snapshots`. Raise MeshscrapeError when the first answer fails."""
         await self._ask()
         yield self._snapshot(None)
         problem = ""
-        spent = 0.0
         while True:
-            # A list of many targets that changes all the time takes a bounded part of a core.
-            await asyncio.sleep(max(LOOK, min(LONGEST_PAUSE, PAUSE_FACTOR * spent)))
-            began, spent = time.monotonic(), 0.0
+            began = time.monotonic()
             try:
-                changed = await self._ask()
-                spent = time.monotonic() - began
-                if changed or problem:
-                    yield self._snapshot(None)
-                problem = ""
+                reading = await self._ask()
             except MeshscrapeError as error:
                 if str(error) != problem:
                     problem = str(error)
                     yield self._snapshot(error)
+                await asyncio.sleep(LOOK)
+                continue
+            received = time.monotonic()
+            if problem or reading.changed:
+                problem = ""
+                yield self._snapshot(None)
+            if reading.empty:
+                # The other proxy holds a request for longer, unless it holds too many.
+                await asyncio.sleep(max(0.0, LOOK - (received - began)))
+            else:
+                used = reading.seconds + time.monotonic() - received
+                await asyncio.sleep(pause_after(used, whole=reading.whole))
 
     def _snapshot(self, problem: MeshscrapeError | None) -> Snapshot:
-        return Snapshot(dict(self._targets), problem, divisible=True)
+        return Snapshot(self._replica.targets(), problem, divisible=True)
 
-    async def _ask(self) -> bool:
-        """Ask for the targets of every job; return whether some changed."""
+    async def _ask(self) -> _Reading:
+        """Ask what changed since the last answer, and take it."""
         link = await self._link()
-        changed = [await self._ask_for(job, link) for job in self.jobs]
-        return any(changed)
-
-    async def _ask_for(self, job: str, link: Link) -> bool:
-        place = host_port(*self._address)
-        url = f"{'https' if link.tls else 'http'}://{place}{TARGETS}{job}"
-        headers = {**link.headers, "If-None-Match": self._tags.get(job, "")}
-        admit = admit_only(link.expected, place) if link.expected else None
+        url = f"{'https' if link.tls else 'http'}://{self._place}{CHANGES}"
+        version = self._replica.version
+        headers = {**link.headers, **({"If-None-Match": f'"{version}"'} if version else {})}
+        admit = admit_only(link.expected, self._place) if link.expected else None
         async with fetch_stream(url, headers=headers, limits=_LIMITS, tls=link.tls, admit=admit) as response:
-            body = b"".join([chunk async for chunk in response.body])
-            if response.status == 304:
-                return False
-            if response.status in (401, 403):
-                shown = "certificate" if link.tls else "token"
-                raise UnauthenticatedError(
-                    f"the other proxy does not accept the {shown}",
-                    where=url,
-                    remedy="add --share-with to it" if link.tls else "give it that proxy's token",
-                )
-            if response.status not in (200, 404):
-                raise UnavailableError(f"the other proxy answered {response.status}", where=url)
-            known = {(target.authority, target.path): target for target in self._targets[job]}
-            # It answers 404 for a job that it does not have.
-            found = parse_http_sd(body, url, known) if response.status == 200 else ()
-            self._tags[job] = response.headers.get(ETAG.lower(), "")
-        before, self._targets[job] = self._targets[job], found
-        return found != before
+            if response.status == 304 and version:
+                return _Reading()
+            if response.status != 200:
+                raise _refusal(response.status, url, verified=link.tls is not None)
+            began = time.monotonic()
+            answer = self._replica.begin(url)
+            async for chunk in response.body:
+                answer.feed(chunk)
+        changed = self._replica.take(answer)
+        return _Reading(changed, False, answer.is_whole, time.monotonic() - began)
+
+
+class _Reading(NamedTuple):
+    """What came of a request, and how many seconds the answer took."""
+
+    changed: bool = False
+    empty: bool = True
+    whole: bool = False
+    seconds: float = 0.0
+
+
+def _refusal(status: int, url: str, *, verified: bool) -> MeshscrapeError:
+    """Return the error for a status without targets; `verified` means over mutual TLS."""
+    if status in (401, 403):
+        return UnauthenticatedError(
+            f"the other proxy does not accept the {'certificate' if verified else 'token'}",
+            where=url,
+            remedy="add --share-with to it" if verified else "give it that proxy's token",
+        )
+    remedy = "it must have the same version as this one" if status == 404 else ""
+    return UnavailableError(f"the other proxy answered {status}", where=url, remedy=remedy)
