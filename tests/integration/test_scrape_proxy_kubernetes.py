@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from meshscrape.prometheus.targets import MERGED_JOB
 from meshscrape.system.files import publish
 from support.addresses import loopback
 from support.applications import applications
@@ -18,6 +19,7 @@ from support.polling import eventually
 from support.scrape_proxy import RunningProxy, credentials
 from support.targets import Target, tls_target
 
+WEB = "spiffe://cluster.local/ns/shop/sa/web"
 FORBIDDEN = {"message": "pods is forbidden: User web cannot list resource pods", "reason": "Forbidden"}
 
 
@@ -140,6 +142,27 @@ def test_identities_of_another_shape_are_expected_by_a_template(tmp_path: Path) 
         try:
             assert proxy.scrape(target.authority).status == 200
             assert proxy.scrape("127.9.9.9:15092").reason == "unknown-target"
+        finally:
+            assert proxy.stop() == 0
+
+
+def test_a_pod_that_is_not_ready_has_a_route_but_is_not_announced(tmp_path: Path) -> None:
+    """A scrape that comes the moment it is ready finds the route; Prometheus is not sent there before."""
+    forge = Forge()
+    proxy = RunningProxy(tmp_path, loopback(), [str(credentials(tmp_path / "scraper", forge))])
+    proxy.announce([])
+    address = loopback()
+    status = {"phase": "Pending", "podIP": address, "podIPs": [{"ip": address}]}
+    document = {"metadata": {"resourceVersion": "7"}, "items": [{**POD, "status": status}]}
+    with (
+        applications(api := loopback(), {"api": lists_pods(document=document)}) as ports,
+        tls_target(Target(address), forge.leaf(WEB), forge.root, tmp_path) as target,
+    ):
+        proxy.start(*kubeconfig(tmp_path, f"http://{api}:{ports['api']}"))
+        try:
+            assert proxy.scrape(target.authority).status == 200
+            assert proxy.http_sd(MERGED_JOB) == []
+            assert proxy.metric("meshscrape_scrape_proxy_targets", job=MERGED_JOB) == 0
         finally:
             assert proxy.stop() == 0
 

@@ -129,10 +129,12 @@ def test_a_change_reaches_the_follower(sharing: Sharing) -> None:
         assert second.stop() == 0
 
 
-def test_a_first_start_without_the_other_proxy_is_one_line(sharing: Sharing) -> None:
+def test_a_first_start_without_the_other_proxy_is_one_line(tmp_path: Path) -> None:
     """There are no targets of an earlier run then, which is no news."""
-    second = sharing.follower()
-    second.launch("--follow", sharing.address)
+    scraper = str(credentials(tmp_path / "scraper", Forge()))
+    second = RunningProxy(tmp_path, loopback(), [scraper])
+    second.announce([])
+    second.launch("--follow", f"{loopback()}:15098")
     assert second.process.wait(60) == 2
     assert len(second.said().splitlines()) == 1, second.said()
 

@@ -102,14 +102,21 @@ def absence_of(pod: Mapping[str, Any]) -> Absence | None:
     return None if _secure_ports(pod, proxy) else "no-port"
 
 
-def targets_of(pod: Mapping[str, Any], mesh: TargetMesh) -> tuple[PodTarget, ...]:
+def is_coming(pod: Mapping[str, Any]) -> bool:
+    """Return whether a pod has an address of its own, and a proxy that is not ready yet."""
+    own = dig(pod, "spec", "hostNetwork") is not True and bool(pod_addresses(pod))
+    return own and absence_of(pod) in ("pending", "not-ready")
+
+
+def targets_of(pod: Mapping[str, Any], mesh: TargetMesh, *, coming: bool = False) -> tuple[PodTarget, ...]:
     """Return the targets of a pod; none while `absence_of` gives a reason.
 
-    A port number comes from the annotation that announces it, else from the variable that makes an injected
-    proxy open it. Raises InputError for a pod whose namespace or ServiceAccount is not valid in a SPIFFE ID.
+    With `coming`, also those that a pod will have (`is_coming`). A port number comes from the annotation that
+    announces it, else from the variable that makes an injected proxy open it. Raises InputError for a pod
+    whose namespace or ServiceAccount is not valid in a SPIFFE ID.
     """
     proxy = proxy_of(pod)
-    if proxy is None or absence_of(pod) is not None:
+    if proxy is None or not (absence_of(pod) is None or (coming and is_coming(pod))):
         return ()
     namespace = str(dig(pod, "metadata", "namespace", default="default"))
     account = service_account(pod)

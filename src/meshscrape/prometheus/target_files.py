@@ -56,7 +56,7 @@ def http_sd(targets: Iterable[Target]) -> list[dict[str, Any]]:
             },
         }
         for target in targets
-        if target.main
+        if target.main and target.ready
     ]  # fmt: skip
 
 

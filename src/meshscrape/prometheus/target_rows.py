@@ -18,9 +18,10 @@ from meshscrape.prometheus.targets import Target
 
 
 def target_row(target: Target) -> list[Any]:
-    """Return the target as data for `json.dumps`: address, port, identity, labels, path, main."""
+    """Return the target as data for `json.dumps`: address, port, identity, labels, path, main, ready."""
     return [
         target.address, target.port, str(target.spiffe_id), dict(target.labels), target.path, target.main,
+        target.ready,
     ]  # fmt: skip
 
 
@@ -35,9 +36,9 @@ def parse_target_row(
     `same` returns one object for equal values, `same_name` for equal names of labels: this saves memory.
     Raises InputError for anything else.
     """
-    if not isinstance(row, list) or len(row) != 6:
+    if not isinstance(row, list) or len(row) != 7:
         raise InputError("this is not a target", where=where)
-    address, port, identity, labels, path, main = row
+    address, port, identity, labels, path, main, ready = row
     if not (
         isinstance(address, str)
         and type(port) is int
@@ -45,6 +46,7 @@ def parse_target_row(
         and isinstance(labels, dict)
         and isinstance(path, str)
         and isinstance(main, bool)
+        and isinstance(ready, bool)
     ):
         raise InputError("this is not a target", where=where)
     numeric = parse_authority(host_port(address, port))
@@ -55,9 +57,8 @@ def parse_target_row(
         if is_label_of_target(name) or not _is_unicode(value):
             raise InputError(f"the label {name} is none that a target can have", where=where)
     kept = {same_name(name): same(value) for name, value in labels.items()}
-    return Target(
-        numeric[0], port, expected_identity(identity, where), kept, same(check_path(path, where)), main
-    )
+    expected, plain = expected_identity(identity, where), same(check_path(path, where))
+    return Target(numeric[0], port, expected, kept, plain, main, ready)
 
 
 def _is_unicode(text: str) -> bool:

@@ -26,7 +26,7 @@ class Target:
     Every sample gets the `labels`: namespace, pod, workload.
 
     Another address of the same endpoint (dual stack) is not `main`: it may be scraped, but discovery does not
-    announce it, because each sample would come twice.
+    announce it, because each sample would come twice. One that is not `ready` yet is not announced either.
     """
 
     address: str
@@ -35,6 +35,7 @@ class Target:
     labels: Mapping[str, str]
     path: str = MERGED_PATH
     main: bool = True
+    ready: bool = True
 
     @property
     def authority(self) -> str:

@@ -31,6 +31,8 @@ class Expectations:
         self._known: dict[int, Target] = {}
         self._at: dict[str, tuple[Target, ...]] = {}
         self._contested: dict[str, frozenset[str]] = {}
+        # Only of addresses where not all targets are accepted.
+        self._accepted: dict[str, tuple[Target, ...]] = {}
         self._identities: Counter[SpiffeId] = Counter()
 
     def update(self, targets: Iterable[Target]) -> Changed:
@@ -60,23 +62,20 @@ class Expectations:
             self._at[address] = targets
         else:
             self._at.pop(address, None)
-        expected: dict[int, SpiffeId] = {}
-        contested = frozenset(
-            target.authority
-            for target in targets
-            if expected.setdefault(target.port, target.spiffe_id) != target.spiffe_id
-        )
+        accepted, contested = _settled(targets)
         if contested:
             self._contested[address] = contested
         else:
             self._contested.pop(address, None)
+        if len(accepted) < len(targets):
+            self._accepted[address] = accepted
+        else:
+            self._accepted.pop(address, None)
 
     def at(self, address: str) -> tuple[Target, ...]:
-        """Return the targets at an address, without contested ports."""
-        targets, contested = self._at.get(address, ()), self._contested.get(address)
-        if not contested:
-            return targets
-        return tuple(target for target in targets if target.authority not in contested)
+        """Return the targets at an address that have a clear identity."""
+        accepted = self._accepted.get(address)
+        return self._at.get(address, ()) if accepted is None else accepted
 
     @property
     def contested(self) -> tuple[str, ...]:
@@ -90,3 +89,19 @@ class Expectations:
 
     def __len__(self) -> int:
         return len(self._known)
+
+
+def _settled(targets: tuple[Target, ...]) -> tuple[tuple[Target, ...], frozenset[str]]:
+    """Return the targets of an address with a clear identity, and the contested `IP:port`s.
+
+    A target that is not ready yet never contests one that is: its address may be the other one's by now.
+    """
+    ready: dict[int, set[SpiffeId]] = {}
+    coming: dict[int, set[SpiffeId]] = {}
+    for target in targets:
+        (ready if target.ready else coming).setdefault(target.port, set()).add(target.spiffe_id)
+    accepted = tuple(
+        target for target in targets if {target.spiffe_id} == (ready.get(target.port) or coming[target.port])
+    )
+    contested = frozenset(target.authority for target in targets if len(ready.get(target.port, ())) > 1)
+    return accepted, contested

@@ -161,7 +161,7 @@ def _source_families(discovery: Discovery) -> list[Family]:
     return [
         Family(
             "meshscrape_scrape_proxy_targets", "gauge", "Targets that discovery announces.",
-            [({"job": job}, len(told)) for job, told in targets.items()],
+            [({"job": job}, sum(target.ready for target in told)) for job, told in targets.items()],
         ),
         Family(
             "meshscrape_scrape_proxy_source_up", "gauge",

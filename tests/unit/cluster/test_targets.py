@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from meshscrape.cluster.targets import proxied_targets
 from meshscrape.kube.pod_targets import TargetMesh
@@ -42,8 +45,28 @@ def test_every_address_of_a_pod_is_a_target_and_the_main_one_is_announced() -> N
     assert [group["targets"] for group in http_sd(targets)] == [["10.0.0.7:15092"]]
 
 
+COMING = (
+    _pod(phase="Pending"),
+    _pod(containerStatuses=[{"name": "istio-proxy", "ready": False}]),
+)
+
+
+@pytest.mark.parametrize("pod", COMING, ids=["pending", "not-ready"])
+def test_a_pod_that_is_coming_has_targets_that_are_not_announced(pod: dict[str, Any]) -> None:
+    """Their routes are there before Prometheus's own discovery knows that the pod is ready."""
+    targets = proxied_targets(pod, MESH)[MERGED_JOB]
+    announced = proxied_targets(_pod(), MESH)[MERGED_JOB]
+    assert [replace(target, ready=True) for target in targets] == list(announced)
+    assert not any(target.ready for target in targets)
+    assert http_sd(targets) == []
+
+
 def test_a_pod_that_must_not_be_scraped_has_no_target() -> None:
-    """Its proxy is not ready, or it has finished and its address may be another pod's."""
-    unready = _pod(containerStatuses=[{"name": "istio-proxy", "ready": False}])
-    for pod in (unready, _pod(phase="Succeeded"), _pod(phase="Failed")):
+    """It has finished or ends, and its address may be another pod's; or it has no address of its own yet."""
+    ending = _pod()
+    ending["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    unaddressed = _pod(phase="Pending", podIP="", podIPs=[])
+    nodes = _pod(phase="Pending")
+    nodes["spec"]["hostNetwork"] = True
+    for pod in (ending, unaddressed, nodes, _pod(phase="Succeeded"), _pod(phase="Failed")):
         assert proxied_targets(pod, MESH) == {}

@@ -14,7 +14,7 @@ from meshscrape.spiffe.ids import SpiffeId
 
 ID = "spiffe://cluster.local/ns/shop/sa/web"
 WHERE = "https://10.0.0.1:15098/changes"
-ROW = ["10.0.0.7", 15092, ID, {"pod": "web-1"}, "/stats/prometheus", True]
+ROW = ["10.0.0.7", 15092, ID, {"pod": "web-1"}, "/stats/prometheus", True, True]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ ROW = ["10.0.0.7", 15092, ID, {"pod": "web-1"}, "/stats/prometheus", True]
     [
         Target("10.0.0.7", 15092, SpiffeId.parse(ID), {"pod": "web-1", "zone": ""}),
         Target("fd00::7", 65535, SpiffeId.parse(ID), {"owner": 'Zoë "\n" 😀'}, "/metrics", main=False),
-        Target("10.0.0.7", 1, SpiffeId.parse(ID), {}),
+        Target("10.0.0.7", 1, SpiffeId.parse(ID), {}, ready=False),
     ],
 )
 def test_every_field_survives(target: Target) -> None:
@@ -39,7 +39,7 @@ def test_every_field_survives(target: Target) -> None:
         (3, {"pod": 1}), (3, {"a b": "c"}), (3, {"__address__": "10.0.0.8:1"}), (3, {"__scheme__": "https"}),
         (3, {"__metrics_path__": "/x"}), (3, {"__meshscrape_spiffe_id": ID}), (3, {"pod": "\ud800"}), (3, []),
         (4, "/a?b"), (4, "/../config_dump"), (4, "a"), (4, None),
-        (5, 1), (5, None),
+        (5, 1), (5, None), (6, 0), (6, None),
     ],
 )  # fmt: skip
 def test_refuses_a_row_with_another_field(place: int, value: Any) -> None:
@@ -51,8 +51,8 @@ def test_refuses_a_row_with_another_field(place: int, value: Any) -> None:
     assert caught.value.where == WHERE
 
 
-@pytest.mark.parametrize("row", [[], ROW[:5], [*ROW, 1], {}, None, "row"])
+@pytest.mark.parametrize("row", [[], ROW[:6], [*ROW, 1], {}, None, "row"])
 def test_refuses_a_row_of_another_shape(row: Any) -> None:
-    """A row has six fields."""
+    """A row has seven fields."""
     with pytest.raises(InputError, match="not a target"):
         parse_target_row(row, WHERE)

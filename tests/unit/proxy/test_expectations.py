@@ -7,9 +7,12 @@ from meshscrape.proxy.expectations import Expectations
 from meshscrape.spiffe.ids import SpiffeId
 
 
-def target(address: str, account: str = "web", path: str = "/metrics", port: int = 1) -> Target:
+def target(
+    address: str, account: str = "web", path: str = "/metrics", port: int = 1, *, ready: bool = True
+) -> Target:
     """A target of a ServiceAccount."""
-    return Target(address, port, SpiffeId.parse(f"spiffe://cluster.local/ns/default/sa/{account}"), {}, path)
+    identity = SpiffeId.parse(f"spiffe://cluster.local/ns/default/sa/{account}")
+    return Target(address, port, identity, {}, path, ready=ready)
 
 
 def test_tells_only_what_changed() -> None:
@@ -47,3 +50,24 @@ def test_one_identity_at_an_address_is_no_contradiction() -> None:
     expected.update([target("10.0.0.1"), target("10.0.0.1", path="/x"), target("10.0.0.1")])
     assert expected.contested == ()
     assert len(expected.at("10.0.0.1")) == 3
+
+
+def test_a_target_that_is_not_ready_contests_none_that_is() -> None:
+    """The address of a pod that was never ready again may be another pod's by now."""
+    ready, coming = target("10.0.0.1"), target("10.0.0.1", "other", ready=False)
+    expected = Expectations()
+    expected.update([coming])
+    assert expected.at("10.0.0.1") == (coming,)
+    expected.update([coming, ready])
+    assert (expected.contested, expected.at("10.0.0.1")) == ((), (ready,))
+    expected.update([coming])
+    assert expected.at("10.0.0.1") == (coming,)
+
+
+def test_two_identities_that_are_not_ready_have_no_route() -> None:
+    """Until one of them is; meanwhile nobody expects a scrape there, so this is no contradiction."""
+    first, second = target("10.0.0.1", ready=False), target("10.0.0.1", "other", ready=False)
+    beside = target("10.0.0.1", "other", port=2, ready=False)
+    expected = Expectations()
+    expected.update([first, second, beside])
+    assert (expected.contested, expected.at("10.0.0.1")) == ((), (beside,))
