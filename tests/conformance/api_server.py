@@ -44,7 +44,8 @@ class ApiServer(Kube):
         """Start one of the processes."""
         with open(self.directory / f"{name}.log", "ab") as out:
             self._children[name] = subprocess.Popen(
-                [str(programs.program(name)), *self._commands[name]],
+                # They end with the tests, also when these are killed.
+                ["setpriv", "--pdeathsig", "KILL", str(programs.program(name)), *self._commands[name]],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

@@ -18,6 +18,7 @@ COMMANDS = {
     "ip6tables": "iptables",
     "unshare": "util-linux",
     "nsenter": "util-linux",
+    "setpriv": "util-linux",
     "mount": "mount",
     "chroot": "coreutils",
     "curl": "curl",
