@@ -150,7 +150,7 @@ class CredentialRenewer:
         self._publication.close()
 
     async def changed_from(self, issued: Issued | None) -> None:
-        """Wait until a certificate other than `seen` is in use."""
+        """Wait until a certificate other than `issued` is in use."""
         while self.issued is issued:
             await self._news.wait()
 

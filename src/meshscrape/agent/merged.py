@@ -35,9 +35,10 @@ PATHS = (MERGED_PATH, "/metrics")
 TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 DEFAULT_TIMEOUT = 10.0
 MAX_TIMEOUT = 600.0
-# Shares of the scrape's timeout: until when sources before the last one are read (those behind a hanging one
-# need time too), until when the last one is, and until when what was read is merged. What is left then goes
-# to the last bytes, which must reach Prometheus before its own deadline: the answer is whole within 90 %.
+# Ends of three steps, as shares of the scrape's timeout. READ_EARLY ends the reading of every source before
+# the last one, so that the sources behind a hanging one have time, too. READ ends the reading of the last
+# source. MERGE ends the merging. The remaining time is for the last bytes, which must reach Prometheus before
+# its own deadline: the answer is whole within 90 %.
 READ_EARLY, READ, MERGE = 0.64, 0.8, 0.85
 # A slow scraper is served this much longer than its own deadline (seconds), then cut off.
 PATIENCE = 30.0
@@ -45,11 +46,12 @@ PATIENCE = 30.0
 AHEAD_BYTES = 4 << 20
 # Bytes merged in one step, so that no step blocks the event loop for more than about 10 ms.
 BATCH_BYTES = 1 << 18
-# A send costs as much as merging 100 kB. So what is merged is collected up to this many bytes, and sent
-# before that only when a source keeps the scrape waiting for longer than this.
+# A send costs as much as merging 100 kB. So merged bytes are sent when there are SEND_BYTES of them, or when
+# a source has kept the scrape waiting for SEND_AFTER seconds.
 SEND_BYTES = 1 << 18
 SEND_AFTER = 0.02
-# What the buffers of a merge take together, which is worth keeping between scrapes, and the largest of them.
+# Bytes that the buffers of a merge take together, and bytes of the largest buffer. This memory is kept
+# between scrapes.
 BUFFERS, LARGEST_BUFFER = 4 << 20, 2 << 20
 # How long a source is assumed to keep the format of its last answer, in seconds.
 REMEMBER_FORMAT = 60.0

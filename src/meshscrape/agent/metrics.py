@@ -18,7 +18,7 @@ NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class AgentFigures:
-    """The values of an agent's metrics. Times are UTC, durations in seconds; None: not known yet."""
+    """The values of an agent's metrics. Times are in UTC, durations in seconds. None means not known yet."""
 
     version: str
     started_at: datetime

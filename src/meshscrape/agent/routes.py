@@ -51,7 +51,7 @@ def _route(entry: object, where: str) -> GatewayRoute:
 
 
 def _fields(entry: object, kinds: Mapping[str, type], where: str) -> dict[str, Any]:
-    """Return `item` if it is an object with exactly the keys and types of `kinds`; InputError otherwise."""
+    """Return `entry` if it is an object with exactly the keys and types of `kinds`, else raise InputError."""
     if not isinstance(entry, dict) or entry.keys() != kinds.keys():
         raise InputError(f"not an object with {', '.join(kinds)}", where=where, remedy=_REMEDY)
     for key, kind in kinds.items():

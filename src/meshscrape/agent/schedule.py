@@ -63,7 +63,7 @@ class Schedule:
         return replace(self, due=min(self.due, now + timing.spread * draw))
 
     def wait(self, now: datetime) -> timedelta:
-        """Return how long to wait until the next request; zero or less: now.
+        """Return how long to wait until the next request; zero or less means now.
 
         After a failure it is at most the longest pause: a clock that was set back must not stop retries.
         """

@@ -205,7 +205,7 @@ class Fetch:
                 await asyncio.sleep(0)
 
     def _begin_turn(self) -> None:
-        """Read on without waiting; if the source was held up, it gets half of the remaining time."""
+        """Let the source be read without pauses; if it was held up, give it half of the remaining time."""
         self._its_turn = True
         if self.state is State.HELD_UP and self._timeout is not None:
             now = asyncio.get_running_loop().time()
@@ -297,9 +297,10 @@ def loopback_tls() -> ssl.SSLContext:
 
 
 def _redirect(response: FetchedResponse, url: str, host: str) -> str:
-    """Return a redirect's URL on the same host and port, empty without a redirect; else UnavailableError.
+    """Return a redirect's URL on the same host and port, empty without a redirect.
 
-    Frameworks redirect `/metrics` to `/metrics/`. Another port or host may belong to a stranger.
+    Frameworks redirect `/metrics` to `/metrics/`. Raises UnavailableError for another host or port, because
+    it may belong to a stranger.
     """
     location = response.headers.get("location", "")
     if response.status not in _REDIRECTS or not location:

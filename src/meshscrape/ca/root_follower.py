@@ -50,7 +50,7 @@ class RootFollower:
     ) -> None:
         """Prepare to serve.
 
-        `seen` must be the `record_state` from before the service's authority was opened. Otherwise a change
+        `state` must be the `record_state` from before the service's authority was opened. Otherwise a change
         in between would be missed.
         """
         self._directory = directory

@@ -149,7 +149,7 @@ class RotationRecord:
     def finish(self, rotation: Rotation) -> None:
         """Make the new root the only one, destroy the old root's key, and remove the record.
 
-        ValueError outside the stage "finish". If the process stops in the middle, call it again.
+        Raises ValueError outside the stage "finish". If the process stops in the middle, call this again.
         """
         if rotation.stage is not RotationStage.FINISH:
             raise ValueError("a rotation ends with its last stage")
@@ -174,7 +174,7 @@ class RotationRecord:
 
 @contextmanager
 def held_record(directory: Path) -> Iterator[RotationRecord]:
-    """Lock the rotation record of the CA in `directory`; InputError while another process rotates."""
+    """Lock and yield the rotation record in `directory`. Raise InputError while another process rotates."""
     if not (directory / CA_CERTIFICATE).is_file():
         raise InputError(
             "this directory has no CA with its own root",

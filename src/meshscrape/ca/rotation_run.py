@@ -55,7 +55,7 @@ class RotationRun:
         """Begin or continue a rotation until the stage `until` is confirmed, and return its state.
 
         Without `until`, go to the end and return None. A rotation that is being aborted continues to abort.
-        NotConfirmed if a stage takes longer than `patience` seconds.
+        Raises NotConfirmed if a stage takes longer than `patience` seconds.
         """
         rotation = self.record.present
         if rotation is not None and rotation.aborting and until is not None:

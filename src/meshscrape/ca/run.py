@@ -127,7 +127,7 @@ def open_authority(options: CaOptions) -> Authority:
 
 
 def parse_listen(text: str) -> tuple[str, int]:
-    """Parse `127.0.0.1:15012` or `[::1]:15012` into address and port (0 to 65535); InputError otherwise."""
+    """Parse `127.0.0.1:15012` or `[::1]:15012` into address and port (0 to 65535), else raise InputError."""
     host, port = parse_host_port(text, allow_zero=True, example=_EXAMPLE)
     try:
         return str(ip_address(host)), port

@@ -42,8 +42,8 @@ class ServerCertificate:
         """Make and load a new pair; return when to renew next. Raise InputError if the CA has expired."""
         key = generate_key()
         leaf = self._authority.issue_own(key.public_key(), self._names, now, SERVER_LIFETIME)
-        # If this were the leaf alone, OpenSSL would build and verify its chain in every handshake, to send
-        # what is above it: an eighth of the CA's CPU under a flood.
+        # Load the certificates above the leaf, too. Otherwise OpenSSL would build and verify the chain in
+        # every handshake, which takes an eighth of the CA's CPU under a flood.
         above = self._authority.signer.intermediates or (self._authority.anchor,)
         chain = certificates_to_pem([leaf, *above])
         write_atomic(self._path, key_to_pem(key) + chain, 0o600)

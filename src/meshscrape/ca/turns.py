@@ -1,4 +1,4 @@
-"""Let identities take turns: one with many requests does not make the others wait for all of them."""
+"""Let identities take turns, so that an identity with many requests does not make the others wait for all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import deque
 
 
 class Turns:
-    """Gives one turn in each round of the event loop, to the identities in order.
+    """Give one turn in each round of the event loop, to one identity after the other.
 
     A certificate costs a millisecond of the processor, in one piece. Requests that arrive together would
     otherwise be served in their order of arrival, and one workload can send thousands.
@@ -36,9 +36,9 @@ class Turns:
             own = self._waiting.pop(holder)
             first = own.popleft()
             if own:
-                # Behind all others: dictionaries keep their order.
+                # Move the identity behind all others: dictionaries keep their order.
                 self._waiting[holder] = own
-            # One whose request was cancelled meanwhile is skipped.
+            # Skip an identity whose request was cancelled meanwhile.
             if not first.done():
                 first.set_result(None)
                 break

@@ -30,7 +30,8 @@ STATS_QUERIES = ("usedonly",)
 _REFUSED = (
     "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%, DNS %DOWNSTREAM_PEER_DNS_SAN%, "
     "and MESHSCRAPE_SCRAPERS of {node} does not list it, or its chain has a short key "
-    "(%RESPONSE_CODE_DETAILS%). A certificate must have exactly one such name, and RSA keys 2048 bits.\n"
+    "(%RESPONSE_CODE_DETAILS%). A certificate must have exactly one such name, "
+    "an RSA key at least 2048 bits.\n"
 )
 DENIAL_LOG = {
     "time": "%START_TIME%",

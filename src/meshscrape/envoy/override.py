@@ -4,7 +4,7 @@ Istio's agent passes the override to Envoy as `--config-yaml`. Envoy merges it i
 protobuf merges messages: repeated fields are appended. So no name here may be one of Istio's bootstrap (a
 second cluster of a name stops Envoy, a second listener of a name is ignored). Istio's clusters are only
 referred to: `prometheus_stats` (Envoy's admin), `agent` (15020), `sds-grpc` (the agent's secrets).
-Names seen in istio/istio `tools/packaging/common/envoy_bootstrap.json`, 1.14 to 1.31.
+The names were read in istio/istio `tools/packaging/common/envoy_bootstrap.json`, 1.14 to 1.31.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SCRAPERS_FILTER = f"{PREFIX}_scrapers"
 _REFUSED = (
     "403 refused: the client certificate names URI %DOWNSTREAM_PEER_URI_SAN%, DNS %DOWNSTREAM_PEER_DNS_SAN%, "
     "and {list} does not list it, or its chain has a short key (%RESPONSE_CODE_DETAILS%). A certificate must "
-    "have exactly one such name, and RSA keys 2048 bits.\n"
+    "have exactly one such name, an RSA key at least 2048 bits.\n"
 )
 
 
@@ -125,7 +125,7 @@ def _listener(
 
 
 def _scrapers_filter(directory: str) -> Resource:
-    """Return the filter that follows the allow list in the ConfigMap's volume. Without one it refuses all."""
+    """Return the filter that follows the ConfigMap's allow list; without a list it refuses every client."""
     default = _fails_closed(authorization.scrapers_filter(()))
     source = {"path": f"{directory}/{SCRAPERS_FILE}", "watched_directory": {"path": directory}}
     discovery: Resource = {

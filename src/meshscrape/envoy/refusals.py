@@ -115,7 +115,7 @@ CATALOGUE: tuple[Refusal, ...] = (
     ),
     Refusal(
         "weak-key", 503, "the target's RSA key has fewer than 2048 bits",
-        "see why its CA signs such a key; the target saw the request, but none of its answer is passed on",
+        "find out why its CA signs such a key; the target saw the request, but its answer is not passed on",
         f"response.code == {STATUS}",
     ),
     Refusal(

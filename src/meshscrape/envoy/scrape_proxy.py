@@ -69,8 +69,9 @@ class ScrapeProxyOptions:
     """One scrape proxy's Envoy.
 
     It listens on `address`:`port`. `admin_socket` is relative to its working directory; `files_dir`
-    (absolute) holds what it watches; `access_log` is the named pipe for its lines, or empty for
-    standard output. It shares its targets as `shared` says, with the `sharing`th trust domain's certificate.
+    (absolute) holds the files that Envoy watches; `access_log` is the named pipe for the lines of its log, or
+    empty for standard output. With `shared`, Envoy shares the targets with other scrape proxies. `sharing` is
+    the number of the trust domain, in sorted order, whose certificate Envoy presents there.
     """
 
     node_id: str
@@ -202,10 +203,9 @@ def by_authority(targets: Iterable[Target]) -> dict[str, Expected]:
 
 
 def host_of(expected: Expected, authorities: Sequence[str]) -> Resource:
-    """Return the virtual host of all addresses where the same is expected.
+    """Return the virtual host of `authorities` (`IP:port`), where the same identity and paths are expected.
 
-    One for all of them, because a host for each address would be most of Envoy's memory and of its time for
-    a new file.
+    A host for each address would take most of Envoy's memory, and most of its time for a new file.
     """
     identity, paths = expected
     own = [routes.proxied_route(path, str(identity), bounds.SCRAPE_TIMEOUT) for path in paths]
@@ -213,7 +213,7 @@ def host_of(expected: Expected, authorities: Sequence[str]) -> Resource:
 
 
 def routes_table(hosts: Sequence[Resource] = ()) -> Resource:
-    """Return the route configuration of these virtual hosts, and a refusal for everything else."""
+    """Return the route configuration with these virtual hosts, which refuses every other request."""
     return routes.proxied_routes(
         ROUTES,
         hosts,
@@ -224,12 +224,12 @@ def routes_table(hosts: Sequence[Resource] = ()) -> Resource:
 
 
 def encoded_authority(authority: str) -> bytes:
-    """Return an address (`IP:port`) for `encoded_host`."""
+    """Return an address (`IP:port`) in the binary form that `encoded_host` takes."""
     return wire.domain(authority)
 
 
 def encoded_host(expected: Expected, authorities: Iterable[bytes]) -> bytes:
-    """Return the virtual host of `host_of` for `routes_file`."""
+    """Return the virtual host of `host_of` in the binary form that `routes_file` takes."""
     return wire.virtual_host(host_of(expected, ()), authorities)
 
 

@@ -30,7 +30,11 @@ _REFUSED = (
 
 @dataclass(frozen=True, slots=True)
 class SharedTargets:
-    """Where targets are shared, with whom, the paths, and the Unix socket of the process that has them."""
+    """How a scrape proxy shares its targets with other scrape proxies, its followers.
+
+    Envoy listens on `address`:`port` and lets the SPIFFE IDs `followers` read `paths`. It asks the process
+    behind the Unix socket `socket`, which has the targets.
+    """
 
     address: str
     port: int
@@ -40,7 +44,7 @@ class SharedTargets:
 
 
 def shared_listener(shared: SharedTargets, certificate: Resource, roots: Resource) -> Resource:
-    """Return the listener: GET and HEAD of exact paths, for exactly these SPIFFE IDs.
+    """Return the listener, which answers GET and HEAD of `shared.paths` to `shared.followers` only.
 
     `certificate` and `roots` are the references of the proxy's own secrets.
     """

@@ -1,7 +1,7 @@
-"""A mesh in the background: start `up` in a session of its own, wait for it, stop it.
+"""Run a mesh in the background: start `up` in a session of its own, wait until it is ready, stop it.
 
-Nothing is left behind by any of them: the mesh's processes are bound to `up` by parent-death signals, and a
-starter that is stopped before the mesh is ready stops it.
+No process is left behind. Parent-death signals bind the mesh's processes to `up`. If the command that starts
+`up` is stopped before the mesh is ready, it stops the mesh.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LOOK = 0.1
 async def start_detached(arguments: Sequence[str], state: Path, *, targets: bool) -> dict[str, Any]:
     """Start `meshscrape up ARGUMENTS` in the background; return the status document once the mesh is ready.
 
-    `targets`: wait until Prometheus scrapes every target, too. Raises InputError when a mesh runs in `state`;
-    the error of the mesh when it ends. Raises UnavailableError when it is not ready in time, and then it is
-    stopped. Targets that stay down are an UnavailableError, and the mesh goes on. Cancelled, it stops the
-    mesh.
+    With `targets`, also wait until Prometheus scrapes every target. Raises InputError when a mesh already
+    runs in `state`, and the error of the mesh when the mesh ends. Raises UnavailableError when the mesh is
+    not ready in time, and stops it. Raises UnavailableError when targets stay down; then the mesh goes on. A
+    cancellation stops the mesh.
     """
     directory = StateDirectory.at(state)
     process = _start(arguments, directory)
@@ -45,7 +45,7 @@ async def start_detached(arguments: Sequence[str], state: Path, *, targets: bool
 
 
 def _start(arguments: Sequence[str], state: StateDirectory) -> subprocess.Popen[bytes]:
-    # -P: a directory `meshscrape` where the user stands is not the package.
+    # With -P, a directory `meshscrape` in the user's working directory is not taken for the package.
     command = [
         sys.executable,
         "-P",
@@ -67,7 +67,7 @@ async def _ready(process: subprocess.Popen[bytes], state: StateDirectory) -> dic
     document: dict[str, Any] = {}
     for _ in range(int(READY_BOUND / _LOOK)):
         if process.poll() is not None:
-            raise MeshscrapeError(_last_line(state) or f"up ended with {process.returncode}")
+            raise MeshscrapeError(_last_line(state) or f"`up` ended with exit status {process.returncode}")
         with suppress(MeshscrapeError):
             document = read_status(state.path)
         if document.get("pid") == process.pid and document["phase"] == READY:
@@ -124,16 +124,16 @@ async def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 async def stop_mesh(state: Path) -> bool:
-    """Stop the mesh that runs in `state`, and return when all of it is gone; False when none runs.
+    """Stop the mesh that runs in `state`, and wait until all of its processes have ended.
 
-    Raises UnavailableError when it goes on for longer than 30 s.
+    Returns False when no mesh runs there. Raises UnavailableError when the mesh still runs after 30 s.
     """
     directory = StateDirectory.at(state)
     if not is_running(directory):
         return False
     pid = DirectoryLock.owner(directory.path) or read_status(directory.path)["pid"]
     with suppress(ProcessLookupError):
-        # A descriptor does not come to mean another process, as a number may.
+        # The number of a process that has ended may be given to another process. A descriptor prevents that.
         descriptor = os.pidfd_open(pid)
         try:
             if is_running(directory):

@@ -125,7 +125,7 @@ class ScrapeProxyPlace:
 async def observe_targets(url: str) -> list[TargetHealth]:
     """Return the health of the active targets of the Prometheus at `url`.
 
-    Raises UnavailableError without it.
+    Raises UnavailableError when Prometheus does not answer.
     """
     status, body = await fetch(f"{url}/api/v1/targets?state=active", limits=_LIMITS)
     if status != 200:

@@ -93,8 +93,8 @@ async def answered(
     """Connect, verify the server and send the request; yield the answer, whose body is not decoded.
 
     The server's certificate must chain to the trust bundle in `credentials` and contain exactly the expected
-    SPIFFE ID; only then the request is sent. `patience` limits each wait (seconds). Raises RefusedError if
-    TLS fails, UnavailableError without an answer.
+    SPIFFE ID. The request is sent only after this check. `patience` limits each wait (seconds). Raises
+    RefusedError if TLS fails, UnavailableError without an answer.
     """
     where = f"{endpoint.address}:{endpoint.port}"
     limits = FetchLimits(patience, patience, math.inf, body_bytes=sys.maxsize)
@@ -170,7 +170,7 @@ async def _raise_alert(endpoint: Endpoint, url: str, tls: ssl.SSLContext, patien
 
 
 def _raise_refusal(error: UnavailableError, where: str) -> None:
-    """Raise RefusedError when it was TLS that failed, by either side's decision."""
+    """Raise RefusedError if TLS failed, whichever side refused."""
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
         what = f"the server's certificate is not trusted: {cause.verify_message}"

@@ -4,7 +4,7 @@ DIR               itself is locked (flock) by the running `up`
 DIR/ca/           the CA's keys and certificates, which are kept between runs
 DIR/run/          the files of one run: agents, tokens, credentials, Prometheus, logs
 DIR/status.json   the status document of the running mesh
-DIR/up.log        what a detached `up` has said
+DIR/up.log        the output of a detached `up`
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class StateDirectory:
 
     @property
     def log(self) -> Path:
-        """Return the output of a detached `up`; it outlives the run, so that its end can be understood."""
+        """Return the path of a detached `up`'s output. The file outlives the run, to show why it ended."""
         return self.path / "up.log"
 
     def publish(self, document: Mapping[str, Any]) -> None:
@@ -76,7 +76,7 @@ def default_state_path(env: Mapping[str, str]) -> Path:
 
 @contextmanager
 def hold_state(path: Path) -> Iterator[StateDirectory]:
-    """Create and lock the directory for one `up`. Raise InputError if a mesh runs there or it is unusable.
+    """Create and lock the directory for one `up`. Raise InputError if it is in use or unusable.
 
     Files that a killed run left behind are removed first. At the end only the CA's directory stays.
     """
@@ -99,7 +99,7 @@ def hold_state(path: Path) -> Iterator[StateDirectory]:
 def claim_log(state: StateDirectory) -> Iterator[BinaryIO]:
     """Open an empty log for a mesh that is about to start.
 
-    Raises InputError when one runs or it is not usable.
+    Raises InputError when a mesh runs in `state`, or the directory is not usable.
     """
     _refuse_foreign(state.path)
     private_dir(state.path)

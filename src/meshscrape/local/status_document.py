@@ -89,7 +89,7 @@ def workload_entry(
 
 
 def proxy_entry(place: ScrapeProxyPlace, guard: int | None) -> dict[str, Any]:
-    """Return the entry `scrapeProxy`; `guard` is the PID of its parent, None if that does not run."""
+    """Return the entry `scrapeProxy`; `guard` is its parent's process ID, None if no parent runs."""
     proxy = child_named(guard) if guard else None
     return {
         "address": place.address,

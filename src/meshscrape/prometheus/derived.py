@@ -3,7 +3,7 @@
 The kept targets, their labels and the treatment of samples must stay the same, because alerts, dashboards and
 autoscalers depend on them. So the derived job first runs the plaintext job's own relabelling, then keeps
 exactly the targets that the plaintext job now drops (`drop_secured`), and only replaces their address, path
-and scheme. The functions are pure: data in, data out.
+and scheme. The functions are pure.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ def wanted_jobs(
 def plaintext_pod_jobs(config: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the jobs that discover pods and may scrape their proxies in plaintext.
 
-    A job too many does no harm: the rule against scraping twice only drops ports 15020 and 15090.
+    A job too many in the list does no harm: the rule against scraping twice only drops ports 15020 and 15090.
     """
     return tuple(
         str(job.get("job_name"))

@@ -43,8 +43,8 @@ from meshscrape.prometheus.targets import APPLICATION_JOB
 
 SCRAPE_CLASS = "istio-mtls"
 PROXY_SCRAPE_CLASS = "istio-scrape-proxy"
-# Scrape classes surely have `authorization` from this version on. The changelog does not name it: it came in
-# pull request 7154, just before 0.79.
+# Scrape classes have `authorization` from this version on at the latest. The changelog does not name the
+# change: pull request 7154 brought it, just before 0.79.
 PROXY_SINCE = (0, 80, 0)
 
 

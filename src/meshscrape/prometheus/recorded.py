@@ -43,7 +43,7 @@ CERTIFICATE_LEFT = Recording(
 )
 RECORDINGS = (TARGETS_UP, TARGETS, PLAINTEXT_TARGETS, CERTIFICATE_LEFT)
 
-# What the dashboard asks without the rules, and the same from the recorded series.
+# The dashboard's queries without the rules, and the same queries of the recorded series.
 _SELECTED = f"(up{{{SECURE},{_FILTERS}}} or up{{{SECURE_PORTS},{_FILTERS}}})"
 _PLAIN = f"up{{{PLAINTEXT},{_NAMESPACE}}}"
 _LEFT = f'istio_agent_cert_expiry_seconds{{resource_name="default",{_NAMESPACE}}}'

@@ -1,9 +1,9 @@
 """The scrape proxy as native sidecars of a Prometheus's pod.
 
 Three containers of one image share a volume in memory. The agent asks istiod for a workload certificate with
-the pod's own token, so that the pod needs no istio-proxy; where something else in the pod has certificate
-files, there is no agent. Envoy carries the scrapes and outlives the third one, which follows the cluster's
-pods. Prometheus starts when Envoy uses the first list of pods.
+the pod's own token, so that the pod needs no istio-proxy. There is no agent if the pod already has
+certificate files. Envoy carries the scrapes. The third container follows the cluster's pods; Envoy goes on
+while it restarts. Prometheus starts when Envoy uses the first list of pods.
 
 All run as user 1337. Istio never intercepts that user's traffic, so scrapes leave a pod with a sidecar
 directly.
@@ -52,10 +52,10 @@ DISCOVERY = f"127.0.0.1:{PROXY_DISCOVERY_PORT}"
 
 @dataclass(frozen=True, slots=True)
 class CertificateFiles:
-    """Certificate files that something else writes: their directory, and how the proxy mounts it.
+    """Certificate files that the proxy does not write: their directory, and how the proxy mounts it.
 
-    `volume` is the volume to add, None for one that the pod has. `first`: the files are there before the
-    proxy starts.
+    `volume` is the volume to add, None if the pod already has it. `first`: the files exist before the proxy
+    starts.
     """
 
     directory: str
@@ -64,7 +64,8 @@ class CertificateFiles:
     first: bool = True
 
 
-# `fsGroup` of a pod does not concern the proxy: the attribute makes the key readable by its group.
+# The proxy's group need not be the pod's `fsGroup`. This attribute makes the key readable by the proxy's
+# group.
 CSI_FILES = CertificateFiles(
     _SPIFFE_DIRECTORY,
     {"name": _SPIFFE_VOLUME, "mountPath": _SPIFFE_DIRECTORY, "readOnly": True},
@@ -84,8 +85,8 @@ class ScrapeProxyPod:
     """The scrape proxy of one Prometheus: the image with meshscrape, its CA and its mesh.
 
     `ca_address` is istiod's `host:port`. `aliases` are other names of the trust domain that targets'
-    certificates may have. `namespaces`: it follows the pods of these only; empty means all. `files`: its
-    certificate, where its own agent does not ask istiod for one.
+    certificates may have. `namespaces`: the proxy follows the pods of these only; empty means all. `files`:
+    the proxy's certificate, if its own agent does not ask istiod for one.
     """
 
     image: str
@@ -102,7 +103,7 @@ def init_containers(proxy: ScrapeProxyPod) -> list[dict[str, Any]]:
 
 
 def volumes(proxy: ScrapeProxyPod) -> list[dict[str, Any]]:
-    """Return the pod's volumes. What holds a key or a token is in memory."""
+    """Return the pod's volumes. Volumes with a key or a token are in memory."""
     own: list[dict[str, Any]] = [
         {"name": VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "128Mi"}},
         {"name": TOKEN_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
@@ -129,7 +130,7 @@ def token_mount() -> dict[str, Any]:
 def rights(name: str, namespace: str, account: str, places: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Return the role to list and watch pods, and its binding to the ServiceAccount `namespace`/`account`.
 
-    In each namespace of `places`; without any, for the whole cluster.
+    They apply to each namespace of `places`; without any, to the whole cluster.
     """
     subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
     if not places:
@@ -189,7 +190,7 @@ def _agent(proxy: ScrapeProxyPod) -> dict[str, Any]:
 
 
 def _envoy(proxy: ScrapeProxyPod) -> dict[str, Any]:
-    # It waits for its configuration, which the next container writes.
+    # Envoy waits for its configuration, which the next container writes.
     words = ["proxy", "--role", "envoy", "--dir", _PROXY, "--wait", "3600"]
     container = _container(f"{CONTAINER}-envoy", proxy.image, words, "50m", "128Mi")
     _mount_files(container, proxy)
@@ -213,7 +214,8 @@ def _routes(proxy: ScrapeProxyPod) -> dict[str, Any]:
     _mount_files(container, proxy)
     container["volumeMounts"].append({"name": TOKEN_VOLUME, "mountPath": TOKEN_DIRECTORY})
     if proxy.files and not proxy.files.first:
-        # A container that starts later writes the files. It would wait for a probe that waits for the files.
+        # A container that starts later writes the files. With a probe here, each of the two would wait for
+        # the other.
         return container
     probe = ["meshscrape", "proxy", "--check", "--discovery", DISCOVERY, "--token-file", _TOKEN_FILE]
     # A probe over the network would meet a sidecar's interception, and the proxy listens on loopback only.

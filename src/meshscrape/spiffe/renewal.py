@@ -1,4 +1,4 @@
-"""When to renew a certificate, and how long to wait after a failure. Randomness comes as an argument."""
+"""When to renew a certificate, and how long to wait after a failure. Randomness is an argument."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of the SPIFFE IDs of a mesh whose IDs are not Istio's `/ns/NAMESPACE/sa/SERVICE_ACCOUNT`."""
+"""Templates for the SPIFFE IDs of a mesh whose IDs are not Istio's `/ns/NAMESPACE/sa/SERVICE_ACCOUNT`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LABEL = "label:"
 class IdTemplate:
     """The path of an ID with places for facts about the pod: `/k8s/{namespace}/{label:app}`.
 
-    Places are `{namespace}`, `{account}`, `{pod}` and `{label:KEY}`. Raises InputError for a text that can
-    yield no ID.
+    Places are `{namespace}`, `{account}`, `{pod}` and `{label:KEY}`. Raises InputError for a text that cannot
+    give a valid ID.
     """
 
     text: str

@@ -18,8 +18,8 @@ _BYTES = 32
 def load_token(path: Path, *, shared: bool = False) -> str:
     """Return the bearer token in `path` (mode 0600); make the file if it is missing.
 
-    Raises InputError when other users can read it. With `shared`, they may: the file is 0644, for a volume
-    that only the containers of one pod mount, which run as different users.
+    Raises InputError when other users can read it. With `shared`, other users may read the file (mode 0644).
+    This is for a volume that only the containers of one pod mount, because they run as different users.
     """
     try:
         status = path.stat()

@@ -30,8 +30,9 @@ from meshscrape.spiffe.certificates import load_certificates
 _CHECK_CA = "check that the CA runs there"
 # With these codes a CA refuses a request for good, so sending it again does not help.
 _PERMANENT = (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED, Status.OUT_OF_RANGE)
-# Seconds for the first tries to connect, TLS included; each later try has twice as long. A CA that is flooded
-# serves the newest and the oldest connections first, so another try is better than a place in the middle.
+# Seconds for the first tries to connect, TLS included; each later try may take twice as long. A CA that is
+# flooded serves the newest and the oldest connections first, so another try is better than a place in the
+# middle.
 _CONNECT_TRIES = (0.5, 0.5, 0.5, 0.5)
 _CREDENTIALS = (Status.UNAUTHENTICATED, Status.PERMISSION_DENIED)
 
@@ -129,16 +130,16 @@ async def _call(
 
 
 async def _connect(channel: Channel) -> None:
-    """Connect, in several tries without an end: the caller has a deadline."""
+    """Connect, and try again until it works: the caller sets the deadline."""
     for seconds in chain(_CONNECT_TRIES, (2.0**power for power in count())):
         try:
             async with asyncio.timeout(seconds) as limit:
-                # grpclib's own name for what a call does first.
+                # A call of grpclib begins with this method.
                 await channel.__connect__()
                 return
         except TimeoutError:
             if not limit.expired():
-                # The operating system's own time for a connection is over.
+                # The operating system gave up connecting before this deadline.
                 raise
 
 

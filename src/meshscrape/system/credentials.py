@@ -1,4 +1,4 @@
-"""Read a directory of credentials in one of the layouts that are known (`istio/layouts.py`)."""
+"""Read a directory of credentials in one of the known layouts (`istio/layouts.py`)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CredentialFiles(NamedTuple):
 
 
 def layout_of(directory: Path) -> Layout:
-    """Return how the files in a directory are named; as Istio names them if it has no certificate yet."""
+    """Return the names of the files in a directory; Istio's names if it has no certificate yet."""
     try:
         return layout_among(os.listdir(directory))
     except OSError:

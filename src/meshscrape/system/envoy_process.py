@@ -45,7 +45,7 @@ def check_runs(envoy: Path) -> None:
         if done.returncode == 0 and b"version:" in done.stdout:
             return
         lines = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines()
-        said = f"exit status {done.returncode}, {lines[-1][:200]!a}" if lines else "it says no version"
+        said = f"exit status {done.returncode}, {lines[-1][:200]!a}" if lines else "it prints no version"
     raise MissingBinaryError(
         f"is not an Envoy that runs here ({said})", where=str(envoy), remedy="set MESHSCRAPE_ENVOY to Envoy"
     )

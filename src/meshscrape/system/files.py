@@ -26,7 +26,7 @@ _GENERATION = re.compile(r"\.\.gen-[A-Za-z0-9_]+")
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o600, *, durable: bool = False) -> None:
-    """Replace `path` by a file with `data`; a reader sees the whole old file or the whole new one.
+    """Replace `path` by a file with `content`; a reader sees the whole old file or the whole new one.
 
     The mode is set before the first byte is written. A `durable` file is on the disk when this returns, and a
     power cut leaves the whole old file or the whole new one. Raises MeshscrapeError when the directory cannot
@@ -48,7 +48,7 @@ def write_atomic(path: Path, content: bytes, mode: int = 0o600, *, durable: bool
 
 
 def create_atomic(path: Path, content: bytes, mode: int = 0o600) -> bool:
-    """Make the durable file `path` with `data` unless it exists; return whether this call made it.
+    """Make the durable file `path` with `content` unless it exists; return whether this call made it.
 
     When several processes call it at once, exactly one makes the file, and all find the same file afterwards.
     Raises MeshscrapeError when the directory cannot be written.

@@ -15,9 +15,10 @@ from meshscrape.system.credentials import layout_of
 
 
 def client_context(credentials: Path) -> ssl.SSLContext:
-    """Return a context that shows the certificate in a directory of credentials and trusts its roots.
+    """Return a context that presents the certificate in a directory of credentials and trusts its roots.
 
-    It does not check who answers (`admit_only` does). Raises InputError for credentials that cannot be used.
+    The context does not check which SPIFFE ID answers; `admit_only` does. Raises InputError for credentials
+    that cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

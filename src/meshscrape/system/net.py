@@ -75,9 +75,9 @@ def listen_tcp(host: str, port: int, backlog: int, *, receive_buffer: int = 0) -
 
 
 def listen_unix(path: Path, backlog: int) -> socket.socket:
-    """Return a Unix socket that listens at `path`, which only this user can open, in the place of an old one.
+    """Return a Unix socket that listens at `path` and that only this user can open.
 
-    Raises InputError when it cannot be made.
+    It replaces an old socket there. Raises InputError when it cannot be made.
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)

@@ -102,11 +102,11 @@ def holders(inodes: Set[str]) -> Iterator[tuple[int, set[str]]]:
 
 
 def socket_inodes(pid: int) -> set[str]:
-    """Return the inodes of the sockets that a process has open; of a process that is gone or hidden, none."""
+    """Return the inodes of a process's open sockets; none for a process that is gone or hidden."""
     inodes = set()
     with contextlib.suppress(OSError):
         for descriptor in os.scandir(f"/proc/{pid}/fd"):
-            # The process may close this one meanwhile; its others still count.
+            # The process may close this descriptor meanwhile; its other descriptors still count.
             with contextlib.suppress(OSError):
                 target = os.readlink(descriptor.path)
                 if target.startswith("socket:["):

@@ -1,8 +1,9 @@
 """Build the filters that refuse clients with an RSA key below 2048 bits: once per connection, or per request.
 
-The filters of a connection see the client's own certificate. The filter of a request sees the CAs that the
-client sent with it too. It works in every Envoy of Istio, but it needs the header `CLIENT_HEADER`, which
-applications read and which must not have their form changed: so it is for the metrics ports only.
+The filters of a connection see the client's own certificate. The filter of a request also sees the CAs that
+the client sent. It works in every Envoy of Istio. But Envoy must then write the client's whole chain into
+`CLIENT_HEADER`, and applications expect another form of that header. So this filter is for the metrics ports
+only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from meshscrape.envoy.resources import rsa_keys
 from meshscrape.envoy.resources.values import Resource, typed
 
 CLIENT_HEADER = "x-forwarded-client-cert"
-"""Where Envoy writes the client's chain. Remove it from what the server behind Envoy sees."""
+"""The header into which Envoy writes the client's chain. Hide it from the server behind Envoy."""
 SHORT_KEY = "RSA key below 2048 bits"
 """The name of the policy, as it appears in the response code details (with underscores)."""
 STATISTICS = "client_keys."
@@ -25,8 +26,8 @@ _HTTP_RBAC = "envoy.extensions.filters.http.rbac.v3.RBAC"
 def strong_keys_only() -> tuple[Resource, Resource]:
     """Return the filters that close a TLS connection whose client has an RSA key below 2048 bits.
 
-    They act once per connection, before its first byte reaches the next filter, and count as
-    `client_keys.rbac.denied`.
+    They act once per connection, before its first byte reaches the next filter. Envoy counts the connections
+    that they close in `client_keys.rbac.denied`.
     """
     certificate = {
         "object_key": _CERTIFICATE,

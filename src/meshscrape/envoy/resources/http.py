@@ -86,7 +86,7 @@ def _routes(routes: Resource | WatchedRoutes) -> Resource:
 
 
 def _identity(manager: Manager) -> Resource:
-    """Return how headers about the client are made: from the connection, never from its own headers."""
+    """Return the settings of headers about the client: Envoy makes them from the connection alone."""
     fields: Resource = {
         "use_remote_address": True,
         "internal_address_config": {"unix_sockets": False, "cidr_ranges": [_NOBODY]},
@@ -151,7 +151,8 @@ def client_deadline(header: str, longest: float) -> Resource:
 
     Envoy takes a request's own time limit from `x-envoy-upstream-rq-timeout-ms`, which this filter writes.
     The connection manager has removed what a client wrote there. A header that is not a number of seconds
-    between 0 and `longest` changes nothing. No formatter of Envoy multiplies, hence the script.
+    between 0 and `longest` changes nothing. The filter is a script, because no formatter of Envoy can
+    multiply.
     """
     script = f"""function envoy_on_request(handle)
   local text = handle:headers():get("{header}")

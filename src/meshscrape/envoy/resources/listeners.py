@@ -54,7 +54,7 @@ def connection_limit(name: str, limit: int) -> tuple[str, int]:
 
 
 def connection_share(name: str, limit: int) -> Resource:
-    """Return the network filter that closes a connection when its filter chain has `limit` already.
+    """Return the network filter that closes a connection when its filter chain already has `limit` of them.
 
     It counts from the first packet on, so it cannot tell which clients of a TLS chain will authenticate.
     """

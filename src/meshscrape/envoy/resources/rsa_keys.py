@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
 RUNTIME: Mapping[str, object] = {"re2.max_program_size.error_level": 1000}
-"""The runtime value that lets Envoy have such a long expression. Its default is 100."""
+"""The runtime value that allows such a long expression. Envoy's default is 100."""
 CERTIFICATE = "-----BEGIN%20CERTIFICATE-----"
-"""What every certificate begins with, as Envoy writes it."""
+"""The beginning of every certificate, as Envoy writes it."""
 
 _ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
 _ANY_CHARACTER = "(?:[A-Za-z0-9]|%2[BF])"
@@ -62,7 +62,7 @@ def containing(*wanted: _Bytes) -> str:
 def _one_of(spellings: Sequence[Sequence[str]]) -> str:
     """Return the expression for any of `spellings`, each a sequence of expressions for one character.
 
-    What several begin with is written once: Envoy bounds the size of an expression.
+    A beginning that several spellings share is written once, because Envoy bounds the size of an expression.
     """
     branches: dict[str, list[Sequence[str]]] = {}
     for first, *rest in spellings:

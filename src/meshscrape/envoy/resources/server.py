@@ -1,4 +1,4 @@
-"""Build what concerns the whole process: admin API, overload manager, runtime."""
+"""Build the resources of the whole process: admin API, overload manager, runtime."""
 
 from __future__ import annotations
 

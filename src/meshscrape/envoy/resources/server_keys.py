@@ -1,9 +1,9 @@
-"""Build what refuses answers of servers with an RSA key below 2048 bits.
+"""Build the filters that refuse answers of servers with an RSA key below 2048 bits.
 
 Envoy as a client has no filter that sees a server's certificate before it sends a request. But it can write
-the certificate into a header of the answer and compare that before anything of the answer is passed on. It
-sees the server's own certificate only, not the CAs that the server sent with it. Envoy's authors call the
-filter work in progress: an Envoy with it logs a warning for that at its start.
+the certificate into a header of the answer, and compare that header before it passes any part of the answer
+on. Envoy sees the server's own certificate only, not the CAs that the server sent with it. Envoy's authors
+call the filter work in progress: an Envoy with it logs a warning for that at its start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Encode route configurations in protobuf's binary form, which Envoy reads from files named `*.pb`.
 
-With ten thousand pods, Envoy spends half of its time for a new file on reading JSON, and a host's bytes can
-be kept while others change. Only the fields that the scrape proxy's routes use are here; their numbers are
-those of Envoy's `route.proto` and `route_components.proto` (config/route/v3) and `discovery.proto`.
+With ten thousand pods, Envoy would spend half of its time for a new file on reading JSON. In binary form, the
+bytes of one host can also be kept while other hosts change. Only the fields that the scrape proxy's routes
+use are here. Their numbers are those of Envoy's `route.proto` and `route_components.proto` (config/route/v3)
+and `discovery.proto`.
 """
 
 from __future__ import annotations
@@ -45,12 +46,15 @@ _ENUM_VALUES = {
 
 
 def encode(message: Message, resource: Mapping[str, Any]) -> bytes:
-    """Return a resource in binary form. Raise KeyError for a field that is not in the table above."""
+    """Return `resource`, a protobuf `message`, in binary form.
+
+    Raises KeyError for a field that is not in the table above.
+    """
     return _message(message, resource)
 
 
 def domain(authority: str) -> bytes:
-    """Return a domain as a field of its virtual host, to be joined with others."""
+    """Return the domain `authority` as an encoded field of a virtual host (see `virtual_host`)."""
     return _field(*_FIELDS["VirtualHost"]["domains"], authority)
 
 
@@ -60,7 +64,7 @@ def virtual_host(resource: Mapping[str, Any], domains: Iterable[bytes]) -> bytes
 
 
 def discovery_response(type_url: str, version: str, resource: Iterable[bytes]) -> bytes:
-    """Return a DiscoveryResponse of one resource, given in parts."""
+    """Return a DiscoveryResponse with one resource of type `type_url`, whose bytes are given in parts."""
     body = b"".join(resource)
     packed = _bytes(1, type_url.encode()) + _bytes(2, body)
     return b"".join((_bytes(1, version.encode()), _bytes(2, packed), _bytes(4, type_url.encode())))

@@ -31,7 +31,7 @@ class Arrival(ABC):
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
-        """Send a request. A refused or reset one is ignored: the missing answer gives a better error."""
+        """Send bytes. A refused or reset connection is ignored: the missing answer gives a better error."""
 
     @abstractmethod
     def close(self) -> None:
@@ -39,11 +39,11 @@ class Arrival(ABC):
 
     @abstractmethod
     def _pause(self) -> None:
-        """Read no more for now."""
+        """Stop reading until `_resume`."""
 
     @abstractmethod
     def _resume(self) -> None:
-        """Read on, after `_pause` or without it."""
+        """Start reading, or continue after `_pause`. Do nothing while it reads."""
 
     def _arrived(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -109,12 +109,12 @@ class TransportArrival(Arrival, asyncio.Protocol):
 
 
 class SocketArrival(Arrival):
-    """A connected socket without TLS. A transport would take two rounds of the event loop more."""
+    """A connected socket without TLS. asyncio's transport takes two more rounds of the event loop."""
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__()
         self._socket = sock
-        self._descriptor = sock.fileno()  # asyncio formats what it looks up, which is slow for a socket
+        self._descriptor = sock.fileno()  # asyncio formats a socket in its look-ups, which is slow
         self._loop = asyncio.get_running_loop()
         self._reading = False
         self._resume()
@@ -156,9 +156,10 @@ class SocketArrival(Arrival):
 
 
 async def open_tcp(host: str, port: int, tls: ssl.SSLContext | None, server_name: str) -> Arrival:
-    """Connect to `host`:`port`, with TLS where there is a context; `server_name` (or the host) goes as SNI.
+    """Connect to `host`:`port`, with TLS if `tls` is given.
 
-    Raises OSError if nothing accepts the connection.
+    The name that TLS asks for (SNI) is `server_name`, or the host. Raises OSError if nothing accepts the
+    connection.
     """
     create = asyncio.get_running_loop().create_connection
     name = (server_name or host) if tls is not None else None
@@ -170,10 +171,10 @@ async def open_tcp(host: str, port: int, tls: ssl.SSLContext | None, server_name
 
 
 def _connected_at_once(host: str, port: int) -> socket.socket | None:
-    """Return a connection to an address of this machine if it is there without waiting, else None.
+    """Return a connection to an address of this machine if the kernel completes it at once, else None.
 
-    The kernel usually completes such a connection while it is asked for. asyncio would wait for two rounds
-    of the event loop, a tenth of the agent's CPU for a small scrape.
+    The kernel usually does. asyncio would wait for two rounds of the event loop, which take a tenth of the
+    agent's CPU for a small scrape.
     """
     if (family := _loopback(host)) is None:
         return None

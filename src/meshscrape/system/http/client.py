@@ -25,7 +25,7 @@ from meshscrape.system.http.arrival import Arrival, TransportArrival, open_tcp, 
 from meshscrape.system.http.body import CloseReader, FramingError, body_reader
 
 INFLATE_SIZE = 1 << 18
-# Interim answers (RFC 9110, section 15.2) before the one that counts.
+# Interim answers (RFC 9110, section 15.2) before the final one.
 MAX_INTERIM = 8
 
 Headers = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -96,7 +96,8 @@ async def fetch_stream(
     URL's host in TLS: it is the requested name, and the certificate must have it. `admit` is called with the
     TLS connection before anything is sent, and raises an exception to refuse the server. Without `decode` the
     body keeps its content coding. Raises InputError for a URL that cannot be requested, and UnavailableError
-    for failures of the other side. Its two subclasses above also come while the body is read.
+    for failures of the other side. Its subclasses TruncatedError and TooLargeError may also be raised while
+    the body is read.
     """
     exchange = _Exchange(url, limits or FetchLimits())
     await exchange.connect(unix_socket, address, tls, server_name, tunnel)
@@ -215,7 +216,7 @@ class _Exchange:
             raw.close()
             answer = head.split(b"\r\n")[0].decode("latin-1")[:100]
             raise UnavailableError(
-                f"the proxy {host_port(*tunnel)} does not connect to it ({answer!r})", where=self.url
+                f"the proxy {host_port(*tunnel)} does not connect to {place} ({answer!r})", where=self.url
             )
         if tls is None:
             return raw
@@ -246,7 +247,7 @@ class _Exchange:
                 break
             answer = await self._event()
         if not isinstance(answer, h11.Response):
-            raise UnavailableError("never came to its answer", where=self.url)
+            raise UnavailableError("sent no final answer", where=self.url)
         names = {name.decode("latin-1"): value.decode("latin-1") for name, value in answer.headers}
         response = FetchedResponse(answer.status_code, names, _nothing())
         response.head = (answer.http_version.decode("latin-1"), answer.reason.decode("latin-1"))
@@ -264,7 +265,9 @@ class _Exchange:
         elif coding in ("gzip", "x-gzip"):
             pieces = self._inflated(response, method)
         else:
-            raise UnavailableError(f"answered with content coding {coding!r}, not asked for", where=self.url)
+            raise UnavailableError(
+                f"answered with content coding {coding!r}, which is not supported", where=self.url
+            )
         size = 0
         async for piece in pieces:
             size += len(piece)

@@ -197,7 +197,7 @@ class _Conversation:
                     elif isinstance(event, h11.Request):
                         request = event
                         if request.method not in (b"GET", b"HEAD"):
-                            return request  # its body is not wanted: answer, then close
+                            return request  # The body is not needed: answer, then close.
                     elif isinstance(event, h11.EndOfMessage):
                         return request
                     elif not isinstance(event, h11.Data):
