@@ -10,7 +10,9 @@ from typing import TypeVar
 T = TypeVar("T")
 
 BOUND = 30.0
-STEP = 0.02
+# The pauses between two looks grow with the time waited, so that a long wait costs little processor time. It
+# ends at most a twentieth later for that.
+SHORTEST, LONGEST, SHARE = 0.02, 0.1, 20
 
 
 def eventually(observe: Callable[[], T], *, within: float = BOUND, what: str = "the state") -> T:
@@ -18,15 +20,15 @@ def eventually(observe: Callable[[], T], *, within: float = BOUND, what: str = "
 
     An AssertionError or OSError of `observe` counts as not yet; the last one is shown on failure.
     """
-    deadline = time.monotonic() + within
+    began = time.monotonic()
     last: BaseException | None = None
-    while time.monotonic() < deadline:
+    while time.monotonic() < began + within:
         try:
             if seen := observe():
                 return seen
         except (AssertionError, OSError) as error:
             last = error
-        time.sleep(STEP)
+        time.sleep(_pause(began))
     raise AssertionError(f"{what} did not come within {within} s (last: {last!r})")
 
 
@@ -34,13 +36,18 @@ async def eventually_async(
     observe: Callable[[], Awaitable[T]], *, within: float = BOUND, what: str = "the state"
 ) -> T:
     """`eventually` for a coroutine function."""
-    deadline = time.monotonic() + within
+    began = time.monotonic()
     last: BaseException | None = None
-    while time.monotonic() < deadline:
+    while time.monotonic() < began + within:
         try:
             if seen := await observe():
                 return seen
         except (AssertionError, OSError) as error:
             last = error
-        await asyncio.sleep(STEP)
+        await asyncio.sleep(_pause(began))
     raise AssertionError(f"{what} did not come within {within} s (last: {last!r})")
+
+
+def _pause(began: float) -> float:
+    """Return the seconds until the next look of a wait that began at `began`."""
+    return min(max((time.monotonic() - began) / SHARE, SHORTEST), LONGEST)
