@@ -51,7 +51,7 @@ def test_a_flood_takes_no_target_down_and_fires_the_alert(tmp_path: Path) -> Non
 
     Prometheus scrapes the CA itself, which nobody can without the token, and it sees the flood.
     """
-    with short_lived_mesh(tmp_path, ttl="20s", left=0.8) as up:
+    with short_lived_mesh(tmp_path, ttl="20s", left=0.9) as up:
         watch, serials = Watch(up), Serials(up)
         eventually(lambda: up.query(f'up{{job="{CA_JOB}"}} == 1'), what="a scrape of the CA")
         assert up.query(CROWDED) == []
