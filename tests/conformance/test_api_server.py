@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import pytest
 from conformance.api_server import ApiServer
 from conformance.kube import until
 from conformance.lone_mesh import COMMAND, NAMES, SCRAPER, idle, objects, run, start
+from meshscrape.plan.model import PHASES
 from support.objects import deployment
 
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -122,6 +124,21 @@ def test_an_absent_namespace_is_told_before_the_first_write(mesh: ApiServer) -> 
         done = run(mesh, "apply", *words, more)
         assert (done.returncode, "no namespace absent" in done.stderr) == (2, True), done.stderr
     assert objects(mesh) == before
+
+
+@pytest.mark.parametrize("verb", ["apply", "remove"])
+def test_named_phases_run_in_the_order_of_the_plan(mesh: ApiServer, verb: str) -> None:
+    """Ports that close before others are open would lose every scrape."""
+    phases = ("listeners", "hardening") if verb == "apply" else ("hardening", "listeners")
+    there = ("apply", "-n", "shop", "--yes", *SCRAPER)
+    if verb == "remove":
+        assert run(mesh, *there, *(word for phase in PHASES for word in ("--phase", phase))).returncode == 0
+    first = there if verb == "apply" else ("remove", "--yes", "--yes-plaintext")
+    named = [word for phase in reversed(phases) for word in ("--phase", phase)]
+    done = run(mesh, *first, *named)
+    assert done.returncode in (0, 1), done.stderr
+    counted = [line for line in done.stderr.splitlines() if re.search(r"phase \w+: \d+ changes?$", line)]
+    assert [line.split("phase ")[1].partition(":")[0] for line in counted] == list(phases), done.stderr
 
 
 @pytest.mark.parametrize("user", [{"token": "expired"}, {}], ids=["expired", "none"])

@@ -418,18 +418,19 @@ def _may_no_more_than_it_must(kube: Kube, space: str) -> None:
     """What a workload could do with the verifier's token."""
     account = f"--as=system:serviceaccount:{space}:meshscrape-verifier"
     asked = {
-        ("get", "pods/proxy", shop.NAMESPACE): "yes",
-        ("get", "pods/proxy", space): "yes",
-        ("get", "pods/proxy", "default"): "no",
-        ("list", "secrets", shop.NAMESPACE): "no",
-        ("create", "pods", space): "no",
-        ("create", "pods/proxy", shop.NAMESPACE): "no",
-        ("create", "serviceaccounts/token", space): "no",
+        ("get", "pods", "proxy", shop.NAMESPACE): "yes",
+        ("get", "pods", "proxy", space): "yes",
+        ("get", "pods", "proxy", "default"): "no",
+        ("create", "pods", "proxy", shop.NAMESPACE): "no",
+        ("create", "serviceaccounts", "token", space): "no",
+        ("list", "secrets", "", shop.NAMESPACE): "no",
+        ("create", "pods", "", space): "no",
+        ("list", "pods", "", "default"): "yes",
     }
-    answers = {
-        question: kube.run("auth", "can-i", *question[:2], "-n", question[2], account).stdout.strip()
-        for question in asked
-    }
+    answers = {}
+    for verb, resource, part, where in asked:
+        words = ("auth", "can-i", verb, resource, f"--subresource={part}", "-n", where, account)
+        answers[verb, resource, part, where] = kube.run(*words).stdout.strip()
     assert answers == asked
 
 

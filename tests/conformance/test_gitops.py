@@ -17,7 +17,7 @@ TRACKED = "argocd.argoproj.io/tracking-id=shop:apps/Deployment:shop/web"
 EVERY = ("injection", "credentials", "listeners", "scrape", "hardening", "removal")
 PHASES = tuple(word for phase in EVERY for word in ("--phase", phase))
 THERE = ("apply", "-n", "shop", "--yes", *SCRAPER, *PHASES)
-BACK = ("remove", "--yes", "--yes-plaintext", *PHASES)
+BACK = ("remove", "--yes", "--yes-plaintext")
 WAITING = ("--wait-for-gitops=300", "--reconcile-interval", "0")
 WAITS = "waiting for Argo CD to bring the change of Deployment.apps shop/web"
 
@@ -64,7 +64,7 @@ def test_remove_waits_until_a_gitops_tool_takes_its_change_back(
         if WAITS in line:
             taken.append(phase_of(line))
             follow(mesh)
-    assert process.wait(60) == 0, log
+    assert process.wait(60) == 0, "".join(log)
     assert not [line for line in log if "updated Deployment.apps shop/web" in line], log
     mesh("-n", "shop", "annotate", "deployment", "web", TRACKED.partition("=")[0] + "-")
     assert objects(mesh) == before
@@ -76,25 +76,28 @@ def test_remove_waits_until_a_gitops_tool_takes_its_change_back(
 
 @pytest.mark.timeout(600)
 def test_waits_through_a_restart_of_the_api_server(mesh: ApiServer, lone_row: Callable[..., None]) -> None:
-    """The log says once that it is away, and once that it is back; what Argo CD brings after that counts."""
+    """The log says once for each outage that it is away; what Argo CD brings when it is back counts."""
     track(mesh)
     log: list[str] = []
     process = start(mesh.kubeconfig, *THERE, *WAITING)
-    restarts = 0
+    restarts, away = 0, False
     for line in lines_of(process, log):
         if WAITS in line and not restarts:
-            restarts += 1
+            restarts, away = 1, True
             mesh.stop("kube-apiserver")
         elif WAITS in line:
             follow(mesh)
-        elif "the API server cannot be asked now" in line:
+        elif "the API server cannot be asked now" in line and away:
+            # A busy machine may cause more outages, which end by themselves.
+            away = False
             mesh.start("kube-apiserver")
             until(mesh.ready, "the API server answers again", timeout=300.0)
         elif "the API server answers again" in line:
             follow(mesh)
-    assert process.wait(60) == 0, log
-    away = [line for line in log if "the API server cannot be asked now" in line]
-    assert len(away) == 1 and "1 of 1 changes have not arrived" in away[0], log
+    assert process.wait(60) == 0, "".join(log)
+    outages = [line for line in log if "the API server cannot be asked now" in line]
+    assert outages[0].rstrip().endswith("; 1 of 1 changes have not arrived"), "".join(log)
+    assert len([line for line in log if "the API server answers again" in line]) == len(outages)
     assert run(mesh, "plan", "-n", "shop", *SCRAPER).returncode == 0
     lone_row(
         "API server restarted while apply waits for Argo CD",
@@ -123,6 +126,6 @@ def test_ends_with_one_line_when_a_right_or_the_credentials_are_gone(
         if WAITS in line:
             name = "meshscrape-apply" if gone == "clusterrolebinding" else "waiter"
             mesh("-n", "default", "delete", gone, name)
-    assert process.wait(60) == 1, log
+    assert process.wait(60) == 1, "".join(log)
     assert problem in log[-1] and "then run apply again: what was applied stays" in log[-1], log
     lone_row(f"apply waits for Argo CD, and the {gone} of its user is deleted", "exit code 1 with one line")

@@ -179,7 +179,9 @@ class Applier:
     async def _apply_phases(self, reading: PlannedCluster, lease: HeldLease) -> PlannedCluster:
         shown = {change.ref for change in reading.plan.changes}
         last: Phase | None = None
-        for phase in self._options.phases or reading.plan.phases:
+        # In the order of the plan, however the user named them: its steps undo or rest on each other.
+        chosen = self._options.phases or reading.plan.phases
+        for phase in [phase for phase in reading.plan.phases if phase in chosen]:
             if any(change.phase == phase for change in reading.plan.changes):
                 reading = await self._apply_phase(phase, reading, shown, lease)
                 last = phase
