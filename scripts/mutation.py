@@ -29,7 +29,6 @@ import os
 import random
 import resource
 import signal
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -241,9 +240,7 @@ def _forked(subject: Subject, fault: Fault, tests: list[pytest.Item]) -> int:
         return pid
     status = NOTICED
     try:
-        quiet = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(quiet, 1)
-        os.dup2(quiet, 2)
+        _silence()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MORE_MEMORY, used + MORE_MEMORY))
         subject.break_it(fault)
@@ -259,9 +256,23 @@ def _forked(subject: Subject, fault: Fault, tests: list[pytest.Item]) -> int:
 
 def _imported(subject: Subject, fault: Fault, paths: list[str]) -> int:
     """Import the broken module in a new process, and run all tests there until one fails."""
-    number = [str(other) for other in faults(subject.tree)].index(str(fault))
+    same = (fault.node, fault.field, ast.dump(fault.replacement))
+    every = ((other.node, other.field, ast.dump(other.replacement)) for other in faults(subject.tree))
+    number = next(number for number, other in enumerate(every) if other == same)
     command = [sys.executable, __file__, subject.name, "--imported", str(number), "--tests", *paths]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid
+    if pid := os.fork():
+        return pid
+    try:
+        _silence()
+        os.execv(sys.executable, command)  # noqa: S606 - no shell is needed
+    finally:
+        os._exit(NOTICED)
+
+
+def _silence() -> None:
+    quiet = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
 
 
 def _forget_results() -> None:

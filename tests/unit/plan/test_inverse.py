@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from meshscrape.istio.names import OVERWRITTEN
 from meshscrape.kube.manifests import load_manifests
-from meshscrape.kube.objects import Inventory, Manifest, Ref, load_inventory, stable
+from meshscrape.kube.objects import Inventory, Manifest, Ref, annotations, load_inventory, stable
 from meshscrape.observe import observe
 from meshscrape.plan.edited_objects import clone
 from meshscrape.plan.inverse.evidence import Evidence
@@ -19,7 +20,7 @@ from meshscrape.plan.inverse.planner import InverseIntent, plan_inverse
 from meshscrape.plan.inverse.record import with_record
 from meshscrape.plan.model import INVERSE_PHASES, Plan
 from support.defaulting import defaulted
-from support.objects import cluster, control_plane, deployment, injected_namespace
+from support.objects import cluster, control_plane, deployment, injected_namespace, own_proxy
 from support.planning import codes, planned, ref, refs
 from support.scraping_objects import plain_prometheus
 
@@ -264,7 +265,10 @@ def test_holds_back_a_workload_that_no_plaintext_job_would_read() -> None:
     after = planned(inventory, mode="native", prometheus="addon").apply(inventory)
     held = taken(after)
     assert held.changes == ()
-    assert "unread-in-plaintext" in codes(held)
+    (gate,) = held.gates
+    assert (gate.phase, gate.workloads, gate.planned) == ("hardening", (WEB,), False)
+    assert [missing.code for missing in gate.waits_for] == ["unread-in-plaintext"]
+    assert (held.outcome.held, held.outcome.removed) == ((WEB,), ())
     assert differences(taken(after, unscraped=True).apply(after), inventory) == []
 
 
@@ -273,10 +277,38 @@ def test_a_choice_of_workloads_leaves_the_jobs_of_the_others() -> None:
     after = planned(inventory, mode="bootstrap").apply(inventory)
     back = taken(after, namespaces=("elsewhere",))
     assert {each.ref.namespace for each in back.changes} == {"elsewhere"}
+    assert back.outcome.removed == (ref("Deployment", "other", "elsewhere"),)
     assert "jobs-stay" in codes(back)
     partly = back.apply(after)
     rest = taken(partly)
     assert differences(rest.apply(partly), inventory) == []
+
+
+def test_forgets_the_records_of_the_workloads_that_leave() -> None:
+    """Those of the others are needed later."""
+    inventory = shop(deployment("other", namespace="elsewhere"), injected_namespace("elsewhere"))
+    after = planned(inventory, mode="native").apply(inventory)
+    other = ref("Deployment", "other", "elsewhere")
+    for target in (WEB, other):
+        record = {"annotations": {OVERWRITTEN: "{}"}}
+        after = edited(after, target, lambda data, record=record: data["metadata"].update(record))
+    left = taken(after, namespaces=("elsewhere",)).apply(after)
+    assert {each.ref for each in left if OVERWRITTEN in annotations(each.data)} == {WEB}
+    everything = taken(after)
+    assert not [each for each in everything.apply(after) if OVERWRITTEN in annotations(each.data)]
+    assert everything.inverse and not everything.apart
+    assert everything.outcome.removed == (WEB, other)
+
+
+def test_nothing_is_removed_where_nothing_was_written() -> None:
+    back = taken(shop())
+    assert (back.changes, back.outcome.removed) == ((), ())
+
+
+def test_objects_of_asm_belong_to_its_own_api_server() -> None:
+    image = "registry-vpc.cn-hangzhou.aliyuncs.com/acs/proxyv2:v1.18.0.1-g1a2b3c4-aliyun"
+    gateway = own_proxy("istio-ingressgateway", namespace="istio-system", labels={"istio": "g"}, image=image)
+    assert taken(cluster(gateway)).apart
 
 
 def test_keeps_an_override_that_a_rollback_needs() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -134,12 +134,11 @@ def _drafted(
     gates = tuple(_gates(held))
     outcome = Outcome(
         removed=tuple(workload.ref for workload in leaving if {workload.ref, workload.gateway_ref} & changed),
-        held=tuple(ref for ref in held if any(ref == workload.ref for workload in chosen)),
+        held=tuple(held),
     )
-    made = Plan(draft.changes(), draft.notes, gates, {}, False, autoscaled(inventory), outcome, inverse=True)
-    return replace(made, apart=any(workload.flavour == "asm" for workload in chosen)), [
-        workload.ref for workload in chosen
-    ]
+    apart = any(workload.flavour == "asm" for workload in chosen)
+    made = Plan(draft.changes(), draft.notes, gates, {}, apart, autoscaled(inventory), outcome, inverse=True)
+    return made, [workload.ref for workload in chosen]
 
 
 def _refs(workloads: list[ObservedWorkload]) -> set[Ref | None]:
