@@ -107,7 +107,7 @@ def test_only_and_skip_select_checks(world: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--only", "pahts"), "'pahts' is not a check; there are: scraper-admitted"),
+        (("--only", "pahts"), "--only: 'pahts' is not a check; did you mean paths?"),
         (("--as", "default/nobody"), "no workload default/nobody in the mesh"),
         (("-o", "xml"), "xml"),
         (("--state", "nowhere"), "no mesh is running"),

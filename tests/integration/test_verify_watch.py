@@ -180,10 +180,13 @@ def test_json_is_a_document_per_line(tmp_path: Path, mesh: tuple[StateDirectory,
     assert {each["kind"] for each in documents} == {"VerifyReport"}
 
 
-def test_absent_mesh_is_a_failed_run_and_does_not_end_the_watch(tmp_path: Path) -> None:
-    """A watch may start before the mesh; its exit code says that nothing was ever verified."""
+def test_starting_mesh_is_a_failed_run_and_does_not_end_the_watch(tmp_path: Path) -> None:
+    """A watch may start while the mesh starts; its exit code says that nothing was ever verified."""
     page = tmp_path / "page.html"
-    with watching(tmp_path, tmp_path / "nowhere", "--metrics", "0", "--html", str(page)) as watch:
+    with (
+        hold_state(tmp_path / "state") as state,
+        watching(tmp_path, state.path, "--metrics", "0", "--html", str(page)) as watch,
+    ):
         watch.until(lambda: watch.value("meshscrape_verify_runs_total", "failed"), "a failed run")
         assert watch.value("meshscrape_verify_last_run_success") == 0
         assert watch.samples(FAILED) == {}
@@ -204,8 +207,9 @@ def test_absent_mesh_is_a_failed_run_and_does_not_end_the_watch(tmp_path: Path) 
 )
 def test_bad_options_are_exit_2_at_once(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     """Before the first run, in one line."""
-    command = [sys.executable, "-m", "meshscrape", "verify", "--state", str(tmp_path), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ})
+    with hold_state(tmp_path / "state") as state:
+        command = [sys.executable, "-m", "meshscrape", "verify", "--state", str(state.path), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env={**os.environ})
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

@@ -182,5 +182,5 @@ def _operator(
 def _positive(text: str, option: str) -> timedelta:
     life = parse_duration(text, option)
     if life < timedelta(seconds=1):
-        raise InputError("the duration must be at least a second", where=option)
+        raise InputError(f"{text!a} is less than a second", where=option, remedy="write 1s or more")
     return life

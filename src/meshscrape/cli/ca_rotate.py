@@ -64,9 +64,9 @@ def rotate(
     to go back. Exit codes: 0 done, 1 not confirmed in time, 2 could not run.
     """
     if abort and (until or show):
-        raise InputError("--abort cannot be used with --to or --show")
-    own, users = _mesh(state, directory, envoys, credentials)
+        raise InputError("--abort cannot be used with --to or --show", remedy="omit one of them")
     patience = parse_duration(timeout, "--timeout").total_seconds()
+    own, users = _mesh(state, directory, envoys, credentials)
     report = _reporter(quiet)
     if show:
         return _show(own, users, output)
@@ -107,7 +107,7 @@ def _mesh(
         own = Path(read_status(path)["ca"]["rootCertificate"]).parent
         return own, lambda: [*root_users(read_status(path)), *named]
     if state is not None:
-        raise InputError("give --state or --dir, not both")
+        raise InputError("--state and --dir both name a CA", remedy="omit one of them")
     if not named:
         raise InputError(
             "nothing can confirm a stage: no root user is named",

@@ -12,7 +12,7 @@ import click
 
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
-from meshscrape.local.request import WorkloadHttpRequest, answered, endpoint_of
+from meshscrape.local.request import WorkloadHttpRequest, answered, check_url, endpoint_of
 from meshscrape.local.state import read_status
 from meshscrape.system.http.client import FetchedResponse
 
@@ -43,15 +43,16 @@ def command(
     Redirects are not followed. Exit codes: 0 answered, 22 status of 400 or more (as curl -f), 2 could not run
     or no answer.
     """
-    document = read_status(state_path(state))
-    credentials = Path(_workload_of(document, caller)["credentials"])
-    endpoint = endpoint_of(url, document)
     request = WorkloadHttpRequest(
         method=method or ("POST" if data is not None else "GET"),
         url=url,
         headers=_headers(headers, data),
         body=(data or "").encode(),
     )
+    check_url(url)
+    document = read_status(state_path(state))
+    credentials = Path(_workload_of(document, caller)["credentials"])
+    endpoint = endpoint_of(url, document)
 
     def tell(line: str) -> None:
         if verbose:

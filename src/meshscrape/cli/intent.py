@@ -11,6 +11,7 @@ import click
 
 from meshscrape.cli.assumptions import read_assumptions
 from meshscrape.cli.complaints import complain, usage_line
+from meshscrape.cli.image_reference import check_image
 from meshscrape.cli.live import cluster_options
 from meshscrape.cli.manifests import files_option, read_inventory
 from meshscrape.errors import InputError, MeshscrapeError
@@ -245,13 +246,7 @@ def plan_for(inventory: Inventory, intent: Intent) -> tuple[Observation, Plan]:
 
 def _check(options: Mapping[str, Any]) -> None:
     version, namespace = options["istio_version"], options["prometheus_namespace"]
-    source = options["proxy_certificates"]
-    if source not in (ISTIOD, CSI_DRIVER) and not _DIRECTORY.fullmatch(source):
-        raise InputError(
-            f"{source!a} is neither {ISTIOD}, {CSI_DRIVER} nor an absolute directory",
-            where="--proxy-certificates",
-            remedy="write a directory as /etc/certs",
-        )
+    _check_proxy(options)
     if version is not None and not parse_version(version).known:
         raise InputError(
             f"{version!r} is not a version of Istio", where="--istio-version", remedy="write it as 1.31.0"
@@ -262,6 +257,30 @@ def _check(options: Mapping[str, Any]) -> None:
             where="--prometheus-namespace",
             remedy="use lower-case letters, digits and -",
         )
+
+
+def _check_proxy(options: Mapping[str, Any]) -> None:
+    """Refuse wrong values for the scrape proxy, and values for one that is not planned."""
+    image, source, asked = options["proxy_image"], options["proxy_certificates"], options["scrape_proxy"]
+    if source not in (ISTIOD, CSI_DRIVER) and not _DIRECTORY.fullmatch(source):
+        raise InputError(
+            f"{source!a} is neither {ISTIOD}, {CSI_DRIVER} nor an absolute directory",
+            where="--proxy-certificates",
+            remedy="write a directory as /etc/certs",
+        )
+    if image:
+        check_image(image, "--proxy-image")
+    if asked or (asked is None and options["prometheus"] == "addon"):
+        return
+    for option, given in (("--proxy-image", image), ("--proxy-certificates", source != ISTIOD)):
+        if given:
+            raise InputError(
+                "it has no effect, because no scrape proxy is planned",
+                where=option,
+                remedy=f"add --scrape-proxy, or omit {option}"
+                if asked is None
+                else f"omit {option}, or --no-scrape-proxy",
+            )
 
 
 def _check_scope(scope: str, mode: str, namespaces: Sequence[str], selector: str | None) -> None:

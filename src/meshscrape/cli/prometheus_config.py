@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -120,6 +121,7 @@ def command(
             print(_of_cluster(written_for, cluster_jobs, interval), end="")
         return 0
     _refuse_others("a mesh on this machine", namespace=namespaces, existing=existing)
+    _refuse_without_proxy(proxy, {"--discovery": discovery, "--token-file": token_file, "--job": jobs})
     if (certs or targets) and not direct:
         raise InputError(
             "jobs with --certs and --targets do not verify targets",
@@ -146,9 +148,11 @@ def _through_proxy(
 ) -> ScrapeProxyAccess:
     if token_file is None:
         raise InputError("--proxy needs the proxy's token", remedy="add --token-file FILE")
-    host = proxy.rpartition(":")[0]
-    own = discovery or f"{host}:{PROXY_DISCOVERY_PORT}"
-    return ScrapeProxyAccess(proxy, own, str(token_file.absolute()), jobs or JOBS)
+    host, port = parse_host_port(proxy, "--proxy")
+    asked = parse_host_port(discovery, "--discovery") if discovery else (host, PROXY_DISCOVERY_PORT)
+    return ScrapeProxyAccess(
+        host_port(host, port), host_port(*asked), str(token_file.absolute()), jobs or JOBS
+    )
 
 
 def _beside_scraper(proxy: str | None, token_file: Path | None, certs: Path | None) -> ProxyInPod | None:
@@ -200,6 +204,13 @@ def _refuse_others(chosen: str, **options: object) -> None:
     given = [f"--{name}" for name, value in options.items() if value]
     if given:
         raise InputError(f"{' and '.join(given)} cannot be used with {chosen}", remedy="omit them")
+
+
+def _refuse_without_proxy(proxy: str | None, options: Mapping[str, object]) -> None:
+    """Raise InputError for an option about the scrape proxy of --proxy if there is none."""
+    for option, value in options.items():
+        if value and proxy is None:
+            raise InputError("needs --proxy", where=option, remedy=f"add --proxy IP:PORT, or omit {option}")
 
 
 def _of_running_mesh(state: Path, direct: bool) -> ScrapeProxyAccess | DirectScrapes:

@@ -8,11 +8,11 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import click
 from rich.console import Console
@@ -22,10 +22,10 @@ from meshscrape.cli import verify_cluster
 from meshscrape.cli.live import cluster_options
 from meshscrape.cli.output import coloured, print_document
 from meshscrape.cli.verify_cluster import ClusterOptions
-from meshscrape.errors import InputError
+from meshscrape.errors import InputError, UnavailableError
 from meshscrape.istio.durations import parse_duration
 from meshscrape.istio.ports import parse_port
-from meshscrape.local.state import default_state_path, read_document, read_status
+from meshscrape.local.state import GIVE_STATUS, default_state_path, read_document, read_status
 from meshscrape.system import life
 from meshscrape.verify.findings import Report
 from meshscrape.verify.open_ports import Bounds
@@ -177,17 +177,53 @@ def command(
         raise InputError("needs --watch", where="--metrics", remedy="add --watch")
     options = VerifyOptions(scraper=scraper, only=only, skip=skip, patience=patience, scan=_bounds(ports))
     check_options(options)
+    asked = _watch_options(interval, metrics, output, cluster.seconds) if watching else None
     if cluster.kubernetes:
+        _refuse_local(state, mesh_file)
         source = verify_cluster.runs(cluster, options, quiet)
     else:
         source = _local_runs(state, mesh_file, options, quiet)
     with source as verify_once:
-        if not watching:
+        if asked is None:
             return _once(verify_once, output, page_file)
         from meshscrape.cli.verify_watch import watch
 
-        asked = _watch_options(interval, metrics, output, cluster.seconds)
+        if not cluster.kubernetes:
+            _refuse_missing_mesh(state, mesh_file)
         return watch(verify_once, asked, output == "json", page_file)
+
+
+def _refuse_local(state: Path | None, mesh_file: Path | None) -> None:
+    """Raise InputError for an option that names a mesh on this machine beside --kubernetes."""
+    for option, given in (("--state", state), ("--mesh", mesh_file)):
+        if given is not None:
+            raise InputError(
+                "it names another mesh than --kubernetes", where=option, remedy="omit one of them"
+            )
+
+
+def _refuse_missing_mesh(state: Path | None, mesh_file: Path | None) -> None:
+    """Raise an error if there is no mesh to watch, because a watch of nothing would wait for ever.
+
+    A mesh that is just starting is waited for, and so is one that stops later: each run says that it failed.
+    """
+    if mesh_file is not None:
+        _mesh_in(mesh_file)
+        return
+    with suppress(UnavailableError):
+        read_status(_place(state))
+
+
+def _mesh_in(file: Path) -> dict[str, Any]:
+    """Return the status document in the file of --mesh. Raise InputError for any other JSON, too."""
+    document = read_document(file)
+    if document.get("kind") != "MeshStatus":
+        raise InputError("is not a status document", where=str(file), remedy=GIVE_STATUS)
+    return document
+
+
+def _place(state: Path | None) -> Path:
+    return state or default_state_path(os.environ)
 
 
 @contextmanager
@@ -197,13 +233,11 @@ def _local_runs(
     """Provide verifications of a local mesh, or of the one that a file describes."""
     if state is not None and mesh_file is not None:
         raise InputError("both name a mesh", where="--state and --mesh", remedy="omit one of them")
-    place = state or default_state_path(os.environ)
+    place = _place(state)
     with ProgressBar(quiet) as progress:
 
         async def verify_once() -> Report:
-            return await verify(
-                read_document(mesh_file) if mesh_file else read_status(place), options, progress
-            )
+            return await verify(_mesh_in(mesh_file) if mesh_file else read_status(place), options, progress)
 
         yield verify_once
 

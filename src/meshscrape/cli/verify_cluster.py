@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from meshscrape.cli.image_reference import check_image
 from meshscrape.cli.live import chosen_access, progress
 from meshscrape.cli.output import say
 from meshscrape.errors import InputError
@@ -109,12 +110,28 @@ def options(function: Callable[..., Any]) -> Callable[..., Any]:
         for option, value in (("--image", image), ("--namespace", namespaces)):
             if value and not kubernetes:
                 raise InputError("needs --kubernetes", where=option, remedy="add --kubernetes")
+        if image:
+            check_image(image, "--image")
+        _refuse_without_image(chosen)
         return function(**others, cluster=chosen)
 
     made: Callable[..., Any] = collected
     for option in reversed(_OPTIONS):
         made = option(made)
     return made
+
+
+def _refuse_without_image(chosen: ClusterOptions) -> None:
+    """Raise InputError for an option about the Jobs of --image when there are none."""
+    own = ClusterOptions()
+    given = {
+        "--stranger-namespace": chosen.stranger != own.stranger,
+        "--scraper-label": chosen.labels != own.labels,
+        "--pull-secret": chosen.pull_secret != own.pull_secret,
+        "--timeout": chosen.seconds != own.seconds,
+    }
+    for option in (option for option, differs in given.items() if differs and not chosen.image):
+        raise InputError("needs --image", where=option, remedy=f"add --image REF, or omit {option}")
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from meshscrape.system.http.client import (
 )
 from meshscrape.system.mutual_tls import client_context
 
+_WRITE_URL = "write it as https://NAME.NAMESPACE:PORT/PATH"
+
 
 class RefusedError(MeshscrapeError):
     """TLS failed: the server refused the client, or the client refuses the server."""
@@ -50,24 +52,29 @@ class WorkloadHttpRequest:
     body: bytes = b""
 
 
+def check_url(url: str) -> tuple[bool, str, int]:
+    """Return whether the URL is https, its host and its port. Raise InputError if it is not a usable URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise InputError(f"this is not a URL ({error})", where=url, remedy=_WRITE_URL) from error
+    try:
+        port = parts.port
+    except ValueError as error:
+        raise InputError("this is not a port number", where=url, remedy="use 1 to 65535") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InputError("this is not an http:// or https:// URL with a host", where=url, remedy=_WRITE_URL)
+    secure = parts.scheme == "https"
+    return secure, parts.hostname, port or (443 if secure else 80)
+
+
 def endpoint_of(url: str, document: Mapping[str, Any]) -> Endpoint:
     """Return the endpoint of `url`, whose host is an address or a workload's NAME or NAME.NAMESPACE.
 
     For https, the mesh's status document gives the expected SPIFFE ID of the address. Raises InputError if no
     workload of the mesh is there, because no identity could be verified.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise InputError(f"this is not a URL ({error})", where=url) from error
-    try:
-        port = parts.port
-    except ValueError as error:
-        raise InputError("this is not a port number", where=url, remedy="use 1 to 65535") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError("this is not an http:// or https:// URL with a host", where=url)
-    secure, host = parts.scheme == "https", parts.hostname
-    port = port or (443 if secure else 80)
+    secure, host, port = check_url(url)
     for workload in document["workloads"]:
         names = (workload["name"], f"{workload['name']}.{workload['namespace']}")
         address = workload["address"] if host in names else host

@@ -23,6 +23,10 @@ from typing import Any, BinaryIO
 from meshscrape.errors import InputError, MeshscrapeError, UnavailableError
 from meshscrape.system.files import DirectoryLock, private_dir, read_input, remove_staged, write_atomic
 
+GIVE_STATUS = (
+    "give what `meshscrape status -o json` prints; a mesh that a manifest declares must run first: "
+    "`meshscrape up MANIFEST`"
+)
 OWN = frozenset({"ca", "run", "status.json", "up.log"})
 
 
@@ -190,18 +194,19 @@ def read_status(path: Path) -> dict[str, Any]:
         raise UnavailableError(
             "the mesh has not published its status yet", where=str(state.path), remedy="try again in a moment"
         )
-    return read_document(state.status_file)
+    return read_document(
+        state.status_file,
+        remedy="stop the mesh with `meshscrape down` and start it again with `meshscrape up`",
+    )
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the status document in a file. Raise InputError if it is none."""
+def read_document(path: Path, *, remedy: str = GIVE_STATUS) -> dict[str, Any]:
+    """Return the status document in a file. Raise InputError with `remedy` if it is none."""
     content = read_input(path, "the status of the mesh")
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise InputError(
-            "is not a status document", where=str(path), remedy="remove it; `up` writes it again"
-        )
+        raise InputError("is not a status document", where=str(path), remedy=remedy)
     return document

@@ -175,7 +175,11 @@ def harmed_by_template(context: Context, chosen: Iterable[PlannedWorkload]) -> d
 def _harm(context: Context, workload: ObservedWorkload) -> Iterator[Missing]:
     prefix = f"the injection template would also reach {workload.ref}: "
     if workload.ref in context.held.workloads:
-        yield Missing("scope-held", f"{prefix}it is held back", f"see its own gate, or {_OPT_OUT}")
+        yield Missing(
+            "scope-held",
+            f"{prefix}it is held back",
+            f"do what the gate of {workload.ref} says, or {_OPT_OUT}",
+        )
     elif workload.envoy_missing:
         yield Missing("no-envoy", f"{prefix}it has no Envoy, and would announce a port", _OPT_OUT)
     elif any(port.number in context.intent.secure_ports for port in workload.container_ports):

@@ -122,7 +122,7 @@ def _harmed(context: Context, workload: ObservedWorkload, chosen: Container[Ref]
     wanted = context.intent.secure_ports
     opt_out = f'set {_PORT}: "0" in its {names.PROXY_CONFIG_ANNOTATION}, or plan with --scope workload'
     if workload.ref in context.held.workloads:
-        return "scope-held", "it is held back", "see its own gate, or plan with --scope workload"
+        return "scope-held", "it is held back", "do what its own gate says, or plan with --scope workload"
     if workload.envoy_missing:
         return "no-envoy", "it has no Envoy, and would announce a port that nothing opens", opt_out
     if any(port.number in wanted for port in workload.container_ports):

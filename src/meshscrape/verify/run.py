@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
@@ -243,9 +244,14 @@ def scraper_of(mesh: MeshStatus, title: str) -> MeshWorkload:
 
 def check_options(options: VerifyOptions) -> None:
     """Raise InputError for a name in `only` or `skip` that is not a check."""
-    for name in sorted(options.only | options.skip):
-        if name not in CHECKS:
-            raise InputError(f"{name!r} is not a check", remedy=f"there are: {', '.join(CHECKS)}")
+    for option, names in (("--only", options.only), ("--skip", options.skip)):
+        for name in sorted(names - frozenset(CHECKS)):
+            near = get_close_matches(name, CHECKS, 3)
+            raise InputError(
+                f"{name!a} is not a check",
+                where=option,
+                remedy=f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(CHECKS)}",
+            )
 
 
 def _chosen(checks: Sequence[AnyCheck], options: VerifyOptions) -> tuple[AnyCheck, ...]:

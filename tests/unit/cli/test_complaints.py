@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from meshscrape.cli import main as entry
+from meshscrape.cli.image_reference import check_image
+from meshscrape.errors import InputError
 
 
 def complaint(
@@ -97,3 +101,124 @@ def test_command_without_a_verb_shows_the_help(
     out, err = capsys.readouterr()
     assert (ended.value.code, out) == (2, "")
     assert err.startswith("Usage: meshscrape")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            "plan --example --proxy-image m:1",
+            "--proxy-image: it has no effect, because no scrape proxy is planned; "
+            "add --scrape-proxy, or omit --proxy-image",
+        ),
+        (
+            "plan --example --proxy-certificates /etc/certs --no-scrape-proxy",
+            "--proxy-certificates: it has no effect, because no scrape proxy is planned; "
+            "omit --proxy-certificates, or --no-scrape-proxy",
+        ),
+        ("verify --timeout 60", "--timeout: needs --image; add --image REF, or omit --timeout"),
+        (
+            "verify --kubernetes --state x",
+            "--state: it names another mesh than --kubernetes; omit one of them",
+        ),
+        (
+            "prometheus-config --discovery 127.0.0.1:1",
+            "--discovery: needs --proxy; add --proxy IP:PORT, or omit --discovery",
+        ),
+        (
+            "prometheus-config --proxy nonsense --token-file token",
+            "--proxy: 'nonsense' is not HOST:PORT; write 127.0.0.1:15094",
+        ),
+        (
+            "verify --skip no-certificat",
+            "--skip: 'no-certificat' is not a check; "
+            "did you mean no-certificate or server-certificate or expired-certificate?",
+        ),
+        ("ca rotate --dir ca --state s", "--state and --dir both name a CA; omit one of them"),
+    ],
+)
+def test_option_without_effect_is_refused(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An option is never ignored in silence; the line names it and what to add or omit."""
+    assert complaint(words.split(), monkeypatch, capsys) == said
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("verify --watch --interval 0s", "--interval: "),
+        ("verify --kubernetes --watch -o junit", "-o: "),
+        ("verify --only nonsense", "--only: "),
+        ("curl ftp://web --as a/b", "ftp://web: "),
+        ("curl http://web --as a/b -H nonsense", "-H: "),
+        ("ca rotate --timeout soon", "--timeout: "),
+    ],
+)
+def test_wrong_option_is_named_before_a_missing_mesh(
+    words: str,
+    option: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The user corrects the command line first; only then a mesh or a cluster is looked for."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    assert complaint(words.split(), monkeypatch, capsys).startswith(option)
+
+
+def test_watch_of_a_mesh_that_is_not_there_ends_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would wait for ever."""
+    said = complaint(["verify", "--watch", "--state", str(tmp_path)], monkeypatch, capsys)
+    assert said == (
+        f"{tmp_path}: no mesh is running; "
+        "start one with `meshscrape up`, or name its directory with --state DIR"
+    )
+
+
+@pytest.mark.parametrize("watch", [(), ("--watch",)], ids=["once", "watch"])
+@pytest.mark.parametrize("text", ["kind: Mesh\n", "{}", '{"kind": "Plan"}'])
+def test_manifest_given_as_a_running_mesh_is_refused(
+    text: str,
+    watch: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The remedy is to start that mesh, not to remove its file."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text(text)
+    said = complaint(["verify", "--mesh", str(file), *watch], monkeypatch, capsys)
+    assert said == (
+        f"{file}: is not a status document; give what `meshscrape status -o json` prints; "
+        "a mesh that a manifest declares must run first: `meshscrape up MANIFEST`"
+    )
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "meshscrape", "meshscrape:1", "example.com/team/meshscrape:v1.2", "localhost:5000/m",
+        "[::1]:5000/m:1", "a__b/c--d.e_f", "m@sha256:" + "0" * 64, "m:1@sha256:" + "0" * 64,
+    ],
+)  # fmt: skip
+def test_reference_of_an_image_is_accepted(image: str) -> None:
+    """With or without registry, tag and digest."""
+    check_image(image, "--proxy-image")
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "not an image!!", " m", "m ", "m\n", "Upper", "m:", "m:.1", "m:" + "a" * 129, "m@sha256:12", "m//n",
+        "/m", "m/", "https://example.com/m", "a.-b", "ä", "x" * 256,
+    ],
+)  # fmt: skip
+def test_other_text_is_no_reference_of_an_image(image: str) -> None:
+    """The kubelet would refuse it only when the pod starts."""
+    with pytest.raises(InputError, match="is not the reference of an image") as error:
+        check_image(image, "--proxy-image")
+    assert error.value.where == "--proxy-image"

@@ -115,6 +115,7 @@ def test_hardening_not_exact(value: str) -> None:
     """15020 takes every true of Go, 15090 only the one spelling."""
     pitfall = only(found("hardening-not-exact", proxy_config({"METRICS_LOCALHOST_ACCESS_ONLY": value})))
     assert repr(value) in pitfall.text
+    assert "pod annotation proxy.istio.io/config" in pitfall.remedy
     assert found("hardening-not-exact", proxy_config(LOCALHOST_ONLY)) == []
 
 

@@ -90,6 +90,13 @@ def _versions(workload: ObservedWorkload) -> Iterator[Pitfall]:
         )
 
 
+def _place_of_hardening(workload: ObservedWorkload) -> str:
+    """Return where the variable of hardening is written: the pod's annotation, or a default for it."""
+    if names.METRICS_LOCALHOST_ACCESS_ONLY in workload.annotations.get(names.PROXY_CONFIG_ANNOTATION, ""):
+        return f"the pod annotation {names.PROXY_CONFIG_ANNOTATION}"
+    return "its ProxyConfig, or of defaultConfig in the mesh configuration"
+
+
 def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
     written = workload.proxy_metadata.get(names.METRICS_LOCALHOST_ACCESS_ONLY)
     value = workload.env.get(names.METRICS_LOCALHOST_ACCESS_ONLY)
@@ -101,7 +108,8 @@ def _hardening(workload: ObservedWorkload) -> Iterator[Pitfall]:
             f"{names.METRICS_LOCALHOST_ACCESS_ONLY} is {written!r}: port 15020 is closed by any true "
             f"value, but port 15090 only "
             'by exactly "true", so it stays open.',
-            f'Write {names.METRICS_LOCALHOST_ACCESS_ONLY}: "true".',
+            f'Write {names.METRICS_LOCALHOST_ACCESS_ONLY}: "true" in proxyMetadata of '
+            f"{_place_of_hardening(workload)}.",
         )
     elif workload.metrics.half_hardened == "15090":
         yield Pitfall(
