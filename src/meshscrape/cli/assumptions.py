@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 
+from meshscrape.cli.options import text_of
 from meshscrape.errors import InputError
 from meshscrape.kube.yaml_text import load_text
 
@@ -17,7 +18,7 @@ def read_assumptions(path: Path | None) -> frozenset[str]:
     """Return the scrapers that a file names. Raise InputError for an entry without reason or date."""
     if path is None:
         return frozenset()
-    entries = load_text(path.read_text(encoding="utf-8"), str(path))
+    entries = load_text(text_of(path, "--assume-unread"), str(path))
     if not isinstance(entries, list):
         raise InputError("not a list", where=str(path), remedy=_FORM)
     return frozenset(_scraper(entry, f"{path}: entry {number}") for number, entry in enumerate(entries, 1))

@@ -14,6 +14,7 @@ from meshscrape.cli.complaints import complain, usage_line
 from meshscrape.cli.image_reference import check_image
 from meshscrape.cli.live import cluster_options
 from meshscrape.cli.manifests import files_option, read_inventory
+from meshscrape.cli.options import text_of
 from meshscrape.errors import InputError, MeshscrapeError
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.istio.names import ROOT_NAMESPACE
@@ -230,9 +231,7 @@ def make_intent(
         scrapers=parse_scrapers(",".join(scrapers), "--scraper"),
         inject=bool(namespaces or selector) if inject is None else inject,
         assumed_unread=read_assumptions(assume_unread),
-        reads=joined(parse_reads(path.read_text(encoding="utf-8"), str(path)) for path in reads)
-        if reads
-        else None,
+        reads=joined(parse_reads(text_of(path, "--reads"), str(path)) for path in reads) if reads else None,
         **options,
     )
 

@@ -19,6 +19,8 @@ from meshscrape.cluster.kubeconfig import Access
 from meshscrape.errors import InputError
 from meshscrape.kube.objects import Inventory
 
+# The files that the user names as plain arguments; only verbs that read files have it.
+FILES = "meshscrape.files"
 _KUBECONFIG = "meshscrape.kubeconfig"
 _CONTEXT = "meshscrape.context"
 _CONTROL = "meshscrape.control_plane_kubeconfig"
@@ -114,7 +116,7 @@ def chosen_access() -> Access:
         control = meta.get(_CONTROL)
         return replace(found, control=find_access(control)) if control else found
     except InputError as error:
-        reads_files = any(isinstance(parameter, click.Argument) for parameter in context.command.params)
+        reads_files = FILES in meta
         if error.code != "no-cluster" or not reads_files:
             raise
         raise InputError(

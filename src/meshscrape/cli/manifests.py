@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from meshscrape.cli.live import cluster_options, live_inventory, refuse_cluster_options
+from meshscrape.cli.live import FILES, cluster_options, live_inventory, refuse_cluster_options
 from meshscrape.errors import InputError, Place
 from meshscrape.kube.manifests import SKIPPED, Notice, load_manifests
 from meshscrape.kube.objects import Inventory, Manifest, load_inventory
@@ -26,7 +26,6 @@ _OTHERS = ("kustomization.yaml", "kustomization.yml", "Chart.yaml", "values.yaml
 _MIB = 1024 * 1024
 _DEFAULT_LIMIT = 1024
 _LIMIT = "meshscrape.input-limit"
-_PLAIN = "meshscrape.files"
 _EXAMPLE = "meshscrape.example"
 _STANDARD_INPUT = "standard input"
 
@@ -71,7 +70,7 @@ def _keep_example(context: click.Context, parameter: click.Parameter, value: boo
 
 
 def _keep_plain(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> None:
-    context.meta[_PLAIN] = value
+    context.meta[FILES] = value
 
 
 def _keep_limit(context: click.Context, parameter: click.Parameter, value: int) -> int:
@@ -104,7 +103,7 @@ def read_inventory(names: Sequence[str]) -> Inventory:
 def named_files(names: Sequence[str]) -> tuple[str, ...]:
     """Return the files of `-f`, the plain arguments, and that of --example; empty to read a cluster."""
     context = click.get_current_context(silent=True)
-    names = (*names, *(context.meta.get(_PLAIN, ()) if context else ()))
+    names = (*names, *(context.meta.get(FILES, ()) if context else ()))
     if context and context.meta.get(_EXAMPLE):
         if names:
             raise InputError("it is read alone", where="--example", remedy="leave out the files")

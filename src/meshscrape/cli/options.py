@@ -4,13 +4,33 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from meshscrape.errors import InputError, Place
+
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def text_of(path: Path, option: str) -> str:
+    """Return the text of the file that an option names. Raise InputError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text", where=option, remedy="name another file") from error
+
+
+@contextmanager
+def within_option(option: str) -> Iterator[None]:
+    """Name the option in an InputError about its value."""
+    try:
+        yield
+    except InputError as error:
+        raise error.at(Place(text=option)) from None
 
 
 def path_option(*names: str, help: str, metavar: str = "FILE", multiple: bool = False) -> Decorator:

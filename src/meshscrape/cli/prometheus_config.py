@@ -9,7 +9,7 @@ from typing import cast
 import click
 import yaml
 
-from meshscrape.cli.options import path_option
+from meshscrape.cli.options import path_option, text_of
 from meshscrape.cli.output import say
 from meshscrape.cli.status import STATE, state_path
 from meshscrape.errors import InputError
@@ -185,7 +185,7 @@ def _of_cluster(collector: Collector, jobs: ClusterJobs, interval: float) -> str
 
 def _with_secure_jobs(path: Path, jobs: ClusterJobs) -> str:
     """Return the user's file with the secure jobs; print the remaining steps to stderr."""
-    text = path.read_text()
+    text = text_of(path, "--existing")
     config = load_text(text, str(path))
     if not isinstance(config, dict):
         raise InputError("not a configuration of Prometheus", where=str(path), remedy="name a prometheus.yml")

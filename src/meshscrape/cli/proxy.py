@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshscrape.cli.options import gathered, path_option, seconds_option, text_option
-from meshscrape.cli.proxy_sources import ChosenSources, source_options, sources_of, spiffe_id
+from meshscrape.cli.options import gathered, path_option, seconds_option, text_option, within_option
+from meshscrape.cli.proxy_sources import ChosenSources, source_options, sources_of
 from meshscrape.errors import InputError
 from meshscrape.istio.names import MESHSCRAPE_ENVOY, MESHSCRAPE_PROXY_REQUESTS_PER_CONNECTION
 
@@ -148,7 +148,12 @@ def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
 
     if not serving.credentials:
         raise InputError("there are no credentials", remedy="give --credentials DIR")
-    credentials = [domain_and_directory(text) for text in serving.credentials]
+    with within_option("--credentials"):
+        credentials = [domain_and_directory(text) for text in serving.credentials]
+    with within_option("--trust-domain-alias"):
+        aliases = [_alias(text) for text in serving.aliases]
+    with within_option("--share-with"):
+        share_with = [SpiffeId.parse(text) for text in serving.share_with]
     return ProxyOptions(
         listen=parse_host_port(serving.listen, "--listen"),
         discovery=parse_host_port(serving.discovery, "--discovery"),
@@ -156,9 +161,9 @@ def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
         token_file=serving.token,
         credentials=credentials,
         sources=sources_of(chosen, serving.own, credentials, serving.wait),
-        aliases=[_alias(text) for text in serving.aliases],
+        aliases=aliases,
         share=parse_host_port(serving.share, "--share") if serving.share else None,
-        share_with=[spiffe_id(text, "--share-with") for text in serving.share_with],
+        share_with=share_with,
         share_token=serving.share_token,
         separate_envoy=serving.role == "routes",
         remote=serving.remote,

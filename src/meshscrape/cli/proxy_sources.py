@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshscrape.cli.options import gathered, path_option, text_option
-from meshscrape.errors import InputError, Place
+from meshscrape.cli.options import gathered, path_option, text_option, within_option
+from meshscrape.errors import InputError
 
 if TYPE_CHECKING:
     from meshscrape.proxy.discovery import Source
@@ -154,10 +154,12 @@ def _shared(chosen: ChosenSources, credentials: Sequence[tuple[str, Path]], pati
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.prometheus.targets import JOBS
     from meshscrape.proxy.following import FollowedProxy, VerifiedLink, plaintext_link
+    from meshscrape.spiffe.ids import SpiffeId
 
     address = parse_host_port(chosen.follow, "--follow")
     if chosen.follow_token_file is None:
-        expected = spiffe_id(chosen.follow_id, "--follow-id") if chosen.follow_id else None
+        with within_option("--follow-id"):
+            expected = SpiffeId.parse(chosen.follow_id) if chosen.follow_id else None
         return FollowedProxy(address, VerifiedLink(credentials, expected, patience), JOBS)
     if chosen.follow_id:
         raise InputError(
@@ -172,16 +174,6 @@ def _shared(chosen: ChosenSources, credentials: Sequence[tuple[str, Path]], pati
             remedy="use the other proxy's --share without --follow-token-file, or add --follow-plaintext",
         )
     return FollowedProxy(address, plaintext_link(chosen.follow_token_file), JOBS)
-
-
-def spiffe_id(text: str, option: str) -> SpiffeId:
-    """Return the SPIFFE ID of an option's value. Raise InputError, which names the option, for other text."""
-    from meshscrape.spiffe.ids import SpiffeId
-
-    try:
-        return SpiffeId.parse(text)
-    except InputError as error:
-        raise error.at(Place(text=option)) from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -113,13 +113,14 @@ def command(
         runbook=runbook,
         cluster_label=cluster_label,
     )
+    own = key_values(labels, "--label")
     if "://" not in runbook:
         print(
             "meshscrape: the alerts' runbook_url is relative; say with --runbook-url where you serve"
             " docs/runbook.md",
             file=sys.stderr,
         )
-    chosen = {**key_values(labels, "--label"), **MANAGED_LABELS}
+    chosen = {**own, **MANAGED_LABELS}
     if target == "file":
         print(rules_file(options), end="")
     else:

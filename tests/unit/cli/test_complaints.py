@@ -179,6 +179,52 @@ def test_watch_of_a_mesh_that_is_not_there_ends_at_once(
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "plan --example --assume-unread",
+        "plan --example --reads",
+        "prometheus-config --kubernetes --proxy 127.0.0.1:1 --token-file /token --existing",
+    ],
+)
+def test_binary_file_of_an_option_is_refused(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is an error of the input, not of meshscrape."""
+    file = tmp_path / "binary"
+    file.write_bytes(b"\xff\xfe\x00")
+    *before, option = words.split()
+    said = complaint([*before, option, str(file)], monkeypatch, capsys)
+    assert said == f"{option}: {file}: not UTF-8 text; name another file"
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("rules --label nonsense", "--label"),
+        ("proxy --credentials .. --targets t --share-with nonsense", "--share-with"),
+        ("proxy --credentials A_B=/x --targets t", "--credentials"),
+        ("proxy --credentials .. --targets t --trust-domain-alias A_B", "--trust-domain-alias"),
+        ("proxy --credentials .. --follow 127.0.0.1:1 --follow-id nonsense", "--follow-id"),
+    ],
+)
+def test_wrong_value_names_its_option(
+    words: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command line of many options needs the name of the wrong one."""
+    assert complaint(words.split(), monkeypatch, capsys).startswith(f"{option}: ")
+
+
+def test_explain_without_a_cluster_does_not_ask_for_manifests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TARGET is no file, so a file or --example is no remedy."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    said = complaint(["explain", "shop/web", "--kubernetes"], monkeypatch, capsys)
+    assert said.endswith("no kubeconfig found; give --kubeconfig FILE, or run inside a pod")
+
+
 @pytest.mark.parametrize("watch", [(), ("--watch",)], ids=["once", "watch"])
 @pytest.mark.parametrize("text", ["kind: Mesh\n", "{}", '{"kind": "Plan"}'])
 def test_manifest_given_as_a_running_mesh_is_refused(
