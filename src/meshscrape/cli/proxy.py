@@ -145,6 +145,7 @@ def command(serving: Serving, chosen: ChosenSources, check: bool) -> int:
 def _options(serving: Serving, chosen: ChosenSources) -> ProxyOptions:
     from meshscrape.istio.host_port import parse_host_port
     from meshscrape.proxy.options import ProxyOptions
+    from meshscrape.spiffe.ids import SpiffeId
 
     if not serving.credentials:
         raise InputError("there are no credentials", remedy="give --credentials DIR")

@@ -15,7 +15,6 @@ from meshscrape.errors import InputError
 
 if TYPE_CHECKING:
     from meshscrape.proxy.discovery import Source
-    from meshscrape.spiffe.ids import SpiffeId
 
 LAST_TARGETS = "last-targets.json"
 LAST_SHARED = "last-shared-targets.json"
