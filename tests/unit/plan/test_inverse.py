@@ -345,3 +345,93 @@ def test_keeps_a_default_that_another_workload_needs() -> None:
     after = planned(before, scope="mesh").apply(before)
     found = taken(after, namespaces=("other",))
     assert not [change for change in found.changes if change.ref.kind == "ProxyConfig"]
+
+
+def gateway(annotations: dict[str, str], *fields: str) -> dict[str, Any]:
+    """A Gateway with annotations for its pods; `fields` are those of them that kubectl wrote."""
+    written = {f"f:{field}": {} for field in fields}
+    infrastructure = {"f:spec": {"f:infrastructure": {"f:annotations": written}}}
+    records = (
+        {"managedFields": managed(("kubectl", "2026-01-01T00:00:00Z", infrastructure))} if fields else {}
+    )
+    return {
+        "apiVersion": "gateway.networking.k8s.io/v1",
+        "kind": "Gateway",
+        "metadata": {"name": "edge", "namespace": "default", "annotations": {"lb": "internal"}, **records},
+        "spec": {"gatewayClassName": "istio", "infrastructure": {"annotations": annotations}},
+    }
+
+
+@pytest.mark.parametrize("fields", [(), ("lb",)], ids=["unrecorded", "recorded"])
+def test_keeps_annotations_that_a_gateway_has_for_its_pods(fields: tuple[str, ...]) -> None:
+    """They equal the Gateway's own, and no plan copied them."""
+    assert taken(cluster(control_plane(), gateway({"lb": "internal"}, *fields))).changes == ()
+
+
+def test_takes_copied_annotations_of_a_gateway_back() -> None:
+    """They go with the announcement, unless another manager is shown to have written them."""
+    announced = {"lb": "internal", "prometheus.istio.io/secure-port": "15092"}
+    inventory = cluster(control_plane(), gateway(announced))
+    after = (
+        taken(inventory).apply(inventory).get(Ref("gateway.networking.k8s.io", "Gateway", "default", "edge"))
+    )
+    assert after is not None
+    assert "infrastructure" not in after.data["spec"]
+
+
+def test_keeps_a_bootstrap_override_of_a_gateways_owner() -> None:
+    """Its variable names another file, and the volume is not meshscrape's."""
+    own = {"name": "ISTIO_BOOTSTRAP_OVERRIDE", "value": "/etc/own/bootstrap.json"}
+    proxy = {
+        "name": "istio-proxy",
+        "image": "docker.io/istio/proxyv2:1.24.0",
+        "args": ["proxy", "router"],
+        "env": [own],
+    }
+    labels = {"app": "edge", "istio": "ingressgateway"}
+    edge = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "edge", "namespace": "default"},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [proxy]}},
+        },
+    }
+    assert taken(cluster(control_plane(), edge)).changes == ()
+
+
+def overlaid(text: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A Gateway and the overlay that its owner wrote."""
+    parameters = {"parametersRef": {"group": "", "kind": "ConfigMap", "name": "options"}}
+    edge = {**gateway({}), "spec": {"gatewayClassName": "istio", "infrastructure": parameters}}
+    options = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "options", "namespace": "default"},
+        "data": {"deployment": text},
+    }
+    return edge, options
+
+
+def test_keeps_empty_fields_of_a_gateways_overlay() -> None:
+    """Its owner wrote them; a plan's own settings come and go around them."""
+    volume = "{name: scratch, emptyDir: {}}"
+    text = f"spec:\n  template:\n    spec:\n      nodeSelector: {{}}\n      volumes: [{volume}]\n"
+    before = shop(*overlaid(text))
+    options = Ref("", "ConfigMap", "default", "options")
+    assert options not in [change.ref for change in taken(before).changes]
+    after = planned(before).apply(before)
+    assert after.get(options) != before.get(options)
+    left = taken(after).apply(after).get(options)
+    assert left is not None
+    assert yaml.safe_load(left.data["data"]["deployment"]) == yaml.safe_load(text)
+
+
+def test_an_unreadable_overlay_holds_up_nothing_else() -> None:
+    """It is named, and the workloads of others are taken back."""
+    before = shop()
+    after = planned(before).apply(before)
+    back = taken(after.changed(cluster(*overlaid("spec: [")), ()))
+    assert "unreadable" in codes(back)
+    assert WEB in [change.ref for change in back.changes]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from meshscrape.errors import InputError
 from meshscrape.kube.objects import Object, Ref
 from meshscrape.plan.edited_objects import Mutable
 from meshscrape.plan.inverse.evidence import Evidence, FieldPath, wrote
 from meshscrape.plan.inverse.record import overwritten_in
 from meshscrape.plan.inverse.taking import Taking
+from meshscrape.plan.model import Refused
 from meshscrape.plan.workloads import Context
 
 
@@ -35,7 +37,14 @@ def take_fields(
         take(taking)
         kept.extend(taking.kept)
 
-    context.draft.edit(ref, change, reason, restarts)
+    try:
+        context.draft.edit(ref, change, reason, restarts)
+    except InputError as error:
+        # The text belongs to the object's owner. It must not keep everything else from being taken back.
+        place = f"{error.place}: " if error.where else ""
+        refused = Refused("unreadable", f"{place}{error.what}", error.remedy or "correct it")
+        context.draft.refuse(ref, refused)
+        return
     if kept and not quiet:
         context.draft.note(
             ref,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from meshscrape.envoy import override
 from meshscrape.istio import names
 from meshscrape.istio.ports import SECURE_MERGED, SECURE_STATS
 from meshscrape.kube import objects
@@ -12,7 +13,7 @@ from meshscrape.kube.objects import as_list, as_mapping, dig
 from meshscrape.kube.yaml_text import load_text, rewrite
 from meshscrape.observe.injection_template import OVERRIDE_NAME, VOLUME
 from meshscrape.plan.edited_objects import Mutable
-from meshscrape.plan.inverse.taking import Taking, Test, anything, one_of
+from meshscrape.plan.inverse.taking import Taking, Test, one_of
 from meshscrape.prometheus import operator, scrape_proxy_pod, scraper_pod
 from meshscrape.prometheus.config import plain_job
 from meshscrape.prometheus.derived import is_derived, without_drop
@@ -37,7 +38,7 @@ def take_listeners(taking: Taking, path: tuple[str, ...], everywhere: Iterable[s
     present = as_mapping(dig(taking.data, *notes))
     ports = _ports(present)
     taking.proxy_config(notes, _variables(ports))
-    taking.env((*path, "spec"), {**_variables(ports), names.ISTIO_BOOTSTRAP_OVERRIDE: anything})
+    taking.env((*path, "spec"), _variables(ports) | _override(taking, (*path, "spec", "volumes")))
     if present.get(names.BOOTSTRAP_OVERRIDE) == OVERRIDE_NAME:
         taking.key(notes, names.BOOTSTRAP_OVERRIDE)
     taking.mount((*path, "spec"), VOLUME)
@@ -69,6 +70,13 @@ def _variables(ports: Iterable[str]) -> dict[str, Test]:
     }
 
 
+def _override(taking: Taking, volumes: tuple[str, ...]) -> dict[str, Test]:
+    """Return the variable that names the override, if the proxy has the volume that a plan mounts for it."""
+    mounted = any(dig(volume, "name") == VOLUME for volume in as_list(dig(taking.data, *volumes)))
+    path = f"{override.DIRECTORY}/{override.BOOTSTRAP_FILE}"
+    return {names.ISTIO_BOOTSTRAP_OVERRIDE: one_of(path)} if mounted else {}
+
+
 def _announcements(taking: Taking, path: tuple[str, ...]) -> None:
     for key in (names.SECURE_PORT, names.SECURE_ENVOY_PORT, names.BOOTSTRAP_CHECKSUM):
         taking.key(path, key)
@@ -76,7 +84,7 @@ def _announcements(taking: Taking, path: tuple[str, ...]) -> None:
 
 def take_overlay(taking: Taking, everywhere: Iterable[str], *, listeners: bool) -> None:
     """Take back what a ConfigMap with the overlay of a Gateway's Deployment contains: one of both phases."""
-    overlay = _overlay(taking.data)
+    overlay, today = _overlay(taking.data), _overlay(taking.data)
     if not isinstance(overlay, dict):
         return
     inner = Taking(
@@ -90,7 +98,9 @@ def take_overlay(taking: Taking, everywhere: Iterable[str], *, listeners: bool) 
     else:
         take_hardening(inner, ("spec", "template"))
     taking.kept += inner.kept
-    pruned = _without_empty(overlay)
+    if overlay == today:
+        return
+    pruned = _without_empty(overlay, today)
     data = taking.data["data"]
     data[_OVERLAY] = rewrite(data[_OVERLAY], pruned) if pruned else ""
 
@@ -100,13 +110,20 @@ def _overlay(config_map: objects.Object | None) -> Any:
     return load_text(text, _OVERLAY) if isinstance(text, str) else None
 
 
-def _without_empty(value: Any) -> Any:
-    """Return an overlay without the empty mappings and lists that settings leave behind."""
+def _without_empty(value: Any, today: Any) -> Any:
+    """Return an overlay without the empty mappings and lists that settings leave behind.
+
+    `today` is the overlay with the settings: what is empty there stays.
+    """
+    if value == today:
+        return value
     if isinstance(value, dict):
-        settings = {key: _without_empty(item) for key, item in value.items()}
-        return {key: item for key, item in settings.items() if item not in ({}, [])}
+        known = as_mapping(today)
+        settings = {key: _without_empty(item, known.get(key)) for key, item in value.items()}
+        return {key: item for key, item in settings.items() if item not in ({}, []) or item == known.get(key)}
     if isinstance(value, list):
-        items = [_without_empty(item) for item in value]
+        same = {str(dig(item, "name")): item for item in as_list(today)}
+        items = [_without_empty(item, same.get(str(dig(item, "name")))) for item in value]
         # Omit a proxy container that sets nothing any more.
         return [item for item in items if item != {"name": names.PROXY_CONTAINER}]
     return value
@@ -115,10 +132,12 @@ def _without_empty(value: Any) -> Any:
 def take_infrastructure(taking: Taking) -> None:
     """Take back the announcement from a Gateway of the Gateway API whose pods get annotations from it."""
     path = ("spec", "infrastructure", "annotations")
+    before = len(as_mapping(dig(taking.data, *path)))
     _announcements(taking, path)
-    left = dig(taking.data, *path)
-    own = {key: value for key, value in objects.annotations(taking.data).items() if left and key in left}
-    if taking.original is None and left and left == own:
+    left = as_mapping(dig(taking.data, *path))
+    own = {key: value for key, value in objects.annotations(taking.data).items() if key in left}
+    copied = all(taking.written((*path, key)) is not False for key in left)
+    if taking.original is None and left and len(left) < before and left == own and copied:
         # The plan had copied them, because Istio no longer did.
         infrastructure = taking.data["spec"]["infrastructure"]
         del infrastructure["annotations"]
@@ -134,7 +153,7 @@ def take_asm(taking: Taking, *, listeners: bool) -> None:
         taking.list_env(("spec",), HARDENED)
         return
     ports = _ports(as_mapping(dig(taking.data, *notes)))
-    taking.list_env(("spec",), {**_variables(ports), names.ISTIO_BOOTSTRAP_OVERRIDE: anything})
+    taking.list_env(("spec",), _variables(ports) | _override(taking, ("spec", "configVolumes")))
     _announcements(taking, notes)
     taking.item(("spec",), "configVolumes", VOLUME)
 
