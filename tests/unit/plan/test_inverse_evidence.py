@@ -76,3 +76,11 @@ def test_list_items_are_told_apart_by_their_key() -> None:
     assert wrote(data, (*proxy, ("name", "A"))) is True
     assert wrote(data, (*proxy, ("name", "B"))) is False
     assert wrote(data, ("spec", "containers", ("name", "app"), "env")) is False
+
+
+@pytest.mark.parametrize("key", ["k:{bad", "k:[]", "k:"])
+def test_a_malformed_record_of_managers_shows_nothing(key: str) -> None:
+    """A dump may have been edited."""
+    items = {"f:spec": {"f:containers": {key: {"f:env": {}}}}}
+    data = {"metadata": {"managedFields": [{"manager": "meshscrape", "fieldsV1": items}]}}
+    assert wrote(data, ("spec", "containers", ("name", "istio-proxy"), "env")) is False

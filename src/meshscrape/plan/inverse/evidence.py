@@ -71,5 +71,13 @@ def _children(fields: Mapping[str, object], step: Step) -> Iterator[object]:
             yield fields[f"f:{step}"]
         return
     for key, value in fields.items():
-        if key.startswith("k:") and as_mapping(json.loads(key[2:])).get(step[0]) == step[1]:
+        if key.startswith("k:") and _key_fields(key[2:]).get(step[0]) == step[1]:
             yield value
+
+
+def _key_fields(text: str) -> Mapping[str, object]:
+    """Return the fields that identify a list item; none for a text that no API server writes."""
+    try:
+        return as_mapping(json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
