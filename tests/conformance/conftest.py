@@ -28,6 +28,21 @@ ROWS: dict[str, list[rows.Row]] = {}
 FAILED: set[str] = set()
 
 
+class Failures:
+    """Says at once why a scenario failed: the run goes on for long, and its details come last."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write the first line of the reason, in the process that has the terminal."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            reason = crash.message if crash is not None else report.longreprtext
+            terminal.write_line(f"{scenario(report.nodeid)}: {report.when}: {reason.partition(chr(10))[0]}")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suite's own options."""
     group = parser.getgroup("conformance")
@@ -43,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers."""
     config.addinivalue_line("markers", "whole: runs only in the whole tier")
+    config.pluginmanager.register(Failures(config), "conformance-failures")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

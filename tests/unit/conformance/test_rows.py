@@ -51,7 +51,7 @@ def test_passes(local_row):
 
 def test_fails(local_row):
     local_row("what fails", "that")
-    raise AssertionError
+    raise AssertionError("its reason\\nand more")
 """
 
 
@@ -81,4 +81,5 @@ def test_rows_of_passed_scenarios_reach_the_page(tmp_path: Path, workers: tuple[
         text=True,
     )
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
+    assert "test_scenarios.py::test_fails: call: AssertionError: its reason\n" in done.stdout
     assert [row.what for row in rows.parse(file.read_text())] == ["w", "what passes"]
