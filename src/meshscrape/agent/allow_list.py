@@ -20,7 +20,7 @@ Scrapers = tuple[Scraper, ...]
 
 
 class AllowListFile:
-    """Follow the file. If it is unusable, the last usable list stays in use."""
+    """Follows the file of the allow list. While the file is unusable, the last usable list stays in use."""
 
     def __init__(self, path: Path) -> None:
         self._file = FollowedFile(path, "the allow list", _parse, limit=MAX_BYTES, log=logger)

@@ -13,9 +13,10 @@ from functools import lru_cache
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A family to render: `kind` is counter or gauge; a counter's name ends in `_total`; labels → value.
+    """A family to render. `kind` is counter or gauge, and a counter's name ends in `_total`.
 
-    Labels may be text from `label_text`: with thousands of series it is worth rendering them once.
+    A sample is its labels and its value. Labels may be text from `label_text`: with thousands
+    of series it is worth rendering them once.
     """
 
     name: str

@@ -9,7 +9,10 @@ from meshscrape.istio.names import CERTIFICATE_CHAIN_FILE, PRIVATE_KEY_FILE, ROO
 
 
 class Layout(NamedTuple):
-    """File names. `in_place`: the writer overwrites files, so no rename tells a reader that they changed."""
+    """The names of the files in a directory of credentials.
+
+    `in_place`: the writer overwrites the files, so no rename tells a reader that they changed.
+    """
 
     chain: str
     key: str

@@ -60,7 +60,10 @@ def access_for(context: Context, scraper: Scraper) -> ProxyInPod | None:
 
 
 def note_transport(context: Context, ref: Ref | None, *, operated: bool) -> None:
-    """Note that jobs are direct, so that nothing verifies the targets, or what the scrape proxy needs."""
+    """Note why jobs are direct: no scrape proxy is wanted, or the plan lacks its image or another need.
+
+    With direct jobs nothing verifies the SPIFFE IDs of the targets.
+    """
     intent = context.intent
     unverified = "Prometheus does not verify the SPIFFE IDs of its targets"
     if not intent.wants_scrape_proxy:

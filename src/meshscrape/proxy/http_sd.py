@@ -22,7 +22,7 @@ ETAG = "ETag"
 
 
 class HttpDiscovery:
-    """The answers of HTTP SD: the whole list of a job, made when it is asked for after a change."""
+    """The answers of HTTP SD: the whole list of a job, made at the first request after a change."""
 
     def __init__(self, jobs: Sequence[str]) -> None:
         self._jobs = tuple(jobs)
@@ -30,7 +30,7 @@ class HttpDiscovery:
         self._bodies: dict[str, tuple[bytes, str]] = {}
 
     def publish(self, targets: Callable[[str], Sequence[Target]]) -> None:
-        """Answer with the targets of each job from now on; `targets` is called when it is asked for."""
+        """Answer with the targets of each job from now on; a request calls `targets` with its job."""
         self._targets = targets
         self._bodies.clear()
 
