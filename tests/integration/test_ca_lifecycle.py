@@ -138,7 +138,7 @@ def test_second_ca_in_a_directory_is_refused(tmp_path: Path) -> None:
         (("--dns", "a b"), "neither a DNS name nor an IP address"),
         (("--trust-domain", "Not/One"), "not a SPIFFE ID"),
         (("--max-ttl", "soon"), "--max-ttl: "),
-        (("--default-ttl", "10ms"), "--default-ttl: the duration must be at least a second"),
+        (("--default-ttl", "10ms"), "--default-ttl: '10ms' is less than a second"),
         (("--jwks", "missing.json"), "missing.json: cannot read"),
         (("--cert", "cert.pem"), "needs --cert, --key and --root"),
         (("--cert=a.pem", "--key=b.pem", "--root=c.pem"), "b.pem: cannot read"),

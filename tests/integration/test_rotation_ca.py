@@ -93,7 +93,7 @@ def test_a_ca_that_starts_in_a_rotation_goes_on_with_it(tmp_path: Path) -> None:
     [
         (("--dir", "{}"), "no root user is named"),
         (("--dir", "{}", "--envoy", "x"), "his directory has no CA with its own root"),
-        (("--dir", "{}", "--state", "{}"), "give --state or --dir, not both"),
+        (("--dir", "{}", "--state", "{}"), "--state and --dir both name a CA"),
         (("--envoy", "x"), "need --dir or --state"),
         (("--state", "{}"), "no mesh is running"),
         (("--abort", "--show"), "cannot be used with --to or --show"),

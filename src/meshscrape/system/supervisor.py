@@ -20,7 +20,8 @@ class ComponentFailed(MeshscrapeError):
     def __init__(self, name: str, what: str, output: str) -> None:
         self.name = name
         self.output = output
-        said = f"; its last output:\n{output}" if output else "; it printed nothing"
+        lines = " | ".join(output.splitlines())
+        said = f"; its last output: {lines}" if lines else "; it printed nothing"
         super().__init__(f"{what}{said}", where=name)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
+from meshscrape.envoy import override
 from meshscrape.istio.allow_list import parse_scrapers
 from meshscrape.kube.objects import Inventory, Ref
 from meshscrape.observe import observe
+from meshscrape.observe.injection_template import VOLUME
 from meshscrape.plan.edited_objects import EditedObjects
 from meshscrape.plan.inverse.evidence import Evidence
 from meshscrape.plan.inverse.overlays import take_gateway, take_override
@@ -30,6 +32,7 @@ from support.objects import (
 )
 from support.planning import planned
 
+MOUNTED = f"{override.DIRECTORY}/{override.BOOTSTRAP_FILE}"
 NAMED: dict[str, Any] = {
     "prometheus": "none",
     "scrapers": parse_scrapers("spiffe:spiffe://cluster.local/ns/monitoring/sa/prometheus"),
@@ -97,7 +100,8 @@ def test_the_settings_of_an_asm_gateway_are_in_its_own_object() -> None:
         "metadata": {"name": "ingressgateway", "namespace": "istio-system"},
         "spec": {
             "gatewayType": "ingress",
-            "env": env({**LOCALHOST_ONLY, "ISTIO_BOOTSTRAP_OVERRIDE": "/etc", "mine": "x"}),
+            "env": env({**LOCALHOST_ONLY, "ISTIO_BOOTSTRAP_OVERRIDE": MOUNTED, "mine": "x"}),
+            "configVolumes": [{"name": VOLUME}],
         },
     }
     image = "registry-vpc.cn-hangzhou.aliyuncs.com/acs/proxyv2:v1.18.0.1-g1a2b3c4-aliyun"
@@ -109,8 +113,8 @@ def test_the_settings_of_an_asm_gateway_are_in_its_own_object() -> None:
         for phase in (True, False)
         for _, gateway in taken_back(inventory, phase)
     }
-    override = {"ISTIO_BOOTSTRAP_OVERRIDE": "/etc"}
-    assert left == {True: env({**LOCALHOST_ONLY, "mine": "x"}), False: env({**override, "mine": "x"})}
+    opened = {"ISTIO_BOOTSTRAP_OVERRIDE": MOUNTED}
+    assert left == {True: env({**LOCALHOST_ONLY, "mine": "x"}), False: env({**opened, "mine": "x"})}
 
 
 OURS, THEIRS = {"name": "meshscrape_merged"}, {"name": "theirs"}

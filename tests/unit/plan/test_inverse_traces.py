@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from meshscrape.envoy import override
 from meshscrape.istio import names
 from meshscrape.plan.inverse import traces
 from meshscrape.plan.inverse.taking import Taking
@@ -21,6 +22,7 @@ from meshscrape.prometheus.targets import MERGED_JOB, PROXY_JOB
 from support.objects import env
 
 CONFIG, VOLUME = names.PROXY_CONFIG_ANNOTATION, "meshscrape-bootstrap"
+MOUNTED = f"{override.DIRECTORY}/{override.BOOTSTRAP_FILE}"
 SHUT = {names.METRICS_LOCALHOST_ACCESS_ONLY: "true"}
 OPEN = {names.ENVOY_SECURE_MERGED_METRICS_PORT: "16000", names.ENVOY_SECURE_METRICS_PORT: "15091"}
 ANNOUNCED = {
@@ -77,7 +79,7 @@ def test_takes_the_secure_ports_back() -> None:
     }  # fmt: skip
     mounted = workload(
         notes,
-        off | {names.ISTIO_BOOTSTRAP_OVERRIDE: "anything"},
+        off | {names.ISTIO_BOOTSTRAP_OVERRIDE: MOUNTED},
         volumes=[{"name": VOLUME}, {"name": "other"}],
     )
     proxy = mounted["spec"]["template"]["spec"]["containers"][0]
@@ -117,7 +119,7 @@ def test_takes_an_overlay_back(listeners: bool) -> None:
 
     def template(variables: dict[str, str], *others: Any) -> Any:
         proxy = {"name": "istio-proxy", "env": env(variables)}
-        return {"metadata": {"annotations": {}}, "spec": {"containers": [proxy, *others]}}
+        return {"spec": {"containers": [proxy, *others]}}
 
     own, other = (OPEN, SHUT) if listeners else (SHUT, OPEN)
     own = own if not listeners else dict.fromkeys(OPEN, "15092")
@@ -190,10 +192,10 @@ def test_takes_the_announcement_of_a_gateway_back(
 
 def test_takes_the_settings_of_an_asm_gateway_back() -> None:
     """Phase by phase."""
-    override = {names.ISTIO_BOOTSTRAP_OVERRIDE: "/etc"}
+    variables = OPEN | {names.ISTIO_BOOTSTRAP_OVERRIDE: MOUNTED}
     notes = {"a": "b"} | ANNOUNCED | configured(**SHUT)
     spec = {
-        "env": [*env(SHUT), *env(OPEN | override), *env({"mine": "x"})],
+        "env": [*env(SHUT), *env(variables), *env({"mine": "x"})],
         "podAnnotations": notes,
         "configVolumes": [{"name": VOLUME}, {"name": "other"}],
     }
