@@ -259,7 +259,8 @@ def test_an_edited_allow_list_of_a_local_mesh_restarts_nothing(tmp_path: Path) -
         eventually(lambda: scrape() == 403, what="a refusal")
         somebody = PROMETHEUS_ID.replace("sa/prometheus", "sa/somebody")
         # The listeners have the list a moment before the status document tells it.
-        eventually(lambda: up.workload("default/web")["scrapers"] == [f"spiffe:{somebody}"], what="the new list")
+        told = [f"spiffe:{somebody}"]
+        eventually(lambda: up.workload("default/web")["scrapers"] == told, what="the new list")
         write_mesh(manifest, prometheus_manifest(), workload_manifest("web", metadata=SECURE))
         eventually(lambda: scrape() == 200, what="access again")
         assert {entry["name"]: entry["pids"] for entry in up.document()["workloads"]} == before
